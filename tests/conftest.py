@@ -1,0 +1,15 @@
+"""Fixtures shared by the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that need it skip where it is absent."""
+    root = os.environ.get("KDBIAS_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("real data sets are absent: set KDBIAS_DATA to their folder")
+    return Path(root)
