@@ -1,0 +1,55 @@
+"""Which device a stage computes on, and how many bytes it may take."""
+
+import re
+
+from kdbias.errors import KdbiasError
+
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+def resolve_device(name: str = "auto") -> str:
+    """Turn ``auto | cpu | cuda | cuda:N`` into the device that will be used.
+
+    ``auto`` takes the first CUDA device where there is one, else the CPU. Asking for CUDA without one is an
+    error: a run never falls back to the CPU unasked.
+    """
+    if name == "cpu":
+        return "cpu"
+    if name != "auto" and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise KdbiasError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda:0" if count else "cpu"
+    index = int(name.partition(":")[2] or 0)
+    if index >= count:
+        raise KdbiasError(
+            f"device {name!r} was asked for, but torch sees {count} CUDA device(s); use --device cpu"
+        )
+    return f"cuda:{index}"
+
+
+def parse_bytes(text: str | int) -> int:
+    """Turn ``"4GiB"``, ``"512MB"`` or a plain number of bytes into an int > 0."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        value = float(text)
+    else:
+        match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]i?)?b?\s*", str(text).lower())
+        try:
+            value = float(match[1]) * _UNITS[match[2] or ""] if match else 0.0
+        except ValueError:
+            value = 0.0
+    if value < 1:
+        raise KdbiasError(f"{text!r} is not an amount of memory; write for example 4GiB or 512MiB")
+    return int(value)

@@ -1,0 +1,13 @@
+"""The errors kdbias raises on purpose."""
+
+
+class KdbiasError(ValueError):
+    """A problem its reader can mend.
+
+    The message is one line: what was found (with the offending values) and what to do. The command line
+    prints it without a traceback and exits with status 2.
+    """
+
+
+class ConfigChangedError(KdbiasError):
+    """An output exists that was made with another configuration or from other input."""

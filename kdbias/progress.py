@@ -1,0 +1,77 @@
+"""What a person sees while kdbias works: lines and bars on stderr; results alone go to stdout."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+_QUIET: ContextVar[bool] = ContextVar("kdbias_quiet", default=False)
+_LINE_EVERY_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def quiet(enabled: bool = True) -> Iterator[None]:
+    """Silence lines and bars inside the block (errors still raise)."""
+    token = _QUIET.set(enabled)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+def is_quiet() -> bool:
+    return _QUIET.get()
+
+
+def say(message: str) -> None:
+    """Print one line to stderr unless quiet."""
+    if is_quiet():
+        return
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stderr)
+    else:
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+
+class _LineBar:
+    """The bar's stand-in where stderr is a file: a line now and then, with rate and time left."""
+
+    def __init__(self, total: float, unit: str, label: str) -> None:
+        self.total, self.unit, self.label = total, unit, label
+        self.done = 0.0
+        self.started = self.last_line = time.monotonic()
+
+    def update(self, n: float = 1) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.last_line < _LINE_EVERY_SECONDS:
+            return
+        self.last_line = now
+        rate = self.done / (now - self.started)
+        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        say(
+            f"{self.label}: {self.done:,.0f}/{self.total:,.0f} {self.unit}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left"
+        )
+
+    def set_postfix_str(self, text: str) -> None:
+        """Accepted for the sake of the terminal bar's interface; lines stay short."""
+
+
+@contextlib.contextmanager
+def bar(total: float, unit: str, label: str) -> Iterator[Any]:
+    """A progress bar with rate and ETA; call ``.update(n)`` on what it yields.
+
+    On a terminal this is a tqdm bar on stderr; elsewhere a line every ten seconds; nothing when quiet.
+    """
+    if is_quiet() or not sys.stderr.isatty():
+        yield _LineBar(total, unit, label)
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}", desc=label, file=sys.stderr, leave=False, smoothing=0.1) as shown:
+        yield shown

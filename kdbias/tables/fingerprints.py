@@ -1,0 +1,59 @@
+"""Short digests that tell whether two inputs are the same."""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+_LENGTH = 16  # bytes
+
+
+def of_file(path: str | os.PathLike[str]) -> str:
+    """BLAKE2b of a file's bytes, 32 hex digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=_LENGTH)).hexdigest()
+
+
+def of_json(obj: Any) -> str:
+    """Digest of a JSON document, whatever the order of its keys."""
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=_LENGTH).hexdigest()
+
+
+def of_arrays(*arrays: np.ndarray | pa.Array | pa.ChunkedArray | None) -> str:
+    """Digest of the values of arrays; Arrow arrays count by value, not by how they are chunked."""
+    digest = hashlib.blake2b(digest_size=_LENGTH)
+    for array in arrays:
+        if array is None:
+            digest.update(b"none;")
+        elif isinstance(array, np.ndarray):
+            digest.update(f"{array.dtype.str}{array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        else:
+            _update_with_arrow(digest, array)
+    return digest.hexdigest()
+
+
+def _update_with_arrow(digest: "hashlib._Hash", array: pa.Array | pa.ChunkedArray) -> None:
+    digest.update(f"{array.type}[{len(array)}];".encode())
+    whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if isinstance(whole, pa.ChunkedArray):  # more than one array can hold
+        whole = pa.concat_arrays(whole.chunks)
+    step = 1 << 20
+    for start in range(0, len(whole), step):
+        # A concatenation of one slice starts at offset 0, so its buffers hold these values alone.
+        piece = pa.concat_arrays([whole.slice(start, step)])
+        if pa.types.is_dictionary(piece.type):
+            piece = piece.dictionary_decode()
+        digest.update(np.packbits(piece.is_null().to_numpy(zero_copy_only=False)).tobytes())
+        piece = (
+            piece.fill_null("")
+            if pa.types.is_string(piece.type) or pa.types.is_large_string(piece.type)
+            else piece
+        )
+        for buffer in piece.buffers()[1:]:
+            if buffer is not None:
+                digest.update(buffer)

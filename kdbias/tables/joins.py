@@ -1,0 +1,69 @@
+"""Joins by sample id; stages never rely on the order of rows."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdbias.errors import KdbiasError
+
+_SHOWN = 3
+
+
+def as_strings(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One contiguous large_string array."""
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(
+            [chunk.cast(pa.large_string()) for chunk in values.chunks] or [pa.array([], pa.large_string())]
+        )
+    return values if pa.types.is_large_string(values.type) else values.cast(pa.large_string())
+
+
+def require_unique(ids: pa.Array, where: str) -> None:
+    """Refuse null or repeated ids, naming some of them."""
+    ids = as_strings(ids)
+    if ids.null_count:
+        raise KdbiasError(f"{where}: {ids.null_count:,} rows have no sample_id; every row needs one")
+    distinct = pc.count_distinct(ids).as_py()
+    if distinct == len(ids):
+        return
+    counts = pc.value_counts(ids)
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    raise KdbiasError(
+        f"{where}: {len(repeated):,} sample_id values occur more than once ({shown(repeated)}); "
+        "ids must be unique: choose another --id-column or drop the repeated rows"
+    )
+
+
+def align(
+    ids_wanted: pa.Array, ids_have: pa.Array, what: str, where: str, allow_missing: bool = False
+) -> np.ndarray:
+    """Row of each wanted id.
+
+    Args:
+        ids_wanted: (m,) strings.
+        ids_have: (n,) unique strings.
+        what: what the wanted ids belong to, for the message ("weights").
+        where: what is searched ("embedding table /data/emb").
+        allow_missing: give -1 for a missing id instead of raising.
+
+    Returns:
+        (m,) int64 positions in ``ids_have``.
+
+    Raises:
+        KdbiasError: ids are missing; the message has both counts and a few of them.
+    """
+    wanted, have = as_strings(ids_wanted), as_strings(ids_have)
+    rows = pc.index_in(wanted, value_set=have)
+    if rows.null_count and not allow_missing:
+        missing = wanted.filter(pc.is_null(rows))
+        raise KdbiasError(
+            f"{rows.null_count:,} of the {len(wanted):,} ids of {what} are not among the {len(have):,} ids of {where} "
+            f"({shown(missing)}); are they from the same data?"
+        )
+    return rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def shown(values: pa.Array) -> str:
+    """A few values for a message."""
+    few = ", ".join(repr(v) for v in values.slice(0, _SHOWN).to_pylist())
+    return few + (", ..." if len(values) > _SHOWN else "")

@@ -1,0 +1,86 @@
+"""Where a table comes from, written into the table itself.
+
+One JSON document stands in the Parquet footer twice: under ``kdbias``, and inside ``PANDAS_ATTRS``, which is
+where pandas >= 2.1 keeps ``DataFrame.attrs``. So ``pd.read_parquet(f).attrs["kdbias"]`` shows it, and it
+survives filtering and rewriting in pandas.
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.version import __version__
+
+_KEY = b"kdbias"
+_PANDAS_KEY = b"PANDAS_ATTRS"
+
+
+def document(
+    stage: str,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    counts: dict[str, Any],
+    seconds: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """The provenance of one output.
+
+    Args:
+        stage: the command that wrote it.
+        config: every option that changes the content, JSON values only.
+        inputs: fingerprint of each input by its role.
+        counts: rows, failures and the like.
+        seconds: wall-clock time the stage took.
+        more: further facts (results, warnings), JSON values only.
+    """
+    return {
+        "version": __version__,
+        "stage": stage,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "inputs": inputs,
+        "counts": counts,
+        "seconds": round(seconds, 3),
+        **more,
+    }
+
+
+def attach(table: pa.Table, doc: dict[str, Any]) -> pa.Table:
+    """The table with the document in its schema metadata (other metadata is kept)."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata(doc)})
+
+
+def metadata(doc: dict[str, Any]) -> dict[bytes, bytes]:
+    """The two footer entries that carry a document."""
+    text = json.dumps(doc, allow_nan=False)
+    return {_KEY: text.encode(), _PANDAS_KEY: json.dumps({"kdbias": doc}, allow_nan=False).encode()}
+
+
+def from_schema(schema: pa.Schema) -> dict[str, Any] | None:
+    """The document in a schema, or None; after a rewrite by pandas only ``PANDAS_ATTRS`` holds it."""
+    entries = schema.metadata or {}
+    if _KEY in entries:
+        return json.loads(entries[_KEY])
+    if _PANDAS_KEY in entries:
+        return json.loads(entries[_PANDAS_KEY]).get("kdbias")
+    return None
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The document of a Parquet file, or None where it has none."""
+    return from_schema(read_schema(path))
+
+
+def read_schema(path: str | os.PathLike[str]) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except FileNotFoundError:
+        raise KdbiasError(f"{path}: no such file") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        first_line = str(error).splitlines()[0]
+        raise KdbiasError(f"{path}: not a readable Parquet file ({first_line})") from None

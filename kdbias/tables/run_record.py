@@ -1,0 +1,130 @@
+"""The record of one run of a stage in its output folder: same command again = resume or nothing to do."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.tables.files import clean_temporaries, read_json, write_json
+from kdbias.version import __version__
+
+RECORD = "run.json"
+State = Literal["new", "resumed", "finished"]
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """``key: old -> new`` for each entry that differs."""
+    keys = sorted(old.keys() | new.keys())
+    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
+
+
+def refuse_changes(where: object, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise ConfigChangedError where two ``{"config": ..., "inputs": ...}`` documents differ, naming the keys."""
+    differences = differing_keys(old.get("config") or {}, new.get("config") or {})
+    differences += [f"input {d}" for d in differing_keys(old.get("inputs") or {}, new.get("inputs") or {})]
+    if differences:
+        raise ConfigChangedError(
+            f"{where} was made differently ({'; '.join(differences)}); "
+            "use the same options, another output, or --overwrite to start over"
+        )
+
+
+@dataclass
+class Run:
+    """One run of a stage and its ``run.json``.
+
+    Attributes:
+        out: the output folder.
+        state: ``new``, ``resumed`` (begun before with the same configuration and input) or ``finished``.
+        record: the content of ``run.json``.
+    """
+
+    out: Path
+    state: State
+    record: dict[str, Any]
+
+    @classmethod
+    def open(
+        cls,
+        out: str | os.PathLike[str],
+        stage: str,
+        config: dict[str, Any],
+        inputs: dict[str, str],
+        overwrite: bool = False,
+    ) -> "Run":
+        """Begin, resume or find finished the run of ``stage`` in folder ``out``.
+
+        Raises:
+            ConfigChangedError: the folder holds a run with other options or inputs (keys named).
+            KdbiasError: the folder holds something else.
+        """
+        folder = Path(out)
+        found = cls._existing(folder, stage)
+        if found is not None and overwrite:
+            _empty(folder)
+            found = None
+        if found is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            record = {
+                "kdbias": __version__,
+                "stage": stage,
+                "status": "running",
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "config": config,
+                "inputs": inputs,
+            }
+            write_json(folder / RECORD, record)
+            return cls(folder, "new", record)
+        refuse_changes(folder, found, {"config": config, "inputs": inputs})
+        clean_temporaries(folder)
+        return cls(folder, "finished" if found.get("status") == "finished" else "resumed", found)
+
+    @staticmethod
+    def _existing(folder: Path, stage: str) -> dict[str, Any] | None:
+        if folder.exists() and not folder.is_dir():
+            raise KdbiasError(
+                f"{folder} is a file; the output of kdbias {stage} is a folder: choose another -o"
+            )
+        if not (folder / RECORD).exists():
+            if folder.is_dir():
+                clean_temporaries(folder)
+                if any(folder.iterdir()):
+                    raise KdbiasError(f"{folder} is not empty and holds no kdbias run; choose another -o")
+            return None
+        record = read_json(folder / RECORD)
+        if record.get("stage") != stage:
+            raise KdbiasError(
+                f"{folder} holds a run of kdbias {record.get('stage')}, not of {stage}; choose another -o"
+            )
+        return record
+
+    def finish(self, counts: dict[str, Any], seconds: float, **more: Any) -> None:
+        """Mark the run finished; written last, so that nothing half-done reads as whole."""
+        self.record = {
+            **self.record,
+            "status": "finished",
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "counts": counts,
+            "seconds": round(seconds, 3),
+            **more,
+        }
+        write_json(self.out / RECORD, self.record)
+        self.state = "finished"
+
+
+def _empty(folder: Path) -> None:
+    # The record goes first: a deletion cut short must not leave a "finished" folder with parts missing.
+    record = folder / RECORD
+    if record.exists():
+        write_json(record, {**read_json(record), "status": "running"})
+    for entry in folder.iterdir():
+        if entry.name == RECORD:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    record.unlink(missing_ok=True)
