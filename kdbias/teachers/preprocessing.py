@@ -1,0 +1,273 @@
+"""Preprocessing as data: what happens to an image between decoding and the network.
+
+A teacher (and a trained student) carries one `Preprocessing`. It is printed, stored in the embedding table
+and part of the fingerprint, because another interpolation or colour order gives subtly different embeddings.
+The work is split where it is cheapest: `apply` runs in decode workers and returns uint8 (a quarter of the
+bytes of float32 to move), `normalise` runs on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.teachers.warp import Matrix, resize_at_centres, warp_affine
+
+if TYPE_CHECKING:
+    import torch
+
+COLORS = ("RGB", "BGR", "L")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Geometry, colour order and normalisation of a network's input.
+
+    size           (height, width) of the network's input, in pixels
+    color          channel order the network expects: "RGB", "BGR" or "L" (one grey channel, ITU-R 601 luma)
+    interpolation  "nearest", "bilinear", "bicubic", "lanczos" or "box": Pillow's filters
+    antialias      widen the filter when shrinking (as Pillow and torchvision do); False samples bilinearly at
+                   pixel centres (as OpenCV does) and needs interpolation "bilinear"
+    mean, std      per channel in the order of `color`, in units of 0-255: the input is (pixel - mean) / std
+    shorter_side   scale the shorter side to this many pixels, then cut `size` out of the centre; None resizes
+                   straight to `size`, without keeping the aspect ratio
+    affine         2x3 matrix that maps source (x, y, 1) to target coordinates, sampled bilinearly with
+                   borders replicated, instead of resizing; pixel centres lie at integers, as in OpenCV
+    source_size    (height, width) the affine is meant for; images of another size are refused
+    """
+
+    size: tuple[int, int]
+    color: str = "RGB"
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    shorter_side: int | None = None
+    affine: Matrix | None = None
+    source_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "size", _size(self.size, "size"))
+        if self.color not in COLORS:
+            raise KdbiasError(f"preprocessing: color is {self.color!r}, should be one of {', '.join(COLORS)}")
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise KdbiasError(
+                f"preprocessing: interpolation is {self.interpolation!r}, should be one of {known}"
+            )
+        if not self.antialias and self.interpolation != "bilinear":
+            raise KdbiasError(f"preprocessing: antialias = false needs bilinear, not {self.interpolation!r}")
+        for name in ("mean", "std"):
+            put(self, name, _per_channel(getattr(self, name), name, self.channels))
+        if min(self.std) <= 0:
+            raise KdbiasError(f"preprocessing: std is {self.std}, every entry must be above 0")
+        if self.affine is not None:
+            put(self, "affine", _matrix(self.affine))
+            if self.shorter_side is not None:
+                raise KdbiasError("preprocessing: give affine or shorter_side, not both")
+        if self.source_size is not None:
+            put(self, "source_size", _size(self.source_size, "source_size"))
+        if self.shorter_side is not None and not min(self.size) <= self.shorter_side <= 16384:
+            raise KdbiasError(
+                f"preprocessing: shorter_side is {self.shorter_side}, too small to cut out {self.size}"
+            )
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.color == "L" else 3
+
+    @property
+    def decode_color(self) -> str:
+        """Colour to decode images in before `apply`: "RGB" or "L"."""
+        return "L" if self.color == "L" else "RGB"
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 1 or 3; RGB) -> uint8 (h, w, c), contiguous, in the network's colour order.
+
+        Raises KdbiasError where the image does not fit (wrong channel count, affine for another size, a crop
+        larger than the scaled image).
+        """
+        image = self._colored(image)
+        if self.affine is not None:
+            image = self._warped(image)
+        elif self.shorter_side is not None:
+            image = self._cropped(image)
+        else:
+            image = self._resized(image, self.size)
+        if self.color == "BGR":
+            image = image[:, :, ::-1]
+        return np.ascontiguousarray(image)
+
+    def normalise(
+        self, batch: torch.Tensor, dtype: torch.dtype | None = None, channels_last: bool = False
+    ) -> torch.Tensor:
+        """uint8 (b, h, w, c) on any device -> float (b, c, h, w) there; float32 unless `dtype` is given."""
+        import torch
+
+        mean, scale = _constants(self.mean, self.std, batch.device)
+        x = batch.permute(0, 3, 1, 2).to(torch.float32).sub_(mean).mul_(scale)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return x.to(dtype or torch.float32).contiguous(memory_format=layout)
+
+    def normalise_array(self, batch: np.ndarray) -> np.ndarray:
+        """uint8 (b, h, w, c) -> contiguous float32 (b, c, h, w), for back-ends that run without torch."""
+        x = batch.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        x -= np.asarray(self.mean, np.float32)[:, None, None]
+        x *= (1.0 / np.asarray(self.std)).astype(np.float32)[:, None, None]
+        return x
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON- and TOML-ready fields; those that are unset are left out."""
+        return {k: _plain(v) for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`; unknown or missing keys are refused by name."""
+        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise KdbiasError(f"preprocessing: unknown key {', '.join(unknown)}; known are {known}")
+        if "size" not in fields:
+            raise KdbiasError("preprocessing: size = [height, width] is missing")
+        return cls(**fields)
+
+    def describe(self) -> str:
+        """One line for people."""
+        h, w = self.size
+        if self.affine is not None:
+            how = f"affine warp to {h}x{w}"
+        elif self.shorter_side is not None:
+            how = f"shorter side to {self.shorter_side}, centre {h}x{w}"
+        else:
+            how = f"resize to {h}x{w}"
+        smooth = "" if self.antialias else " without antialias"
+        mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        return f"{self.color} {how} (h x w), {self.interpolation}{smooth}, mean {mean}, std {std} (of 0-255)"
+
+    def _colored(self, image: np.ndarray) -> np.ndarray:
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
+            raise KdbiasError(
+                f"image is {image.dtype} {image.shape}, should be uint8 (height, width, 1 or 3)"
+            )
+        if image.shape[2] == self.channels:
+            return image
+        if self.color == "L":
+            from PIL import Image
+
+            return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
+        return np.repeat(image, 3, axis=2)
+
+    def _resized(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        if image.shape[:2] == size:
+            return image
+        if not self.antialias:
+            return resize_at_centres(image, size)
+        from PIL import Image
+
+        height, width = size
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else np.ascontiguousarray(image))
+        filters = Image.Resampling
+        resized = picture.resize((width, height), getattr(filters, self.interpolation.upper()))
+        return np.asarray(resized).reshape(height, width, image.shape[2])
+
+    def _cropped(self, image: np.ndarray) -> np.ndarray:
+        # The long side is truncated and the margin rounded as torchvision does, so that its published weights
+        # see the very pixels that they were validated on.
+        assert self.shorter_side is not None
+        height, width = image.shape[:2]
+        longer = int(self.shorter_side * max(height, width) / min(height, width))
+        scaled = (self.shorter_side, longer) if height <= width else (longer, self.shorter_side)
+        h, w = self.size
+        if scaled[0] < h or scaled[1] < w:
+            raise KdbiasError(
+                f"image of {height}x{width} scaled to {scaled[0]}x{scaled[1]} is smaller than {h}x{w}"
+            )
+        top, left = round((scaled[0] - h) / 2.0), round((scaled[1] - w) / 2.0)
+        return self._resized(image, scaled)[top : top + h, left : left + w]
+
+    def _warped(self, image: np.ndarray) -> np.ndarray:
+        assert self.affine is not None
+        height, width = image.shape[:2]
+        if self.source_size is not None and (height, width) != self.source_size:
+            h, w = self.source_size
+            raise KdbiasError(f"image is {height}x{width}, the affine of the preprocessing is for {h}x{w}")
+        return warp_affine(image, self.size, self.affine)
+
+
+def load_preprocessing(path: str) -> Preprocessing:
+    """Read the fields of a `Preprocessing` from the table [preprocessing] of a TOML file."""
+    import tomllib
+    from pathlib import Path
+
+    file = Path(path)
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KdbiasError(f"{file} does not exist; it should hold a [preprocessing] table") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KdbiasError(f"{file} is not TOML: {error}") from None
+    if not isinstance(document.get("preprocessing"), dict):
+        raise KdbiasError(f"{file} has no [preprocessing] table")
+    try:
+        return Preprocessing.from_dict(document["preprocessing"])
+    except KdbiasError as error:
+        raise KdbiasError(f"{file}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _size(value: Any, name: str) -> tuple[int, int]:
+    try:
+        height, width = (int(v) for v in value)
+    except (TypeError, ValueError):
+        raise KdbiasError(f"preprocessing: {name} is {value!r}, should be [height, width]") from None
+    if not (0 < height <= 16384 and 0 < width <= 16384):
+        raise KdbiasError(f"preprocessing: {name} is {height}x{width}, both should lie in 1..16384")
+    return height, width
+
+
+def _per_channel(value: Any, name: str, channels: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(v) for v in value)
+    except TypeError:
+        values = (float(value),)
+    if len(values) == 1:
+        values *= channels
+    if channels == 1 and len(values) == 3 and values in (IMAGENET_MEAN, IMAGENET_STD):
+        # ImageNet's defaults on a grey network: their mean over the channels.
+        values = (sum(values) / 3,)
+    if len(values) != channels or not all(np.isfinite(values)):
+        raise KdbiasError(f"preprocessing: {name} is {value!r}, should be {channels} finite numbers (0-255)")
+    return values
+
+
+def _matrix(value: Any) -> Matrix:
+    matrix = np.asarray(value, dtype=np.float64)
+    if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-9:
+        raise KdbiasError(f"preprocessing: affine is {value!r}, should be an invertible 2x3 matrix")
+    (a, b, c), (d, e, f) = matrix.tolist()
+    return (a, b, c), (d, e, f)
+
+
+@lru_cache(maxsize=16)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Cached: a fresh tensor would cost one synchronising copy to the device for every batch.
+    import torch
+
+    shape = (1, len(mean), 1, 1)
+    to = {"dtype": torch.float32, "device": device}
+    return torch.tensor(mean, **to).view(shape), (1.0 / torch.tensor(std, **to)).view(shape)  # type: ignore[arg-type]

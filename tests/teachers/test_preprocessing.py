@@ -1,0 +1,124 @@
+"""Preprocessing against torchvision's presets, closed forms and a float64 reference warp."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.teachers.preprocessing import Preprocessing, load_preprocessing
+
+
+def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 301), (232, 232), (90, 120)])
+def test_equals_torchvisions_preset_exactly(shape: tuple[int, int]) -> None:
+    import torch
+    from PIL import Image
+    from torchvision.models import ResNet50_Weights
+
+    image = picture(*shape)
+    expected = ResNet50_Weights.IMAGENET1K_V2.transforms()(Image.fromarray(image))
+    ours = Preprocessing(size=(224, 224), shorter_side=232)
+    got = ours.normalise(torch.from_numpy(ours.apply(image)[None]))[0]
+    assert got.shape == (3, 224, 224)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+
+
+def test_identity_size_returns_the_pixels() -> None:
+    image = picture(16, 12)
+    assert np.array_equal(Preprocessing(size=(16, 12)).apply(image), image)
+
+
+def test_bgr_reverses_channels_and_mean_follows_the_networks_order() -> None:
+    import torch
+
+    image = picture(4, 4)
+    bgr = Preprocessing(size=(4, 4), color="BGR", mean=(1, 2, 3), std=(2, 4, 8))
+    out = bgr.apply(image)
+    assert np.array_equal(out, image[:, :, ::-1])
+    x = bgr.normalise(torch.from_numpy(out[None])).numpy()[0]
+    expected = (image[:, :, ::-1].astype(np.float64) - [1, 2, 3]) / [2, 4, 8]
+    np.testing.assert_allclose(x, expected.transpose(2, 0, 1), rtol=1e-6)
+    np.testing.assert_allclose(bgr.normalise_array(out[None])[0], x, rtol=1e-6)
+
+
+def test_grey_and_colour_convert_both_ways() -> None:
+    grey = picture(5, 5, 1)
+    assert np.array_equal(Preprocessing(size=(5, 5)).apply(grey), np.repeat(grey, 3, axis=2))
+    color = picture(5, 5)
+    luma = Preprocessing(size=(5, 5), color="L").apply(color)[:, :, 0]
+    assert np.abs(luma - color @ np.array([0.299, 0.587, 0.114])).max() < 1.0
+
+
+def test_affine_against_a_plain_double_loop() -> None:
+    image = picture(20, 24)
+    matrix = ((1.2163413, -0.0022040, -3.9535463), (0.0022040, 1.2163413, -5.3256050))
+    out = Preprocessing(size=(28, 30), affine=matrix, source_size=(20, 24)).apply(image)
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    for v, u in [(0, 0), (0, 29), (27, 0), (27, 29), (13, 14), (5, 22), (26, 3)]:
+        x, y, _ = inverse @ [u, v, 1]
+        x0, y0 = int(np.floor(x)), int(np.floor(y))
+
+        def at(row: int, column: int) -> np.ndarray:
+            return image[min(max(row, 0), 19), min(max(column, 0), 23)].astype(float)
+
+        top = at(y0, x0) * (1 - (x - x0)) + at(y0, x0 + 1) * (x - x0)
+        bottom = at(y0 + 1, x0) * (1 - (x - x0)) + at(y0 + 1, x0 + 1) * (x - x0)
+        expected = top * (1 - (y - y0)) + bottom * (y - y0)
+        assert np.abs(out[v, u] - expected).max() <= 0.51
+
+
+def test_affine_refuses_an_image_of_another_size() -> None:
+    warp = Preprocessing(size=(8, 8), affine=((1, 0, 0), (0, 1, 0)), source_size=(8, 8))
+    with pytest.raises(KdbiasError, match="9x8, the affine of the preprocessing is for 8x8"):
+        warp.apply(picture(9, 8))
+
+
+def test_bilinear_without_antialias_keeps_a_linear_ramp() -> None:
+    ramp = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], 4, axis=0)
+    out = Preprocessing(size=(4, 30), color="L", antialias=False).apply(ramp)
+    assert np.array_equal(out[0, :, 0], np.arange(30) * 8 + 3)
+
+
+def test_survives_json_and_pickle() -> None:
+    p = Preprocessing(size=(8, 9), color="BGR", mean=(0,), std=(1,), affine=((1, 0, 2), (0, 1, 3)))
+    assert Preprocessing.from_dict(json.loads(json.dumps(p.to_dict()))) == p
+    assert pickle.loads(pickle.dumps(p)) == p
+    assert p.mean == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "size = .* is missing"),
+        ({"size": [8]}, r"size is \[8\]"),
+        ({"size": [0, 8]}, "0x8"),
+        ({"size": [8, 8], "colour": "RGB"}, "unknown key colour"),
+        ({"size": [8, 8], "color": "rgb"}, "'rgb'"),
+        ({"size": [8, 8], "std": [1, 0, 1]}, "above 0"),
+        ({"size": [8, 8], "mean": [1, 2]}, "3 finite numbers"),
+        ({"size": [8, 8], "interpolation": "cubic"}, "'cubic'"),
+        ({"size": [8, 8], "affine": [[1, 0, 0], [2, 0, 0]]}, "invertible"),
+        ({"size": [8, 8], "shorter_side": 7}, "shorter_side is 7"),
+    ],
+)
+def test_bad_fields_are_refused_by_value(fields: dict, message: str) -> None:
+    with pytest.raises(KdbiasError, match=message):
+        Preprocessing.from_dict(fields)
+
+
+def test_toml_side_car(tmp_path) -> None:
+    file = tmp_path / "teacher.toml"
+    file.write_text('[preprocessing]\nsize = [256, 128]\ncolor = "BGR"\nmean = [0.0]\nstd = [1.0]\n')
+    assert load_preprocessing(str(file)) == Preprocessing(
+        (256, 128), color="BGR", mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    with pytest.raises(KdbiasError, match="does not exist"):
+        load_preprocessing(str(tmp_path / "none.toml"))
+    file.write_text("[preprocessing]\ncolor = 'RGB'\n")
+    with pytest.raises(KdbiasError, match=r"teacher.toml: .*size"):
+        load_preprocessing(str(file))
