@@ -54,9 +54,8 @@ class _LineBar:
         self.last_line = now
         rate = self.done / (now - self.started)
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
-        say(
-            f"{self.label}: {self.done:,.0f}/{self.total:,.0f} {self.unit}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left"
-        )
+        done = f"{self.done:,.0f}/{self.total:,.0f} {self.unit}"
+        say(f"{self.label}: {done}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left")
 
     def set_postfix_str(self, text: str) -> None:
         """Accepted for the sake of the terminal bar's interface; lines stay short."""

@@ -37,7 +37,7 @@ def of_arrays(*arrays: np.ndarray | pa.Array | pa.ChunkedArray | None) -> str:
     return digest.hexdigest()
 
 
-def _update_with_arrow(digest: "hashlib._Hash", array: pa.Array | pa.ChunkedArray) -> None:
+def _update_with_arrow(digest: hashlib.blake2b, array: pa.Array | pa.ChunkedArray) -> None:
     digest.update(f"{array.type}[{len(array)}];".encode())
     whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     if isinstance(whole, pa.ChunkedArray):  # more than one array can hold

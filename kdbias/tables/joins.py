@@ -57,8 +57,8 @@ def align(
     if rows.null_count and not allow_missing:
         missing = wanted.filter(pc.is_null(rows))
         raise KdbiasError(
-            f"{rows.null_count:,} of the {len(wanted):,} ids of {what} are not among the {len(have):,} ids of {where} "
-            f"({shown(missing)}); are they from the same data?"
+            f"{rows.null_count:,} of the {len(wanted):,} ids of {what} are not among the "
+            f"{len(have):,} ids of {where} ({shown(missing)}); are they from the same data?"
         )
     return rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 

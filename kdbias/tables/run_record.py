@@ -22,7 +22,7 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def refuse_changes(where: object, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise ConfigChangedError where two ``{"config": ..., "inputs": ...}`` documents differ, naming the keys."""
+    """Raise ConfigChangedError where two documents differ in ``config`` or ``inputs``, naming the keys."""
     differences = differing_keys(old.get("config") or {}, new.get("config") or {})
     differences += [f"input {d}" for d in differing_keys(old.get("inputs") or {}, new.get("inputs") or {})]
     if differences:

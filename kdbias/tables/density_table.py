@@ -1,0 +1,106 @@
+"""The density table: how crowded the neighbourhood of each sample is."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints, provenance
+from kdbias.tables.files import atomic_path
+from kdbias.tables.joins import as_strings, require_unique
+
+DENSITY = "density.parquet"
+_PREFIX = "potential_t"
+_FIXED_COLUMNS = ("sample_id", "label", "knn_distance", "log_density", "duplicate_of", "near_duplicates")
+
+
+def potential_column(t: float) -> str:
+    """Name of the column with the potential at bandwidth t: ``potential_t5``, ``potential_t2.5``."""
+    return f"{_PREFIX}{t:g}"
+
+
+def write_table(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
+    """Write a Parquet file with provenance, atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(provenance.attach(table, doc), temporary, compression="ZSTD")
+
+
+def write_density(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
+    """Write ``density.parquet`` (columns by the contract, section 3)."""
+    missing = [name for name in _FIXED_COLUMNS if name not in table.column_names]
+    if missing:
+        raise KdbiasError(f"a density table needs the column(s) {', '.join(missing)}")
+    write_table(path, table, doc)
+
+
+@dataclass(frozen=True)
+class DensityTable:
+    """A density table in memory.
+
+    Attributes:
+        path: the Parquet file.
+        table: all its columns.
+        group_columns: names of columns that are neither fixed nor potentials.
+        bandwidths: the t of each potential column, ascending.
+        provenance: what made it.
+        fingerprint: digest of the file.
+    """
+
+    path: Path
+    table: pa.Table
+    group_columns: list[str]
+    bandwidths: list[float]
+    provenance: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def n(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def ids(self) -> pa.Array:
+        return as_strings(self.table.column("sample_id"))
+
+    @property
+    def labels(self) -> pa.Array:
+        """(n,) large_string with nulls."""
+        return as_strings(self.table.column("label"))
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A numeric column as (n,) float64, nulls as NaN."""
+        return self.table.column(name).to_numpy().astype(np.float64)
+
+    def potential(self, t: float) -> np.ndarray:
+        """(n,) float64 natural potentials at bandwidth t; refuses a t that was not measured."""
+        name = potential_column(t)
+        if name not in self.table.column_names:
+            measured = ", ".join(f"{b:g}" for b in self.bandwidths)
+            raise KdbiasError(f"{self.path} has no potential at t={t:g}; measured: {measured}")
+        return self.numbers(name)
+
+
+def read_density(path: str | os.PathLike[str]) -> DensityTable:
+    """Read ``density.parquet`` or the folder that ``kdbias uniformity`` wrote."""
+    file = Path(path) / DENSITY if Path(path).is_dir() else Path(path)
+    if not file.exists():
+        raise KdbiasError(f"{path} holds no {DENSITY}; make it with kdbias uniformity")
+    schema = provenance.read_schema(file)
+    missing = [name for name in _FIXED_COLUMNS if name not in schema.names]
+    if missing:
+        raise KdbiasError(f"{file} is not a density table (missing: {', '.join(missing)})")
+    table = pq.read_table(file)
+    require_unique(table.column("sample_id"), str(file))
+    potentials = [name for name in schema.names if name.startswith(_PREFIX)]
+    return DensityTable(
+        path=file,
+        table=table,
+        group_columns=[name for name in schema.names if name not in (*_FIXED_COLUMNS, *potentials)],
+        bandwidths=sorted(float(name.removeprefix(_PREFIX)) for name in potentials),
+        provenance=provenance.from_schema(schema) or {},
+        fingerprint=fingerprints.of_file(file),
+    )

@@ -1,0 +1,122 @@
+"""Parts of an embedding table: one Parquet file each, written whole or not at all."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints, provenance
+from kdbias.tables.files import atomic_path
+from kdbias.tables.joins import shown
+
+PART_PATTERN = "part-*.parquet"
+STORES = {"float16": pa.float16(), "float32": pa.float32()}
+FIXED_COLUMNS = ("sample_id", "label", "norm", "embedding", "embedding_flip")
+ROW_GROUP = 16_384
+
+
+def part_name(index: int) -> str:
+    return f"part-{index:05d}.parquet"
+
+
+def normalise(
+    vectors: np.ndarray, ids: pa.Array | None = None, where: str = "embeddings"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors and the norms they had.
+
+    Args:
+        vectors: (n, d) real numbers of any float dtype.
+        ids: (n,) sample ids, to name bad rows in the message.
+        where: what the vectors belong to, for the message.
+
+    Returns:
+        (n, d) float32 unit rows and (n,) float32 norms.
+
+    Raises:
+        KdbiasError: not a 2-D float array, or a row holds NaN/inf or is all zero.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] == 0 or vectors.dtype.kind != "f":
+        raise KdbiasError(
+            f"{where}: expected an (n, d) array of floats, got {vectors.dtype} of shape {vectors.shape}"
+        )
+    wide = np.ascontiguousarray(vectors, dtype=np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
+    bad = ~np.isfinite(norms) | (norms == 0)
+    if bad.any():
+        rows = np.flatnonzero(bad)
+        names = shown(ids.take(pa.array(rows[:4]))) if ids is not None else ", ".join(map(str, rows[:4]))
+        raise KdbiasError(
+            f"{where}: {len(rows):,} of {len(wide):,} vectors are zero or not finite ({names}); "
+            "remove these samples or mend the teacher's output"
+        )
+    return wide / norms[:, None].astype(np.float32), norms.astype(np.float32)
+
+
+def _list_array(vectors: np.ndarray, store: str) -> pa.FixedSizeListArray:
+    values = pa.array(np.ascontiguousarray(vectors, dtype=store).reshape(-1), type=STORES[store])
+    return pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+
+
+def write_part(
+    path: str | os.PathLike[str],
+    ids: pa.Array,
+    labels: pa.Array | None,
+    groups: Mapping[str, pa.Array],
+    norms: np.ndarray,
+    vectors: np.ndarray,
+    provenance_document: dict[str, Any],
+    dtype: str = "float16",
+    flip: np.ndarray | None = None,
+) -> None:
+    """Write one part atomically.
+
+    Args:
+        ids: (n,) strings.
+        labels: (n,) strings with nulls, or None for no labels.
+        groups: further columns, (n,) each.
+        norms: (n,) float32, L2 norms before normalising.
+        vectors: (n, d) unit rows.
+        provenance_document: goes into the footer.
+        dtype: how vectors are stored, ``float16`` or ``float32``.
+        flip: (n, d) unit rows of the mirrored images, stored as ``embedding_flip``.
+    """
+    if dtype not in STORES:
+        raise KdbiasError(f"--store {dtype!r} is unknown; use float16 or float32")
+    taken = [name for name in groups if name in FIXED_COLUMNS]
+    if taken:
+        raise KdbiasError(
+            f"group column {taken[0]!r} bears the name of a column of the embedding table; rename it"
+        )
+    columns: dict[str, Any] = {
+        "sample_id": ids,
+        "label": labels if labels is not None else pa.nulls(len(ids), pa.string()),
+        **groups,
+        "norm": pa.array(norms, pa.float32()),
+        "embedding": _list_array(vectors, dtype),
+    }
+    if flip is not None:
+        columns["embedding_flip"] = _list_array(flip, dtype)
+    table = provenance.attach(pa.table(columns), provenance_document)
+    with atomic_path(path) as temporary:
+        # Floats do not compress and dictionaries only cost: plain pages decode fastest.
+        encoded = [name for name in columns if not name.startswith("embedding") and name != "norm"]
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=ROW_GROUP,
+            use_dictionary=encoded,
+            compression={name: "ZSTD" if name in encoded else "NONE" for name in columns},
+            write_statistics=encoded,
+        )
+
+
+def table_fingerprint(parts: list[Path], digests: list[str] | None = None) -> str:
+    """Digest of a whole table from the digests of its parts, in order."""
+    return fingerprints.of_json(
+        digests if digests is not None else [fingerprints.of_file(path) for path in parts]
+    )

@@ -1,0 +1,212 @@
+"""The embedding table: a folder of Parquet parts, one row a sample, unit vectors as fixed-size lists."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints, provenance
+from kdbias.tables.embedding_parts import (
+    FIXED_COLUMNS,
+    PART_PATTERN,
+    ROW_GROUP,
+    normalise,
+    part_name,
+    table_fingerprint,
+    write_part,
+)
+from kdbias.tables.files import read_json
+from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.run_record import RECORD, Run
+
+STAGE = "embed"
+
+
+def write_embedding_table(
+    out: str | os.PathLike[str],
+    ids: pa.Array,
+    vectors: np.ndarray,
+    labels: pa.Array | None = None,
+    groups: Mapping[str, pa.Array] | None = None,
+    dtype: str = "float16",
+    config: dict[str, Any] | None = None,
+    inputs: dict[str, str] | None = None,
+    overwrite: bool = False,
+    rows_per_part: int = 65_536,
+) -> "EmbeddingTable":
+    """Normalise vectors that are already in memory and write a complete table.
+
+    Args:
+        out: folder to write.
+        ids: (n,) unique strings.
+        vectors: (n, d) floats; rows are normalised here.
+        labels, groups: (n,) columns.
+    """
+    require_unique(ids, "sample ids")
+    if len(ids) != len(vectors):
+        raise KdbiasError(
+            f"{len(ids):,} sample ids, but {len(vectors):,} vectors; each sample needs one vector"
+        )
+    unit, norms = normalise(vectors, ids)
+    run = Run.open(
+        out, STAGE, config or {}, inputs or {"vectors": fingerprints.of_arrays(vectors, ids)}, overwrite
+    )
+    if run.state == "finished":
+        return EmbeddingTable.open(out)
+    paths = []
+    for index, start in enumerate(range(0, len(ids), rows_per_part)):
+        rows = slice(start, start + rows_per_part)
+        length = len(unit[rows])
+        doc = provenance.document(
+            STAGE, run.record["config"], run.record["inputs"], {"rows": length}, 0.0, part=index
+        )
+        paths.append(run.out / part_name(index))
+        write_part(
+            paths[-1],
+            ids.slice(start, length),
+            labels.slice(start, length) if labels is not None else None,
+            {name: column.slice(start, length) for name, column in (groups or {}).items()},
+            norms[rows],
+            unit[rows],
+            doc,
+            dtype,
+        )
+    run.finish({"samples": len(ids), "parts": len(paths)}, 0.0, fingerprint=table_fingerprint(paths))
+    return EmbeddingTable.open(out)
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """A finished embedding table; opening reads footers only.
+
+    Attributes:
+        path: the folder.
+        parts: its Parquet files in order.
+        n, d: samples and dimension.
+        group_columns: names of the columns beside id, label, norm and vectors.
+        fingerprint: digest of its content, as recorded when it was finished.
+        provenance: the run record of the stage that wrote it.
+    """
+
+    path: Path
+    parts: list[Path]
+    n: int
+    d: int
+    group_columns: list[str]
+    has_flip: bool
+    fingerprint: str
+    provenance: dict[str, Any]
+    _rows: list[int] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], require_finished: bool = True) -> "EmbeddingTable":
+        """Open a table, checking that it is whole and its parts agree.
+
+        Raises:
+            KdbiasError: no table there, unfinished, or parts that differ in columns or dimension.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise KdbiasError(f"{folder} is not an embedding table (a folder written by kdbias embed)")
+        record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+        if record.get("stage") != STAGE:
+            raise KdbiasError(
+                f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'}); "
+                "make one with kdbias embed"
+            )
+        if require_finished and record.get("status") != "finished":
+            raise KdbiasError(
+                f"{folder} is unfinished; run the same kdbias embed command again to complete it"
+            )
+        parts = sorted(folder.glob(PART_PATTERN))
+        footers = [pq.read_metadata(part) for part in parts]
+        rows = [footer.num_rows for footer in footers]
+        expected = (record.get("counts") or {}).get("samples")
+        if not sum(rows):
+            raise KdbiasError(f"{folder} holds no embeddings; run kdbias embed again with --overwrite")
+        if require_finished and expected is not None and expected != sum(rows):
+            raise KdbiasError(
+                f"{folder}: its parts hold {sum(rows):,} samples, its record says {expected:,}; "
+                "a part is missing or foreign: run kdbias embed again with --overwrite"
+            )
+        schemas = [footer.schema.to_arrow_schema() for footer in footers]
+        for part, schema in zip(parts, schemas, strict=True):
+            if not schema.equals(schemas[0]):
+                raise KdbiasError(f"{part}: its columns or dimension differ from {parts[0].name}'s")
+        names = schemas[0].names
+        return cls(
+            path=folder,
+            parts=parts,
+            n=sum(rows),
+            d=schemas[0].field("embedding").type.list_size,
+            group_columns=[name for name in names if name not in FIXED_COLUMNS],
+            has_flip="embedding_flip" in names,
+            fingerprint=record.get("fingerprint") or table_fingerprint(parts),
+            provenance=record,
+            _rows=rows,
+        )
+
+    def column(self, name: str) -> pa.Array:
+        """One column (not vectors) as a contiguous Arrow array of n values."""
+        if name not in ("sample_id", "label", "norm", *self.group_columns):
+            raise KdbiasError(
+                f"{self.path} has no column {name!r}; it has: label, {', '.join(self.group_columns) or '-'}"
+            )
+        chunks = [pq.read_table(part, columns=[name]).column(0) for part in self.parts]
+        values = pa.chunked_array([chunk for column in chunks for chunk in column.chunks], chunks[0].type)
+        return as_strings(values) if name in ("sample_id", "label") else values.combine_chunks()
+
+    def ids(self) -> pa.Array:
+        """(n,) large_string; refuses repeated ids."""
+        ids = self.column("sample_id")
+        require_unique(ids, str(self.path))
+        return ids
+
+    def labels(self) -> pa.Array:
+        """(n,) large_string with nulls."""
+        return self.column("label")
+
+    def norms(self) -> np.ndarray:
+        """(n,) float32: L2 norms before normalising."""
+        return self.column("norm").to_numpy(zero_copy_only=False)
+
+    def batches(self, rows: int = ROW_GROUP, column: str = "embedding") -> Iterator[tuple[int, np.ndarray]]:
+        """Stream ``(first row, (m, d) float32 unit vectors)``, m <= rows, in table order.
+
+        Rows are renormalised, because float16 storage rounds them off the sphere.
+        """
+        if column == "embedding_flip" and not self.has_flip:
+            raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
+        start = 0
+        for part in self.parts:
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+                    values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
+                    yield start, self._unit(values.reshape(-1, self.d), start)
+                    start += batch.num_rows
+
+    def vectors(self, dtype: Any = np.float32, column: str = "embedding") -> np.ndarray:
+        """All vectors as one (n, d) C-contiguous array of unit rows (renormalised in float32)."""
+        out = np.empty((self.n, self.d), dtype=dtype)
+        for start, block in self.batches(column=column):
+            out[start : start + len(block)] = block
+        return out
+
+    def _unit(self, stored: np.ndarray, start: int) -> np.ndarray:
+        vectors = stored.astype(np.float32)
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        if not (np.isfinite(norms).all() and norms.all()):
+            rows = start + np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+            named = self.column("sample_id").take(pa.array(rows[:4]))
+            raise KdbiasError(
+                f"{self.path}: {len(rows):,} vectors are zero or not finite ({shown(named)}); "
+                "embed these samples again"
+            )
+        vectors /= norms[:, None]
+        return vectors

@@ -1,0 +1,147 @@
+"""The weight manifest: how often each sample is drawn, in a file people open in pandas."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints, provenance
+from kdbias.tables.density_table import write_table
+from kdbias.tables.joins import as_strings, require_unique, shown
+
+_FIXED_COLUMNS = ("sample_id", "label", "log_density", "weight")
+
+
+def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: str = "weights") -> np.ndarray:
+    """The weights as (n,) float64, or a refusal.
+
+    Raises:
+        KdbiasError: a weight is negative, NaN or infinite, or all are zero.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    bad = ~np.isfinite(values) | (values < 0)
+    if bad.any():
+        rows = np.flatnonzero(bad)
+        some = ", ".join(f"{values[row]:g}" for row in rows[:3])
+        names = f" (samples {shown(ids.take(pa.array(rows[:4])))})" if ids is not None else ""
+        raise KdbiasError(
+            f"{where}: {len(rows):,} of {len(values):,} weights are negative or not finite: {some}{names}; "
+            "every weight must be a number >= 0"
+        )
+    if not len(values) or values.sum() == 0:
+        raise KdbiasError(f"{where}: all {len(values):,} weights are zero, so nothing could be drawn")
+    return values
+
+
+def mean_one(weights: np.ndarray) -> np.ndarray:
+    """Weights scaled to mean exactly 1 (to float64 rounding): the expected number of draws an epoch."""
+    scaled = weights * (len(weights) / weights.sum())
+    return scaled * (len(scaled) / scaled.sum())
+
+
+def write_manifest(
+    path: str | os.PathLike[str],
+    ids: pa.Array,
+    labels: pa.Array | None,
+    groups: Mapping[str, pa.Array],
+    log_density: np.ndarray,
+    weights: np.ndarray,
+    doc: dict[str, Any],
+) -> None:
+    """Write a weight manifest; ``weights`` (n,) are scaled to mean 1."""
+    require_unique(ids, "weight manifest")
+    values = mean_one(validate_weights(weights, ids))
+    columns = {
+        "sample_id": ids,
+        "label": labels if labels is not None else pa.nulls(len(ids), pa.string()),
+        **groups,
+        "log_density": pa.array(np.asarray(log_density, dtype=np.float64)),
+        "weight": pa.array(values),
+    }
+    write_table(path, pa.table(columns), doc)
+
+
+@dataclass(frozen=True)
+class WeightManifest:
+    """A validated weight manifest.
+
+    Attributes:
+        path: the Parquet or CSV file.
+        table: its columns.
+        weights: (n,) float64, >= 0, mean 1.
+        provenance: what made it ({} for a hand-made file).
+        fingerprint: digest of the file.
+    """
+
+    path: Path
+    table: pa.Table
+    weights: np.ndarray
+    group_columns: list[str]
+    provenance: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def n(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def ids(self) -> pa.Array:
+        return as_strings(self.table.column("sample_id"))
+
+    @property
+    def labels(self) -> pa.Array:
+        if "label" not in self.table.column_names:
+            return pa.nulls(self.n, pa.large_string())
+        return as_strings(self.table.column("label"))
+
+
+def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
+    """Read a manifest; only ``sample_id`` and ``weight`` are needed, so a hand-made file serves too.
+
+    Weights are scaled to mean 1. A ``.csv`` is read likewise.
+
+    Raises:
+        KdbiasError: missing file or column, repeated ids, or weights that are negative, NaN or all zero.
+    """
+    file = Path(path)
+    if file.suffix.lower() == ".csv":
+        from pyarrow import csv
+
+        if not file.exists():
+            raise KdbiasError(f"{file}: no such file")
+        options = csv.ConvertOptions(column_types={"sample_id": pa.string(), "label": pa.string()})
+        table, schema = csv.read_csv(file, convert_options=options), None
+    else:
+        schema = provenance.read_schema(file)
+        table = None
+    names = schema.names if schema is not None else table.column_names
+    missing = [name for name in ("sample_id", "weight") if name not in names]
+    if missing:
+        raise KdbiasError(
+            f"{file} is not a weight manifest: no column {missing[0]!r} (it has: {', '.join(names)})"
+        )
+    if table is None:
+        table = pq.read_table(file)
+    ids = as_strings(table.column("sample_id"))
+    require_unique(ids, str(file))
+    if not (
+        pa.types.is_floating(table.column("weight").type) or pa.types.is_integer(table.column("weight").type)
+    ):
+        raise KdbiasError(f"{file}: the column weight holds {table.column('weight').type}, not numbers")
+    weights = validate_weights(table.column("weight").to_numpy(), ids, str(file))
+    return WeightManifest(
+        path=file,
+        table=table,
+        weights=mean_one(weights),
+        group_columns=[
+            name for name in names if name not in _FIXED_COLUMNS and not name.startswith("__index")
+        ],
+        provenance=(provenance.from_schema(schema) if schema is not None else None) or {},
+        fingerprint=fingerprints.of_file(file),
+    )
