@@ -1,0 +1,83 @@
+"""kdbias: measure and rectify the data bias in knowledge distillation.
+
+Each stage of the command line is one function here, with the same names::
+
+    import kdbias
+
+    kdbias.embed("images/", "emb", teacher="run:teacher")
+    kdbias.uniformity("emb", "density")
+    kdbias.weights("density", "weights.parquet", method="equilibrium")
+    kdbias.train("images/", "student", embeddings="emb", weights="weights.parquet")
+
+Names are imported when first used, so ``import kdbias`` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kdbias.version import __version__
+
+if TYPE_CHECKING:
+    from kdbias.data import open_data
+    from kdbias.demonstration import demo
+    from kdbias.embedding import embed
+    from kdbias.errors import KdbiasError
+    from kdbias.evaluation import evaluate
+    from kdbias.inspection import inspect
+    from kdbias.measurement import uniformity
+    from kdbias.reporting import report
+    from kdbias.sampler import ManifestSampler
+    from kdbias.tables.density_table import read_density
+    from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+    from kdbias.tables.weight_manifest import read_manifest
+    from kdbias.training import train
+    from kdbias.weighting import weights
+
+_HOME = {
+    "EmbeddingTable": "kdbias.tables.embedding_table",
+    "KdbiasError": "kdbias.errors",
+    "ManifestSampler": "kdbias.sampler",
+    "demo": "kdbias.demonstration",
+    "embed": "kdbias.embedding",
+    "evaluate": "kdbias.evaluation",
+    "inspect": "kdbias.inspection",
+    "open_data": "kdbias.data",
+    "read_density": "kdbias.tables.density_table",
+    "read_manifest": "kdbias.tables.weight_manifest",
+    "report": "kdbias.reporting",
+    "train": "kdbias.training",
+    "uniformity": "kdbias.measurement",
+    "weights": "kdbias.weighting",
+    "write_embedding_table": "kdbias.tables.embedding_table",
+}
+
+__all__ = [
+    "EmbeddingTable",
+    "KdbiasError",
+    "ManifestSampler",
+    "__version__",
+    "demo",
+    "embed",
+    "evaluate",
+    "inspect",
+    "open_data",
+    "read_density",
+    "read_manifest",
+    "report",
+    "train",
+    "uniformity",
+    "weights",
+    "write_embedding_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kdbias' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

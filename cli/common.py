@@ -1,0 +1,99 @@
+"""What all commands share: the error boundary, --quiet, --json, --debug, and printing."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kdbias.errors import KdbiasError
+
+BAD_INPUT = 2
+FAILED = 1
+INTERRUPTED = 130
+
+
+class StageCommand(click.Command):
+    """A command whose expected failures are one line and a status, never a traceback.
+
+    Status 2: something in the input or the options is to be mended; 1: the machine failed (disk full, no
+    memory, no permission); 130: interrupted, where the same command resumes.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON; no progress."),
+            click.Option(["-q", "--quiet"], is_flag=True, help="No progress on stderr."),
+            click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from kdbias.progress import quiet
+
+        debug, silent = ctx.params.pop("debug"), ctx.params.pop("quiet")
+        as_json = ctx.params.pop("as_json")
+        try:
+            with quiet(silent or as_json):
+                result = super().invoke(ctx)
+            if as_json:
+                click.echo(json.dumps(result.as_json(), indent=2, allow_nan=False))
+            elif result.text:
+                click.echo(result.text)
+        except KdbiasError as error:
+            self._fail(debug, " ".join(str(error).split("\n")), BAD_INPUT)
+        except KeyboardInterrupt:
+            self._fail(debug, "interrupted; the same command goes on from here", INTERRUPTED)
+        except MemoryError:
+            self._fail(debug, "out of memory; give a smaller --memory, --batch-size or --cache", FAILED)
+        except OSError as error:
+            self._fail(debug, f"{error.strerror or error} ({error.filename or 'no file named'})", FAILED)
+
+    def _fail(self, debug: bool, message: str, status: int) -> None:
+        if debug:
+            raise  # noqa: PLE0704 - called from an except block alone
+        click.echo(f"Error: {message}", err=True)
+        sys.exit(status)
+
+
+class Printed:
+    """What a command prints: text for people, a document for machines."""
+
+    def __init__(self, text: str, document: dict[str, Any]) -> None:
+        self.text = text
+        self.document = document
+
+    def as_json(self) -> dict[str, Any]:
+        return self.document
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One decorator out of several, in the order in which they should show in --help."""
+
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+output_folder = click.option("-o", "--output", required=True, metavar="OUT", help="Folder to write.")
+overwrite = click.option("--overwrite", is_flag=True, help="Start over where the output exists already.")
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
+)
+root = click.option("--root", metavar="DIR", help="Data root for relative paths (else KDBIAS_DATA).")
+where = click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Keep matching samples, e.g. split=train; repeatable.",
+)
+data_columns = options(
+    click.option("--id-column", metavar="NAME", help="Column with unique sample ids [sample_id, else path]."),
+    click.option("--label-column", metavar="NAME", help="Column with the identity or class [label]."),
+    click.option("--path-column", metavar="NAME", help="Column with image paths [path]."),
+    click.option("--image-column", metavar="NAME", help="Column with image bytes [image]."),
+)
