@@ -1,0 +1,48 @@
+"""Networks that map images to embeddings: students, and teachers trained or loaded as one of them.
+
+A network is a `torch.nn.Module` that maps a normalised float batch (b, c, h, w) to raw (not unit) embeddings
+(b, dim). A new one is a file in this folder and a line in `NETWORKS`; a name with a colon belongs to a
+family (`torchvision:resnet18`), whose builder gets what stands behind the colon.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kdbias.errors import KdbiasError
+
+if TYPE_CHECKING:
+    import torch
+
+# name -> "module:builder" in this folder; strings, so that listing the names imports no torch.
+NETWORKS: dict[str, str] = {
+    "convnet": "convnet:convnet",
+}
+FAMILIES: dict[str, str] = {
+    "torchvision": "torchvision_nets:torchvision_network",
+}
+
+
+def build_network(
+    name: str, *, dim: int, channels: int = 3, image_size: tuple[int, int] = (112, 112), **kwargs: Any
+) -> torch.nn.Module:
+    """Return a new, randomly initialised network (b, channels, h, w) float -> (b, dim) float.
+
+    `name` is a key of `NETWORKS` or `FAMILY:NAME`; `image_size` is (height, width) in pixels; `kwargs` go to
+    the builder. The weights come from torch's global generator: seed it first for a reproducible start.
+    Raises KdbiasError for an unknown name, a dim or a size that the network cannot have.
+    """
+    family, _, member = name.partition(":")
+    where = FAMILIES.get(family) if member else NETWORKS.get(name)
+    if where is None:
+        known = [*NETWORKS, *(f"{f}:NAME" for f in FAMILIES)]
+        raise KdbiasError(f"unknown network {name!r}; known: {', '.join(known)}")
+    if dim < 1 or channels < 1 or min(image_size) < 1:
+        raise KdbiasError(
+            f"network {name}: dim={dim}, channels={channels}, image_size={image_size} must be positive"
+        )
+    module, _, builder = where.partition(":")
+    build = getattr(importlib.import_module(f"kdbias.networks.{module}"), builder)
+    arguments = {"dim": dim, "channels": channels, "image_size": tuple(image_size), **kwargs}
+    return build(member, **arguments) if member else build(**arguments)

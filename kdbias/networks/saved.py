@@ -1,0 +1,82 @@
+"""A network in one file (`student.pt`): its weights, how to build it, and how to prepare its input.
+
+The file is what `torch.save` writes for a dictionary of plain values and tensors, and it is read with
+`weights_only=True`: a pickle that carries code is refused, never executed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbias.errors import KdbiasError
+from kdbias.networks import build_network
+from kdbias.tables.files import atomic_path
+
+FORMAT = "kdbias-network-1"
+FILE_NAME = "student.pt"
+
+
+def save_network(
+    path: str | Path,
+    network: torch.nn.Module,
+    name: str,
+    kwargs: dict[str, Any],
+    preprocessing: dict[str, Any],
+    doc: dict[str, Any],
+) -> None:
+    """Write `network` so that `load_network` rebuilds it: `build_network(name, **kwargs)` plus its weights.
+
+    `preprocessing` is `Preprocessing.to_dict()`, `doc` any further plain values (provenance). Atomic.
+    """
+    content = {
+        "format": FORMAT,
+        "name": name,
+        "kwargs": dict(kwargs),
+        "preprocessing": preprocessing,
+        "provenance": doc,
+        "state": {key: value.detach().cpu() for key, value in network.state_dict().items()},
+    }
+    with atomic_path(Path(path)) as temporary:
+        torch.save(content, temporary)
+
+
+def load_network(path: str | Path, device: str = "cpu") -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Read a network from a file that `save_network` wrote, or from the run folder that holds one.
+
+    Returns the module (eval mode, on `device`) and {"name", "kwargs", "preprocessing", "provenance", "path"}.
+    Raises KdbiasError where the file is absent, is no kdbias network, or is a pickle with code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise KdbiasError(f"{path} holds no {FILE_NAME}: is the training run finished?")
+        path = path / FILE_NAME
+    content = read_checkpoint(path)
+    if content.get("format") != FORMAT:
+        raise KdbiasError(f"{path} is no network that kdbias saved (format {content.get('format')!r})")
+    network = build_network(content["name"], **content["kwargs"])
+    network.load_state_dict(content["state"])
+    info = {key: content[key] for key in ("name", "kwargs", "preprocessing", "provenance")}
+    return network.to(device).eval(), {**info, "path": str(path)}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a dictionary of tensors and plain values that `torch.save` wrote; code in it is not executed."""
+    path = Path(path)
+    if not path.is_file():
+        raise KdbiasError(f"no such file: {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise KdbiasError(
+            f"{path} is not a file of plain tensors; it was not executed ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise KdbiasError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise KdbiasError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    return content
