@@ -52,7 +52,7 @@ class StageCommand(click.Command):
 
     def _fail(self, debug: bool, message: str, status: int) -> None:
         if debug:
-            raise  # noqa: PLE0704 - called from an except block alone
+            raise
         click.echo(f"Error: {message}", err=True)
         sys.exit(status)
 

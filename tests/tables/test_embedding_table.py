@@ -1,0 +1,141 @@
+"""The embedding table: what goes in comes out, and nothing half-made is read as whole."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.tables.embedding_parts import normalise, part_name, write_part
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+
+
+def ids_of(n: int) -> pa.Array:
+    return pa.array([f"s{i}" for i in range(n)])
+
+
+def random_vectors(n: int, d: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("store", "tolerance"), [("float16", 6e-4), ("float32", 1e-6)])
+@pytest.mark.parametrize("rows_per_part", [7, 100])
+def test_round_trip(tmp_path, store, tolerance, rows_per_part):
+    x = 3 * random_vectors(50, 8)
+    labels = pa.array([None if i % 5 == 0 else f"p{i % 3}" for i in range(50)])
+    groups = {"camera": pa.array(np.arange(50) % 2)}
+    table = write_embedding_table(
+        tmp_path / "emb", ids_of(50), x, labels, groups, store, rows_per_part=rows_per_part
+    )
+    assert (table.n, table.d, table.group_columns) == (50, 8, ["camera"])
+    assert len(table.parts) == -(-50 // rows_per_part)
+    expected = x / np.linalg.norm(x, axis=1, keepdims=True)
+    vectors = table.vectors()
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
+    np.testing.assert_allclose(vectors, expected, atol=tolerance)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(table.norms(), np.linalg.norm(x, axis=1), rtol=1e-6)
+    assert table.ids().to_pylist() == ids_of(50).to_pylist()
+    assert table.labels().to_pylist() == labels.to_pylist()
+    assert table.column("camera").to_pylist() == groups["camera"].to_pylist()
+    streamed = np.concatenate([block for _, block in table.batches(rows=6)])
+    np.testing.assert_array_equal(streamed, vectors)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=8), min_size=1, max_size=20, unique=True))
+def test_any_text_is_an_id(tmp_path_factory, names):
+    out = tmp_path_factory.mktemp("emb") / "t"
+    table = write_embedding_table(out, pa.array(names), random_vectors(len(names), 3), rows_per_part=4)
+    assert table.ids().to_pylist() == names
+
+
+def test_pandas_shows_vectors_and_provenance(tmp_path):
+    write_embedding_table(
+        tmp_path / "emb", ids_of(4), random_vectors(4, 3), config={"teacher": "precomputed:x"}
+    )
+    frame = pd.read_parquet(tmp_path / "emb" / part_name(0))
+    assert frame.embedding[0].shape == (3,)
+    assert frame.attrs["kdbias"]["config"]["teacher"] == "precomputed:x"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
+def test_bad_vectors_are_refused_by_id(tmp_path, bad):
+    x = random_vectors(6, 3)
+    x[4] = bad
+    with pytest.raises(KdbiasError, match=r"1 of 6 vectors.*'s4'"):
+        write_embedding_table(tmp_path / "emb", ids_of(6), x)
+
+
+def test_bad_vectors_in_a_file_are_refused_by_id(tmp_path):
+    table = write_embedding_table(tmp_path / "emb", ids_of(6), random_vectors(6, 3))
+    x = table.vectors()
+    x[2] = np.nan
+    write_part(table.parts[0], ids_of(6), None, {}, table.norms(), x, {})
+    with pytest.raises(KdbiasError, match="'s2'"):
+        EmbeddingTable.open(tmp_path / "emb").vectors()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 2), (3, 0)])
+def test_wrong_shape_is_refused(shape):
+    with pytest.raises(KdbiasError, match="expected an"):
+        normalise(np.ones(shape))
+
+
+def test_integers_are_refused():
+    with pytest.raises(KdbiasError, match="int64"):
+        normalise(np.ones((2, 2), dtype=np.int64))
+
+
+def test_repeated_ids_are_refused(tmp_path):
+    with pytest.raises(KdbiasError, match=r"1 sample_id.*'a'"):
+        write_embedding_table(tmp_path / "emb", pa.array(["a", "b", "a"]), random_vectors(3, 2))
+
+
+def test_unfinished_missing_and_foreign_parts_are_refused(tmp_path):
+    out = tmp_path / "emb"
+    write_embedding_table(out, ids_of(20), random_vectors(20, 4), rows_per_part=5)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    with pytest.raises(KdbiasError, match="unfinished"):
+        EmbeddingTable.open(out)
+    (out / "run.json").write_text(json.dumps(record))
+    kept = pq.read_table(out / part_name(3))
+    (out / part_name(3)).unlink()
+    with pytest.raises(KdbiasError, match=r"15 samples, its record says 20"):
+        EmbeddingTable.open(out)
+    wide = kept.set_column(4, "embedding", pa.array([[1.0, 2.0]] * 5, pa.list_(pa.float16(), 2)))
+    pq.write_table(wide, out / part_name(3))
+    with pytest.raises(KdbiasError, match="differ"):
+        EmbeddingTable.open(out)
+
+
+def test_same_again_is_found_finished_and_other_vectors_are_refused(tmp_path):
+    x = random_vectors(8, 4)
+    first = write_embedding_table(tmp_path / "emb", ids_of(8), x)
+    written = first.parts[0].stat().st_mtime_ns
+    assert write_embedding_table(tmp_path / "emb", ids_of(8), x).parts[0].stat().st_mtime_ns == written
+    with pytest.raises(ConfigChangedError, match="input vectors"):
+        write_embedding_table(tmp_path / "emb", ids_of(8), x + 1)
+    again = write_embedding_table(tmp_path / "emb", ids_of(8), x + 1, overwrite=True)
+    assert again.fingerprint != first.fingerprint
+
+
+def test_group_named_like_a_column_is_refused(tmp_path):
+    with pytest.raises(KdbiasError, match="'norm'"):
+        write_embedding_table(
+            tmp_path / "emb", ids_of(2), random_vectors(2, 2), groups={"norm": pa.array([1, 2])}
+        )
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_not_a_table(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(KdbiasError, match="not an embedding table"):
+        EmbeddingTable.open(tmp_path / name)

@@ -1,0 +1,53 @@
+"""Joins by id and digests of inputs."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+from kdbias.tables.joins import align, require_unique
+
+
+def test_align_finds_rows_whatever_the_order():
+    have = pa.chunked_array([["a", "b"], ["c"]])
+    np.testing.assert_array_equal(align(pa.array(["c", "a", "c"]), have, "weights", "table"), [2, 0, 2])
+
+
+def test_align_names_what_is_missing():
+    have = pa.array(["a", "b"])
+    with pytest.raises(
+        KdbiasError, match=r"2 of the 3 ids of weights are not among the 2 ids of table \('x', 'y'\)"
+    ):
+        align(pa.array(["x", "a", "y"]), have, "weights", "table")
+    rows = align(pa.array(["x", "a"]), have, "weights", "table", allow_missing=True)
+    np.testing.assert_array_equal(rows, [-1, 0])
+
+
+def test_null_ids_are_refused():
+    with pytest.raises(KdbiasError, match="1 rows have no sample_id"):
+        require_unique(pa.array(["a", None]), "data")
+
+
+def test_arrow_digest_depends_on_values_alone():
+    whole = pa.array(["ab", "c", None, "d"])
+    sliced = pa.concat_arrays([pa.array(["zz"]), whole]).slice(1)
+    chunked = pa.chunked_array([whole.slice(0, 1), whole.slice(1)])
+    assert fingerprints.of_arrays(whole) == fingerprints.of_arrays(sliced) == fingerprints.of_arrays(chunked)
+    for other in (["a", "bc", None, "d"], ["ab", "c", "", "d"], ["ab", "c", None]):
+        assert fingerprints.of_arrays(pa.array(other)) != fingerprints.of_arrays(whole)
+
+
+def test_numpy_digest_depends_on_dtype_shape_and_values():
+    x = np.arange(6, dtype=np.float32)
+    digests = {fingerprints.of_arrays(a) for a in (x, x.reshape(2, 3), x.astype(np.float64), x[::-1])}
+    assert len(digests) == 4
+    assert fingerprints.of_arrays(x[::2]) == fingerprints.of_arrays(x[::2].copy())
+
+
+def test_json_digest_ignores_the_order_of_keys(tmp_path):
+    assert fingerprints.of_json({"a": 1, "b": 2}) == fingerprints.of_json({"b": 2, "a": 1})
+    (tmp_path / "f").write_bytes(b"x")
+    before = fingerprints.of_file(tmp_path / "f")
+    (tmp_path / "f").write_bytes(b"y")
+    assert fingerprints.of_file(tmp_path / "f") != before

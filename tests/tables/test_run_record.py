@@ -1,0 +1,59 @@
+"""Runs: the same command resumes, another is refused by the names of what differs."""
+
+import pytest
+
+from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.tables.files import atomic_path, read_json
+from kdbias.tables.run_record import Run
+
+
+def test_new_resumed_finished(tmp_path):
+    out = tmp_path / "out"
+    assert Run.open(out, "embed", {"k": 1}, {"data": "f"}).state == "new"
+    run = Run.open(out, "embed", {"k": 1}, {"data": "f"})
+    assert run.state == "resumed"
+    run.finish({"samples": 3}, 1.23456, fingerprint="abc")
+    again = Run.open(out, "embed", {"k": 1}, {"data": "f"})
+    assert again.state == "finished"
+    assert again.record["counts"] == {"samples": 3}
+    assert read_json(out / "run.json")["fingerprint"] == "abc"
+
+
+def test_changes_are_refused_by_name(tmp_path):
+    Run.open(tmp_path / "out", "uniformity", {"k": 64, "t": "auto"}, {"embeddings": "f"})
+    with pytest.raises(ConfigChangedError, match=r"k: 64 -> 10; input embeddings: 'f' -> 'g'"):
+        Run.open(tmp_path / "out", "uniformity", {"k": 10, "t": "auto"}, {"embeddings": "g"})
+    (tmp_path / "out" / "density.parquet").write_text("old")
+    run = Run.open(
+        tmp_path / "out", "uniformity", {"k": 10, "t": "auto"}, {"embeddings": "g"}, overwrite=True
+    )
+    assert run.state == "new"
+    assert not (tmp_path / "out" / "density.parquet").exists()
+
+
+def test_another_stage_and_a_foreign_folder_are_refused(tmp_path):
+    Run.open(tmp_path / "out", "embed", {}, {})
+    with pytest.raises(KdbiasError, match="kdbias embed, not of train"):
+        Run.open(tmp_path / "out", "train", {}, {}, overwrite=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_text("precious")
+    with pytest.raises(KdbiasError, match="not empty"):
+        Run.open(tmp_path / "photos", "embed", {}, {}, overwrite=True)
+    assert (tmp_path / "photos" / "me.jpg").read_text() == "precious"
+    with pytest.raises(KdbiasError, match="is a file"):
+        Run.open(tmp_path / "photos" / "me.jpg", "embed", {}, {})
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
+    target = tmp_path / "t.txt"
+    target.write_text("old")
+
+    def failing_write():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing_write()
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]

@@ -1,0 +1,79 @@
+"""The weight manifest: mean one, readable in pandas, and refused when it cannot be sampled from."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.weight_manifest import mean_one, read_manifest, write_manifest
+
+IDS = pa.array(["a", "b", "c", "d"])
+
+
+def write(path, weights):
+    groups = {"race": pa.array(["x", "x", "y", "y"])}
+    write_manifest(
+        path, IDS, None, groups, np.zeros(4), np.asarray(weights, float), {"config": {"method": "m"}}
+    )
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=50))
+def test_mean_is_one(weights):
+    assert mean_one(np.array(weights)).mean() == pytest.approx(1, abs=1e-14)
+
+
+def test_survives_filtering_in_pandas(tmp_path):
+    write(tmp_path / "w.parquet", [1, 2, 3, 10])
+    frame = pd.read_parquet(tmp_path / "w.parquet")
+    assert frame.attrs["kdbias"]["config"] == {"method": "m"}
+    assert list(frame.columns) == ["sample_id", "label", "race", "log_density", "weight"]
+    frame[frame.race == "y"].to_parquet(tmp_path / "kept.parquet")
+    kept = read_manifest(tmp_path / "kept.parquet")
+    assert kept.ids.to_pylist() == ["c", "d"]
+    np.testing.assert_allclose(kept.weights, [6 / 13, 20 / 13])
+    assert kept.provenance["config"] == {"method": "m"}
+    assert kept.group_columns == ["race"]
+
+
+def test_a_hand_made_file_serves(tmp_path):
+    pd.DataFrame({"sample_id": ["007", "8"], "weight": [1, 3]}).to_csv(tmp_path / "w.csv", index=False)
+    manifest = read_manifest(tmp_path / "w.csv")
+    assert manifest.ids.to_pylist() == ["007", "8"]
+    np.testing.assert_allclose(manifest.weights, [0.5, 1.5])
+    assert manifest.labels.null_count == 2
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, -1, 1, 1], r"1 of 4 .* -1 .*'b'"),
+        ([1, np.nan, np.inf, 1], "2 of 4"),
+        ([0, 0, 0, 0], "all 4 weights are zero"),
+    ],
+)
+def test_unusable_weights_are_refused(tmp_path, weights, message):
+    with pytest.raises(KdbiasError, match=message):
+        write(tmp_path / "w.parquet", weights)
+    pd.DataFrame({"sample_id": IDS.to_pylist(), "weight": weights}).to_parquet(tmp_path / "hand.parquet")
+    with pytest.raises(KdbiasError, match=message):
+        read_manifest(tmp_path / "hand.parquet")
+
+
+def test_missing_column_repeated_ids_text_weights_and_no_file(tmp_path):
+    pd.DataFrame({"sample_id": ["a"], "w": [1.0]}).to_parquet(tmp_path / "w.parquet")
+    with pytest.raises(KdbiasError, match="no column 'weight'"):
+        read_manifest(tmp_path / "w.parquet")
+    pd.DataFrame({"sample_id": ["a", "a"], "weight": [1.0, 1.0]}).to_parquet(tmp_path / "w.parquet")
+    with pytest.raises(KdbiasError, match="'a'"):
+        read_manifest(tmp_path / "w.parquet")
+    pd.DataFrame({"sample_id": ["a"], "weight": ["many"]}).to_parquet(tmp_path / "w.parquet")
+    with pytest.raises(KdbiasError, match="not numbers"):
+        read_manifest(tmp_path / "w.parquet")
+    with pytest.raises(KdbiasError, match="no such file"):
+        read_manifest(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(KdbiasError, match="not a readable Parquet"):
+        read_manifest(tmp_path / "text.parquet")
