@@ -1,0 +1,133 @@
+"""What lies at a path: tells outputs of the stages, data, models and plain tables apart by their content."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.files import read_json
+from kdbias.tables.run_record import RECORD
+
+FOLDER_KINDS = {
+    "embed": "embedding table",
+    "uniformity": "density folder",
+    "train": "training run",
+    "evaluate": "evaluation",
+    "demo": "demo",
+}
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+_LOOKED_AT = 2000  # files of a folder that are looked at before giving up on finding an image
+
+
+def recognise(path: str | os.PathLike[str]) -> str:
+    """One of: embedding table, embedding part, density folder, density table, weight manifest, training run,
+    evaluation, demo, outputs, neighbour table, failures, table, run record, uniformity numbers, metrics,
+    JSON document, TOML document, model, array, arrays, image folder, archive.
+
+    Raises:
+        KdbiasError: nothing there, or nothing that kdbias knows.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _folder_kind(place)
+    if not place.exists():
+        raise KdbiasError(f"{place}: no such file or folder")
+    kinds = {
+        ".parquet": lambda: _table_kind(place),
+        ".csv": lambda: "weight manifest" if {"sample_id", "weight"} <= set(csv_header(place)) else "table",
+        ".json": lambda: _json_kind(place),
+        ".toml": lambda: "TOML document",
+        ".pt": lambda: "model",
+        ".pth": lambda: "model",
+        ".npy": lambda: "array",
+        ".npz": lambda: "arrays",
+        ".rec": lambda: "archive",
+        ".tar": lambda: "archive",
+    }
+    kind = kinds.get(place.suffix.lower())
+    if kind is None:
+        raise KdbiasError(
+            f"{place} is nothing that kdbias knows; it reads folders of its stages, image folders and "
+            f"{', '.join(sorted(kinds))} files"
+        )
+    return kind()
+
+
+def _folder_kind(folder: Path) -> str:
+    if (folder / RECORD).exists():
+        stage = read_json(folder / RECORD).get("stage")
+        if stage not in FOLDER_KINDS:
+            raise KdbiasError(
+                f"{folder}: run.json names the stage {stage!r}, which this version does not know"
+            )
+        return FOLDER_KINDS[stage]
+    if stage_folders(folder) or any(
+        recognise_quietly(f) == "weight manifest" for f in folder.glob("*.parquet")
+    ):
+        return "outputs"
+    for seen, file in enumerate(folder.rglob("*")):
+        if file.suffix.lower() in _IMAGE_SUFFIXES:
+            return "image folder"
+        if seen > _LOOKED_AT:
+            break
+    raise KdbiasError(f"{folder} is no output of kdbias and holds no images")
+
+
+def stage_folders(folder: Path, depth: int = 3) -> list[Path]:
+    """Folders at most ``depth`` levels below ``folder`` that hold a run record, sorted by path."""
+    found: list[Path] = []
+    for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if (child / RECORD).exists():
+            found.append(child)
+        elif depth > 1:
+            found += stage_folders(child, depth - 1)
+    return found
+
+
+def recognise_quietly(path: Path) -> str | None:
+    """The kind, or None where ``recognise`` would refuse."""
+    try:
+        return recognise(path)
+    except KdbiasError:
+        return None
+
+
+def _table_kind(path: Path) -> str:
+    from kdbias.tables import provenance
+
+    schema = provenance.read_schema(path)
+    names = set(schema.names)
+    if {"sample_id", "embedding", "norm"} <= names:
+        return "embedding part"
+    if {"sample_id", "knn_distance", "log_density"} <= names:
+        return "density table"
+    if {"sample_id", "weight"} <= names:
+        return "weight manifest"
+    if path.stem == "neighbors":
+        return "neighbour table"
+    if path.stem == "failures":
+        return "failures"
+    return "table"
+
+
+def _json_kind(path: Path) -> str:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        return "JSON document"
+    if "stage" in content and "status" in content:
+        return "run record"
+    if "schemes" in content:
+        return "uniformity numbers"
+    return "metrics" if path.name == "metrics.json" else "JSON document"
+
+
+def csv_header(path: Path) -> list[str]:
+    """Column names of a CSV file."""
+    import csv
+
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as handle:
+            return next(csv.reader(handle), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise KdbiasError(f"{path}: not a readable CSV file ({error})") from None

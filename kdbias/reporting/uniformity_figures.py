@@ -1,0 +1,158 @@
+"""The numbers of uniformity.json as pictures: evenness against effective sample size, and over bandwidths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kdbias.reporting.drawing import SERIES, Figure, Look, legend_below, panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Point:
+    """One scheme at one bandwidth."""
+
+    scheme: str
+    t: float
+    ess: float  # ESS / n, in (0, 1]
+    uniformity: float | None
+    null: float
+    effective_distinct: float | None
+    ceiling: float
+
+
+def uniformity_against_ess(
+    name: str,
+    points: Sequence[Point],
+    look: Mapping[str, Look],
+    frontier: Mapping[float, Sequence[tuple[float, float]]] | None = None,
+) -> Figure | None:
+    """One panel a bandwidth: uniformity over ESS; ``frontier`` = t -> (ESS/n, uniformity) on the optimum."""
+    panels = []
+    for i, t in enumerate(sorted({p.t for p in points})):
+        here = [p for p in points if p.t == t and p.uniformity is not None]
+        if not here:
+            continue
+        panels.append(
+            panel(
+                f"{name}-{i}",
+                partial(_trade_off, t=t, points=here, look=look, frontier=(frontier or {}).get(t)),
+            )
+        )
+    if not panels:
+        return None
+    caption = (
+        "The trade-off of re-weighting. Down = the draws cover the sphere more evenly (the dotted line is "
+        "a perfectly uniform sphere of the same dimension; finite data of one kind cannot reach it). Left "
+        "= fewer samples carry the epoch. The best place is low and right; a scheme that lies above and "
+        "left of another pays more for less. One panel for each kernel bandwidth t: larger t looks at "
+        "closer neighbours."
+    )
+    return Figure(name, "Uniformity against effective sample size", caption, tuple(panels))
+
+
+def _trade_off(
+    axes: Axes,
+    t: float,
+    points: Sequence[Point],
+    look: Mapping[str, Look],
+    frontier: Sequence[tuple[float, float]] | None,
+) -> None:
+    if frontier:
+        ordered = sorted(frontier)
+        axes.plot(
+            [100 * e for e, _ in ordered],
+            [u for _, u in ordered],
+            color=SERIES[0],
+            linewidth=1.4,
+            linestyle="--",
+            label="equilibrium frontier",
+        )
+    for p in points:
+        marker = "D" if p.scheme == "natural" else "o"
+        axes.plot(
+            100 * p.ess,
+            p.uniformity or 0.0,
+            marker,
+            color=look[p.scheme].color,
+            markersize=8,
+            label=p.scheme,
+            linestyle="none",
+        )
+    values = [p.uniformity for p in points if p.uniformity is not None]
+    low, high = min(values), max(values)
+    null = points[0].null
+    spread = max(high - low, 1e-3 * abs(high), 1e-6)
+    if null > low - 2.5 * spread:
+        axes.axhline(null, color=SERIES[0], linewidth=1.2, linestyle=":", label="uniform sphere")
+    else:
+        axes.set_ylim(low - 0.25 * spread, high + 0.2 * spread)
+        axes.annotate(
+            f"uniform sphere far below: {null:.2f}",
+            (0.98, 0.03),
+            xycoords="axes fraction",
+            ha="right",
+            fontsize=8.5,
+        )
+    axes.set_xlim(0, 105)
+    axes.set_title(f"t = {t:g}", loc="left")
+    axes.set_xlabel("effective sample size (% of n)")
+    axes.set_ylabel("uniformity (nats)")
+    legend_below(axes, 2)
+
+
+def distinct_across_bandwidths(name: str, points: Sequence[Point], look: Mapping[str, Look]) -> Figure | None:
+    """Effective number of distinct samples over t, one line a scheme, with the ceiling of the dimension."""
+    bandwidths = sorted({p.t for p in points})
+    if len(bandwidths) < 2:
+        return None
+
+    def draw(axes: Axes) -> None:
+        ceilings = {p.t: p.ceiling for p in points}
+        axes.plot(
+            bandwidths,
+            [ceilings[t] for t in bandwidths],
+            color=SERIES[0],
+            linewidth=1.2,
+            linestyle=":",
+            label="ceiling (uniform sphere)",
+        )
+        for scheme in dict.fromkeys(p.scheme for p in points):
+            line = sorted(
+                (p.t, p.effective_distinct)
+                for p in points
+                if p.scheme == scheme and p.effective_distinct is not None
+            )
+            axes.plot(
+                [x for x, _ in line],
+                [y for _, y in line],
+                "o",
+                color=look[scheme].color,
+                linestyle=look[scheme].line,
+                linewidth=1.7,
+                markersize=4,
+                label=scheme,
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(bandwidths, [f"{t:g}" for t in bandwidths])
+        axes.minorticks_off()
+        top = max(p.effective_distinct or 1.0 for p in points)
+        if max(ceilings.values()) > 30 * top:
+            axes.set_ylim(top=6 * top)
+        axes.set_xlabel("kernel bandwidth t (larger = closer neighbours)")
+        axes.set_ylabel("effective distinct samples D")
+        legend_below(axes, 2)
+
+    caption = (
+        "How many distinct samples the draws are worth, at each bandwidth. D counts near-duplicates as "
+        "one; the finer the kernel (larger t), the more samples count as distinct. The dotted ceiling is "
+        "what a uniform sphere of this dimension would give; no data can exceed it. A number without its "
+        "t means nothing."
+    )
+    return Figure(name, "Effective number of distinct samples", caption, (panel(name, draw),))
