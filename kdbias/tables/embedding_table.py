@@ -19,6 +19,7 @@ from kdbias.tables.embedding_parts import (
     normalise,
     part_name,
     table_fingerprint,
+    widen,
     write_part,
 )
 from kdbias.tables.files import read_json
@@ -199,7 +200,7 @@ class EmbeddingTable:
         return out
 
     def _unit(self, stored: np.ndarray, start: int) -> np.ndarray:
-        vectors = stored.astype(np.float32)
+        vectors = widen(stored)
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         if not (np.isfinite(norms).all() and norms.all()):
             rows = start + np.flatnonzero(~np.isfinite(norms) | (norms == 0))
