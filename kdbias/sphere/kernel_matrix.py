@@ -1,0 +1,151 @@
+"""Products with the kernel matrix K_ij = exp(-2t (1 - x_i.x_j)) of n unit vectors.
+
+The solver asks for K p again and again. Where half of K fits in memory it is kept as upper-triangle tiles;
+past that each product computes the tiles anew. Both are the same matrix: tile by tile float32, sums in float64.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from kdbias.device import parse_bytes
+
+_TILE = 1024
+
+
+class KernelMatrix(Protocol):
+    """A symmetric n x n kernel matrix that is known by its products.
+
+    Attributes:
+        n: rows.
+        definite: whether it is positive semi-definite for certain, so that optima carry a certificate.
+        description: one phrase for people.
+    """
+
+    n: int
+    definite: bool
+    description: str
+
+    def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        """K p for p (n,) or (n, m), float64. ``exact`` spares no precision: for certificates."""
+        ...
+
+
+def kernel_tile(a: np.ndarray, b: np.ndarray, t: float, diagonal: bool = False) -> np.ndarray:
+    """exp(-2t (1 - a.b)) for unit rows a (p, d) and b (q, d), float32; cosines are clamped to [-1, 1]."""
+    tile = a @ b.T
+    np.clip(tile, -1, 1, out=tile)
+    tile -= 1
+    tile *= 2 * t
+    np.exp(tile, out=tile)
+    if diagonal:
+        np.fill_diagonal(tile, 1)
+    return tile
+
+
+def kernel_matrix(
+    x: np.ndarray, t: float, memory: str | int = "4GiB", threads: int | None = None, tile: int = _TILE
+) -> "TiledKernel":
+    """The kernel of unit rows x (n, d), kept within ``memory`` where half of it fits, else recomputed.
+
+    float32 tiles are preferred; float16 tiles (each entry rounded by up to 5e-4 of itself) hold twice as much.
+    They serve the iterations; an exact product recomputes the tiles in float32.
+    """
+    budget = parse_bytes(memory)
+    halves = len(x) * (len(x) + tile) / 2
+    kept = np.float32 if 4 * halves <= budget else np.float16 if 2 * halves <= budget else None
+    return TiledKernel(x, t, kept=kept, threads=threads, tile=tile)
+
+
+class TiledKernel:
+    """Upper-triangle tiles of K, kept (float32 or float16) or recomputed in each product.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        t: bandwidth.
+        kept: dtype to keep the tiles in; None recomputes them.
+        threads: worker threads (default: the cores this process may use).
+        tile: rows of a tile.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        t: float,
+        kept: type[np.float32] | type[np.float16] | None = np.float32,
+        threads: int | None = None,
+        tile: int = _TILE,
+    ) -> None:
+        self.n, self.t, self.kept, self.tile = len(x), t, kept, tile
+        self.definite = True
+        form = f"kept as {kept.__name__}" if kept else "recomputed tiles"
+        self.description = f"exact kernel, {form}"
+        self._x = np.ascontiguousarray(x, dtype=np.float32)
+        self._threads = threads or usable_cores()
+        starts = range(0, self.n, tile)
+        self._blocks = [(i, j) for i in starts for j in starts if j >= i]
+        # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the
+        # deviation from uniform sampling, and their rounding shrinks with it.
+        self._tiles: dict[tuple[int, int], np.ndarray] = {}
+        self._row_sums = self._sum_rows()
+
+    def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        columns = p[:, None] if p.ndim == 1 else p
+        mean = columns.mean(axis=0)
+        dtype = np.float64 if exact else np.float32
+        rest = (columns - mean).astype(dtype)
+
+        def product(block: tuple[int, int], total: np.ndarray) -> None:
+            i, j = (slice(start, start + self.tile) for start in block)
+            values = self._values(block, exact).astype(dtype, copy=False)
+            total[i] += values @ rest[j]
+            if block[0] != block[1]:
+                total[j] += values.T @ rest[i]
+
+        result = self._over_blocks(product, columns.shape[1]) + self._row_sums[:, None] * mean
+        return result[:, 0] if p.ndim == 1 else result
+
+    def _sum_rows(self) -> np.ndarray:
+        def sums(block: tuple[int, int], total: np.ndarray) -> None:
+            i, j = (slice(start, start + self.tile) for start in block)
+            values = self._values(block)
+            if self.kept:
+                self._tiles[block] = values.astype(self.kept, copy=False)
+            total[i, 0] += values.sum(axis=1, dtype=np.float64)
+            if block[0] != block[1]:
+                total[j, 0] += values.sum(axis=0, dtype=np.float64)
+
+        return self._over_blocks(sums, 1)[:, 0]
+
+    def _values(self, block: tuple[int, int], exact: bool = False) -> np.ndarray:
+        found = self._tiles.get(block)
+        if found is not None and not (exact and self.kept is np.float16):
+            return found
+        i, j = block
+        return kernel_tile(self._x[i : i + self.tile], self._x[j : j + self.tile], self.t, diagonal=i == j)
+
+    def _over_blocks(self, work: Callable[[tuple[int, int], np.ndarray], None], columns: int) -> np.ndarray:
+        """Run ``work(block, total)`` over all tiles; totals of the workers add up in a fixed order."""
+
+        def share(rank: int) -> np.ndarray:
+            total = np.zeros((self.n, columns))
+            for block in self._blocks[rank :: self._threads]:
+                work(block, total)
+            return total
+
+        with threadpool_limits(1, user_api="blas"):
+            if self._threads == 1:
+                return share(0)
+            with ThreadPoolExecutor(self._threads) as pool:
+                totals: Iterator[np.ndarray] = pool.map(share, range(self._threads))
+                return np.add.reduce(list(totals))
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,178 @@
+"""The set of sampling distributions a solver may choose from: a capped simplex inside a ball.
+
+``{p : 0 <= p_i <= cap, sum p = 1, p'p <= square}``. The ball is the floor on the effective sample size: Kish's
+ESS is 1 / p'p. Projection onto it and minimisation of a linear function over it are exact up to float64
+rounding, both by a search over one scalar: the answer is always ``clip(s v - tau, 0, cap)`` for some s, tau.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+
+_MAX_STEPS = 200
+_RELATIVE = 1e-14
+
+
+@dataclass(frozen=True)
+class FeasibleSet:
+    """Distributions over n samples with p_i <= cap and p'p <= square.
+
+    Attributes:
+        n: number of samples.
+        cap: largest probability of one sample, >= 1/n (1 = no cap).
+        square: largest sum of squares, >= 1/n (1 = no floor on the ESS).
+    """
+
+    n: int
+    cap: float = 1.0
+    square: float = 1.0
+
+    @classmethod
+    def of(cls, n: int, min_ess: float | None = None, cap: float | None = None) -> "FeasibleSet":
+        """From what people say: a floor on ESS/n in (0, 1] and a cap >= 1 as a multiple of 1/n."""
+        if min_ess is not None and not 0 <= min_ess <= 1:
+            raise KdbiasError(f"min_ess {min_ess:g} is not a share of the samples; choose it from 0 to 1")
+        if cap is not None and not cap >= 1:
+            raise KdbiasError(
+                f"cap {cap:g} leaves no distribution (the mean weight is 1); choose a cap above 1"
+            )
+        return cls(
+            n,
+            cap=min(1.0, cap / n) if cap is not None else 1.0,
+            square=min(1.0, 1 / (min_ess * n)) if min_ess else 1.0,
+        )
+
+    @property
+    def bounded_ess(self) -> bool:
+        return self.square < 1
+
+    def contains(self, p: np.ndarray, slack: float = 1e-9) -> bool:
+        """Whether p lies in the set, within a relative slack."""
+        return bool(
+            p.min() >= 0
+            and p.max() <= self.cap * (1 + slack)
+            and abs(p.sum() - 1) <= slack
+            and p @ p <= self.square * (1 + slack)
+        )
+
+    def project(self, v: np.ndarray) -> np.ndarray:
+        """The point of the set nearest to v, (n,) float64."""
+        p, _ = self._shrink(v, 1.0)
+        return p
+
+    def minimise(self, g: np.ndarray) -> tuple[np.ndarray, float]:
+        """A minimiser q of g'q over the set, and the multiplier of the ball (0 where it does not bind).
+
+        At the optimum of p'Kp, with g = Kp, the multiplier is the lambda of p'(K + lambda I)p.
+        """
+        q = _cheapest(g, self.cap)
+        if q @ q <= self.square:
+            return q, 0.0
+        spread = float(g.std())
+        if spread <= 1e-15 * abs(float(g.mean())):  # all directions cost the same
+            return np.full(self.n, 1 / self.n), 0.0
+        v = (g.mean() - g) / (spread * self.n)
+        q, s = self._shrink(v, np.inf)
+        return q, spread * self.n / s
+
+    def _shrink(self, v: np.ndarray, largest: float) -> tuple[np.ndarray, float]:
+        """Projection of s v onto the capped simplex for the largest s <= ``largest`` that stays in the ball.
+
+        p'p grows with s. With the sets of free and of capped samples known, s follows in closed form; that
+        guess is repeated until the sets no longer change, inside a bracket that falls back on bisection.
+        """
+        centred = v - v.mean()
+        if largest < np.inf:
+            p, tau = _threshold(centred * largest, self.cap)
+            if p @ p <= self.square * (1 + _RELATIVE):
+                return p, largest
+            low, high, s = 0.0, largest, largest
+        else:
+            low, s, tau = 0.0, 1.0, None
+            p, tau = _threshold(centred, self.cap)
+            while p @ p <= self.square and s < 1e18:
+                low, s = s, 4 * s
+                p, tau = _threshold(centred * s, self.cap)
+            high = s
+        for _ in range(_MAX_STEPS):
+            guess = self._closed_form(centred, p)
+            if guess is None or not low < guess < high:
+                guess = (low + high) / 2
+            p, tau = _threshold(centred * guess, self.cap, tau)
+            excess = p @ p - self.square
+            if excess > 0:
+                high = guess
+            else:
+                low = guess
+            if abs(guess - s) <= _RELATIVE * s or abs(excess) <= _RELATIVE * self.square:
+                s = guess
+                break
+            s = guess
+        return self._into_ball(p), s
+
+    def _closed_form(self, v: np.ndarray, p: np.ndarray) -> float | None:
+        capped = p >= self.cap
+        free = (p > 0) & ~capped
+        k, capped_mass = int(free.sum()), self.cap * int(capped.sum())
+        if k < 2:
+            return None
+        values = v[free]
+        scatter = float(np.sum((values - values.mean()) ** 2))
+        rest = self.square - self.cap * capped_mass - (1 - capped_mass) ** 2 / k
+        return float(np.sqrt(rest / scatter)) if rest > 0 and scatter > 0 else None
+
+    def _into_ball(self, p: np.ndarray) -> np.ndarray:
+        """Pull a point that rounding left outside the ball towards the uniform one, which is its centre."""
+        square, floor = float(p @ p), 1 / self.n
+        if square <= self.square:
+            return p
+        share = np.sqrt(max(self.square - floor, 0.0) / (square - floor))
+        return floor + (p - floor) * share
+
+
+def _cheapest(g: np.ndarray, cap: float) -> np.ndarray:
+    """The minimiser of g'q over the capped simplex: the cheapest samples, filled up to the cap."""
+    q = np.zeros(len(g))
+    full = min(int(np.floor(1 / cap * (1 + _RELATIVE))), len(g))
+    if full + 1 >= len(g):
+        order = np.argsort(g, kind="stable")
+    else:
+        order = np.argpartition(g, full)[: full + 1]
+        order = order[np.argsort(g[order], kind="stable")]
+    q[order[:full]] = cap
+    if full < len(g):
+        q[order[full]] = max(0.0, 1 - full * cap)
+    return q / q.sum()
+
+
+def _threshold(v: np.ndarray, cap: float, guess: float | None = None) -> tuple[np.ndarray, float]:
+    """Projection of v onto the capped simplex: clip(v - tau, 0, cap) with the tau that makes it sum to 1.
+
+    Newton's method on the piecewise linear sum, inside a bracket; it ends exactly once the pieces are right.
+    """
+    n = len(v)
+    low = float(v.min()) - cap if cap < 1 else float(v.mean()) - 1 / n
+    high = float(v.max())
+    if cap < 1:
+        low = min(low, float(v.mean()) - 1 / n)
+    tau = guess if guess is not None and low < guess < high else max(low, float(v.mean()) - 1 / n)
+    p = np.clip(v - tau, 0, cap)
+    for _ in range(_MAX_STEPS):
+        excess = float(p.sum()) - 1
+        if abs(excess) <= _RELATIVE:
+            break
+        if excess > 0:
+            low = tau
+        else:
+            high = tau
+        free = int(np.count_nonzero((p > 0) & (p < cap)))
+        step = tau + excess / free if free else (low + high) / 2
+        if not low <= step <= high:
+            step = (low + high) / 2
+        if step == tau:
+            break
+        tau = step
+        p = np.clip(v - tau, 0, cap)
+    return p, tau
