@@ -1,0 +1,59 @@
+"""Teachers: what turns images into embeddings. A new back-end is one file and one line in `KINDS`.
+
+A teacher is named by a spec, `KIND:REST`; `open_teacher` opens it. Nothing here imports torch until a teacher
+that needs it is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from kdbias.errors import KdbiasError
+from kdbias.teachers.preprocessing import Preprocessing, load_preprocessing
+from kdbias.teachers.teacher import Teacher, TeacherOptions
+
+__all__ = ["KINDS", "Preprocessing", "Teacher", "TeacherOptions", "load_preprocessing", "open_teacher"]
+
+# kind -> "module:function(rest, options) -> Teacher" in this folder, and how its specs are written.
+KINDS: dict[str, tuple[str, str]] = {
+    "torchvision": (
+        "torchvision_teacher:open_torchvision",
+        "torchvision:NAME[@WEIGHTS|@FILE|@random[:SEED]]",
+    ),
+    "run": ("run_teacher:open_run", "run:RUN_DIR"),
+    "python": ("python_teacher:open_python", "python:package.module:factory"),
+}
+PRECOMPUTED = "precomputed"
+
+
+def open_teacher(
+    spec: str,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    preprocessing: str | Preprocessing | None = None,
+    channels_last: bool | None = None,
+    compile: bool = False,
+) -> Teacher:
+    """Open a teacher from its spec, `KIND:REST`; a folder that `kdbias train` wrote may be named alone.
+
+    device         "cpu" or "cuda:N"
+    precision      "fp32", "bf16" or "fp16"
+    preprocessing  a `Preprocessing`, or a TOML file with a [preprocessing] table
+    channels_last, compile   see `TeacherOptions`
+    Raises KdbiasError for an unknown kind, a missing library or file, an option the back-end cannot honour.
+    """
+    kind, colon, rest = spec.partition(":")
+    if kind not in KINDS and Path(spec).is_dir():
+        kind, colon, rest = "run", ":", spec
+    if kind == PRECOMPUTED:
+        raise KdbiasError(f"{spec} is a file of embeddings, no network: it serves kdbias embed only")
+    if kind not in KINDS or not colon or not rest:
+        known = ", ".join(form for _, form in KINDS.values())
+        raise KdbiasError(f"unknown teacher {spec!r}; known: {known}, precomputed:FILE")
+    if isinstance(preprocessing, str):
+        preprocessing = load_preprocessing(preprocessing)
+    options = TeacherOptions(device, precision, preprocessing, channels_last, compile)
+    module, _, function = KINDS[kind][0].partition(":")
+    return getattr(importlib.import_module(f"kdbias.teachers.{module}"), function)(rest, options)

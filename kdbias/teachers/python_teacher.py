@@ -1,0 +1,129 @@
+"""`python:PACKAGE.MODULE:FACTORY` or `python:FILE.py:FACTORY`: a teacher in a few lines of your own.
+
+This imports and runs the named code. `FACTORY(device)` returns one of
+
+* `(network, preprocessing)`: `network` maps normalised float32 tensors (b, c, h, w) on `device` to (b, d); a
+  torch module is put into eval mode; `preprocessing` is a `Preprocessing` or a dictionary of its fields;
+* an object with `embed(batch)`, uint8 array (b, h, w, c) -> float array (b, d), and `preprocessing`.
+
+A resumed run must know whether the teacher is still the same. The weights of a torch module and the source
+file count by themselves; anything else should be named by an attribute `fingerprint` (any string) of the object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
+
+
+class EmbeddingObject(Teacher):
+    """An object with `embed` and `preprocessing`, by the protocol above."""
+
+    runs_code = True
+
+    def __init__(self, spec: str, thing: Any, source: str, options: TeacherOptions) -> None:
+        options.refuse("python (with an embed method)", device=True)
+        self.spec, self.device, self.precision = spec, options.device, options.precision
+        self.preprocessing = _preprocessing(thing.preprocessing, spec)
+        content = f"{source} {getattr(thing, 'fingerprint', '')}"
+        self.fingerprint = teacher_fingerprint("python", content, self.preprocessing)
+        self._call: Callable[[np.ndarray], Any] = thing.embed
+        self.dim = self._probe_dim()
+
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        output = self._call(batch)
+        if hasattr(output, "detach"):
+            output = output.detach().cpu().numpy()
+        return np.asarray(output)
+
+
+def open_python(rest: str, options: TeacherOptions) -> Teacher:
+    """Open `python:REST`."""
+    spec = f"python:{rest}"
+    where, colon, name = rest.rpartition(":")
+    if not colon or not where or not name:
+        raise KdbiasError(
+            f"teacher {spec!r}: should be python:package.module:factory or python:file.py:factory"
+        )
+    module = _import(where, spec)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise KdbiasError(f"teacher {spec}: {where} has no function {name!r}")
+    made = factory(options.device)
+    source = fingerprints.of_file(module.__file__) if module.__file__ else where
+    if hasattr(made, "embed") and hasattr(made, "preprocessing"):
+        return EmbeddingObject(spec, made, source, options)
+    if isinstance(made, tuple) and len(made) == 2 and callable(made[0]):
+        return _from_network(spec, made, source, options)
+    raise KdbiasError(
+        f"teacher {spec}: {name}() gave {type(made).__name__}; it should give (network, preprocessing) "
+        "or an object with embed() and preprocessing"
+    )
+
+
+def _from_network(spec: str, made: tuple[Any, Any], source: str, options: TeacherOptions) -> Teacher:
+    import torch
+
+    from kdbias.teachers.torch_module import TorchTeacher, state_digest
+
+    options.refuse("python", precision=True, device=True, compile=True)
+    network, fields = made
+    weights = state_digest(network) if isinstance(network, torch.nn.Module) else ""
+    return TorchTeacher(
+        spec,
+        network,
+        _preprocessing(fields, spec),
+        options,
+        kind="python",
+        content=f"{source} {weights} {getattr(network, 'fingerprint', '')}",
+        runs_code=True,
+    )
+
+
+def _preprocessing(fields: Any, spec: str) -> Preprocessing:
+    if isinstance(fields, Preprocessing):
+        return fields
+    if isinstance(fields, dict):
+        return Preprocessing.from_dict(fields)
+    raise KdbiasError(
+        f"teacher {spec}: its preprocessing is {type(fields).__name__}, "
+        "should be a kdbias Preprocessing or a dictionary of its fields"
+    )
+
+
+def _import(where: str, spec: str) -> ModuleType:
+    if where.endswith(".py"):
+        file = Path(where)
+        if not file.is_file():
+            raise KdbiasError(f"teacher {spec}: no file {where}")
+        found = importlib.util.spec_from_file_location(file.stem, file)
+        if found is None or found.loader is None:
+            raise KdbiasError(f"teacher {spec}: {where} cannot be imported")
+        module = importlib.util.module_from_spec(found)
+        sys.modules.setdefault(file.stem, module)
+        found.loader.exec_module(module)
+        return module
+    # The installed script does not look for modules where the user stands; `python -m` would.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (where == error.name or where.startswith(f"{error.name}.")):
+            raise
+        raise KdbiasError(
+            f"teacher {spec}: no module {error.name!r} in {here} or among the installed"
+        ) from None

@@ -1,0 +1,125 @@
+"""What a teacher is: prepared pixels in, raw embeddings out, with everything that identifies it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+from kdbias.teachers.preprocessing import Preprocessing
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """How a teacher is to be run; every back-end gets the same.
+
+    device         "cpu" or "cuda:N", already resolved
+    precision      "fp32", "bf16" or "fp16": of the arithmetic; embeddings always come back as float32
+    preprocessing  replaces the teacher's own, or supplies it where the model file holds none
+    channels_last  memory layout of torch networks; None: channels_last with reduced precision only
+    compile        pass torch networks through torch.compile (slow start, faster batches)
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    preprocessing: Preprocessing | None = None
+    channels_last: bool | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise KdbiasError(f"--precision is {self.precision!r}, should be one of {', '.join(PRECISIONS)}")
+
+    def refuse(self, kind: str, **supported: bool) -> None:
+        """Refuse options that the back-end `kind` cannot honour, rather than dropping them silently."""
+        given = {
+            "--preprocessing": self.preprocessing is not None and not supported.get("preprocessing"),
+            f"--precision {self.precision}": self.precision != "fp32" and not supported.get("precision"),
+            f"--device {self.device}": self.device != "cpu" and not supported.get("device"),
+            "--compile": self.compile and not supported.get("compile"),
+        }
+        refused = [option for option, bad in given.items() if bad]
+        if refused:
+            raise KdbiasError(f"a {kind}: teacher does not take {', '.join(refused)}; leave it out")
+
+
+class Teacher(ABC):
+    """A network behind one door, whatever runs it.
+
+    spec           as the user wrote it
+    dim            length of an embedding
+    preprocessing  what happens to an image before it
+    fingerprint    digest of weights and preprocessing: equal means equal embeddings up to rounding
+    runs_code      True where opening it executed code that is not kdbias's
+    """
+
+    spec: str
+    dim: int
+    preprocessing: Preprocessing
+    fingerprint: str
+    runs_code: bool = False
+    device: str = "cpu"
+    precision: str = "fp32"
+
+    @abstractmethod
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        """uint8 (b, h, w, c) -> (b, d) of any float type."""
+
+    def embed(self, batch: np.ndarray) -> np.ndarray:
+        """Prepared images, uint8 (b, h, w, c) as `preprocessing.apply` gives -> raw float32 (b, dim).
+
+        Not normalised. Raises KdbiasError where the teacher gives another shape.
+        """
+        return self._checked(self._embed(np.ascontiguousarray(batch)), len(batch))
+
+    def stream(self, batches: Iterable[Any]) -> Iterator[np.ndarray]:
+        """Embed batch after batch, in order; items are arrays or CPU tensors, uint8 (b, h, w, c).
+
+        A back-end with its own device overlaps copies and arithmetic here.
+        """
+        for batch in batches:
+            yield self.embed(np.asarray(batch))
+
+    def describe(self) -> str:
+        """One line for people."""
+        code = ", runs its author's code" if self.runs_code else ""
+        return f"teacher {self.spec} ({self.dim}-d{code})"
+
+    def _checked(self, output: np.ndarray, count: int) -> np.ndarray:
+        vectors = np.asarray(output)
+        dim = getattr(self, "dim", None)
+        wanted = f"({count}, {dim if dim is not None else 'd'})"
+        if vectors.ndim != 2 or len(vectors) != count or (dim is not None and vectors.shape[1] != dim):
+            raise KdbiasError(
+                f"teacher {self.spec} gave {vectors.dtype} {vectors.shape} for {count} images; "
+                f"it should give one vector an image, {wanted}"
+            )
+        if vectors.dtype.kind != "f":
+            raise KdbiasError(f"teacher {self.spec} gave {vectors.dtype} values; embeddings must be floats")
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _probe_dim(self) -> int:
+        """Dimension of the embedding of one black image."""
+        height, width = self.preprocessing.size
+        black = np.zeros((1, height, width, self.preprocessing.channels), np.uint8)
+        return int(self.embed(black).shape[1])
+
+
+def teacher_fingerprint(kind: str, content: str, preprocessing: Preprocessing) -> str:
+    """Digest of what decides the embeddings: back-end, content (digest of the weights), preprocessing."""
+    return fingerprints.of_json({"kind": kind, "content": content, "preprocessing": preprocessing.to_dict()})
+
+
+def split_weights(rest: str) -> tuple[str, str | None]:
+    """`NAME@WEIGHTS` -> (NAME, WEIGHTS or None)."""
+    name, at, weights = rest.partition("@")
+    if not name or (at and not weights):
+        raise KdbiasError(f"teacher {rest!r}: should be NAME or NAME@WEIGHTS")
+    return name, weights or None

@@ -1,0 +1,150 @@
+"""Running a torch network as a teacher: precision, memory layout, overlapped copies, too little memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdbias import progress
+from kdbias.errors import KdbiasError
+from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_IN_FLIGHT = 2
+
+
+class TorchTeacher(Teacher):
+    """A callable on normalised float tensors (b, c, h, w) -> (b, d); usually a module in eval mode."""
+
+    def __init__(
+        self,
+        spec: str,
+        network: Callable[[torch.Tensor], torch.Tensor],
+        preprocessing: Preprocessing,
+        options: TeacherOptions,
+        *,
+        kind: str,
+        content: str | None = None,
+        runs_code: bool = False,
+    ) -> None:
+        """`kind` and `content` (default: digest of the module's weights) identify it in its fingerprint."""
+        self.spec, self.preprocessing, self.runs_code = spec, preprocessing, runs_code
+        self.device, self.precision = options.device, options.precision
+        reduced = options.precision != "fp32"
+        self.channels_last = reduced if options.channels_last is None else options.channels_last
+        self._largest: int | None = None
+        if isinstance(network, torch.nn.Module):
+            content = content or state_digest(network)
+            network = network.eval().requires_grad_(False).to(options.device)
+            if self.channels_last:
+                network = network.to(memory_format=torch.channels_last)
+        if content is None:
+            raise KdbiasError(f"teacher {spec}: nothing identifies its weights; give it a fingerprint")
+        self.fingerprint = teacher_fingerprint(kind, content, preprocessing)
+        self._network = torch.compile(network) if options.compile else network
+        self.dim = self._probe_dim()
+
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        return self._to_numpy(self._forward(torch.from_numpy(batch)))
+
+    def stream(self, batches: Iterable[Any]) -> Iterator[np.ndarray]:
+        if not self.device.startswith("cuda"):
+            yield from super().stream(batches)
+            return
+        # The host queues the next batch's copy and kernels while the device works, and waits for an
+        # embedding only when another batch is already behind it.
+        queue: deque[tuple[torch.Tensor, torch.cuda.Event, int]] = deque()
+        for batch in batches:
+            images = torch.as_tensor(batch)
+            output = self._forward(images)
+            host = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+            host.copy_(output, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(output.device))
+            queue.append((host, done, len(images)))
+            if len(queue) == _IN_FLIGHT:
+                yield self._collect(*queue.popleft())
+        while queue:
+            yield self._collect(*queue.popleft())
+
+    def _collect(self, host: torch.Tensor, done: torch.cuda.Event, count: int) -> np.ndarray:
+        done.synchronize()
+        return self._checked(host.numpy(), count)
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (b, h, w, c) on the host -> float32 (b, d) on the device; out of memory halves the batch."""
+        limit = min(self._largest or len(images), len(images))
+        while True:
+            try:
+                parts = [self._run(piece) for piece in images.split(limit)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            # Outside the handler, so that the traceback no longer holds the failed batch's memory.
+            if limit == 1:
+                raise KdbiasError(f"out of memory on {self.device} with a single image: {message}")
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            limit = self._largest = max(1, limit // 2)
+            progress.say(f"out of memory on {self.device}: going on with at most {limit} images at once")
+
+    def _run(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), exact_float32(self.device):
+            x = self.preprocessing.normalise(
+                images.to(self.device, non_blocking=True), channels_last=self.channels_last
+            )
+            kind = "cuda" if self.device.startswith("cuda") else "cpu"
+            reduced = self.precision != "fp32"
+            with torch.autocast(kind, dtype=_DTYPES[self.precision], enabled=reduced):
+                output = self._network(x)
+            if not isinstance(output, torch.Tensor):
+                raise KdbiasError(
+                    f"teacher {self.spec} gave {type(output).__name__}; it should give one tensor (b, d)"
+                )
+            # Global pooling often leaves (b, d, 1, 1).
+            return (output.flatten(1) if output.ndim == 4 else output).float()
+
+    @staticmethod
+    def _to_numpy(output: torch.Tensor) -> np.ndarray:
+        return output.cpu().numpy()
+
+
+@contextlib.contextmanager
+def exact_float32(device: str) -> Iterator[None]:
+    """On CUDA: no TF32 and no choice of kernels by timing, so that a resumed run repeats the first one."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+def state_digest(network: torch.nn.Module) -> str:
+    """Digest of a module's parameters and buffers: names, types, shapes and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(network.state_dict().items()):
+        if not isinstance(value, torch.Tensor):
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,101 @@
+"""`torchvision:NAME[@WEIGHTS]`: a classification network of torchvision; its pooled features embed.
+
+WEIGHTS is a published set by name (`IMAGENET1K_V2`; downloaded by torchvision), a local state dict, or
+`random[:SEED]` (untrained: for tests and baselines). Without it, torchvision's default set. The preprocessing
+is the one published with the weights; for local or random ones that of the default set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdbias.errors import KdbiasError
+from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.teachers.state_files import load_into, read_state
+from kdbias.teachers.teacher import TeacherOptions, split_weights
+from kdbias.teachers.torch_module import TorchTeacher
+
+
+def open_torchvision(rest: str, options: TeacherOptions) -> TorchTeacher:
+    """Open `torchvision:REST`."""
+    from torchvision import models
+
+    name, weights = split_weights(rest)
+    if name not in models.list_models(module=models):
+        close = [m for m in models.list_models(module=models) if m.startswith(name[:4])][:8]
+        raise KdbiasError(
+            f"torchvision has no classification network {name!r}; similar: {', '.join(close) or 'none'}"
+        )
+    published = models.get_model_weights(name)
+    spec = f"torchvision:{rest}"
+    if weights is not None and weights.split(":")[0] == "random":
+        member = published.DEFAULT
+        network = _random(name, weights)
+    elif weights is None or weights in published.__members__ or weights == "DEFAULT":
+        member = published[weights] if weights in published.__members__ else published.DEFAULT
+        network = models.get_model(name, weights=None)
+        network.load_state_dict(_download(member, name))
+        cut_classifier(network, spec)
+    else:
+        member = published.DEFAULT
+        network = models.get_model(name, weights=None)
+        cut_classifier(network, spec)
+        load_into(network, read_state(weights, or_one_of=[*published.__members__, "random"]), weights)
+    preprocessing = options.preprocessing or published_preprocessing(member)
+    return TorchTeacher(spec, network, preprocessing, options, kind=f"torchvision:{name}")
+
+
+def published_preprocessing(member: Any) -> Preprocessing:
+    """The preprocessing that a torchvision weights enum member states for itself."""
+    preset = member.transforms()
+    short = preset.resize_size
+    return Preprocessing(
+        size=(int(preset.crop_size[0]),) * 2,
+        shorter_side=int(short[0]),
+        interpolation=preset.interpolation.value,
+        mean=tuple(255.0 * v for v in preset.mean),
+        std=tuple(255.0 * v for v in preset.std),
+    )
+
+
+def cut_classifier(network: nn.Module, spec: str, classes: int = 1000) -> None:
+    """Replace the last layer with `classes` outputs (linear or 1x1 convolution) by the identity, in place."""
+    for path, module in reversed(list(network.named_modules())):
+        outputs = getattr(module, "out_features", None) or getattr(module, "out_channels", None)
+        if isinstance(module, nn.Linear | nn.Conv2d) and outputs == classes:
+            parent, _, leaf = path.rpartition(".")
+            setattr(network.get_submodule(parent), leaf, nn.Identity())
+            return
+    raise KdbiasError(f"teacher {spec}: no classification layer with {classes} outputs found to cut off")
+
+
+def _random(name: str, weights: str) -> nn.Module:
+    from torchvision import models
+
+    _, _, seed = weights.partition(":")
+    if seed and not seed.isdigit():
+        raise KdbiasError(f"teacher weights {weights!r}: the seed of random:SEED should be a whole number")
+    # A local generator state: opening a teacher must not disturb the caller's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed or 0))
+        network = models.get_model(name, weights=None, **_initialised(name))
+    cut_classifier(network, f"torchvision:{name}")
+    return network
+
+
+def _initialised(name: str) -> dict[str, Any]:
+    return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+
+
+def _download(member: Any, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return member.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KdbiasError(
+            f"cannot get {member} from {member.url} ({reason}); download that file elsewhere and name it: "
+            f"torchvision:{name}@FILE"
+        ) from error
