@@ -1,0 +1,120 @@
+"""Images as arrays in one ``.npz`` file, as small public sets are often passed around."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.data.source import Options, Source, make_source
+from kdbias.data.table import named_labels
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+
+
+class ArrayImages:
+    """Rows of uint8 arrays of an ``.npz`` file, loaded by each process on first use.
+
+    Args:
+        file: path of the ``.npz``.
+        keys: names of arrays of shape (n, height, width[, channels]), one after another.
+        lengths: their n.
+    """
+
+    def __init__(self, file: str, keys: Sequence[str], lengths: Sequence[int]) -> None:
+        self.file, self.keys = file, tuple(keys)
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": {}}
+
+    def read(self, row: int) -> np.ndarray:
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        key = self.keys[part]
+        if key not in self._arrays:
+            with np.load(self.file, allow_pickle=False) as archive:
+                self._arrays[key] = archive[key]
+        return self._arrays[key][row - int(self._starts[part])]
+
+    def location(self, row: int) -> str:
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return f"{os.path.basename(self.file)}[{self.keys[part]}][{row - int(self._starts[part])}]"
+
+
+def open_arrays(data: str, options: Options) -> Source:
+    """Open an ``.npz`` whose arrays a description names.
+
+    Each entry of ``options.arrays`` has "images" (key of a uint8 array), optionally "labels" (key of an
+    integer or text array of the same length); its other entries become groups. Ids are "<images key>/<row>".
+    The fingerprint covers the content of the file.
+
+    Raises:
+        KdbiasError: no entries, keys that are missing, arrays of the wrong type or length, pickled content.
+    """
+    options.refuse_columns(f"array file {data}")
+    if not options.arrays:
+        raise KdbiasError(
+            f"{data}: an .npz needs a .toml description with [[arrays]] that names its images and labels"
+        )
+    ids: list[str] = []
+    labels: list[pa.Array] = []
+    groups: dict[str, list[str | None]] = {k: [] for part in options.arrays for k in part if k not in _KEYS}
+    lengths = []
+    try:
+        with np.load(data, allow_pickle=False) as archive:
+            for part in options.arrays:
+                length, part_labels = _part(data, archive, part)
+                lengths.append(length)
+                ids += [f"{part['images']}/{row:06d}" for row in range(length)]
+                labels.append(part_labels)
+                for name, values in groups.items():
+                    values += [part.get(name)] * length
+    except (OSError, ValueError) as error:
+        if isinstance(error, KdbiasError):
+            raise
+        raise KdbiasError(f"{data}: not a plain .npz file ({str(error).splitlines()[0]})") from None
+    all_labels = pa.concat_arrays([part.cast(labels[0].type) for part in labels])
+    if options.label_names is not None:
+        all_labels = named_labels(all_labels, options.label_names)
+    keys = [part["images"] for part in options.arrays]
+    return make_source(
+        "arrays",
+        data,
+        pa.array(ids),
+        ArrayImages(os.path.abspath(data), keys, lengths),
+        [
+            fingerprints.of_file(data),
+            [dict(part) for part in options.arrays],
+            list(options.label_names or ()),
+        ],
+        labels=all_labels if any("labels" in part for part in options.arrays) else None,
+        groups={name: pa.array(values, pa.large_string()) for name, values in groups.items()},
+    )
+
+
+_KEYS = ("images", "labels")
+
+
+def _part(data: str, archive: Any, part: Mapping[str, str]) -> tuple[int, pa.Array]:
+    for role in _KEYS:
+        if (role == "images" or role in part) and part.get(role) not in archive.files:
+            raise KdbiasError(
+                f"{data}: no array {part.get(role)!r} for {role}; it has {', '.join(archive.files)}"
+            )
+    images = archive[part["images"]]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise KdbiasError(
+            f"{data}: array {part['images']!r} is {images.dtype} {images.shape}; images are uint8 "
+            "(n, height, width[, channels])"
+        )
+    if "labels" not in part:
+        return len(images), pa.nulls(len(images), pa.int64())
+    labels = archive[part["labels"]].reshape(-1)
+    if len(labels) != len(images) or labels.dtype.kind not in "iuUb":
+        raise KdbiasError(
+            f"{data}: array {part['labels']!r} is {labels.dtype} of length {len(labels)}; labels are "
+            f"integers or text, one for each of the {len(images)} images"
+        )
+    return len(images), pa.array(labels.astype(np.int64) if labels.dtype.kind in "iub" else labels)

@@ -1,0 +1,111 @@
+"""``--where col=value``: which samples of a source to keep."""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdbias.data.source import Source
+from kdbias.errors import KdbiasError
+
+_CONDITION = re.compile(r"(?P<column>.+?)\s*(?P<sign>!=|=)\s*(?P<value>.*)", re.DOTALL)
+_TRUE, _FALSE = frozenset(("true", "yes", "1")), frozenset(("false", "no", "0"))
+_SHOWN = 12
+
+
+class Table(Protocol):
+    """Anything with named columns of one length."""
+
+    def columns(self) -> dict[str, pa.Array]: ...
+
+
+def filter_source(source: Source, where: Sequence[str]) -> Source:
+    """The samples that satisfy every condition, see :func:`matching`.
+
+    Raises:
+        KdbiasError: an unknown column or a value that no sample has, or nothing left.
+    """
+    keep = matching(source, where)
+    if keep is None:
+        return source
+    if not keep.any():
+        raise KdbiasError(f"{source.origin}: no sample satisfies --where {' --where '.join(where)}")
+    return source.select(keep)
+
+
+def matching(table: Table, where: Sequence[str]) -> np.ndarray | None:
+    """Which rows satisfy every condition.
+
+    Args:
+        table: its columns have n values each.
+        where: "column=value" or "column!=value". Values compare as text, numbers and booleans by value
+            (``yes``/``no`` are booleans too); an empty value means missing or empty. Several ``=`` on one
+            column keep any of these values; all other conditions hold together.
+
+    Returns:
+        (n,) bool, or None without conditions.
+
+    Raises:
+        KdbiasError: an unknown column or a value that no row has.
+    """
+    columns = table.columns() if where else {}
+    wanted: dict[str, np.ndarray] = {}
+    keep: np.ndarray | None = None
+    for condition in where:
+        column, sign, value = _parse(condition)
+        values = columns.get(column)
+        if values is None:
+            raise KdbiasError(f"--where {condition}: no column {column!r}; there are {', '.join(columns)}")
+        hit = _equals(values, value)
+        if not hit.any():
+            raise KdbiasError(
+                f"--where {condition}: no sample has this value; {column} has {_available(values)}"
+            )
+        if sign == "=":
+            wanted[column] = wanted[column] | hit if column in wanted else hit
+        else:
+            keep = ~hit if keep is None else keep & ~hit
+    for hit in wanted.values():
+        keep = hit if keep is None else keep & hit
+    return keep
+
+
+def _parse(condition: str) -> tuple[str, str, str]:
+    match = _CONDITION.fullmatch(condition.strip())
+    if match is None:
+        raise KdbiasError(f"--where {condition!r}: write column=value or column!=value")
+    return match["column"], match["sign"], match["value"]
+
+
+def _equals(values: pa.Array, value: str) -> np.ndarray:
+    if value == "":
+        empty = pc.is_null(values)
+        if pa.types.is_large_string(values.type):
+            empty = pc.or_(empty, pc.equal(values.fill_null(""), ""))
+        return empty.to_numpy(zero_copy_only=False)
+    try:
+        if pa.types.is_boolean(values.type):
+            lowered = value.lower()
+            if lowered not in _TRUE | _FALSE:
+                return np.zeros(len(values), bool)
+            wanted = pa.scalar(lowered in _TRUE)
+        elif pa.types.is_integer(values.type):
+            wanted = pa.scalar(int(value), values.type)
+        elif pa.types.is_floating(values.type):
+            wanted = pa.scalar(float(value), values.type)
+        else:
+            values, wanted = values.cast(pa.large_string()), pa.scalar(value, pa.large_string())
+    except (ValueError, OverflowError):
+        return np.zeros(len(values), bool)
+    return pc.equal(values, wanted).fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _available(values: pa.Array) -> str:
+    counts = pc.value_counts(values)
+    order = pc.sort_indices(counts.field("counts"), sort_keys=[("", "descending")])
+    distinct = counts.field("values").take(order)
+    few = ", ".join("(missing)" if v is None else str(v) for v in distinct.slice(0, _SHOWN).to_pylist())
+    return few + (f", ... ({len(distinct):,} values)" if len(distinct) > _SHOWN else "")

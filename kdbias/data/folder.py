@@ -1,0 +1,159 @@
+"""An image folder: files below sub-folders, the first sub-folder naming the class."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.data.roots import is_inside, read_below
+from kdbias.data.source import Options, Source, make_source
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+
+EXTENSIONS = frozenset(
+    [
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "png",
+        "webp",
+        "bmp",
+        "gif",
+        "tif",
+        "tiff",
+        "ppm",
+        "pgm",
+        "pnm",
+        "jp2",
+        "avif",
+    ]
+)
+_BATCH = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages:
+    """Image files by their path below a root.
+
+    Attributes:
+        root: absolute folder.
+        paths: (n,) large_string, relative POSIX paths.
+    """
+
+    root: str
+    paths: pa.Array
+
+    def read(self, row: int) -> bytes:
+        return read_below(self.root, self.paths[row].as_py())
+
+    def location(self, row: int) -> str:
+        return self.paths[row].as_py()
+
+
+def open_folder(data: str, options: Options) -> Source:
+    """Open the images below a folder.
+
+    Ids are paths relative to the root (the folder itself, unless the options name a root above it), with
+    ``/``. The label is the first sub-folder of ``data``; images directly in it have none. Hidden files and
+    folders and files without an image's extension are left out. Rows are sorted by id.
+
+    The fingerprint covers ids and file sizes, not the content of the files.
+
+    Raises:
+        KdbiasError: no images, a symbolic link that leaves the root, or a name that is not UTF-8.
+    """
+    options.refuse_columns(f"image folder {data}")
+    folder = os.path.abspath(data)
+    root = os.path.abspath(options.root) if options.root else folder
+    if not is_inside(folder, os.path.realpath(root)):
+        raise KdbiasError(f"{data}: not below the data root {options.root}")
+    prefix = os.path.relpath(os.path.realpath(folder), os.path.realpath(root)).replace(os.sep, "/")
+    prefix = "" if prefix == "." else prefix + "/"
+
+    skipped = [0]
+    paths, sizes = _collect(_walk(folder, "", os.path.realpath(root), (), skipped), data)
+    if not len(paths):
+        raise KdbiasError(
+            f"{data}: no images below this folder ({skipped[0]:,} other files); images end in .jpg, .png, ..."
+        )
+    import pyarrow.compute as pc
+
+    order = pc.sort_indices(paths)
+    paths = paths.take(order)
+    sizes = sizes[order.to_numpy()]
+    slash = pc.find_substring(paths, "/")
+    classes = pc.if_else(pc.greater_equal(slash, 0), pc.replace_substring_regex(paths, "/.*", ""), None)
+    ids = pc.binary_join_element_wise(prefix, paths, "") if prefix else paths
+    notes = [f"{skipped[0]:,} files that are no images left out"] if skipped[0] else []
+    return make_source(
+        "folder",
+        data,
+        ids,
+        FolderImages(root, ids),
+        [fingerprints.of_arrays(ids, sizes)],
+        labels=classes,
+        notes=notes,
+    )
+
+
+def _collect(files: Iterator[tuple[str, int]], data: str) -> tuple[pa.Array, np.ndarray]:
+    """Arrow arrays of the paths and sizes, gathered in batches (a list of millions of strings is heavy)."""
+    parts, sizes = [], []
+    names: list[str] = []
+    lengths: list[int] = []
+
+    def flush() -> None:
+        try:
+            parts.append(pa.array(names, pa.large_string()))
+        except UnicodeEncodeError:
+            bad = next(name for name in names if not _is_utf8(name))
+            raise KdbiasError(f"{data}: file name {os.fsencode(bad)!r} is not UTF-8; rename it") from None
+        sizes.append(np.array(lengths, np.int64))
+        names.clear()
+        lengths.clear()
+
+    for name, size in files:
+        names.append(name)
+        lengths.append(size)
+        if len(names) == _BATCH:
+            flush()
+    flush()
+    return pa.concat_arrays(parts), np.concatenate(sizes)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _walk(
+    folder: str, below: str, real_root: str, parents: tuple[str, ...], skipped: list[int]
+) -> Iterator[tuple[str, int]]:
+    """(relative path, bytes) of each image file; links are followed as long as they stay inside the root."""
+    real = os.path.realpath(folder)
+    if real in parents:
+        raise KdbiasError(f"{folder}: a symbolic link leads back to a folder above it; remove the link")
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise KdbiasError(f"{folder}: cannot list this folder ({error.strerror})") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink() and not is_inside(entry.path, real_root):
+            raise KdbiasError(
+                f"{entry.path}: this symbolic link leaves the data root {real_root}; copy the files, or give "
+                "a --root above both"
+            )
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{below}{entry.name}/", real_root, (*parents, real), skipped)
+        elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS and entry.is_file():
+            yield below + entry.name, entry.stat().st_size
+        else:
+            skipped[0] += 1

@@ -1,0 +1,254 @@
+"""Where samples come from: the one interface that every kind of data set is read through."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+from kdbias.tables.joins import as_strings, require_unique
+
+_TABLE_COLUMNS = frozenset(
+    [
+        *("sample_id", "label", "norm", "embedding", "embedding_flip"),
+        *("weight", "log_density", "knn_distance", "duplicate_of", "near_duplicates"),
+    ]
+)
+
+
+class Images(Protocol):
+    """Encoded images (bytes) or decoded ones (uint8 arrays), found by row. Picklable; opened lazily."""
+
+    def read(self, row: int) -> bytes | np.ndarray:
+        """Bytes of an image file, or uint8 of shape (height, width) or (height, width, channels).
+
+        Raises:
+            UnreadableImage: this one image cannot be read.
+        """
+        ...
+
+    def location(self, row: int) -> str:
+        """Where the image lies, for people: a path, or file and row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the columns of a data set are to be read; what is None is found by its usual name.
+
+    Attributes:
+        id_column, label_column, path_column, image_column: names of columns.
+        groups: the columns kept as groups; None keeps all that are left.
+        label_names: names of the integer labels 0, 1, ...
+        root: folder that paths start from, and that none may leave.
+        arrays: parts of an ``.npz`` file, each {"images": key, "labels": key, any further group: value}.
+    """
+
+    id_column: str | None = None
+    label_column: str | None = None
+    path_column: str | None = None
+    image_column: str | None = None
+    groups: Sequence[str] | None = None
+    label_names: Sequence[str] | None = None
+    root: str | None = None
+    arrays: Sequence[Mapping[str, str]] = ()
+
+    def refuse_columns(self, what: str) -> None:
+        """For data without columns of its own: say that naming some makes no sense."""
+        given = {
+            "--id-column": self.id_column,
+            "--label-column": self.label_column,
+            "--path-column": self.path_column,
+            "--image-column": self.image_column,
+        }
+        named = [f"{option} {value}" for option, value in given.items() if value is not None]
+        if named:
+            raise KdbiasError(f"{what} has no columns to choose: leave out {', '.join(named)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The samples of a data set, in a fixed order.
+
+    Attributes:
+        kind: "folder", "table", ...
+        origin: what the user named.
+        ids: (n,) large_string, unique.
+        labels: (n,) large_string with nulls, or None when there are no labels.
+        groups: name -> (n,) array of any scalar Arrow type.
+        images: reader, addressed by row of the unfiltered data.
+        fingerprint: digest that changes when ids, labels, groups, order or (as far as the kind of data can
+            tell cheaply) images change; it does not depend on where the data lies.
+        total: samples before any filter.
+        rows: (n,) int64 positions in the unfiltered data, or None for all of them in order.
+        names: original names of the columns that became ``sample_id`` and ``label``.
+        notes: remarks for the reader of a run's output.
+        about: what a description says of the data: name, terms, citation, aligned embeddings.
+    """
+
+    kind: str
+    origin: str
+    ids: pa.Array
+    labels: pa.Array | None
+    groups: dict[str, pa.Array]
+    images: Images
+    fingerprint: str
+    total: int
+    rows: np.ndarray | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """(n,) int64: where each sample stands in the unfiltered data (for arrays aligned with it)."""
+        return np.arange(self.n, dtype=np.int64) if self.rows is None else self.rows
+
+    def _row(self, i: int) -> int:
+        if not 0 <= i < len(self.ids):
+            raise IndexError(f"sample {i} of {len(self.ids)}")
+        return i if self.rows is None else int(self.rows[i])
+
+    def read(self, i: int) -> bytes | np.ndarray:
+        """Sample ``i``: bytes of an image file, or a uint8 array (height, width[, channels]).
+
+        Raises:
+            UnreadableImage: the image is missing or cannot be read; other samples are not affected.
+        """
+        return self.images.read(self._row(i))
+
+    def location(self, i: int) -> str:
+        """Where sample ``i`` lies: a path, or file and row."""
+        return self.images.location(self._row(i))
+
+    def column(self, name: str) -> pa.Array:
+        """Values of a group, of ``sample_id`` or ``label``, or of these by their original names."""
+        columns = self.columns()
+        if name not in columns:
+            raise KdbiasError(f"{self.origin}: no column {name!r}; it has {', '.join(columns)}")
+        return columns[name]
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Everything known about the samples, by name."""
+        columns = {"sample_id": self.ids}
+        if self.labels is not None:
+            columns["label"] = self.labels
+        columns |= self.groups
+        for original, name in self.names.items():
+            if name in columns:
+                columns.setdefault(original, columns[name])
+        return columns
+
+    def select(self, rows: np.ndarray) -> "Source":
+        """The samples at these positions (int), or where this mask is true (bool), in that order."""
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        rows = rows.astype(np.int64, copy=False)
+        if rows.size and (rows.min() < 0 or rows.max() >= self.n):
+            raise KdbiasError(f"{self.origin}: rows {rows.min()}..{rows.max()} asked of {self.n} samples")
+        taken = pa.array(rows)
+        return replace(
+            self,
+            ids=self.ids.take(taken),
+            labels=None if self.labels is None else self.labels.take(taken),
+            groups={name: values.take(taken) for name, values in self.groups.items()},
+            rows=self.positions[rows],
+            fingerprint=fingerprints.of_json([self.fingerprint, fingerprints.of_arrays(rows)]),
+        )
+
+    def describe(self) -> str:
+        """One line: counts, labels and groups."""
+        name = self.about.get("name") or self.origin
+        kept = f" of {self.total:,}" if self.rows is not None and self.n != self.total else ""
+        parts = [f"{name} ({self.kind}): {self.n:,}{kept} samples"]
+        if self.labels is None:
+            parts.append("no labels")
+        else:
+            parts.append(f"{count_distinct(self.labels):,} labels")
+        if self.groups:
+            parts.append("groups " + ", ".join(f"{k} ({count_distinct(v)})" for k, v in self.groups.items()))
+        return "; ".join([", ".join(parts), *self.notes])
+
+
+def count_distinct(values: pa.Array) -> int:
+    """Number of distinct values, nulls apart."""
+    import pyarrow.compute as pc
+
+    return pc.count_distinct(values).as_py()
+
+
+def make_source(
+    kind: str,
+    origin: str,
+    ids: pa.Array | pa.ChunkedArray,
+    images: Images,
+    digest: Any,
+    labels: pa.Array | pa.ChunkedArray | None = None,
+    groups: Mapping[str, pa.Array | pa.ChunkedArray] | None = None,
+    names: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Source:
+    """Check and assemble a source; every kind of data ends here.
+
+    Args:
+        digest: JSON-able evidence of the content, becomes the fingerprint.
+
+    Raises:
+        KdbiasError: no samples, or ids that are missing or repeated.
+    """
+    ids = as_strings(ids)
+    if not len(ids):
+        raise KdbiasError(f"{origin}: holds no samples")
+    require_unique(ids, origin)
+    if labels is not None:
+        labels = as_strings(labels)
+        if labels.null_count == len(labels):
+            labels = None
+    groups, renamed = _safe_groups({name: _plain(values) for name, values in (groups or {}).items()})
+    return Source(
+        kind=kind,
+        origin=origin,
+        ids=ids,
+        labels=labels,
+        groups=groups,
+        images=images,
+        fingerprint=fingerprints.of_json([kind, digest]),
+        total=len(ids),
+        names=dict(names or {}),
+        notes=(*notes, *renamed),
+    )
+
+
+def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array without dictionary encoding."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return as_strings(values)
+    return pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
+
+
+def _safe_groups(groups: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], list[str]]:
+    """Give groups that would collide with a column of kdbias's own tables the prefix ``data_``."""
+    safe: dict[str, pa.Array] = {}
+    notes = []
+    for name, values in groups.items():
+        new = name
+        while new in _TABLE_COLUMNS or new.startswith("potential_t") or (new != name and new in groups):
+            new = f"data_{new}"
+        if new != name:
+            notes.append(f"column {name!r} is kept as {new!r}")
+        safe[new] = values
+    return safe, notes
