@@ -10,7 +10,7 @@ from kdbias.errors import KdbiasError
 def convnet(
     *, dim: int, channels: int = 3, image_size: tuple[int, int] = (28, 28), width: int = 16
 ) -> nn.Sequential:
-    """3x3 convolutions with batch norm; the map is halved until its longer side is <= 8, then one linear layer.
+    """3x3 convolutions with batch norm; the map is halved until its longer side is <= 8; then a linear layer.
 
     `width` is the number of channels of the first layer; it doubles with each halving, up to 8 x width.
     """

@@ -1,0 +1,202 @@
+"""Draw training samples as a weight manifest says: any size, any number of ranks, resumable anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import WeightedRandomSampler
+
+from kdbias.epoch_order import EpochOrder, check_mode
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+from kdbias.tables.joins import align
+from kdbias.tables.weight_manifest import read_manifest, validate_weights
+
+
+class ManifestSampler(WeightedRandomSampler):
+    """A `WeightedRandomSampler` whose order is a pure function of (weights, mode, seed, epoch).
+
+    Every rank computes its slice rank::world_size of one global order, so ranks never overlap by accident and
+    the number of workers or ranks changes nothing. Give it to a DataLoader as `sampler`; each pass over it is
+    the next epoch, `set_epoch` chooses one.
+
+    weights      (n,) one number >= 0 for each position of the data set; zero = never drawn
+    num_samples  draws an epoch, all ranks together; default n (use `from_manifest` for weights by id)
+    mode         "systematic" (default): each sample floor or ceil of its expected count in each epoch, equal
+                 weights give one shuffled pass; "iid": draws with replacement, as WeightedRandomSampler does
+    seed         >= 0; the same on every rank
+    rank, world_size  default: those of torch.distributed where it is initialised, else 0 of 1
+    drop_last    True (default): every rank draws equally often, at most world_size - 1 draws of an epoch are
+                 left out; False: all draws are given out, and ranks may differ by one
+
+    Raises KdbiasError for weights that are negative, not finite or all zero.
+    """
+
+    def __init__(
+        self,
+        weights: np.ndarray | torch.Tensor,
+        num_samples: int | None = None,
+        *,
+        mode: str = "systematic",
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        drop_last: bool = True,
+    ) -> None:
+        array = validate_weights(np.asarray(weights, dtype=np.float64))
+        draws = len(array) if num_samples is None else int(num_samples)
+        self.rank, self.world_size = _place(rank, world_size)
+        check_mode(mode)
+        if seed < 0:
+            raise KdbiasError(f"seed {seed} is negative: use a whole number >= 0")
+        if draws < self.world_size:
+            raise KdbiasError(f"{draws} draws an epoch cannot be shared by {self.world_size} ranks")
+        self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
+        self.epoch = 0
+        self.position = 0  # draws of this epoch that all ranks together have taken
+        self._begun = False
+        self._array = array
+        self._order: tuple[int, EpochOrder] | None = None
+        self._fingerprint: str | None = None
+        super().__init__(torch.from_numpy(array), max(1, self._share(0)), replacement=True)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_manifest(
+        cls, manifest: str | os.PathLike[str], sample_ids: pa.Array | list[str], **options: Any
+    ) -> ManifestSampler:
+        """Sampler over a data set whose positions hold `sample_ids`, weighted by the manifest, joined by id.
+
+        Samples that the manifest does not list are never drawn. An epoch has as many draws as the manifest has
+        rows, unless `num_samples` is given. Raises KdbiasError where an id of the manifest is not in the data.
+        """
+        table = read_manifest(manifest)
+        ids = pa.array(sample_ids, pa.large_string()) if isinstance(sample_ids, list) else sample_ids
+        weights = np.zeros(len(ids))
+        weights[align(table.ids, ids, f"the weights {manifest}", "data set")] = table.weights
+        return cls(weights, options.pop("num_samples", None) or table.n, **options)
+
+    def order(self, epoch: int | None = None) -> EpochOrder:
+        """The global order of an epoch (default: the current one); the last one asked for is kept."""
+        epoch = self.epoch if epoch is None else epoch
+        if self._order is None or self._order[0] != epoch:
+            self._order = None  # frees it before the next is built
+            self._order = (
+                epoch,
+                EpochOrder(self._array, self.num_draws, mode=self.mode, seed=self.seed, epoch=epoch),
+            )
+        return self._order[1]
+
+    def blocks(self, size: int = 8192) -> Iterator[np.ndarray]:
+        """The rest of this rank's epoch as int64 arrays of `size` positions of the data set (the last: fewer).
+
+        `position` moves on with each array that is taken.
+        """
+        self._begin()
+        for block in self._remaining(size):
+            self.position = self._after(len(block))
+            yield block
+
+    def __iter__(self) -> Iterator[int]:
+        self._begin()
+        for block in self._remaining(8192):
+            for index in block.tolist():
+                self.position = self._after(1)
+                yield index
+
+    def __len__(self) -> int:
+        """Draws of this rank in a whole epoch."""
+        return self._share(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start `epoch` (>= 0) with the next pass; a position just loaded for that same epoch is kept."""
+        if epoch != self.epoch or self._begun:
+            self.epoch, self.position = epoch, 0
+        self._begun = False
+
+    def state_dict(self, position: int | None = None) -> dict[str, Any]:
+        """Where the draw stands, in plain values.
+
+        `position` is the number of draws of this epoch that all ranks together have used up. Give it where a
+        DataLoader with workers fetches ahead: the sampler only knows what it handed out.
+        """
+        return {
+            "epoch": self.epoch,
+            "position": self.position if position is None else position,
+            **self._identity(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at a state, with the same or another world size; refuses one of another draw by key."""
+        own = self._identity()
+        differing = [f"{k}: {state.get(k)!r} -> {v!r}" for k, v in own.items() if state.get(k) != v]
+        if differing:
+            raise KdbiasError(f"the sampler's state belongs to another draw ({'; '.join(differing)})")
+        self.epoch, self.position, self._begun = int(state["epoch"]), int(state["position"]), False
+        left = self.num_draws - self.position
+        if left < (self.world_size if self.drop_last else 1):
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def drawn(self, epoch: int, position: int | None = None) -> dict[str, float]:
+        """What an epoch really drew up to `position` (default: all of it), counted.
+
+        Returns unique_fraction (distinct samples / samples of positive weight) and ess_fraction (Kish effective
+        sample size of the counts / the same).
+        """
+        counts = self.order(epoch).counts(len(self._array), position).astype(np.float64)
+        candidates = int(np.count_nonzero(self._array))
+        squares = float(counts @ counts)
+        ess = float(counts.sum()) ** 2 / squares if squares else 0.0
+        return {
+            "unique_fraction": float(np.count_nonzero(counts)) / candidates,
+            "ess_fraction": ess / candidates,
+        }
+
+    def _begin(self) -> None:
+        # A pass that is begun again without set_epoch, be the last one finished or abandoned, is the next epoch:
+        # repeating the same first batches for ever would be a silent catastrophe.
+        if self._begun:
+            self.epoch, self.position = self.epoch + 1, 0
+        self._begun = True
+
+    def _remaining(self, size: int) -> Iterator[np.ndarray]:
+        start, stop = self.position, self.num_draws
+        if self.drop_last:
+            stop = start + self._share(start) * self.world_size
+        return self.order().blocks(start + self.rank, stop, self.world_size, size)
+
+    def _after(self, taken: int) -> int:
+        return min(self.position + taken * self.world_size, self.num_draws)
+
+    def _share(self, position: int) -> int:
+        left = self.num_draws - position
+        return (
+            left // self.world_size if self.drop_last else max(0, -(-(left - self.rank) // self.world_size))
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprints.of_arrays(self._array)
+        return {
+            "seed": self.seed,
+            "mode": self.mode,
+            "num_draws": self.num_draws,
+            "weights": self._fingerprint,
+        }
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise KdbiasError(f"rank={rank}, world_size={world_size}: give both or neither")
+    if rank is None or world_size is None:
+        initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not initialised:
+            return 0, 1
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if not 0 <= rank < world_size:
+        raise KdbiasError(f"rank {rank} is not one of 0 .. {world_size - 1}")
+    return rank, world_size
