@@ -1,0 +1,39 @@
+"""Judging embeddings by the protocols that the field publishes.
+
+A protocol is one module of this package, named in ``PROTOCOLS``, with
+
+- ``UNIT``: what it judges one by one (``"sample"``, ``"pair"``, ``"query"``),
+- ``OPTIONS``: the options of :func:`evaluate` that it reads, with their defaults,
+- ``LOWER_IS_BETTER``: names of metrics for which less is better,
+- ``judge(case) -> Outcome``: the result of every unit,
+- ``score(columns, weights, parameters) -> dict``: the metrics of weighted units, which is all that intervals,
+  groups and comparisons need.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdbias.evaluation.comparison import ComparisonResult, compare
+    from kdbias.evaluation.judge import EvaluationResult, evaluate
+
+PROTOCOLS: dict[str, str] = {
+    "knn": "kdbias.evaluation.knn",
+    "fidelity": "kdbias.evaluation.fidelity",
+}
+
+__all__ = ["PROTOCOLS", "ComparisonResult", "EvaluationResult", "compare", "evaluate"]
+
+_HOMES = {
+    "evaluate": "kdbias.evaluation.judge",
+    "EvaluationResult": "kdbias.evaluation.judge",
+    "compare": "kdbias.evaluation.comparison",
+    "ComparisonResult": "kdbias.evaluation.comparison",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,187 @@
+"""What a protocol is given and what it hands back."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdbias.data.filters import matching
+from kdbias.errors import KdbiasError
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.joins import as_strings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from kdbias.data.source import Source
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Rows of an embedding table, in memory.
+
+    Attributes:
+        name: where they come from, for messages.
+        ids: (n,) unique strings.
+        labels: (n,) strings, null where a sample has none.
+        groups: further columns by name, (n,) each.
+        norms: (n,) float32 lengths before normalising.
+        vectors: (n, d) float32 unit rows.
+        fingerprint: of the whole table.
+    """
+
+    name: str
+    ids: pa.Array
+    labels: pa.Array
+    groups: Mapping[str, pa.Array]
+    norms: np.ndarray
+    vectors: np.ndarray
+    fingerprint: str
+
+    @property
+    def n(self) -> int:
+        return len(self.ids)
+
+    @property
+    def d(self) -> int:
+        return self.vectors.shape[1]
+
+    @property
+    def origin(self) -> str:
+        return self.name
+
+    def columns(self) -> dict[str, pa.Array]:
+        """What ``--where`` and ``--group-by`` can name."""
+        return {"sample_id": self.ids, "label": self.labels, **self.groups}
+
+    def column(self, name: str) -> pa.Array:
+        """A column by name: ``label``, ``sample_id`` or a group column."""
+        known = self.columns()
+        if name not in known:
+            raise KdbiasError(f"{self.name} has no column {name!r}; it has {', '.join(known)}")
+        return known[name]
+
+    def take(self, rows: np.ndarray) -> "Embeddings":
+        wanted = pa.array(rows)
+        return Embeddings(
+            self.name,
+            self.ids.take(wanted),
+            self.labels.take(wanted),
+            {name: values.take(wanted) for name, values in self.groups.items()},
+            self.norms[rows],
+            self.vectors[rows],
+            self.fingerprint,
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One evaluation: the embeddings to judge, what to judge them by, and the protocol's options."""
+
+    model: Embeddings
+    reference: Embeddings | None = None
+    gallery: Embeddings | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def need(self, role: str) -> Embeddings:
+        found = getattr(self, role)
+        if found is None:
+            raise KdbiasError(f"this protocol needs a {role}: give --{role} EMB (an embedding table)")
+        return found
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture beside the numbers: file name without suffix and a function that draws it."""
+
+    name: str
+    draw: Callable[["Axes"], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a protocol found, unit by unit.
+
+    Attributes:
+        ids: what names a unit: ``{"sample_id": ...}`` or two columns for a pair.
+        columns: per-unit results that the protocol's ``score`` reads, (n,) each.
+        groups: value of each grouping column per unit; null = the unit belongs to no single group.
+        clusters: integer codes of what is resampled together, (n,) or (n, 2); None = each unit alone.
+        resampled: the name of what is resampled, for the reader ("sample", "label", ...).
+        parameters: further arguments of ``score``, JSON values.
+        details: facts that have no interval, JSON values.
+        left_out: number of units not judged, by reason.
+        always_grouped: groups reported without being asked for.
+        plots: pictures to draw.
+    """
+
+    ids: Mapping[str, pa.Array]
+    columns: Mapping[str, np.ndarray]
+    groups: Mapping[str, pa.Array] = field(default_factory=dict)
+    clusters: np.ndarray | None = None
+    resampled: str = "sample"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    always_grouped: Sequence[str] = ()
+    plots: Sequence[Plot] = ()
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+def read_embeddings(path: str | os.PathLike[str], where: Sequence[str] = ()) -> Embeddings:
+    """Read an embedding table, keeping the rows for which every ``column=value`` of ``where`` holds.
+
+    Raises:
+        KdbiasError: no embedding table, a column is missing, or no row is left.
+    """
+    table = EmbeddingTable.open(path)
+    whole = Embeddings(
+        name=f"embedding table {path}",
+        ids=as_strings(table.ids()),
+        labels=as_strings(table.labels()),
+        groups={name: table.column(name) for name in table.group_columns},
+        norms=np.asarray(table.norms(), dtype=np.float32),
+        vectors=table.vectors(),
+        fingerprint=table.fingerprint,
+    )
+    return filtered(whole, where)
+
+
+def filtered(embeddings: Embeddings, where: Sequence[str]) -> Embeddings:
+    """The rows that satisfy every ``column=value`` (or ``!=``) condition, as everywhere in kdbias."""
+    if not where:
+        return embeddings
+    keep = matching(cast("Source", embeddings), where)  # it asks for columns() and origin alone
+    if keep is None or keep.all():
+        return embeddings
+    if not keep.any():
+        raise KdbiasError(f"{embeddings.name}: no row satisfies {' and '.join(where)}")
+    return embeddings.take(np.flatnonzero(keep))
+
+
+def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray, pa.Array]:
+    """Integer codes of strings by sorted value, -1 for null (or for a value not among ``names``)."""
+    values = as_strings(values)
+    if names is None:
+        names = pc.unique(values.drop_null())
+        names = names.take(pc.sort_indices(names))
+    codes = pc.index_in(values, value_set=names, skip_nulls=True)
+    codes = codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, names
+
+
+def clusters_of(embeddings: Embeddings, column: str | None) -> tuple[np.ndarray | None, str]:
+    """Codes of the clusters that a column makes (a null is a cluster of its own), and their name."""
+    if column is None:
+        return None, "sample"
+    codes, names = encode(embeddings.column(column))
+    alone = codes < 0
+    codes[alone] = len(names) + np.arange(alone.sum())
+    return codes, column

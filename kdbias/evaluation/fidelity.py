@@ -1,0 +1,123 @@
+"""How far embeddings are from their teacher's, sample by sample."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of
+from kdbias.evaluation.intervals import Columns, weighted_mean
+from kdbias.tables.density_table import read_density
+from kdbias.tables.joins import align
+
+UNIT = "sample"
+LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
+OPTIONS: dict[str, Any] = {"density": None, "cluster_by": None}
+DECILE = "density_decile"
+
+
+def judge(case: Case) -> Outcome:
+    """Cosine and Euclidean distance of each unit embedding to the reference's of the same id.
+
+    Options: ``density``, a density table over the same ids: its deciles of ``log_density`` (1 = the most
+    isolated tenth of the judged samples) become the group ``density_decile``; ``cluster_by``, the column to
+    resample by.
+    """
+    model = case.model
+    columns = fidelity_columns(model, case.need("reference"))
+    groups = dict(model.groups) | {"label": model.labels}
+    details: dict[str, Any] = {"reference": {"n": case.need("reference").n, "d": model.d}}
+    if case.options["density"] is not None:
+        log_density = _log_density(case.options["density"], model)
+        deciles = density_deciles(log_density)
+        groups[DECILE] = pa.array([f"{d:02d}" for d in deciles], pa.large_string())
+        details["density_deciles"] = [
+            {
+                "decile": d,
+                "n": int((deciles == d).sum()),
+                "mean_log_density": float(log_density[deciles == d].mean()),
+                "cosine": float(columns["cosine"][deciles == d].mean()),
+                "distance": float(columns["distance"][deciles == d].mean()),
+            }
+            for d in np.unique(deciles).tolist()
+        ]
+    clusters, resampled = clusters_of(model, case.options["cluster_by"])
+    return Outcome(
+        ids={"sample_id": model.ids},
+        columns=columns,
+        groups=groups,
+        clusters=clusters,
+        resampled=resampled,
+        details=details,
+        always_grouped=(DECILE,) if DECILE in groups else (),
+        plots=[Plot("distance_to_teacher", lambda axes: _draw(axes, columns, details))],
+    )
+
+
+def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Mean cosine, mean distance |s - t| (the embedding error) and mean squared distance."""
+    return fidelity_score(columns, weights)
+
+
+def fidelity_score(columns: Columns, weights: np.ndarray) -> dict[str, float]:
+    distance = columns["distance"]
+    return {
+        "cosine": weighted_mean(columns["cosine"], weights),
+        "distance": weighted_mean(distance, weights),
+        "squared_distance": weighted_mean(distance**2, weights),
+    }
+
+
+def fidelity_columns(model: Embeddings, reference: Embeddings) -> dict[str, np.ndarray]:
+    """Per sample ``cosine`` in [-1, 1] and ``distance`` = |s - t| of unit vectors, in [0, 2], float64.
+
+    Raises:
+        KdbiasError: a sample is missing in the reference, or the dimensions differ.
+    """
+    if model.d != reference.d:
+        raise KdbiasError(
+            f"{model.name} has {model.d} dimensions, {reference.name} {reference.d}; "
+            "the distance to a teacher needs one space"
+        )
+    rows = align(model.ids, reference.ids, "the model", reference.name)
+    cosine, distance = np.empty(model.n), np.empty(model.n)
+    for start in range(0, model.n, 65536):
+        part = slice(start, start + 65536)
+        student = model.vectors[part].astype(np.float64)
+        teacher = reference.vectors[rows[part]].astype(np.float64)
+        # The difference itself: 2 - 2 cos loses all digits where the student is good.
+        distance[part] = np.linalg.norm(student - teacher, axis=1)
+        cosine[part] = np.clip(np.einsum("ij,ij->i", student, teacher), -1, 1)
+    return {"cosine": cosine, "distance": distance}
+
+
+def density_deciles(log_density: np.ndarray) -> np.ndarray:
+    """Decile of each sample, 1 (most isolated) to 10 (most crowded), sizes equal within one."""
+    ranks = np.empty(len(log_density), dtype=np.int64)
+    ranks[np.argsort(log_density, kind="stable")] = np.arange(len(log_density))
+    return ranks * 10 // len(log_density) + 1
+
+
+def _log_density(path: str, model: Embeddings) -> np.ndarray:
+    density = read_density(path)
+    rows = align(model.ids, density.ids, "the model", f"density table {path}")
+    values = density.numbers("log_density")[rows]
+    if not np.isfinite(values).all():
+        raise KdbiasError(
+            f"density table {path}: log_density of {int((~np.isfinite(values)).sum())} samples is missing"
+        )
+    return values
+
+
+def _draw(axes: Any, columns: Columns, details: Mapping[str, Any]) -> None:
+    deciles = details.get("density_deciles")
+    if deciles:
+        axes.plot([row["decile"] for row in deciles], [row["distance"] for row in deciles], "o-")
+        axes.set_xlabel("density decile (1 = most isolated)")
+        axes.set_ylabel("mean distance to the teacher")
+        return
+    axes.hist(columns["distance"], bins=50)
+    axes.set_xlabel("distance to the teacher")
+    axes.set_ylabel("samples")

@@ -1,0 +1,63 @@
+"""What an evaluation reads: fingerprints for its record, embeddings of a model that has none yet."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import read_json
+from kdbias.tables.run_record import RECORD
+
+
+def model_inputs(
+    model: str | os.PathLike[str], data: str | os.PathLike[str] | None, embedding: Mapping[str, Any]
+) -> dict[str, str]:
+    if data is None:
+        stray = [name for name, value in embedding.items() if value is not None]
+        if stray:
+            raise KdbiasError(f"{', '.join(stray)} belong(s) to embedding: give --data, or drop it")
+        if not Path(model).exists():
+            raise KdbiasError(
+                f"{model} is no embedding table; to judge a teacher spec or a run give --data DATA too"
+            )
+        return {"model": fingerprint(model)}
+    from kdbias.data import open_data
+
+    columns = ("id_column", "label_column", "path_column", "image_column", "root")
+    source = open_data(str(data), **{name: embedding[name] for name in columns if embedding.get(name)})
+    return {"model": _spec_fingerprint(str(model)), "data": source.fingerprint}
+
+
+def _spec_fingerprint(model: str) -> str:
+    """Changes with the spec and with every file that it names."""
+    student = Path(model.removeprefix("run:")) / "student.pt"
+    files = [student, *(Path(part) for part in re.split("[:@]", model))]
+    return fingerprints.of_json([model, [fingerprints.of_file(file) for file in files if file.is_file()]])
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    path = Path(path)
+    if path.is_file():
+        return fingerprints.of_file(path)
+    if (path / "density.parquet").exists():
+        return fingerprints.of_file(path / "density.parquet")
+    record = read_json(path / RECORD) if (path / RECORD).exists() else {}
+    if record.get("stage") == "train":
+        raise KdbiasError(
+            f"{path} is a training run, not an embedding table; give --data DATA to embed with it"
+        )
+    return EmbeddingTable.open(path).fingerprint
+
+
+def embed_model(data: str | os.PathLike[str], out: Path, model: str, options: Mapping[str, Any]) -> Path:
+    from kdbias.embedding import embed
+
+    spec = f"run:{model}" if (Path(model) / RECORD).exists() else model
+    embed(
+        str(data), out, teacher=spec, **{name: value for name, value in options.items() if value is not None}
+    )
+    return out

@@ -1,0 +1,122 @@
+"""Bootstrap intervals: weigh the units again and again as resampling would, and score each time."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Columns = Mapping[str, np.ndarray]
+Score = Callable[[Columns, np.ndarray], dict[str, float]]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its percentile interval; None where it is undefined or was not resampled."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "standard_error": self.standard_error,
+        }
+
+
+def resampled_weights(
+    n: int, repeats: int, seed: int, clusters: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """How often each of n units occurs in each of ``repeats`` resamples with replacement.
+
+    Args:
+        n: number of units.
+        repeats: number of resamples.
+        seed: of the random generator.
+        clusters: what is resampled. None: the units themselves. (n,) integer codes: whole clusters, so that
+            units of one subject stay together. (n, 2) codes: both subjects of a pair are resampled; a pair
+            of one subject counts as often as that subject was drawn, a pair of two subjects as often as the
+            product of both counts (the vertex bootstrap of a graph, with pairs as edges).
+
+    Yields:
+        (n,) float64 weights, drawn one resample after the other.
+    """
+    rng = np.random.default_rng(seed)
+    total = n if clusters is None else int(clusters.max(initial=-1)) + 1
+    for _ in range(repeats):
+        counts = np.bincount(rng.integers(total, size=total), minlength=total).astype(np.float64)
+        if clusters is None:
+            yield counts
+        elif clusters.ndim == 1:
+            yield counts[clusters]
+        else:
+            first, second = counts[clusters[:, 0]], counts[clusters[:, 1]]
+            yield np.where(clusters[:, 0] == clusters[:, 1], first, first * second)
+
+
+def bootstrap(
+    score: Score,
+    columns: Columns,
+    subsets: Sequence[np.ndarray | None],
+    resamples: Iterator[np.ndarray],
+) -> list[dict[str, Estimate]]:
+    """Score subsets of the units, each with a percentile interval from the same resamples.
+
+    Args:
+        score: metrics of weighted units; NaN where a metric is undefined for them.
+        columns: per-unit results, arrays of length n.
+        subsets: for each result wanted, the rows it uses (None = all).
+        resamples: weights of all n units, see :func:`resampled_weights`.
+
+    Returns:
+        One dictionary metric -> Estimate for each subset.
+    """
+    slices = [columns if rows is None else take(columns, rows) for rows in subsets]
+    values = [score(part, np.ones(_length(part))) for part in slices]
+    draws: list[dict[str, list[float]]] = [{name: [] for name in found} for found in values]
+    for weights in resamples:
+        for part, rows, kept in zip(slices, subsets, draws, strict=True):
+            for name, value in score(part, weights if rows is None else weights[rows]).items():
+                kept[name].append(value)
+    return [
+        {name: summarize(value, np.asarray(kept[name])) for name, value in found.items()}
+        for found, kept in zip(values, draws, strict=True)
+    ]
+
+
+def summarize(value: float, draws: np.ndarray) -> Estimate:
+    """The estimate from its value on the data and on resamples; NaN draws (metric undefined) are left out.
+
+    Where more than half of the draws are NaN no interval is given.
+    """
+    if not np.isfinite(value):
+        return Estimate(None)
+    usable = draws[np.isfinite(draws)]
+    if len(usable) < 2 or 2 * len(usable) < len(draws):
+        return Estimate(float(value))
+    low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(value), float(low), float(high), float(usable.std(ddof=1)))
+
+
+def take(columns: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Mean under weights; NaN where all weights are zero."""
+    total = weights.sum()
+    return float(values @ weights / total) if total > 0 else float("nan")
+
+
+def _length(columns: Columns) -> int:
+    return len(next(iter(columns.values()), np.empty(0)))
+
+
+def json_estimates(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.to_dict() for name, estimate in estimates.items()}

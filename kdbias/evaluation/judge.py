@@ -1,0 +1,246 @@
+"""The evaluate stage: embeddings in, ``metrics.json`` out.
+
+``OUT/metrics.json`` holds one document::
+
+    version, stage, created, seconds   as in every provenance document
+    config, inputs                     the options that change numbers; fingerprints of what was read
+    protocol, unit, n                  what was judged ("sample", "pair", "query") and how many
+    left_out                           units not judged, by reason
+    metrics      {name: {"value", "low", "high", "standard_error"}}     null = undefined, or not resampled
+    groups       {column: {value: {"n", "metrics": {...}}}}
+    spread       {column: {metric: {"worst", "best", "min", "max", "gap", "std"}}}    over groups; ddof 1
+    interval     {"level", "repeats", "resampled", "seed"}              percentile bootstrap
+    parameters, details                the protocol's own facts
+    units, plots                       file names beside it
+
+``OUT/units.parquet`` has the result of every unit; :func:`kdbias.evaluation.compare` pairs two of them.
+"""
+
+import importlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation import PROTOCOLS
+from kdbias.evaluation.case import Case, Embeddings, filtered, read_embeddings
+from kdbias.evaluation.inputs import embed_model, fingerprint, model_inputs
+from kdbias.evaluation.measuring import measured, plain, unit_table
+from kdbias.evaluation.plots import save_plots
+from kdbias.progress import say
+from kdbias.tables import provenance
+from kdbias.tables.density_table import write_table
+from kdbias.tables.files import read_json, write_json
+from kdbias.tables.run_record import RECORD, Run
+
+METRICS = "metrics.json"
+UNITS = "units.parquet"
+_STAGE = "evaluate"
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What :func:`evaluate` wrote.
+
+    Attributes:
+        document: the content of ``metrics.json``.
+        path: the output folder.
+    """
+
+    document: dict[str, Any]
+    path: Path
+
+    def value(self, metric: str) -> float | None:
+        """One metric by name, over all units."""
+        found = self.document["metrics"]
+        if metric not in found:
+            raise KdbiasError(f"{self.path} has no metric {metric!r}; it has {', '.join(found)}")
+        return found[metric]["value"]
+
+    def summary(self) -> str:
+        """A few lines for people: every metric with its interval, then the groups."""
+        document = self.document
+        lines = [f"{document['protocol']}: {document['n']:,} {document['unit']}s judged"]
+        width = max(len(name) for name in document["metrics"])
+        lines += [f"  {name:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
+        for column, groups in document["groups"].items():
+            for value, group in groups.items():
+                some = "  ".join(
+                    f"{name} {_short(entry['value'])}" for name, entry in group["metrics"].items()
+                )
+                lines.append(f"  {column}={value} ({group['n']:,}): {some}")
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    protocol: str = "knn",
+    data: str | os.PathLike[str] | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    gallery: str | os.PathLike[str] | None = None,
+    where: Sequence[str] = (),
+    gallery_where: Sequence[str] = (),
+    group_by: Sequence[str] = (),
+    cluster_by: str | None = None,
+    k: int | None = None,
+    tail_from: str | os.PathLike[str] | None = None,
+    density: str | os.PathLike[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    overwrite: bool = False,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    image_column: str | None = None,
+    root: str | None = None,
+    flip: bool = False,
+    precision: str = "fp32",
+    device: str = "auto",
+    batch_size: int = 128,
+    workers: int = 2,
+) -> EvaluationResult:
+    """Judge embeddings by a protocol and write ``metrics.json``, ``units.parquet`` and plots.
+
+    Args:
+        model: an embedding table; or, with ``data``, a run folder or any teacher spec, whose embeddings of
+            the data are computed into ``OUT/embeddings`` first.
+        output: folder to write.
+        protocol: a key of ``PROTOCOLS``.
+        data: data to embed with the model.
+        reference: the teacher's embedding table over the same ids (knn, fidelity).
+        gallery: the embedding table to search in. Without it the judged table serves, leave-one-out.
+        where: keep the rows of the model's table with ``column=value``.
+        gallery_where: the same for the gallery; without ``gallery`` it picks the gallery's rows from the
+            model's own table.
+        group_by: columns to report separately.
+        cluster_by: column whose values are resampled as a whole (a subject, a class); default: each
+            protocol's own.
+        k: neighbours that vote (knn; default 5).
+        tail_from: table whose label counts say which classes are the tail (knn).
+        density: density table over the same ids, for deciles (fidelity).
+        bootstrap: number of resamples, 0 for no intervals.
+        seed: of the resampling.
+        overwrite: start over where the output exists.
+        id_column, label_column, path_column, image_column, root, flip: how ``data`` is read, as for
+            :func:`kdbias.embed`.
+        precision, device, batch_size, workers: how it is embedded.
+
+    Raises:
+        KdbiasError: unknown protocol, an option the protocol does not read, or input that does not fit.
+    """
+    started = time.monotonic()
+    judge = _protocol(protocol)
+    given = {"k": k, "tail_from": tail_from, "density": density, "cluster_by": cluster_by}
+    options = _options(protocol, judge.OPTIONS, given)
+    if bootstrap < 0:
+        raise KdbiasError(f"bootstrap = {bootstrap}; give a number of resamples, or 0 for no intervals")
+    reading = {
+        "id_column": id_column,
+        "label_column": label_column,
+        "path_column": path_column,
+        "image_column": image_column,
+        "root": root,
+        "flip": flip or None,
+    }
+    paths = {"reference": reference, "gallery": gallery, "tail_from": tail_from, "density": density}
+    config = {
+        "protocol": protocol,
+        "where": list(where),
+        "gallery_where": list(gallery_where),
+        "group_by": list(group_by),
+        "options": {name: value for name, value in options.items() if name not in paths},
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "model": str(model) if data is not None else None,
+        "embedding": None if data is None else {**reading, "root": None, "precision": precision},
+    }
+    inputs = model_inputs(model, data, reading)
+    inputs |= {role: fingerprint(path) for role, path in paths.items() if path is not None}
+    run = Run.open(output, _STAGE, config, inputs, overwrite)
+    if run.state == "finished":
+        say(f"{run.out} is finished already; nothing to do")
+        return EvaluationResult(read_json(run.out / METRICS), run.out)
+    try:
+        table: str | os.PathLike[str] = model
+        if data is not None:
+            running = {"precision": precision, "device": device, "batch_size": batch_size, "workers": workers}
+            table = embed_model(data, run.out / "embeddings", str(model), reading | running)
+        whole = read_embeddings(table)
+        case = Case(
+            model=filtered(whole, where),
+            reference=None if reference is None else read_embeddings(reference),
+            gallery=_gallery(whole, gallery, gallery_where),
+            options=options,
+        )
+        outcome = judge.judge(case)
+        facts = measured(judge, outcome, group_by, bootstrap, seed)
+    except KdbiasError:
+        _forget(run)
+        raise
+    document = provenance.document(_STAGE, config, inputs, {judge.UNIT + "s": outcome.n}, 0.0)
+    document |= {"protocol": protocol, "unit": judge.UNIT, "n": outcome.n, "left_out": dict(outcome.left_out)}
+    document |= facts
+    document |= {
+        "parameters": dict(outcome.parameters),
+        "details": plain(outcome.details),
+        "units": UNITS,
+        "plots": save_plots(run.out, outcome.plots),
+    }
+    document["seconds"] = round(time.monotonic() - started, 3)
+    write_table(run.out / UNITS, unit_table(outcome, group_by), document)
+    write_json(run.out / METRICS, document)
+    run.finish(document["counts"], document["seconds"])
+    return EvaluationResult(document, run.out)
+
+
+def _forget(run: Run) -> None:
+    """After a refusal, leave no record behind that would refuse the mended command as a change."""
+    if [entry.name for entry in run.out.iterdir()] == [RECORD]:
+        (run.out / RECORD).unlink()
+        run.out.rmdir()
+
+
+def _protocol(name: str) -> Any:
+    if name not in PROTOCOLS:
+        raise KdbiasError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
+    return importlib.import_module(PROTOCOLS[name])
+
+
+def _options(protocol: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    unread = [name for name, value in given.items() if value is not None and name not in known]
+    if unread:
+        raise KdbiasError(
+            f"the protocol {protocol} does not read {', '.join(unread)}; "
+            f"it reads {', '.join(known) or 'no options'}"
+        )
+    return {
+        name: default if given.get(name) is None else _json_value(given[name])
+        for name, default in known.items()
+    }
+
+
+def _json_value(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _gallery(
+    whole: Embeddings, gallery: str | os.PathLike[str] | None, where: Sequence[str]
+) -> Embeddings | None:
+    if gallery is not None:
+        return read_embeddings(gallery, where)
+    return filtered(whole, where) if where else None
+
+
+def _shown(entry: Mapping[str, float | None]) -> str:
+    if entry["low"] is None or entry["high"] is None:
+        return _short(entry["value"])
+    return f"{_short(entry['value'])}  [{entry['low']:.4f}, {entry['high']:.4f}]"
+
+
+def _short(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"

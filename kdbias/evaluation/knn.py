@@ -1,0 +1,266 @@
+"""Nearest class centroid and k-nearest-neighbour accuracy of embeddings.
+
+The gallery is another table (training embeddings, or a teacher's where the student lives in its space), or
+the judged table itself, leave-one-out. A sample never votes for itself: the gallery's row of the same
+``sample_id`` is masked out, and taken out of its class centroid.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, encode
+from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
+from kdbias.evaluation.intervals import Columns, weighted_mean
+from kdbias.evaluation.tails import class_counts, tail_classes
+from kdbias.tables.joins import align
+
+UNIT = "sample"
+LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
+OPTIONS: dict[str, Any] = {"k": 5, "tail_from": None, "cluster_by": None}
+
+_BLOCK = 1 << 24  # scores held at once
+_VOTE_TEMPERATURE = 0.07
+
+
+def judge(case: Case) -> Outcome:
+    """Predict each labelled sample's class by nearest centroid and by its k nearest neighbours.
+
+    Options: ``k`` neighbours; ``tail_from``, a table whose label counts say which classes are rare (tail =
+    the third of the classes with the fewest samples there); ``cluster_by``, the column to resample by.
+    With a reference, the distances to the teacher are reported too.
+    """
+    k = int(case.options["k"])
+    gallery, leave_one_out = (case.model, True) if case.gallery is None else (case.gallery, False)
+    gallery = _labelled(gallery)
+    if case.model.d != gallery.d:
+        raise KdbiasError(f"{case.model.name} has {case.model.d} dimensions, {gallery.name} {gallery.d}")
+    gallery_codes, names = encode(gallery.labels)
+    if len(names) < 2:
+        raise KdbiasError(f"knn needs two classes or more; {gallery.name} has only {names.to_pylist()}")
+    model, left_out = _judged(case.model, names, gallery_codes if leave_one_out else None)
+    own = align(model.ids, gallery.ids, "the model", gallery.name, allow_missing=True)
+    available = gallery.n - int((own >= 0).any())
+    if not 1 <= k <= available:
+        raise KdbiasError(
+            f"k = {k}, but {gallery.name} offers 1 to {available} labelled neighbours; choose --k"
+        )
+    truth, _ = encode(model.labels, names)
+    centroid = nearest_centroid(model.vectors, gallery.vectors, gallery_codes, own)
+    voted = vote(model.vectors, gallery.vectors, gallery_codes, k, own)
+    # Classes of the judged samples, whether or not the gallery has them.
+    classes, class_names = encode(model.labels)
+    counts = (
+        None if case.options["tail_from"] is None else class_counts(case.options["tail_from"], class_names)
+    )
+    tail = np.zeros(len(class_names), dtype=bool) if counts is None else tail_classes(counts)
+    columns: dict[str, np.ndarray] = {
+        "class": classes,
+        "tail": tail[classes],
+        "centroid_correct": centroid == truth,
+        "knn_correct": voted == truth,
+    }
+    if case.reference is not None:
+        columns |= fidelity_columns(model, case.reference)
+    clusters, resampled = clusters_of(model, case.options["cluster_by"])
+    per_class = _class_table(columns, class_names, counts, tail)
+    return Outcome(
+        ids={"sample_id": model.ids},
+        columns=columns,
+        groups={**model.groups, "label": model.labels},
+        clusters=clusters,
+        resampled=resampled,
+        parameters={"tail": counts is not None, "distances": case.reference is not None},
+        details={
+            "k": k,
+            "gallery": {
+                "n": gallery.n,
+                "classes": len(names),
+                "leave_one_out": leave_one_out,
+                "judged_samples_in_gallery": int((own >= 0).sum()),
+            },
+            "classes": per_class,
+        },
+        left_out=left_out,
+        plots=[Plot("accuracy_per_class", lambda axes: _draw_classes(axes, per_class))],
+    )
+
+
+def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracy, balanced accuracy (mean of the class accuracies), and that of the tail classes."""
+    found: dict[str, float] = {}
+    for kind in ("centroid", "knn"):
+        correct = columns[f"{kind}_correct"].astype(np.float64)
+        found[f"{kind}_accuracy"] = weighted_mean(correct, weights)
+        found[f"{kind}_balanced_accuracy"] = balanced_accuracy(correct, columns["class"], weights)
+        if parameters["tail"]:
+            tail = columns["tail"]
+            found[f"{kind}_tail_accuracy"] = balanced_accuracy(
+                correct[tail], columns["class"][tail], weights[tail]
+            )
+        else:
+            found[f"{kind}_tail_accuracy"] = float("nan")
+    if parameters["distances"]:
+        found |= fidelity_score(columns, weights)
+    return found
+
+
+def balanced_accuracy(correct: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> float:
+    """Mean over the classes present (weight > 0) of their weighted accuracy; NaN where there is none."""
+    mass = np.bincount(classes, weights)
+    right = np.bincount(classes, weights * correct)
+    present = mass > 0
+    return float(np.mean(right[present] / mass[present])) if present.any() else float("nan")
+
+
+def nearest_centroid(
+    queries: np.ndarray, gallery: np.ndarray, codes: np.ndarray, own: np.ndarray | None = None
+) -> np.ndarray:
+    """Class whose mean direction has the largest cosine with each query.
+
+    Args:
+        queries: (m, d) float32 unit rows.
+        gallery: (n, d) float32 unit rows.
+        codes: (n,) class of each gallery row, 0 ... C - 1, every class present.
+        own: (m,) gallery row that is the query itself, -1 where there is none. It is taken out of its class's
+            centroid; a class that loses its only sample cannot win.
+
+    Returns:
+        (m,) int64 class codes; of equally near classes the first.
+    """
+    sums, sizes = _class_sums(gallery, codes)
+    directions = _unit(sums).astype(np.float32)
+    predicted = np.empty(len(queries), dtype=np.int64)
+    rows = max(1, _BLOCK // len(sums))
+    for start in range(0, len(queries), rows):
+        block = queries[start : start + rows]
+        cosines = block @ directions.T
+        if own is not None:
+            mine = own[start : start + rows]
+            at = np.flatnonzero(mine >= 0)
+            home = codes[mine[at]]
+            rest = _unit(sums[home] - gallery[mine[at]])
+            cosines[at, home] = np.where(sizes[home] > 1, np.einsum("ij,ij->i", block[at], rest), -np.inf)
+        predicted[start : start + rows] = cosines.argmax(axis=1)
+    return predicted
+
+
+def vote(
+    queries: np.ndarray, gallery: np.ndarray, codes: np.ndarray, k: int, own: np.ndarray | None = None
+) -> np.ndarray:
+    """Class with the most votes among the k gallery rows of largest cosine.
+
+    A neighbour's vote weighs exp(cosine / 0.07), the weighted k-NN of Wu et al., "Unsupervised feature
+    learning via non-parametric instance discrimination" (CVPR 2018). Arguments as :func:`nearest_centroid`.
+    """
+    predicted = np.empty(len(queries), dtype=np.int64)
+    rows = max(1, min(_BLOCK // len(gallery), _BLOCK // k**2))
+    for start in range(0, len(queries), rows):
+        mine = None if own is None else own[start : start + rows]
+        neighbors, cosines = top_k(queries[start : start + rows], gallery, k, mine)
+        labels = codes[neighbors]
+        votes = np.exp((cosines - cosines[:, :1]) / _VOTE_TEMPERATURE)
+        same = labels[:, :, None] == labels[:, None, :]
+        totals = np.einsum("ijk,ik->ij", same, votes)
+        predicted[start : start + rows] = labels[np.arange(len(labels)), totals.argmax(axis=1)]
+    return predicted
+
+
+def top_k(
+    queries: np.ndarray, gallery: np.ndarray, k: int, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and cosines of the k nearest gallery rows, nearest first, never the query's own row.
+
+    Returns:
+        (m, k) int64 rows and (m, k) float32 cosines.
+    """
+    cosines = queries @ gallery.T
+    if own is not None:
+        at = np.flatnonzero(own >= 0)
+        cosines[at, own[at]] = -np.inf
+    if k < len(gallery):
+        rows = np.argpartition(cosines, -k, axis=1)[:, -k:]
+    else:
+        rows = np.broadcast_to(np.arange(len(gallery)), cosines.shape)
+    near = np.take_along_axis(cosines, rows, axis=1)
+    order = np.lexsort((rows, -near), axis=1)
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(near, order, axis=1)
+
+
+def _class_sums(vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    return np.add.reduceat(vectors[order].astype(np.float64), starts, axis=0), sizes
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
+
+
+def _labelled(embeddings: Embeddings) -> Embeddings:
+    known = embeddings.labels.is_valid().to_numpy(zero_copy_only=False)
+    if not known.any():
+        raise KdbiasError(
+            f"{embeddings.name} has no labels; embed it with --label-column, or choose another protocol"
+        )
+    return embeddings if known.all() else embeddings.take(np.flatnonzero(known))
+
+
+def _judged(
+    model: Embeddings, names: pa.Array, leave_one_out_codes: np.ndarray | None
+) -> tuple[Embeddings, dict[str, int]]:
+    """The samples to judge. A class absent from a given gallery counts as errors, never as left out."""
+    labelled = _labelled(model)
+    left_out = {"no_label": model.n - labelled.n, "only_sample_of_its_class": 0}
+    codes, _ = encode(labelled.labels, names)
+    if leave_one_out_codes is not None:
+        keep = np.bincount(leave_one_out_codes)[codes] > 1
+        left_out["only_sample_of_its_class"] = int((~keep).sum())
+        if not keep.any():
+            raise KdbiasError(
+                f"{model.name}: every label has one sample; leave-one-out needs two, or a --gallery"
+            )
+        return labelled.take(np.flatnonzero(keep)), left_out
+    if (codes < 0).all():
+        raise KdbiasError(f"no label of {model.name} occurs among the {len(names):,} labels of the gallery")
+    return labelled, left_out
+
+
+def _class_table(
+    columns: Columns, names: pa.Array, counts: np.ndarray | None, tail: np.ndarray
+) -> list[dict[str, Any]]:
+    sizes = np.bincount(columns["class"], minlength=len(names))
+    found = {
+        kind: np.bincount(columns["class"], columns[f"{kind}_correct"], minlength=len(names)) / sizes
+        for kind in ("centroid", "knn")
+    }
+    return [
+        {
+            "label": name,
+            "n": int(sizes[i]),
+            "natural_count": None if counts is None else int(counts[i]),
+            "tail": None if counts is None else bool(tail[i]),
+            "centroid_accuracy": float(found["centroid"][i]),
+            "knn_accuracy": float(found["knn"][i]),
+        }
+        for i, name in enumerate(names.to_pylist())
+    ]
+
+
+def _draw_classes(axes: Any, rows: list[dict[str, Any]]) -> None:
+    counted = rows[0]["natural_count"] is not None
+    rows = sorted(rows, key=lambda row: (-(row["natural_count"] or 0), row["label"]))
+    places = np.arange(len(rows))
+    axes.plot(places, [row["centroid_accuracy"] for row in rows], "o-", label="nearest centroid")
+    axes.plot(places, [row["knn_accuracy"] for row in rows], "s--", label="k nearest neighbours")
+    if len(rows) <= 30:
+        axes.set_xticks(places, [row["label"] for row in rows], rotation=45, ha="right")
+    axes.set_xlabel("class, most frequent first" if counted else "class")
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend()

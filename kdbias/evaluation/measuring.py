@@ -1,0 +1,109 @@
+"""From the result of every unit to metrics with intervals, by group."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.case import Outcome, encode
+from kdbias.evaluation.intervals import LEVEL, Estimate, bootstrap, json_estimates, resampled_weights
+from kdbias.progress import bar
+
+_MOST_GROUPS = 256
+
+
+def measured(
+    judge: Any, outcome: Outcome, group_by: Sequence[str], repeats: int, seed: int
+) -> dict[str, Any]:
+    """Metrics, groups and their spread, all from the same resamples."""
+    keys: list[tuple[str, str]] = []
+    subsets: list[np.ndarray | None] = [None]
+    for column in dict.fromkeys([*group_by, *outcome.always_grouped]):
+        for value, rows in _group_rows(outcome, column).items():
+            keys.append((column, value))
+            subsets.append(rows)
+
+    def score(columns: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, float]:
+        return judge.score(columns, weights, outcome.parameters)
+
+    with bar(repeats, "resamples", "intervals") as progress:
+
+        def resamples() -> Any:
+            for weights in resampled_weights(outcome.n, repeats, seed, outcome.clusters):
+                yield weights
+                progress.update(1)
+
+        overall, *grouped = bootstrap(score, outcome.columns, subsets, resamples())
+    groups: dict[str, dict[str, Any]] = {column: {} for column, _ in keys}
+    estimates: dict[str, dict[str, dict[str, Estimate]]] = {column: {} for column, _ in keys}
+    for (column, value), members, found in zip(keys, subsets[1:], grouped, strict=True):
+        groups[column][value] = {
+            "n": 0 if members is None else len(members),
+            "metrics": json_estimates(found),
+        }
+        estimates[column][value] = found
+    return {
+        "metrics": json_estimates(overall),
+        "groups": groups,
+        "spread": {column: _spread(found, judge.LOWER_IS_BETTER) for column, found in estimates.items()},
+        "interval": {"level": LEVEL, "repeats": repeats, "resampled": outcome.resampled, "seed": seed},
+    }
+
+
+def _group_rows(outcome: Outcome, column: str) -> dict[str, np.ndarray]:
+    if column not in outcome.groups:
+        raise KdbiasError(
+            f"cannot group by {column!r}; there is {', '.join(outcome.groups) or 'no group column'}"
+        )
+    codes, names = encode(outcome.groups[column])
+    if len(names) > _MOST_GROUPS:
+        raise KdbiasError(
+            f"{column!r} has {len(names):,} values; group by a column with at most {_MOST_GROUPS}"
+        )
+    return {name: np.flatnonzero(codes == code) for code, name in enumerate(names.to_pylist())}
+
+
+def _spread(groups: Mapping[str, Mapping[str, Estimate]], lower_is_better: frozenset[str]) -> dict[str, Any]:
+    """How far the groups lie apart, metric by metric, for metrics that two groups or more have."""
+    found: dict[str, Any] = {}
+    for metric in next(iter(groups.values()), {}):
+        held = {name: group[metric].value for name, group in groups.items()}
+        values = {name: value for name, value in held.items() if value is not None}
+        if len(values) < 2:
+            continue
+        lowest, highest = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+        worst, best = (highest, lowest) if metric in lower_is_better else (lowest, highest)
+        found[metric] = {
+            "worst": worst,
+            "best": best,
+            "min": values[lowest],
+            "max": values[highest],
+            "gap": values[highest] - values[lowest],
+            "std": float(np.std(list(values.values()), ddof=1)),
+        }
+    return found
+
+
+def unit_table(outcome: Outcome, group_by: Sequence[str]) -> pa.Table:
+    columns: dict[str, Any] = dict(outcome.ids)
+    columns |= {f"result_{name}": pa.array(values) for name, values in outcome.columns.items()}
+    for column in dict.fromkeys([*group_by, *outcome.always_grouped]):
+        columns[f"group_{column}"] = outcome.groups[column]
+    if outcome.clusters is not None:
+        for i, codes in enumerate(np.atleast_2d(outcome.clusters.T)):
+            columns[f"cluster_{i}"] = pa.array(codes)
+    return pa.table(columns)
+
+
+def plain(value: Any) -> Any:
+    """JSON values: NumPy scalars and arrays unwrapped, numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,53 @@
+"""Which classes are rare, by a table that counts them."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.joins import as_strings
+from kdbias.tables.provenance import read_schema
+
+
+def class_counts(path: str | os.PathLike[str], names: pa.Array) -> np.ndarray:
+    """How many rows of a table have each label.
+
+    Args:
+        path: an embedding table, a density table or a weight manifest (rows are counted, not weights), or
+            any Parquet file with a column ``label``.
+        names: (C,) labels to count.
+
+    Returns:
+        (C,) int64 counts, 0 for a label that the table does not have.
+
+    Raises:
+        KdbiasError: the table has no labels, or none of these.
+    """
+    labels = _labels(Path(path))
+    found = pc.index_in(labels, value_set=names, skip_nulls=True).drop_null().to_numpy(zero_copy_only=False)
+    counts = np.bincount(found, minlength=len(names))
+    if not counts.any():
+        raise KdbiasError(f"{path}: none of its labels is among the {len(names):,} labels judged")
+    return counts
+
+
+def tail_classes(counts: np.ndarray) -> np.ndarray:
+    """Mask of the third of the classes (rounded up) with the fewest samples; ties go by position."""
+    tail = np.zeros(len(counts), dtype=bool)
+    tail[np.argsort(counts, kind="stable")[: -(-len(counts) // 3)]] = True
+    return tail
+
+
+def _labels(path: Path) -> pa.Array:
+    if path.is_dir() and (path / "density.parquet").exists():
+        path = path / "density.parquet"
+    if path.is_dir():
+        return as_strings(EmbeddingTable.open(path).labels())
+    if "label" not in read_schema(path).names:
+        raise KdbiasError(f"{path} has no column 'label' to count classes by")
+    return as_strings(pq.read_table(path, columns=["label"])["label"])

@@ -1,0 +1,58 @@
+"""Bootstrap: coverage of what theory knows, clusters, pairs of subjects."""
+
+import numpy as np
+import pytest
+
+from kdbias.evaluation.intervals import Estimate, bootstrap, resampled_weights, summarize, weighted_mean
+
+
+def _mean(columns, weights):
+    return {"mean": weighted_mean(columns["x"], weights)}
+
+
+def test_standard_error_of_a_mean_is_sigma_over_root_n():
+    x = np.random.default_rng(1).normal(size=400)
+    (found,) = bootstrap(_mean, {"x": x}, [None], resampled_weights(400, 800, seed=2))
+    assert found["mean"].value == pytest.approx(x.mean())
+    assert found["mean"].standard_error == pytest.approx(x.std() / 20, rel=0.1)
+    assert found["mean"].low == pytest.approx(x.mean() - 1.96 * x.std() / 20, abs=0.012)
+    assert found["mean"].high == pytest.approx(x.mean() + 1.96 * x.std() / 20, abs=0.012)
+
+
+def test_weights_of_units_sum_to_n_and_follow_the_seed():
+    first, again, other = (list(resampled_weights(50, 3, seed)) for seed in (7, 7, 8))
+    assert all(weights.sum() == 50 for weights in first)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_copies_within_clusters_widen_the_interval_only_when_clustered():
+    x = np.repeat(np.random.default_rng(3).normal(size=100), 9)
+    clusters = np.repeat(np.arange(100), 9)
+    (alone,) = bootstrap(_mean, {"x": x}, [None], resampled_weights(900, 500, 0))
+    (together,) = bootstrap(_mean, {"x": x}, [None], resampled_weights(900, 500, 0, clusters))
+    assert together["mean"].standard_error / alone["mean"].standard_error == pytest.approx(3, rel=0.15)
+
+
+def test_a_pair_weighs_by_both_subjects():
+    clusters = np.array([[0, 0], [0, 1], [1, 2], [2, 2]])
+    for weights in resampled_weights(4, 20, 5, clusters):
+        genuine = weights[[0, 3]]
+        # three subjects are drawn three times in all
+        middle = 3 - genuine.sum()
+        assert weights[1] == genuine[0] * middle
+        assert weights[2] == middle * genuine[1]
+
+
+def test_subsets_share_the_resamples_of_the_whole():
+    x = np.random.default_rng(4).normal(size=60)
+    rows = np.arange(10, 40)
+    whole, part = bootstrap(_mean, {"x": x}, [None, rows], resampled_weights(60, 200, 0))
+    assert part["mean"].value == pytest.approx(x[rows].mean())
+    assert part["mean"].standard_error > whole["mean"].standard_error
+
+
+def test_undefined_metrics_have_no_value_and_rarely_defined_ones_no_interval():
+    assert summarize(float("nan"), np.ones(10)) == Estimate(None)
+    assert summarize(0.5, np.array([0.4, np.nan, np.nan])) == Estimate(0.5)
+    assert summarize(0.5, np.empty(0)) == Estimate(0.5)

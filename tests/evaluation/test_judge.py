@@ -1,0 +1,123 @@
+"""The stage: files, resume, refusals, the real digits."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation import PROTOCOLS, evaluate
+from kdbias.tables.embedding_table import write_embedding_table
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """scikit-learn's digits, even rows as gallery and odd ones to judge; an even/odd digit is the group."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x - x.mean(0)).astype(np.float32)
+    for name, start in (("gallery", 0), ("model", 1)):
+        rows = np.arange(start, len(x), 2)
+        write_embedding_table(
+            tmp_path / name,
+            pa.array([f"d{i}" for i in rows]),
+            x[rows],
+            labels=pa.array([str(v) for v in y[rows]]),
+            groups={"parity": pa.array(["even" if v % 2 == 0 else "odd" for v in y[rows]])},
+        )
+    return tmp_path
+
+
+def test_real_digits_are_told_apart_and_every_file_is_there(digits):
+    out = digits / "out"
+    result = evaluate(
+        digits / "model",
+        out,
+        protocol="knn",
+        gallery=digits / "gallery",
+        reference=digits / "model",
+        group_by=["parity"],
+        bootstrap=100,
+    )
+    assert result.value("knn_accuracy") > 0.97
+    assert 0.85 < result.value("centroid_balanced_accuracy") < 0.95
+    assert result.value("centroid_tail_accuracy") is None
+    assert result.value("distance") == pytest.approx(0, abs=1e-6)
+    assert json.loads((out / "metrics.json").read_text()) == result.document
+    units = pd.read_parquet(out / "units.parquet")
+    assert units["result_knn_correct"].mean() == pytest.approx(result.value("knn_accuracy"))
+    assert units.attrs["kdbias"]["stage"] == "evaluate"
+    assert set(result.document["groups"]["parity"]) == {"even", "odd"}
+    assert "knn_accuracy" in result.summary()
+    assert (out / "accuracy_per_class.png").exists()
+
+
+def test_same_command_again_does_nothing_and_another_is_refused(digits, capsys):
+    call = dict(protocol="knn", gallery=digits / "gallery", bootstrap=20)
+    first = evaluate(digits / "model", digits / "out", **call)
+    stamp = (digits / "out" / "metrics.json").stat().st_mtime_ns
+    again = evaluate(digits / "model", digits / "out", **call)
+    assert again.document == first.document
+    assert (digits / "out" / "metrics.json").stat().st_mtime_ns == stamp
+    assert "finished already" in capsys.readouterr().err
+    with pytest.raises(KdbiasError, match="seed: 0 -> 1"):
+        evaluate(digits / "model", digits / "out", seed=1, **call)
+    with pytest.raises(KdbiasError, match="input gallery"):
+        evaluate(digits / "model", digits / "out", protocol="knn", gallery=digits / "model", bootstrap=20)
+    other = evaluate(digits / "model", digits / "out", **(call | {"overwrite": True}), seed=1)
+    assert other.value("knn_accuracy") == first.value("knn_accuracy")
+    assert other.document["metrics"]["knn_accuracy"]["low"] is not None
+
+
+def test_where_picks_query_and_gallery_from_one_table(digits):
+    result = evaluate(
+        digits / "model",
+        digits / "out",
+        protocol="knn",
+        where=["parity=even"],
+        gallery_where=["parity=even"],
+        bootstrap=0,
+    )
+    gallery = result.document["details"]["gallery"]
+    assert gallery["classes"] == 5
+    assert gallery["judged_samples_in_gallery"] == gallery["n"] == result.document["n"]
+    assert result.document["metrics"]["knn_accuracy"]["low"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"protocol": "nonsense"}, "known: knn"),
+        ({"protocol": "fidelity", "k": 3}, "does not read k"),
+        ({"group_by": ["shoe"]}, "cannot group by 'shoe'"),
+        ({"where": ["shoe=1"]}, "no column 'shoe'"),
+        ({"where": ["parity=3"]}, "parity=3"),
+        ({"bootstrap": -1}, "bootstrap = -1"),
+        ({"id_column": "name"}, "give --data"),
+    ],
+)
+def test_bad_requests_are_one_line(digits, options, says):
+    with pytest.raises(KdbiasError, match=says) as caught:
+        evaluate(digits / "model", digits / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert not (digits / "out").exists()  # nothing is left that would refuse the mended command
+
+
+def test_a_path_that_is_no_table_is_refused(tmp_path):
+    with pytest.raises(KdbiasError, match="give --data"):
+        evaluate("torchvision:resnet18", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_protocol_has_its_four_parts():
+    from importlib import import_module
+
+    for module in map(import_module, PROTOCOLS.values()):
+        assert module.UNIT in {"sample", "pair", "query"}
+        assert isinstance(module.OPTIONS, dict)
+        assert isinstance(module.LOWER_IS_BETTER, frozenset)
+        assert callable(module.judge)
+        assert callable(module.score)
