@@ -20,8 +20,13 @@ from kdbias.errors import KdbiasError
 MAX_PIXELS = 89_478_485
 """Images with more pixels (256 MiB as RGB) are refused as decompression bombs before they are decoded."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Plain raster formats. Others (EPS, for one) may start outside programs."""
+Image.init()
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+    if name in Image.OPEN
+)
+"""Plain raster formats, as far as this Pillow was built with them. Others (EPS) may start outside programs."""
 
 _ORIENTATION = 0x0112
 _CHANNELS = {"RGB": 3, "L": 1}
