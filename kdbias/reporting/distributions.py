@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdbias.reporting.drawing import INK, SERIES, Figure, Look, legend_below, panel
+from kdbias.reporting.drawing import INK, SERIES, Figure, Look, legend_below, panel, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,8 +86,9 @@ def weight_histogram(name: str, weights: Mapping[str, np.ndarray], look: Mapping
                 linewidth=1.7,
                 label=label,
             )
-        axes.axvline(1.0, color=SERIES[0], linewidth=1.2, linestyle=":", label="natural (1 draw each)")
+        axes.axvline(1.0, color=SERIES[0], linewidth=1.6, linestyle=":", label="natural (1 draw each)")
         axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis)
         axes.set_xlabel("weight (expected draws an epoch)")
         axes.set_ylabel("share of samples (%)")
         legend_below(axes, 2)
@@ -104,7 +105,7 @@ def lorenz_curve(name: str, weights: Mapping[str, np.ndarray], look: Mapping[str
     """Cumulative share of draws over samples sorted by weight."""
 
     def draw(axes: Axes) -> None:
-        axes.plot([0, 100], [0, 100], color=SERIES[0], linewidth=1.2, linestyle=":", label="natural")
+        axes.plot([0, 100], [0, 100], color=SERIES[0], linewidth=1.6, linestyle=":", label="natural")
         for scheme, w in weights.items():
             if scheme == "natural":
                 continue

@@ -8,6 +8,7 @@ reader's font).
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure as MplFigure
 
@@ -156,3 +158,14 @@ def legend_below(axes: Axes, columns: int = 2) -> None:
     figure = axes.figure
     if handles:
         figure.legend(loc="outside lower center", ncols=min(columns, len(handles)), handlelength=1.6)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks such as 0.1, 0.3, 1, 3, 10 on a logarithmic axis instead of powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / max(low, high * 1e-12))
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 3 else (1.0,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

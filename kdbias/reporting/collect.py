@@ -1,0 +1,242 @@
+"""Gathers what the report shows: outputs of the stages, recognised by content and linked to each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbias.errors import KdbiasError
+from kdbias.recognition import recognise, recognise_quietly, stage_folders
+from kdbias.tables.files import read_json
+from kdbias.tables.run_record import RECORD
+
+if TYPE_CHECKING:
+    from kdbias.tables.density_table import DensityTable
+    from kdbias.tables.embedding_table import EmbeddingTable
+    from kdbias.tables.weight_manifest import WeightManifest
+
+NATURAL = "natural"
+UNWEIGHTED = "unweighted"
+
+
+@dataclass(frozen=True)
+class Density:
+    """An output of ``kdbias uniformity``: its numbers (uniformity.json) and its table."""
+
+    path: Path
+    record: dict[str, Any]
+    numbers: dict[str, Any]
+    table: DensityTable
+
+    @property
+    def bandwidth(self) -> str:
+        """The t of its ``log_density`` as text, "?" where it was not recorded."""
+        found = self.table.provenance
+        for place in (found, found.get("config") or {}, self.record, self.numbers):
+            for key in ("log_density_t", "bandwidth", "t_log_density", "chosen_t"):
+                if isinstance(place.get(key), int | float):
+                    return f"{place[key]:g}"
+        return "?"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A weight manifest and the name it goes by on the page."""
+
+    name: str
+    manifest: WeightManifest
+
+    @property
+    def path(self) -> Path:
+        return self.manifest.path
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training run; ``scheme`` names the manifest that it drew by (``UNWEIGHTED``: it drew without one)."""
+
+    path: Path
+    record: dict[str, Any]
+    scheme: str
+    metrics: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation, with the scheme of the run it judged (None = not one of the collected runs)."""
+
+    path: Path
+    record: dict[str, Any]
+    metrics: dict[str, Any]
+    run: TrainingRun | None
+
+
+@dataclass
+class Collection:
+    """Everything that a report is about."""
+
+    embeddings: list[EmbeddingTable] = field(default_factory=list)
+    densities: list[Density] = field(default_factory=list)
+    schemes: list[Scheme] = field(default_factory=list)
+    runs: list[TrainingRun] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.embeddings or self.densities or self.schemes or self.runs or self.evaluations)
+
+
+def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
+    """Read any mix of stage outputs; a folder that holds several (a demo) stands for all of them.
+
+    Unfinished outputs are listed, not read. Manifests and embedding tables that a density folder names are
+    taken along where they still lie there.
+
+    Raises:
+        KdbiasError: a path is missing or no output of kdbias, or nothing finished is among them.
+    """
+    places = list(dict.fromkeys(place for output in outputs for place in _expand(Path(output))))
+    found = Collection()
+    by_kind: dict[str, list[Path]] = {}
+    for place in places:
+        if place.is_dir() and read_json(place / RECORD).get("status") != "finished":
+            found.unfinished.append(place)
+        else:
+            by_kind.setdefault(recognise(place), []).append(place)
+    _read_densities(by_kind, found)
+    _read_embeddings(by_kind, found)
+    _read_schemes(by_kind, found)
+    found.runs = [_read_run(place, found.schemes) for place in by_kind.get("training run", [])]
+    found.evaluations = [
+        _read_evaluation(place, found.runs, found.embeddings) for place in by_kind.get("evaluation", [])
+    ]
+    if found.empty:
+        named = ", ".join(str(p) for p in found.unfinished) or ", ".join(map(str, outputs))
+        raise KdbiasError(f"nothing finished to report on in {named}; finish a stage first")
+    return found
+
+
+def _expand(place: Path) -> list[Path]:
+    kind = recognise(place)
+    if kind in ("demo", "outputs"):
+        files = sorted(f for f in place.rglob("*.parquet") if recognise_quietly(f) == "weight manifest")
+        inside = [p for p in stage_folders(place) if recognise(p) != "demo"]
+        return [*inside, *(f for f in files if not any(folder in f.parents for folder in inside))]
+    if kind in ("embedding table", "density folder", "weight manifest", "training run", "evaluation"):
+        return [place]
+    if kind == "density table" and (place.parent / RECORD).exists():
+        return [place.parent]
+    raise KdbiasError(
+        f"{place} is {_article(kind)}, which is no output to report on; give folders of embed, uniformity, "
+        "train, evaluate or demo, or weight manifests"
+    )
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+
+
+def _read_densities(by_kind: dict[str, list[Path]], found: Collection) -> None:
+    from kdbias.tables.density_table import read_density
+
+    for place in by_kind.get("density folder", []):
+        record, numbers = read_json(place / RECORD), read_json(place / "uniformity.json")
+        found.densities.append(Density(place, record, numbers, read_density(place)))
+
+
+def _read_embeddings(by_kind: dict[str, list[Path]], found: Collection) -> None:
+    from kdbias.tables.embedding_table import EmbeddingTable
+
+    places = list(by_kind.get("embedding table", []))
+    for density in found.densities:
+        named = _named_path(density.record, "embeddings", density.path)
+        if named is not None and recognise_quietly(named) == "embedding table":
+            places.append(named)
+    seen: set[Path] = set()
+    for place in places:
+        if place.resolve() not in seen:
+            seen.add(place.resolve())
+            found.embeddings.append(EmbeddingTable.open(place, require_finished=False))
+
+
+def _named_path(record: dict[str, Any], key: str, beside: Path) -> Path | None:
+    """A path that a record mentions, as it stands, or relative to the record's own folder."""
+    for place in (record, record.get("config") or {}, record.get("paths") or {}):
+        value = place.get(key)
+        if isinstance(value, str):
+            for candidate in (Path(value), beside / value, beside.parent / value):
+                if candidate.exists():
+                    return candidate
+    return None
+
+
+def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
+    from kdbias.tables.weight_manifest import read_manifest
+
+    places = {place.resolve(): place for place in by_kind.get("weight manifest", [])}
+    names: dict[Path, str] = {}
+    for density in found.densities:
+        for scheme in density.numbers.get("schemes", []):
+            if not scheme.get("weights"):
+                continue
+            for candidate in (Path(scheme["weights"]), density.path / scheme["weights"]):
+                if recognise_quietly(candidate) == "weight manifest":
+                    places.setdefault(candidate.resolve(), candidate)
+                    names[candidate.resolve()] = scheme["name"]
+                    break
+    for resolved, place in places.items():
+        found.schemes.append(Scheme(names.get(resolved, place.stem), read_manifest(place)))
+    found.schemes.sort(key=lambda scheme: scheme.name != NATURAL)
+
+
+def _read_run(place: Path, schemes: Sequence[Scheme]) -> TrainingRun:
+    record = read_json(place / RECORD)
+    return TrainingRun(place, record, _scheme_of(record, schemes), _read_metrics(place / "metrics.csv"))
+
+
+def _scheme_of(record: dict[str, Any], schemes: Sequence[Scheme]) -> str:
+    fingerprint = (record.get("inputs") or {}).get("weights")
+    for scheme in schemes:
+        if fingerprint and scheme.manifest.fingerprint == fingerprint:
+            return scheme.name
+    named = (record.get("config") or {}).get("weights") or record.get("weights")
+    return Path(named).stem if isinstance(named, str) else UNWEIGHTED
+
+
+def _read_metrics(path: Path) -> dict[str, list[Any]]:
+    """Columns of metrics.csv; numbers as numbers, empty fields as None."""
+    if not path.exists():
+        return {}
+    from pyarrow import ArrowInvalid, csv
+
+    try:
+        return csv.read_csv(path).to_pydict()
+    except ArrowInvalid as error:
+        raise KdbiasError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from None
+
+
+def _read_evaluation(
+    place: Path, runs: Sequence[TrainingRun], embeddings: Sequence[EmbeddingTable]
+) -> Evaluation:
+    """An evaluation names its run itself, or judged an embedding table that the run, as teacher, made."""
+    record, metrics = read_json(place / RECORD), read_json(place / "metrics.json")
+    named = (record.get("config") or {}).get("model")
+    if named is None:
+        judged = (record.get("inputs") or {}).get("model")
+        table = next((e for e in embeddings if e.fingerprint == judged), None)
+        named = ((table.provenance if table else {}).get("config") or {}).get("teacher")
+    if not isinstance(named, str):
+        return Evaluation(place, record, metrics, None)
+    wanted = Path(named.removeprefix("run:"))
+    return Evaluation(place, record, metrics, next((run for run in runs if _same(run.path, wanted)), None))
+
+
+def _same(path: Path, named: Path) -> bool:
+    """Whether a recorded path means this one, also after the whole tree was moved."""
+    if path.resolve() == named.resolve():
+        return True
+    return not named.exists() and path.parts[-2:] == named.parts[-2:]

@@ -1,0 +1,106 @@
+"""report(): one self-contained HTML page about any mix of stage outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kdbias.errors import KdbiasError
+from kdbias.progress import say
+from kdbias.reporting.collect import Collection, collect
+from kdbias.reporting.drawing import looks
+from kdbias.reporting.sections import (
+    Section,
+    density_sections,
+    headline,
+    scheme_names,
+    students_section,
+    uniformity_section,
+)
+from kdbias.reporting.summaries import provenances
+from kdbias.tables.files import atomic_path
+from kdbias.version import __version__
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What :func:`report` wrote."""
+
+    path: Path
+    inputs: int
+    notices: Sequence[str]
+
+    def summary(self) -> str:
+        size = self.path.stat().st_size / 2**20
+        lines = [f"{self.path}: one page about {self.inputs:,} outputs, {size:.1f} MiB, opens in any browser"]
+        return "\n".join([*lines, *(f"note: {notice}" for notice in self.notices)])
+
+
+def report(
+    outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] = "report.html",
+    *,
+    title: str = "kdbias report",
+    pictures: int = 10,
+    overwrite: bool = True,
+) -> ReportResult:
+    """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
+
+    Args:
+        outputs: folders of ``embed``, ``uniformity``, ``train``, ``evaluate`` or ``demo``, weight manifests,
+            or a folder that holds several of them.
+        output: the HTML file.
+        title: heading of the page.
+        pictures: thumbnails of each kind (most crowded, most isolated, most and least drawn); 0 leaves them
+            out, so that no picture of a person leaves with the page.
+        overwrite: False refuses to replace an existing file.
+
+    Raises:
+        KdbiasError: a path is no output of kdbias, or nothing finished is among them.
+    """
+    target = Path(output)
+    if target.is_dir():
+        raise KdbiasError(
+            f"{target} is a folder; name the HTML file to write, for example {target / 'report.html'}"
+        )
+    if target.exists() and not overwrite:
+        raise KdbiasError(f"{target} exists already; choose another output or allow overwriting")
+    if pictures < 0:
+        raise KdbiasError(f"pictures = {pictures}; give how many thumbnails of each kind, or 0 for none")
+    found = collect([outputs] if isinstance(outputs, str | os.PathLike) else list(outputs))
+    notices = [f"unfinished, not shown: {place}" for place in found.unfinished]
+    look = looks(scheme_names(found))
+    sections = [uniformity_section(found, look)]
+    for i, density in enumerate(found.densities):
+        sections += density_sections(found, density, look, f"d{i}" if i else "d", pictures, notices)
+    sections.append(students_section(found, look))
+    sections.append(Section("provenance", "What was read", provenances=provenances(found)))
+    sections = [section for section in sections if not section.empty]
+    _write(target, title, found, sections, notices)
+    inputs = len(provenances(found))
+    say(f"wrote {target} about {inputs:,} outputs")
+    return ReportResult(target, inputs, tuple(notices))
+
+
+def _write(
+    target: Path, title: str, found: Collection, sections: Sequence[Section], notices: Sequence[str]
+) -> None:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("kdbias.reporting", "."), autoescape=True, undefined=StrictUndefined
+    )
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    html = environment.get_template("page.html").render(
+        title=title,
+        subtitle=f"kdbias {__version__}, {now}",
+        facts=headline(found),
+        notices=notices,
+        sections=sections,
+        footer=f"Written by kdbias {__version__}. This page holds everything it shows and loads nothing.",
+    )
+    with atomic_path(target) as temporary:
+        temporary.write_text(html, encoding="utf-8")

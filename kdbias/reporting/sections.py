@@ -1,0 +1,280 @@
+"""The sections of the page: which tables, figures and pictures the collected outputs give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.reporting import distributions, maps, thumbnails, training_figures, uniformity_figures
+from kdbias.reporting.collect import NATURAL, Collection, Density
+from kdbias.reporting.drawing import Figure, Look
+from kdbias.reporting.summaries import (
+    Provenance,
+    Table,
+    evaluations_table,
+    points,
+    shown_measures,
+    students_table,
+    uniformity_table,
+    values_by_scheme,
+)
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.joins import align
+
+_GROUP_COLUMNS = 6  # drawn at most, beside the label
+_GROUP_VALUES = 200  # a column with more values is no group
+_LINES = 8  # metrics of training drawn at most
+
+
+@dataclass
+class Section:
+    """A part of the page: tables, then figures, then pictures."""
+
+    id: str
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    strips: list[thumbnails.Strip] = field(default_factory=list)
+    provenances: list[Provenance] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.tables or self.figures or self.strips or self.provenances)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number to see first, and what it means."""
+
+    value: str
+    meaning: str
+
+
+def scheme_names(found: Collection) -> list[str]:
+    names = [NATURAL]
+    names += [s["name"] for d in found.densities for s in d.numbers.get("schemes", [])]
+    names += [s.name for s in found.schemes]
+    names += [run.scheme for run in found.runs]
+    return list(dict.fromkeys(names))
+
+
+def uniformity_section(found: Collection, look: Mapping[str, Look]) -> Section:
+    section = Section("uniformity", "Uniformity")
+    for i, density in enumerate(found.densities):
+        section.tables.append(uniformity_table(density))
+        dots = points(density)
+        for figure in (
+            uniformity_figures.uniformity_against_ess(f"ess{i}", dots, look),
+            uniformity_figures.distinct_across_bandwidths(f"distinct{i}", dots, look),
+        ):
+            if figure is not None:
+                section.figures.append(figure)
+    return section
+
+
+def density_sections(
+    found: Collection,
+    density: Density,
+    look: Mapping[str, Look],
+    name: str,
+    pictures: int,
+    notices: list[str],
+) -> list[Section]:
+    """Density, weights, groups, map and thumbnails of one density table."""
+    many = f" of {density.path.name}" if len(found.densities) > 1 else ""
+    log_density = density.table.numbers("log_density")
+    weights = _aligned_weights(found, density, notices)
+    section = Section(f"{name}-weights", f"Density and weights{many}")
+    section.figures.append(
+        distributions.density_histogram(
+            f"{name}-density",
+            log_density,
+            {s: w for s, w in weights.items() if s != NATURAL},
+            look,
+            density.bandwidth,
+        )
+    )
+    histogram = distributions.weight_histogram(f"{name}-weight", weights, look)
+    if histogram is not None:
+        section.figures += [histogram, distributions.lorenz_curve(f"{name}-lorenz", weights, look)]
+    section.figures += _group_figures(density, weights, look, name)
+    embeddings = _embeddings_of(found, density)
+    if embeddings is not None:
+        figure = _map(embeddings, density, log_density, weights, name)
+        if figure is not None:
+            section.figures.append(figure)
+    samples = Section(f"{name}-samples", f"Samples{many}")
+    if pictures:
+        samples.strips = _strips(embeddings, density, log_density, weights, pictures, notices)
+    return [section, samples]
+
+
+def _aligned_weights(found: Collection, density: Density, notices: list[str]) -> dict[str, np.ndarray]:
+    """Scheme -> weights in the order of the density table; manifests over other data are left out."""
+    aligned: dict[str, np.ndarray] = {}
+    for scheme in found.schemes:
+        rows = align(density.table.ids, scheme.manifest.ids, "", "", allow_missing=True)
+        if (rows < 0).any() or scheme.manifest.n != density.table.n:
+            if len(found.densities) == 1:
+                notices.append(
+                    f"{scheme.path}: not over the samples of {density.path}, not shown with its density"
+                )
+            continue
+        aligned[scheme.name] = scheme.manifest.weights[rows]
+    return aligned
+
+
+def _group_figures(
+    density: Density, weights: Mapping[str, np.ndarray], look: Mapping[str, Look], name: str
+) -> list[Figure]:
+    columns = ["label", *density.table.group_columns]
+    figures: list[Figure] = []
+    for i, column in enumerate(columns):
+        values = density.table.table.column(column).to_pylist()
+        distinct = {str(v) for v in values if v is not None}
+        if not 2 <= len(distinct) <= _GROUP_VALUES or not weights or len(figures) > _GROUP_COLUMNS:
+            continue
+        shares = distributions.group_shares(column, values, weights)
+        figures.append(distributions.group_figure(f"{name}-group{i}", shares, look))
+    return figures
+
+
+def _embeddings_of(found: Collection, density: Density) -> EmbeddingTable | None:
+    inputs = set((density.record.get("inputs") or {}).values()) | set(
+        (density.table.provenance.get("inputs") or {}).values()
+    )
+    return next((e for e in found.embeddings if e.fingerprint in inputs), None)
+
+
+def _map(
+    embeddings: EmbeddingTable,
+    density: Density,
+    log_density: np.ndarray,
+    weights: Mapping[str, np.ndarray],
+    name: str,
+) -> Figure | None:
+    if embeddings.d < 2:
+        return None
+    mean, directions, variance = maps.principal_directions(embeddings.batches, embeddings.d)
+    places = np.concatenate([(x - mean) @ directions for _, x in embeddings.batches()])
+    rows = align(density.table.ids, embeddings.ids(), str(density.path), str(embeddings.path))
+    return maps.embedding_maps(f"{name}-map", places[rows], variance, log_density, weights, density.bandwidth)
+
+
+def _strips(
+    embeddings: EmbeddingTable | None,
+    density: Density,
+    log_density: np.ndarray,
+    weights: Mapping[str, np.ndarray],
+    count: int,
+    notices: list[str],
+) -> list[thumbnails.Strip]:
+    if embeddings is None:
+        notices.append(f"no pictures for {density.path}: its embedding table is not here")
+        return []
+    try:
+        source = thumbnails.open_source(embeddings.provenance)
+        duplicate = density.table.table.column("duplicate_of").is_valid().to_numpy()
+        table = density.table
+        return thumbnails.strips(source, table.ids, table.labels, log_density, weights, duplicate, count)
+    except KdbiasError as error:
+        notices.append(f"no pictures for {density.path}: {error}")
+        return []
+
+
+def students_section(found: Collection, look: Mapping[str, Look]) -> Section:
+    section = Section("students", "Training and students")
+    values = values_by_scheme(found.evaluations, list(look))
+    table = students_table(values)
+    if table is not None:
+        section.tables.append(table)
+        figure = training_figures.results_by_scheme("results", values, shown_measures(values), look)
+        if figure is not None:
+            section.figures.append(figure)
+    others = evaluations_table([e for e in found.evaluations if e.run is None or table is None])
+    if others is not None:
+        section.tables.append(others)
+    curves: dict[str, list[training_figures.Curve]] = {}
+    x_label = "epoch"
+    for run in found.runs:
+        x_label, lines = _curves(run.metrics, run.scheme)
+        loss = (run.record.get("config") or {}).get("loss")
+        for quantity, line in lines.items():
+            named = f"{quantity} ({loss})" if loss and "loss" in quantity else quantity
+            curves.setdefault(named.replace("_", " "), []).append(line)
+    figure = training_figures.training_curves("training", dict(list(curves.items())[:_LINES]), x_label, look)
+    if figure is not None:
+        section.figures.append(figure)
+    return section
+
+
+_X_AXES = ("epoch", "step", "steps")
+_BOOKKEEPING = {
+    "epoch",
+    "step",
+    "steps",
+    "seconds",
+    "samples",
+    "images",
+    "seen",
+    "lr",
+    "rate",
+    "time",
+    "draws",
+}
+
+
+def _curves(
+    metrics: Mapping[str, Sequence[object]], scheme: str
+) -> tuple[str, dict[str, training_figures.Curve]]:
+    """The columns of metrics.csv that are results, each over the first of epoch and step that is there."""
+    x_name = next((name for name in _X_AXES if name in metrics), "row")
+    length = len(next(iter(metrics.values()), ()))
+    x_values = metrics.get(x_name, list(range(length)))
+    found = {}
+    for name, column in metrics.items():
+        if name in _BOOKKEEPING or "per_second" in name or "seconds" in name:
+            continue
+        pairs = [(x, y) for x, y in zip(x_values, column, strict=True) if _is_number(x) and _is_number(y)]
+        if pairs:
+            array = np.array(pairs, dtype=float)
+            found[name] = training_figures.Curve(scheme, array[:, 0], array[:, 1])
+    return x_name, found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def headline(found: Collection) -> list[Fact]:
+    """What to see first; every number is read from the collected files."""
+    facts: list[Fact] = []
+    for density in found.densities[:1]:
+        facts.append(Fact(f"{density.table.n:,}", "samples measured"))
+        by_scheme = {p.scheme: p for p in points(density) if f"{p.t:g}" == density.bandwidth}
+        natural = by_scheme.get(NATURAL)
+        if natural is not None and natural.effective_distinct is not None:
+            t = f"t = {natural.t:g}"
+            ceiling = f"{natural.ceiling:,.0f}" if natural.ceiling < 1e6 else f"{natural.ceiling:.1e}"
+            facts.append(
+                Fact(
+                    f"{natural.effective_distinct:,.1f}",
+                    f"distinct samples they are worth as drawn naturally ({t}; ceiling {ceiling})",
+                )
+            )
+            best = max(by_scheme.values(), key=lambda p: p.effective_distinct or 0.0)
+            if best.scheme != NATURAL and best.effective_distinct is not None:
+                worth = f"distinct samples under “{best.scheme}” ({t}; ESS {100 * best.ess:.0f} %)"
+                facts.append(Fact(f"{best.effective_distinct:,.1f}", worth))
+    values = values_by_scheme(found.evaluations)
+    for measure in shown_measures(values)[:1] if values else []:
+        means = {s: float(np.mean(v)) for s, v in values[measure.key].items()}
+        if NATURAL in means and len(means) > 1:
+            best_name = (max if measure.higher_is_better else min)(means, key=means.__getitem__)
+            factor, digits = (100, 1) if measure.percent else (1, 3)
+            change = f"{factor * means[NATURAL]:.{digits}f} → {factor * means[best_name]:.{digits}f}"
+            facts.append(Fact(change, f"{measure.label}: natural → “{best_name}”, mean over seeds"))
+    return facts

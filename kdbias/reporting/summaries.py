@@ -1,0 +1,302 @@
+"""The report's tables: uniformity by scheme and bandwidth, what the students reached, what was read."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbias.reporting.collect import Collection, Density, Evaluation
+from kdbias.reporting.training_figures import Measure
+from kdbias.reporting.uniformity_figures import Point
+
+NONE = "n/a"
+
+MEASURES = (
+    Measure("knn_balanced_accuracy", "balanced accuracy, k nearest (%)", True, percent=True),
+    Measure("centroid_balanced_accuracy", "balanced accuracy, nearest centroid (%)", True, percent=True),
+    Measure("centroid_tail_accuracy", "tail accuracy, nearest centroid (%)", True, percent=True),
+    Measure("centroid_accuracy", "accuracy, nearest centroid (%)", True, percent=True),
+    Measure("distance", "embedding error (mean distance to the teacher)", False),
+    Measure("cosine", "mean cosine to the teacher", True),
+)
+_LOWER = ("distance", "error", "eer", "fpir", "fnir", "loss")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One field of a table; ``note`` is shown on hover and read out by screen readers."""
+
+    text: str
+    number: bool = False
+    best: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption; ``columns`` are (heading, what it means)."""
+
+    title: str
+    caption: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[Cell]]
+    explain: bool = False  # list what the columns mean under the table
+
+
+def number(value: float | None, digits: int = 3, note: str = "") -> Cell:
+    """A number with ``digits`` decimals (thousands separated), or n/a."""
+    if value is None:
+        return Cell(NONE, True, note=note)
+    return Cell(f"{value:,.{digits}f}", True, note=note)
+
+
+def percent(value: float | None, digits: int = 1, note: str = "") -> Cell:
+    return (
+        Cell(NONE, True, note=note) if value is None else Cell(f"{100 * value:.{digits}f} %", True, note=note)
+    )
+
+
+def magnitude(value: float | None) -> Cell:
+    """A count that may be astronomically large (the ceiling of D grows like e^2t)."""
+    if value is None:
+        return Cell(NONE, True)
+    return Cell(f"{value:,.1f}" if value < 1e5 else f"{value:.1e}", True)
+
+
+def ess_share(scheme: Mapping[str, Any], n: int) -> float | None:
+    """ESS / n of a scheme of uniformity.json, whichever of number or share it holds."""
+    ess = scheme.get("ess")
+    if isinstance(ess, Mapping):
+        ess = ess.get("fraction", ess.get("share"))
+    if ess is None:
+        return None
+    return float(ess) / n if ess > 1 else float(ess)
+
+
+def points(density: Density) -> list[Point]:
+    """Every scheme at every bandwidth, for the figures."""
+    n = int(density.numbers["n"])
+    return [
+        Point(
+            scheme["name"],
+            float(b["t"]),
+            ess_share(scheme, n) or 1.0,
+            b["uniformity"],
+            b["null"],
+            b["effective_distinct"],
+            b["distinct_ceiling"],
+        )
+        for scheme in density.numbers["schemes"]
+        for b in scheme["bandwidths"]
+    ]
+
+
+def uniformity_table(density: Density) -> Table:
+    """Rows: bandwidth, then scheme."""
+    numbers = density.numbers
+    n, d = int(numbers["n"]), numbers["d"]
+    schemes = numbers["schemes"]
+    rows: list[list[Cell]] = []
+    for i, bandwidth in enumerate(schemes[0]["bandwidths"] if schemes else []):
+        for scheme in schemes:
+            b = scheme["bandwidths"][i]
+            reason = str(b.get("rectification_reason") or b.get("reason") or "not certified or not computed")
+            rows.append(
+                [
+                    Cell(f"{bandwidth['t']:g}", True),
+                    Cell(scheme["name"]),
+                    number(b["uniformity"]),
+                    number(b["null"]),
+                    number(b["excess"]),
+                    magnitude(b["effective_distinct"]),
+                    magnitude(b["distinct_ceiling"]),
+                    percent(ess_share(scheme, n)),
+                    percent(b["rectification"], note="" if b["rectification"] is not None else reason),
+                    number(scheme.get("effective_identities"), 1),
+                ]
+            )
+    search = numbers.get("search") or {}
+    caption = (
+        f"{n:,} samples in {d} dimensions. Lower uniformity = the draws spread more evenly over the "
+        "sphere; excess is its distance to a perfectly uniform sphere (null). D says how many distinct "
+        "samples the draws are worth at this t, ESS how many samples carry them, rectification how far "
+        "from natural sampling (0 %) to the best re-weighting of this data (100 %) a scheme gets."
+    )
+    if search:
+        recall = f", recall {search['recall']:g}" if search.get("recall") is not None else ""
+        caption += f" Neighbours: {search.get('kind')} search, k = {search.get('k')}{recall}."
+    return Table(f"Uniformity of {density.path.name}", caption, _UNIFORMITY_COLUMNS, rows, explain=True)
+
+
+_UNIFORMITY_COLUMNS = (
+    ("t", "kernel bandwidth: K = exp(-t |x - y|²); larger looks at closer neighbours"),
+    ("scheme", "how samples are weighted"),
+    ("U", "uniformity in nats, lower = more even (Wang & Isola, weighted)"),
+    ("null", "U of a uniform sphere of this dimension"),
+    ("excess", "U - null, in nats"),
+    ("D", "effective number of distinct samples at this t"),
+    ("ceiling", "largest D that any data of this dimension can have"),
+    ("ESS", "Kish effective sample size, % of n"),
+    ("rectified", "0 % = natural, 100 % = the best re-weighting of this data"),
+    ("identities", "effective number of labels: exp(entropy of their share of the draws)"),
+)
+
+
+def metric_values(evaluation: Evaluation) -> dict[str, float]:
+    """Metric -> value of an evaluation; undefined ones left out."""
+    found: dict[str, float] = {}
+    for name, entry in (evaluation.metrics.get("metrics") or {}).items():
+        value = entry.get("value") if isinstance(entry, Mapping) else entry
+        if isinstance(value, int | float):
+            found[name] = float(value)
+    return found
+
+
+def values_by_scheme(
+    evaluations: Sequence[Evaluation], order: Sequence[str] = ()
+) -> dict[str, dict[str, list[float]]]:
+    """Metric -> scheme -> one value a run; where two evaluations of a run have a metric, the first counts."""
+    by_run: dict[str, dict[str, tuple[str, float]]] = {}
+    for evaluation in evaluations:
+        if evaluation.run is None:
+            continue
+        for name, value in metric_values(evaluation).items():
+            by_run.setdefault(name, {}).setdefault(str(evaluation.run.path), (evaluation.run.scheme, value))
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, runs in by_run.items():
+        schemes = dict.fromkeys([*order, *(scheme for scheme, _ in runs.values())])
+        by_scheme = {s: [value for scheme, value in runs.values() if scheme == s] for s in schemes}
+        found[name] = {s: held for s, held in by_scheme.items() if held}
+    return found
+
+
+def shown_measures(values: Mapping[str, Any]) -> list[Measure]:
+    """Which metrics to plot: the well-known ones that are there, else the first few."""
+    known = [m for m in MEASURES if m.key in values]
+    if known:
+        return known
+    return [
+        Measure(name, name.replace("_", " "), not any(w in name for w in _LOWER)) for name in list(values)[:4]
+    ]
+
+
+def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table | None:
+    """Scheme by measure, mean +- standard deviation over runs, the best mean marked."""
+    measures = shown_measures(values)
+    schemes = list(dict.fromkeys(scheme for m in measures for scheme in values[m.key]))
+    if not schemes:
+        return None
+    best = {}
+    for m in measures:
+        means = {s: statistics.fmean(v) for s, v in values[m.key].items() if v}
+        best[m.key] = (max if m.higher_is_better else min)(means, key=means.__getitem__)
+    runs = {s: max(len(values[m.key].get(s, ())) for m in measures) for s in schemes}
+    rows = [
+        [
+            Cell(s),
+            Cell(str(runs[s]), True),
+            *(_spread(values[m.key].get(s, ()), m, best[m.key] == s) for m in measures),
+        ]
+        for s in schemes
+    ]
+    columns = [
+        ("sampling", "the weight manifest that the student's training drew by"),
+        ("runs", "number of students (seeds)"),
+        *((m.label, "higher is better" if m.higher_is_better else "lower is better") for m in measures),
+    ]
+    caption = (
+        "Mean over runs ± one standard deviation (ddof 1); bold = the best mean of a column. A difference "
+        "of less than about the spread is no evidence."
+    )
+    return Table("Students", caption, columns, rows)
+
+
+def _spread(values: Sequence[float], measure: Measure, best: bool) -> Cell:
+    if not values:
+        return Cell(NONE, True)
+    factor, digits = (100, 1) if measure.percent else (1, 4)
+    text = f"{factor * statistics.fmean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {factor * statistics.stdev(values):.{digits}f}"
+    return Cell(text, True, best)
+
+
+def evaluations_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """Every evaluation with all its metrics and intervals."""
+    rows = []
+    for e in evaluations:
+        judged = e.run.path.name if e.run else str((e.record.get("config") or {}).get("model") or e.path.name)
+        for name, entry in (e.metrics.get("metrics") or {}).items():
+            if not isinstance(entry, Mapping):
+                entry = {"value": entry}
+            low, high = entry.get("low"), entry.get("high")
+            interval = NONE if low is None or high is None else f"{low:.4f} to {high:.4f}"
+            rows.append(
+                [
+                    Cell(e.path.name),
+                    Cell(judged),
+                    Cell(str(e.metrics.get("protocol", ""))),
+                    Cell(name.replace("_", " ")),
+                    number(entry.get("value"), 4),
+                    Cell(interval, True),
+                ]
+            )
+    if not rows:
+        return None
+    columns = [
+        ("evaluation", "its folder"),
+        ("judged", "run or table"),
+        ("protocol", ""),
+        ("metric", ""),
+        ("value", ""),
+        (
+            "95 % interval",
+            "percentile bootstrap over the judged units; the spread over training seeds is not in it",
+        ),
+    ]
+    return Table("All evaluations", "Each metric with its bootstrap interval.", columns, rows)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One input of the report, for the section at the page's end."""
+
+    path: str
+    kind: str
+    facts: Sequence[tuple[str, str]]
+    config: str  # JSON, "" where none was recorded
+
+
+def provenances(found: Collection) -> list[Provenance]:
+    """Version, configuration, fingerprints and counts of everything that was read."""
+    listed: list[tuple[Any, str, Mapping[str, Any], str]] = []
+    listed += [(e.path, "embedding table", e.provenance, e.fingerprint) for e in found.embeddings]
+    listed += [(d.path, "density", d.record, d.table.fingerprint) for d in found.densities]
+    listed += [
+        (s.path, f"weights, “{s.name}”", s.manifest.provenance, s.manifest.fingerprint) for s in found.schemes
+    ]
+    listed += [(r.path, f"training run, “{r.scheme}”", r.record, "") for r in found.runs]
+    listed += [(e.path, "evaluation", e.record, "") for e in found.evaluations]
+    return [_provenance(str(path), kind, record, own) for path, kind, record, own in listed]
+
+
+def _provenance(path: str, kind: str, record: Mapping[str, Any], fingerprint: str) -> Provenance:
+    facts = [
+        ("kdbias", str(record.get("version") or record.get("kdbias") or "not recorded (hand-made file)"))
+    ]
+    for key in ("created", "started", "finished"):
+        if record.get(key):
+            facts.append((key, str(record[key])))
+    if isinstance(record.get("seconds"), int | float):
+        facts.append(("seconds", f"{record['seconds']:,.1f}"))
+    for key, value in (record.get("counts") or {}).items():
+        facts.append((f"count: {key}", f"{value:,}" if isinstance(value, int) else str(value)))
+    if fingerprint:
+        facts.append(("fingerprint", fingerprint))
+    for role, value in (record.get("inputs") or {}).items():
+        facts.append((f"input: {role}", str(value)))
+    config = record.get("config")
+    return Provenance(path, kind, facts, json.dumps(config, indent=2, ensure_ascii=False) if config else "")
