@@ -1,0 +1,53 @@
+"""Samples with the same vector, and samples with nearly the same one."""
+
+import hashlib
+import threading
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.sphere.tiles import Epilogue, Tile, Workspace
+
+NEAR_DUPLICATE_COSINE = 0.999
+
+
+def first_with_same_vector(x: np.ndarray) -> np.ndarray:
+    """(n,) int64: for each row the position of the first row with exactly the same vector (itself if none).
+
+    Rows are compared by a 128-bit digest, so no n x n comparison and no sorting of whole rows.
+    """
+    rows = np.ascontiguousarray(x) + 0.0  # -0.0 and 0.0 are the same number
+    digests = np.frombuffer(
+        b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows), dtype="V16"
+    )
+    _, first, inverse = np.unique(digests.view([("a", "<u8"), ("b", "<u8")]), True, True)
+    return first[inverse.reshape(-1)].astype(np.int64)
+
+
+class RadiusCounts(Epilogue):
+    """How many others of every sample lie at a cosine >= ``cosine``.
+
+    Attributes (after the traversal):
+        counts: (n,) int64, self excluded.
+    """
+
+    def __init__(self, n: int, cosine: float = NEAR_DUPLICATE_COSINE) -> None:
+        if not -1 <= cosine <= 1:
+            raise KdbiasError(f"a cosine lies in [-1, 1], got {cosine}")
+        self.cosine = np.float32(cosine)
+        self.counts = np.zeros(n, dtype=np.int64)
+        self._lock = threading.Lock()
+
+    def consume(self, tile: Tile, workspace: Workspace) -> None:
+        if not tile.diagonal and tile.cosines.max() < self.cosine:
+            return  # most tiles hold no such pair, and a maximum is the cheapest look
+        reached = workspace.array("reached", tile.cosines.shape, np.bool_)
+        np.greater_equal(tile.cosines, self.cosine, out=reached)
+        if tile.diagonal:
+            np.fill_diagonal(reached, False)
+        of_rows = np.count_nonzero(reached, axis=1)
+        of_columns = None if tile.diagonal else np.count_nonzero(reached, axis=0)
+        with self._lock:
+            self.counts[tile.rows] += of_rows
+            if of_columns is not None:
+                self.counts[tile.columns] += of_columns

@@ -1,0 +1,196 @@
+"""One pass over all pairs of unit vectors, in cache-sized tiles, for any number of results at once.
+
+The matrix of cosines is symmetric, so only tiles on and above its diagonal are computed, each once; every
+epilogue reads a tile while it is hot, in both directions. The product is most of the cost, so several results
+out of one pass cost little more than one.
+
+Cost: n^2 d multiply-adds over two; memory: the vectors, at most three tiles a thread and what the epilogues
+keep (O(n)).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from kdbias.errors import KdbiasError
+
+TILE = 1024
+
+
+class Workspace:
+    """The scratch arrays of one thread; asking again for a name gives the same memory."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        """An uninitialised C-contiguous array of this shape; its content lasts until the next call."""
+        size = int(np.prod(shape))
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size or buffer.dtype != np.dtype(dtype):
+            buffer = self._buffers[name] = np.empty(size, dtype)
+        return buffer[:size].reshape(shape)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Cosines between a run of rows and a run of columns.
+
+    Attributes:
+        rows, columns: positions of the samples, ``rows.start <= columns.start``.
+        cosines: (rows, columns) float32 in [-1, 1]; read only. On a diagonal tile rows equal columns, both
+            orders of a pair are present and the self-pairs lie on the tile's diagonal.
+    """
+
+    rows: slice
+    columns: slice
+    cosines: np.ndarray
+
+    @property
+    def diagonal(self) -> bool:
+        return self.rows.start == self.columns.start
+
+
+class Epilogue:
+    """A result that is built from tiles of cosines.
+
+    ``consume`` is called once for every tile, from several threads at once. A tile off the diagonal stands for
+    its mirror image too, so an epilogue reads it along both axes; a diagonal tile along its rows alone.
+    """
+
+    def consume(self, tile: Tile, workspace: Workspace) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Called once after the last tile."""
+
+
+def available_threads() -> int:
+    """CPUs this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def tile_order(n: int, tile: int) -> list[tuple[int, int]]:
+    """(row block, column block) of every tile: the diagonal first, then one parallel to it after the other.
+
+    So every sample meets some neighbours at once, and early thresholds spare selection work later.
+    """
+    blocks = -(-n // tile)
+    return [(i, i + offset) for offset in range(blocks) for i in range(blocks - offset)]
+
+
+def traverse(
+    x: np.ndarray,
+    epilogues: Sequence[Epilogue],
+    *,
+    tile: int = TILE,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """Show every tile of the cosines of ``x`` to every epilogue.
+
+    Python threads take tiles from one queue, and BLAS runs on one thread in each, which scales better than
+    one BLAS call on all cores. NumPy releases the interpreter lock in everything that costs.
+
+    Args:
+        x: (n, d) float32, C-contiguous, unit rows.
+        epilogues: what to compute.
+        tile: rows and columns of a tile.
+        threads: workers; by default the CPUs of this process.
+        progress: called with the number of pairs after each tile, one call at a time.
+
+    Raises:
+        KdbiasError: ``x`` is not a float32 matrix, or tile or threads is < 1.
+    """
+    if x.ndim != 2 or x.dtype != np.float32:
+        raise KdbiasError(f"a traversal needs (n, d) float32 vectors, got {x.dtype} of shape {x.shape}")
+    workers = available_threads() if threads is None else threads
+    if tile < 1 or workers < 1:
+        raise KdbiasError(f"tile and threads must be >= 1, got tile={tile}, threads={workers}")
+    order = tile_order(len(x), tile)
+    queue = iter(order)
+    lock = threading.Lock()
+    stopped = threading.Event()
+
+    def work() -> None:
+        workspace = Workspace()
+        try:
+            for block in _take(queue, lock, stopped):
+                done = _one_tile(x, block, tile, epilogues, workspace)
+                if progress is not None:
+                    with lock:
+                        progress(done)
+        except BaseException:
+            stopped.set()
+            raise
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        workers = min(workers, len(order))
+        if workers <= 1:
+            work()
+        else:
+            _run_together(work, workers, stopped)
+    for epilogue in epilogues:
+        epilogue.finish()
+
+
+def _take(
+    queue: Iterator[tuple[int, int]], lock: threading.Lock, stopped: threading.Event
+) -> Iterator[tuple[int, int]]:
+    while not stopped.is_set():
+        with lock:
+            block = next(queue, None)
+        if block is None:
+            return
+        yield block
+
+
+def _one_tile(
+    x: np.ndarray, block: tuple[int, int], tile: int, epilogues: Sequence[Epilogue], workspace: Workspace
+) -> int:
+    """Compute one tile and feed it to the epilogues; returns the number of (ordered) pairs it stood for."""
+    n = len(x)
+    rows, columns = (slice(b * tile, min(n, (b + 1) * tile)) for b in block)
+    left, right = x[rows], x[columns]
+    cosines = workspace.array("cosines", (len(left), len(right)))
+    np.matmul(left, right.T, out=cosines)
+    np.clip(cosines, -1.0, 1.0, out=cosines)
+    shown = Tile(rows, columns, cosines)
+    for epilogue in epilogues:
+        epilogue.consume(shown, workspace)
+    return cosines.size if shown.diagonal else 2 * cosines.size
+
+
+def _run_together(work: Callable[[], None], workers: int, stopped: threading.Event) -> None:
+    with ThreadPoolExecutor(workers, thread_name_prefix="kdbias-tiles") as pool:
+        futures = [pool.submit(work) for _ in range(workers)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            stopped.set()  # the others end after the tile they are at
+            raise
+
+
+def seconds_estimate(n: int, d: int, threads: int | None = None, tile: int = TILE) -> float:
+    """Expected duration of a traversal with neighbours and a few bandwidths, from one timed tile product."""
+    side = min(tile, n)
+    left, right = np.ones((2, side, d), dtype=np.float32)
+    out = np.empty((side, side), dtype=np.float32)
+    with threadpool_limits(limits=1, user_api="blas"):
+        np.matmul(left, right.T, out=out)  # the first call pays for page faults
+        started = time.perf_counter()
+        np.matmul(left, right.T, out=out)
+        product = time.perf_counter() - started
+    # Selection, exponentials and sums cost the same for an entry whatever the dimension.
+    beside = 4e-9 * side * side
+    return len(tile_order(n, tile)) * (product + beside) / (threads or available_threads())
