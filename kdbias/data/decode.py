@@ -26,13 +26,15 @@ FORMATS = tuple(
     for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
     if name in Image.OPEN
 )
-"""Plain raster formats, as far as this Pillow was built with them. Others (EPS) may start outside programs."""
+"""Plain raster formats, as far as this Pillow reads them. Others (EPS) may start outside programs."""
 
 _ORIENTATION = 0x0112
 _CHANNELS = {"RGB": 3, "L": 1}
 
 # Pillow would warn at half of its own limit; the limit here is checked from the header, before decoding.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# One warning an image would bury a run's output; such EXIF is ignored anyway.
+warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
 
 
 class UnreadableImage(KdbiasError):  # noqa: N818 - an image's state, not a programming error

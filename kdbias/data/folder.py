@@ -86,7 +86,11 @@ def open_folder(data: str, options: Options) -> Source:
     sizes = sizes[order.to_numpy()]
     slash = pc.find_substring(paths, "/")
     classes = pc.if_else(pc.greater_equal(slash, 0), pc.replace_substring_regex(paths, "/.*", ""), None)
-    ids = pc.binary_join_element_wise(prefix, paths, "") if prefix else paths
+    if prefix:
+        text = pa.large_string()
+        ids = pc.binary_join_element_wise(pa.scalar(prefix, text), paths, pa.scalar("", text))
+    else:
+        ids = paths
     notes = [f"{skipped[0]:,} files that are no images left out"] if skipped[0] else []
     return make_source(
         "folder",

@@ -71,8 +71,6 @@ def open_table(data: str, options: Options) -> Source:
     labels = None if chosen[_LABEL] is None else _labels(table[chosen[_LABEL]], options.label_names)
     used = {chosen[_ID], chosen[_LABEL], chosen[_PATH], image}
     groups = {name: table[name] for name in table.column_names if name not in used}
-    if options.groups is not None:
-        groups = {name: groups[name] for name in _known(data, options.groups, groups)}
     renamed = {chosen[key]: key for key in (_ID, _LABEL) if chosen[key] not in (None, key)}
     notes = [f"columns that hold no plain values left out: {', '.join(skipped)}"] if skipped else []
     digest = [[_digest(file) for file in files], {k: v for k, v in chosen.items()}, image, sorted(groups)]
@@ -165,6 +163,9 @@ def _read_columns(
     options: Options,
 ) -> tuple[pa.Table, list[str]]:
     """All plain columns (and the names of the others); the image column stays on disk."""
+    for name in options.groups or ():
+        if name not in schema.names:
+            raise KdbiasError(f"{data}: no column {name!r} for groups; it has {', '.join(schema.names)}")
     plain, skipped = [], []
     wanted = None if options.groups is None else {*options.groups, *chosen.values()}
     for field in schema:
@@ -244,13 +245,6 @@ def named_labels(values: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> pa
             f"labels run from {span['min']} to {span['max']}, but label_names has {len(names)} names"
         )
     return as_strings(pa.array(list(names), pa.large_string()).take(numbers))
-
-
-def _known(data: str, wanted: Sequence[str], have: dict[str, pa.ChunkedArray]) -> Sequence[str]:
-    for name in wanted:
-        if name not in have:
-            raise KdbiasError(f"{data}: no column {name!r} for groups; it has {', '.join(have)}")
-    return wanted
 
 
 def _digest(file: str) -> str:

@@ -1,0 +1,152 @@
+"""Decoding: every way an image can be wrong is refused, every odd but valid one is converted."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from kdbias.data.decode import MAX_PIXELS, UnreadableImage, decode_image
+
+
+def encoded(array: np.ndarray, kind: str = "PNG", mode: str | None = None, **more) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(array)
+    (image if mode is None else image.convert(mode)).save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def test_rgb_png_is_exact_and_contiguous(picture):
+    out = decode_image(encoded(picture))
+    np.testing.assert_array_equal(out, picture)
+    assert out.dtype == np.uint8
+    assert out.flags.c_contiguous
+
+
+def test_grey_to_rgb_repeats_and_rgb_to_grey_is_luma(picture):
+    grey = picture[:, :, 0]
+    np.testing.assert_array_equal(decode_image(encoded(grey)), np.repeat(grey[:, :, None], 3, 2))
+    luma = decode_image(encoded(picture), "L")
+    assert luma.shape == (20, 30, 1)
+    assert np.abs(luma[:, :, 0] - picture @ [0.299, 0.587, 0.114]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_formats(kind):
+    flat = np.full((8, 9, 3), (200, 30, 90), np.uint8)
+    assert np.abs(decode_image(encoded(flat, kind)).astype(int) - flat).max() <= 6
+
+
+def test_palette_with_transparency_keeps_stored_colours():
+    image = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (4, 2)), "P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=1)
+    assert decode_image(buffer.getvalue())[0, :2].tolist() == [[10, 20, 30], [200, 100, 50]]
+
+
+def test_alpha_is_dropped_not_blended(picture):
+    rgba = np.dstack([picture, np.zeros((20, 30), np.uint8)])
+    np.testing.assert_array_equal(decode_image(encoded(rgba)), picture)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    deep = np.array([[0, 257, 32896, 65535]], np.uint16)
+    assert decode_image(encoded(deep), "L")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_cmyk_and_one_bit():
+    red = np.full((4, 4, 3), (255, 0, 0), np.uint8)
+    assert np.abs(decode_image(encoded(red, "TIFF", "CMYK")).astype(int) - red).max() <= 2
+    bits = np.array([[0, 255], [255, 0]], np.uint8)
+    assert decode_image(encoded(bits, mode="1"), "L")[:, :, 0].tolist() == bits.tolist()
+
+
+def test_exif_orientation_is_applied(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees: the stored left column is the top row seen from the right
+    out = decode_image(encoded(picture, "PNG", exif=exif))
+    np.testing.assert_array_equal(out, np.rot90(picture, -1))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_is_ignored(picture):
+    data = encoded(picture, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
+    assert decode_image(data).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("left", [0.97, 0.5, 0.02])
+def test_truncated_files_are_refused(picture, kind, left):
+    data = encoded(np.tile(picture, (4, 4, 1)), kind)
+    with pytest.raises(UnreadableImage):
+        decode_image(data[: int(len(data) * left)])
+
+
+def test_truncated_stays_refused_when_another_library_asks_pillow_to_pad(picture, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded(np.tile(picture, (4, 4, 1)), "JPEG")
+    with pytest.raises(UnreadableImage, match="truncated"):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"\xff\xd8\xff\xe0", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\0" * 500]
+)
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(UnreadableImage):
+        decode_image(data)
+
+
+def test_bomb_is_refused_from_its_header():
+    import struct
+    import zlib
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1000)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    with pytest.raises(UnreadableImage, match="pixels"):
+        decode_image(bomb)
+    assert MAX_PIXELS < 60_000 * 60_000
+
+
+def test_pixel_limit_is_exact(picture):
+    assert decode_image(encoded(picture), max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(UnreadableImage, match="30 x 20, limit 599"):
+        decode_image(encoded(picture), max_pixels=599)
+
+
+def test_arrays(picture):
+    np.testing.assert_array_equal(decode_image(picture), picture)
+    assert decode_image(picture[:, :, :1]).shape == (20, 30, 3)
+    assert decode_image(picture[:, :, 0], "L").shape == (20, 30, 1)
+    np.testing.assert_array_equal(decode_image(picture, "L"), decode_image(encoded(picture), "L"))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(array):
+    with pytest.raises(UnreadableImage):
+        decode_image(array)
+
+
+def test_error_survives_pickling_between_workers():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(UnreadableImage("truncated")))
+    assert error.reason == "truncated"

@@ -1,0 +1,64 @@
+"""The demo's digits."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from kdbias.data import open_data
+from kdbias.data.decode import decode_image
+from kdbias.data.digits import write_digits
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    file = tmp_path_factory.mktemp("demo") / "digits.parquet"
+    return file, write_digits(file)
+
+
+def test_counts_agree_with_the_shipped_description(digits):
+    file, counts = digits
+    assert counts == {"digits": 5280, "test": 1000, "train": 4000, "copies": 280, "biased": 1310}
+    assert open_data("demo.toml", root=file.parent).n == 5280  # checks the expected counts
+
+
+def test_balanced_test_and_long_tail(digits):
+    file, _ = digits
+    assert set(Counter(open_data(file, where=["split=test"]).labels.to_pylist()).values()) == {100}
+    assert set(Counter(open_data(file, where=["split=train"]).labels.to_pylist()).values()) == {400}
+    biased = open_data(file, where=["biased=yes"])
+    sizes = Counter(biased.labels.to_pylist())
+    assert [sizes[str(c)] for c in range(10)] == [400, 246 + 280, 151, 93, 57, 35, 22, 13, 8, 5]
+    assert not any(id.startswith("test") for id in biased.column("split").to_pylist())
+
+
+def test_held_out_digits_never_occur_in_training(digits):
+    file, _ = digits
+    test = open_data(file, where=["split=test"])
+    rest = open_data(file, where=["split!=test"])
+    held_out = {test.read(i) for i in range(test.n)}
+    assert not held_out & {rest.read(i) for i in range(rest.n)}
+    originals = {name.split("-copy")[0] for name in rest.ids.to_pylist()}
+    assert not originals & set(test.ids.to_pylist())
+
+
+def test_copies_are_near_their_originals_but_not_equal(digits):
+    file, _ = digits
+    biased = open_data(file, where=["biased=yes"])
+    rows = {name: i for i, name in enumerate(biased.ids.to_pylist())}
+    copies = [name for name in rows if "copy" in name]
+    assert len(copies) == 280
+    for name in copies[::17]:
+        copy = decode_image(biased.read(rows[name]), "L").astype(float).ravel()
+        original = decode_image(biased.read(rows[name.split("-copy")[0]]), "L").astype(float).ravel()
+        assert (copy != original).any()
+        assert np.corrcoef(copy, original)[0, 1] > 0.9
+
+
+def test_same_seed_same_file(digits, tmp_path):
+    file, _ = digits
+    write_digits(tmp_path / "again.parquet")
+    assert (tmp_path / "again.parquet").read_bytes() == file.read_bytes()
+    counts = write_digits(tmp_path / "other.parquet", seed=1, limit_per_class=60, test_per_class=20, copies=2)
+    assert counts["test"] == 200
+    assert open_data(tmp_path / "other.parquet").fingerprint != open_data(file).fingerprint
