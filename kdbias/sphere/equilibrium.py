@@ -1,9 +1,13 @@
-"""The equilibrium: the sampling distribution of least energy p'Kp, with a certificate of how close it came.
+"""The equilibrium: the sampling distribution of least energy p'Kp, with a certificate of how low it could be.
 
-K is positive semi-definite, so the problem is convex and the Frank-Wolfe gap bounds the distance to the optimum:
-E(p) - E(q) <= 2 (p'Kp - q'Kp) for every feasible q (Frank & Wolfe 1956; Jaggi 2013). The solver is an
-accelerated projected gradient method (Beck & Teboulle 2009) with adaptive restart (O'Donoghue & Candes 2015)
+K is positive semi-definite, so the problem is convex and the Frank-Wolfe gap bounds the distance to the
+optimum: E(p) - E(q) <= 2 (p'Kp - q'Kp) for every feasible q (Frank & Wolfe 1956; Jaggi 2013). The solver is
+accelerated projected gradient descent (Beck & Teboulle 2009) with adaptive restart (O'Donoghue & Candes 2015)
 and a backtracked step; each iteration costs one product K p.
+
+A floor on the ESS is a ball, p'p <= 1 / (F n), and the method projects onto it. That is the minimiser of
+p'(K + lambda I)p for the lambda that the floor needs: the search for lambda happens inside the projection,
+where it costs O(n), instead of around the solver, where each trial would cost products.
 """
 
 import time
@@ -68,7 +72,7 @@ def solve(
     *,
     min_ess: float | None = None,
     cap: float | None = None,
-    duplicates: np.ndarray | None = None,
+    duplicates: "np.ndarray | Groups | None" = None,
     tolerance: float = 1e-3,
     max_iterations: int = 2000,
     max_seconds: float | None = None,
@@ -84,8 +88,8 @@ def solve(
         t: bandwidth; needed with rows.
         min_ess: least ESS / distinct samples, from 0 to 1; None = no floor.
         cap: largest mass of a distinct sample as a multiple of 1 / distinct, above 1; None = no cap.
-        duplicates: (n,) int, row of the first sample with the same vector (its own row where it is the first);
-            such samples count as one and share its mass. None = all rows are distinct.
+        duplicates: (n,) int, row of the first sample with the same vector (its own where it is the first), or
+            groups; such samples count as one and share its mass. None = all rows are distinct.
         tolerance: stop once gap <= tolerance * (natural energy - energy).
         max_iterations, max_seconds: where a bad case ends, with the gap it reached.
         start: (n,) warm start, a distribution; default natural.
@@ -99,7 +103,9 @@ def solve(
         KdbiasError: a floor or cap outside its range, or no t with rows.
     """
     began = time.perf_counter()
-    groups = Groups.of(duplicates, len(kernel) if isinstance(kernel, np.ndarray) else kernel.n)
+    if not isinstance(duplicates, Groups):
+        duplicates = Groups.of(duplicates, len(kernel) if isinstance(kernel, np.ndarray) else kernel.n)
+    groups = duplicates
     if isinstance(kernel, np.ndarray):
         if t is None or not t > 0:
             raise KdbiasError(f"the equilibrium of embeddings needs a bandwidth t > 0, got {t}")
@@ -162,13 +168,8 @@ class _Search:
         self.best, self.best_field = uniform, fields[:, 0]
         if feasible.contains(natural) and self.start_energy < uniform @ fields[:, 0]:
             self.best, self.best_field = natural, fields[:, 1]
-        self.best_energy = float(self.best @ self.best_field)
-        self.bound = -np.inf  # the best proven lower bound on the optimal energy
-        self.lam = 0.0
-
-    @property
-    def gap(self) -> float:
-        return max(self.best_energy - self.bound, 0.0)
+        self.best_energy = self.worst_energy = float(self.best @ self.best_field)
+        self.gap = np.inf  # of the best point
 
     def run(
         self,
@@ -187,7 +188,7 @@ class _Search:
             return "met the tolerance"
         previous, previous_field, momentum = p, field, 1.0
         curvature = 1.0
-        smallest_gap, stale = self.gap, 0
+        stale = 0
         while self.iterations < max_iterations:
             self.iterations += 1
             following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
@@ -201,14 +202,13 @@ class _Search:
             curvature *= 0.98
             if self.iterations % _CHECK_EVERY:
                 continue
+            before = self.gap
             done = self._check(p, field)
             if progress:
                 progress(self.iterations, self.best_energy, self.gap)
             if done:
                 return "met the tolerance"
-            smallest_gap, stale = (
-                (self.gap, 0) if self.gap < 0.99 * smallest_gap else (smallest_gap, stale + 1)
-            )
+            stale = 0 if self.gap < before else stale + 1
             if stale >= _PATIENCE:
                 return "no further progress in float32"
             if max_seconds is not None and time.perf_counter() - began > max_seconds:
@@ -221,8 +221,8 @@ class _Search:
         p = self.best
         field = self._apply(p, exact=True)
         energy = float(p @ field)
-        q, self.lam = self.feasible.minimise(field)
-        # The bounds met on the way came from float32 products; this one alone is reported.
+        q, lam = self.feasible.minimise(field)
+        # The gaps on the way came from float32 products; this one alone is reported.
         gap = max(2 * (energy - float(q @ field)), 0.0)
         met = gap <= self._wanted(energy)
         if not met and reason == "met the tolerance":
@@ -233,7 +233,7 @@ class _Search:
             energy=energy,
             start_energy=self.start_energy,
             gap=gap,
-            lam=float(self.lam) if binding else 0.0,
+            lam=float(lam) if binding else 0.0,
             ess=float(1 / (p @ p) / len(p)),
             distinct=len(p),
             potentials=field[self.groups.group],
@@ -266,11 +266,11 @@ class _Search:
             curvature = max(1.5 * curvature, 1.1 * bend / length)
 
     def _check(self, p: np.ndarray, field: np.ndarray) -> bool:
-        """Note the energy and the bound at p; whether the tolerance is met."""
+        """Keep p if its gap is the smallest so far; whether that meets the tolerance."""
         energy = float(p @ field)
         q, _ = self.feasible.minimise(field)
-        self.bound = max(self.bound, energy - 2 * (energy - float(q @ field)))
-        if energy <= self.best_energy:
-            self.best, self.best_field, self.best_energy = p, field, energy
+        gap = 2 * (energy - float(q @ field))
+        if gap < self.gap and energy <= self.worst_energy * (1 + _NOISE):
+            self.best, self.best_field, self.best_energy, self.gap = p, field, energy, max(gap, 0.0)
         # Half of the tolerance here, so that the exact recount at the end still meets it.
         return self.gap <= self._wanted(self.best_energy) / 2

@@ -1,7 +1,7 @@
 """Products with the kernel matrix K_ij = exp(-2t (1 - x_i.x_j)) of n unit vectors.
 
 The solver asks for K p again and again. Where half of K fits in memory it is kept as upper-triangle tiles;
-past that each product computes the tiles anew. Both are the same matrix: tile by tile float32, sums in float64.
+past that each product computes the tiles anew. Both are the same matrix: float32 tiles, sums in float64.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,8 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from kdbias.device import parse_bytes
-
-_TILE = 1024
+from kdbias.sphere.tiles import TILE, available_threads
 
 
 class KernelMatrix(Protocol):
@@ -47,12 +46,12 @@ def kernel_tile(a: np.ndarray, b: np.ndarray, t: float, diagonal: bool = False) 
 
 
 def kernel_matrix(
-    x: np.ndarray, t: float, memory: str | int = "4GiB", threads: int | None = None, tile: int = _TILE
+    x: np.ndarray, t: float, memory: str | int = "4GiB", threads: int | None = None, tile: int = TILE
 ) -> "TiledKernel":
     """The kernel of unit rows x (n, d), kept within ``memory`` where half of it fits, else recomputed.
 
-    float32 tiles are preferred; float16 tiles (each entry rounded by up to 5e-4 of itself) hold twice as much.
-    They serve the iterations; an exact product recomputes the tiles in float32.
+    float32 tiles are preferred; float16 tiles (each entry rounded by up to 5e-4 of itself) take half of that
+    and serve the iterations; an exact product recomputes the tiles in float32.
     """
     budget = parse_bytes(memory)
     halves = len(x) * (len(x) + tile) / 2
@@ -67,8 +66,11 @@ class TiledKernel:
         x: (n, d) float32 unit rows.
         t: bandwidth.
         kept: dtype to keep the tiles in; None recomputes them.
-        threads: worker threads (default: the cores this process may use).
+        threads: worker threads (default: the CPUs this process may use).
         tile: rows of a tile.
+
+    Attributes:
+        row_sums: (n,) float64, K 1.
     """
 
     def __init__(
@@ -77,20 +79,20 @@ class TiledKernel:
         t: float,
         kept: type[np.float32] | type[np.float16] | None = np.float32,
         threads: int | None = None,
-        tile: int = _TILE,
+        tile: int = TILE,
     ) -> None:
         self.n, self.t, self.kept, self.tile = len(x), t, kept, tile
         self.definite = True
         form = f"kept as {kept.__name__}" if kept else "recomputed tiles"
         self.description = f"exact kernel, {form}"
         self._x = np.ascontiguousarray(x, dtype=np.float32)
-        self._threads = threads or usable_cores()
+        self._threads = threads or available_threads()
         starts = range(0, self.n, tile)
         self._blocks = [(i, j) for i in starts for j in starts if j >= i]
         # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the
         # deviation from uniform sampling, and their rounding shrinks with it.
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
-        self._row_sums = self._sum_rows()
+        self.row_sums = self._sum_rows()
 
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
         columns = p[:, None] if p.ndim == 1 else p
@@ -105,7 +107,7 @@ class TiledKernel:
             if block[0] != block[1]:
                 total[j] += values.T @ rest[i]
 
-        result = self._over_blocks(product, columns.shape[1]) + self._row_sums[:, None] * mean
+        result = self._over_blocks(product, columns.shape[1]) + self.row_sums[:, None] * mean
         return result[:, 0] if p.ndim == 1 else result
 
     def _sum_rows(self) -> np.ndarray:
@@ -142,10 +144,3 @@ class TiledKernel:
             with ThreadPoolExecutor(self._threads) as pool:
                 totals: Iterator[np.ndarray] = pool.map(share, range(self._threads))
                 return np.add.reduce(list(totals))
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

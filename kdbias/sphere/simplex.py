@@ -1,8 +1,8 @@
 """The set of sampling distributions a solver may choose from: a capped simplex inside a ball.
 
-``{p : 0 <= p_i <= cap, sum p = 1, p'p <= square}``. The ball is the floor on the effective sample size: Kish's
-ESS is 1 / p'p. Projection onto it and minimisation of a linear function over it are exact up to float64
-rounding, both by a search over one scalar: the answer is always ``clip(s v - tau, 0, cap)`` for some s, tau.
+``{p : 0 <= p_i <= cap, sum p = 1, p'p <= square}``. The ball is the floor on the effective sample size:
+Kish's ESS is 1 / p'p. Projection onto it and minimisation of a linear function over it are exact up to
+rounding, both by a search over one scalar: the answer is ``clip(s v - tau, 0, cap)`` for some s and tau.
 """
 
 from dataclasses import dataclass
