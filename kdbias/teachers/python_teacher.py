@@ -7,7 +7,7 @@ This imports and runs the named code. `FACTORY(device)` returns one of
 * an object with `embed(batch)`, uint8 array (b, h, w, c) -> float array (b, d), and `preprocessing`.
 
 A resumed run must know whether the teacher is still the same. The weights of a torch module and the source
-file count by themselves; anything else should be named by an attribute `fingerprint` (any string) of the object.
+file count by themselves; anything else should be named by an attribute `fingerprint` (any string).
 """
 
 from __future__ import annotations

@@ -109,7 +109,15 @@ class Teacher(ABC):
         """Dimension of the embedding of one black image."""
         height, width = self.preprocessing.size
         black = np.zeros((1, height, width, self.preprocessing.channels), np.uint8)
-        return int(self.embed(black).shape[1])
+        try:
+            return int(self.embed(black).shape[1])
+        except KdbiasError:
+            raise
+        except Exception as error:  # whatever a back-end raises on input it was not made for
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise KdbiasError(
+                f"teacher {self.spec} cannot embed an image of {height}x{width}x{black.shape[3]}: {reason}"
+            ) from error
 
 
 def teacher_fingerprint(kind: str, content: str, preprocessing: Preprocessing) -> str:
