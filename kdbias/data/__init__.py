@@ -101,5 +101,5 @@ def _open_described(file: str, given: Options, where: Sequence[str]) -> Source:
     kind = description.kind or kind_of(path)
     source = _opener(description.file, kind)(path, options_of(description, given, root))
     source = replace(source, about=about(description, root))
-    check_counts(description, source)
+    check_counts(description, source, own_labels=given.label_column is None)
     return filter_source(source, [*description.where, *where])
