@@ -102,6 +102,7 @@ def _settings(name: str) -> dict[Any, Any]:
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
+        "text.parse_math": False,  # names come from users; log axes use plain_log_ticks
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 9.5,
@@ -137,7 +138,9 @@ def to_svg(figure: MplFigure, name: str) -> Markup:
     figure.savefig(buffer, format="svg", metadata=empty)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<!--.*?-->|<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
+    )
     text = re.sub(r'(\bid="|href="#|url\(#)', lambda m: f"{m.group(1)}{name}-", text)
     text = re.sub(r"#01010[12]\b|#01020[0-8]\b", lambda m: _CSS[m.group(0)], text)
     # the page scales the drawing to its column; the viewBox keeps the shape
@@ -162,10 +165,15 @@ def legend_below(axes: Axes, columns: int = 2) -> None:
 
 def plain_log_ticks(axis: Axis) -> None:
     """Ticks such as 0.1, 0.3, 1, 3, 10 on a logarithmic axis instead of powers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullLocator
 
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / max(low, high * 1e-12))
-    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if decades < 3 else (1.0,)))
+    if decades < 1:  # powers alone would leave the axis without a tick
+        axis.set_major_locator(AutoLocator())
+    else:
+        axis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0)[: 2 if decades < 3 else 1])
+        )
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdbias.reporting.drawing import Figure, Look, legend_below, panel
+from kdbias.reporting.drawing import Figure, Look, legend_below, panel, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +52,7 @@ def training_curves(
                 float(np.nanmin(c.y)) for c in lines
             ):
                 axes.set_yscale("log")
+                plain_log_ticks(axes.yaxis)
             axes.set_xlabel(x_label)
             axes.set_ylabel(quantity)
             legend_below(axes, 3)

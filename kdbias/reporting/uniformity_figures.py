@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kdbias.reporting.drawing import SERIES, Figure, Look, legend_below, panel
+from kdbias.reporting.drawing import SERIES, Figure, Look, legend_below, panel, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,6 +142,7 @@ def distinct_across_bandwidths(name: str, points: Sequence[Point], look: Mapping
         axes.set_yscale("log")
         axes.set_xticks(bandwidths, [f"{t:g}" for t in bandwidths])
         axes.minorticks_off()
+        plain_log_ticks(axes.yaxis)
         top = max(p.effective_distinct or 1.0 for p in points)
         if max(ceilings.values()) > 30 * top:
             axes.set_ylim(top=6 * top)

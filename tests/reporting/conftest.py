@@ -1,4 +1,4 @@
-"""Outputs of every stage, written in their documented formats from tiny data (no stage function runs here)."""
+"""Outputs of every stage in their documented formats, written from tiny data; no stage function runs here."""
 
 from __future__ import annotations
 

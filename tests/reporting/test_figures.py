@@ -1,0 +1,96 @@
+"""What the figures compute before they draw."""
+
+import re
+
+import numpy as np
+import pytest
+
+from kdbias.reporting import distributions, maps, uniformity_figures
+from kdbias.reporting.drawing import SERIES, looks, panel
+from kdbias.reporting.training_figures import Measure, results_by_scheme
+
+
+def test_lorenz_of_known_weights():
+    share, draws = distributions.lorenz(np.array([3.0, 0.0, 1.0, 0.0]), points=5)
+    np.testing.assert_allclose(share, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(draws, [0, 0, 0, 0.25, 1])
+
+
+def test_group_shares_before_and_after():
+    groups = ["a"] * 6 + ["b"] * 3 + [None]
+    w = np.array([0.5] * 6 + [1.0] * 3 + [4.0])
+    shares = distributions.group_shares("race", groups, {"natural": np.ones(10), "mine": w})
+    assert shares.values == ("a", "b", "(none)")
+    np.testing.assert_allclose(shares.natural, [0.6, 0.3, 0.1])
+    np.testing.assert_allclose(shares.schemes["mine"], [0.3, 0.3, 0.4])
+    assert list(shares.schemes) == ["mine"]
+
+
+def test_rare_groups_are_put_together_and_lose_nothing():
+    groups = [str(i) for i in range(40) for _ in range(1 + i % 3)]
+    shares = distributions.group_shares("id", groups, {"w": np.arange(len(groups)) + 1.0})
+    assert len(shares.values) == 12
+    assert shares.values[-1] == "29 others"
+    assert shares.natural.sum() == pytest.approx(1)
+    assert shares.schemes["w"].sum() == pytest.approx(1)
+
+
+def test_principal_directions_match_a_singular_value_decomposition():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(200, 5)) * [5, 3, 1, 0.5, 0.1] + 7
+    mean, directions, variance = maps.principal_directions(lambda: [(0, x[:70]), (70, x[70:])], 5)
+    centred = x - x.mean(0)
+    _, s, vt = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(mean, x.mean(0))
+    np.testing.assert_allclose(np.abs(np.sum(directions * vt[:2].T, axis=0)), 1, atol=1e-9)
+    np.testing.assert_allclose(variance, s[:2] ** 2 / (s**2).sum(), rtol=1e-9)
+
+
+def test_natural_has_the_baseline_look_and_others_differ():
+    found = looks(["natural", *(f"s{i}" for i in range(12))])
+    assert found["natural"].color == SERIES[0]
+    assert len({(v.color, v.line) for v in found.values()}) == 13
+    assert looks(["b", "natural", "c"])["c"] == looks(["natural", "b", "c"])["c"]
+
+
+def test_svg_ids_are_unique_to_the_panel_and_text_stays_text():
+    def draw(axes):
+        axes.plot([0, 1], [0, 1], "o", label="<one> & two")
+        axes.set_xlabel("x (m)")
+        axes.legend()
+
+    first, second = panel("first", draw), panel("second", draw)
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for reference in re.findall(r'(?:href="#|url\(#)([^")]+)', first):
+        assert reference in ids[0]
+    assert ">x (m)</text>" in first
+    assert "&lt;one&gt; &amp; two" in first
+    assert "<?xml" not in first
+
+
+def test_dollar_signs_in_names_are_not_taken_for_mathematics():
+    svg = panel("money", lambda axes: axes.set_xlabel("a$b_{c}$ (%)"))
+    assert ">a$b_{c}$ (%)</text>" in svg
+
+
+def test_weights_that_are_all_one_need_no_histogram():
+    assert distributions.weight_histogram("w", {"natural": np.ones(4)}, looks(["natural"])) is None
+
+
+def test_points_without_a_value_are_left_out():
+    dots = [uniformity_figures.Point("natural", 2.0, 1.0, None, -3.9, None, 50.0)]
+    assert uniformity_figures.uniformity_against_ess("u", dots, looks(["natural"])) is None
+
+
+def test_results_show_one_dot_a_run():
+    figure = results_by_scheme(
+        "r",
+        {"a": {"x": [0.1, 0.2, 0.3], "y": [0.2]}},
+        [Measure("a", "accuracy (%)", True, True)],
+        looks("xy"),
+    )
+    assert figure is not None
+    assert "1 to 3 runs a scheme" in figure.caption
+    assert "accuracy (%); right is better" in figure.panels[0]

@@ -1,0 +1,210 @@
+"""The page: everything in one file, nothing executable, nothing user-provided unescaped, right numbers."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.reporting import report
+from kdbias.reporting.collect import collect
+from kdbias.tables.files import read_json, write_json
+
+_VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Collects tags, attributes and text, and checks that every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="module")
+def page(outputs, tmp_path_factory) -> tuple[str, Outline]:
+    target = tmp_path_factory.mktemp("page") / "report.html"
+    result = report(outputs.root, target, title="Digits & <b>more</b>", pictures=3)
+    assert result.path == target
+    assert result.notices == ()
+    html = target.read_text(encoding="utf-8")
+    return html, Outline(html)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(page):
+    html, outline = page
+    tags = {tag for tag, _ in outline.tags}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in outline.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:image/")), (tag, name, value)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_user_text_is_escaped_everywhere(page, outputs):
+    html, outline = page
+    assert "<script" not in html
+    assert "<b>more</b>" not in html
+    assert "Digits & <b>more</b>" in outline.text  # shown as it was given
+    assert '<script>alert("x")</script>&' in outline.text  # a label of the fixture, under its pictures
+
+
+def test_numbers_in_the_tables_are_those_of_the_files(page, outputs):
+    _, outline = page
+    numbers = read_json(outputs["density"] / "uniformity.json")
+    for scheme in numbers["schemes"]:
+        for b in scheme["bandwidths"]:
+            assert f"{b['uniformity']:.3f}" in outline.text
+            assert f"{b['effective_distinct']:,.1f}" in outline.text
+        assert f"{100 * scheme['ess'] / numbers['n']:.1f} %" in outline.text
+    assert "62.5 %" in outline.text  # rectification of the fixture's equilibrium at t = 4
+    assert "n/a" in outline.text  # and at t = 2, where it is null
+    assert "72.0 ± 2.0" in outline.text  # mean and ddof-1 spread of .70 .72 .74
+    assert "82.0 ± 2.6" in outline.text
+    assert "0.4100 ± 0.0100" in outline.text
+
+
+def test_every_figure_has_axis_labels_and_a_caption(page):
+    html, _ = page
+    figures = re.findall(r"<figure.*?</figure>", html, re.DOTALL)
+    assert len(figures) == 10
+    for figure in figures:
+        assert len(re.search(r"<figcaption>(.*?)</figcaption>", figure, re.DOTALL).group(1)) > 80
+        for panel in re.findall(r"<svg.*?</svg>", figure, re.DOTALL):
+            texts = re.findall(r"<text[^>]*>([^<]*)</text>", panel)
+            assert len([t for t in texts if re.search(r"[a-z]{3}", t)]) >= 2, figure[:80]
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+
+
+def test_placeholder_colours_never_reach_the_page(page):
+    assert not re.search(r"#0101\d\d|#0102\d\d", page[0])
+    assert "prefers-color-scheme: dark" in page[0]
+
+
+def test_pictures_show_the_extremes_and_skip_the_unreadable(page, outputs):
+    html, _ = page
+    strips = re.findall(r'<section class="strip">.*?</section>', html, re.DOTALL)
+    titles = [re.search(r"<h3>(.*?)</h3>", s).group(1) for s in strips]
+    assert titles == [
+        "Most crowded",
+        "Most isolated",
+        "Most boosted by equilibrium",
+        "Least boosted by equilibrium",
+    ]
+    ids = [re.findall(r'alt="sample ([^"]+)"', s) for s in strips]
+    order = [i for i in np.argsort(-outputs.log_density, kind="stable") if i != 5]  # picture 5 is broken
+    assert ids[0] == [outputs.ids[i] for i in order[:3]]
+    assert ids[1] == [outputs.ids[i] for i in order[::-1][:3]]
+    assert ids[2][0] == outputs.ids[int(np.argmax(outputs.weights["equilibrium"]))]
+    assert ids[3][0] == outputs.ids[0]  # its weight is zero
+
+
+def test_pictures_can_be_left_out(outputs, tmp_path):
+    report(outputs.root, tmp_path / "r.html", pictures=0)
+    html = (tmp_path / "r.html").read_text()
+    assert "<img" not in html
+    assert "Most crowded" not in html
+
+
+def test_provenance_names_version_config_fingerprint_and_counts(page, outputs):
+    _, outline = page
+    record = read_json(outputs["density"] / "run.json")
+    assert record["inputs"]["embeddings"] in outline.text
+    assert str(outputs["density"]) in outline.text
+    assert '"k": 5' in outline.text
+    assert "count: samples" in outline.text
+
+
+def test_a_density_folder_brings_its_manifests_along(outputs, tmp_path):
+    found = collect([outputs["density"]])
+    assert [s.name for s in found.schemes] == ["equilibrium"]
+    result = report(outputs["density"], tmp_path / "r.html")
+    assert result.inputs == 2
+    assert "its embedding table is not here" in result.notices[0]
+
+
+def test_runs_and_evaluations_are_linked_to_their_manifest(outputs):
+    found = collect([outputs.root])
+    assert {run.scheme for run in found.runs} == {"natural", "equilibrium"}
+    for evaluation in found.evaluations:
+        assert evaluation.run is not None
+        assert evaluation.run.path.name == evaluation.path.name
+
+
+def test_links_survive_moving_the_whole_folder(outputs, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(outputs.root, moved)
+    for record in moved.glob("evaluations/*/run.json"):  # as if the first place were gone
+        document = read_json(record)
+        document["config"]["model"] = document["config"]["model"].replace(str(outputs.root), "/gone")
+        write_json(record, document)
+    found = collect([moved])
+    assert all(e.run is not None and e.run.path.is_relative_to(moved) for e in found.evaluations)
+
+
+def test_a_single_manifest_or_run_is_enough(outputs, tmp_path):
+    assert report(outputs["equilibrium.parquet"], tmp_path / "a.html").inputs == 1
+    assert report(outputs["students"] / "natural-0", tmp_path / "b.html").inputs == 1
+    assert report([outputs["emb"], outputs["evaluations"] / "natural-0"], tmp_path / "c.html").inputs == 2
+    assert "0.7000" in (tmp_path / "c.html").read_text()
+
+
+def test_unfinished_outputs_are_named_not_shown(outputs, tmp_path):
+    shutil.copytree(outputs["density"], tmp_path / "half")
+    record = read_json(tmp_path / "half" / "run.json")
+    write_json(tmp_path / "half" / "run.json", {**record, "status": "running"})
+    result = report([outputs["emb"], tmp_path / "half"], tmp_path / "r.html")
+    assert result.notices == (f"unfinished, not shown: {tmp_path / 'half'}",)
+    with pytest.raises(KdbiasError, match="nothing finished"):
+        report(tmp_path / "half", tmp_path / "r.html")
+
+
+def test_bad_input_is_one_line(outputs, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    for wrong, message in [
+        (tmp_path / "missing", "no such file"),
+        (tmp_path / "notes.txt", "nothing that kdbias knows"),
+        (outputs["density"] / "uniformity.json", "no output to report on"),
+        (tmp_path, "no output of kdbias"),
+    ]:
+        with pytest.raises(KdbiasError, match=message) as caught:
+            report(wrong, tmp_path / "r.html")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r.html").exists()
+    with pytest.raises(KdbiasError, match="is a folder"):
+        report(outputs["emb"], tmp_path)
+    existing = Path(tmp_path / "there.html")
+    existing.write_text("mine")
+    with pytest.raises(KdbiasError, match="exists already"):
+        report(outputs["emb"], existing, overwrite=False)
+    assert existing.read_text() == "mine"

@@ -1,0 +1,241 @@
+"""inspect(): right facts about every kind of file, one line for anything else, nothing executed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.inspection import inspect
+from kdbias.inspection_text import as_text
+from kdbias.tables import provenance
+from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.tables.files import write_json
+from kdbias.tables.run_record import Run
+from kdbias.tables.weight_manifest import write_manifest
+
+IDS = pa.array([f"s{i}" for i in range(8)])
+
+
+@pytest.fixture
+def emb(tmp_path: Path) -> Path:
+    vectors = np.random.default_rng(0).normal(size=(8, 5))
+    groups = {"camera": pa.array(["a", "b"] * 4)}
+    config = {"teacher": "run:t"}
+    write_embedding_table(tmp_path / "emb", IDS, vectors, None, groups, config=config, rows_per_part=3)
+    return tmp_path / "emb"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    doc = provenance.document("weights", {"method": "hand"}, {"density": "f00"}, {"samples": 8}, 0.1)
+    weights = np.array([4.0, 4, 0, 0, 0, 0, 0, 0])
+    write_manifest(tmp_path / "w.parquet", IDS, None, {}, np.zeros(8), weights, doc)
+    return tmp_path / "w.parquet"
+
+
+def check(found: dict) -> str:
+    """Every answer is plain JSON and turns into text."""
+    json.dumps(found, allow_nan=False)
+    text = as_text(found)
+    assert found["path"] in text
+    assert found["summary"] in text
+    return text
+
+
+def test_embedding_table(emb):
+    found = inspect(emb, rows=2)
+    assert found["kind"] == "embedding table"
+    assert found["summary"] == "8 unit vectors of 5 dimensions in 3 parts; groups: camera"
+    assert found["rows"] == 8
+    assert found["counts"]["samples"] == 8
+    assert [c["name"] for c in found["columns"]] == ["sample_id", "label", "camera", "norm", "embedding"]
+    assert [r["sample_id"] for r in found["first_rows"]] == ["s0", "s1"]
+    assert found["first_rows"][0]["embedding"].endswith("… 5 values]")
+    text = check(found)
+    assert "written by kdbias embed" in text
+    assert '"teacher": "run:t"' in text
+
+
+def test_unfinished_embedding_table_says_so(emb):
+    record = json.loads((emb / "run.json").read_text())
+    write_json(emb / "run.json", {**record, "status": "running"})
+    assert "unfinished, 3 parts so far" in inspect(emb)["summary"]
+
+
+def test_weight_manifest(manifest):
+    found = inspect(manifest)
+    assert found["kind"] == "weight manifest"
+    assert "effective sample size 2.0 (25.0 %)" in found["summary"]
+    assert "6 never drawn" in found["summary"]
+    assert found["provenance"]["config"] == {"method": "hand"}
+    assert len(found["first_rows"]) == 5
+    check(found)
+
+
+def test_hand_made_csv_manifest(tmp_path):
+    (tmp_path / "w.csv").write_text("sample_id,weight\na,1\nb,3\n")
+    found = inspect(tmp_path / "w.csv")
+    assert found["kind"] == "weight manifest"
+    assert found["rows"] == 2
+    assert "effective sample size 1.6 (80.0 %)" in found["summary"]
+    check(found)
+
+
+def test_data_manifest_with_images_shows_sizes_not_bytes(tmp_path):
+    table = pa.table({"sample_id": ["a"], "image": pa.array([b"x" * 1234], pa.binary())})
+    pq.write_table(table, tmp_path / "data.parquet")
+    found = inspect(tmp_path / "data.parquet")
+    assert found["kind"] == "table"
+    assert found["first_rows"] == [{"sample_id": "a", "image": "<1,234 bytes>"}]
+    check(found)
+
+
+def test_parquet_rewritten_by_pandas_keeps_its_provenance(manifest, tmp_path):
+    frame = pd.read_parquet(manifest)
+    frame[frame.weight > 0].to_parquet(tmp_path / "cut.parquet")
+    found = inspect(tmp_path / "cut.parquet")
+    assert found["rows"] == 2
+    assert found["provenance"]["stage"] == "weights"
+
+
+def test_training_run(tmp_path):
+    run = Run.open(tmp_path / "run", "train", {"seed": 1}, {"data": "d"})
+    (run.out / "metrics.csv").write_text("epoch,loss\n" + "".join(f"{e},{1 / (e + 1)}\n" for e in range(9)))
+    run.finish({"steps": 90}, 2.0)
+    found = inspect(run.out, rows=2)
+    assert found["kind"] == "training run"
+    assert found["summary"] == "training run, finished, 9 rows of metrics"
+    assert [r["epoch"] for r in found["last_rows"]] == [7, 8]
+    assert {f["name"] for f in found["files"]} == {"metrics.csv", "run.json"}
+    check(found)
+
+
+def test_evaluation_and_its_files(tmp_path):
+    run = Run.open(tmp_path / "ev", "evaluate", {"protocol": "knn"}, {})
+    write_json(run.out / "metrics.json", {"metrics": {"accuracy": {"value": 0.5}}})
+    run.finish({"samples": 4}, 0.1)
+    assert inspect(run.out)["metrics"]["metrics"]["accuracy"]["value"] == 0.5
+    assert inspect(run.out / "metrics.json")["kind"] == "metrics"
+    assert inspect(run.out / "run.json")["kind"] == "run record"
+    check(inspect(run.out))
+
+
+def test_folder_of_outputs(emb, manifest):
+    found = inspect(emb.parent)
+    assert found["kind"] == "outputs"
+    assert found["outputs"] == [{"path": "emb", "stage": "embed", "status": "finished"}]
+    check(found)
+
+
+def test_model_of_plain_weights_is_read_and_a_pickle_with_code_is_not(tmp_path):
+    import torch
+
+    torch.save({"state": {"w": torch.zeros(3, 4)}, "network": "convnet"}, tmp_path / "student.pt")
+    found = inspect(tmp_path / "student.pt")
+    assert found["summary"] == "1 tensors, 12 numbers"
+    assert found["columns"] == [{"name": "state.w", "type": "float32 (3, 4)"}]
+    assert found["facts"] == {"network": "convnet"}
+    check(found)
+
+    trap = tmp_path / "executed"
+    torch.save(Trap(str(trap)), tmp_path / "evil.pt")
+    with pytest.raises(KdbiasError, match="not executed"):
+        inspect(tmp_path / "evil.pt")
+    assert not trap.exists()
+
+
+class Trap:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_arrays(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float16))
+    np.savez(tmp_path / "x.npz", a=np.ones(3), b=np.zeros((2, 2), np.int8))
+    found = inspect(tmp_path / "x.npy")
+    assert found["summary"] == "array float16 of shape (3, 2); it holds no ids"
+    check(found)
+    assert inspect(tmp_path / "x.npz")["columns"] == [
+        {"name": "a", "type": "float64 (3,)"},
+        {"name": "b", "type": "int8 (2, 2)"},
+    ]
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(KdbiasError, match="not a readable NumPy file"):
+        inspect(tmp_path / "objects.npy")
+
+
+def test_image_folder_and_description(tmp_path):
+    from PIL import Image
+
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "pets" / name)
+    found = inspect(tmp_path / "pets")
+    assert found["kind"] == "image folder"
+    assert found["rows"] == 3
+    assert found["first_rows"][0] == {"sample_id": "cat/1.png", "label": "cat"}
+    check(found)
+    (tmp_path / "config.toml").write_text("epochs = 3\n")
+    found = inspect(tmp_path / "config.toml")
+    assert found["content"] == {"epochs": 3}
+    assert found["data"].startswith("not opened as data: ")
+    check(found)
+    (tmp_path / "pets.toml").write_text('name = "pets"\nsource = "pets"\n')
+    found = inspect(tmp_path / "pets.toml")
+    assert found["rows"] == 3
+    check(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("broken.parquet", b"PAR1 not really", "not a readable Parquet file"),
+        ("broken.json", b"{", "not a JSON file"),
+        ("broken.toml", b"a = ", "not a readable TOML file"),
+        ("broken.csv", b"a,b\n1,2,3\n", "not a readable CSV file"),
+        ("binary.csv", b"\xff\xfe\x00,\n", "not a readable CSV file"),
+        ("broken.npy", b"nothing", "not a readable NumPy file"),
+        ("broken.pt", b"nothing", "not a file of plain weights"),
+        ("notes.txt", b"hello", "nothing that kdbias knows"),
+        ("missing", None, "no such file or folder"),
+    ],
+)
+def test_anything_else_is_one_friendly_line(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(KdbiasError, match=message) as caught:
+        inspect(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_empty_folder_and_foreign_record(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(KdbiasError, match="holds no images"):
+        inspect(tmp_path / "empty")
+    (tmp_path / "other").mkdir()
+    write_json(tmp_path / "other" / "run.json", {"stage": "cook"})
+    with pytest.raises(KdbiasError, match="the stage 'cook'"):
+        inspect(tmp_path / "other")
+
+
+def test_looking_at_a_manifest_needs_no_torch(manifest):
+    code = (
+        "import sys; from kdbias.inspection import inspect; from kdbias.inspection_text import as_text;"
+        f"as_text(inspect({str(manifest)!r}));"
+        "print([m for m in ('torch', 'faiss', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
