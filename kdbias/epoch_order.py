@@ -2,8 +2,8 @@
 
 Two steps. *Ticks* say how often each row is drawn: an ascending array with one entry a draw. A keyed
 *permutation* of 0 .. draws-1 then says which tick stands at which position. The permutation is computed for
-the positions that are asked for, so a rank computes its own slice, a resumed run starts in the middle, and the
-first batch of an epoch does not wait for the last. Everything works in blocks that stay in cache.
+the positions that are asked for, so a rank computes its own slice, a resumed run starts in the middle, and
+the first batch of an epoch does not wait for the last. Everything works in blocks that stay in cache.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class EpochOrder:
 
     `weights` (n,) float64 are >= 0 and not all zero; the expected number of draws of row i is
     draws * weights[i] / sum(weights). With mode "systematic" (systematic resampling in row order, against the
-    float64 cumulative sum) the count of every row is that expectation rounded down or up, so equal weights with
-    draws = n give one shuffled pass; "iid" draws with replacement. Memory: one integer a draw.
+    float64 cumulative sum) the count of every row is that expectation rounded down or up, so equal weights
+    with draws = n give one shuffled pass; "iid" draws with replacement. Memory: one integer a draw.
     """
 
     def __init__(
@@ -78,8 +78,9 @@ def check_mode(mode: str) -> None:
 def systematic_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Ascending rows, `draws` of them; each row occurs floor or ceil of its expectation times.
 
-    The whole part of an expectation is given as it is, only the fractions compete: ticks U, U + 1, ... on their
-    cumulative sum, one uniform U an epoch. So rounding of a long sum can never move a row past floor or ceil.
+    The whole part of an expectation is given as it is, only the fractions compete: ticks U, U + 1, ... on
+    their cumulative sum, one uniform U an epoch. So rounding of a long sum can never move a row past floor
+    or ceil.
     """
     offset = rng.random()
     scale = draws / weights.sum()
@@ -128,8 +129,8 @@ def _expectations(weights: np.ndarray, scale: float) -> Iterator[tuple[int, np.n
 def iid_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of `draws` independent draws with replacement, grouped by block of rows (not a random order yet).
 
-    First how many draws fall into each block of rows (multinomial), then the draws within it: every search runs
-    in a cumulative sum that fits the cache. `side="right"` gives a row of weight zero no place at all.
+    First how many draws fall into each block of rows (multinomial), then the draws within it: every search
+    runs in a cumulative sum that fits the cache. `side="right"` gives a row of weight zero no place at all.
     """
     ticks = np.empty(draws, index_type(len(weights)))
     sums = np.add.reduceat(weights, np.arange(0, len(weights), _IID_BLOCK))
@@ -198,6 +199,7 @@ def _add_modulo(
     """digit = (digit + table[other]) mod modulus, in place; the last two arguments are room to work in."""
     np.take(table, other, out=sum_, mode="clip")
     sum_ += digit
-    # As unsigned numbers, a sum below the modulus wraps to a huge one: the minimum undoes that without a branch.
+    # As unsigned numbers, a sum below the modulus wraps to a huge one: the minimum undoes that without a
+    # branch.
     np.subtract(sum_, modulus, out=wrapped)
     np.minimum(sum_.view(np.uint64), wrapped.view(np.uint64), out=digit.view(np.uint64))

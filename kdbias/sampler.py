@@ -71,8 +71,9 @@ class ManifestSampler(WeightedRandomSampler):
     ) -> ManifestSampler:
         """Sampler over a data set whose positions hold `sample_ids`, weighted by the manifest, joined by id.
 
-        Samples that the manifest does not list are never drawn. An epoch has as many draws as the manifest has
-        rows, unless `num_samples` is given. Raises KdbiasError where an id of the manifest is not in the data.
+        Samples that the manifest does not list are never drawn. An epoch has as many draws as the manifest
+        has rows, unless `num_samples` is given. Raises KdbiasError where an id of the manifest is not in
+        the data.
         """
         table = read_manifest(manifest)
         ids = pa.array(sample_ids, pa.large_string()) if isinstance(sample_ids, list) else sample_ids
@@ -92,7 +93,7 @@ class ManifestSampler(WeightedRandomSampler):
         return self._order[1]
 
     def blocks(self, size: int = 8192) -> Iterator[np.ndarray]:
-        """The rest of this rank's epoch as int64 arrays of `size` positions of the data set (the last: fewer).
+        """The rest of this rank's epoch: int64 arrays of `size` positions of the data set (the last: fewer).
 
         `position` moves on with each array that is taken.
         """
@@ -144,8 +145,8 @@ class ManifestSampler(WeightedRandomSampler):
     def drawn(self, epoch: int, position: int | None = None) -> dict[str, float]:
         """What an epoch really drew up to `position` (default: all of it), counted.
 
-        Returns unique_fraction (distinct samples / samples of positive weight) and ess_fraction (Kish effective
-        sample size of the counts / the same).
+        Returns unique_fraction (distinct samples / samples of positive weight) and ess_fraction (Kish
+        effective sample size of the counts / the same).
         """
         counts = self.order(epoch).counts(len(self._array), position).astype(np.float64)
         candidates = int(np.count_nonzero(self._array))
@@ -157,8 +158,8 @@ class ManifestSampler(WeightedRandomSampler):
         }
 
     def _begin(self) -> None:
-        # A pass that is begun again without set_epoch, be the last one finished or abandoned, is the next epoch:
-        # repeating the same first batches for ever would be a silent catastrophe.
+        # A pass that is begun again without set_epoch, be the last one finished or abandoned, is the next
+        # epoch: repeating the same first batches for ever would be a silent catastrophe.
         if self._begun:
             self.epoch, self.position = self.epoch + 1, 0
         self._begun = True
