@@ -176,6 +176,17 @@ def require_consistent(teacher: Teacher, images: np.ndarray) -> float:
     return lowest
 
 
+def _write(parts: Parts, unit: Unit, result: UnitResult) -> None:
+    try:
+        parts.write(unit, result)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise KdbiasError(
+            f"cannot write to {parts.run.out} ({reason}); mend that and run the same command again: "
+            "finished parts are kept"
+        ) from error
+
+
 def write_units(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> None:
     """Write units as they come, one behind, so that the device does not wait for the disk."""
     writing: Future[None] | None = None
@@ -183,6 +194,6 @@ def write_units(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> Non
         for unit, result in results:
             if writing is not None:
                 writing.result()
-            writing = writer.submit(parts.write, unit, result)
+            writing = writer.submit(_write, parts, unit, result)
         if writing is not None:
             writing.result()
