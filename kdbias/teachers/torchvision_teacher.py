@@ -56,8 +56,8 @@ def published_preprocessing(member: Any) -> Preprocessing:
         size=(int(preset.crop_size[0]),) * 2,
         shorter_side=int(short[0]),
         interpolation=preset.interpolation.value,
-        mean=tuple(255.0 * v for v in preset.mean),
-        std=tuple(255.0 * v for v in preset.std),
+        mean=tuple(round(255.0 * v, 6) for v in preset.mean),
+        std=tuple(round(255.0 * v, 6) for v in preset.std),
     )
 
 

@@ -1,0 +1,263 @@
+"""Each teacher back-end against its library used directly, and what it refuses."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdbias.errors import KdbiasError
+from kdbias.teachers import Preprocessing, TeacherOptions, open_teacher
+from kdbias.teachers.torch_module import TorchTeacher
+
+
+def batch(teacher, count: int = 3, seed: int = 0) -> np.ndarray:
+    h, w = teacher.preprocessing.size
+    shape = (count, h, w, teacher.preprocessing.channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def normalised(images: np.ndarray, teacher) -> torch.Tensor:
+    return teacher.preprocessing.normalise(torch.from_numpy(images))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """Preprocessing that shrinks networks' input, for speed."""
+    path = tmp_path_factory.mktemp("toml") / "small.toml"
+    path.write_text("[preprocessing]\nsize = [32, 32]\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def resnet_state(tmp_path_factory) -> tuple[Path, torch.nn.Module]:
+    from torchvision.models import resnet18
+
+    torch.manual_seed(5)
+    network = resnet18(weights=None, num_classes=7)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, path)
+    return path, network
+
+
+def test_torchvision_file_gives_the_networks_pooled_features(resnet_state, small) -> None:
+    path, network = resnet_state
+    teacher = open_teacher(f"torchvision:resnet18@{path}", preprocessing=str(small))
+    assert teacher.dim == 512
+    images = batch(teacher)
+    network.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        wanted = network.eval()(normalised(images, teacher)).numpy()
+    np.testing.assert_allclose(teacher.embed(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_torchvision_npz_state_is_the_same_teacher(resnet_state, small, tmp_path) -> None:
+    path, network = resnet_state
+    np.savez(tmp_path / "r.npz", **{k: v.numpy() for k, v in network.state_dict().items() if "fc" not in k})
+    a = open_teacher(f"torchvision:resnet18@{path}", preprocessing=str(small))
+    b = open_teacher(f"torchvision:resnet18@{tmp_path / 'r.npz'}", preprocessing=str(small))
+    assert a.fingerprint == b.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [
+        ("mobilenet_v3_small", 1024),
+        ("squeezenet1_1", 512),
+        ("shufflenet_v2_x0_5", 1024),
+        ("densenet121", 1024),
+    ],
+)
+def test_classifier_is_cut_in_every_family(name, dim, small) -> None:
+    assert open_teacher(f"torchvision:{name}@random", preprocessing=str(small)).dim == dim
+
+
+def test_random_teacher_repeats_by_seed_and_leaves_the_callers_numbers_alone(small) -> None:
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    one = open_teacher("torchvision:shufflenet_v2_x0_5@random:4", preprocessing=str(small))
+    assert torch.equal(torch.rand(3), wanted)
+    same = open_teacher("torchvision:shufflenet_v2_x0_5@random:4", preprocessing=str(small))
+    other = open_teacher("torchvision:shufflenet_v2_x0_5@random:5", preprocessing=str(small))
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_preprocessing_is_the_published_one_and_part_of_the_fingerprint(small) -> None:
+    published = open_teacher("torchvision:shufflenet_v2_x0_5@random")
+    assert published.preprocessing == Preprocessing((224, 224), shorter_side=256)
+    shrunk = open_teacher("torchvision:shufflenet_v2_x0_5@random", preprocessing=str(small))
+    assert shrunk.fingerprint != published.fingerprint
+
+
+def test_download_failure_is_one_line_with_a_way_out(monkeypatch) -> None:
+    import urllib.request
+
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setenv("TORCH_HOME", "/nonexistent-kdbias-test")
+    monkeypatch.setattr("os.makedirs", lambda *args, **kwargs: None)
+    with pytest.raises(KdbiasError, match=r"cannot get .*torchvision:shufflenet_v2_x0_5@FILE") as caught:
+        open_teacher("torchvision:shufflenet_v2_x0_5@IMAGENET1K_V1")
+    assert "\n" not in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_pickles_with_code_are_not_executed(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": Bomb()}, "bomb.pt", pickle_protocol=2)
+    Path("bomb.pkl").write_bytes(pickle.dumps(Bomb(), protocol=2))
+    np.savez("bomb.npz", x=np.array([Bomb()], dtype=object))
+    for file in ["bomb.pt", "bomb.pkl", "bomb.npz"]:
+        with pytest.raises(KdbiasError):
+            open_teacher(f"torchvision:resnet18@{file}")
+    assert not Path("exploded").exists()
+    torch.load("bomb.pt", weights_only=False)  # the fixture is a real bomb
+    assert Path("exploded").exists()
+
+
+def test_wrong_weights_are_refused_by_tensor(resnet_state, tmp_path) -> None:
+    path, network = resnet_state
+    with pytest.raises(KdbiasError, match=r"lacks \d+ of the network's"):
+        open_teacher(f"torchvision:shufflenet_v2_x0_5@{path}")
+    state = network.state_dict()
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "grey.pt")
+    with pytest.raises(KdbiasError, match=r"conv1.weight has shape \(64, 1, 7, 7\)"):
+        open_teacher(f"torchvision:resnet18@{tmp_path / 'grey.pt'}")
+
+
+def tiny(precision: str = "fp32") -> TorchTeacher:
+    torch.manual_seed(2)
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 6)]
+    options = TeacherOptions(precision=precision)
+    return TorchTeacher("tiny", torch.nn.Sequential(*layers), Preprocessing((8, 8)), options, kind="test")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_stays_close_and_returns_float32(precision) -> None:
+    full, reduced = tiny(), tiny(precision)
+    a, b = (t.embed(batch(t)) for t in (full, reduced))
+    assert b.dtype == np.float32
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert 0.99 < cosines.min() < 1 - 1e-9
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(capsys) -> None:
+    teacher = tiny()
+    images = batch(teacher, 7)
+    wanted = teacher.embed(images)
+    run_whole, seen = teacher._run, []
+
+    def limited(piece: torch.Tensor) -> torch.Tensor:
+        seen.append(len(piece))
+        if len(piece) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return run_whole(piece)
+
+    teacher._run = limited
+    np.testing.assert_allclose(teacher.embed(images), wanted, rtol=1e-4, atol=1e-6)
+    assert "going on with at most 1 images" in capsys.readouterr().err
+    assert max(seen[3:]) <= 3
+    teacher._run = lambda piece: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(KdbiasError, match="with a single image"):
+        teacher.embed(images)
+
+
+def test_run_teacher_is_the_saved_student(tmp_path) -> None:
+    from kdbias.networks import build_network
+    from kdbias.networks.saved import save_network
+
+    kwargs = {"dim": 12, "channels": 1, "image_size": (16, 16)}
+    network = build_network("convnet", **kwargs)
+    preprocessing = Preprocessing((16, 16), color="L")
+    save_network(tmp_path / "student.pt", network, "convnet", kwargs, preprocessing.to_dict(), {})
+    teacher = open_teacher(f"run:{tmp_path}")
+    images = batch(teacher)
+    with torch.inference_mode():
+        wanted = network.eval()(normalised(images, teacher)).numpy()
+    np.testing.assert_allclose(teacher.embed(images), wanted, rtol=1e-5, atol=1e-6)
+    assert (teacher.dim, teacher.preprocessing) == (12, preprocessing)
+    assert open_teacher(str(tmp_path)).fingerprint == teacher.fingerprint
+    with pytest.raises(KdbiasError, match="does not take --preprocessing"):
+        open_teacher(f"run:{tmp_path}", preprocessing=preprocessing)
+
+
+FACTORIES = """
+import torch
+from kdbias.teachers import Preprocessing
+
+def network(device):
+    torch.manual_seed(0)
+    layers = [torch.nn.Flatten(), torch.nn.Dropout(0.9), torch.nn.Linear(48, 5)]
+    return torch.nn.Sequential(*layers), {"size": [4, 4]}
+
+class Object:
+    preprocessing = Preprocessing((4, 4))
+    def embed(self, batch):
+        assert batch.dtype == "uint8"
+        return torch.from_numpy(batch.reshape(len(batch), -1).astype("float64"))
+
+def thing(device):
+    return Object()
+
+def nonsense(device):
+    return 3
+
+class Flat(Object):
+    def embed(self, batch):
+        return batch.reshape(-1).astype("float32")
+
+def flat(device):
+    return Flat()
+"""
+
+
+def test_python_factories(tmp_path, monkeypatch) -> None:
+    (tmp_path / "kdbias_test_factories.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    teacher = open_teacher("python:kdbias_test_factories:network")
+    images = batch(teacher)
+    assert teacher.runs_code
+    assert "runs its author's code" in teacher.describe()
+    # Dropout would make two calls differ: the module was put into eval mode.
+    assert np.array_equal(teacher.embed(images), teacher.embed(images))
+    thing = open_teacher(f"python:{tmp_path / 'kdbias_test_factories.py'}:thing")
+    assert np.array_equal(thing.embed(images), images.reshape(3, -1).astype(np.float32))
+    with pytest.raises(KdbiasError, match=r"nonsense\(\) gave int"):
+        open_teacher("python:kdbias_test_factories:nonsense")
+    with pytest.raises(KdbiasError, match=r"gave float32 \(48,\) for 1 images"):
+        open_teacher("python:kdbias_test_factories:flat")
+    with pytest.raises(KdbiasError, match="has no function 'absent'"):
+        open_teacher("python:kdbias_test_factories:absent")
+    with pytest.raises(KdbiasError, match="no module 'kdbias_absent'"):
+        open_teacher("python:kdbias_absent.sub:factory")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet50", "unknown teacher 'resnet50'; known: torchvision:NAME"),
+        ("torchvision:", "unknown teacher"),
+        ("torchvision:resnet51", "no classification network 'resnet51'; similar: resnet"),
+        ("torchvision:resnet18@", "should be NAME or NAME@WEIGHTS"),
+        (
+            "torchvision:resnet18@absent.pt",
+            "no file of weights 'absent.pt'; published weights: IMAGENET1K_V1",
+        ),
+        ("torchvision:resnet18@random:x", "seed"),
+        ("run:/nonexistent", "no such file"),
+        ("python:module", "should be python:package.module:factory"),
+        ("precomputed:x.npy", "serves kdbias embed only"),
+    ],
+)
+def test_bad_specs_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(KdbiasError, match=message):
+        open_teacher(spec)
