@@ -1,5 +1,10 @@
-"""What all commands share: the error boundary, --quiet, --json, --debug, and printing."""
+"""What all commands share: the error boundary, --quiet, --json, --debug, and printing.
 
+A command returns the result object of the library function it called; `summary()` is printed for people, the
+object's document for machines.
+"""
+
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -37,10 +42,9 @@ class StageCommand(click.Command):
         try:
             with quiet(silent or as_json):
                 result = super().invoke(ctx)
-            if as_json:
-                click.echo(json.dumps(result.as_json(), indent=2, allow_nan=False))
-            elif result.text:
-                click.echo(result.text)
+            click.echo(
+                json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else result.summary()
+            )
         except KdbiasError as error:
             self._fail(debug, " ".join(str(error).split("\n")), BAD_INPUT)
         except KeyboardInterrupt:
@@ -57,15 +61,11 @@ class StageCommand(click.Command):
         sys.exit(status)
 
 
-class Printed:
-    """What a command prints: text for people, a document for machines."""
-
-    def __init__(self, text: str, document: dict[str, Any]) -> None:
-        self.text = text
-        self.document = document
-
-    def as_json(self) -> dict[str, Any]:
-        return self.document
+def as_document(result: Any) -> Any:
+    """A result object as JSON values: its own document where it has one, else its fields."""
+    if hasattr(result, "document"):
+        return result.document
+    return json.loads(json.dumps(dataclasses.asdict(result), default=str))
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -1,0 +1,126 @@
+"""kdbias evaluate"""
+
+from typing import Any
+
+import click
+from kdbias.cli.common import (
+    StageCommand,
+    data_columns,
+    device,
+    options,
+    output_folder,
+    overwrite,
+    root,
+    where,
+)
+
+from kdbias.evaluation import PROTOCOLS
+
+
+class _Listed(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "A,B,..."
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self.kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between them", param, ctx)
+
+
+@click.command("evaluate", cls=StageCommand)
+@options(
+    click.argument("model", metavar="MODEL|EMB"),
+    output_folder,
+    click.option(
+        "--protocol",
+        default="knn",
+        show_default=True,
+        type=click.Choice(list(PROTOCOLS)),
+        help="How to judge.",
+    ),
+    click.option("--data", help="Data to embed with the model (MODEL = a run folder or a teacher spec)."),
+    data_columns,
+    root,
+    where,
+    click.option("--reference", metavar="EMB", help="The teacher's embeddings of the same samples."),
+    click.option(
+        "--gallery", metavar="EMB", help="Where to search [the judged table, leaving out the sample]."
+    ),
+    click.option(
+        "--gallery-where", multiple=True, metavar="COLUMN=VALUE", help="Keep these rows of the gallery."
+    ),
+    click.option(
+        "--group-by", multiple=True, metavar="COLUMN", help="Report by this column, too; repeatable."
+    ),
+    click.option(
+        "--cluster-by", metavar="COLUMN", help="Resample its values as a whole [the protocol's own]."
+    ),
+    click.option("--k", type=click.IntRange(1), help="knn: neighbours that vote [5]."),
+    click.option(
+        "--tail-from", metavar="TABLE", help="knn: whose label counts say which classes are the tail."
+    ),
+    click.option("--density", metavar="DENSITY", help="fidelity: report by decile of density."),
+    click.option(
+        "--pairs", metavar="PATH", help="verification, ijbc: list of pairs; rfw: or a folder of lists."
+    ),
+    click.option("--folds", type=_Listed(int), help="verification, rfw: folds of the list to use, e.g. 7,8."),
+    click.option(
+        "--style",
+        type=click.Choice(["insightface", "facex"]),
+        help="verification, rfw: thresholds and spreads.",
+    ),
+    click.option(
+        "--far", type=_Listed(float), help="verification, ijbc: false accept rates, e.g. 1e-3,1e-4."
+    ),
+    click.option("--group-column", metavar="COLUMN", help="rfw: column that splits one list into groups."),
+    click.option("--camera-column", metavar="COLUMN", help="reid: column with the camera, or none."),
+    click.option("--templates", metavar="PATH", help="ijbc: the benchmark's template file."),
+    click.option("--detector-scores", metavar="PATH", help="ijbc: the benchmark's landmark and score file."),
+    click.option("--keep-norm/--no-keep-norm", default=None, help="ijbc: let embedding lengths count [yes]."),
+    click.option(
+        "--bootstrap", type=click.IntRange(0), help="Resamples behind the intervals [1,000]; 0 for none."
+    ),
+    click.option("--seed", default=0, show_default=True, help="Seed of the resampling."),
+    device,
+    click.option(
+        "--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images a batch."
+    ),
+    click.option(
+        "--precision",
+        default="fp32",
+        show_default=True,
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        help="Arithmetic of the forward pass.",
+    ),
+    click.option(
+        "--workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding processes."
+    ),
+    click.option("--flip", is_flag=True, help="Embed the mirrored image, too, where the protocol uses it."),
+    overwrite,
+)
+def command(**parameters: Any) -> Any:
+    """Judge a model or an embedding table by a protocol; writes OUT/metrics.json, units.parquet and plots.
+
+    MODEL|EMB is an embedding table, or with --data a run folder or any teacher spec.
+
+    \b
+    Protocols:
+      knn       accuracy of the nearest class centroid and of k neighbours; overall, balanced, tail, by group
+      fidelity  distance to the teacher's embeddings of the same samples; by group and density
+
+    \b
+    Examples:
+      kdbias evaluate run -o score --data test.parquet --gallery teacher_emb
+      kdbias evaluate student_emb -o close --protocol fidelity --reference teacher_emb --group-by race
+    """
+    from kdbias.evaluation import evaluate
+
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    return evaluate(**parameters)

@@ -1,0 +1,57 @@
+"""kdbias uniformity"""
+
+from typing import Any
+
+import click
+from kdbias.cli.common import StageCommand, device, options, output_folder, overwrite
+
+
+@click.command("uniformity", cls=StageCommand)
+@options(
+    click.argument("embeddings", metavar="EMB"),
+    output_folder,
+    click.option(
+        "--weights",
+        multiple=True,
+        metavar="W.parquet",
+        help="Measure the data as this manifest would sample it, too; repeatable.",
+    ),
+    click.option("--k", type=click.IntRange(1), help="Neighbours a sample [64, or n-1 if smaller]."),
+    click.option("--t", default="auto", show_default=True, metavar="auto|2,5,10", help="Bandwidth(s)."),
+    click.option(
+        "--search",
+        default="exact",
+        show_default=True,
+        type=click.Choice(["exact", "ivf", "hnsw"]),
+        help="How.",
+    ),
+    device,
+    click.option(
+        "--memory", default="4GiB", show_default=True, metavar="SIZE", help="Most extra memory to take."
+    ),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads [all]."),
+    click.option(
+        "--group-by", multiple=True, metavar="COLUMN", help="Report by this column, too; repeatable."
+    ),
+    click.option("--keep-neighbors", is_flag=True, help="Write neighbors.parquet."),
+    click.option(
+        "--seed", default=0, show_default=True, type=int, help="Seed of the samples that are drawn."
+    ),
+    overwrite,
+)
+def command(**parameters: Any) -> Any:
+    """Measure how crowded each sample's neighbourhood is and how uniform the sampled data are.
+
+    Writes OUT/density.parquet (a row a sample) and OUT/uniformity.json (a scheme a sampling distribution).
+    Beside each uniformity stands its null: what points spread evenly over the sphere of this dimension would
+    give. Giving --weights for an OUT that exists adds schemes and reuses the rest.
+
+    \b
+    Examples:
+      kdbias uniformity emb -o density
+      kdbias uniformity emb -o density --group-by race --t 2,5,10
+      kdbias uniformity emb -o density --weights equilibrium.parquet --weights balanced.parquet
+    """
+    from kdbias.measurement import uniformity
+
+    return uniformity(**parameters)

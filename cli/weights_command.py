@@ -1,0 +1,102 @@
+"""kdbias weights"""
+
+from typing import Any
+
+import click
+from kdbias.cli.common import StageCommand, options, overwrite
+
+METHODS = (
+    "natural",
+    "class-balanced",
+    "effective-number",
+    "inverse-density",
+    "knn-distance",
+    "equilibrium",
+    "cluster-balanced",
+    "hard",
+)
+
+
+class _Numbers(click.ParamType):
+    """Whole numbers with commas between them."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1000,100", param, ctx)
+
+
+@click.command("weights", cls=StageCommand)
+@options(
+    click.argument("density", metavar="DENSITY"),
+    click.option("-o", "--output", required=True, metavar="W.parquet", help="Manifest to write."),
+    click.option("--embeddings", metavar="EMB", help="Embedding table [the one that DENSITY was made from]."),
+    click.option(
+        "--method",
+        default="equilibrium",
+        show_default=True,
+        type=click.Choice(METHODS),
+        help="Weight scheme.",
+    ),
+    click.option("--t", type=float, metavar="T", help="Bandwidth [the one that uniformity chose]."),
+    click.option(
+        "--min-ess", type=float, metavar="F", help="Least ESS, 0 to 1 [equilibrium: 0.5, else none]."
+    ),
+    click.option("--temper", default=1.0, show_default=True, metavar="A", help="Exponent on the weights."),
+    click.option("--clip", type=float, metavar="C", help="No weight above C times the mean."),
+    click.option(
+        "--cap", type=float, metavar="C", help="The same inside equilibrium's problem, staying optimal."
+    ),
+    click.option(
+        "--mix", default=0.0, show_default=True, metavar="L", help="Share of natural sampling, 0 to 1."
+    ),
+    click.option(
+        "--collapse",
+        type=click.Choice(["exact", "near", "none"]),
+        help="Which copies share one sample's weight [exact; natural: none].",
+    ),
+    click.option(
+        "--near", default=0.999, show_default=True, metavar="COS", help="Least cosine of near-copies."
+    ),
+    click.option("--beta", type=float, help="effective-number: 0 = natural, near 1 = class-balanced [0.99]."),
+    click.option("--exponent", type=float, help="knn-distance, hard: power of the distance."),
+    click.option(
+        "--keep", type=float, help="cluster-balanced: share of the samples that water-filling keeps."
+    ),
+    click.option(
+        "--clusters", type=_Numbers(), help="cluster-balanced: clusters of each level, e.g. 1000,100."
+    ),
+    click.option(
+        "--tolerance", default=1e-3, show_default=True, help="equilibrium: relative gap to stop at."
+    ),
+    click.option(
+        "--max-seconds", type=float, help="equilibrium: stop by then, with the gap that was reached."
+    ),
+    click.option(
+        "--memory", default="4GiB", show_default=True, metavar="SIZE", help="Most extra memory to take."
+    ),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads [all]."),
+    click.option("--seed", default=0, show_default=True, help="Seed of cluster-balanced."),
+    overwrite,
+)
+def command(**parameters: Any) -> Any:
+    """Write how often each sample should be drawn: a Parquet file with a row a sample.
+
+    DENSITY is the folder that `kdbias uniformity` wrote. A weight is the expected number of draws an epoch;
+    the mean is 1. The default, equilibrium, is the distribution of least crowding that keeps half of the
+    effective sample size, with a certificate of how near to the best it is.
+
+    \b
+    Examples:
+      kdbias weights density -o weights.parquet
+      kdbias weights density -o gentle.parquet --min-ess 0.8
+      kdbias weights density -o balanced.parquet --method class-balanced --clip 10
+    """
+    from kdbias.weighting import weights
+
+    return weights(**parameters)

@@ -1,0 +1,113 @@
+"""Help is a tested artefact: each command explains itself, quickly, and the reference is what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from kdbias.cli import COMMANDS, main
+from kdbias.cli.common import StageCommand
+from kdbias.cli.reference import render
+
+from kdbias.version import __version__
+
+ROOT = Path(__file__).parents[2]
+
+
+def command_of(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_explains_itself(name):
+    command = command_of(name)
+    assert isinstance(command, StageCommand)
+    assert command.help
+    examples = re.findall(rf"^\s+kdbias {name}\b.*$", command.help, re.MULTILINE)
+    assert examples, f"kdbias {name} --help shows no example"
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"kdbias {name} {option.opts[0]} has no help"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_use_options_that_exist(name):
+    command = command_of(name)
+    known = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+    used = re.findall(
+        r"(?<!\S)--?[a-z][\w-]*", "\n".join(re.findall(rf"kdbias {name}\b.*", command.help or ""))
+    )
+    assert not set(used) - known
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_is_in_the_documents(name):
+    assert f"kdbias {name}" in (ROOT / "README.md").read_text()
+
+
+def test_reference_is_up_to_date():
+    assert (ROOT / "docs" / "commands.md").read_text() == render(), "run `make docs`"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from kdbias.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'faiss', 'pandas', 'numpy', 'pyarrow', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_kdbias_is_light():
+    heavy = "{'torch', 'faiss', 'pandas', 'numpy'}"
+    code = f"import sys, kdbias; dir(kdbias); sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_public_name_exists():
+    import kdbias
+
+    for name in kdbias.__all__:
+        assert getattr(kdbias, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        kdbias.nonsense  # noqa: B018
+
+
+def test_version_and_unknown_command():
+    runner = CliRunner()
+    assert runner.invoke(main, ["--version"]).output == f"kdbias {__version__}\n"
+    result = runner.invoke(main, ["wieghts"])
+    assert result.exit_code == 2
+    assert "wieghts" in result.output
+
+
+def test_options_are_the_librarys_parameters():
+    import inspect
+    from dataclasses import fields
+
+    import kdbias
+    from kdbias.training_config import TrainingConfig
+
+    own = {"as_json", "quiet", "debug", "help"}
+    for name in COMMANDS:
+        options = {option.name for option in command_of(name).params} - own
+        parameters = set(inspect.signature(getattr(kdbias, name)).parameters)
+        if name == "train":
+            parameters = parameters - {"options"} | {field.name for field in fields(TrainingConfig)}
+        assert options == parameters, name
+
+
+def test_every_weight_scheme_is_offered():
+    from kdbias.cli.weights_command import METHODS as OFFERED
+
+    from kdbias.schemes import METHODS
+
+    assert tuple(METHODS) == OFFERED
