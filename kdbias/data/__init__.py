@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kdbias.data.arrays import open_arrays
+from kdbias.data.bin_pairs import open_bin
 from kdbias.data.description import about, check_counts, options_of, read_description
 from kdbias.data.filters import filter_source
 from kdbias.data.folder import open_folder
@@ -18,10 +19,11 @@ KINDS: dict[str, Callable[[str, Options], Source]] = {
     "folder": open_folder,
     "table": open_table,
     "arrays": open_arrays,
+    "bin": open_bin,
 }
 """Kind of data -> the function that opens it. ``kind`` in a description takes these names."""
 
-_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays"}
+_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays", ".bin": "bin"}
 
 
 def open_data(

@@ -33,9 +33,9 @@ def write_digits(
 
     Rows: ``split`` is "test" (balanced, held out), "train" (all the rest, balanced: for the teacher) or
     "copy" (near-duplicates). ``biased`` marks what the students get: the train digits cut to a long tail,
-    class c keeping head * (tail / head) ** (c / 9) of them, and the copies: noise of 3 grey levels and a shift
-    of less than half a pixel, many of few digits of one class. ``frequency`` is the class's part of the tail:
-    head (classes 0-2), middle (3-6) or tail (7-9). ``image`` is a PNG.
+    class c keeping head * (tail / head) ** (c / 9) of them, and the copies: few digits of one class, each
+    many times with noise of 3 grey levels and a shift of less than half a pixel. ``frequency`` is the class's
+    part of the long tail: head (classes 0-2), middle (3-6) or tail (7-9). ``image`` is a PNG.
 
     Args:
         path: the Parquet file.

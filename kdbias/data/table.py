@@ -6,17 +6,16 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.data.digests import digest_of
 from kdbias.data.folder import FolderImages
 from kdbias.data.parquet_images import ParquetImages, holds_images
 from kdbias.data.roots import leaves_root
 from kdbias.data.source import Images, Options, Source, make_source
 from kdbias.errors import KdbiasError
-from kdbias.tables import fingerprints
 from kdbias.tables.joins import as_strings, shown
 
 _ID, _LABEL, _PATH, _IMAGE = "sample_id", "label", "path", "image"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_DIGEST_WHOLE = 1 << 30
 
 
 def open_table(data: str, options: Options) -> Source:
@@ -73,7 +72,7 @@ def open_table(data: str, options: Options) -> Source:
     groups = {name: table[name] for name in table.column_names if name not in used}
     renamed = {chosen[key]: key for key in (_ID, _LABEL) if chosen[key] not in (None, key)}
     notes = [f"columns that hold no plain values left out: {', '.join(skipped)}"] if skipped else []
-    digest = [[_digest(file) for file in files], {k: v for k, v in chosen.items()}, image, sorted(groups)]
+    digest = [[digest_of(file) for file in files], {k: v for k, v in chosen.items()}, image, sorted(groups)]
     return make_source(
         "table", data, ids, images, digest, labels, groups, {str(k): v for k, v in renamed.items()}, notes
     )
@@ -245,18 +244,3 @@ def named_labels(values: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> pa
             f"labels run from {span['min']} to {span['max']}, but label_names has {len(names)} names"
         )
     return as_strings(pa.array(list(names), pa.large_string()).take(numbers))
-
-
-def _digest(file: str) -> str:
-    """Digest of a file: its bytes up to 1 GiB, beyond that its size, ends and 64 MiB spread over it."""
-    size = os.path.getsize(file)
-    if size <= _DIGEST_WHOLE:
-        return fingerprints.of_file(file)
-    import hashlib
-
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with open(file, "rb") as handle:
-        for step in range(65):
-            handle.seek(min(step * (size // 64), size - (1 << 20)))
-            digest.update(handle.read(1 << 20))
-    return digest.hexdigest()
