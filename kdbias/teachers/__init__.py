@@ -22,6 +22,11 @@ KINDS: dict[str, tuple[str, str]] = {
         "torchvision:NAME[@WEIGHTS|@FILE|@random[:SEED]]",
     ),
     "run": ("run_teacher:open_run", "run:RUN_DIR"),
+    "timm": ("timm_teacher:open_timm", "timm:NAME[@FILE|@random[:SEED]]"),
+    "kdbias": ("kdbias_teacher:open_kdbias", "kdbias:NAME@FILE"),
+    "onnx": ("onnx_teacher:open_onnx", "onnx:FILE"),
+    "openvino": ("openvino_teacher:open_openvino", "openvino:FILE.xml"),
+    "torchscript": ("torchscript_teacher:open_torchscript", "torchscript:FILE"),
     "python": ("python_teacher:open_python", "python:package.module:factory"),
 }
 PRECOMPUTED = "precomputed"
@@ -40,7 +45,7 @@ def open_teacher(
 
     device         "cpu" or "cuda:N"
     precision      "fp32", "bf16" or "fp16"
-    preprocessing  a `Preprocessing`, or a TOML file with a [preprocessing] table
+    preprocessing  a `Preprocessing`, a TOML file with a [preprocessing] table, or a shipped name
     channels_last, compile   see `TeacherOptions`
     Raises KdbiasError for an unknown kind, a missing library or file, an option the back-end cannot honour.
     """
@@ -53,7 +58,9 @@ def open_teacher(
         known = ", ".join(form for _, form in KINDS.values())
         raise KdbiasError(f"unknown teacher {spec!r}; known: {known}, precomputed:FILE")
     if isinstance(preprocessing, str):
-        preprocessing = load_preprocessing(preprocessing)
+        from kdbias.teachers.side_car import named_preprocessing
+
+        preprocessing = named_preprocessing(preprocessing)
     options = TeacherOptions(device, precision, preprocessing, channels_last, compile)
     module, _, function = KINDS[kind][0].partition(":")
     return getattr(importlib.import_module(f"kdbias.teachers.{module}"), function)(rest, options)

@@ -43,6 +43,16 @@ def read_state(path: str, or_one_of: Sequence[str] = ()) -> dict[str, torch.Tens
     return state
 
 
+def random_seed(weights: str | None) -> int | None:
+    """The seed of `random[:SEED]` (0 where none is given), or None where `weights` is something else."""
+    kind, _, seed = (weights or "").partition(":")
+    if kind != "random":
+        return None
+    if seed and not seed.isdigit():
+        raise KdbiasError(f"teacher weights {weights!r}: the seed of random:SEED should be a whole number")
+    return int(seed or 0)
+
+
 def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str) -> None:
     """Load `state` into `network`; entries it has no place for (a classifier) are left out, gaps are refused.
 

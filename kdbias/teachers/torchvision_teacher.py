@@ -14,7 +14,7 @@ from torch import nn
 
 from kdbias.errors import KdbiasError
 from kdbias.teachers.preprocessing import Preprocessing
-from kdbias.teachers.state_files import load_into, read_state
+from kdbias.teachers.state_files import load_into, random_seed, read_state
 from kdbias.teachers.teacher import TeacherOptions, split_weights
 from kdbias.teachers.torch_module import TorchTeacher
 
@@ -31,9 +31,10 @@ def open_torchvision(rest: str, options: TeacherOptions) -> TorchTeacher:
         )
     published = models.get_model_weights(name)
     spec = f"torchvision:{rest}"
-    if weights is not None and weights.split(":")[0] == "random":
+    seed = random_seed(weights)
+    if seed is not None:
         member = published.DEFAULT
-        network = _random(name, weights)
+        network = _random(name, seed)
     elif weights is None or weights in published.__members__ or weights == "DEFAULT":
         member = published[weights] if weights in published.__members__ else published.DEFAULT
         network = models.get_model(name, weights=None)
@@ -72,15 +73,12 @@ def cut_classifier(network: nn.Module, spec: str, classes: int = 1000) -> None:
     raise KdbiasError(f"teacher {spec}: no classification layer with {classes} outputs found to cut off")
 
 
-def _random(name: str, weights: str) -> nn.Module:
+def _random(name: str, seed: int) -> nn.Module:
     from torchvision import models
 
-    _, _, seed = weights.partition(":")
-    if seed and not seed.isdigit():
-        raise KdbiasError(f"teacher weights {weights!r}: the seed of random:SEED should be a whole number")
     # A local generator state: opening a teacher must not disturb the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed or 0))
+        torch.manual_seed(seed)
         network = models.get_model(name, weights=None, **_initialised(name))
     cut_classifier(network, f"torchvision:{name}")
     return network

@@ -1,0 +1,57 @@
+"""`kdbias:NAME@FILE`: one of kdbias's own networks with weights from a file, such as insightface publishes.
+
+NAME is a name of `kdbias.networks`; FILE holds its weights (`.pt`, `.pth`, `.npz`, `.safetensors`), or is
+`random[:SEED]`. The embedding's dimension is read from the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from kdbias.errors import KdbiasError
+from kdbias.networks import build_network
+from kdbias.teachers.side_car import find_preprocessing
+from kdbias.teachers.state_files import load_into, random_seed, read_state
+from kdbias.teachers.teacher import TeacherOptions, split_weights
+from kdbias.teachers.torch_module import TorchTeacher
+
+_DIM = 512
+# Face networks are published with one input; others need a side-car.
+_USUAL_INPUT = {"iresnet": "arcface_112", "mobilefacenet": "arcface_112"}
+
+
+def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
+    """Open `kdbias:REST`."""
+    options.refuse("kdbias", preprocessing=True, precision=True, device=True, compile=True)
+    name, weights = split_weights(rest)
+    if weights is None:
+        raise KdbiasError(f"teacher kdbias:{rest}: name its weights, kdbias:{name}@FILE")
+    usual = next((u for start, u in _USUAL_INPUT.items() if name.startswith(start)), None)
+    preprocessing = find_preprocessing(weights, options, usual)
+    shape = {"channels": preprocessing.channels, "image_size": preprocessing.size}
+    seed = random_seed(weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        network = build_network(name, dim=_DIM, **shape)  # type: ignore[arg-type]
+        if seed is None:
+            state = read_state(weights, or_one_of=["random"])
+            dim = embedding_dim(network.state_dict(), state)
+            if dim != _DIM:
+                network = build_network(name, dim=dim, **shape)  # type: ignore[arg-type]
+            load_into(network, state, weights)
+    return TorchTeacher(f"kdbias:{rest}", network, preprocessing, options, kind=f"kdbias:{name}")
+
+
+def embedding_dim(built: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> int:
+    """The dimension that weights were made for, from shapes that differ from a network's built for 512.
+
+    A difference that is none of the dimension alone leaves 512; loading then names the tensors.
+    """
+    found = set()
+    for key, value in built.items():
+        if key in given and value.ndim == given[key].ndim:
+            pairs = zip(value.shape, given[key].shape, strict=True)
+            found |= {b for a, b in pairs if a != b and a == _DIM}
+    return found.pop() if len(found) == 1 else _DIM

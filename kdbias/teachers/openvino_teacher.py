@@ -1,0 +1,90 @@
+"""`openvino:FILE.xml` (or `.onnx`): a network run by OpenVINO on the CPU.
+
+Images go through one by one, several at once: most published files have a fixed batch of 1, and this way an
+embedding cannot depend on its batch. The precision is always stated to the runtime, because on CPUs with
+bfloat16 its own choice is bfloat16.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.optional import require
+from kdbias.tables import fingerprints
+from kdbias.teachers.side_car import find_preprocessing
+from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVinoTeacher(Teacher):
+    """A compiled OpenVINO model on prepared images."""
+
+    def __init__(self, file: str, options: TeacherOptions) -> None:
+        options.refuse("openvino", preprocessing=True, precision=True)
+        path = Path(file)
+        if not path.is_file():
+            raise KdbiasError(f"teacher openvino:{file}: no such file")
+        self.spec, self.precision = f"openvino:{file}", options.precision
+        self.preprocessing = find_preprocessing(file, options)
+        openvino = require("openvino", extra="openvino")
+        try:
+            core = openvino.Core()
+            model = core.read_model(file)
+            self._set_shape(model)
+            settings = {
+                "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
+                "PERFORMANCE_HINT": "THROUGHPUT",
+            }
+            compiled = core.compile_model(model, "CPU", settings)
+        except KdbiasError:
+            raise
+        except Exception as error:  # the runtime raises RuntimeError for any damage to the files
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise KdbiasError(f"teacher {self.spec} cannot be opened by OpenVINO: {reason}") from error
+        self._queue = openvino.AsyncInferQueue(compiled)
+        self._queue.set_callback(_keep_output)
+        weights = [f for f in (path, path.with_suffix(".bin")) if f.is_file()]
+        content = fingerprints.of_json([fingerprints.of_file(f) for f in weights])
+        self.fingerprint = teacher_fingerprint("openvino", content, self.preprocessing)
+        self.dim = self._probe_dim()
+
+    def _set_shape(self, model: Any) -> None:
+        height, width = self.preprocessing.size
+        wanted = [1, self.preprocessing.channels, height, width]
+        inputs = model.inputs
+        shape = inputs[0].get_partial_shape()
+        if len(inputs) != 1 or shape.rank.get_length() != 4:
+            raise KdbiasError(
+                f"teacher {self.spec} should have one image input (b, c, h, w); it has {inputs}"
+            )
+        if shape.is_dynamic:
+            model.reshape({inputs[0]: wanted})
+        elif list(shape.to_shape()) != wanted:
+            raise KdbiasError(
+                f"teacher {self.spec} takes input of shape {list(shape.to_shape())}, the preprocessing gives "
+                f"{wanted}"
+            )
+
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        x = self.preprocessing.normalise_array(batch)
+        outputs: list[np.ndarray | None] = [None] * len(x)
+        for i in range(len(x)):
+            self._queue.start_async({0: x[i : i + 1]}, (outputs, i))
+        self._queue.wait_all()
+        return np.stack([vector for vector in outputs if vector is not None])
+
+
+def _keep_output(request: Any, place: tuple[list[np.ndarray | None], int]) -> None:
+    outputs, i = place
+    # Copied: the request's memory is used again for the next image.
+    outputs[i] = request.get_output_tensor(0).data.reshape(-1).astype(np.float32, copy=True)
+
+
+def open_openvino(rest: str, options: TeacherOptions) -> OpenVinoTeacher:
+    """Open `openvino:REST`."""
+    return OpenVinoTeacher(rest, options)

@@ -1,0 +1,73 @@
+"""Where the preprocessing of a bare model file comes from.
+
+A model file (ONNX, OpenVINO, TorchScript, a state dict) does not say what its input means. In this order:
+--preprocessing; a side-car beside it (`model.onnx.toml` or `model.toml`); a description that ships with
+kdbias in `data_manifests/teachers/`, found by the model file's name. Each is a TOML file with a table
+[preprocessing].
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+from kdbias.errors import KdbiasError
+from kdbias.teachers.preprocessing import Preprocessing, load_preprocessing
+from kdbias.teachers.teacher import TeacherOptions
+
+
+def find_preprocessing(file: str, options: TeacherOptions, shipped: str | None = None) -> Preprocessing:
+    """The preprocessing for the model in `file`.
+
+    `shipped` names a description to fall back on. Raises KdbiasError saying what to write where none is.
+    """
+    if options.preprocessing is not None:
+        return options.preprocessing
+    path = Path(file)
+    for beside in (path.with_name(f"{path.name}.toml"), path.with_suffix(".toml")):
+        if _describes_preprocessing(beside):
+            return load_preprocessing(str(beside))
+    for name in (path.stem, shipped):
+        if name and name in shipped_names():
+            return shipped_preprocessing(name)
+    raise KdbiasError(
+        f"nothing says what the input of {path.name} should be; write {path.stem}.toml beside it, or give "
+        "--preprocessing FILE.toml, with: [preprocessing] size = [112, 112], color = 'RGB' or 'BGR', "
+        "mean = [127.5], std = [127.5] (in units of 0-255)"
+    )
+
+
+def named_preprocessing(name: str) -> Preprocessing:
+    """What --preprocessing names: a TOML file, or a description that ships with kdbias."""
+    if not name.endswith(".toml") and name in shipped_names():
+        return shipped_preprocessing(name)
+    if not name.endswith(".toml") and not Path(name).exists():
+        raise KdbiasError(
+            f"--preprocessing {name!r} is neither a file nor one of {', '.join(shipped_names())}"
+        )
+    return load_preprocessing(name)
+
+
+def shipped_names() -> list[str]:
+    """Names of the descriptions in `data_manifests/teachers/`."""
+    folder = resources.files("kdbias.data_manifests") / "teachers"
+    if not folder.is_dir():
+        return []
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def shipped_preprocessing(name: str) -> Preprocessing:
+    """The [preprocessing] of `data_manifests/teachers/NAME.toml`."""
+    text = (resources.files("kdbias.data_manifests") / "teachers" / f"{name}.toml").read_text(
+        encoding="utf-8"
+    )
+    return Preprocessing.from_dict(tomllib.loads(text)["preprocessing"])
+
+
+def _describes_preprocessing(file: Path) -> bool:
+    # `model.toml` may be anything; what does not hold the table is none of ours.
+    try:
+        return isinstance(tomllib.loads(file.read_text(encoding="utf-8")).get("preprocessing"), dict)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return False
