@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+
 from kdbias.cli.common import StageCommand, options, overwrite
 
 

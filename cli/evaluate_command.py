@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+
 from kdbias.cli.common import (
     StageCommand,
     data_columns,
@@ -13,7 +14,6 @@ from kdbias.cli.common import (
     root,
     where,
 )
-
 from kdbias.evaluation import PROTOCOLS
 
 

@@ -1,6 +1,7 @@
 """The command reference: `python -m kdbias.cli.reference > docs/commands.md`."""
 
 import click
+
 from kdbias.cli import COMMANDS, main
 
 WIDTH = 100

@@ -4,8 +4,8 @@ from dataclasses import Field, fields
 from typing import Any
 
 import click
-from kdbias.cli.common import StageCommand, options, output_folder, overwrite
 
+from kdbias.cli.common import StageCommand, options, output_folder, overwrite
 from kdbias.training_config import TrainingConfig
 
 _TYPES: dict[str, Any] = {"int": int, "float": float}

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+
 from kdbias.cli import COMMANDS, main
 from kdbias.cli.common import StageCommand
 from kdbias.cli.reference import render
-
 from kdbias.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,6 @@ def test_options_are_the_librarys_parameters():
 
 def test_every_weight_scheme_is_offered():
     from kdbias.cli.weights_command import METHODS as OFFERED
-
     from kdbias.schemes import METHODS
 
     assert tuple(METHODS) == OFFERED

@@ -1,0 +1,208 @@
+"""Bad input gets one line with the offending values and the way out, status 2, and no traceback."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from kdbias.cli import main
+from kdbias.tables.embedding_table import write_embedding_table
+
+N, DIM = 24, 6
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((12, 12, 3), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def refused(result, *fragments: str) -> None:
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+    for fragment in fragments:
+        assert fragment in result.stderr, result.stderr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Images, an embedding table and a density folder on which every command would work."""
+    root = tmp_path_factory.mktemp("work")
+    ids = [f"s{i:02d}" for i in range(N)]
+    frame = pd.DataFrame({"sample_id": ids, "label": [f"c{i % 3}" for i in range(N)]})
+    frame["image"] = [png(10 * i) for i in range(N)]
+    frame.to_parquet(root / "data.parquet")
+    vectors = np.random.default_rng(0).normal(size=(N, DIM)).astype(np.float32)
+    np.save(root / "vectors.npy", vectors)
+    write_embedding_table(root / "emb", pa.array(ids), vectors, pa.array(frame.label.tolist()))
+    write_embedding_table(root / "unlabelled", pa.array(ids), vectors)
+    for name in ("emb", "unlabelled"):
+        result = run("uniformity", root / name, "-o", root / f"{name}_density", "--k", 5, "--t", "2,5", "-q")
+        assert result.exit_code == 0, result.output
+    pd.DataFrame({"sample_id": ids, "weight": 1.0}).to_parquet(root / "weights.parquet")
+    return root
+
+
+def test_everything_works_before_it_is_broken(work, tmp_path):
+    data, emb = work / "data.parquet", work / "emb"
+    assert run("weights", work / "emb_density", "-o", tmp_path / "w.parquet", "-q").exit_code == 0
+    arguments = ["--embeddings", emb, "--weights", tmp_path / "w.parquet", "--epochs", 1, "-q"]
+    result = run("train", data, "-o", tmp_path / "run", *arguments)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "fragments"),
+    [
+        ("nowhere", [], ["nowhere"]),
+        ("data.parquet", ["--teacher", "oracle:x"], ["oracle"]),
+        ("data.parquet", ["--label-column", "race"], ["race", "label"]),
+        ("data.parquet", ["--where", "split=train"], ["split"]),
+        ("data.parquet", ["--where", "label=c9"], ["c9"]),
+        ("data.parquet", ["--teacher", "precomputed:{work}/vectors.npy"], ["--same-order"]),
+        ("data.parquet", ["--device", "tpu"], ["tpu"]),
+    ],
+)
+def test_embed(work, tmp_path, data, arguments, fragments):
+    arguments = [a.format(work=work) for a in arguments]
+    teacher = [] if "--teacher" in arguments else ["--teacher", "torchvision:resnet18@random"]
+    refused(run("embed", work / data, "-o", tmp_path / "out", *teacher, *arguments), *fragments)
+
+
+def test_embed_refuses_repeated_ids_missing_columns_wrong_counts_and_nan(work, tmp_path):
+    frame = pd.read_parquet(work / "data.parquet")
+    teacher = ["--teacher", f"precomputed:{work / 'vectors.npy'}", "--same-order"]
+    pd.concat([frame, frame[:1]]).to_parquet(tmp_path / "twice.parquet")
+    refused(run("embed", tmp_path / "twice.parquet", "-o", tmp_path / "o", *teacher), "s00")
+    frame[["sample_id"]].to_parquet(tmp_path / "ids.parquet")
+    refused(run("embed", tmp_path / "ids.parquet", "-o", tmp_path / "o", "--teacher", "run:x"), "image")
+    frame[:20].to_parquet(tmp_path / "short.parquet")
+    refused(run("embed", tmp_path / "short.parquet", "-o", tmp_path / "o", *teacher), "20", "24")
+    frame[:0].to_parquet(tmp_path / "empty.parquet")
+    refused(run("embed", tmp_path / "empty.parquet", "-o", tmp_path / "o", *teacher), "empty.parquet")
+    vectors = np.load(work / "vectors.npy")
+    vectors[3] = np.nan
+    np.save(tmp_path / "nan.npy", vectors)
+    teacher = ["--teacher", f"precomputed:{tmp_path / 'nan.npy'}", "--same-order"]
+    refused(run("embed", work / "data.parquet", "-o", tmp_path / "o", *teacher), "s03")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--k", N], [f"k={N}"]),
+        (["--t", "warm"], ["warm"]),
+        (["--t", "-1"], ["-1"]),
+        (["--memory", "much"], ["much"]),
+        (["--group-by", "race"], ["race"]),
+        (["--weights", "{work}/data.parquet"], ["weight"]),
+        (["--device", "cuda:9"], ["cuda:9"]),
+    ],
+)
+def test_uniformity(work, tmp_path, arguments, fragments):
+    arguments = [str(a).format(work=work) for a in arguments]
+    refused(run("uniformity", work / "emb", "-o", tmp_path / "out", *arguments), *fragments)
+
+
+def test_uniformity_refuses_what_is_no_table_and_changed_options(work, tmp_path):
+    refused(run("uniformity", work / "data.parquet", "-o", tmp_path / "o"), "not an embedding table")
+    refused(run("uniformity", work / "emb", "-o", work / "emb_density", "--k", 4, "--t", "2,5"), "k: 5 -> 4")
+    pd.DataFrame({"sample_id": ["s00", "zz"], "weight": [1.0, 1.0]}).to_parquet(tmp_path / "w.parquet")
+    result = run("uniformity", work / "emb", "-o", tmp_path / "o", "--weights", tmp_path / "w.parquet")
+    refused(result, "zz")
+
+
+@pytest.mark.parametrize(
+    ("density", "arguments", "fragments"),
+    [
+        ("emb_density", ["--method", "magic"], ["magic", "equilibrium"]),
+        ("emb_density", ["--min-ess", "1.5"], ["1.5"]),
+        ("emb_density", ["--clip", "0.5"], ["0.5"]),
+        ("emb_density", ["--mix", "2"], ["2"]),
+        ("unlabelled_density", ["--method", "class-balanced"], ["label"]),
+        ("emb", [], ["density.parquet"]),
+        ("nowhere", [], ["nowhere"]),
+    ],
+)
+def test_weights(work, tmp_path, density, arguments, fragments):
+    refused(run("weights", work / density, "-o", tmp_path / "w.parquet", *arguments), *fragments)
+
+
+@pytest.mark.parametrize(
+    ("weights", "fragments"),
+    [([1.0] * (N - 1) + [-2.0], ["-2", "s23"]), ([np.nan] + [1.0] * (N - 1), ["s00"]), ([0.0] * N, ["zero"])],
+)
+def test_train_refuses_weights_before_the_first_step(work, tmp_path, weights, fragments):
+    frame = pd.read_parquet(work / "data.parquet", columns=["sample_id"])
+    frame.assign(weight=weights).to_parquet(tmp_path / "w.parquet")
+    arguments = ["--embeddings", work / "emb", "--weights", tmp_path / "w.parquet"]
+    refused(run("train", work / "data.parquet", "-o", tmp_path / "run", *arguments), *fragments)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ([], ["embeddings"]),
+        (["--loss", "hinge"], ["hinge"]),
+        (["--loss", "softmax", "--where", "label=c1"], ["c1"]),
+        (["--embeddings", "{work}/emb", "--student", "giant"], ["giant"]),
+        (["--embeddings", "{work}/emb", "--config", "{work}/data.parquet"], ["data.parquet"]),
+        (["--embeddings", "{work}/emb", "--epochs", "0"], ["epochs"]),
+        (["--embeddings", "{work}/emb", "--resume"], ["--resume"]),
+    ],
+)
+def test_train(work, tmp_path, arguments, fragments):
+    arguments = [str(a).format(work=work) for a in arguments]
+    refused(run("train", work / "data.parquet", "-o", tmp_path / "run", *arguments), *fragments)
+
+
+def test_train_names_unknown_keys_and_uncovered_ids(work, tmp_path):
+    (tmp_path / "c.toml").write_text("epocs = 3\n")
+    arguments = ["--embeddings", work / "emb", "--config", tmp_path / "c.toml"]
+    refused(run("train", work / "data.parquet", "-o", tmp_path / "run", *arguments), "epocs")
+    frame = pd.read_parquet(work / "data.parquet")
+    frame.assign(sample_id=[f"x{i}" for i in range(N)]).to_parquet(tmp_path / "other.parquet")
+    refused(
+        run("train", tmp_path / "other.parquet", "-o", tmp_path / "run", "--embeddings", work / "emb"), "x0"
+    )
+
+
+def test_evaluate_report_and_inspect(work, tmp_path):
+    refused(run("evaluate", work / "emb", "-o", tmp_path / "o", "--protocol", "taste"), "taste", "knn")
+    refused(run("evaluate", work / "emb", "-o", tmp_path / "o", "--protocol", "fidelity"), "reference")
+    refused(run("report", work / "vectors.npy", "-o", tmp_path / "r.html"), "vectors.npy")
+    refused(run("inspect", work / "nowhere"), "nowhere")
+
+
+def test_unreadable_images_are_listed_and_the_rest_is_kept(work, tmp_path):
+    frame = pd.read_parquet(work / "data.parquet")
+    images = frame.image.tolist()
+    images[1], images[2], images[5] = b"", images[2][:40], b"not an image"
+    frame.assign(image=images).to_parquet(tmp_path / "data.parquet")
+    arguments = ["--teacher", "torchvision:resnet18@random", "--workers", 0, "--batch-size", 8]
+    result = run("embed", tmp_path / "data.parquet", "-o", tmp_path / "out", *arguments)
+    assert result.exit_code == 0, result.output
+    failures = pd.read_parquet(tmp_path / "out" / "failures.parquet")
+    assert failures.sample_id.tolist() == ["s01", "s02", "s05"]
+    assert failures.reason.str.len().min() > 0
+    assert pq.read_table(tmp_path / "out" / "part-00000.parquet").num_rows == N - 3
+    frame.assign(image=b"junk").to_parquet(tmp_path / "junk.parquet")
+    refused(run("embed", tmp_path / "junk.parquet", "-o", tmp_path / "none", *arguments), str(N))
+
+
+def test_debug_shows_the_traceback(work):
+    result = run("inspect", work / "nowhere", "--debug")
+    assert result.exception is not None
+    assert "nowhere" in str(result.exception)
