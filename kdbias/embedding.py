@@ -49,6 +49,17 @@ class EmbedResult:
         elapsed = self.seconds.get("elapsed", 0.0)
         return self.samples / elapsed if elapsed > 0 else None
 
+    def summary(self) -> str:
+        """A line for people, and where the time went."""
+        lines = [
+            f"{self.path}: {self.state}, {self.samples:,} samples of {self.dim} numbers in {self.parts:,} "
+            f"parts, {self.failures:,} failures"
+        ]
+        if self.images_per_second is not None:
+            spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+            lines.append(f"{self.images_per_second:,.0f} images/s ({spent})")
+        return "\n".join(lines)
+
 
 def embed(
     data: str | os.PathLike[str],

@@ -53,6 +53,13 @@ class TrainingResult:
     seconds: float
     already_finished: bool = False
 
+    def summary(self) -> str:
+        """A line for people."""
+        return (
+            f"{self.student}: {self.epochs:,} epochs, {self.steps:,} steps, loss {self.loss:.4f}, "
+            f"{self.seconds:.1f} s"
+        )
+
 
 def train(
     data: str | os.PathLike[str],
@@ -94,7 +101,7 @@ def train(
             "channels": samples.preprocessing.channels,
             "image_size": samples.preprocessing.size,
         }
-        network = build_network(cfg.student, **how).to(device)
+        network = build_network(cfg.student, **how).to(device, memory_format=torch.channels_last)
         loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None).to(device)
         if samples.targets is not None and samples.targets.shape[1] != dim:
             raise KdbiasError(
@@ -135,7 +142,9 @@ def train(
                     )
                     for group in optimiser.param_groups:
                         group["lr"] = factor * group["initial_lr"]
-                    loss = loss_of(network(samples.preprocessing.normalise(pixels)), target, label)
+                    loss = loss_of(
+                        network(samples.preprocessing.normalise(pixels, channels_last=True)), target, label
+                    )
                     optimiser.zero_grad(set_to_none=True)
                     loss.backward()
                     if cfg.clip_grad:

@@ -52,6 +52,23 @@ class WeightsResult:
     seconds: float
     state: Literal["new", "finished"]
 
+    def summary(self) -> str:
+        """A few lines for people: what was written, what it costs, what is proven."""
+        at = "" if self.t is None else f" at t={self.t:g}"
+        zeros = self.numbers["zero_weights"]
+        lines = [
+            f"{self.path}: {self.method}{at}, {self.n:,} samples, {self.distinct:,} distinct",
+            f"  ESS {self.numbers['ess']:,.0f} ({self.numbers['ess_share']:.1%} of the samples), "
+            f"largest weight {self.numbers['max_weight']:.2f}, top 1 % get {self.numbers['top_mass']:.1%} of the draws, "
+            f"{zeros:,} never drawn",
+        ]
+        if self.solver is not None:
+            before, after = self.solver["energy_before"], self.solver["energy"]
+            gap = self.solver["gap"]
+            proof = "no certificate" if gap is None else f"at most {gap:.2g} above the best possible"
+            lines.append(f"  energy {before:.6g} -> {after:.6g}, {proof} ({self.solver['reason']})")
+        return "\n".join(lines)
+
 
 def weights(
     density: str | os.PathLike[str],
