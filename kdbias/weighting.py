@@ -59,8 +59,8 @@ class WeightsResult:
         lines = [
             f"{self.path}: {self.method}{at}, {self.n:,} samples, {self.distinct:,} distinct",
             f"  ESS {self.numbers['ess']:,.0f} ({self.numbers['ess_share']:.1%} of the samples), "
-            f"largest weight {self.numbers['max_weight']:.2f}, top 1 % get {self.numbers['top_mass']:.1%} of the draws, "
-            f"{zeros:,} never drawn",
+            f"largest weight {self.numbers['max_weight']:.2f}, "
+            f"top 1 % get {self.numbers['top_mass']:.1%} of the draws, {zeros:,} never drawn",
         ]
         if self.solver is not None:
             before, after = self.solver["energy_before"], self.solver["energy"]
