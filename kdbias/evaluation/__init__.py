@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 PROTOCOLS: dict[str, str] = {
     "knn": "kdbias.evaluation.knn",
     "fidelity": "kdbias.evaluation.fidelity",
+    "verification": "kdbias.evaluation.verification",
+    "rfw": "kdbias.evaluation.rfw",
+    "ijbc": "kdbias.evaluation.ijbc",
+    "reid": "kdbias.evaluation.reid",
+    "linear": "kdbias.evaluation.linear",
 }
 
 __all__ = ["PROTOCOLS", "ComparisonResult", "EvaluationResult", "compare", "evaluate"]

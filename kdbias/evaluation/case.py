@@ -32,6 +32,8 @@ class Embeddings:
         norms: (n,) float32 lengths before normalising.
         vectors: (n, d) float32 unit rows.
         fingerprint: of the whole table.
+        flips: (n, d) float32 unit rows of the mirrored images, where the table has them and they were asked
+            for.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Embeddings:
     norms: np.ndarray
     vectors: np.ndarray
     fingerprint: str
+    flips: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -75,6 +78,7 @@ class Embeddings:
             self.norms[rows],
             self.vectors[rows],
             self.fingerprint,
+            None if self.flips is None else self.flips[rows],
         )
 
 
@@ -135,8 +139,12 @@ class Outcome:
         return len(next(iter(self.columns.values())))
 
 
-def read_embeddings(path: str | os.PathLike[str], where: Sequence[str] = ()) -> Embeddings:
+def read_embeddings(
+    path: str | os.PathLike[str], where: Sequence[str] = (), flips: bool = False
+) -> Embeddings:
     """Read an embedding table, keeping the rows for which every ``column=value`` of ``where`` holds.
+
+    ``flips`` asks for the mirrored views too, where the table has them.
 
     Raises:
         KdbiasError: no embedding table, a column is missing, or no row is left.
@@ -150,6 +158,7 @@ def read_embeddings(path: str | os.PathLike[str], where: Sequence[str] = ()) -> 
         norms=np.asarray(table.norms(), dtype=np.float32),
         vectors=table.vectors(),
         fingerprint=table.fingerprint,
+        flips=table.vectors(column="embedding_flip") if flips and table.has_flip else None,
     )
     return filtered(whole, where)
 
@@ -164,6 +173,16 @@ def filtered(embeddings: Embeddings, where: Sequence[str]) -> Embeddings:
     if not keep.any():
         raise KdbiasError(f"{embeddings.name}: no row satisfies {' and '.join(where)}")
     return embeddings.take(np.flatnonzero(keep))
+
+
+def labelled(embeddings: Embeddings) -> Embeddings:
+    """The rows that have a label; refuses a table without any."""
+    known = embeddings.labels.is_valid().to_numpy(zero_copy_only=False)
+    if not known.any():
+        raise KdbiasError(
+            f"{embeddings.name} has no labels; embed it with --label-column, or choose another protocol"
+        )
+    return embeddings if known.all() else embeddings.take(np.flatnonzero(known))
 
 
 def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray, pa.Array]:

@@ -39,7 +39,19 @@ def _spec_fingerprint(model: str) -> str:
     return fingerprints.of_json([model, [fingerprints.of_file(file) for file in files if file.is_file()]])
 
 
+def file_fingerprint(path: str | os.PathLike[str], role: str) -> str:
+    """Of a file, or of all files of a folder."""
+    path = Path(path)
+    if not path.exists():
+        raise KdbiasError(f"{path}: no such file; --{role.replace('_', '-')} names one")
+    if path.is_file():
+        return fingerprints.of_file(path)
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return fingerprints.of_json([[file.name, fingerprints.of_file(file)] for file in files])
+
+
 def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Of an embedding table, or of a density table or other file."""
     path = Path(path)
     if path.is_file():
         return fingerprints.of_file(path)

@@ -27,8 +27,8 @@ from typing import Any
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.case import Case, Embeddings, filtered, read_embeddings
-from kdbias.evaluation.inputs import embed_model, fingerprint, model_inputs
-from kdbias.evaluation.measuring import measured, plain, unit_table
+from kdbias.evaluation.inputs import embed_model, file_fingerprint, fingerprint, model_inputs
+from kdbias.evaluation.measuring import measured, plain, plural, unit_table
 from kdbias.evaluation.plots import save_plots
 from kdbias.progress import say
 from kdbias.tables import provenance
@@ -39,6 +39,7 @@ from kdbias.tables.run_record import RECORD, Run
 METRICS = "metrics.json"
 UNITS = "units.parquet"
 _STAGE = "evaluate"
+_FILES = ("pairs", "templates", "detector_scores")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class EvaluationResult:
     def summary(self) -> str:
         """A few lines for people: every metric with its interval, then the groups."""
         document = self.document
-        lines = [f"{document['protocol']}: {document['n']:,} {document['unit']}s judged"]
+        lines = [f"{document['protocol']}: {document['n']:,} {plural(document['unit'])} judged"]
         width = max(len(name) for name in document["metrics"])
         lines += [f"  {name:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
         for column, groups in document["groups"].items():
@@ -90,7 +91,16 @@ def evaluate(
     k: int | None = None,
     tail_from: str | os.PathLike[str] | None = None,
     density: str | os.PathLike[str] | None = None,
-    bootstrap: int = 1000,
+    pairs: str | os.PathLike[str] | None = None,
+    folds: Sequence[int] | None = None,
+    style: str | None = None,
+    far: Sequence[float] | None = None,
+    group_column: str | None = None,
+    camera_column: str | None = None,
+    templates: str | os.PathLike[str] | None = None,
+    detector_scores: str | os.PathLike[str] | None = None,
+    keep_norm: bool | None = None,
+    bootstrap: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
     id_column: str | None = None,
@@ -119,11 +129,20 @@ def evaluate(
             model's own table.
         group_by: columns to report separately.
         cluster_by: column whose values are resampled as a whole (a subject, a class); default: each
-            protocol's own.
+            protocol's own; "" resamples unit by unit.
         k: neighbours that vote (knn; default 5).
         tail_from: table whose label counts say which classes are the tail (knn).
         density: density table over the same ids, for deciles (fidelity).
-        bootstrap: number of resamples, 0 for no intervals.
+        pairs: list of pairs (verification, ijbc), or a folder of one list a group (rfw).
+        folds: the folds of the list to use, by number (verification, rfw).
+        style: ``insightface`` (default) or ``facex``: how thresholds and spreads are taken (verification,
+            rfw).
+        far: false accept rates at which TAR is reported (verification, ijbc).
+        group_column: column that splits one list of pairs into groups (rfw).
+        camera_column: column with the camera, ``none`` for no same-camera exclusion (reid).
+        templates, detector_scores, keep_norm: the benchmark's files, and whether embedding lengths count
+            (ijbc).
+        bootstrap: number of resamples, 0 for no intervals; default 1,000, or 200 for over a million units.
         seed: of the resampling.
         overwrite: start over where the output exists.
         id_column, label_column, path_column, image_column, root, flip: how ``data`` is read, as for
@@ -135,9 +154,28 @@ def evaluate(
     """
     started = time.monotonic()
     judge = _protocol(protocol)
-    given = {"k": k, "tail_from": tail_from, "density": density, "cluster_by": cluster_by}
+    paths = {
+        "reference": reference,
+        "gallery": gallery,
+        "tail_from": tail_from,
+        "density": density,
+        "pairs": pairs,
+        "templates": templates,
+        "detector_scores": detector_scores,
+    }
+    given = {
+        **{name: path for name, path in paths.items() if name not in ("reference", "gallery")},
+        "k": k,
+        "cluster_by": cluster_by,
+        "folds": folds,
+        "style": style,
+        "far": far,
+        "group_column": group_column,
+        "camera_column": camera_column,
+        "keep_norm": keep_norm,
+    }
     options = _options(protocol, judge.OPTIONS, given)
-    if bootstrap < 0:
+    if bootstrap is not None and bootstrap < 0:
         raise KdbiasError(f"bootstrap = {bootstrap}; give a number of resamples, or 0 for no intervals")
     reading = {
         "id_column": id_column,
@@ -147,7 +185,6 @@ def evaluate(
         "root": root,
         "flip": flip or None,
     }
-    paths = {"reference": reference, "gallery": gallery, "tail_from": tail_from, "density": density}
     config = {
         "protocol": protocol,
         "where": list(where),
@@ -160,7 +197,9 @@ def evaluate(
         "embedding": None if data is None else {**reading, "root": None, "precision": precision},
     }
     inputs = model_inputs(model, data, reading)
-    inputs |= {role: fingerprint(path) for role, path in paths.items() if path is not None}
+    for role, path in paths.items():
+        if path is not None:
+            inputs[role] = file_fingerprint(path, role) if role in _FILES else fingerprint(path)
     run = Run.open(output, _STAGE, config, inputs, overwrite)
     if run.state == "finished":
         say(f"{run.out} is finished already; nothing to do")
@@ -168,11 +207,18 @@ def evaluate(
     try:
         table: str | os.PathLike[str] = model
         if data is not None:
-            running = {"precision": precision, "device": device, "batch_size": batch_size, "workers": workers}
+            running: dict[str, Any] = {
+                "precision": precision,
+                "device": device,
+                "batch_size": batch_size,
+                "workers": workers,
+            }
+            # With a gallery from the same data all of it is embedded, else only what is judged.
+            running["where"] = () if gallery_where else where
             table = embed_model(data, run.out / "embeddings", str(model), reading | running)
-        whole = read_embeddings(table)
+        whole = read_embeddings(table, flips=getattr(judge, "READS_FLIP", False))
         case = Case(
-            model=filtered(whole, where),
+            model=filtered(whole, where if data is None or gallery_where else ()),
             reference=None if reference is None else read_embeddings(reference),
             gallery=_gallery(whole, gallery, gallery_where),
             options=options,
@@ -182,7 +228,7 @@ def evaluate(
     except KdbiasError:
         _forget(run)
         raise
-    document = provenance.document(_STAGE, config, inputs, {judge.UNIT + "s": outcome.n}, 0.0)
+    document = provenance.document(_STAGE, config, inputs, {plural(judge.UNIT): outcome.n}, 0.0)
     document |= {"protocol": protocol, "unit": judge.UNIT, "n": outcome.n, "left_out": dict(outcome.left_out)}
     document |= facts
     document |= {
@@ -225,7 +271,9 @@ def _options(protocol: str, known: Mapping[str, Any], given: Mapping[str, Any]) 
 
 
 def _json_value(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _gallery(

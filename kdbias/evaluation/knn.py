@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, encode
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, encode, labelled
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
 from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.tails import class_counts, tail_classes
@@ -35,7 +35,7 @@ def judge(case: Case) -> Outcome:
     """
     k = int(case.options["k"])
     gallery, leave_one_out = (case.model, True) if case.gallery is None else (case.gallery, False)
-    gallery = _labelled(gallery)
+    gallery = labelled(gallery)
     if case.model.d != gallery.d:
         raise KdbiasError(f"{case.model.name} has {case.model.d} dimensions, {gallery.name} {gallery.d}")
     gallery_codes, names = encode(gallery.labels)
@@ -202,22 +202,13 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.where(lengths > 0, lengths, 1)
 
 
-def _labelled(embeddings: Embeddings) -> Embeddings:
-    known = embeddings.labels.is_valid().to_numpy(zero_copy_only=False)
-    if not known.any():
-        raise KdbiasError(
-            f"{embeddings.name} has no labels; embed it with --label-column, or choose another protocol"
-        )
-    return embeddings if known.all() else embeddings.take(np.flatnonzero(known))
-
-
 def _judged(
     model: Embeddings, names: pa.Array, leave_one_out_codes: np.ndarray | None
 ) -> tuple[Embeddings, dict[str, int]]:
     """The samples to judge. A class absent from a given gallery counts as errors, never as left out."""
-    labelled = _labelled(model)
-    left_out = {"no_label": model.n - labelled.n, "only_sample_of_its_class": 0}
-    codes, _ = encode(labelled.labels, names)
+    known = labelled(model)
+    left_out = {"no_label": model.n - known.n, "only_sample_of_its_class": 0}
+    codes, _ = encode(known.labels, names)
     if leave_one_out_codes is not None:
         keep = np.bincount(leave_one_out_codes)[codes] > 1
         left_out["only_sample_of_its_class"] = int((~keep).sum())
@@ -225,10 +216,10 @@ def _judged(
             raise KdbiasError(
                 f"{model.name}: every label has one sample; leave-one-out needs two, or a --gallery"
             )
-        return labelled.take(np.flatnonzero(keep)), left_out
+        return known.take(np.flatnonzero(keep)), left_out
     if (codes < 0).all():
         raise KdbiasError(f"no label of {model.name} occurs among the {len(names):,} labels of the gallery")
-    return labelled, left_out
+    return known, left_out
 
 
 def _class_table(

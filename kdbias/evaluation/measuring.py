@@ -13,12 +13,15 @@ from kdbias.evaluation.intervals import LEVEL, Estimate, bootstrap, json_estimat
 from kdbias.progress import bar
 
 _MOST_GROUPS = 256
+_REPEATS, _FEW_REPEATS, _MANY_UNITS = 1000, 200, 1_000_000
 
 
 def measured(
-    judge: Any, outcome: Outcome, group_by: Sequence[str], repeats: int, seed: int
+    judge: Any, outcome: Outcome, group_by: Sequence[str], repeats: int | None, seed: int
 ) -> dict[str, Any]:
     """Metrics, groups and their spread, all from the same resamples."""
+    if repeats is None:
+        repeats = _REPEATS if outcome.n <= _MANY_UNITS else _FEW_REPEATS
     keys: list[tuple[str, str]] = []
     subsets: list[np.ndarray | None] = [None]
     for column in dict.fromkeys([*group_by, *outcome.always_grouped]):
@@ -96,6 +99,10 @@ def unit_table(outcome: Outcome, group_by: Sequence[str]) -> pa.Table:
         for i, codes in enumerate(np.atleast_2d(outcome.clusters.T)):
             columns[f"cluster_{i}"] = pa.array(codes)
     return pa.table(columns)
+
+
+def plural(unit: str) -> str:
+    return "queries" if unit == "query" else f"{unit}s"
 
 
 def plain(value: Any) -> Any:

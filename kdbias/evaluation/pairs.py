@@ -1,0 +1,174 @@
+"""Lists of comparisons: which two samples, same or not, which fold."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.joins import align, as_strings
+
+_FOLDS = 10
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """m comparisons.
+
+    Attributes:
+        first, second: (m,) sample ids.
+        same: (m,) bool.
+        folds: (m,) int64, 1 ... number of folds.
+    """
+
+    first: pa.Array
+    second: pa.Array
+    same: np.ndarray
+    folds: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return len(self.same)
+
+    def rows(self, ids: pa.Array, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of both samples in ``ids``.
+
+        An id that is not there as it stands is looked up by its stem, so that ``Name_0001`` finds
+        ``Name/Name_0001.jpg``.
+
+        Raises:
+            KdbiasError: ids are missing (counts and some of them), or a stem fits two samples.
+        """
+        both = pa.concat_arrays([self.first, self.second])
+        if pc.all(pc.is_in(both, value_set=ids)).as_py():
+            rows = align(both, ids, "the pairs", where)
+        else:
+            stems = pc.replace_substring_regex(ids, r"^.*[/\\]", "")
+            stems = pc.replace_substring_regex(stems, r"\.[A-Za-z]{3,4}$", "")
+            if pc.count_distinct(stems).as_py() != len(stems):
+                rows = align(both, ids, "the pairs", where)
+            else:
+                rows = align(both, stems, "the pairs", where)
+        return rows[: self.n], rows[self.n :]
+
+    def take(self, rows: np.ndarray) -> "Pairs":
+        wanted = pa.array(rows)
+        return Pairs(self.first.take(wanted), self.second.take(wanted), self.same[rows], self.folds[rows])
+
+
+def read_pairs(path: str | os.PathLike[str], folds: Sequence[int] | None = None) -> Pairs:
+    """Read a list of pairs.
+
+    Args:
+        path: LFW's ``pairs.txt`` (names and image numbers; ids become ``Name_0001``), insightface's ``.bin``
+            (ids as its data source gives them), or a ``.csv``/``.parquet``/``.txt`` table with the columns
+            ``first``, ``second``, ``same`` (0/1) and optionally ``fold``; without folds, ten of equal size
+            are made in the order of the list.
+        folds: keep these folds only.
+
+    Raises:
+        KdbiasError: no such file, a line that does not parse (its number), or a fold that is not there.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise KdbiasError(f"{file}: no such file of pairs")
+    suffix = file.suffix.lower()
+    if suffix == ".bin":
+        pairs = _from_bin(file)
+    elif suffix in {".csv", ".parquet"}:
+        pairs = _from_table(file)
+    else:
+        pairs = _from_text(file)
+    if not pairs.same.any() or pairs.same.all():
+        kind = "different" if pairs.same.any() else "same"
+        raise KdbiasError(
+            f"{file}: no pair of the {kind} person among its {pairs.n:,} pairs; both kinds are needed"
+        )
+    if folds is None:
+        return pairs
+    unknown = sorted(set(folds) - set(np.unique(pairs.folds).tolist()))
+    if unknown:
+        raise KdbiasError(f"{file} has no fold {unknown[0]}; its folds are 1 to {pairs.folds.max()}")
+    return pairs.take(np.flatnonzero(np.isin(pairs.folds, list(folds))))
+
+
+def contiguous_folds(n: int, folds: int = _FOLDS) -> np.ndarray:
+    """(n,) int64 fold numbers from 1, in order, of the sizes that KFold without shuffling makes."""
+    if n < folds:
+        raise KdbiasError(f"{n} pairs cannot make {folds} folds; give a column fold")
+    return np.repeat(np.arange(1, folds + 1), [len(part) for part in np.array_split(np.arange(n), folds)])
+
+
+def _from_text(file: Path) -> Pairs:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    header = lines[0].split() if lines else []
+    if header and all(word.isdigit() for word in header) and len(header) <= 2:
+        return _from_lfw(file, header, lines[1:])
+    return _from_table(file)
+
+
+def _from_lfw(file: Path, header: list[str], lines: list[str]) -> Pairs:
+    """LFW: the header says folds and pairs of each kind in a fold; a fold is its same, then its different."""
+    first, second, same = [], [], []
+    for number, line in enumerate(lines, start=2):
+        words = line.split()
+        if not words:
+            continue
+        numbers = words[1:] if len(words) == 3 else words[1::2]
+        if len(words) not in (3, 4) or not all(word.isdigit() for word in numbers):
+            raise KdbiasError(
+                f"{file}, line {number}: {line.strip()!r} is neither NAME I J nor NAME I NAME J"
+            )
+        other, last = (words[0], words[2]) if len(words) == 3 else (words[2], words[3])
+        first.append(f"{words[0]}_{int(words[1]):04d}")
+        second.append(f"{other}_{int(last):04d}")
+        same.append(len(words) == 3)
+    folds = int(header[0]) if len(header) == 2 else 1
+    size = 2 * int(header[-1])
+    if len(same) != folds * size:
+        raise KdbiasError(f"{file}: its header promises {folds} x {size} pairs, it has {len(same):,}")
+    return Pairs(
+        pa.array(first, pa.large_string()),
+        pa.array(second, pa.large_string()),
+        np.array(same),
+        np.arange(len(same)) // size + 1 if folds > 1 else contiguous_folds(len(same)),
+    )
+
+
+def _from_bin(file: Path) -> Pairs:
+    from kdbias.data.bin_pairs import read_pairs as read_bin_pairs
+
+    first, second, same = read_bin_pairs(file)
+    return Pairs(as_strings(first), as_strings(second), same, contiguous_folds(len(same)))
+
+
+def _from_table(file: Path) -> Pairs:
+    if file.suffix.lower() == ".parquet":
+        table = pq.read_table(file)
+    else:
+        from pyarrow import csv
+
+        text = csv.ConvertOptions(column_types={"first": pa.large_string(), "second": pa.large_string()})
+        first_line = file.open(encoding="utf-8").readline()
+        parsing = csv.ParseOptions(delimiter="\t" if "\t" in first_line else ",")
+        try:
+            table = csv.read_csv(file, convert_options=text, parse_options=parsing)
+        except pa.ArrowInvalid as error:
+            raise KdbiasError(f"{file}: not a table of pairs ({str(error).splitlines()[0]})") from None
+    missing = [name for name in ("first", "second", "same") if name not in table.column_names]
+    if missing:
+        raise KdbiasError(f"{file} has no column {missing[0]!r} (it has: {', '.join(table.column_names)})")
+    same = table["same"].to_numpy()
+    if same.dtype.kind not in "biuf" or not np.isin(same, (0, 1)).all():
+        raise KdbiasError(f"{file}: the column same must hold 0 and 1 alone")
+    if "fold" in table.column_names:
+        _, folds = np.unique(table["fold"].to_numpy(), return_inverse=True)
+        folds = folds.astype(np.int64) + 1
+    else:
+        folds = contiguous_folds(len(same))
+    return Pairs(as_strings(table["first"]), as_strings(table["second"]), same.astype(bool), folds)

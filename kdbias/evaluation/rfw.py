@@ -1,0 +1,157 @@
+"""Fairness of verification as RFW reports it: accuracy in each group, its spread, the skewed error ratio.
+
+Every group has its own pairs and its own folds, hence its own thresholds (Wang et al., "Racial faces in the
+wild", ICCV 2019; evaluated as insightface and TFace do). ``std_percent`` is the standard deviation (ddof 1)
+of the groups' accuracies in percent; ``ser`` their largest error divided by their smallest.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.case import Case, Outcome, Plot, encode
+from kdbias.evaluation.intervals import Columns
+from kdbias.evaluation.pairs import Pairs, contiguous_folds, read_pairs
+from kdbias.evaluation.verification import (
+    check_style,
+    common_value,
+    compare_pairs,
+    fold_accuracy,
+    subject_clusters,
+)
+
+UNIT = "pair"
+LOWER_IS_BETTER = frozenset({"std_percent", "ser", "gap"})
+READS_FLIP = True
+OPTIONS: dict[str, Any] = {
+    "pairs": None,
+    "folds": None,
+    "style": "insightface",
+    "group_column": None,
+    "cluster_by": "label",
+}
+GROUP = "group"
+
+
+def judge(case: Case) -> Outcome:
+    """Verify each group's pairs over its own folds.
+
+    Options: ``pairs``, a folder with one list a group (``African_pairs.txt``, ``Asian_test.bin``; the group
+    is the name up to the first underscore), or one list, split by ``group_column``, a column of the table
+    (pairs across groups are left out); ``folds``, ``style``, ``cluster_by`` as for verification.
+    """
+    style = check_style(case.options["style"])
+    groups, crossing = _groups(case)
+    if len(groups) < 2:
+        raise KdbiasError(f"rfw compares groups, and the pairs hold only {list(groups) or 'none'}")
+    parts: list[dict[str, np.ndarray]] = []
+    firsts, seconds, sides = [], [], []
+    details: dict[str, Any] = {}
+    for code, (name, (pairs, rows)) in enumerate(groups.items()):
+        columns, facts = compare_pairs(case.model, pairs, rows, style)
+        parts.append({**columns, "group": np.full(pairs.n, code)})
+        details[name] = facts
+        firsts.append(pairs.first)
+        seconds.append(pairs.second)
+        sides.append(rows)
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    rows = (np.concatenate([side[0] for side in sides]), np.concatenate([side[1] for side in sides]))
+    clusters, resampled = subject_clusters(case.model, rows, case.options["cluster_by"])
+    names = list(groups)
+    return Outcome(
+        ids={"first": pa.concat_arrays(firsts), "second": pa.concat_arrays(seconds)},
+        columns=columns,
+        groups={GROUP: pa.array([names[code] for code in columns["group"]], pa.large_string())},
+        clusters=clusters,
+        resampled=resampled,
+        details={"groups": details},
+        left_out={"pairs_across_groups": crossing},
+        always_grouped=(GROUP,),
+        plots=[Plot("accuracy_per_group", lambda axes: _draw(axes, columns, names))],
+    )
+
+
+def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Mean accuracy of the groups, and how it spreads over them (left out for one group alone)."""
+    codes = np.unique(columns["group"])
+    accuracies = []
+    for code in codes:
+        rows = columns["group"] == code
+        accuracies.append(
+            fold_accuracy({name: columns[name][rows] for name in ("fold", "correct")}, weights[rows])
+        )
+    values = np.array(accuracies)
+    found = {"accuracy": float(values.mean())}
+    if len(values) == 1:
+        return found
+    defined = bool(np.isfinite(values).all())
+    return found | {
+        "std_percent": float(100 * values.std(ddof=1)) if defined else float("nan"),
+        "gap": float(values.max() - values.min()) if defined else float("nan"),
+        "ser": skewed_error_ratio(values) if defined else float("nan"),
+    }
+
+
+def skewed_error_ratio(accuracies: np.ndarray) -> float:
+    """Largest error over smallest error; NaN (undefined) where the best group makes none."""
+    errors = 1 - accuracies
+    return float(errors.max() / errors.min()) if errors.min() > 0 else float("nan")
+
+
+def _groups(case: Case) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.ndarray]]], int]:
+    if case.options["pairs"] is None:
+        raise KdbiasError(
+            "rfw needs pairs: give --pairs FOLDER (one list a group) or FILE with --group-column"
+        )
+    source, column = Path(case.options["pairs"]), case.options["group_column"]
+    if source.is_dir():
+        if column is not None:
+            raise KdbiasError(f"{source} has one list a group already; leave out --group-column")
+        files = sorted(
+            f for f in source.iterdir() if f.suffix.lower() in {".txt", ".bin", ".csv", ".parquet"}
+        )
+        found = {}
+        for file in files:
+            pairs = read_pairs(file, case.options["folds"])
+            found[file.stem.partition("_")[0]] = (pairs, pairs.rows(case.model.ids, case.model.name))
+        return found, 0
+    if column is None:
+        raise KdbiasError(f"one list of pairs needs --group-column; {case.model.name} has {_columns(case)}")
+    pairs = read_pairs(source, case.options["folds"])
+    rows = pairs.rows(case.model.ids, case.model.name)
+    codes, names = encode(common_value(case.model.column(column), rows))
+    found = {}
+    for code, name in enumerate(names.to_pylist()):
+        chosen = np.flatnonzero(codes == code)
+        part = pairs.take(chosen)
+        found[name] = (_refolded(part, name), (rows[0][chosen], rows[1][chosen]))
+    return found, int((codes < 0).sum())
+
+
+def _refolded(pairs: Pairs, group: str) -> Pairs:
+    """Folds stay as listed; a group must have pairs of both kinds."""
+    if not pairs.same.any() or pairs.same.all():
+        raise KdbiasError(
+            f"group {group!r} has no pair of one kind among its {pairs.n:,} pairs; it cannot be verified"
+        )
+    if len(np.unique(pairs.folds)) > 1:
+        return pairs
+    return Pairs(pairs.first, pairs.second, pairs.same, contiguous_folds(pairs.n))
+
+
+def _columns(case: Case) -> str:
+    return ", ".join(case.model.groups) or "no group columns"
+
+
+def _draw(axes: Any, columns: Columns, names: list[str]) -> None:
+    values = []
+    for code in range(len(names)):
+        rows = columns["group"] == code
+        values.append(fold_accuracy({n: columns[n][rows] for n in ("fold", "correct")}, np.ones(rows.sum())))
+    axes.bar(names, values)
+    axes.set_ylim(max(0, min(values) - 0.05), 1)
+    axes.set_ylabel("accuracy")

@@ -1,0 +1,112 @@
+"""ROC curves of weighted comparisons, and what verification reads from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Points of a ROC curve from the strictest threshold to the loosest.
+
+    Attributes:
+        far: (m,) share of impostor weight accepted, ascending from 0 to 1.
+        tar: (m,) share of genuine weight accepted, ascending from 0 to 1.
+        thresholds: (m,) a comparison is accepted at score >= threshold; the first is +inf.
+    """
+
+    far: np.ndarray
+    tar: np.ndarray
+    thresholds: np.ndarray
+
+
+def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> Roc:
+    """ROC points at every distinct score that carries weight; equal scores are accepted together.
+
+    Args:
+        scores: (n,) similarities; sorted descending they are used as they are, which saves the sort.
+        same: (n,) bool, genuine comparisons.
+        weights: (n,) >= 0, default 1.
+
+    Returns:
+        NaN rates where there is no impostor or no genuine weight.
+    """
+    if len(scores) > 1 and not (scores[:-1] >= scores[1:]).all():
+        order = np.argsort(-scores, kind="stable")
+        scores, same = scores[order], same[order]
+        weights = None if weights is None else weights[order]
+    genuine = same.astype(np.float64) if weights is None else weights * same
+    impostor = (~same).astype(np.float64) if weights is None else weights - genuine
+    ends = np.append(scores[:-1] != scores[1:], len(scores) > 0)[: len(scores)]
+    last = np.flatnonzero(ends)  # where a run of equal scores ends
+    accepted_genuine = np.concatenate([[0.0], np.cumsum(genuine)[last]])
+    accepted_impostor = np.concatenate([[0.0], np.cumsum(impostor)[last]])
+    thresholds = np.concatenate([[np.inf], scores[last]])
+    if weights is not None:
+        # A resample may leave out every comparison at a score; such a point repeats the one before.
+        moved = (np.diff(accepted_genuine) > 0) | (np.diff(accepted_impostor) > 0)
+        keep = np.concatenate([[True], moved])
+        accepted_genuine, accepted_impostor = accepted_genuine[keep], accepted_impostor[keep]
+        thresholds = thresholds[keep]
+    with np.errstate(invalid="ignore"):
+        far = accepted_impostor / accepted_impostor[-1]
+        tar = accepted_genuine / accepted_genuine[-1]
+    return Roc(far, tar, thresholds)
+
+
+def without_intermediate(roc: Roc) -> Roc:
+    """The curve without points inside straight, evenly spaced stretches, as scikit-learn draws it.
+
+    The curve stays the same, but the point *nearest* to a FAR can become another one; published IJB numbers
+    come from the curve without them.
+    """
+    if len(roc.far) <= 3:
+        return roc
+    keep = np.ones(len(roc.far), dtype=bool)
+    # Rates are multiples of 1/n: a relative tolerance tells equal steps from rounding.
+    bent = [~np.isclose(np.diff(rates[1:], 2), 0, atol=1e-13) for rates in (roc.far, roc.tar)]
+    keep[2:-1] = bent[0] | bent[1]  # the origin is added to the curve afterwards, so two points stay
+    return Roc(roc.far[keep], roc.tar[keep], roc.thresholds[keep])
+
+
+def tar_at_most(roc: Roc, far: float) -> float:
+    """The largest TAR among points with FAR <= far (the strict reading of TAR@FAR)."""
+    return float(roc.tar[threshold_index(roc, far)])
+
+
+def threshold_index(roc: Roc, far: float) -> int:
+    """The loosest point with FAR <= far."""
+    # The rates are sums of ones divided by their total: do not let rounding exclude an exact hit.
+    return int(np.searchsorted(roc.far, far * (1 + 1e-12), side="right")) - 1
+
+
+def tar_at_nearest(roc: Roc, far: float) -> float:
+    """TAR at the point whose FAR is nearest to ``far``, which may lie above it; of equals, the loosest."""
+    distance = np.abs(roc.far - far)
+    return float(roc.tar[len(distance) - 1 - int(np.argmin(distance[::-1]))])
+
+
+def area(roc: Roc) -> float:
+    """Area under the curve (trapezoids)."""
+    return float(np.trapezoid(roc.tar, roc.far))
+
+
+def equal_error_rate(roc: Roc) -> float:
+    """Where FAR = 1 - TAR, interpolated linearly between points."""
+    excess = roc.far - (1 - roc.tar)
+    if not np.isfinite(excess).all():
+        return float("nan")
+    return float(np.interp(0.0, excess, roc.far))
+
+
+def far_name(far: float) -> str:
+    """``1e-4`` for 0.0001, ``0.05`` for what is no power of ten."""
+    text = f"{far:.0e}".replace("e-0", "e-")
+    return text if float(text) == far and far < 0.1 else f"{far:g}"
+
+
+def tar_names(fars: Sequence[float], rule: str) -> list[str]:
+    """Metric names, ``tar@far<=1e-4`` (rule "at-most") or ``tar@far=1e-4`` (rule "nearest")."""
+    sign = {"at-most": "<=", "nearest": "="}[rule]
+    return [f"tar@far{sign}{far_name(far)}" for far in fars]
