@@ -1,0 +1,179 @@
+"""Person (and object) re-identification: CMC, mAP and mINP with same-camera exclusion.
+
+For each query the gallery is ranked by cosine after dropping the images of the same identity taken by the
+same camera (and the query image itself). A query without any match left is not judged. AP is the mean of the
+precision at every match (not interpolated); INP is the number of matches over the rank of the last one (Ye et
+al., "Deep learning for person re-identification: a survey and outlook", 2021).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, encode
+from kdbias.evaluation.intervals import Columns, weighted_mean
+from kdbias.tables.joins import align
+
+UNIT = "query"
+LOWER_IS_BETTER: frozenset[str] = frozenset()
+OPTIONS: dict[str, Any] = {"camera_column": None, "cluster_by": "label"}
+JUNK_LABEL = "-1"
+
+_CAMERA_NAMES = ("camera", "cam", "camid", "camera_id", "cam_id")
+_RANKS = (1, 5, 10)
+_BLOCK = 1 << 24  # scores held at once
+
+
+def judge(case: Case) -> Outcome:
+    """Rank the gallery for every query.
+
+    Options: ``camera_column`` (default: a column named camera, cam or camid; ``"none"`` drops nothing but the
+    query itself); ``cluster_by``, the column to resample by (default the identity). Gallery rows labelled -1
+    are junk and dropped; unlabelled ones stay as distractors. Without a gallery the queries are ranked among
+    themselves.
+    """
+    queries = case.model
+    gallery = queries if case.gallery is None else case.gallery
+    if queries.d != gallery.d:
+        raise KdbiasError(f"{queries.name} has {queries.d} dimensions, {gallery.name} {gallery.d}")
+    _, names = encode(queries.labels)
+    if not len(names):
+        raise KdbiasError(
+            f"{queries.name} has no labels; re-ID needs the identity of each query (--label-column)"
+        )
+    gallery = _without_junk(gallery)
+    camera = _camera_column(case.options["camera_column"], queries, gallery)
+    people, _ = encode(queries.labels, names)
+    others, _ = encode(gallery.labels, names)
+    if camera is None:
+        cameras = (np.zeros(queries.n, np.int64), np.full(gallery.n, -2, np.int64))
+    else:
+        mine, places = encode(queries.column(camera))
+        cameras = (mine, encode(gallery.column(camera), places)[0])
+    own = align(queries.ids, gallery.ids, "the queries", gallery.name, allow_missing=True)
+    found = rank(queries.vectors, gallery.vectors, people, others, *cameras, own)
+    judged = np.flatnonzero(found["matches"] > 0)
+    if not len(judged):
+        raise KdbiasError(
+            f"no query of {queries.name} has a match from another camera "
+            f"among the {gallery.n:,} gallery images"
+        )
+    columns = {name: values[judged] for name, values in found.items()}
+    kept = queries.take(judged)
+    clusters, resampled = clusters_of(kept, case.options["cluster_by"] or None)
+    curve = cmc(columns["first_rank"], min(50, gallery.n))
+    return Outcome(
+        ids={"sample_id": kept.ids},
+        columns=columns,
+        groups={**kept.groups, "label": kept.labels},
+        clusters=clusters,
+        resampled=resampled,
+        details={
+            "gallery": {"n": gallery.n, "d": gallery.d},
+            "camera_column": camera,
+            "identities": len(set(kept.labels.to_pylist())),
+            "cmc": curve,
+        },
+        left_out={
+            "no_label": int((people < 0).sum()),
+            "no_match_in_gallery": int(((found["matches"] == 0) & (people >= 0)).sum()),
+        },
+        plots=[Plot("cmc", lambda axes: _draw(axes, curve))],
+    )
+
+
+def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """CMC at ranks 1, 5 and 10, mean average precision, mean inverse negative penalty."""
+    found = {
+        f"rank{r}": weighted_mean((columns["first_rank"] <= r).astype(np.float64), weights) for r in _RANKS
+    }
+    return found | {
+        "mAP": weighted_mean(columns["ap"], weights),
+        "mINP": weighted_mean(columns["inp"], weights),
+    }
+
+
+def rank(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    people: np.ndarray,
+    others: np.ndarray,
+    cameras: np.ndarray,
+    other_cameras: np.ndarray,
+    own: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Ranks of the matches of every query.
+
+    Args:
+        queries: (q, d) float32 unit rows.
+        gallery: (g, d) float32 unit rows.
+        people, others: identity codes of queries (q,) and gallery (g,); negative = unknown, matches nothing.
+        cameras, other_cameras: camera codes, likewise; a negative camera is no camera's.
+        own: (q,) gallery row of the query itself, -1 where it is not there.
+
+    Returns:
+        (q,) arrays: ``matches``, their number; ``ap``; ``inp``; ``first_rank``, from 1. The last three are
+        zero where there is no match. Of a match and another image at the very same cosine the other ranks
+        first, so that a model that maps everything to one point gains nothing.
+    """
+    n = len(queries)
+    matches, first = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    precision, penalty = np.zeros(n), np.zeros(n)
+    rows = max(1, _BLOCK // max(1, len(gallery)))
+    for start in range(0, n, rows):
+        cosines = queries[start : start + rows] @ gallery.T
+        for i in range(start, min(start + rows, n)):
+            if people[i] < 0:
+                continue
+            found = cosines[i - start]
+            same = others == people[i]
+            dropped = same & (other_cameras == cameras[i]) & (cameras[i] >= 0)
+            if own is not None and own[i] >= 0:
+                dropped[own[i]] = True
+                found[own[i]] = -np.inf
+            hits = np.sort(found[same & ~dropped])[::-1]
+            if not len(hits):
+                continue
+            rivals = np.sort(found[~same & (found >= hits[-1])])
+            ahead = len(rivals) - np.searchsorted(rivals, hits, side="left")
+            places = np.arange(1, len(hits) + 1)
+            ranks = places + ahead
+            matches[i], first[i] = len(hits), ranks[0]
+            precision[i] = np.mean(places / ranks)
+            penalty[i] = len(hits) / ranks[-1]
+    return {"matches": matches, "ap": precision, "inp": penalty, "first_rank": first}
+
+
+def cmc(first_ranks: np.ndarray, ranks: int) -> list[float]:
+    """Share of queries whose first match is at rank 1, 2, ... ``ranks`` or better."""
+    counts = np.bincount(first_ranks, minlength=ranks + 1)[1 : ranks + 1]
+    return (np.cumsum(counts) / len(first_ranks)).tolist()
+
+
+def _camera_column(wanted: str | None, queries: Embeddings, gallery: Embeddings) -> str | None:
+    if wanted == "none":
+        return None
+    if wanted is not None:
+        queries.column(wanted)
+        gallery.column(wanted)
+        return wanted
+    for name in _CAMERA_NAMES:
+        if name in queries.groups and name in gallery.groups:
+            return name
+    raise KdbiasError(
+        f"{queries.name} has no camera column (its groups: {', '.join(queries.groups) or '-'}); "
+        "give --camera-column NAME, or none to exclude nothing"
+    )
+
+
+def _without_junk(gallery: Embeddings) -> Embeddings:
+    junk = np.array([label == JUNK_LABEL for label in gallery.labels.to_pylist()])
+    return gallery.take(np.flatnonzero(~junk)) if junk.any() else gallery
+
+
+def _draw(axes: Any, curve: list[float]) -> None:
+    axes.plot(np.arange(1, len(curve) + 1), curve)
+    axes.set_xlabel("rank")
+    axes.set_ylabel("share of queries matched")
