@@ -1,0 +1,98 @@
+"""Linear probe: logistic regression on frozen embeddings."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.case import Case, Outcome, clusters_of, encode, labelled
+from kdbias.evaluation.intervals import Columns, weighted_mean
+from kdbias.evaluation.knn import balanced_accuracy
+from kdbias.evaluation.tails import class_counts, tail_classes
+from kdbias.progress import say
+
+UNIT = "sample"
+LOWER_IS_BETTER: frozenset[str] = frozenset()
+OPTIONS: dict[str, Any] = {"tail_from": None, "cluster_by": None}
+
+_PENALTIES = (0.01, 0.1, 1.0, 10.0)
+_HELD_OUT = 0.2
+_MOST_STEPS = 1000
+
+
+def judge(case: Case) -> Outcome:
+    """Fit a probe on the gallery's labels and predict the model's.
+
+    Features are standardised by the gallery's mean and deviation; the inverse penalty C is the one of
+    0.01 ... 10 that is best on a held-out fifth of the gallery, after which the probe is fitted on all of it.
+    Options: ``tail_from`` and ``cluster_by`` as for knn.
+    """
+    train, model = labelled(case.need("gallery")), labelled(case.model)
+    if model.d != train.d:
+        raise KdbiasError(f"{model.name} has {model.d} dimensions, {train.name} {train.d}")
+    codes, names = encode(train.labels)
+    if len(names) < 2:
+        raise KdbiasError(f"a probe needs two classes or more; {train.name} has only {names.to_pylist()}")
+    truth, _ = encode(model.labels, names)
+    if (truth < 0).all():
+        raise KdbiasError(f"no label of {model.name} occurs among the {len(names):,} labels of the gallery")
+    predicted, chosen = probe(train.vectors, codes, model.vectors)
+    classes, class_names = encode(model.labels)
+    tail = np.zeros(len(class_names), dtype=bool)
+    if case.options["tail_from"] is not None:
+        tail = tail_classes(class_counts(case.options["tail_from"], class_names))
+    clusters, resampled = clusters_of(model, case.options["cluster_by"])
+    return Outcome(
+        ids={"sample_id": model.ids},
+        columns={"class": classes, "tail": tail[classes], "correct": predicted == truth},
+        groups={**model.groups, "label": model.labels},
+        clusters=clusters,
+        resampled=resampled,
+        parameters={"tail": case.options["tail_from"] is not None},
+        details={"gallery": {"n": train.n, "classes": len(names)}, "C": chosen},
+        left_out={"no_label": case.model.n - model.n},
+    )
+
+
+def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracy, balanced accuracy, and balanced accuracy of the tail classes."""
+    correct, classes, tail = columns["correct"].astype(np.float64), columns["class"], columns["tail"]
+    return {
+        "accuracy": weighted_mean(correct, weights),
+        "balanced_accuracy": balanced_accuracy(correct, classes, weights),
+        "tail_accuracy": balanced_accuracy(correct[tail], classes[tail], weights[tail])
+        if parameters["tail"]
+        else float("nan"),
+    }
+
+
+def probe(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, float]:
+    """Predicted class codes of (m, d) test rows, and the C that was chosen."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fitted(c: float, rows: np.ndarray) -> Any:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=_MOST_STEPS))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            model.fit(train[rows], codes[rows])
+        if any(issubclass(w.category, ConvergenceWarning) for w in caught):
+            say(f"the probe with C={c:g} has not converged in {_MOST_STEPS:,} steps")
+        return model
+
+    shuffled = np.random.default_rng(0).permutation(len(codes))
+    held = shuffled[: int(_HELD_OUT * len(codes))]
+    rest = shuffled[len(held) :]
+    chosen = 1.0
+    if len(held) and len(np.unique(codes[rest])) > 1:
+        rates = [balanced(codes[held], fitted(c, rest).predict(train[held])) for c in _PENALTIES]
+        chosen = _PENALTIES[int(np.argmax(rates))]
+    return fitted(chosen, np.arange(len(codes))).predict(test), chosen
+
+
+def balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return balanced_accuracy((truth == predicted).astype(np.float64), truth, np.ones(len(truth)))
