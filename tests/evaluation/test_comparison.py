@@ -1,0 +1,114 @@
+"""Comparisons: what is real is found, what is not is not, and unlike things are refused."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation import compare, evaluate
+from kdbias.tables.embedding_table import write_embedding_table
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Build an evaluation of a student that misses its teacher by ``noise``."""
+    rng = np.random.default_rng(0)
+    teacher = rng.normal(size=(300, 8))
+    ids = pa.array([f"s{i:03d}" for i in range(300)])
+    groups = {"half": pa.array(["x"] * 150 + ["y"] * 150)}
+    write_embedding_table(tmp_path / "teacher", ids, teacher, groups=groups, dtype="float32")
+
+    def build(name, noise, seed=1, rows=slice(None), **options):
+        # Hard samples are hard for every student: that is what pairing takes out.
+        hardness = np.linspace(0.2, 3, 300)[:, None]
+        student = teacher + noise * hardness * np.random.default_rng(seed).normal(size=(300, 8))
+        keep = pa.array(np.arange(300)[rows])
+        write_embedding_table(
+            tmp_path / f"emb_{name}",
+            ids.take(keep),
+            student[rows],
+            groups={"half": groups["half"].take(keep)},
+            dtype="float32",
+        )
+        call = dict(protocol="fidelity", reference=tmp_path / "teacher", group_by=["half"], bootstrap=20)
+        evaluate(tmp_path / f"emb_{name}", tmp_path / name, **(call | options))
+        return tmp_path / name
+
+    return build
+
+
+def test_a_real_difference_is_found_and_a_lucky_one_is_not(make, tmp_path):
+    base, better, twin = make("base", 0.30), make("better", 0.27, seed=2), make("twin", 0.30, seed=3)
+    result = compare(base, better, tmp_path / "c.json", bootstrap=300)
+    entry = result.document["metrics"]["distance"]
+    assert entry["real"] is True
+    assert entry["better"] == "b"
+    assert entry["low"] <= entry["difference"] <= entry["high"] < 0
+    assert entry["p_value"] < 0.05
+    assert entry["difference"] == pytest.approx(entry["b"] - entry["a"])
+    assert result.document["metrics"]["cosine"]["better"] == "b"
+    assert json.loads((tmp_path / "c.json").read_text()) == result.document
+    assert "real, B is better" in result.summary()
+    same = compare(base, twin, bootstrap=300).document["metrics"]["distance"]
+    assert same["real"] is False
+    assert same["better"] is None
+    assert same["low"] < 0 < same["high"]
+    assert set(result.document["groups"]["half"]) == {"x", "y"}
+
+
+def test_pairing_is_sharper_than_two_separate_intervals(make):
+    base, better = make("base", 0.30), make("better", 0.27, seed=2)
+    paired = compare(base, better, bootstrap=300).document["metrics"]["distance"]["standard_error"]
+    alone = [
+        json.loads((path / "metrics.json").read_text())["metrics"]["distance"] for path in (base, better)
+    ]
+    assert paired < 0.75 * np.hypot(*(entry["standard_error"] for entry in alone))
+
+
+def test_a_model_compared_with_itself_does_not_differ(make):
+    base = make("base", 0.3)
+    for entry in compare(base, base, bootstrap=100).document["metrics"].values():
+        assert entry["difference"] == entry["low"] == entry["high"] == 0
+        assert entry["real"] is False
+        assert entry["p_value"] == 1.0
+
+
+def test_swapping_the_sides_mirrors_the_answer(make):
+    a, b = make("a", 0.30), make("b", 0.25, seed=2)
+    one = compare(a, b, bootstrap=200).document["metrics"]["distance"]
+    two = compare(b, a, bootstrap=200).document["metrics"]["distance"]
+    assert one["difference"] == pytest.approx(-two["difference"])
+    assert one["low"] == pytest.approx(-two["high"])
+    assert (one["better"], two["better"]) == ("b", "a")
+
+
+def test_several_runs_a_side_are_resampled_too(make):
+    left = [make(f"l{s}", 0.30, seed=s) for s in (1, 2, 3)]
+    right = [make(f"r{s}", noise, seed=s) for s, noise in ((4, 0.2), (5, 0.3), (6, 0.4))]
+    many = compare(left, right, bootstrap=300).document
+    assert many["interval"]["runs_resampled"] is True
+    single = compare(left[0], right[1], bootstrap=300).document["metrics"]["distance"]
+    # Runs that differ this much say nothing for sure, and the interval shows it.
+    assert many["metrics"]["distance"]["standard_error"] > 2 * single["standard_error"]
+    assert many["metrics"]["distance"]["real"] is False
+
+
+def test_unlike_evaluations_are_refused(make, tmp_path):
+    base = make("base", 0.3)
+    with pytest.raises(KdbiasError, match=r"judged 300 units, .* 200; 100 of the former"):
+        compare(base, make("few", 0.3, rows=slice(0, 200)), bootstrap=100)
+    with pytest.raises(KdbiasError, match="grouped by half"):
+        compare(base, make("plain", 0.3, group_by=[]), bootstrap=100)
+    with pytest.raises(KdbiasError, match=r"holds no metrics\.json"):
+        compare(base, tmp_path / "teacher", bootstrap=100)
+    with pytest.raises(KdbiasError, match="100 resamples"):
+        compare(base, base, bootstrap=10)
+
+
+def test_order_of_rows_does_not_matter(make):
+    base, mixed = make("base", 0.3), make("mixed", 0.3, rows=np.random.default_rng(0).permutation(300))
+    found = compare(base, mixed, bootstrap=100).document["metrics"]["distance"]
+    assert found["difference"] == pytest.approx(0, abs=1e-12)
+    assert max(abs(found["low"]), abs(found["high"])) < 1e-12
