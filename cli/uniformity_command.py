@@ -34,6 +34,13 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
     click.option(
         "--group-by", multiple=True, metavar="COLUMN", help="Report by this column, too; repeatable."
     ),
+    click.option(
+        "--rectification",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "all", "chosen", "none"]),
+        help="At which bandwidths to search the best re-weighting; auto: all up to 16,384 samples.",
+    ),
     click.option("--keep-neighbors", is_flag=True, help="Write neighbors.parquet."),
     click.option(
         "--seed", default=0, show_default=True, type=int, help="Seed of the samples that are drawn."

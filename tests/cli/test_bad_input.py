@@ -101,7 +101,7 @@ def test_embed_refuses_repeated_ids_missing_columns_wrong_counts_and_nan(work, t
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
-        (["--k", N], [f"k={N}"]),
+        (["--k", N], [f"--k {N}"]),
         (["--t", "warm"], ["warm"]),
         (["--t", "-1"], ["-1"]),
         (["--memory", "much"], ["much"]),
@@ -120,7 +120,7 @@ def test_uniformity_refuses_what_is_no_table_and_changed_options(work, tmp_path)
     refused(run("uniformity", work / "emb", "-o", work / "emb_density", "--k", 4, "--t", "2,5"), "k: 5 -> 4")
     pd.DataFrame({"sample_id": ["s00", "zz"], "weight": [1.0, 1.0]}).to_parquet(tmp_path / "w.parquet")
     result = run("uniformity", work / "emb", "-o", tmp_path / "o", "--weights", tmp_path / "w.parquet")
-    refused(result, "zz")
+    refused(result, "s01", "24", "2 ids")
 
 
 @pytest.mark.parametrize(
