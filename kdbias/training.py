@@ -101,7 +101,7 @@ def train(
             "channels": samples.preprocessing.channels,
             "image_size": samples.preprocessing.size,
         }
-        network = build_network(cfg.student, **how).to(device, memory_format=torch.channels_last)
+        network = build_network(cfg.student, **how).to(memory_format=torch.channels_last).to(device)
         loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None).to(device)
         if samples.targets is not None and samples.targets.shape[1] != dim:
             raise KdbiasError(

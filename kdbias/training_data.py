@@ -222,8 +222,13 @@ class StreamedImages:
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
         lists = (rows.tolist() for rows in row_batches)
-        for images, rows in DataLoader(self._rows, batch_sampler=lists, **self._options):
-            yield Batch(images, rows.numpy())
+        loader = DataLoader(self._rows, batch_sampler=lists, **self._options)
+        try:
+            for images, rows in loader:
+                yield Batch(images, rows.numpy())
+        except KdbiasError as error:
+            # A worker's error arrives as its whole traceback; the last line is the message.
+            raise KdbiasError(str(error).strip().splitlines()[-1].rpartition("KdbiasError: ")[2]) from error
 
 
 def open_images(

@@ -8,25 +8,23 @@ from kdbias.errors import KdbiasError
 
 
 def convnet(
-    *, dim: int, channels: int = 3, image_size: tuple[int, int] = (28, 28), width: int = 16
+    *, dim: int, channels: int = 3, image_size: tuple[int, int] = (28, 28), width: int = 32
 ) -> nn.Sequential:
-    """3x3 convolutions with batch norm; the map is halved until its longer side is <= 8; then a linear layer.
+    """3x3 convolutions of stride 2 with batch norm until the longer side is <= 8; then a linear layer.
 
-    `width` is the number of channels of the first layer; it doubles with each halving, up to 8 x width.
+    `width` is the number of channels of the first layer; it doubles with each further one, up to 8 x width.
     """
     height, breadth = image_size
     if min(height, breadth) < 8:
         raise KdbiasError(f"convnet needs images of at least 8x8 pixels, not {height}x{breadth}")
-    features, wide = channels, width
-    layers: list[nn.Module] = [*_block(channels, width, stride=1)]
-    features = width
-    while max(height, breadth) > 8:
-        wide = min(2 * features, 8 * width)
-        layers += _block(features, wide, stride=2)
+    features, layers = channels, list[nn.Module]()
+    while not layers or max(height, breadth) > 8:
+        wide = min(2 * features, 8 * width) if layers else width
+        layers += _block(features, wide)
         features, height, breadth = wide, (height + 1) // 2, (breadth + 1) // 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features * height * breadth, dim))
 
 
-def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+def _block(inputs: int, outputs: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

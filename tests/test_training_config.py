@@ -1,0 +1,64 @@
+"""The options of a run: one declaration, read from TOML and keywords, refused by name where wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.training_config import TrainingConfig
+
+
+def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('epochs = 3\nloss = "cosine"\nwhere = ["split=train"]\n')
+    config = TrainingConfig.read(file, {"epochs": 5, "loss": None})
+    assert (config.epochs, config.loss, config.where) == (5, "cosine", ("split=train",))
+    assert config.batch_size == TrainingConfig().batch_size
+
+
+def test_a_written_config_reads_back_the_same(tmp_path: Path) -> None:
+    config = TrainingConfig(
+        image_size="64x32", where=("a=b",), root='C:\\x"y', lr=0.3, weights="w #1.parquet"
+    )
+    config.write(tmp_path / "config.toml", "remark")
+    assert TrainingConfig.read(tmp_path / "config.toml", {}) == config
+
+
+def test_the_optimiser_decides_rates_that_are_not_given() -> None:
+    assert TrainingConfig().rate == 0.1
+    assert TrainingConfig(optimizer="adamw").rate == 0.002
+    assert TrainingConfig(optimizer="adamw", lr=0.5).rate == 0.5
+
+
+def test_the_identity_of_a_run_holds_neither_paths_nor_speed() -> None:
+    one = TrainingConfig(device="cpu", workers=1, embeddings="a", weights="b").identity()
+    assert one == TrainingConfig(device="auto", workers=4, embeddings="c", weights="d").identity()
+    assert one != TrainingConfig(seed=1).identity()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epoch": 3}, "unknown key epoch; known: .*epochs"),
+        ({"lr": 0}, "lr is 0, should be above 0"),
+        ({"epochs": 2.5}, "epochs is 2.5, should be a whole number"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"student": 7}, "student is 7, should be a text"),
+        ({"deterministic": "no"}, "should be true or false"),
+        ({"optimizer": "adam"}, "optimizer is 'adam', should be one of sgd, adamw"),
+        ({"image_size": "12x"}, "should be N or HxW"),
+        ({"image_size": [0, 4]}, "at least 1"),
+        ({"seed": -1}, "seed is -1, should be at least 0"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options: dict, words: str) -> None:
+    with pytest.raises(KdbiasError, match=words):
+        TrainingConfig.read(None, options)
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("epochs: 3")
+    with pytest.raises(KdbiasError, match="is not TOML"):
+        TrainingConfig.read(tmp_path / "x.toml", {})
+    with pytest.raises(KdbiasError, match="no such file"):
+        TrainingConfig.read(tmp_path / "y.toml", {})
