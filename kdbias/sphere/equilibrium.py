@@ -22,7 +22,9 @@ from kdbias.sphere.simplex import FeasibleSet
 
 _CHECK_EVERY = 5
 _NOISE = 1e-7  # of the energy: what float32 products can still resolve
-_PATIENCE = 60  # checks of the gap without progress before the solver says that it is stuck
+_PATIENCE = (
+    20  # checks of the gap without progress before products take float64; three times that before the end
+)
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class _Search:
     def __init__(self, kernel: KernelMatrix, feasible: FeasibleSet, groups: Groups, tolerance: float) -> None:
         self.kernel, self.feasible, self.groups, self.tolerance = kernel, feasible, groups, tolerance
         self.products = self.iterations = 0
+        self.exact = False  # float32 products until they no longer resolve the gap
         uniform = np.full(kernel.n, 1 / kernel.n)
         natural = groups.sizes / groups.sizes.sum()
         fields = self._apply(np.stack([uniform, natural], axis=1))
@@ -169,7 +172,7 @@ class _Search:
         if feasible.contains(natural) and self.start_energy < uniform @ fields[:, 0]:
             self.best, self.best_field = natural, fields[:, 1]
         self.best_energy = self.worst_energy = float(self.best @ self.best_field)
-        self.gap = np.inf  # of the best point
+        self.gap, self.lam = np.inf, 0.0  # of the best point
 
     def run(
         self,
@@ -184,12 +187,14 @@ class _Search:
         if start is not None:
             p = self.feasible.project(start)
             field = self._apply(p)
-        if self._check(p, field):
-            return "met the tolerance"
+        done = self._check(p, field)
         previous, previous_field, momentum = p, field, 1.0
-        curvature = 1.0
-        stale = 0
-        while self.iterations < max_iterations:
+        curvature, stale = 1.0, 0
+        while not done:
+            if self.iterations >= max_iterations:
+                return f"stopped after {max_iterations:,} iterations"
+            if max_seconds is not None and time.perf_counter() - began > max_seconds:
+                return f"stopped after {max_seconds:g} s"
             self.iterations += 1
             following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
             push = (momentum - 1) / following
@@ -200,54 +205,53 @@ class _Search:
             momentum = 1.0 if (y - p_next) @ (p_next - p) > 0 else following
             previous, previous_field, p, field = p, field, p_next, field_next
             curvature *= 0.98
-            if self.iterations % _CHECK_EVERY:
+            if self.iterations % _CHECK_EVERY and self.iterations < max_iterations:
                 continue
             before = self.gap
             done = self._check(p, field)
             if progress:
                 progress(self.iterations, self.best_energy, self.gap)
-            if done:
-                return "met the tolerance"
             stale = 0 if self.gap < before else stale + 1
-            if stale >= _PATIENCE:
-                return "no further progress in float32"
-            if max_seconds is not None and time.perf_counter() - began > max_seconds:
-                return f"stopped after {max_seconds:g} s"
-        self._check(p, field)
-        return f"stopped after {max_iterations:,} iterations"
+            if stale >= _PATIENCE * (3 if self.exact else 1):
+                if self.exact:
+                    return "no further progress within rounding"
+                p, field = self._be_exact()
+                previous, previous_field, momentum, stale = p, field, 1.0, 0
+        return "met the tolerance"
 
     def result(self, reason: str, seconds: float) -> Equilibrium:
-        """The best point, its energy and gap taken once more with all precision."""
-        p = self.best
-        field = self._apply(p, exact=True)
-        energy = float(p @ field)
-        q, lam = self.feasible.minimise(field)
-        # The gaps on the way came from float32 products; this one alone is reported.
-        gap = max(2 * (energy - float(q @ field)), 0.0)
-        met = gap <= self._wanted(energy)
-        if not met and reason == "met the tolerance":
-            reason = "float32 products could not resolve the gap further"
+        p, energy = self.best, self.best_energy
         binding = self.feasible.bounded_ess and p @ p > self.feasible.square * (1 - 1e-6)
+        if not self.exact:
+            self._be_exact()
+            energy = self.best_energy
         return Equilibrium(
             p=self.groups.spread(p),
             energy=energy,
             start_energy=self.start_energy,
-            gap=gap,
-            lam=float(lam) if binding else 0.0,
+            gap=self.gap,
+            lam=self.lam if binding else 0.0,
             ess=float(1 / (p @ p) / len(p)),
             distinct=len(p),
-            potentials=field[self.groups.group],
+            potentials=self.best_field[self.groups.group],
             iterations=self.iterations,
             products=self.products,
             seconds=seconds,
-            certified=met and self.kernel.definite,
+            certified=self.gap <= self._wanted(energy) and self.kernel.definite,
             proven=self.kernel.definite,
             reason=reason,
         )
 
-    def _apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+    def _apply(self, p: np.ndarray) -> np.ndarray:
         self.products += 1
-        return self.kernel.apply(p, exact)
+        return self.kernel.apply(p, self.exact)
+
+    def _be_exact(self) -> tuple[np.ndarray, np.ndarray]:
+        """Take products in float64 from here on and judge the best point anew; returns it and its field."""
+        self.exact = True
+        self.best_field = self._apply(self.best)
+        self.best_energy, self.gap, self.lam = self._judge(self.best, self.best_field)
+        return self.best, self.best_field
 
     def _wanted(self, energy: float) -> float:
         return max(self.tolerance * (self.start_energy - energy), _NOISE * energy)
@@ -265,12 +269,25 @@ class _Search:
                 return p, field, curvature
             curvature = max(1.5 * curvature, 1.1 * bend / length)
 
-    def _check(self, p: np.ndarray, field: np.ndarray) -> bool:
-        """Keep p if its gap is the smallest so far; whether that meets the tolerance."""
+    def _judge(self, p: np.ndarray, field: np.ndarray) -> tuple[float, float, float]:
+        """Energy, gap and multiplier at p."""
         energy = float(p @ field)
-        q, _ = self.feasible.minimise(field)
-        gap = 2 * (energy - float(q @ field))
-        if gap < self.gap and energy <= self.worst_energy * (1 + _NOISE):
-            self.best, self.best_field, self.best_energy, self.gap = p, field, energy, max(gap, 0.0)
-        # Half of the tolerance here, so that the exact recount at the end still meets it.
-        return self.gap <= self._wanted(self.best_energy) / 2
+        lowest, multiplier = self.feasible.lowest(field)
+        return energy, max(2 * (energy - lowest), 0.0), multiplier
+
+    def _check(self, p: np.ndarray, field: np.ndarray) -> bool:
+        """Keep p if its gap is the smallest so far; whether that meets the tolerance, proven in float64."""
+        energy, gap, multiplier = self._judge(p, field)
+        better = gap < self.gap and energy <= self.worst_energy * (1 + _NOISE)
+        if self.exact:
+            # Without float32's noise the best bound of any iterate holds for the point of least energy.
+            bound = max(self.best_energy - self.gap, energy - gap)
+            better = energy < self.best_energy
+            gap = min(energy, self.best_energy) - bound
+            self.gap = min(self.gap, gap)
+        if better:
+            self.best, self.best_field = p, field
+            self.best_energy, self.gap, self.lam = energy, gap, multiplier
+        if self.gap <= self._wanted(self.best_energy) and not self.exact:
+            self._be_exact()
+        return self.gap <= self._wanted(self.best_energy)

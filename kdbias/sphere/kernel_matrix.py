@@ -4,7 +4,7 @@ The solver asks for K p again and again. Where half of K fits in memory it is ke
 past that each product computes the tiles anew. Both are the same matrix: float32 tiles, sums in float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from kdbias.device import parse_bytes
-from kdbias.sphere.tiles import TILE, available_threads
+from kdbias.sphere.tiles import TILE, Workspace, available_threads
 
 
 class KernelMatrix(Protocol):
@@ -33,9 +33,11 @@ class KernelMatrix(Protocol):
         ...
 
 
-def kernel_tile(a: np.ndarray, b: np.ndarray, t: float, diagonal: bool = False) -> np.ndarray:
+def kernel_tile(
+    a: np.ndarray, b: np.ndarray, t: float, diagonal: bool = False, out: np.ndarray | None = None
+) -> np.ndarray:
     """exp(-2t (1 - a.b)) for unit rows a (p, d) and b (q, d), float32; cosines are clamped to [-1, 1]."""
-    tile = a @ b.T
+    tile = np.matmul(a, b.T, out=out)
     np.clip(tile, -1, 1, out=tile)
     tile -= 1
     tile *= 2 * t
@@ -100,9 +102,9 @@ class TiledKernel:
         dtype = np.float64 if exact else np.float32
         rest = (columns - mean).astype(dtype)
 
-        def product(block: tuple[int, int], total: np.ndarray) -> None:
+        def product(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
             i, j = (slice(start, start + self.tile) for start in block)
-            values = self._values(block, exact).astype(dtype, copy=False)
+            values = self._values(block, workspace, exact).astype(dtype, copy=False)
             total[i] += values @ rest[j]
             if block[0] != block[1]:
                 total[j] += values.T @ rest[i]
@@ -111,36 +113,64 @@ class TiledKernel:
         return result[:, 0] if p.ndim == 1 else result
 
     def _sum_rows(self) -> np.ndarray:
-        def sums(block: tuple[int, int], total: np.ndarray) -> None:
+        def sums(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
             i, j = (slice(start, start + self.tile) for start in block)
-            values = self._values(block)
-            if self.kept:
-                self._tiles[block] = values.astype(self.kept, copy=False)
+            values = self._values(block, workspace)
+            if self.kept is np.float32:
+                self._tiles[block] = values.copy()
+            elif self.kept is np.float16:
+                self._tiles[block] = to_half(values)
             total[i, 0] += values.sum(axis=1, dtype=np.float64)
             if block[0] != block[1]:
                 total[j, 0] += values.sum(axis=0, dtype=np.float64)
 
         return self._over_blocks(sums, 1)[:, 0]
 
-    def _values(self, block: tuple[int, int], exact: bool = False) -> np.ndarray:
-        found = self._tiles.get(block)
-        if found is not None and not (exact and self.kept is np.float16):
-            return found
+    def _values(self, block: tuple[int, int], workspace: Workspace, exact: bool = False) -> np.ndarray:
+        """One tile of K, float32; read before the next call with the same workspace."""
         i, j = block
-        return kernel_tile(self._x[i : i + self.tile], self._x[j : j + self.tile], self.t, diagonal=i == j)
+        kept = self._tiles.get(block)
+        if kept is not None and kept.dtype == np.float32:
+            return kept
+        a, b = self._x[i : i + self.tile], self._x[j : j + self.tile]
+        scratch = workspace.array("tile", (len(a), len(b)))
+        if kept is not None and not exact:
+            return from_half(kept, scratch)
+        return kernel_tile(a, b, self.t, diagonal=i == j, out=scratch)
 
-    def _over_blocks(self, work: Callable[[tuple[int, int], np.ndarray], None], columns: int) -> np.ndarray:
-        """Run ``work(block, total)`` over all tiles; totals of the workers add up in a fixed order."""
+    def _over_blocks(
+        self, work: Callable[[tuple[int, int], np.ndarray, Workspace], None], columns: int
+    ) -> np.ndarray:
+        """Run ``work(block, total, workspace)`` over all tiles; totals of workers add up in a fixed order."""
 
         def share(rank: int) -> np.ndarray:
-            total = np.zeros((self.n, columns))
+            total, workspace = np.zeros((self.n, columns)), Workspace()
             for block in self._blocks[rank :: self._threads]:
-                work(block, total)
+                work(block, total, workspace)
             return total
 
         with threadpool_limits(1, user_api="blas"):
             if self._threads == 1:
                 return share(0)
             with ThreadPoolExecutor(self._threads) as pool:
-                totals: Iterator[np.ndarray] = pool.map(share, range(self._threads))
-                return np.add.reduce(list(totals))
+                return np.add.reduce(list(pool.map(share, range(self._threads))))
+
+
+# float16 loses digits below 6e-5, where most of K may lie; times 2^15 it keeps them down to 2e-9.
+_HALF_SCALE = 15
+
+
+def to_half(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] as scaled float16."""
+    return (values * np.float32(2.0**_HALF_SCALE)).astype(np.float16)
+
+
+def from_half(half: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """What `to_half` was given, rounded; into ``out`` (float32).
+
+    NumPy converts float16 one by one; shifting the bits into float32's fields is many times faster, and right
+    for numbers that are not negative.
+    """
+    np.left_shift(half.view(np.uint16), 13, out=out.view(np.uint32), dtype=np.uint32)
+    out *= np.float32(2.0 ** (112 - _HALF_SCALE))
+    return out

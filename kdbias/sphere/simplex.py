@@ -13,6 +13,7 @@ from kdbias.errors import KdbiasError
 
 _MAX_STEPS = 200
 _RELATIVE = 1e-14
+_LARGEST_SCALE = 1e9  # past it tau has too few digits left
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,25 @@ class FeasibleSet:
         p, _ = self._shrink(v, 1.0)
         return p
 
-    def minimise(self, g: np.ndarray) -> tuple[np.ndarray, float]:
-        """A minimiser q of g'q over the set, and the multiplier of the ball (0 where it does not bind).
+    def lowest(self, g: np.ndarray) -> tuple[float, float]:
+        """A proven lower bound on g'q over the set, exact up to ties, and the multiplier of the ball.
 
-        At the optimum of p'Kp, with g = Kp, the multiplier is the lambda of p'(K + lambda I)p.
+        The multiplier is 0 where the ball does not bind. At the optimum of p'Kp, with g = Kp, it is the
+        lambda of p'(K + lambda I)p.
         """
-        q = _cheapest(g, self.cap)
+        mean = float(g.mean())
+        centred = g - mean
+        q = _cheapest(centred, self.cap)
         if q @ q <= self.square:
-            return q, 0.0
-        spread = float(g.std())
-        if spread <= 1e-15 * abs(float(g.mean())):  # all directions cost the same
-            return np.full(self.n, 1 / self.n), 0.0
-        v = (g.mean() - g) / (spread * self.n)
-        q, s = self._shrink(v, np.inf)
-        return q, spread * self.n / s
+            return mean + float(centred @ q), 0.0
+        spread = float(centred.std())
+        if spread <= 1e-15 * abs(mean):  # all directions cost the same
+            return float(g.min()), 0.0
+        q, s = self._shrink(-centred / (spread * self.n), np.inf)
+        multiplier = spread * self.n / s
+        # Weak duality: q minimises g'q + multiplier / 2 (q'q - square) over the simplex.
+        slack = multiplier / 2 * (float(q @ q) - self.square)
+        return mean + float(centred @ q / q.sum()) + min(slack, 0.0), multiplier
 
     def _shrink(self, v: np.ndarray, largest: float) -> tuple[np.ndarray, float]:
         """Projection of s v onto the capped simplex for the largest s <= ``largest`` that stays in the ball.
@@ -92,7 +98,7 @@ class FeasibleSet:
         else:
             low, s, tau = 0.0, 1.0, None
             p, tau = _threshold(centred, self.cap)
-            while p @ p <= self.square and s < 1e18:
+            while p @ p <= self.square and s < _LARGEST_SCALE:
                 low, s = s, 4 * s
                 p, tau = _threshold(centred * s, self.cap)
             high = s
@@ -150,16 +156,16 @@ def _cheapest(g: np.ndarray, cap: float) -> np.ndarray:
 def _threshold(v: np.ndarray, cap: float, guess: float | None = None) -> tuple[np.ndarray, float]:
     """Projection of v onto the capped simplex: clip(v - tau, 0, cap) with the tau that makes it sum to 1.
 
-    Newton's method on the piecewise linear sum, inside a bracket; it ends exactly once the pieces are right.
+    Newton's method on the piecewise linear sum, which ends exactly once the pieces are right, in a bracket
+    that each third step halves: without a cap Newton alone would do, with one it may wander.
     """
     n = len(v)
-    low = float(v.min()) - cap if cap < 1 else float(v.mean()) - 1 / n
+    above = cap if cap < 1 else np.inf  # a cap of 1 follows from the sum
+    low = min(float(v.min()) - cap, float(v.mean()) - 1 / n)
     high = float(v.max())
-    if cap < 1:
-        low = min(low, float(v.mean()) - 1 / n)
-    tau = guess if guess is not None and low < guess < high else max(low, float(v.mean()) - 1 / n)
-    p = np.clip(v - tau, 0, cap)
-    for _ in range(_MAX_STEPS):
+    tau = guess if guess is not None and low < guess < high else float(v.mean()) - 1 / n
+    p = np.clip(v - tau, 0, above)
+    for step in range(_MAX_STEPS):
         excess = float(p.sum()) - 1
         if abs(excess) <= _RELATIVE:
             break
@@ -167,12 +173,12 @@ def _threshold(v: np.ndarray, cap: float, guess: float | None = None) -> tuple[n
             low = tau
         else:
             high = tau
-        free = int(np.count_nonzero((p > 0) & (p < cap)))
-        step = tau + excess / free if free else (low + high) / 2
-        if not low <= step <= high:
-            step = (low + high) / 2
-        if step == tau:
+        free = int(np.count_nonzero((p > 0) & (p < above)))
+        following = tau + excess / free if free and step % 3 != 2 else (low + high) / 2
+        if not low <= following <= high:
+            following = (low + high) / 2
+        if following == tau:
             break
-        tau = step
-        p = np.clip(v - tau, 0, cap)
+        tau = following
+        p = np.clip(v - tau, 0, above)
     return p, tau

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from kdbias.sphere.kernel_matrix import TiledKernel, from_half, kernel_matrix, to_half
+
+
+def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(n, d))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def reference(x: np.ndarray, t: float) -> np.ndarray:
+    y = x.astype(np.float64)
+    kernel = np.exp(-2 * t * (1 - np.clip(y @ y.T, -1, 1)))
+    np.fill_diagonal(kernel, 1)
+    return kernel
+
+
+@pytest.mark.parametrize("kept", [np.float32, np.float16, None])
+@pytest.mark.parametrize(("n", "threads"), [(1, 1), (16, 1), (37, 2), (50, 3)])
+def test_products_are_those_of_the_whole_matrix(kept, n, threads):
+    x, rng = rows(n, 5), np.random.default_rng(1)
+    kernel = TiledKernel(x, 4.0, kept=kept, threads=threads, tile=16)
+    whole = reference(x, 4.0)
+    p = rng.dirichlet(np.ones(n), size=2).T
+    rounding = 1e-3 if kept is np.float16 else 3e-6
+    assert kernel.apply(p[:, 0]) == pytest.approx(whole @ p[:, 0], rel=rounding)
+    assert kernel.apply(p) == pytest.approx(whole @ p, rel=rounding)
+    assert kernel.apply(p[:, 1], exact=True) == pytest.approx(whole @ p[:, 1], rel=3e-6)
+    assert kernel.row_sums == pytest.approx(whole.sum(axis=1), rel=3e-6)
+
+
+def test_uniform_weights_lose_nothing_to_float32():
+    x = rows(300, 8)
+    kernel = TiledKernel(x, 3.0, tile=64)
+    assert kernel.apply(np.full(300, 1 / 300)) == pytest.approx(kernel.row_sums / 300, rel=1e-13)
+
+
+def test_memory_decides_what_is_kept():
+    x = rows(256, 4)
+    assert kernel_matrix(x, 1.0, "1MiB", tile=64).kept is np.float32
+    assert kernel_matrix(x, 1.0, 100_000, tile=64).kept is np.float16
+    assert kernel_matrix(x, 1.0, 50_000, tile=64).kept is None
+
+
+def test_scaled_half_precision_keeps_small_kernel_values():
+    values = np.float32([[0.0, 2e-9, 3e-7, 6e-5, 1e-3, 0.5, 1.0]])
+    back = from_half(to_half(values), np.empty_like(values))
+    assert back == pytest.approx(values, rel=2**-11, abs=1e-12)
+    assert back[0, 0] == 0
+    assert back[0, -1] == 1
