@@ -9,6 +9,7 @@ from kdbias.data.bin_pairs import open_bin
 from kdbias.data.description import about, check_counts, options_of, read_description
 from kdbias.data.filters import filter_source
 from kdbias.data.folder import open_folder
+from kdbias.data.recordio import open_recordio
 from kdbias.data.source import Options, Source
 from kdbias.data.table import open_table
 from kdbias.errors import KdbiasError
@@ -20,10 +21,18 @@ KINDS: dict[str, Callable[[str, Options], Source]] = {
     "table": open_table,
     "arrays": open_arrays,
     "bin": open_bin,
+    "recordio": open_recordio,
 }
 """Kind of data -> the function that opens it. ``kind`` in a description takes these names."""
 
-_BY_SUFFIX = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "arrays", ".bin": "bin"}
+_BY_SUFFIX = {
+    ".csv": "table",
+    ".tsv": "table",
+    ".parquet": "table",
+    ".npz": "arrays",
+    ".bin": "bin",
+    ".rec": "recordio",
+}
 
 
 def open_data(
@@ -83,6 +92,8 @@ def kind_of(data: str) -> str:
             raise KdbiasError(f"{data}: not a kind of data kdbias reads; give a folder or one of {known}")
         return kind
     names = [name for name in os.listdir(data) if not name.startswith(".")]
+    if any(n.endswith(".rec") for n in names):
+        return "recordio"
     if any(n.endswith(".parquet") for n in names) and not any(
         os.path.isdir(os.path.join(data, n)) for n in names
     ):

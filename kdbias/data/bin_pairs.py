@@ -1,10 +1,9 @@
 """Face verification sets (``lfw.bin``, ``cfp_fp.bin``, ``agedb_30.bin``, ...), read without unpickling.
 
-Such a file is a pickle of (encoded images, same-person flags); images 2i and 2i + 1 form pair i. A pickle is
-a
-program, so it is not run here: its instructions are read one by one by a small machine that knows lists,
-texts, bytes, numbers and NumPy's way of pickling arrays, builds no object, calls nothing and refuses all
-else.
+Such a file is a pickle of (encoded images, same-person flags); images 2i and 2i + 1 form pair i. A pickle
+is a program, so it is not run here: its instructions are read one by one by a small machine that knows
+    lists, texts, bytes, numbers and NumPy's way of pickling arrays, builds no object, calls nothing and
+    refuses the rest.
 """
 
 import mmap

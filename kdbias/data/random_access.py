@@ -35,6 +35,10 @@ class RandomAccess:
 
     def __init__(self, files: Sequence[str]) -> None:
         self.files = tuple(files)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
         self._handles: OrderedDict[int, _Handle] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -42,7 +46,8 @@ class RandomAccess:
         return {"files": self.files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["files"])  # type: ignore[misc]
+        self.files = state["files"]
+        self._forget()
 
     def read(self, file: int, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset`` of file number ``file``.
@@ -68,6 +73,8 @@ class RandomAccess:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _handle(self, file: int) -> _Handle:
+        if self._process != os.getpid():  # a thread may have held the lock when this process was forked
+            self._forget()
         with self._lock:
             handle = self._handles.get(file)
             if handle is None:

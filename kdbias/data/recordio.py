@@ -1,0 +1,285 @@
+"""MXNet RecordIO (``train.rec``, ``train.idx``, ``property``), read without mxnet.
+
+In the files of insightface, record 0 holds no image but two numbers: one more than the last image's key,
+    and the end of the keys of "identity records", each of which gives the range of image keys of one
+    person. All of these are float32, exact only up to 2^24. So the ranges are used below that alone, and
+    only where the images' own labels agree; otherwise every image's label is read from its own record.
+"""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.data.decode import UnreadableImage
+from kdbias.data.digests import digest_of
+from kdbias.data.random_access import RandomAccess
+from kdbias.data.records import (
+    HEADER,
+    LENGTH_BITS,
+    MAGIC,
+    image_start,
+    read_index,
+    read_record,
+    scan_records,
+    wrong_magic,
+)
+from kdbias.data.source import Options, Source, count_distinct, make_source
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
+
+_HEAD = 8 + HEADER.itemsize + 8  # a record's head: magic, word, header, first two labels of an array
+_FLOAT32_EXACT = 1 << 24
+_CHUNK = 1 << 16
+_SPOT_CHECKS = 2000
+_MAX_PROPERTY_BYTES = 1 << 16
+
+
+class RecordImages:
+    """Images of a ``.rec`` file by the byte offset of their record.
+
+    Args:
+        file: absolute path.
+        keys: (n,) int64 record keys, for messages.
+        offsets: (n,) int64.
+    """
+
+    def __init__(self, file: str, keys: np.ndarray, offsets: np.ndarray) -> None:
+        self._file = RandomAccess([file])
+        self.keys, self.offsets = keys, offsets
+
+    def read(self, row: int) -> bytes:
+        payload = read_record(self._file, int(self.offsets[row]))
+        try:
+            return payload[image_start(payload) :]
+        except ValueError as error:
+            raise UnreadableImage(f"damaged record: {error}") from None
+
+    def location(self, row: int) -> str:
+        return f"{os.path.basename(self._file.files[0])}#{self.keys[row]}"
+
+
+def open_recordio(data: str, options: Options) -> Source:
+    """Open a ``.rec`` file, or the folder that holds one, with its ``.idx`` and ``property`` if they are
+    there.
+
+    Ids are the record keys, labels the first label of each image (as text, integers without a point).
+    Without an ``.idx`` the records are found by scanning the ``.rec``. The fingerprint covers the ``.idx``,
+    the labels and samples of the ``.rec``'s content.
+
+    Raises:
+        KdbiasError: no ``.rec`` or several, a damaged index, records without a header.
+    """
+    options.refuse_columns(f"RecordIO {data}")
+    file = os.path.abspath(_rec_file(data))
+    size = os.path.getsize(file)
+    index = os.path.splitext(file)[0] + ".idx"
+    if os.path.isfile(index):
+        keys, offsets = read_index(index)
+    else:
+        keys, offsets = scan_records(file)
+    order = np.argsort(offsets, kind="stable")
+    keys, offsets = keys[order], offsets[order]
+    _check_index(index, file, keys, offsets, size)
+    images, labels = _RecordFile(file, keys, offsets).images_and_labels()
+    keys, offsets = keys[images], offsets[images]
+    by_key = np.argsort(keys, kind="stable")
+    keys, offsets, labels = keys[by_key], offsets[by_key], labels[by_key]
+    texts = _label_texts(labels)
+    return make_source(
+        "recordio",
+        data,
+        pa.array(keys).cast(pa.large_string()),
+        RecordImages(file, keys, offsets),
+        [digest_of(file), fingerprints.of_arrays(keys, offsets, labels)],
+        labels=texts,
+        notes=_property_notes(os.path.join(os.path.dirname(file), "property"), texts),
+    )
+
+
+def _rec_file(data: str) -> str:
+    if not os.path.isdir(data):
+        return data
+    files = sorted(name for name in os.listdir(data) if name.endswith(".rec"))
+    if "train.rec" in files:
+        return os.path.join(data, "train.rec")
+    if len(files) != 1:
+        raise KdbiasError(f"{data}: {len(files)} .rec files ({', '.join(files)}); name one of them as DATA")
+    return os.path.join(data, files[0])
+
+
+def _check_index(index: str, file: str, keys: np.ndarray, offsets: np.ndarray, size: int) -> None:
+    """Refuse an index that cannot belong to the file; the rows are sorted by offset."""
+    if not len(keys):
+        raise KdbiasError(f"{file}: holds no samples")
+    advice = "remove the .idx, and kdbias scans the .rec instead"
+    sorted_keys = np.sort(keys)
+    repeated = sorted_keys[1:][np.diff(sorted_keys) == 0]
+    if len(repeated):
+        raise KdbiasError(f"{index}: key {repeated[0]} occurs twice; {advice}")
+    bad = (offsets < 0) | (offsets > size - 8) | (offsets % 4 != 0) | (np.diff(offsets, prepend=-8) < 8)
+    # All starts of records where they are few; else enough to notice an index of another file.
+    some = np.flatnonzero(~bad)
+    if len(some) > _SPOT_CHECKS:
+        drawn = np.random.default_rng(0).choice(some, _SPOT_CHECKS, replace=False)
+        some = np.unique(np.r_[some[0], some[-1], drawn])
+    words = _gather(np.memmap(file, np.uint8, "r"), offsets[some], 8).view("<u4")
+    bad[some] = (words[:, 0] != MAGIC) | (words[:, 1] >> LENGTH_BITS > 1)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        seen = np.flatnonzero(some == first)
+        what = wrong_magic(int(words[seen[0], 0])) if len(seen) else "no place for a record"
+        raise KdbiasError(
+            f"{index}: {int(bad.sum()):,} entries do not fit {os.path.basename(file)} (key {keys[first]}: "
+            f"{what} at byte {offsets[first]:,} of {size:,}); {advice}"
+        )
+
+
+def _gather(content: np.ndarray, offsets: np.ndarray, length: int) -> np.ndarray:
+    """(m, length) uint8: bytes at each offset, zeros behind the end of the file."""
+    positions = offsets[:, None] + np.arange(length)
+    return np.where(positions < len(content), content[np.minimum(positions, len(content) - 1)], np.uint8(0))
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """What the beginnings of m records say."""
+
+    labels: np.ndarray  # (m, 2) float32: label (scalar, or first of the array), second of the array
+    lengths: np.ndarray  # (m,) int64: bytes of the payload (of its first part, if split)
+    starts: np.ndarray  # (m,) int64: where the image begins in the payload
+    arrays: np.ndarray  # (m,) int64: number of labels in the array, 0 for a scalar
+
+    @property
+    def empty(self) -> np.ndarray:
+        """(m,) bool: records without an image."""
+        return self.lengths <= self.starts
+
+
+@dataclass(frozen=True)
+class _RecordFile:
+    """A ``.rec`` file with its index."""
+
+    file: str
+    keys: np.ndarray
+    offsets: np.ndarray
+
+    def images_and_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the index that hold images, and the float32 label of each.
+
+        Raises:
+            KdbiasError: something other than a record where the index points.
+        """
+        described = self._description()
+        if described is not None and max(described) < _FLOAT32_EXACT:
+            found = self._labels_by_range(*described)
+            if found is not None:
+                return found
+        heads = self.heads(np.arange(len(self.keys)))
+        images = np.ones(len(self.keys), bool)
+        if described is not None:
+            # The number in record 0 may be rounded, so identity records are also told by having no image.
+            last_image = described[0] - int(np.spacing(np.float32(described[0])))
+            images = (self.keys != 0) & ~(heads.empty & (self.keys >= last_image))
+        rows = np.flatnonzero(images)
+        return rows, heads.labels[rows, 0]
+
+    def _description(self) -> tuple[int, int] | None:
+        """The two numbers of insightface's record 0: end of the images' keys, end of the identities' keys."""
+        zero = np.flatnonzero(self.keys == 0)
+        if not len(zero) or len(self.keys) == 1:
+            return None
+        head = self.heads(zero)
+        if not head.empty[0] or head.arrays[0] < 2 or not np.isfinite(head.labels[0]).all():
+            return None
+        return int(head.labels[0, 0]), int(head.labels[0, 1])
+
+    def _labels_by_range(self, last_image: int, end: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Images and labels from the identity records, or None where these cannot be trusted."""
+        row_of = np.full(int(self.keys.max()) + 1, -1, np.int64)
+        row_of[self.keys] = np.arange(len(self.keys))
+        if not 1 < last_image < end <= len(row_of) or (row_of[1:end] < 0).any():
+            return None
+        people = self.heads(row_of[last_image:end])
+        if not people.empty.all() or (people.arrays < 2).any() or not np.isfinite(people.labels).all():
+            return None
+        ranges = people.labels.astype(np.int64)
+        begins, ends = ranges[np.argsort(ranges[:, 0], kind="stable")].T
+        begins, ends = begins[ends > begins], ends[ends > begins]
+        # The ranges must cover the images once, without a gap.
+        if not len(begins) or begins[0] != 1 or ends[-1] != last_image or (begins[1:] != ends[:-1]).any():
+            return None
+        rows = row_of[1:last_image]
+        labels = np.repeat(self.heads(row_of[begins]).labels[:, 0], ends - begins)
+        drawn = np.random.default_rng(0).integers(0, len(rows), _SPOT_CHECKS)
+        checked = np.unique(np.r_[ends - 2, drawn])  # the last image of each person, and some at random
+        heads = self.heads(rows[checked])
+        if heads.empty.any() or (heads.labels[:, 0] != labels[checked]).any():
+            return None
+        return rows, labels
+
+    def heads(self, rows: np.ndarray) -> _Heads:
+        """Heads of the records at these rows of the index.
+
+        Raises:
+            KdbiasError: a row that points at no record.
+        """
+        content = np.memmap(self.file, np.uint8, "r")
+        chunks = [self._heads(content, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
+        columns = zip(*((c.labels, c.lengths, c.starts, c.arrays) for c in chunks), strict=True)
+        return _Heads(*(np.concatenate(column) for column in columns))
+
+    def _heads(self, content: np.ndarray, rows: np.ndarray) -> _Heads:
+        raw = _gather(content, self.offsets[rows], _HEAD)
+        words = np.ascontiguousarray(raw[:, :8]).view("<u4")
+        wrong = np.flatnonzero(words[:, 0] != MAGIC)
+        if len(wrong):
+            row = rows[wrong[0]]
+            raise KdbiasError(
+                f"{self.file}: key {self.keys[row]}: {wrong_magic(int(words[wrong[0], 0]))} at byte "
+                f"{self.offsets[row]:,}; the file is damaged, or the .idx belongs to another one"
+            )
+        header = np.ascontiguousarray(raw[:, 8 : 8 + HEADER.itemsize]).view(HEADER)[:, 0]
+        labels = np.ascontiguousarray(raw[:, 8 + HEADER.itemsize :]).view("<f4").copy()
+        arrays = header["flag"].astype(np.int64)
+        labels[arrays == 0, 0] = header["label"][arrays == 0]
+        lengths = (words[:, 1] & ((1 << LENGTH_BITS) - 1)).astype(np.int64)
+        # A split record may be cut inside its header: those few are joined first.
+        for i in np.flatnonzero(words[:, 1] >> LENGTH_BITS == 1):
+            labels[i], lengths[i], arrays[i] = self._joined_head(int(self.offsets[rows[i]]))
+        return _Heads(labels, lengths, HEADER.itemsize + 4 * arrays, arrays)
+
+    def _joined_head(self, offset: int) -> tuple[np.ndarray, int, int]:
+        try:
+            payload = read_record(RandomAccess([self.file]), offset)
+            image_start(payload)
+        except (UnreadableImage, ValueError) as error:
+            raise KdbiasError(f"{self.file}: damaged record at byte {offset:,} ({error})") from None
+        header = np.frombuffer(payload, HEADER, 1)[0]
+        array = int(header["flag"])
+        labels = np.array([header["label"], 0], np.float32)
+        if array:
+            first = np.frombuffer(payload, "<f4", min(array, 2), HEADER.itemsize)
+            labels[: len(first)] = first
+        return labels, len(payload), array
+
+
+def _label_texts(labels: np.ndarray) -> pa.Array:
+    """Labels as text: 12 for 12.0, 0.25 for 0.25, null for NaN."""
+    if np.isfinite(labels).all() and (labels == np.round(labels)).all():
+        return pa.array(labels.astype(np.int64)).cast(pa.large_string())
+    texts = [None if np.isnan(value) else f"{value:g}" for value in labels]
+    return pa.array(texts, pa.large_string())
+
+
+def _property_notes(file: str, labels: pa.Array) -> list[str]:
+    """What the ``property`` file ("identities,height,width") says, where it disagrees."""
+    try:
+        with open(file, encoding="ascii") as handle:
+            words = handle.read(_MAX_PROPERTY_BYTES).replace(",", " ").split()
+        expected = int(words[0])
+    except (OSError, ValueError, IndexError):
+        return []
+    found = count_distinct(labels)
+    return [] if found == expected else [f"its property file says {expected:,} labels, {found:,} have images"]

@@ -1,0 +1,117 @@
+"""The container format of MXNet RecordIO: records, and the index of their offsets.
+
+A record is the magic number, a word with a flag of 3 bits and a length of 29, the payload, and zeros up to
+a multiple of 4 bytes. A payload that contains the magic number at a multiple of 4 was split there: its
+parts carry the flags 1, 2, ..., 3 (a whole record 0), and the magic number goes back between them. An
+image's payload is a header (flag, float32 label, two ids; a flag above 0 is the number of float32 labels
+that follow) and then the encoded image.
+"""
+
+import os
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.data.decode import UnreadableImage
+from kdbias.data.random_access import RandomAccess
+from kdbias.errors import KdbiasError
+
+MAGIC = 0xCED7230A
+LENGTH_BITS = 29
+HEADER = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
+
+_OLD_MAGIC = 0x3ED7230A
+
+
+def read_record(file: RandomAccess, offset: int) -> bytes:
+    """The payload at an offset of file 0, parts joined.
+
+    Raises:
+        UnreadableImage: no record there, parts out of order, or the file ends before.
+    """
+    parts: list[bytes] = []
+    while True:
+        magic, word = np.frombuffer(file.read(0, offset, 8), "<u4").tolist()
+        if magic != MAGIC:
+            raise UnreadableImage(f"damaged: no record at byte {offset:,}")
+        flag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
+        if (flag in (0, 1)) != (not parts) or flag > 3:
+            raise UnreadableImage(f"damaged: part {flag} of a split record out of order at byte {offset:,}")
+        parts.append(file.read(0, offset + 8, length))
+        if flag in (0, 3):
+            return MAGIC.to_bytes(4, "little").join(parts)
+        offset += 8 + (length + 3) // 4 * 4
+
+
+def image_start(payload: bytes) -> int:
+    """Where the encoded image begins in a payload.
+
+    Raises:
+        ValueError: the payload ends before.
+    """
+    if len(payload) < HEADER.itemsize:
+        raise ValueError(f"{len(payload)} bytes, shorter than a header")
+    flag = int(np.frombuffer(payload, HEADER, 1)["flag"][0])
+    start = HEADER.itemsize + 4 * flag
+    if start > len(payload):
+        raise ValueError(f"{flag} labels announced in {len(payload)} bytes")
+    return start
+
+
+def read_index(index: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and byte offsets of an ``.idx`` file ("key<tab>offset" a line), int64.
+
+    Raises:
+        KdbiasError: a line of another form.
+    """
+    from pyarrow import csv
+
+    try:
+        table = csv.read_csv(
+            index,
+            read_options=csv.ReadOptions(column_names=["key", "offset"]),
+            parse_options=csv.ParseOptions(delimiter="\t"),
+            convert_options=csv.ConvertOptions(column_types={"key": pa.int64(), "offset": pa.int64()}),
+        )
+    except pa.ArrowInvalid as error:
+        raise KdbiasError(
+            f"{index}: damaged index ({str(error).splitlines()[0]}); remove it, and kdbias scans the .rec "
+            "instead"
+        ) from None
+    if table["key"].null_count or table["offset"].null_count or not len(table):
+        raise KdbiasError(
+            f"{index}: damaged index (empty values); remove it, and kdbias scans the .rec instead"
+        )
+    return table["key"].to_numpy(), table["offset"].to_numpy()
+
+
+def scan_records(file: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys 0, 1, ... and byte offsets of all records, found by walking from record to record.
+
+    Raises:
+        KdbiasError: a record that does not follow on its predecessor.
+    """
+    size = os.path.getsize(file)
+    access = RandomAccess([file])
+    offsets, offset = [], 0
+    while offset < size:
+        if size - offset < 8:
+            raise KdbiasError(f"{file}: truncated: {size - offset} bytes after the last record")
+        magic, word = np.frombuffer(access.read(0, offset, 8), "<u4").tolist()
+        if magic != MAGIC:
+            raise KdbiasError(f"{file}: {wrong_magic(magic)} at byte {offset:,}")
+        if word >> LENGTH_BITS in (0, 1):
+            offsets.append(offset)
+        offset += 8 + ((word & ((1 << LENGTH_BITS) - 1)) + 3) // 4 * 4
+    if offset > size:
+        raise KdbiasError(
+            f"{file}: truncated: the last record ends {offset - size:,} bytes behind the file's end"
+        )
+    return np.arange(len(offsets), dtype=np.int64), np.array(offsets, np.int64)
+
+
+def wrong_magic(magic: int) -> str:
+    """What to say of a number that stands where the magic number should."""
+    if magic == _OLD_MAGIC:
+        return "records of an obsolete kind (magic 0x3ed7230a): convert them with the tool that wrote them"
+    return "no RecordIO record"
