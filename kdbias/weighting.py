@@ -22,6 +22,7 @@ from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, write_manifest
+from kdbias.weighting_text import manifest_text
 
 STAGE = "weights"
 
@@ -53,21 +54,8 @@ class WeightsResult:
     state: Literal["new", "finished"]
 
     def summary(self) -> str:
-        """A few lines for people: what was written, what it costs, what is proven."""
-        at = "" if self.t is None else f" at t={self.t:g}"
-        zeros = self.numbers["zero_weights"]
-        lines = [
-            f"{self.path}: {self.method}{at}, {self.n:,} samples, {self.distinct:,} distinct",
-            f"  ESS {self.numbers['ess']:,.0f} ({self.numbers['ess_share']:.1%} of the samples), "
-            f"largest weight {self.numbers['max_weight']:.2f}, "
-            f"top 1 % get {self.numbers['top_mass']:.1%} of the draws, {zeros:,} never drawn",
-        ]
-        if self.solver is not None:
-            before, after = self.solver["energy_before"], self.solver["energy"]
-            gap = self.solver["gap"]
-            proof = "no certificate" if gap is None else f"at most {gap:.2g} above the best possible"
-            lines.append(f"  energy {before:.6g} -> {after:.6g}, {proof} ({self.solver['reason']})")
-        return "\n".join(lines)
+        """The numbers for people."""
+        return manifest_text(self)
 
 
 def weights(
@@ -170,7 +158,7 @@ def weights(
         solver=solver_record(scheme, masses),
         warnings=warnings(numbers, table.n),
     )
-    columns = {name: table.table.column(name) for name in table.group_columns if name != "mean_knn_distance"}
+    columns = {name: table.table.column(name) for name in table.group_columns}
     write_manifest(path, table.ids, table.labels, columns, table.numbers("log_density"), values, doc)
     result = _result(path, doc, "new")
     for line in result.warnings:

@@ -4,34 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from kdbias.distribution import effective_identities, ess, top_mass
+
 # Lines past which a manifest comes with a warning. An ESS below a tenth of the samples is where
 # importance-sampling tools start to warn; a weight above 50 shows one image 50 times an epoch.
 LEAST_ESS = 0.1
 MOST_WEIGHT = 50.0
 MOST_TOP_MASS = 0.5
-
-
-def ess(weights: np.ndarray) -> float:
-    """Kish's effective sample size of weights (n,) >= 0, from 1 to n."""
-    scaled = weights / weights.max()
-    return float(scaled.sum() ** 2 / (scaled @ scaled))
-
-
-def top_mass(weights: np.ndarray, share: float = 0.01) -> float:
-    """Share of the mass on the ``share`` of samples (at least one) with the largest weights."""
-    count = max(1, round(share * len(weights)))
-    top = np.partition(weights, len(weights) - count)[len(weights) - count :]
-    return float(top.sum() / weights.sum())
-
-
-def effective_classes(weights: np.ndarray, codes: np.ndarray) -> float | None:
-    """exp of the entropy of the mass of each label (codes (n,), -1 for none); None without labels."""
-    labelled = codes >= 0
-    if not labelled.any():
-        return None
-    mass = np.bincount(codes[labelled], weights=weights[labelled])
-    mass = mass[mass > 0] / mass.sum()
-    return float(np.exp(-(mass * np.log(mass)).sum()))
 
 
 def summary(weights: np.ndarray, masses: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
@@ -46,15 +25,16 @@ def summary(weights: np.ndarray, masses: np.ndarray, codes: np.ndarray) -> dict[
         ess (of the rows), ess_share (ess / n), ess_distinct (share of the distinct samples), max_weight,
         top_mass (of the 1 % of samples with the largest weights), zero_weights, effective_identities.
     """
-    rows = ess(weights)
+    p = weights / weights.sum()
+    rows = ess(p)
     return {
         "ess": rows,
         "ess_share": rows / len(weights),
         "ess_distinct": ess(masses) / len(masses),
         "max_weight": float(weights.max()),
-        "top_mass": top_mass(weights),
+        "top_mass": top_mass(p),
         "zero_weights": int((weights == 0).sum()),
-        "effective_identities": effective_classes(weights, codes),
+        "effective_identities": effective_identities(p, codes),
     }
 
 

@@ -73,7 +73,12 @@ def measure(tmp_path: Path) -> Callable[..., Measured]:
             "near_duplicates": pa.array((cosines >= 0.999).sum(axis=1) - 1),
         }
         doc = provenance.document(
-            "uniformity", {"embeddings": str(embeddings)}, {"embeddings": table.fingerprint}, {}, 0.0
+            "uniformity",
+            {"k": min(k, n - 1)},
+            {"embeddings": table.fingerprint},
+            {},
+            0.0,
+            embeddings=str(embeddings),
         )
         write_density(density / "density.parquet", pa.table(columns), doc)
         (density / "uniformity.json").write_text(json.dumps({"t_chosen": t}))
