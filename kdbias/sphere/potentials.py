@@ -19,7 +19,7 @@ _LARGEST_FLOAT32_BANDWIDTH = 32.0
 class _Step(NamedTuple):
     """How one bandwidth's kernel is got: by squaring that of half the bandwidth, or by an exponential."""
 
-    index: int
+    bandwidth: int
     squares: bool
 
 
@@ -66,15 +66,15 @@ class Potentials(Epilogue):
         for chain in self._chains:
             kernel: np.ndarray | None = None
             for step in chain:
-                t = self.bandwidths[step.index]
+                t = self.bandwidths[step.bandwidth]
                 if step.squares and kernel is not None:
                     np.square(kernel, out=kernel)
                 else:
                     kernel = self._kernel(tile, t, workspace)
-                self._add(step.index, kernel, tile)
+                self._add(step.bandwidth, kernel, tile)
 
     def _kernel(self, tile: Tile, t: float, workspace: Workspace) -> np.ndarray:
-        """exp(2t cos) in float32 (the factor exp(-2t) is left to the end), or exp(-2t (1 - cos)) in float64."""
+        """float32 exp(2t cos), its factor exp(-2t) left to the end; or float64 exp(-2t (1 - cos))."""
         shape = tile.cosines.shape
         if t <= _LARGEST_FLOAT32_BANDWIDTH:
             kernel = workspace.array("kernel", shape)
@@ -121,7 +121,7 @@ def _plan(bandwidths: Sequence[float]) -> list[list[_Step]]:
     for index in sorted(range(len(bandwidths)), key=lambda i: bandwidths[i]):
         t = bandwidths[index]
         for chain in chains:
-            doubled = 2 * bandwidths[chain[-1].index]
+            doubled = 2 * bandwidths[chain[-1].bandwidth]
             if math.isclose(t, doubled, rel_tol=1e-12) and t <= _LARGEST_FLOAT32_BANDWIDTH:
                 chain.append(_Step(index, True))
                 break

@@ -60,8 +60,8 @@ class Tile:
 class Epilogue:
     """A result that is built from tiles of cosines.
 
-    ``consume`` is called once for every tile, from several threads at once. A tile off the diagonal stands for
-    its mirror image too, so an epilogue reads it along both axes; a diagonal tile along its rows alone.
+    ``consume`` is called once for every tile, from several threads at once. A tile off the diagonal stands
+    for its mirror image too, so an epilogue reads it along both axes; a diagonal tile along its rows alone.
     """
 
     def consume(self, tile: Tile, workspace: Workspace) -> None:

@@ -1,0 +1,195 @@
+"""Which bandwidths to measure at, and what else says how crowded a neighbourhood is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+
+# {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart, so rounding is off by 13 % at most. Doubling
+# stays on the grid, and the kernel at 2t is the square of that at t: a sweep takes at most 3 exponentials.
+GRID = tuple(float(f"{(1.0, 1.25, 1.6)[i % 3] * 2.0 ** (i // 3 - 1):g}") for i in range(22))
+
+_QUERIES = 1024
+_COLUMNS = 32_768
+_FALLBACK = 2.0  # Wang & Isola's default, where the data do not prefer any bandwidth
+
+
+@dataclass(frozen=True)
+class Bandwidths:
+    """The bandwidths of a measurement.
+
+    Attributes:
+        values: all of them, ascending and distinct.
+        chosen: the one of ``log_density``: t0 by the automatic rule, else the first that was asked for.
+        rule: how they came about, JSON values only.
+    """
+
+    values: list[float]
+    chosen: float
+    rule: dict[str, object]
+
+
+def parse_bandwidths(t: str | float | Sequence[float]) -> list[float] | None:
+    """``"auto"`` -> None; ``"2,5,10"``, a number or a sequence of numbers -> distinct floats in that order.
+
+    Raises:
+        KdbiasError: something that is not a finite number > 0.
+    """
+    if isinstance(t, str):
+        if t.strip().lower() == "auto":
+            return None
+        parts: Sequence[object] = [part for part in t.split(",") if part.strip()]
+    else:
+        parts = [t] if isinstance(t, (int, float)) else list(t)
+    try:
+        values = [float(part) for part in parts]  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        values = []
+    if not values or not all(v > 0 and math.isfinite(v) for v in values):
+        raise KdbiasError(f"--t {t!r} is neither auto nor a list of numbers > 0 such as 2,5,10")
+    # Columns are named by six digits; two bandwidths that differ by less are the same.
+    return list(dict.fromkeys(float(f"{v:g}") for v in values))
+
+
+def choose_bandwidths(
+    x: np.ndarray, codes: np.ndarray | None, t: str | float | Sequence[float] = "auto", seed: int = 0
+) -> Bandwidths:
+    """The bandwidths to measure at.
+
+    ``auto`` sweeps {2, t0/2, t0, 2 t0, t*}: at t0 densities differ most (`spread_bandwidth`), at t* pairs of
+    the same label weigh as much as all others (`label_bandwidth`; only with labels). Both are on `GRID`.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        codes: (n,) int label of each sample, -1 for none; None without labels.
+        t: ``auto`` or the bandwidths themselves.
+        seed: of the sample that t0 is found on.
+    """
+    asked = parse_bandwidths(t)
+    if asked is not None:
+        return Bandwidths(sorted(asked), asked[0], {"rule": "given"})
+    t0, spread = spread_bandwidth(x, seed)
+    t_star = label_bandwidth(x, codes) if codes is not None else None
+    values = {2.0, t0 / 2, t0, 2 * t0}
+    if t_star is not None:
+        values.add(nearest_on_grid(t_star))
+    rule = {"rule": "auto", "t0": t0, "t_star": t_star, "grid": list(GRID), "log_density_spread": spread}
+    return Bandwidths(sorted(float(f"{v:g}") for v in values), t0, rule)
+
+
+def nearest_on_grid(t: float) -> float:
+    """The bandwidth of `GRID` that is nearest by ratio (its ends for anything outside)."""
+    return min(GRID, key=lambda g: abs(math.log(g / t)))
+
+
+def spread_bandwidth(x: np.ndarray, seed: int = 0) -> tuple[float, list[float]]:
+    """t0: the bandwidth of `GRID` at which the standard deviation of log rho_i over samples is largest.
+
+    Found on at most 1,024 samples, whose potentials are averages over at most 32,768 others with the
+    self-term 1/n added at its full-data size. Where no bandwidth tells samples apart (n < 3, or all alike)
+    it is 2.
+
+    Returns:
+        t0, and the standard deviation at each bandwidth of the grid.
+    """
+    n = len(x)
+    if n < 3:
+        return _FALLBACK, [0.0] * len(GRID)
+    rng = np.random.default_rng(seed)
+    columns = np.sort(rng.choice(n, size=min(n, _COLUMNS), replace=False))
+    queries = np.sort(rng.choice(len(columns), size=min(len(columns), _QUERIES), replace=False))
+    among = x[columns]
+    sums = np.zeros((len(GRID), len(queries)))
+    step = 128
+    for start in range(0, len(queries), step):
+        block = queries[start : start + step]
+        exponent = among[block] @ among.T
+        np.minimum(exponent, 1.0, out=exponent)
+        exponent -= 1.0
+        kernel = np.empty_like(exponent)
+        for index, t in enumerate(GRID):
+            np.multiply(exponent, np.float32(2 * t), out=kernel)
+            np.exp(kernel, out=kernel)
+            kernel[np.arange(len(block)), block] = 0.0
+            sums[index, start : start + step] = kernel.sum(axis=1, dtype=np.float64)
+    potentials = 1 / n + (n - 1) / n * sums / (len(columns) - 1)
+    spread = np.log(potentials).std(axis=1)
+    best = int(spread.argmax())
+    return (GRID[best] if spread[best] > 1e-6 else _FALLBACK), [float(f"{s:.6g}") for s in spread]
+
+
+def label_bandwidth(x: np.ndarray, codes: np.ndarray) -> float | None:
+    """t* = ln(1/f) / (2 s): there pairs of one label weigh about as much as all other pairs together.
+
+    f is the sum of squared label shares, s the mean cosine of two different samples of one label. None where
+    it does not exist: fewer than two labels, no label with two samples, or s <= 0.
+
+    Args:
+        x: (n, d) unit rows.
+        codes: (n,) int label of each sample, -1 for none (left out).
+    """
+    labelled = np.flatnonzero(codes >= 0)
+    if not len(labelled):
+        return None
+    sizes = np.bincount(codes[labelled]).astype(np.float64)
+    f = float((sizes**2).sum() / sizes.sum() ** 2)
+    pairs = float((sizes * (sizes - 1)).sum())
+    if f >= 1 or pairs == 0:
+        return None
+    sums = label_sums(x, codes, len(sizes))
+    s = (float(np.einsum("ij,ij->", sums, sums)) - len(labelled)) / pairs
+    return math.log(1 / f) / (2 * s) if s > 0 else None
+
+
+def label_sums(x: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+    """(count, d) float64: sum of the rows of each label; rows with code -1 are left out."""
+    order = np.argsort(codes, kind="stable")
+    order = order[codes[order] >= 0]
+    sums = np.zeros((count, x.shape[1]))
+    if len(order):
+        sorted_codes = codes[order]
+        starts = np.flatnonzero(np.diff(sorted_codes, prepend=-1))
+        step = 8192  # whole labels are added up in pieces of this many rows
+        for first in range(0, len(order), step):
+            rows = slice(first, first + step)
+            inside = starts[(starts > first) & (starts < first + step)] - first
+            edges = np.concatenate([[0], inside])
+            partial = np.add.reduceat(x[order[rows]].astype(np.float64), edges, axis=0)
+            sums[sorted_codes[first + edges]] += partial
+    return sums
+
+
+def hardness(x: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """(n,) float64: 1 - cosine to the mean of the *other* samples of its label; NaN where there are none."""
+    result = np.full(len(x), np.nan)
+    if not (codes >= 0).any():
+        return result
+    count = int(codes.max()) + 1
+    sums, sizes = label_sums(x, codes, count), np.bincount(codes[codes >= 0], minlength=count)
+    step = 8192
+    for start in range(0, len(x), step):
+        rows = np.arange(start, min(len(x), start + step))
+        rows = rows[(codes[rows] >= 0) & (sizes[codes[rows]] > 1)]
+        own = x[rows].astype(np.float64)
+        others = sums[codes[rows]] - own
+        lengths = np.linalg.norm(others, axis=1)
+        cosines = np.einsum("ij,ij->i", own, others) / np.where(lengths > 1e-12, lengths, np.inf)
+        result[rows] = 1 - np.clip(cosines, -1, 1)
+    return result
+
+
+def pair_distances(x: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n,) float64 Euclidean distance of each row to the row ``others[i]``.
+
+    Taken from the difference of the vectors: 1 - cos in float32 cannot tell distances below 5e-4 from zero.
+    """
+    result = np.empty(len(x))
+    step = 8192
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        difference = x[rows].astype(np.float64) - x[others[rows]]
+        result[rows] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    return result

@@ -1,0 +1,250 @@
+"""Numbers about one sampling distribution over embedded samples."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdbias.sphere.null import log_null
+
+HARDNESS_BINS = 4  # quarters: the easiest and the hardest one carry names of their own
+
+
+@dataclass
+class Scheme:
+    """One way of sampling the data and what was measured about it.
+
+    Attributes:
+        name: ``natural``, or the stem of the manifest's file name.
+        p: (n,) float64 probabilities, sum 1.
+        weights: the manifest's path; None for natural sampling.
+        fingerprint: the manifest's; None for natural sampling.
+        log_density: (n,) float64, log of the potential under p at the chosen bandwidth.
+        bandwidths: one entry a bandwidth, as in ``uniformity.json``.
+    """
+
+    name: str
+    p: np.ndarray
+    weights: str | None = None
+    fingerprint: str | None = None
+    log_density: np.ndarray = field(default_factory=lambda: np.empty(0))
+    bandwidths: list[dict[str, Any]] = field(default_factory=list)
+
+
+def ess(p: np.ndarray) -> float:
+    """Kish's effective sample size of probabilities (n,): 1 / sum p_i^2, from 1 to n."""
+    return float(1.0 / (p @ p))
+
+
+def top_mass(p: np.ndarray, share: float = 0.01) -> float:
+    """Mass of the ``share`` of samples (at least one) that are drawn most."""
+    count = max(1, round(share * len(p)))
+    return float(np.partition(p, len(p) - count)[len(p) - count :].sum())
+
+
+def effective_identities(p: np.ndarray, codes: np.ndarray) -> float | None:
+    """exp of the entropy of the mass of each label (codes (n,), -1 for none); None without labels."""
+    labelled = codes >= 0
+    mass = np.bincount(codes[labelled], weights=p[labelled])
+    mass = mass[mass > 0]
+    if not len(mass):
+        return None
+    mass = mass / mass.sum()
+    return float(np.exp(-(mass * np.log(mass)).sum()))
+
+
+def vendi_score(x: np.ndarray, p: np.ndarray) -> float:
+    """exp of the entropy of the eigenvalues of sum_i p_i x_i x_i' (Friedman & Dieng 2023, linear kernel).
+
+    That d x d matrix has the same non-zero eigenvalues as the n x n kernel. Between 1 and min(n, d).
+    """
+    d = x.shape[1]
+    moment = np.zeros((d, d))
+    step = 8192
+    for start in range(0, len(x), step):
+        rows = x[start : start + step]
+        moment += (rows * p[start : start + step, None].astype(np.float32)).T @ rows
+    values = np.linalg.eigvalsh(moment)
+    values = values[values > 0] / values[values > 0].sum()
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def koleo_entropy(nearest: np.ndarray, p: np.ndarray) -> float | None:
+    """sum p_i log(distance to the nearest different sample), in nats; larger = more spread.
+
+    The part of the Kozachenko-Leonenko entropy that depends on the data (Sablayrolles et al. 2019 use its
+    negative as a loss). Samples without such a distance (NaN) are left out; None if none is left.
+    """
+    known = np.isfinite(nearest) & (nearest > 0) & (p > 0)
+    mass = p[known].sum()
+    return float((p[known] * np.log(nearest[known])).sum() / mass) if mass > 0 else None
+
+
+def bandwidth_entry(
+    d: int, t: float, p: np.ndarray, energy: float, pair_energy: float, standard_error: float | None = None
+) -> dict[str, Any]:
+    """One entry of ``bandwidths`` in ``uniformity.json``.
+
+    Args:
+        d: dimension of the embedding.
+        t: bandwidth.
+        p: (n,) probabilities.
+        energy: sum over all i, j of p_i p_j K_ij.
+        pair_energy: the same over i != j.
+        standard_error: of the uniformity, where it is an estimate.
+    """
+    null = log_null(d, t)
+    different = float((p * (1 - p)).sum())  # mass of pairs of different samples
+    drawn = int((p > 0).sum())
+    value, reason = None, None
+    if drawn < 2 or different <= 0:
+        reason = "all mass is on one sample, so there is no pair of different samples"
+    elif pair_energy <= 0:
+        reason = f"at t={t:g} the kernel of every pair is below the smallest float"
+    else:
+        value = math.log(pair_energy) - math.log(different)
+    return {
+        "t": t,
+        "uniformity": value,
+        "null": null,
+        "excess": None if value is None else value - null,
+        "energy": energy,
+        "effective_distinct": 1 / energy,
+        "distinct_ceiling": math.exp(-null) if null > -700 else None,
+        "rectification": None,
+        "rectification_reason": "not computed",
+        "pairs": drawn * (drawn - 1) // 2,
+        "standard_error": standard_error,
+        "interval": None
+        if value is None or standard_error is None
+        else [value - 1.96 * standard_error, value + 1.96 * standard_error],
+        "reason": reason,
+    }
+
+
+def group_rows(values: pa.Array, scheme: Scheme) -> list[dict[str, Any]]:
+    """One row for each value of a column, by falling share: how many samples, how much mass, how dense.
+
+    ``share`` is the part of the samples, ``mass`` the part of the draws, ``weight`` their ratio, and
+    ``log_density`` the mean over the group's samples of the log density under this scheme.
+    """
+    encoded = pc.dictionary_encode(values.cast(pa.large_string()), null_encoding="encode")
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    names = encoded.dictionary.to_pylist()
+    count = np.bincount(codes, minlength=len(names))
+    mass = np.bincount(codes, weights=scheme.p, minlength=len(names))
+    density = np.bincount(codes, weights=scheme.log_density, minlength=len(names)) / count
+    share = count / len(codes)
+    return [
+        {
+            "value": names[i],
+            "count": int(count[i]),
+            "share": float(share[i]),
+            "mass": float(mass[i]),
+            "weight": float(mass[i] / share[i]),
+            "log_density": float(density[i]),
+        }
+        for i in np.argsort(-count, kind="stable")
+    ]
+
+
+def hardness_mass(hardness: np.ndarray, p: np.ndarray) -> dict[str, Any] | None:
+    """How much mass the easy and the hard samples get, in quarters of the samples by hardness.
+
+    Args:
+        hardness: (n,), NaN where a sample has no other of its label.
+        p: (n,) probabilities.
+
+    Returns:
+        ``edges`` (the quartiles), ``mass`` of each quarter and ``easy``/``hard`` (the first and the last), as
+        shares of the mass of all samples with a hardness; None where fewer than four have one.
+    """
+    known = np.isfinite(hardness)
+    mass = p[known].sum()
+    if known.sum() < HARDNESS_BINS or mass <= 0:
+        return None
+    values = hardness[known]
+    edges = np.quantile(values, np.linspace(0, 1, HARDNESS_BINS + 1))
+    # By rank, not by edge: equal hardness (duplicates) must not empty a quarter.
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[np.argsort(values, kind="stable")] = np.arange(len(values))
+    quarter = rank * HARDNESS_BINS // len(values)
+    masses = np.bincount(quarter, weights=p[known], minlength=HARDNESS_BINS) / mass
+    return {
+        "edges": [float(e) for e in edges],
+        "mass": [float(m) for m in masses],
+        "easy": float(masses[0]),
+        "hard": float(masses[-1]),
+        "samples": int(known.sum()),
+    }
+
+
+def scheme_entry(
+    scheme: Scheme,
+    x: np.ndarray,
+    codes: np.ndarray,
+    groups: Mapping[str, pa.Array],
+    hard: np.ndarray,
+    nearest: np.ndarray,
+) -> dict[str, Any]:
+    """One entry of ``schemes`` in ``uniformity.json`` (its ``bandwidths`` are taken over as they are).
+
+    Args:
+        x: (n, d) float32 unit rows.
+        codes: (n,) label codes, -1 for none.
+        groups: columns to report by.
+        hard: (n,) hardness, NaN where it is not defined.
+        nearest: (n,) distance to the nearest different vector, NaN where unknown.
+    """
+    p = scheme.p
+    size = ess(p)
+    return {
+        "name": scheme.name,
+        "weights": scheme.weights,
+        "fingerprint": scheme.fingerprint,
+        "ess": size,
+        "ess_share": size / len(p),
+        "effective_identities": effective_identities(p, codes),
+        "groups": {name: group_rows(values, scheme) for name, values in groups.items()},
+        "hardness": hardness_mass(hard, p),
+        "top_mass": top_mass(p),
+        "max_weight": float(p.max() * len(p)),
+        "zero_weights": int((p == 0).sum()),
+        "vendi_score": vendi_score(x, p),
+        "koleo_entropy": koleo_entropy(nearest, p),
+        "bandwidths": scheme.bandwidths,
+    }
+
+
+def rectify(
+    schemes: Sequence[dict[str, Any]], natural: Sequence[dict[str, Any]], best: Sequence[dict[str, Any]]
+) -> None:
+    """Fill in ``rectification`` of every scheme's bandwidths.
+
+    R = (E(natural) - E(p)) / (E(natural) - E(best)), null unless the best is certified to within 1 % of the
+    denominator.
+
+    Args:
+        schemes: entries with ``bandwidths``.
+        natural: the natural scheme's bandwidths.
+        best: for each bandwidth ``energy``, ``gap`` and ``reason`` (why there is none).
+    """
+    for scheme in schemes:
+        for entry, start, end in zip(scheme["bandwidths"], natural, best, strict=True):
+            entry["rectification"], entry["rectification_reason"] = None, end["reason"]
+            if end["energy"] is None:
+                continue
+            gain = start["energy"] - end["energy"]
+            if gain <= 1e-6 * start["energy"]:
+                entry["rectification_reason"] = "no re-weighting beats natural sampling at this bandwidth"
+            elif end["gap"] >= 0.01 * gain:
+                entry["rectification_reason"] = (
+                    f"the best energy is only certified to {end['gap'] / gain:.1%} of what can be gained"
+                )
+            else:
+                entry["rectification"] = float((start["energy"] - entry["energy"]) / gain)
+                entry["rectification_reason"] = None
