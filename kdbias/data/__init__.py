@@ -12,6 +12,7 @@ from kdbias.data.folder import open_folder
 from kdbias.data.recordio import open_recordio
 from kdbias.data.source import Options, Source
 from kdbias.data.table import open_table
+from kdbias.data.webdataset import open_webdataset
 from kdbias.errors import KdbiasError
 
 __all__ = ["KINDS", "Options", "Source", "open_data"]
@@ -22,6 +23,7 @@ KINDS: dict[str, Callable[[str, Options], Source]] = {
     "arrays": open_arrays,
     "bin": open_bin,
     "recordio": open_recordio,
+    "webdataset": open_webdataset,
 }
 """Kind of data -> the function that opens it. ``kind`` in a description takes these names."""
 
@@ -32,6 +34,7 @@ _BY_SUFFIX = {
     ".npz": "arrays",
     ".bin": "bin",
     ".rec": "recordio",
+    ".tar": "webdataset",
 }
 
 
@@ -84,6 +87,8 @@ def kind_of(data: str) -> str:
         KdbiasError: nothing there, or nothing kdbias can read.
     """
     if not os.path.exists(data):
+        if data.endswith(".tar") and any(c in data for c in "*?[{"):
+            return "webdataset"
         raise KdbiasError(f"{data}: no such file or folder")
     if not os.path.isdir(data):
         kind = _BY_SUFFIX.get(os.path.splitext(data)[1].lower())
@@ -94,6 +99,8 @@ def kind_of(data: str) -> str:
     names = [name for name in os.listdir(data) if not name.startswith(".")]
     if any(n.endswith(".rec") for n in names):
         return "recordio"
+    if any(n.endswith(".tar") for n in names):
+        return "webdataset"
     if any(n.endswith(".parquet") for n in names) and not any(
         os.path.isdir(os.path.join(data, n)) for n in names
     ):
