@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.tables import fingerprints
+from kdbias.tables import fingerprints, provenance
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
@@ -63,6 +63,18 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
             f"{path} is a training run, not an embedding table; give --data DATA to embed with it"
         )
     return EmbeddingTable.open(path).fingerprint
+
+
+def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Where an input lies and, for a table that kdbias made, the stage and the options that made it."""
+    found: dict[str, Any] = {"path": str(path), "stage": None, "config": None}
+    record = Path(path) / RECORD
+    made = read_json(record) if record.is_file() else None
+    if made is None and Path(path).suffix == ".parquet":
+        made = provenance.read(path)
+    if made is not None:
+        found |= {"stage": made.get("stage"), "config": made.get("config")}
+    return found
 
 
 def embed_model(data: str | os.PathLike[str], out: Path, model: str, options: Mapping[str, Any]) -> Path:

@@ -48,16 +48,20 @@ def resampled_weights(
         (n,) float64 weights, drawn one resample after the other.
     """
     rng = np.random.default_rng(seed)
+    between = None
+    if clusters is not None and clusters.ndim == 2:
+        between = clusters[:, 0] != clusters[:, 1]
     total = n if clusters is None else int(clusters.max(initial=-1)) + 1
     for _ in range(repeats):
         counts = np.bincount(rng.integers(total, size=total), minlength=total).astype(np.float64)
         if clusters is None:
             yield counts
-        elif clusters.ndim == 1:
+        elif between is None:
             yield counts[clusters]
         else:
-            first, second = counts[clusters[:, 0]], counts[clusters[:, 1]]
-            yield np.where(clusters[:, 0] == clusters[:, 1], first, first * second)
+            weights = counts[clusters[:, 0]]
+            np.multiply(weights, counts[clusters[:, 1]], out=weights, where=between)
+            yield weights
 
 
 def bootstrap(

@@ -4,6 +4,7 @@
 
     version, stage, created, seconds   as in every provenance document
     config, inputs                     the options that change numbers; fingerprints of what was read
+    sources                            {role: {"path", "stage", "config"}}: where inputs lie, what made them
     protocol, unit, n                  what was judged ("sample", "pair", "query") and how many
     left_out                           units not judged, by reason
     metrics      {name: {"value", "low", "high", "standard_error"}}     null = undefined, or not resampled
@@ -27,7 +28,7 @@ from typing import Any
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.case import Case, Embeddings, filtered, read_embeddings
-from kdbias.evaluation.inputs import embed_model, file_fingerprint, fingerprint, model_inputs
+from kdbias.evaluation.inputs import embed_model, file_fingerprint, fingerprint, model_inputs, origin
 from kdbias.evaluation.measuring import measured, plain, plural, unit_table
 from kdbias.evaluation.plots import save_plots
 from kdbias.progress import say
@@ -232,6 +233,9 @@ def evaluate(
     document |= {"protocol": protocol, "unit": judge.UNIT, "n": outcome.n, "left_out": dict(outcome.left_out)}
     document |= facts
     document |= {
+        "sources": {
+            role: origin(path) for role, path in {"model": table, **paths}.items() if path is not None
+        },
         "parameters": dict(outcome.parameters),
         "details": plain(outcome.details),
         "units": UNITS,

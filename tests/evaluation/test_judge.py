@@ -53,6 +53,8 @@ def test_real_digits_are_told_apart_and_every_file_is_there(digits):
     assert set(result.document["groups"]["parity"]) == {"even", "odd"}
     assert "knn_accuracy" in result.summary()
     assert (out / "accuracy_per_class.png").exists()
+    assert result.document["sources"]["gallery"]["path"] == str(digits / "gallery")
+    assert result.document["sources"]["gallery"]["stage"] == "embed"
 
 
 def test_same_command_again_does_nothing_and_another_is_refused(digits, capsys):

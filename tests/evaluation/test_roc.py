@@ -11,6 +11,7 @@ from kdbias.evaluation.roc import (
     tar_at_most,
     tar_at_nearest,
     tar_names,
+    tars,
     without_intermediate,
 )
 
@@ -91,3 +92,17 @@ def test_names_of_rates():
     assert [far_name(x) for x in (1e-6, 1e-3, 0.05, 0.1, 0.002)] == ["1e-6", "1e-3", "5e-2", "0.1", "2e-3"]
     assert tar_names([1e-4], "nearest") == ["tar@far=1e-4"]
     assert tar_names([1e-4], "at-most") == ["tar@far<=1e-4"]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_quick_reading_equals_the_curve_s(seed, ties):
+    scores, same = _scores(800, seed, ties)
+    order = np.argsort(-scores, kind="stable")
+    scores, same = scores[order], same[order]
+    weights = np.random.default_rng(seed + 50).integers(0, 3, size=800).astype(float)
+    fars = [1e-4, 1e-3, 3e-3, 1e-2, 0.1, 0.5, 1.0]
+    roc = roc_curve(scores, same, weights)
+    nearest, strict = tars(scores, same, weights, fars)
+    assert strict == pytest.approx([tar_at_most(roc, far) for far in fars])
+    assert nearest == pytest.approx([tar_at_nearest(roc, far) for far in fars])
