@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 # name -> "module:builder" in this folder; strings, so that listing the names imports no torch.
 NETWORKS: dict[str, str] = {
     "convnet": "convnet:convnet",
+    "mobilefacenet": "mobilefacenet:mobilefacenet",
+    "mobilefacenet_x2": "mobilefacenet:mobilefacenet_x2",
+    "iresnet18": "iresnet:iresnet18",
+    "iresnet34": "iresnet:iresnet34",
+    "iresnet50": "iresnet:iresnet50",
+    "iresnet100": "iresnet:iresnet100",
 }
 FAMILIES: dict[str, str] = {
     "torchvision": "torchvision_nets:torchvision_network",
+    "timm": "timm_nets:timm_network",
 }
 
 

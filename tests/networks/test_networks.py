@@ -48,3 +48,113 @@ def test_torchvision_networks_end_in_an_embedding(name: str, channels: int, size
 def test_what_cannot_be_built_is_refused_with_what_could(name: str, options: dict, words: str) -> None:
     with pytest.raises(KdbiasError, match=words):
         build_network(name, **{"dim": 8, "channels": 1, "image_size": (32, 32), **options})
+
+
+def multiply_adds(network: torch.nn.Module, images: torch.Tensor) -> int:
+    """Multiplications of the convolutions and linear layers for one image."""
+    total = 0
+
+    def count(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        total += output.numel() * module.weight[0].numel()
+
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, kinds)]
+    with torch.inference_mode():
+        network.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "giga"),
+    [
+        ("mobilefacenet", 1.20, 0.221),
+        ("mobilefacenet_x2", 2.06, 0.4375),
+        ("iresnet18", 24.03, 2.61),
+        ("iresnet34", 34.14, 4.46),
+        ("iresnet50", 43.59, 6.31),
+        ("iresnet100", 65.16, 12.09),
+    ],
+)
+def test_face_networks_have_their_published_size(name: str, millions: float, giga: float) -> None:
+    network = build_network(name, dim=512)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
+    assert multiply_adds(network, torch.zeros(1, 3, 112, 112)) / 1e9 == pytest.approx(giga, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobilefacenet_x2", "iresnet18"])
+@pytest.mark.parametrize(("channels", "size"), [(3, (56, 56)), (1, (100, 72))])
+def test_face_networks_take_other_sizes(name: str, channels: int, size: tuple[int, int]) -> None:
+    network = build_network(name, dim=16, channels=channels, image_size=size)
+    assert network(torch.randn(2, channels, *size)).shape == (2, 16)
+
+
+def norm(name: str) -> list[str]:
+    return [
+        f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    ]
+
+
+def test_iresnet_has_the_keys_of_insightface() -> None:
+    expected = [
+        "conv1.weight",
+        *norm("bn1"),
+        "prelu.weight",
+        *norm("bn2"),
+        "fc.weight",
+        "fc.bias",
+        *norm("features"),
+    ]
+    for stage, units in enumerate((3, 4, 14, 3), start=1):
+        for unit in range(units):
+            at = f"layer{stage}.{unit}"
+            expected += [*norm(f"{at}.bn1"), *norm(f"{at}.bn2"), *norm(f"{at}.bn3")]
+            expected += [f"{at}.conv1.weight", f"{at}.prelu.weight", f"{at}.conv2.weight"]
+            if unit == 0:
+                expected += [f"{at}.downsample.0.weight", *norm(f"{at}.downsample.1")]
+    state = build_network("iresnet50", dim=512).state_dict()
+    assert sorted(state) == sorted(expected)
+    assert state["fc.weight"].shape == (512, 512 * 7 * 7)
+    assert state["layer2.0.conv2.weight"].shape == (128, 128, 3, 3)
+    assert state["layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
+    assert state["layer2.0.bn1.weight"].shape == (64,)
+
+
+def test_mobilefacenet_x2_has_the_keys_of_insightface() -> None:
+    def activated(at: str) -> list[str]:
+        return [f"{at}.layers.0.weight", *norm(f"{at}.layers.1"), f"{at}.layers.2.weight"]
+
+    def linear(at: str) -> list[str]:
+        return [f"{at}.layers.0.weight", *norm(f"{at}.layers.1")]
+
+    def bottleneck(at: str) -> list[str]:
+        return [*activated(f"{at}.layers.0"), *activated(f"{at}.layers.1"), *linear(f"{at}.layers.2")]
+
+    expected = [*activated("layers.0"), *activated("layers.1"), *activated("conv_sep")]
+    for place in (2, 4, 6):
+        expected += bottleneck(f"layers.{place}")
+    for place, count in ((3, 4), (5, 6), (7, 2)):
+        for unit in range(count):
+            expected += bottleneck(f"layers.{place}.layers.{unit}")
+    expected += [*linear("features.layers.0"), "features.layers.2.weight", *norm("features.layers.3")]
+    state = build_network("mobilefacenet_x2", dim=512).state_dict()
+    assert sorted(state) == sorted(expected)
+    assert state["layers.0.layers.0.weight"].shape == (128, 3, 3, 3)
+    assert state["layers.1.layers.0.weight"].shape == (128, 2, 3, 3)
+    assert state["layers.4.layers.1.layers.0.weight"].shape == (256, 1, 3, 3)
+    assert state["layers.4.layers.2.layers.0.weight"].shape == (256, 256, 1, 1)
+    assert state["conv_sep.layers.0.weight"].shape == (512, 256, 1, 1)
+    assert state["features.layers.0.layers.0.weight"].shape == (512, 1, 7, 7)
+    assert state["features.layers.2.weight"].shape == (512, 512)
+
+
+def test_timm_networks_end_in_an_embedding() -> None:
+    pytest.importorskip("timm")
+    for name, size in (("mobilenetv3_small_050", (64, 48)), ("vit_tiny_patch16_224", (64, 48))):
+        network = build_network(f"timm:{name}", dim=8, channels=1, image_size=size).eval()
+        with torch.inference_mode():
+            assert network(torch.randn(2, 1, *size)).shape == (2, 8)
+    with pytest.raises(KdbiasError, match="resnet18"):
+        build_network("timm:resnet18x", dim=8)

@@ -39,7 +39,7 @@ class Malicious:
 
 def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
     proof = tmp_path / "it_ran"
-    for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+    for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))):
         save({"state": Malicious(proof)}, tmp_path / "student.pt")
         with pytest.raises(KdbiasError, match="not executed"):
             load_network(tmp_path)
