@@ -34,12 +34,8 @@ class Density:
     @property
     def bandwidth(self) -> str:
         """The t of its ``log_density`` as text, "?" where it was not recorded."""
-        found = self.table.provenance
-        for place in (found, found.get("config") or {}, self.record, self.numbers):
-            for key in ("log_density_t", "bandwidth", "t_log_density", "chosen_t"):
-                if isinstance(place.get(key), int | float):
-                    return f"{place[key]:g}"
-        return "?"
+        t = self.numbers.get("t_chosen")
+        return f"{t:g}" if isinstance(t, int | float) else "?"
 
 
 @dataclass(frozen=True)
@@ -153,25 +149,14 @@ def _read_embeddings(by_kind: dict[str, list[Path]], found: Collection) -> None:
 
     places = list(by_kind.get("embedding table", []))
     for density in found.densities:
-        named = _named_path(density.record, "embeddings", density.path)
-        if named is not None and recognise_quietly(named) == "embedding table":
-            places.append(named)
+        named = density.table.provenance.get("embeddings")
+        if isinstance(named, str) and recognise_quietly(Path(named)) == "embedding table":
+            places.append(Path(named))
     seen: set[Path] = set()
     for place in places:
         if place.resolve() not in seen:
             seen.add(place.resolve())
             found.embeddings.append(EmbeddingTable.open(place, require_finished=False))
-
-
-def _named_path(record: dict[str, Any], key: str, beside: Path) -> Path | None:
-    """A path that a record mentions, as it stands, or relative to the record's own folder."""
-    for place in (record, record.get("config") or {}, record.get("paths") or {}):
-        value = place.get(key)
-        if isinstance(value, str):
-            for candidate in (Path(value), beside / value, beside.parent / value):
-                if candidate.exists():
-                    return candidate
-    return None
 
 
 def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
@@ -203,7 +188,7 @@ def _scheme_of(record: dict[str, Any], schemes: Sequence[Scheme]) -> str:
     for scheme in schemes:
         if fingerprint and scheme.manifest.fingerprint == fingerprint:
             return scheme.name
-    named = (record.get("config") or {}).get("weights") or record.get("weights")
+    named = (record.get("paths") or {}).get("weights")
     return Path(named).stem if isinstance(named, str) else UNWEIGHTED
 
 

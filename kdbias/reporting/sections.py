@@ -15,6 +15,7 @@ from kdbias.reporting.summaries import (
     Provenance,
     Table,
     evaluations_table,
+    magnitude,
     points,
     shown_measures,
     students_table,
@@ -258,7 +259,7 @@ def headline(found: Collection) -> list[Fact]:
         natural = by_scheme.get(NATURAL)
         if natural is not None and natural.effective_distinct is not None:
             t = f"t = {natural.t:g}"
-            ceiling = f"{natural.ceiling:,.0f}" if natural.ceiling < 1e6 else f"{natural.ceiling:.1e}"
+            ceiling = magnitude(natural.ceiling).text
             facts.append(
                 Fact(
                     f"{natural.effective_distinct:,.1f}",

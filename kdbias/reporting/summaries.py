@@ -103,7 +103,7 @@ def uniformity_table(density: Density) -> Table:
     for i, bandwidth in enumerate(schemes[0]["bandwidths"] if schemes else []):
         for scheme in schemes:
             b = scheme["bandwidths"][i]
-            reason = str(b.get("rectification_reason") or b.get("reason") or "not certified or not computed")
+            reason = str(b.get("rectification_reason") or "not computed")
             rows.append(
                 [
                     Cell(f"{bandwidth['t']:g}", True),

@@ -49,11 +49,11 @@ def open_source(record: Mapping[str, Any]) -> Source:
     """
     from kdbias.data import open_data
 
-    config = record.get("config") or {}
-    data = config.get("data") or record.get("data")
+    data = record.get("data")
     if not isinstance(data, str):
         raise KdbiasError("the embedding table's record names no data")
-    options = {name: config[name] for name in _OPTIONS if config.get(name)}
+    config = record.get("config") or {}
+    options = {name: record.get(name) or config.get(name) for name in _OPTIONS}
     return open_data(data, where=tuple(config.get("where") or ()), **options)
 
 

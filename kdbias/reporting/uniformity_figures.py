@@ -23,7 +23,7 @@ class Point:
     uniformity: float | None
     null: float
     effective_distinct: float | None
-    ceiling: float
+    ceiling: float | None  # None where it is larger than any float
 
 
 def uniformity_against_ess(
@@ -113,10 +113,10 @@ def distinct_across_bandwidths(name: str, points: Sequence[Point], look: Mapping
         return None
 
     def draw(axes: Axes) -> None:
-        ceilings = {p.t: p.ceiling for p in points}
+        ceilings = {p.t: p.ceiling for p in points if p.ceiling is not None}
         axes.plot(
-            bandwidths,
-            [ceilings[t] for t in bandwidths],
+            [t for t in bandwidths if t in ceilings],
+            [ceilings[t] for t in bandwidths if t in ceilings],
             color=SERIES[0],
             linewidth=1.2,
             linestyle=":",
@@ -144,7 +144,7 @@ def distinct_across_bandwidths(name: str, points: Sequence[Point], look: Mapping
         axes.minorticks_off()
         plain_log_ticks(axes.yaxis)
         top = max(p.effective_distinct or 1.0 for p in points)
-        if max(ceilings.values()) > 30 * top:
+        if max(ceilings.values(), default=0.0) > 30 * top:
             axes.set_ylim(top=6 * top)
         axes.set_xlabel("kernel bandwidth t (larger = closer neighbours)")
         axes.set_ylabel("effective distinct samples D")

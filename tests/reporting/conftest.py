@@ -60,8 +60,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
         x,
         pa.array(labels),
         {"camera": pa.array([f"cam{i % 2}" for i in range(N)])},
-        config={"data": str(data), "where": [], "teacher": "precomputed:none"},
+        config={"where": [], "teacher": "precomputed:none"},
     )
+    write_json(table.path / "run.json", {**table.provenance, "data": str(data), "root": None})
     potentials = {t: np.exp(-2 * t * (1 - np.clip(x @ x.T, -1, 1))).mean(1) for t in BANDWIDTHS}
     log_density = np.log(potentials[4.0])
     inverse = 1 / potentials[4.0]
@@ -101,7 +102,12 @@ def _write_images(path: Path, ids: list[str], labels: list[str], rng: np.random.
 def _write_density(out, table: EmbeddingTable, x, ids, labels, potentials, log_density, weights) -> None:
     run = Run.open(out, "uniformity", {"k": 5, "t": list(BANDWIDTHS)}, {"embeddings": table.fingerprint})
     doc = provenance.document(
-        "uniformity", run.record["config"], run.record["inputs"], {"samples": N}, 0.5, log_density_t=4.0
+        "uniformity",
+        run.record["config"],
+        run.record["inputs"],
+        {"samples": N},
+        0.5,
+        embeddings=str(table.path),
     )
     columns = {
         "sample_id": ids,
@@ -147,7 +153,13 @@ def _write_density(out, table: EmbeddingTable, x, ids, labels, potentials, log_d
                 "bandwidths": bandwidths,
             }
         )
-    numbers = {"n": N, "d": D, "search": {"kind": "exact", "k": 5, "recall": 1.0}, "schemes": schemes}
+    numbers = {
+        "n": N,
+        "d": D,
+        "t_chosen": 4.0,
+        "search": {"kind": "exact", "k": 5, "recall": 1.0},
+        "schemes": schemes,
+    }
     write_json(out / "uniformity.json", numbers)
     run.finish({"samples": N}, 0.5)
 

@@ -11,6 +11,8 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.reporting import report
 from kdbias.reporting.collect import collect
+from kdbias.tables import provenance
+from kdbias.tables.density_table import read_density, write_table
 from kdbias.tables.files import read_json, write_json
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -145,11 +147,17 @@ def test_provenance_names_version_config_fingerprint_and_counts(page, outputs):
     assert "count: samples" in outline.text
 
 
-def test_a_density_folder_brings_its_manifests_along(outputs, tmp_path):
+def test_a_density_folder_brings_its_manifests_and_embeddings_along(outputs, tmp_path):
     found = collect([outputs["density"]])
     assert [s.name for s in found.schemes] == ["equilibrium"]
-    result = report(outputs["density"], tmp_path / "r.html")
-    assert result.inputs == 2
+    assert [e.path for e in found.embeddings] == [outputs["emb"]]
+    moved = tmp_path / "moved"
+    shutil.copytree(outputs["density"], moved)
+    table = read_density(moved).table
+    doc = provenance.from_schema(table.schema)
+    write_table(moved / "density.parquet", table, {**doc, "embeddings": "/gone"})
+    result = report(moved, tmp_path / "r.html")
+    assert result.inputs == 1
     assert "its embedding table is not here" in result.notices[0]
 
 
