@@ -66,12 +66,17 @@ class EvaluationResult:
         """A few lines for people: every metric with its interval, then the groups."""
         document = self.document
         lines = [f"{document['protocol']}: {document['n']:,} {plural(document['unit'])} judged"]
+        left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
+        if left_out:
+            lines[0] += f"; left out: {', '.join(left_out)}"
         width = max(len(name) for name in document["metrics"])
         lines += [f"  {name:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
         for column, groups in document["groups"].items():
             for value, group in groups.items():
                 some = "  ".join(
-                    f"{name} {_short(entry['value'])}" for name, entry in group["metrics"].items()
+                    f"{name} {_short(entry['value'])}"
+                    for name, entry in group["metrics"].items()
+                    if entry["value"] is not None
                 )
                 lines.append(f"  {column}={value} ({group['n']:,}): {some}")
         return "\n".join(lines)
@@ -224,6 +229,7 @@ def evaluate(
             gallery=_gallery(whole, gallery, gallery_where),
             options=options,
         )
+        say(f"evaluate: {protocol}, {case.model.n:,} x {case.model.d} float32 on the CPU, from {table}")
         outcome = judge.judge(case)
         facts = measured(judge, outcome, group_by, bootstrap, seed)
     except KdbiasError:

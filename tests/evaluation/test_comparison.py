@@ -32,7 +32,7 @@ def make(tmp_path):
             groups={"half": groups["half"].take(keep)},
             dtype="float32",
         )
-        call = dict(protocol="fidelity", reference=tmp_path / "teacher", group_by=["half"], bootstrap=20)
+        call = dict(protocol="fidelity", reference=tmp_path / "teacher", group_by=["half"], bootstrap=0)
         evaluate(tmp_path / f"emb_{name}", tmp_path / name, **(call | options))
         return tmp_path / name
 
@@ -41,7 +41,7 @@ def make(tmp_path):
 
 def test_a_real_difference_is_found_and_a_lucky_one_is_not(make, tmp_path):
     base, better, twin = make("base", 0.30), make("better", 0.27, seed=2), make("twin", 0.30, seed=3)
-    result = compare(base, better, tmp_path / "c.json", bootstrap=300)
+    result = compare(base, better, tmp_path / "c.json", bootstrap=150)
     entry = result.document["metrics"]["distance"]
     assert entry["real"] is True
     assert entry["better"] == "b"
@@ -51,7 +51,7 @@ def test_a_real_difference_is_found_and_a_lucky_one_is_not(make, tmp_path):
     assert result.document["metrics"]["cosine"]["better"] == "b"
     assert json.loads((tmp_path / "c.json").read_text()) == result.document
     assert "real, B is better" in result.summary()
-    same = compare(base, twin, bootstrap=300).document["metrics"]["distance"]
+    same = compare(base, twin, bootstrap=150).document["metrics"]["distance"]
     assert same["real"] is False
     assert same["better"] is None
     assert same["low"] < 0 < same["high"]
@@ -60,7 +60,7 @@ def test_a_real_difference_is_found_and_a_lucky_one_is_not(make, tmp_path):
 
 def test_pairing_is_sharper_than_two_separate_intervals(make):
     base, better = make("base", 0.30), make("better", 0.27, seed=2)
-    paired = compare(base, better, bootstrap=300).document["metrics"]["distance"]["standard_error"]
+    paired = compare(base, better, bootstrap=150).document["metrics"]["distance"]["standard_error"]
     alone = [
         json.loads((path / "metrics.json").read_text())["metrics"]["distance"] for path in (base, better)
     ]
@@ -77,8 +77,8 @@ def test_a_model_compared_with_itself_does_not_differ(make):
 
 def test_swapping_the_sides_mirrors_the_answer(make):
     a, b = make("a", 0.30), make("b", 0.25, seed=2)
-    one = compare(a, b, bootstrap=200).document["metrics"]["distance"]
-    two = compare(b, a, bootstrap=200).document["metrics"]["distance"]
+    one = compare(a, b, bootstrap=150).document["metrics"]["distance"]
+    two = compare(b, a, bootstrap=150).document["metrics"]["distance"]
     assert one["difference"] == pytest.approx(-two["difference"])
     assert one["low"] == pytest.approx(-two["high"])
     assert (one["better"], two["better"]) == ("b", "a")
@@ -87,9 +87,9 @@ def test_swapping_the_sides_mirrors_the_answer(make):
 def test_several_runs_a_side_are_resampled_too(make):
     left = [make(f"l{s}", 0.30, seed=s) for s in (1, 2, 3)]
     right = [make(f"r{s}", noise, seed=s) for s, noise in ((4, 0.2), (5, 0.3), (6, 0.4))]
-    many = compare(left, right, bootstrap=300).document
+    many = compare(left, right, bootstrap=150).document
     assert many["interval"]["runs_resampled"] is True
-    single = compare(left[0], right[1], bootstrap=300).document["metrics"]["distance"]
+    single = compare(left[0], right[1], bootstrap=150).document["metrics"]["distance"]
     # Runs that differ this much say nothing for sure, and the interval shows it.
     assert many["metrics"]["distance"]["standard_error"] > 2 * single["standard_error"]
     assert many["metrics"]["distance"]["real"] is False

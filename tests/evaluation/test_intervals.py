@@ -56,3 +56,38 @@ def test_undefined_metrics_have_no_value_and_rarely_defined_ones_no_interval():
     assert summarize(float("nan"), np.ones(10)) == Estimate(None)
     assert summarize(0.5, np.array([0.4, np.nan, np.nan])) == Estimate(0.5)
     assert summarize(0.5, np.empty(0)) == Estimate(0.5)
+
+
+def test_intervals_by_subject_cover_where_intervals_by_pair_do_not():
+    """Subjects differ in how easily they match; of many test sets, 95 % of intervals should hold the truth."""
+    rng = np.random.default_rng(0)
+
+    def test_set(subjects):
+        ease = rng.normal(size=subjects)
+        genuine = np.repeat(np.arange(subjects), 4)
+        others = rng.integers(subjects, size=(6 * subjects, 2))
+        others = others[others[:, 0] != others[:, 1]]
+        who = np.concatenate([np.stack([genuine, genuine], 1), others])
+        same = np.arange(len(who)) < len(genuine)
+        level = np.where(same, 2 + ease[who[:, 0]], -2 + 0.7 * ease[who].sum(1))
+        return who, {"same": same, "accepted": (level + rng.normal(size=len(who)) > 0).astype(float)}
+
+    def rates(columns, weights):
+        same, accepted = columns["same"], columns["accepted"]
+        return {
+            "fmr": weighted_mean(accepted[~same], weights[~same]),
+            "fnmr": weighted_mean(1 - accepted[same], weights[same]),
+        }
+
+    _, huge = test_set(200_000)
+    truth = rates(huge, np.ones(len(huge["same"])))
+    covered = {(kind, metric): [] for kind in ("subject", "pair") for metric in truth}
+    for seed in range(80):
+        who, columns = test_set(150)
+        for kind, clusters in (("subject", who), ("pair", None)):
+            resamples = resampled_weights(len(who), 150, seed, clusters)
+            (found,) = bootstrap(rates, columns, [None], resamples)
+            for metric, value in truth.items():
+                covered[kind, metric].append(found[metric].low <= value <= found[metric].high)
+    assert min(np.mean(covered["subject", metric]) for metric in truth) >= 0.88
+    assert np.mean(covered["pair", "fmr"]) < 0.8
