@@ -59,7 +59,7 @@ def test_a_real_difference_is_found_and_a_lucky_one_is_not(make, tmp_path):
 
 
 def test_pairing_is_sharper_than_two_separate_intervals(make):
-    base, better = make("base", 0.30), make("better", 0.27, seed=2)
+    base, better = make("base", 0.30, bootstrap=150), make("better", 0.27, seed=2, bootstrap=150)
     paired = compare(base, better, bootstrap=150).document["metrics"]["distance"]["standard_error"]
     alone = [
         json.loads((path / "metrics.json").read_text())["metrics"]["distance"] for path in (base, better)

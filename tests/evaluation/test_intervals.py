@@ -59,7 +59,7 @@ def test_undefined_metrics_have_no_value_and_rarely_defined_ones_no_interval():
 
 
 def test_intervals_by_subject_cover_where_intervals_by_pair_do_not():
-    """Subjects differ in how easily they match; of many test sets, 95 % of intervals should hold the truth."""
+    """Subjects differ in how easily they match; 95 % of the intervals of many test sets hold the truth."""
     rng = np.random.default_rng(0)
 
     def test_set(subjects):
