@@ -7,6 +7,7 @@ cover the luck of training; give several runs a side (other seeds) for that, and
 
 import importlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from kdbias.evaluation.intervals import LEVEL, resampled_weights, summarize, tak
 from kdbias.evaluation.judge import METRICS, UNITS
 from kdbias.evaluation.measuring import plural
 from kdbias.progress import bar
+from kdbias.tables import fingerprints, provenance
 from kdbias.tables.files import read_json, write_json
 from kdbias.tables.joins import as_strings, shown
 
@@ -35,7 +37,8 @@ class ComparisonResult:
     """What :func:`compare` found.
 
     Attributes:
-        document: ``{"protocol", "a", "b", "n", "interval", "metrics": {name: {"a", "b", "difference", "low",
+        document: provenance and ``{"protocol", "a", "b", "n", "interval", "metrics": {name: {"a", "b",
+        "difference", "low",
             "high", "standard_error", "p_value", "real", "better"}}, "groups": {column: {value: {...}}}}``.
     """
 
@@ -86,6 +89,7 @@ def compare(
     Raises:
         KdbiasError: the evaluations judge different things.
     """
+    started = time.monotonic()
     if bootstrap < 100:
         raise KdbiasError(f"bootstrap = {bootstrap}; a comparison needs 100 resamples or more")
     sides = [_paths(a), _paths(b)]
@@ -132,7 +136,15 @@ def compare(
     groups: dict[str, dict[str, Any]] = {}
     for (column, value), entry in zip(keys, entries[1:], strict=True):
         groups.setdefault(column, {})[value] = entry
-    document = {
+    used = {f"{name}{i}": p for name, side in zip("ab", sides, strict=True) for i, p in enumerate(side)}
+    document = provenance.document(
+        "compare",
+        {"bootstrap": bootstrap, "seed": seed},
+        {name: fingerprints.of_file(path / UNITS) for name, path in used.items()},
+        {plural(first["unit"]): base.num_rows},
+        time.monotonic() - started,
+    )
+    document |= {
         "protocol": first["protocol"],
         "unit": first["unit"],
         "a": [str(path) for path in sides[0]],
