@@ -157,6 +157,7 @@ def weights(
         facts=scheme.facts,
         solver=solver_record(scheme, masses),
         warnings=warnings(numbers, table.n),
+        density=str(table.path.resolve().parent),
     )
     columns = {name: table.table.column(name) for name in table.group_columns}
     write_manifest(path, table.ids, table.labels, columns, table.numbers("log_density"), values, doc)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium import Equilibrium, Groups
+from kdbias.sphere.kernel_matrix import TiledKernel, kernel_matrix
 from kdbias.tables.density_table import DensityTable, potential_column
 
 
@@ -59,6 +60,11 @@ class Case:
     def vectors(self) -> np.ndarray:
         """(m, d) float32 unit rows of the distinct samples."""
         return self.load_vectors()[self.groups.first]
+
+    @cached_property
+    def kernel(self) -> TiledKernel:
+        """Products with the kernel matrix of the distinct samples at t, kept within ``memory``."""
+        return kernel_matrix(self.vectors, self.t, self.memory, self.threads)
 
     def column(self, name: str) -> np.ndarray:
         """(m,) float64 values of a numeric density column; nulls are NaN."""

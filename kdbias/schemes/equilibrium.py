@@ -7,7 +7,6 @@ import numpy as np
 from kdbias import progress
 from kdbias.schemes.case import Case, Scheme
 from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.kernel_matrix import kernel_matrix
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -15,7 +14,7 @@ _LINE_EVERY_SECONDS = 10.0
 def equilibrium(case: Case) -> Scheme:
     """The minimiser of p'Kp at bandwidth t under the floor on the ESS and the cap."""
     began = last = time.monotonic()
-    kernel = kernel_matrix(case.vectors, case.t, case.memory, case.threads)
+    kernel = case.kernel
     progress.say(f"equilibrium of {case.m:,} distinct samples at t={case.t:g}: {kernel.description}")
 
     def tell(iteration: int, energy: float, gap: float) -> None:
