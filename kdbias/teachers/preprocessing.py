@@ -33,8 +33,8 @@ class Preprocessing:
     size           (height, width) of the network's input, in pixels
     color          channel order the network expects: "RGB", "BGR" or "L" (one grey channel, ITU-R 601 luma)
     interpolation  "nearest", "bilinear", "bicubic", "lanczos" or "box": Pillow's filters
-    antialias      widen the filter when shrinking (as Pillow and torchvision do); False samples bilinearly at
-                   pixel centres (as OpenCV does) and needs interpolation "bilinear"
+    antialias      widen the filter when shrinking (as Pillow and torchvision do); False resizes as OpenCV
+                   does, to the bit, and needs interpolation "bilinear"
     mean, std      per channel in the order of `color`, in units of 0-255: the input is (pixel - mean) / std
     shorter_side   scale the shorter side to this many pixels, then cut `size` out of the centre; None resizes
                    straight to `size`, without keeping the aspect ratio

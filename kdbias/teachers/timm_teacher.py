@@ -1,7 +1,7 @@
 """`timm:NAME[@WEIGHTS]`: any image network of timm, its pooled features as the embedding.
 
-WEIGHTS is a local state dict or `random[:SEED]`; without it timm downloads its pretrained set (tags are part of
-names: `timm:vit_small_patch14_dinov2.lvd142m`). The preprocessing is the one timm states for them.
+WEIGHTS is a local state dict or `random[:SEED]`; without it timm downloads its pretrained set (a tag belongs
+to the name: `timm:vit_small_patch14_dinov2.lvd142m`). The preprocessing is the one timm states for them.
 """
 
 from __future__ import annotations

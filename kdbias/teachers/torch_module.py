@@ -42,7 +42,7 @@ class TorchTeacher(Teacher):
         self._largest: int | None = None
         if isinstance(network, torch.nn.Module):
             content = content or state_digest(network)
-            network = network.eval().requires_grad_(False).to(options.device)
+            network = network.eval().to(options.device)
             if self.channels_last:
                 network = network.to(memory_format=torch.channels_last)
         if content is None:

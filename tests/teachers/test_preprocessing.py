@@ -84,6 +84,32 @@ def test_bilinear_without_antialias_keeps_a_linear_ramp() -> None:
     assert np.array_equal(out[0, :, 0], np.arange(30) * 8 + 3)
 
 
+def test_without_antialias_gives_opencvs_pixels() -> None:
+    image = np.array([[168, 229, 184, 171], [238, 171, 20, 206], [245, 153, 204, 5]], dtype=np.uint8)[
+        :, :, None
+    ]
+    opencv = {  # cv2.resize(image, (width, height)) of opencv-python 4.x
+        (5, 7): [
+            [168, 190, 224, 206, 183, 175, 171],
+            [196, 199, 205, 162, 123, 161, 185],
+            [238, 214, 176, 96, 33, 140, 206],
+            [242, 213, 166, 145, 127, 101, 85],
+            [245, 212, 159, 178, 190, 76, 5],
+        ],
+        (2, 3): [[190, 179, 174], [229, 158, 72]],
+    }
+    for size, pixels in opencv.items():
+        out = Preprocessing(size=size, color="L", antialias=False).apply(image)
+        assert out[:, :, 0].tolist() == pixels
+
+
+def test_exact_halving_is_the_rounded_mean_of_four() -> None:
+    image = picture(8, 6)
+    out = Preprocessing(size=(4, 3), antialias=False).apply(image)
+    means = image.reshape(4, 2, 3, 2, 3).mean(axis=(1, 3))
+    assert np.array_equal(out, np.floor(means + 0.5))
+
+
 def test_survives_json_and_pickle() -> None:
     p = Preprocessing(size=(8, 9), color="BGR", mean=(0,), std=(1,), affine=((1, 0, 2), (0, 1, 3)))
     assert Preprocessing.from_dict(json.loads(json.dumps(p.to_dict()))) == p
