@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
@@ -29,7 +28,7 @@ from kdbias.tables import fingerprints, provenance
 from kdbias.tables.files import read_json, write_json
 from kdbias.tables.joins import as_strings, shown
 
-_SEPARATOR = "\x1f"
+_ID_COLUMNS = ("sample_id", "first", "second")
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,10 @@ class ComparisonResult:
 
 
 @dataclass(frozen=True)
-class _Side:
-    documents: list[dict[str, Any]]
-    runs: list[dict[str, np.ndarray]]
+class _Run:
+    """Results of one evaluation, cut to the whole and to each group, every unit with its row in the base."""
+
+    slices: list[tuple[dict[str, np.ndarray], np.ndarray]]
 
 
 def compare(
@@ -98,20 +98,19 @@ def compare(
     for path, document in zip(sides[0] + sides[1], documents[0] + documents[1], strict=True):
         _same_question(sides[0][0], first, path, document)
     base = pq.read_table(sides[0][0] / UNITS)
-    left, right = ([_results(path, base, sides[0][0]) for path in side] for side in sides)
     judge = importlib.import_module(PROTOCOLS[first["protocol"]])
     clusters = _clusters(base)
     keys, subsets = _subsets(base)
+    left, right = ([_run(path, base, sides[0][0], subsets) for path in side] for side in sides)
     parameters = first["parameters"]
 
     def differences(weights: np.ndarray, chosen: list[np.ndarray]) -> list[dict[str, tuple[float, float]]]:
         found = []
-        for rows in subsets:
-            w = weights if rows is None else weights[rows]
-            means = [
-                _mean([judge.score(run if rows is None else take(run, rows), w, parameters) for run in runs])
-                for runs in ([left[i] for i in chosen[0]], [right[i] for i in chosen[1]])
-            ]
+        for i in range(len(subsets)):
+            means = []
+            for runs in ([left[r] for r in chosen[0]], [right[r] for r in chosen[1]]):
+                cut = [run.slices[i] for run in runs]
+                means.append(_mean([judge.score(part, weights[rows], parameters) for part, rows in cut]))
             found.append({name: (means[0][name], means[1][name]) for name in means[0]})
         return found
 
@@ -225,34 +224,52 @@ def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mappi
         )
 
 
-def _names(units: pa.Table) -> pa.Array:
-    columns = [
-        as_strings(units[name]) for name in units.column_names if name in ("sample_id", "first", "second")
-    ]
-    return pc.binary_join_element_wise(*columns, _SEPARATOR) if len(columns) > 1 else columns[0]
-
-
-def _results(path: Path, base: pa.Table, base_path: Path) -> dict[str, np.ndarray]:
-    """Results of one run in the order of the base's units."""
+def _run(path: Path, base: pa.Table, base_path: Path, subsets: list[np.ndarray | None]) -> _Run:
+    """Results of one run in its own order, which a protocol may rely on (IJB's are sorted by score)."""
     units = pq.read_table(path / UNITS)
-    names, wanted = _names(units), _names(base)
-    if names.equals(wanted):
-        rows = np.arange(base.num_rows)
-    else:
-        places = pc.index_in(wanted, value_set=names)
-        if places.null_count or len(names) != len(wanted):
-            missing = wanted.filter(pc.is_null(places))
-            raise KdbiasError(
-                f"{base_path} judged {len(wanted):,} units, {path} {len(names):,}; {len(missing):,} of the "
-                f"former are not among the latter ({shown(missing)}); judge both on the same test data"
-            )
-        rows = places.to_numpy(zero_copy_only=False)
+    places = _places(units, base, path, base_path)
     prefix = "result_"
-    return {
-        name.removeprefix(prefix): units[name].to_numpy()[rows]
+    columns = {
+        name.removeprefix(prefix): units[name].to_numpy()
         for name in units.column_names
         if name.startswith(prefix)
     }
+    slices = []
+    for rows in subsets:
+        if rows is None:
+            slices.append((columns, places))
+            continue
+        member = np.zeros(base.num_rows, dtype=bool)
+        member[rows] = True
+        mine = np.flatnonzero(member[places])
+        slices.append((take(columns, mine), places[mine]))
+    return _Run(slices)
+
+
+def _places(units: pa.Table, base: pa.Table, path: Path, base_path: Path) -> np.ndarray:
+    """Row in the base of every unit, by id."""
+    keys = np.zeros(base.num_rows + units.num_rows, dtype=np.int64)
+    for name in base.column_names:
+        if name in _ID_COLUMNS:
+            both = pa.concat_arrays([as_strings(table[name]) for table in (base, units)])
+            codes = both.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+            keys = keys * (int(codes.max()) + 1) + codes
+    wanted, have = keys[: base.num_rows], keys[base.num_rows :]
+    if np.array_equal(wanted, have):
+        return np.arange(base.num_rows)
+    missing = np.flatnonzero(~np.isin(wanted, have))
+    if len(missing) or len(wanted) != len(have):
+        ids = next(base[name] for name in base.column_names if name in _ID_COLUMNS)
+        raise KdbiasError(
+            f"{base_path} judged {len(wanted):,} units, {path} {len(have):,}; {len(missing):,} of the "
+            f"former are not among the latter ({shown(as_strings(ids).take(pa.array(missing[:4])))}); "
+            "judge both on the same test data"
+        )
+    order = np.argsort(wanted, kind="stable")
+    places = order[np.searchsorted(wanted[order], have)]
+    if len(np.unique(places)) != len(places):
+        raise KdbiasError(f"{base_path} lists a unit twice, so the rows of {path} cannot be told apart")
+    return places
 
 
 def _clusters(units: pa.Table) -> np.ndarray | None:

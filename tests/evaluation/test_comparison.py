@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kdbias.errors import KdbiasError
@@ -112,3 +113,45 @@ def test_order_of_rows_does_not_matter(make):
     found = compare(base, mixed, bootstrap=100).document["metrics"]["distance"]
     assert found["difference"] == pytest.approx(0, abs=1e-12)
     assert max(abs(found["low"]), abs(found["high"])) < 1e-12
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Two models of 60 people with 4 images; the second sees less noise. Pairs of both kinds."""
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(60), 4)
+    centres, noise = rng.normal(size=(60, 24)), rng.normal(size=(240, 24))
+    ids = pa.array([f"{i}.jpg" for i in range(240)])
+    for name, scale in (("worse", 2.0), ("better", 1.2)):
+        x = centres[who] + scale * noise
+        groups = {"template": pa.array(np.arange(240) // 2), "media": pa.array(np.zeros(240, np.int64))}
+        write_embedding_table(tmp_path / name, ids, x, pa.array([f"p{p}" for p in who]), groups)
+    rows = ["first,second,same"]
+    for i in range(300):
+        a = 4 * (i % 60)
+        b = a + 1 + i // 60 % 3 if i % 2 == 0 else (a + 4 * (1 + i % 50)) % 240
+        rows.append(f"{a}.jpg,{b}.jpg,{int(i % 2 == 0)}")
+    (tmp_path / "pairs.csv").write_text("\n".join(dict.fromkeys(rows)) + "\n")
+    templates = [(a, b, int(a // 2 == b // 2)) for a in range(120) for b in range(a + 1, 120)]
+    (tmp_path / "templates.txt").write_text("".join(f"{a} {b} {s}\n" for a, b, s in templates))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pairs", "metric"),
+    [("verification", "pairs.csv", "accuracy"), ("ijbc", "templates.txt", "tar@far<=1e-2")],
+)
+def test_pairs_are_matched_whatever_the_order_of_the_files(faces, protocol, pairs, metric):
+    runs = [
+        evaluate(faces / name, faces / f"out_{name}", protocol=protocol, pairs=faces / pairs, bootstrap=0)
+        for name in ("worse", "better")
+    ]
+    found = compare(runs[0].path, runs[1].path, bootstrap=100).document["metrics"]
+    assert found[metric]["a"] == pytest.approx(runs[0].value(metric))
+    assert found[metric]["b"] == pytest.approx(runs[1].value(metric))
+    assert found[metric]["better"] == "b"
+    units = pq.read_table(runs[1].path / "units.parquet")
+    mixed = units.take(pa.array(np.random.default_rng(0).permutation(units.num_rows)))
+    if protocol == "verification":  # IJB's rows are in order of score, which is what makes it quick
+        pq.write_table(mixed, runs[1].path / "units.parquet")
+        assert compare(runs[0].path, runs[1].path, bootstrap=100).document["metrics"] == found
