@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, overwrite
+from kdbias.cli.common import StageCommand, device, options, overwrite
 
 
 @click.command("demo", cls=StageCommand)
@@ -14,6 +14,10 @@ from kdbias.cli.common import StageCommand, options, overwrite
     ),
     click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Students a scheme."),
     click.option("--quick", is_flag=True, help="A small size that ends in half a minute."),
+    device,
+    click.option(
+        "--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads a run."
+    ),
     overwrite,
 )
 def command(**parameters: Any) -> Any:

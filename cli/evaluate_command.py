@@ -64,7 +64,7 @@ class _Listed(click.ParamType):
     ),
     click.option("--k", type=click.IntRange(1), help="knn: neighbours that vote [5]."),
     click.option(
-        "--tail-from", metavar="TABLE", help="knn: whose label counts say which classes are the tail."
+        "--tail-from", metavar="TABLE", help="knn, linear: whose label counts say which classes are the tail."
     ),
     click.option("--density", metavar="DENSITY", help="fidelity: report by decile of density."),
     click.option(
@@ -73,7 +73,7 @@ class _Listed(click.ParamType):
     click.option("--folds", type=_Listed(int), help="verification, rfw: folds of the list to use, e.g. 7,8."),
     click.option(
         "--style",
-        type=click.Choice(["insightface", "facex"]),
+        type=click.Choice(["insightface", "facex", "exact"]),
         help="verification, rfw: thresholds and spreads.",
     ),
     click.option(
@@ -112,8 +112,15 @@ def command(**parameters: Any) -> Any:
 
     \b
     Protocols:
-      knn       accuracy of the nearest class centroid and of k neighbours; overall, balanced, tail, by group
-      fidelity  distance to the teacher's embeddings of the same samples; by group and density
+      knn           accuracy of the nearest class centroid and of k neighbours; overall, balanced, tail, by group
+      linear        accuracy of a linear classifier on frozen embeddings
+      fidelity      distance to the teacher's embeddings of the same samples; by group and density
+      verification  pairs over folds (LFW, CFP, AgeDB), TAR@FAR
+      rfw           verification by group, its spread and error ratio
+      ijbc          templates pooled over media, TAR@FAR
+      reid          CMC, mAP, mINP without same-camera matches
+
+    docs/protocols.md says what each reads and how it was checked.
 
     \b
     Examples:
