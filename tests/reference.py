@@ -88,7 +88,7 @@ def neighbors(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def log_null(d: int, t: float) -> float:
     """log E exp(-t |x-y|^2) for independent uniform x, y on the sphere, by quadrature over the cosine."""
-    nodes, weights = np.polynomial.legendre.leggauss(4000)  # the angle's law is proportional to sin^(d-2)
+    nodes, weights = np.polynomial.legendre.leggauss(400)  # the angle's law is proportional to sin^(d-2)
     theta = (nodes + 1.0) * math.pi / 2.0
     log_measure = (d - 2) * np.log(np.sin(theta)) + np.log(weights)
     log_values = log_measure - 2.0 * t * (1.0 - np.cos(theta))
