@@ -9,9 +9,13 @@ from kdbias.data.bin_pairs import open_bin
 from kdbias.data.description import about, check_counts, options_of, read_description
 from kdbias.data.filters import filter_source
 from kdbias.data.folder import open_folder
+from kdbias.data.huggingface import is_saved_by_datasets, open_huggingface
 from kdbias.data.recordio import open_recordio
 from kdbias.data.source import Options, Source
+from kdbias.data.stores import is_uri, without_scheme
 from kdbias.data.table import open_table
+from kdbias.data.torchvision_sets import PREFIX as TORCHVISION
+from kdbias.data.torchvision_sets import open_torchvision
 from kdbias.data.webdataset import open_webdataset
 from kdbias.errors import KdbiasError
 
@@ -24,6 +28,8 @@ KINDS: dict[str, Callable[[str, Options], Source]] = {
     "bin": open_bin,
     "recordio": open_recordio,
     "webdataset": open_webdataset,
+    "huggingface": open_huggingface,
+    TORCHVISION: open_torchvision,
 }
 """Kind of data -> the function that opens it. ``kind`` in a description takes these names."""
 
@@ -51,8 +57,10 @@ def open_data(
     """Open a data set.
 
     Args:
-        data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest, or a ``.toml`` description (a file,
-            or the name of one that ships with kdbias).
+        data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest (a path or a URI such as
+            ``s3://...``), MXNet RecordIO (``train.rec`` or its folder), WebDataset tars, a verification
+            ``.bin``, a folder that ``datasets`` saved, ``torchvision:NAME``, or a ``.toml`` description (a
+            file, or the name of one that ships with kdbias).
         id_column: column of unique ids (default ``sample_id``, else the path relative to the root).
         label_column: column of identities or classes (default ``label`` where there is one).
         path_column: column of image paths relative to the root (default ``path``).
@@ -67,13 +75,13 @@ def open_data(
         KdbiasError: nothing there, unknown columns or values, repeated ids, paths that leave the root, or
             no samples.
     """
-    name = os.fspath(data)
+    name = without_scheme(os.fspath(data))
     options = Options(
         id_column=id_column,
         label_column=label_column,
         path_column=path_column,
         image_column=image_column,
-        root=None if root is None else os.fspath(root),
+        root=None if root is None else without_scheme(os.fspath(root)),
     )
     if name.lower().endswith(".toml"):
         return _open_described(name, options, where)
@@ -86,24 +94,39 @@ def kind_of(data: str) -> str:
     Raises:
         KdbiasError: nothing there, or nothing kdbias can read.
     """
-    if not os.path.exists(data):
-        if data.endswith(".tar") and any(c in data for c in "*?[{"):
-            return "webdataset"
+    if data.startswith(f"{TORCHVISION}:"):
+        return TORCHVISION
+    suffix = os.path.splitext(data.partition("?")[0] if is_uri(data) else data)[1].lower()
+    if is_uri(data):
+        if _BY_SUFFIX.get(suffix, "table") != "table":
+            raise KdbiasError(
+                f"{data}: only .csv, .tsv and .parquet are read from a store; copy it to a disk"
+            )
+        return "table"
+    if os.path.isdir(data):
+        return _kind_of_folder(data)
+    if suffix not in _BY_SUFFIX:
+        if not os.path.exists(data):
+            raise KdbiasError(f"{data}: no such file or folder")
+        known = ", ".join((*_BY_SUFFIX, ".toml"))
+        raise KdbiasError(f"{data}: not a kind of data kdbias reads; give a folder or one of {known}")
+    is_pattern = suffix == ".tar" and any(c in data for c in "*?[{")
+    if not is_pattern and not os.path.exists(data):
         raise KdbiasError(f"{data}: no such file or folder")
-    if not os.path.isdir(data):
-        kind = _BY_SUFFIX.get(os.path.splitext(data)[1].lower())
-        if kind is None:
-            known = ", ".join((*_BY_SUFFIX, ".toml"))
-            raise KdbiasError(f"{data}: not a kind of data kdbias reads; give a folder or one of {known}")
-        return kind
-    names = [name for name in os.listdir(data) if not name.startswith(".")]
-    if any(n.endswith(".rec") for n in names):
+    return _BY_SUFFIX[suffix]
+
+
+def _kind_of_folder(folder: str) -> str:
+    """By what lies directly in the folder; a folder of folders is one of images."""
+    names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    if is_saved_by_datasets(names):
+        return "huggingface"
+    suffixes = {os.path.splitext(name)[1].lower() for name in names}
+    if ".rec" in suffixes:
         return "recordio"
-    if any(n.endswith(".tar") for n in names):
+    if ".tar" in suffixes:
         return "webdataset"
-    if any(n.endswith(".parquet") for n in names) and not any(
-        os.path.isdir(os.path.join(data, n)) for n in names
-    ):
+    if ".parquet" in suffixes and not any(os.path.isdir(os.path.join(folder, name)) for name in names):
         return "table"
     return "folder"
 
@@ -117,7 +140,8 @@ def _opener(data: str, kind: str) -> Callable[[str, Options], Source]:
 def _open_described(file: str, given: Options, where: Sequence[str]) -> Source:
     description = read_description(file)
     root = description.data_root(given.root)
-    path = description.source_path(root)
+    of_library = description.source.startswith(f"{TORCHVISION}:")
+    path = description.source if of_library else description.source_path(root)
     kind = description.kind or kind_of(path)
     source = _opener(description.file, kind)(path, options_of(description, given, root))
     source = replace(source, about=about(description, root))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdbias.data.columns import named_labels
 from kdbias.data.source import Options, Source, make_source
-from kdbias.data.table import named_labels
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 

@@ -13,6 +13,7 @@ from typing import Any
 from kdbias.data.filters import matching
 from kdbias.data.roots import join_root
 from kdbias.data.source import Options, Source, count_distinct
+from kdbias.data.stores import is_uri, without_scheme
 from kdbias.errors import KdbiasError
 
 _COLUMNS = ("id", "label", "path", "image")
@@ -27,7 +28,8 @@ class Description:
         name: short name of the data set.
         source: path of the data, relative to the root.
         kind: how to read it; None finds out.
-        root: where paths start: a folder relative to the description, or ``$NAME``, an environment variable.
+        root: where paths start: a folder relative to the description, or ``$NAME``, an environment
+            variable, or a URI.
         columns: names of the "id", "label", "path" and "image" columns.
         groups: columns kept as groups; None keeps all.
         label_names: names of integer labels.
@@ -62,8 +64,12 @@ class Description:
         Raises:
             KdbiasError: the environment variable is not set, or the folder does not exist.
         """
+        chosen = os.fspath(root) if root is not None else self.root
+        chosen = without_scheme(chosen)
+        if is_uri(chosen):
+            return chosen
         if root is not None:
-            found = os.path.abspath(root)
+            found = os.path.abspath(chosen)
         elif self.root.startswith("$"):
             value = os.environ.get(self.root[1:])
             if not value:
@@ -72,7 +78,7 @@ class Description:
                 )
             found = os.path.abspath(value)
         else:
-            found = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(self.file)), self.root))
+            found = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(self.file)), chosen))
         if not os.path.isdir(found):
             raise KdbiasError(f"{self.file}: the data root {found} is no folder; give another --root")
         return found
@@ -84,6 +90,8 @@ class Description:
             KdbiasError: it does not exist or leaves the root.
         """
         path = join_root(root, self.source, self.file)
+        if is_uri(path):
+            return path
         if not os.path.exists(path) and not any(c in self.source for c in "*?{:"):
             raise KdbiasError(f"{self.file}: the data root {root} has no {self.source}; give another --root")
         return path

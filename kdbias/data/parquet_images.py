@@ -1,6 +1,7 @@
 """Images inside Parquet files, read a row group at a time."""
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.stores import open_input
 
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory by one process, in bytes of encoded images (at least one row group is kept)."""
@@ -18,10 +20,11 @@ CACHE_BYTES = 1 << 28
 class ParquetImages:
     """A binary column, or a struct column with a binary field ``bytes``, of one or more Parquet files.
 
-    Each process opens the files for itself on first use, so the object may be pickled and forked freely.
+    Each process opens the files for itself on first use, so the object may be pickled and forked freely;
+    threads share one cache and take turns at it.
 
     Args:
-        files: paths of Parquet files with the same schema.
+        files: paths or URIs of Parquet files with the same schema.
         column: name of the image column.
         cache_bytes: limit on cached row groups.
     """
@@ -32,7 +35,8 @@ class ParquetImages:
         self.cache_bytes = cache_bytes
         groups = []
         for number, file in enumerate(self.files):
-            footer = pq.read_metadata(file)
+            with open_input(file) as handle:
+                footer = pq.read_metadata(handle)
             groups += [(number, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
         self._groups = np.array(groups, np.int64).reshape(-1, 3)
         self._starts = np.concatenate([[0], np.cumsum(self._groups[:, 2])])
@@ -40,11 +44,12 @@ class ParquetImages:
 
     def _forget(self) -> None:
         self._process = os.getpid()
+        self._lock = threading.Lock()
         self._opened: dict[int, pq.ParquetFile] = {}
         self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_opened", "_cache", "_process")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_opened", "_cache", "_process", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -52,7 +57,11 @@ class ParquetImages:
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        value = self._row_group(group)[row - int(self._starts[group])]
+        if self._process != os.getpid():  # a forked child must not share the parent's file positions
+            self._forget()
+        with self._lock:
+            values = self._row_group(group)
+        value = values[row - int(self._starts[group])]
         if not value.is_valid:
             raise UnreadableImage("no image: the value is null")
         return value.as_py()
@@ -63,15 +72,13 @@ class ParquetImages:
         return f"{os.path.basename(self.files[self._groups[group, 0]])}#{row - int(self._starts[first])}"
 
     def _row_group(self, group: int) -> pa.ChunkedArray:
-        if self._process != os.getpid():  # a forked child must not share the parent's file positions
-            self._forget()
         cached = self._cache.get(group)
         if cached is not None:
             self._cache.move_to_end(group)
             return cached
         number, index, _ = self._groups[group]
         if number not in self._opened:
-            self._opened[number] = pq.ParquetFile(self.files[number], memory_map=True)
+            self._opened[number] = pq.ParquetFile(open_input(self.files[number]))
         try:
             table = self._opened[number].read_row_group(int(index), columns=[self.column], use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
@@ -87,10 +94,3 @@ class ParquetImages:
         while len(self._cache) > 1 and sum(v.nbytes for v in self._cache.values()) > self.cache_bytes:
             self._cache.popitem(last=False)
         return values
-
-
-def holds_images(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold encoded images."""
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -38,6 +38,8 @@ def join_root(root: str, path: str, what: str) -> str:
         raise KdbiasError(
             f"{what}: {path!r} leaves the data root {root!r}; give a path below it, or another --root"
         )
+    if "://" in root:
+        return f"{root.rstrip('/')}/{path}"
     return os.path.join(root, *path.replace("\\", "/").split("/"))
 
 

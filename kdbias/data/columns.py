@@ -1,0 +1,207 @@
+"""Which columns of tabular data are ids, labels, paths, images and groups."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdbias.data.folder import FolderImages
+from kdbias.data.roots import leaves_root
+from kdbias.data.source import Images, Options, Source, make_source
+from kdbias.data.stores import StoredImages, is_uri
+from kdbias.errors import KdbiasError
+from kdbias.tables.joins import as_strings, shown
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The part each column plays.
+
+    Attributes:
+        id, label, path, image: names, None where there is no such column.
+        plain: columns of plain values (among them the above, but not the image).
+        skipped: columns of lists, structs and bytes, which are left out.
+    """
+
+    id: str | None
+    label: str | None
+    path: str | None
+    image: str | None
+    plain: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @classmethod
+    def choose(cls, data: str, schema: pa.Schema, options: Options) -> "Columns":
+        """Columns by the options, else by their usual names ``sample_id``, ``label``, ``path``, ``image``.
+
+        Raises:
+            KdbiasError: a named column does not exist or holds values of another kind, or a name occurs
+                twice.
+        """
+        if len(set(schema.names)) != len(schema.names):
+            raise KdbiasError(f"{data}: column names occur twice ({', '.join(schema.names)})")
+        for name in options.groups or ():
+            if name not in schema.names:
+                raise KdbiasError(f"{data}: no column {name!r} for groups; it has {', '.join(schema.names)}")
+        image = _image_column(data, schema, options)
+        id = _pick(data, schema, options.id_column, "sample_id", "--id-column")
+        label = _pick(data, schema, options.label_column, "label", "--label-column")
+        path = _pick(data, schema, options.path_column, "path", "--path-column")
+        others = [name for name in schema.names if name != image]
+        plain = [name for name in others if not _is_rich(schema.field(name).type)]
+        if options.groups is not None:
+            plain = [name for name in plain if name in (*options.groups, id, label, path)]
+        skipped = [name for name in others if _is_rich(schema.field(name).type)]
+        if image is None and path is None:
+            raise KdbiasError(
+                f"{data}: no column 'image' with image bytes and no column 'path'; name one with "
+                f"--image-column or --path-column; it has {', '.join(schema.names)}"
+            )
+        if id is None and path is None:
+            raise KdbiasError(
+                f"{data}: no column 'sample_id' and no paths to take ids from; name one with --id-column; "
+                f"it has {', '.join(schema.names)}"
+            )
+        return cls(id, label, path, image, tuple(plain), tuple(skipped))
+
+
+def source_of(
+    kind: str,
+    data: str,
+    table: pa.Table,
+    columns: Columns,
+    options: Options,
+    root: str,
+    stored: Callable[[], Images],
+    digest: Any,
+) -> Source:
+    """A source of the plain columns of a table.
+
+    Args:
+        table: the plain columns.
+        root: folder or URI that paths start from.
+        stored: gives the reader of the image column.
+        digest: evidence of the content.
+
+    Raises:
+        KdbiasError: no rows, rows without a path, paths that leave the root, repeated ids.
+    """
+    if not table.num_rows:
+        raise KdbiasError(f"{data}: holds no samples")
+    paths = None
+    if columns.path is not None and (columns.image is None or columns.id is None):
+        paths = relative_paths(data, table[columns.path], root, refuse=columns.image is None)
+    if columns.image is not None:
+        images = stored()
+    else:
+        images = StoredImages(root, paths) if is_uri(root) else FolderImages(root, paths)
+    labels = None if columns.label is None else _labels(table[columns.label], options.label_names)
+    used = (columns.id, columns.label, columns.path)
+    chosen = {columns.id: "sample_id", columns.label: "label"}
+    notes = [f"columns of no plain values left out: {', '.join(columns.skipped)}"] if columns.skipped else []
+    return make_source(
+        kind,
+        data,
+        ids=paths if columns.id is None else table[columns.id],
+        images=images,
+        digest=[digest, columns.id, columns.label, columns.path, columns.image, sorted(table.column_names)],
+        labels=labels,
+        groups={name: table[name] for name in table.column_names if name not in used},
+        names={name: role for name, role in chosen.items() if name is not None and name != role},
+        notes=notes,
+    )
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold encoded images: bytes, or a struct with a field ``bytes``."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def named_labels(values: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
+    """Names of integer labels 0..len(names)-1.
+
+    Raises:
+        KdbiasError: a label has no name.
+    """
+    try:
+        numbers = values.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise KdbiasError(f"label_names need integer labels ({error})") from None
+    span = pc.min_max(numbers).as_py()
+    if span["min"] is not None and (span["min"] < 0 or span["max"] >= len(names)):
+        raise KdbiasError(
+            f"labels run from {span['min']} to {span['max']}, but label_names has {len(names)} names"
+        )
+    return as_strings(pa.array(list(names), pa.large_string()).take(numbers))
+
+
+def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool = True) -> pa.Array:
+    """Paths relative to the root, with ``/``.
+
+    Args:
+        refuse: paths that leave the root are an error (they are mere names where the images lie elsewhere).
+
+    Raises:
+        KdbiasError: paths that are missing or leave the root.
+    """
+    paths = as_strings(values)
+    missing = paths.null_count + (pc.sum(pc.equal(paths, "")).as_py() or 0)
+    if missing:
+        raise KdbiasError(f"{data}: {missing:,} rows have no path; drop them, or name another --path-column")
+    base = root.rstrip("/" if is_uri(root) else os.sep) + ("/" if is_uri(root) else os.sep)
+    inside = pc.starts_with(paths, base)
+    if pc.any(inside).as_py():
+        paths = pc.if_else(inside, pc.replace_substring_regex(paths, "^.{%d}" % len(base), ""), paths)  # noqa: UP031
+    if pc.any(pc.starts_with(paths, "./")).as_py():
+        paths = pc.replace_substring_regex(paths, r"^(\./)+", "")
+    suspect = paths.filter(pc.match_substring_regex(paths, r"^[/\\]|^.:|://|(^|[/\\])\.\.([/\\]|$)|\x00"))
+    leaving = [path for path in suspect.to_pylist() if leaves_root(path) or is_uri(path)] if refuse else []
+    if leaving:
+        raise KdbiasError(
+            f"{data}: {len(leaving):,} paths leave the data root {root} ({shown(pa.array(leaving))}); give "
+            "the folder above all images as --root"
+        )
+    return paths
+
+
+def _is_rich(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) or holds_images(kind)
+
+
+def _pick(data: str, schema: pa.Schema, named: str | None, usual: str, option: str) -> str | None:
+    if named is None:
+        return usual if usual in schema.names and not _is_rich(schema.field(usual).type) else None
+    if named not in schema.names:
+        raise KdbiasError(f"{data}: no column {named!r} for {option}; it has {', '.join(schema.names)}")
+    if _is_rich(schema.field(named).type):
+        raise KdbiasError(
+            f"{data}: column {named!r} for {option} holds {schema.field(named).type}, not plain values"
+        )
+    return named
+
+
+def _image_column(data: str, schema: pa.Schema, options: Options) -> str | None:
+    named = options.image_column
+    if named is None:
+        usual = options.path_column is None and "image" in schema.names
+        return "image" if usual and holds_images(schema.field("image").type) else None
+    if named not in schema.names:
+        raise KdbiasError(f"{data}: no column {named!r} for --image-column; it has {', '.join(schema.names)}")
+    if not holds_images(schema.field(named).type):
+        raise KdbiasError(
+            f"{data}: column {named!r} holds {schema.field(named).type}, not image bytes; columns of paths "
+            "go to --path-column"
+        )
+    return named
+
+
+def _labels(values: pa.ChunkedArray, names: Sequence[str] | None) -> pa.Array:
+    if names is not None:
+        return named_labels(values, names)
+    labels = as_strings(values)
+    return pc.if_else(pc.equal(labels, ""), None, labels)

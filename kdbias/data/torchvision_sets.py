@@ -1,0 +1,220 @@
+"""Data sets of torchvision by name, from files that are already on the disk; nothing is ever downloaded."""
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.data.columns import named_labels
+from kdbias.data.decode import UnreadableImage
+from kdbias.data.source import Options, Source, make_source
+from kdbias.errors import KdbiasError
+from kdbias.optional import require
+from kdbias.progress import bar
+from kdbias.tables import fingerprints
+
+PREFIX = "torchvision"
+
+_SPLITS = ("train", "trainval", "val", "valid", "test", "extra")
+_COVERED_BY = {"trainval": "train"}  # a split that repeats the samples of another
+_LABELS = ("targets", "labels", "_labels", "_targets")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One split: its name, and the arguments that choose it."""
+
+    split: str
+    arguments: tuple[tuple[str, Any], ...]
+
+
+class TorchvisionImages:
+    """Images of torchvision data sets, opened by each process on first use.
+
+    Args:
+        name: class in ``torchvision.datasets``.
+        root: folder given to it.
+        parts: splits, one after another.
+        lengths: samples of each.
+    """
+
+    def __init__(self, name: str, root: str, parts: Sequence[_Part], lengths: Sequence[int]) -> None:
+        self.name, self.root, self.parts = name, root, tuple(parts)
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._opened: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
+
+    def read(self, row: int) -> np.ndarray:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if number not in self._opened:
+            self._opened[number] = _build(self.name, self.root, self.parts[number])
+        try:
+            image = self._opened[number][row - int(self._starts[number])][0]
+            if image.mode not in ("L", "RGB"):
+                image = image.convert("RGB")
+            return np.array(image)
+        except (OSError, ValueError, AttributeError, SyntaxError) as error:
+            raise UnreadableImage(f"{self.name} gave no image: {error}"[:200]) from None
+
+    def location(self, row: int) -> str:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return f"{self.name}/{self.parts[number].split}#{row - int(self._starts[number])}"
+
+
+def open_torchvision(data: str, options: Options) -> Source:
+    """Open ``torchvision:NAME`` (or ``torchvision:NAME?option=value&...`` for further arguments of the
+    class).
+
+    All splits that lie on the disk are opened; they become the group ``split``. Ids are "<split>/<number>",
+    labels the class names where the data set has some. The files are sought in ``options.root``, else in
+    ``$KDBIAS_DATA``. The fingerprint covers name, splits, labels and the arrays that the data set keeps in
+    memory, not single image files.
+
+    Raises:
+        KdbiasError: no such data set, files that are missing, or items that are not (image, label).
+    """
+    options.refuse_columns(data)
+    name, arguments = _parse(data)
+    root = os.path.abspath(options.root or os.environ.get("KDBIAS_DATA") or _no_root(data))
+    parts = _parts(name, root, arguments)
+    opened = [_build(name, root, part) for part in parts]
+    lengths = [len(dataset) for dataset in opened]
+    numbers = np.concatenate([_labels(data, dataset) for dataset in opened])
+    names = options.label_names or _names(opened[0], numbers)
+    labels = pa.array(numbers)
+    splits = np.repeat(np.array([part.split for part in parts], object), lengths)
+    ids = [f"{part.split}/{i:06d}" for part, n in zip(parts, lengths, strict=True) for i in range(n)]
+    contents = [fingerprints.of_arrays(_array(dataset)) for dataset in opened]
+    images = TorchvisionImages(name, root, parts, lengths)
+    images._opened = dict(enumerate(opened))
+    return make_source(
+        PREFIX,
+        data,
+        pa.array(ids, pa.large_string()),
+        images,
+        [name, arguments, contents, fingerprints.of_arrays(numbers)],
+        labels=named_labels(labels, names) if names else labels,
+        groups={"split": pa.array(splits, pa.large_string())},
+    )
+
+
+def _no_root(data: str) -> str:
+    raise KdbiasError(f"{data}: where are its files? Give --root FOLDER or set KDBIAS_DATA")
+
+
+def _parse(data: str) -> tuple[str, dict[str, Any]]:
+    name, _, text = data.removeprefix(f"{PREFIX}:").partition("?")
+    arguments: dict[str, Any] = {}
+    for item in filter(None, text.split("&")):
+        key, sign, value = item.partition("=")
+        if not sign or key in ("root", "download", "transform", "target_transform", "loader"):
+            raise KdbiasError(
+                f"{data}: {item!r} is no option; write torchvision:NAME?option=value&option=value"
+            )
+        literal = {"true": True, "false": False}.get(value.lower(), value)
+        arguments[key] = int(value) if value.isdigit() else literal
+    return name, arguments
+
+
+def _class(name: str) -> Any:
+    datasets = require("torchvision.datasets", package="torchvision")
+    found = getattr(datasets, name, None) if name in datasets.__all__ else None
+    if found is None or not inspect.isclass(found):
+        close = [known for known in datasets.__all__ if known.lower() == name.lower()]
+        hint = f"; did you mean {close[0]}?" if close else ", see torchvision.datasets"
+        raise KdbiasError(f"torchvision:{name}: there is no such data set{hint}")
+    return found
+
+
+def _parts(name: str, root: str, arguments: dict[str, Any]) -> list[_Part]:
+    """The splits that are on the disk."""
+    parameters = {p for kind in inspect.getmro(_class(name))[:-1] for p in inspect.signature(kind).parameters}
+    fixed = tuple(sorted(arguments.items()))
+    if "train" in parameters and "train" not in arguments:
+        choices: list[tuple[str, tuple[str, Any]]] = [("train", ("train", True)), ("test", ("train", False))]
+    elif "split" in parameters and "split" not in arguments:
+        choices = [(split, ("split", split)) for split in _SPLITS]
+    else:
+        return [_checked(name, root, _Part(str(arguments.get("split", "all")), fixed))]
+    found: list[_Part] = []
+    problem = ""
+    for split, choice in choices:
+        if any(_COVERED_BY.get(split) == part.split for part in found):
+            continue
+        try:
+            found.append(_checked(name, root, _Part(split, (*fixed, choice))))
+        except KdbiasError as error:
+            problem = problem or str(error)
+    if not found:
+        raise KdbiasError(problem)
+    return found
+
+
+def _checked(name: str, root: str, part: _Part) -> _Part:
+    _build(name, root, part)
+    return part
+
+
+def _build(name: str, root: str, part: _Part) -> Any:
+    """The data set; whatever keeps it from opening is an error that says how to get it."""
+    arguments = dict(part.arguments)
+    kind = _class(name)
+    if "download" in inspect.signature(kind).parameters:
+        arguments["download"] = False  # a few classes would download by default
+    try:
+        return kind(root, **arguments)
+    except ImportError as error:
+        raise KdbiasError(f"torchvision:{name} needs another library ({error})") from None
+    except Exception as error:  # each class has its own way to say that files are missing
+        reason = " ".join(str(error).split()).partition(" You can use download")[0]
+        raise KdbiasError(
+            f"torchvision:{name} cannot be opened in {root} ({reason}); kdbias downloads nothing: fetch it "
+            f"first with torchvision.datasets.{name}({root!r}, download=True)"
+        ) from None
+
+
+def _labels(data: str, dataset: Any) -> np.ndarray:
+    """(n,) int64 labels, without decoding the images where the data set keeps them in a list."""
+    for attribute in _LABELS:
+        values = getattr(dataset, attribute, None)
+        if values is None or len(values) != len(dataset):
+            continue
+        array = np.asarray(values)
+        if array.ndim == 1 and array.dtype.kind in "iu":
+            return array.astype(np.int64)
+    labels = np.empty(len(dataset), np.int64)
+    with bar(len(dataset), "images", "labels") as progress:
+        for i in range(len(dataset)):
+            item = dataset[i]
+            if not isinstance(item, tuple) or len(item) < 2 or not isinstance(item[1], int | np.integer):
+                raise KdbiasError(
+                    f"{data}: its items are not (image, whole number), so kdbias cannot read it"
+                )
+            labels[i] = int(item[1])
+            progress.update(1)
+    return labels
+
+
+def _names(dataset: Any, labels: np.ndarray) -> list[str] | None:
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    fits = len(set(names)) == len(names) and labels.min() >= 0 and labels.max() < len(names)
+    return list(names) if fits else None
+
+
+def _array(dataset: Any) -> np.ndarray | None:
+    values = getattr(dataset, "data", None)
+    if values is None:
+        return None
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        return None
+    return array if array.dtype.kind in "uif" else None
