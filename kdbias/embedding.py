@@ -17,7 +17,7 @@ from kdbias.data import open_data
 from kdbias.device import resolve_device
 from kdbias.embedding_engine import run_teacher, take_precomputed, write_units
 from kdbias.embedding_plan import Plan, rank_and_world
-from kdbias.embedding_units import Parts
+from kdbias.embedding_units import Parts, disk_errors
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_parts import STORES
 from kdbias.tables.embedding_table import STAGE
@@ -163,7 +163,8 @@ def embed(
     if plan:
         return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.units))
     inputs = {"data": source.fingerprint, "teacher": network.fingerprint}
-    run = _open_run(Path(output), config, inputs, overwrite, rank, world)
+    with disk_errors(Path(output)):
+        run = _open_run(Path(output), config, inputs, overwrite, rank, world)
     if run.state == "finished":
         counts = run.record["counts"]
         progress.say(f"{run.out} is finished already ({counts['samples']:,} samples); nothing to do")
@@ -241,7 +242,8 @@ def _conclude(parts: Parts, todo: Plan, details: dict[str, Any]) -> EmbedResult:
         samples = sum(record["rows"] for record in complete)
         failures = sum(record["failures"] for record in complete)
         return EmbedResult(parts.run.out, "partial", samples, failures, todo.dim, len(complete))
-    seconds = parts.finish(complete, details)
+    with disk_errors(parts.run.out):
+        seconds = parts.finish(complete, details)
     counts = parts.run.record["counts"]
     result = EmbedResult(
         parts.run.out, "finished", counts["samples"], counts["failures"], todo.dim, counts["parts"], seconds

@@ -71,7 +71,7 @@ class _Feed:
         self.teacher, self.source, self.on_error, self.flip = teacher, source, on_error, flip
         self.waited = 0.0
         self._pending: deque[Batch] = deque()
-        self._checked = False
+        self._unchecked = True
 
     def embedded(
         self, batches: Iterator[Batch]
@@ -87,6 +87,9 @@ class _Feed:
                 continue
             while not len(self._pending[0].rows):
                 yield self._pending.popleft(), [], {}
+            if self._unchecked:
+                require_consistent(self.teacher, self._pending[0].images.numpy(), collected[0])
+                self._unchecked = False
             elapsed = time.perf_counter() - begun
             yield self._pending.popleft(), collected, {"elapsed": elapsed, "wait": self.waited}
             collected, self.waited, begun = [], 0.0, time.perf_counter()
@@ -109,9 +112,6 @@ class _Feed:
             self._pending.append(batch)
             if not len(batch.rows):
                 continue
-            if not self._checked:
-                require_consistent(self.teacher, batch.images.numpy())
-                self._checked = True
             yield batch.images
             if self.flip:
                 yield batch.images.flip(2)
@@ -147,19 +147,20 @@ def _by_unit(
         yield unit, UnitResult(np.concatenate(rows), blocks[0], flipped, failures, seconds)
 
 
-def require_consistent(teacher: Teacher, images: np.ndarray) -> float:
-    """Embed the images of one batch again one by one and compare; returns the lowest cosine.
+def require_consistent(teacher: Teacher, images: np.ndarray, embedded: np.ndarray | None = None) -> float:
+    """Embed images of one batch (at most 32) again one by one and compare; returns the lowest cosine.
 
-    images: uint8 (b, h, w, c). A network exported for one batch size can silently spoil others.
+    images: uint8 (b, h, w, c); embedded: (b, d) what the teacher gave for the whole batch, if known.
+    A network exported for one batch size can silently spoil others.
     Raises KdbiasError where a cosine is not above 0.999.
     """
     count = len(images)
     if count < 2:
         return 1.0
-    together = teacher.embed(images).astype(np.float64)
+    together = teacher.embed(images) if embedded is None else embedded
     picked = np.unique(np.linspace(0, count - 1, min(count, _CHECKED_ROWS)).astype(np.intp))
     alone = np.concatenate([teacher.embed(images[i : i + 1]) for i in picked]).astype(np.float64)
-    together = together[picked]
+    together = together[picked].astype(np.float64)
     # Zero and non-finite vectors are refused later, by id; here they would only cloud the message.
     scale = np.linalg.norm(together, axis=1) * np.linalg.norm(alone, axis=1)
     sound = np.isfinite(scale) & (scale > 0)
@@ -176,17 +177,6 @@ def require_consistent(teacher: Teacher, images: np.ndarray) -> float:
     return lowest
 
 
-def _write(parts: Parts, unit: Unit, result: UnitResult) -> None:
-    try:
-        parts.write(unit, result)
-    except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise KdbiasError(
-            f"cannot write to {parts.run.out} ({reason}); mend that and run the same command again: "
-            "finished parts are kept"
-        ) from error
-
-
 def write_units(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> None:
     """Write units as they come, one behind, so that the device does not wait for the disk."""
     writing: Future[None] | None = None
@@ -194,6 +184,6 @@ def write_units(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> Non
         for unit, result in results:
             if writing is not None:
                 writing.result()
-            writing = writer.submit(_write, parts, unit, result)
+            writing = writer.submit(parts.write, unit, result)
         if writing is not None:
             writing.result()

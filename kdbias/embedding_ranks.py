@@ -60,7 +60,10 @@ def _meet(world: int) -> bool:
 
     if not dist.is_available():
         return False
-    if not dist.is_initialized():
+    ours = not dist.is_initialized()
+    if ours:
         dist.init_process_group("gloo", world_size=world, timeout=_PATIENCE)
     dist.barrier()
+    if ours:
+        dist.destroy_process_group()
     return True

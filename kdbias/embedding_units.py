@@ -7,7 +7,9 @@ whatever else a killed process left is made again.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,18 @@ class UnitResult:
     seconds: dict[str, float]
 
 
+@contextlib.contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn a full or failing disk into one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise KdbiasError(
+            f"cannot write to {out} ({reason}); mend that and run the same command again: finished parts are kept"
+        ) from error
+
+
 class Parts:
     """Writes and finds the parts of one run."""
 
@@ -81,8 +95,13 @@ class Parts:
     def write(self, unit: Unit, result: UnitResult) -> None:
         """Normalise and write one unit, then its record.
 
-        Raises KdbiasError naming the ids where the teacher gave NaN, infinity or zero vectors.
+        Raises KdbiasError naming the ids where the teacher gave NaN, infinity or zero vectors, and where the
+        disk is full.
         """
+        with disk_errors(self.run.out):
+            self._write(unit, result)
+
+    def _write(self, unit: Unit, result: UnitResult) -> None:
         taken = pa.array(result.rows)
         ids = self.source.ids.take(taken)
         labels = None if self.source.labels is None else self.source.labels.take(taken)

@@ -284,6 +284,28 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(images, teacher, tmp_pa
     assert_table_is(out, expected(images))
 
 
+def test_full_tmpfs_is_one_line_and_the_run_goes_on_later(images, teacher, tmp_path) -> None:
+    import subprocess
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        with pytest.raises(KdbiasError, match=r"cannot write to .*[Nn]o space left.*finished parts are kept"):
+            run(images, disk / "out", teacher, rows_per_part=2)
+        made = len(list((disk / "out").glob("part-*.parquet")))
+        assert 0 < made < 21
+        subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+        run(images, disk / "out", teacher, rows_per_part=2)
+        assert_table_is(disk / "out", expected(images))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_a_damaged_or_missing_part_is_made_again(images, teacher, tmp_path) -> None:
     out = tmp_path / "out"
     fingerprint = run(images, out, teacher) and EmbeddingTable.open(out).fingerprint
@@ -341,6 +363,35 @@ def test_ranks_share_the_parts_and_the_last_one_finishes(images, teacher, tmp_pa
     shared, alone = EmbeddingTable.open(tmp_path / "shared"), EmbeddingTable.open(tmp_path / "alone")
     assert shared.fingerprint == alone.fingerprint
     assert np.array_equal(shared.vectors(), alone.vectors())
+
+
+def embed_as_rank(rank: int, port: int, images: Path, out: Path, teacher: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        run(images, out, teacher, overwrite=True)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def test_two_processes_at_once_meet_and_share_the_parts(images, teacher, tmp_path) -> None:
+    import socket
+
+    run(images, tmp_path / "alone", teacher)
+    run(images, tmp_path / "shared", teacher, flip=True)  # something to overwrite
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    arguments = (port, images, tmp_path / "shared", teacher)
+    ranks = [fork.Process(target=embed_as_rank, args=(rank, *arguments)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    shared, alone = EmbeddingTable.open(tmp_path / "shared"), EmbeddingTable.open(tmp_path / "alone")
+    assert shared.fingerprint == alone.fingerprint
 
 
 def test_impossible_rank_is_refused(images, teacher, tmp_path, monkeypatch) -> None:
