@@ -8,7 +8,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 
-# {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart, so rounding is off by 13 % at most. Doubling
+# {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart: rounding is off by 13 % at most. Doubling
 # stays on the grid, and the kernel at 2t is the square of that at t: a sweep takes at most 3 exponentials.
 GRID = tuple(float(f"{(1.0, 1.25, 1.6)[i % 3] * 2.0 ** (i // 3 - 1):g}") for i in range(22))
 
