@@ -1,18 +1,16 @@
-"""What a student learns from: teacher vectors (`l2e`, `cosine`) or labels (`softmax`, `arcface`).
+"""What a student learns from: teacher vectors (l2e, cosine, rkd, ...), labels (softmax, arcface), or both.
 
-Every loss is a module called with (embedding, target, label) that returns a scalar, the mean over the batch:
-
-embedding  (b, dim) raw output of the network
-target     (b, dim) unit teacher vectors, or None
-label      (b,) int64 class numbers 0 .. classes-1, or None
-
-A new loss is a class here with `needs` and a line in `LOSSES`. Class centres are parameters of the loss: give
-them to the optimiser with the network's.
+Every loss is a module called with (embedding, lesson) that returns a scalar, the mean over the batch;
+`embedding` is the raw output (b, dim) of the network. A new loss is a class here that says in `needs` which
+fields of the lesson it reads, and a line in `LOSSES`. Class centres are parameters of the loss.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -23,33 +21,72 @@ from kdbias.errors import KdbiasError
 
 # Distance of a cosine from +-1 below which the gradient of an angle is no longer finite in float32.
 _EPS = 1e-6
+# Triplets grow with the cube of the batch: angles are compared among this many of its (randomly drawn)
+# samples.
+_ANGLE_SAMPLES = 64
+
+
+@dataclass
+class Lesson:
+    """What is known about the images of a batch; None where no loss asks for it.
+
+    target  (b, dim) float32 unit teacher vectors
+    norm    (b,) float32 L2 norms of the teacher's vectors before they were made unit
+    label   (b,) int64 class numbers 0 .. classes-1
+    """
+
+    target: Tensor | None = None
+    norm: Tensor | None = None
+    label: Tensor | None = None
 
 
 class Loss(nn.Module):
-    """Base of all losses: `needs` says what a batch must bring ("target", "label")."""
+    """Base of all losses. `needs` names the fields of `Lesson` that `forward` reads."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset({"target"})
 
-    def __init__(self, dim: int, classes: int | None) -> None:
+    def __init__(self, dim: int, classes: int | None, options: Mapping[str, float]) -> None:
         super().__init__()
 
 
 class L2E(Loss):
     """Mean squared Euclidean distance of unit embeddings, |s/|s| - t|^2 = 2 - 2 cos(s, t), in [0, 4]."""
 
-    needs = frozenset({"target"})
+    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+        return (_unit(embedding) - _given(lesson.target)).square().sum(1).mean()
 
-    def forward(self, embedding: Tensor, target: Tensor, label: Tensor | None = None) -> Tensor:
-        return (_unit(embedding) - target).square().sum(1).mean()
+
+class RawL2E(Loss):
+    """Mean squared error per coordinate of raw embeddings: the student learns the teacher's norms as well."""
+
+    needs = frozenset({"target", "norm"})
+
+    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+        target = _given(lesson.target) * _given(lesson.norm)[:, None]
+        return (embedding.float() - target).square().mean()
 
 
 class Cosine(Loss):
     """Mean of 1 - cos(s, t), in [0, 2]: half of `l2e`."""
 
-    needs = frozenset({"target"})
+    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+        return 1 - (_unit(embedding) * _given(lesson.target)).sum(1).mean()
 
-    def forward(self, embedding: Tensor, target: Tensor, label: Tensor | None = None) -> Tensor:
-        return 1 - (_unit(embedding) * target).sum(1).mean()
+
+class Relational(Loss):
+    """Distances and angles within the batch, not places on the sphere (RKD; Park et al. 2019, eqs. 4-9).
+
+    Huber loss between the student's and the teacher's pair distances, each divided by its batch mean, plus
+    twice that between the cosines of the angles of triplets (the paper's ratio), of unit embeddings. Teacher
+    and student may differ in dimension. Pairs of the same image, drawn twice, count as distance zero.
+    """
+
+    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+        student, teacher = _unit(embedding), _given(lesson.target)
+        with torch.autocast(student.device.type, enabled=False):
+            distance = functional.smooth_l1_loss(_scaled_distances(student), _scaled_distances(teacher))
+            angle = functional.smooth_l1_loss(_angles(student), _angles(teacher))
+        return distance + 2 * angle
 
 
 class Softmax(Loss):
@@ -57,67 +94,161 @@ class Softmax(Loss):
 
     needs = frozenset({"label"})
 
-    def __init__(self, dim: int, classes: int | None) -> None:
-        super().__init__(dim, classes)
+    def __init__(self, dim: int, classes: int | None, options: Mapping[str, float]) -> None:
+        super().__init__(dim, classes, options)
         self.classifier = nn.Linear(dim, _checked(classes))
 
-    def forward(self, embedding: Tensor, target: Tensor | None, label: Tensor) -> Tensor:
-        return functional.cross_entropy(self.classifier(embedding.float()), label)
+    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+        with torch.autocast(embedding.device.type, enabled=False):
+            return functional.cross_entropy(self.classifier(embedding.float()), _given(lesson.label))
 
 
-class ArcFace(Loss):
-    """Cross-entropy of scaled cosines to class centres, the own class moved away by an angle (in nats).
-
-    The logit of the own class is scale * cos(theta + margin) (Deng et al. 2019, eq. 3). Where theta + margin
-    would pass pi, cos(theta) - margin * sin(margin) continues it, so that it still falls as theta grows.
-    """
+class MarginSoftmax(Loss):
+    """Cross-entropy (nats) of `scale` * cosine to class centres, the own class's cosine lowered."""
 
     needs = frozenset({"label"})
-    margin, scale = 0.5, 64.0
+    margin: float
 
-    def __init__(self, dim: int, classes: int | None) -> None:
-        super().__init__(dim, classes)
+    def __init__(self, dim: int, classes: int | None, options: Mapping[str, float]) -> None:
+        super().__init__(dim, classes, options)
+        self.scale = options.get("scale", 64.0)
+        self.margin = options.get("margin", type(self).margin)
         self.centres = nn.Parameter(torch.empty(_checked(classes), dim).normal_(0, 0.01))
 
-    def forward(self, embedding: Tensor, target: Tensor | None, label: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+        label = _given(lesson.label)
         # Cosines near +-1 need float32 whatever the network computes in.
         with torch.autocast(embedding.device.type, enabled=False):
-            cosines = _unit(embedding) @ _unit(self.centres).T
-            cosines = cosines.clamp(-1 + _EPS, 1 - _EPS)
+            cosines = (_unit(embedding) @ _unit(self.centres).T).clamp(-1 + _EPS, 1 - _EPS)
             own = cosines.gather(1, label[:, None])
-            logits = cosines.scatter(1, label[:, None], self._moved(own))
+            logits = cosines.scatter(1, label[:, None], self.lowered(own))
             return functional.cross_entropy(self.scale * logits, label)
 
-    def _moved(self, cosine: Tensor) -> Tensor:
+    def lowered(self, cosine: Tensor) -> Tensor:
+        """The own class's logit before scaling."""
+        raise NotImplementedError
+
+
+class ArcFace(MarginSoftmax):
+    """cos(theta + margin) for the own class (Deng et al. 2019, eq. 3).
+
+    Where theta + margin would pass pi, cos(theta) - margin * sin(margin) continues it, so that it still
+    falls as theta grows.
+    """
+
+    margin = 0.5
+
+    def lowered(self, cosine: Tensor) -> Tensor:
         sine = (1 - cosine.square()).sqrt()
         moved = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
-        return torch.where(
-            cosine > -math.cos(self.margin), moved, cosine - self.margin * math.sin(self.margin)
-        )
+        beyond = cosine - self.margin * math.sin(self.margin)
+        return torch.where(cosine > -math.cos(self.margin), moved, beyond)
 
 
-LOSSES: dict[str, type[Loss]] = {"l2e": L2E, "cosine": Cosine, "softmax": Softmax, "arcface": ArcFace}
+class CosFace(MarginSoftmax):
+    """cos(theta) - margin for the own class (Wang et al. 2018, eq. 4)."""
+
+    margin = 0.4
+
+    def lowered(self, cosine: Tensor) -> Tensor:
+        return cosine - self.margin
 
 
-def build_loss(name: str, *, dim: int, classes: int | None = None) -> Loss:
-    """The loss `name` (a key of `LOSSES`) for embeddings of `dim` numbers and (on labels) `classes`.
+LOSSES: dict[str, type[Loss]] = {
+    "l2e": L2E,
+    "l2e-raw": RawL2E,
+    "cosine": Cosine,
+    "rkd": Relational,
+    "softmax": Softmax,
+    "arcface": ArcFace,
+    "cosface": CosFace,
+}
 
-    Raises KdbiasError for an unknown name, or fewer than two classes where labels are needed.
+
+class WeightedSum(nn.Module):
+    """Sum of factor * loss; `parts` (terms,) are the last call's detached summands, in order of `names`."""
+
+    def __init__(self, factors: list[float], losses: list[Loss], names: list[str]) -> None:
+        super().__init__()
+        self.factors, self.names = factors, names
+        self.losses = nn.ModuleList(losses)
+        self.parts = torch.zeros(len(names))
+
+    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+        summands = [f * loss(embedding, lesson) for f, loss in zip(self.factors, self.losses, strict=True)]
+        stacked = torch.stack(summands)
+        self.parts = stacked.detach()
+        return stacked.sum()
+
+
+def build_loss(
+    text: str, *, dim: int, classes: int | None = None, options: Mapping[str, float] | None = None
+) -> WeightedSum:
+    """The loss that `text` names, a key of `LOSSES` or a sum such as "l2e+0.5*arcface".
+
+    `options` are "scale" and "margin" of arcface and cosface. Raises KdbiasError for an unknown name, or
+    fewer than two classes where labels are needed.
     """
-    if name not in LOSSES:
-        raise KdbiasError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
-    return LOSSES[name](dim, classes)
+    terms = parse_loss(text)
+    losses = [LOSSES[name](dim, classes, options or {}) for _, name in terms]
+    return WeightedSum([factor for factor, _ in terms], losses, [name for _, name in terms])
 
 
-def loss_needs(name: str) -> frozenset[str]:
-    """What the loss `name` needs of a batch: "target", "label" or both."""
-    if name not in LOSSES:
-        raise KdbiasError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
-    return LOSSES[name].needs
+def loss_needs(text: str) -> frozenset[str]:
+    """Which fields of `Lesson` the loss needs."""
+    return frozenset().union(*(LOSSES[name].needs for _, name in parse_loss(text)))
+
+
+def parse_loss(text: str) -> list[tuple[float, str]]:
+    """(factor, name) of each term of "l2e", "l2e+0.5*arcface", ...; refuses what it does not know."""
+    terms = []
+    for term in text.split("+"):
+        match = re.fullmatch(r"\s*(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*)?\s*([a-z0-9-]+)\s*", term)
+        if match is None or match[2] not in LOSSES:
+            raise KdbiasError(
+                f"unknown loss {text!r}; known: {', '.join(LOSSES)}, and sums such as l2e+0.5*arcface"
+            )
+        terms.append((_factor(match[1] or "1", text), match[2]))
+    if len({name for _, name in terms}) < len(terms):
+        raise KdbiasError(f"loss {text!r} names a term twice: add their factors")
+    return terms
+
+
+def _factor(text: str, loss: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise KdbiasError(f"loss {loss!r}: the factor {text!r} should be a number above 0")
+    return value
+
+
+def _scaled_distances(x: Tensor) -> Tensor:
+    # The square root has no gradient at zero; identical samples (drawn twice) stay at a constant tiny
+    # distance.
+    gram = x @ x.T
+    squares = gram.diagonal()[:, None] + gram.diagonal()[None, :] - 2 * gram
+    distances = squares.clamp_min(_EPS).sqrt()
+    apart = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    distances = distances[apart]
+    return distances / distances.detach().mean().clamp_min(_EPS)
+
+
+def _angles(x: Tensor) -> Tensor:
+    """(m, m, m) cosine of the angle at the first point between the other two."""
+    x = x[:_ANGLE_SAMPLES]
+    directions = functional.normalize(x[None, :, :] - x[:, None, :], dim=2, eps=1e-3)
+    return directions @ directions.transpose(1, 2)
 
 
 def _unit(vectors: Tensor) -> Tensor:
     return functional.normalize(vectors.float(), dim=1)
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None, "the lesson lacks what the loss says it needs"
+    return value
 
 
 def _checked(classes: int | None) -> int:

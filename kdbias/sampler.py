@@ -18,7 +18,86 @@ from kdbias.tables.joins import align
 from kdbias.tables.weight_manifest import read_manifest, validate_weights
 
 
-class ManifestSampler(WeightedRandomSampler):
+class Epochs:
+    """Where a draw stands: epoch and position, kept by every sampler here in the same way.
+
+    epoch      number of the pass
+    position   draws of this epoch that all ranks together have taken
+    """
+
+    epoch = 0
+    position = 0
+    num_draws: int
+    world_size: int
+    _begun = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start `epoch` (>= 0) with the next pass; a position just loaded for that same epoch is kept."""
+        if epoch != self.epoch or self._begun:
+            self.epoch, self.position = epoch, 0
+        self._begun = False
+
+    def state_dict(self, position: int | None = None) -> dict[str, Any]:
+        """Where the draw stands, in plain values.
+
+        `position` is the number of draws of this epoch that all ranks together have used up. Give it where a
+        DataLoader with workers fetches ahead: the sampler only knows what it handed out.
+        """
+        return {
+            "epoch": self.epoch,
+            "position": self.position if position is None else position,
+            **self._identity(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at a state, with the same or another world size; refuses one of another draw by key."""
+        own = self._identity()
+        differing = [f"{k}: {state.get(k)!r} -> {v!r}" for k, v in own.items() if state.get(k) != v]
+        if differing:
+            raise KdbiasError(f"the sampler's state belongs to another draw ({'; '.join(differing)})")
+        self.epoch, self.position, self._begun = int(state["epoch"]), int(state["position"]), False
+        if self.num_draws - self.position < self._smallest_step():
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def drawn(self, epoch: int, position: int | None = None) -> dict[str, float]:
+        """What an epoch really drew up to `position` (default: all of it), counted.
+
+        Returns unique_fraction (distinct samples / samples of positive weight) and ess_fraction (Kish
+        effective sample size of the counts / the same).
+        """
+        counts, candidates = self._counts(epoch, position)
+        counts = counts.astype(np.float64)
+        squares = float(counts @ counts)
+        ess = float(counts.sum()) ** 2 / squares if squares else 0.0
+        return {
+            "unique_fraction": float(np.count_nonzero(counts)) / candidates,
+            "ess_fraction": ess / candidates,
+        }
+
+    def _begin(self) -> None:
+        # A pass that is begun again without set_epoch, be the last one finished or abandoned, is the next
+        # epoch: repeating the same first batches for ever would be a silent catastrophe.
+        if self._begun:
+            self.epoch, self.position = self.epoch + 1, 0
+        self._begun = True
+
+    def _after(self, taken: int) -> int:
+        return min(self.position + taken * self.world_size, self.num_draws)
+
+    def _smallest_step(self) -> int:
+        """Draws below which nothing can be given out any more."""
+        raise NotImplementedError
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree with to be continued."""
+        raise NotImplementedError
+
+    def _counts(self, epoch: int, position: int | None) -> tuple[np.ndarray, int]:
+        """(how often each sample was drawn, samples that can be drawn)."""
+        raise NotImplementedError
+
+
+class ManifestSampler(Epochs, WeightedRandomSampler):
     """A `WeightedRandomSampler` whose order is a pure function of (weights, mode, seed, epoch).
 
     Every rank computes its slice rank::world_size of one global order, so ranks never overlap by accident and
@@ -50,16 +129,13 @@ class ManifestSampler(WeightedRandomSampler):
     ) -> None:
         array = validate_weights(np.asarray(weights, dtype=np.float64))
         draws = len(array) if num_samples is None else int(num_samples)
-        self.rank, self.world_size = _place(rank, world_size)
+        self.rank, self.world_size = place(rank, world_size)
         check_mode(mode)
         if seed < 0:
             raise KdbiasError(f"seed {seed} is negative: use a whole number >= 0")
         if draws < self.world_size:
             raise KdbiasError(f"{draws} draws an epoch cannot be shared by {self.world_size} ranks")
         self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
-        self.epoch = 0
-        self.position = 0  # draws of this epoch that all ranks together have taken
-        self._begun = False
         self._array = array
         self._order: tuple[int, EpochOrder] | None = None
         self._fingerprint: str | None = None
@@ -113,56 +189,16 @@ class ManifestSampler(WeightedRandomSampler):
         """Draws of this rank in a whole epoch."""
         return self._share(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Start `epoch` (>= 0) with the next pass; a position just loaded for that same epoch is kept."""
-        if epoch != self.epoch or self._begun:
-            self.epoch, self.position = epoch, 0
-        self._begun = False
+    def steps(self, batch_size: int) -> int:
+        """Batches of `batch_size` that `batches` gives this rank in an epoch."""
+        full, rest = divmod(len(self), batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
 
-    def state_dict(self, position: int | None = None) -> dict[str, Any]:
-        """Where the draw stands, in plain values.
-
-        `position` is the number of draws of this epoch that all ranks together have used up. Give it where a
-        DataLoader with workers fetches ahead: the sampler only knows what it handed out.
-        """
-        return {
-            "epoch": self.epoch,
-            "position": self.position if position is None else position,
-            **self._identity(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at a state, with the same or another world size; refuses one of another draw by key."""
-        own = self._identity()
-        differing = [f"{k}: {state.get(k)!r} -> {v!r}" for k, v in own.items() if state.get(k) != v]
-        if differing:
-            raise KdbiasError(f"the sampler's state belongs to another draw ({'; '.join(differing)})")
-        self.epoch, self.position, self._begun = int(state["epoch"]), int(state["position"]), False
-        left = self.num_draws - self.position
-        if left < (self.world_size if self.drop_last else 1):
-            self.epoch, self.position = self.epoch + 1, 0
-
-    def drawn(self, epoch: int, position: int | None = None) -> dict[str, float]:
-        """What an epoch really drew up to `position` (default: all of it), counted.
-
-        Returns unique_fraction (distinct samples / samples of positive weight) and ess_fraction (Kish
-        effective sample size of the counts / the same).
-        """
-        counts = self.order(epoch).counts(len(self._array), position).astype(np.float64)
-        candidates = int(np.count_nonzero(self._array))
-        squares = float(counts @ counts)
-        ess = float(counts.sum()) ** 2 / squares if squares else 0.0
-        return {
-            "unique_fraction": float(np.count_nonzero(counts)) / candidates,
-            "ess_fraction": ess / candidates,
-        }
-
-    def _begin(self) -> None:
-        # A pass that is begun again without set_epoch, be the last one finished or abandoned, is the next
-        # epoch: repeating the same first batches for ever would be a silent catastrophe.
-        if self._begun:
-            self.epoch, self.position = self.epoch + 1, 0
-        self._begun = True
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """`blocks`, less a last one of a single row: batch norm has no variance to take from it."""
+        for block in self.blocks(batch_size):
+            if len(block) > 1 or len(self) == 1:
+                yield block
 
     def _remaining(self, size: int) -> Iterator[np.ndarray]:
         start, stop = self.position, self.num_draws
@@ -170,14 +206,17 @@ class ManifestSampler(WeightedRandomSampler):
             stop = start + self._share(start) * self.world_size
         return self.order().blocks(start + self.rank, stop, self.world_size, size)
 
-    def _after(self, taken: int) -> int:
-        return min(self.position + taken * self.world_size, self.num_draws)
-
     def _share(self, position: int) -> int:
         left = self.num_draws - position
         return (
             left // self.world_size if self.drop_last else max(0, -(-(left - self.rank) // self.world_size))
         )
+
+    def _smallest_step(self) -> int:
+        return self.world_size if self.drop_last else 1
+
+    def _counts(self, epoch: int, position: int | None) -> tuple[np.ndarray, int]:
+        return self.order(epoch).counts(len(self._array), position), int(np.count_nonzero(self._array))
 
     def _identity(self) -> dict[str, Any]:
         if self._fingerprint is None:
@@ -190,7 +229,8 @@ class ManifestSampler(WeightedRandomSampler):
         }
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """The given rank and world size, else those of torch.distributed, else 0 of 1."""
     if (rank is None) != (world_size is None):
         raise KdbiasError(f"rank={rank}, world_size={world_size}: give both or neither")
     if rank is None or world_size is None:

@@ -17,7 +17,7 @@ DECAYS: dict[str, Callable[[float, Sequence[float]], float]] = {
 
 
 def rate_factor(
-    step: int, steps: int, *, schedule: str, warmup_steps: int = 0, milestones: Sequence[float] = ()
+    step: int, steps: int, schedule: str, warmup_steps: int = 0, milestones: Sequence[float] = ()
 ) -> float:
     """Factor in (0, 1] on the learning rate for `step` (0 .. steps-1).
 

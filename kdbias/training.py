@@ -2,17 +2,17 @@
 
     kdbias train images/ -o student --embeddings emb --weights weights.parquet
     kdbias train images/ -o teacher --loss arcface --student torchvision:resnet18
+    torchrun --nproc-per-node 8 -m kdbias.cli train faces.rec -o student --embeddings emb --student
+    mobilefacenet
 
-One loop, without callbacks. What a step needs stands in `training_data`, what a run leaves in
-`training_record`, the options and their defaults in `training_config`.
+One loop, without callbacks. Options and defaults: `training_config`. Inputs: `training_data`,
+`training_images`. Parts of a step: `training_step`, `losses`. What a run leaves: `training_record`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbias.device import resolve_device
 from kdbias.errors import KdbiasError
-from kdbias.losses import build_loss, loss_needs
+from kdbias.identity_sampler import IdentitySampler
+from kdbias.losses import build_loss
 from kdbias.networks import build_network
 from kdbias.networks.saved import save_network
-from kdbias.progress import bar, say
+from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler import ManifestSampler
 from kdbias.schedules import rate_factor
 from kdbias.tables import provenance
 from kdbias.tables.run_record import Run
 from kdbias.training_config import TrainingConfig
-from kdbias.training_data import TrainingSet, index_batches, open_images, open_training_set
+from kdbias.training_data import TrainingSet, open_training_set
+from kdbias.training_images import open_images
+from kdbias.training_processes import Processes, join_processes
 from kdbias.training_record import Meter, Record
+from kdbias.training_step import (
+    Learner,
+    RunningAverage,
+    build_optimiser,
+    draw_flips,
+    mirror,
+    reproducible,
+    seed_step,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ def train(
     `options` are the fields of `kdbias.training_config.TrainingConfig` (student, loss, embeddings, weights,
     epochs, batch_size, lr, seed, device, ...); `config` names a TOML file with the same keys, and options win
     over it. The same call again resumes an interrupted run exactly, or finds it finished and does nothing.
+    Under torchrun the processes share every batch.
 
     resume     refuse to begin a new run
     overwrite  begin anew whatever is there
@@ -83,158 +95,174 @@ def train(
     that differ are named), or a loss that is no longer a number.
     """
     cfg = TrainingConfig.read(config, options)
-    needs = loss_needs(cfg.loss)
-    device = torch.device(resolve_device(cfg.device))
-    samples = open_training_set(Path(data), cfg, needs)
-    run = Run.open(output, "train", cfg.identity(), samples.inputs, overwrite)
-    if run.state == "finished":
-        say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
-        return _result(run, already_finished=True)
-    record = Record(run.out)
-    if resume and not record.has_checkpoint:
-        raise KdbiasError(f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start")
-
-    with reproducible(cfg, device):
-        dim = cfg.dim or (samples.targets.shape[1] if samples.targets is not None else 128)
-        how: dict[str, Any] = {
-            "dim": dim,
-            "channels": samples.preprocessing.channels,
-            "image_size": samples.preprocessing.size,
-        }
-        network = build_network(cfg.student, **how).to(memory_format=torch.channels_last).to(device)
-        loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None).to(device)
-        if samples.targets is not None and samples.targets.shape[1] != dim:
+    with (
+        join_processes(cfg.device) as processes,
+        quiet(not processes.main or is_quiet()),
+        reproducible(cfg, processes.device),
+    ):
+        samples = open_training_set(Path(data), cfg, processes.device)
+        run = processes.on_main(lambda: Run.open(output, "train", cfg.identity(), samples.inputs, overwrite))
+        if run.state == "finished":
+            say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
+            return _result(run, already_finished=True)
+        record = Record(run.out)
+        if resume and not record.has_checkpoint:
             raise KdbiasError(
-                f"--dim {dim}, but the teacher's vectors have {samples.targets.shape[1]} numbers"
+                f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start"
             )
-        optimiser = build_optimiser([network, loss_of], cfg)
-        sampler = ManifestSampler(samples.weights, mode=cfg.sampling, seed=cfg.seed)
-        batch_size = min(cfg.batch_size, samples.n)
-        steps_an_epoch = -(-samples.n // batch_size) - (samples.n % batch_size == 1 and samples.n > 1)
-        steps = cfg.epochs * steps_an_epoch
-        images = open_images(samples, cfg, pin_memory=device.type == "cuda")
+        try:
+            student, network_doc, meter = fit(samples, cfg, record, processes, data)
+        except torch.OutOfMemoryError as error:
+            raise KdbiasError(
+                f"out of device memory at --batch-size {cfg.batch_size}: halve it (and --lr with it), or use "
+                "--precision bf16; the run resumes only with the same values, so add --overwrite"
+            ) from error
+        counts = {
+            "samples": samples.n,
+            "steps": meter.step,
+            "epochs": cfg.epochs,
+            "classes": len(samples.classes),
+        }
 
-        learned = {"network": network, "loss": loss_of, "optimiser": optimiser}
-        meter = Meter()
-        if record.has_checkpoint:
-            meter = record.load(learned, sampler)
-        record.write_config(cfg, data)
-        say(first_line(cfg, samples, device, batch_size, steps, meter.step, network))
+        def finish() -> Run:
+            doc = provenance.document("train", run.record["config"], samples.inputs, counts, meter.seconds)
+            path, prepared = run.out / "student.pt", samples.preprocessing.to_dict()
+            save_network(
+                path, student, cfg.student, network_doc, prepared, {**doc, "classes": samples.classes}
+            )
+            if cfg.onnx:
+                from kdbias.networks.onnx_export import export_onnx
 
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        with bar(steps, "steps", "train") as progress:
-            progress.update(meter.step)
-            while meter.step < steps:
-                epoch = meter.step // steps_an_epoch
-                sampler.set_epoch(epoch)
-                waiting = time.perf_counter()
-                for batch in images.batches(index_batches(sampler.blocks(batch_size))):
-                    pixels = batch.images.to(device, non_blocking=True)
-                    target, label = to(device, samples.target(batch.rows), samples.label(batch.rows))
-                    meter.waited(time.perf_counter() - waiting)
+                export_onnx(path, run.out / "student.onnx")
+            paths = {
+                "data": str(data),
+                "embeddings": cfg.embeddings,
+                "weights": cfg.weights,
+                "root": cfg.root,
+            }
+            run.finish(counts, meter.seconds, results=meter.history[-1], classes=samples.classes, paths=paths)
+            return run
 
-                    factor = rate_factor(
-                        meter.step,
-                        steps,
-                        schedule=cfg.schedule,
-                        warmup_steps=round(cfg.warmup * steps_an_epoch),
-                        milestones=cfg.milestones,
+        run = processes.on_main(finish)
+        say(f"train: {cfg.epochs} epochs in {meter.seconds:.1f} s, {meter.describe_last()} -> {run.out}")
+        return _result(run)
+
+
+def fit(
+    samples: TrainingSet, cfg: TrainingConfig, record: Record, processes: Processes, data: Any
+) -> tuple[nn.Module, dict[str, Any], Meter]:
+    """The loop. Returns the trained network, the arguments that build it again, and what was measured."""
+    device, prepare = processes.device, samples.preprocessing
+    dim = cfg.dim or samples.dim or 128
+    if samples.dim is not None and samples.dim != dim and cfg.loss != "rkd":
+        raise KdbiasError(f"--dim {dim}, but the teacher's vectors have {samples.dim} numbers")
+    how: dict[str, Any] = {"dim": dim, "channels": prepare.channels, "image_size": list(prepare.size)}
+    torch.manual_seed(cfg.seed)  # whatever else was opened, the seed decides the first weights
+    network = build_network(cfg.student, **how).to(memory_format=torch.channels_last).to(device)
+    loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None, options=cfg.head_options)
+    learner = Learner(network, loss_of.to(device), cfg.precision)
+    optimiser = build_optimiser(learner, cfg)
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
+    average = RunningAverage(network, cfg.ema) if cfg.ema else None
+    learned = {"learner": learner, "optimiser": optimiser, "scaler": scaler, "average": average}
+
+    batch_size = cfg.batch_size if cfg.instances else min(cfg.batch_size, samples.n)
+    share = processes.share(batch_size)
+    sampler = build_sampler(samples, cfg, processes)
+    steps_an_epoch = sampler.steps(share)
+    steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
+    images = open_images(samples.source, samples.preprocessings, cfg, pin_memory=device.type == "cuda")
+    meter = record.load(learned, sampler) if record.has_checkpoint else Meter(loss_of.names)
+    if processes.main:
+        record.begin(cfg, data, meter.step)
+        say(_first_line(cfg, samples, processes, batch_size, steps, meter.step, network))
+    learn = processes.wrap(learner)
+
+    with bar(steps, "steps", "train") as progress:
+        progress.update(meter.step)
+        while meter.step < steps:
+            epoch = meter.step // steps_an_epoch
+            sampler.set_epoch(epoch)
+            meter.wait_from = time.perf_counter()
+            for batch in images.batches(sampler.batches(share)):
+                flips = None
+                if cfg.flip != "none":
+                    flips = draw_flips(
+                        cfg.seed, meter.step, len(batch.rows), processes.rank, processes.world_size
                     )
-                    for group in optimiser.param_groups:
-                        group["lr"] = factor * group["initial_lr"]
-                    loss = loss_of(
-                        network(samples.preprocessing.normalise(pixels, channels_last=True)), target, label
-                    )
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
-                    if cfg.clip_grad:
-                        nn.utils.clip_grad_norm_(parameters, cfg.clip_grad)
-                    optimiser.step()
+                pixels = batch.images[0].to(device, non_blocking=True)
+                lesson = samples.lesson(batch, flips, device)
+                meter.waited()
 
-                    meter.add(loss.detach(), len(batch.rows))
-                    progress.update(1)
+                seed_step(cfg.seed, meter.step, processes.rank)
+                pixels = pixels if flips is None else mirror(pixels, flips)
+                loss = learn(prepare.normalise(pixels, channels_last=True), lesson)
+                optimiser.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                if cfg.clip_grad:
+                    scaler.unscale_(optimiser)
+                    nn.utils.clip_grad_norm_(learner.parameters(), cfg.clip_grad)
+                factor = rate_factor(meter.step, steps, cfg.schedule, warmup_steps, cfg.milestones)
+                for group in optimiser.param_groups:
+                    group["lr"] = factor * cfg.rate
+                scaler.step(optimiser)
+                scaler.update()
+                if average is not None:
+                    average.update(network, meter.step)
+
+                meter.add(loss_of.parts, len(batch.rows), processes.world_size)
+                progress.update(1)
+                if processes.main:
+                    record.scalars(meter, loss_of.parts, factor * cfg.rate)
                     if record.due(cfg.checkpoint_seconds) and meter.step % steps_an_epoch:
                         record.save(learned, sampler.state_dict(meter.position), meter)
-                    waiting = time.perf_counter()
-                meter.end_epoch(epoch, factor * cfg.rate, sampler.drawn(epoch, meter.position))
-                progress.set_postfix_str(f"loss {meter.history[-1]['loss']:.4f}")
+            drawn = sampler.drawn(epoch, meter.position) if processes.main else {}
+            meter.end_epoch(epoch, factor * cfg.rate, drawn, processes)
+            progress.set_postfix_str(meter.describe_last())
+            if processes.main:
                 record.write_metrics(meter.history)
                 if record.due(cfg.checkpoint_seconds) or meter.step == steps:
                     record.save(learned, {**sampler.state_dict(0), "epoch": epoch + 1}, meter)
+    return (average.network if average is not None else network), how, meter
 
-    counts = {"samples": samples.n, "steps": steps, "epochs": cfg.epochs, "classes": len(samples.classes)}
-    doc = provenance.document("train", run.record["config"], samples.inputs, counts, meter.seconds)
-    save_network(
-        run.out / "student.pt",
-        network,
-        cfg.student,
-        {**how, "image_size": list(samples.preprocessing.size)},
-        samples.preprocessing.to_dict(),
-        {**doc, "classes": samples.classes},
+
+def build_sampler(
+    samples: TrainingSet, cfg: TrainingConfig, processes: Processes
+) -> ManifestSampler | IdentitySampler:
+    """Draw samples by their weights, or with --instances identities by the sum of theirs."""
+    place: dict[str, Any] = {"seed": cfg.seed, "rank": processes.rank, "world_size": processes.world_size}
+    if not cfg.instances:
+        return ManifestSampler(samples.weights, mode=cfg.sampling, **place)
+    if cfg.batch_size % cfg.instances:
+        raise KdbiasError(f"--batch-size {cfg.batch_size} is no multiple of --instances {cfg.instances}")
+    if samples.source.labels is None:
+        raise KdbiasError("--instances draws identities, and the data has no labels: give --label-column")
+    count = cfg.batch_size // cfg.instances
+    return IdentitySampler(
+        samples.weights, samples.source.labels, identities=count, instances=cfg.instances, **place
     )
-    last = meter.history[-1]
-    run.finish(counts, meter.seconds, results=last, classes=samples.classes, paths=paths_of(cfg, data))
-    say(f"train: {cfg.epochs} epochs, loss {last['loss']:.4f}, {meter.seconds:.1f} s -> {run.out}")
-    return _result(run)
 
 
-def build_optimiser(modules: list[nn.Module], cfg: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; biases and normalisation layers are not decayed."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    for group in groups:
-        group["initial_lr"] = cfg.rate
-    if cfg.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=cfg.rate)
-    return torch.optim.SGD(groups, lr=cfg.rate, momentum=cfg.momentum, nesterov=cfg.momentum > 0)
-
-
-@contextlib.contextmanager
-def reproducible(cfg: TrainingConfig, device: torch.device) -> Iterator[None]:
-    """Seed torch and choose threads and algorithms for the block; the caller's come back after it."""
-    threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(cfg.seed)
-        torch.set_num_threads(cfg.threads or threads)
-        torch.use_deterministic_algorithms(cfg.deterministic, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(was_deterministic)
-
-
-def to(device: torch.device, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
-    return [t if t is None else t.to(device, non_blocking=True) for t in tensors]
-
-
-def first_line(
+def _first_line(
     cfg: TrainingConfig,
     samples: TrainingSet,
-    device: torch.device,
+    processes: Processes,
     batch_size: int,
     steps: int,
     step: int,
     network: nn.Module,
 ) -> str:
-    """What is about to run, in one line."""
-    size, channels = samples.preprocessing.size, samples.preprocessing.channels
-    parameters = sum(p.numel() for p in network.parameters())
+    (height, width), channels = samples.preprocessing.size, samples.preprocessing.channels
+    together = f", {processes.world_size} processes" if processes.world_size > 1 else ""
+    labels = f" of {len(samples.classes):,} classes" if samples.classes else ""
     begun = f" (resuming at step {step:,})" if step else ""
-    labels = f", {len(samples.classes):,} classes" if samples.classes else ""
+    parameters = sum(p.numel() for p in network.parameters())
     return (
-        f"train: {device} float32, {torch.get_num_threads()} threads, batch {batch_size}, "
-        f"{samples.n:,} images {size[0]}x{size[1]}x{channels}{labels}, {cfg.epochs} epochs, {steps:,} steps"
-        f"{begun}; {cfg.student} ({parameters:,} parameters), loss {cfg.loss}"
+        f"train: {processes.device} {cfg.precision}, {torch.get_num_threads()} threads{together}, "
+        f"batch {batch_size}, {samples.n:,} images {height}x{width}x{channels}{labels}, "
+        f"{cfg.epochs} epochs, {steps:,} steps{begun}; "
+        f"{cfg.student} ({parameters:,} parameters), loss {cfg.loss}"
     )
-
-
-def paths_of(cfg: TrainingConfig, data: str | os.PathLike[str]) -> dict[str, str | None]:
-    return {"data": str(data), "embeddings": cfg.embeddings, "weights": cfg.weights, "root": cfg.root}
 
 
 def _result(run: Run, already_finished: bool = False) -> TrainingResult:

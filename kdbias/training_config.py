@@ -33,6 +33,9 @@ class TrainingConfig:
     weights: str | None = _key(
         None, "weight manifest: which samples, how often (default: all, once)", path=True
     )
+    live_teacher: str | None = _key(
+        None, "teacher spec to run on every image as the student sees it, instead of --embeddings", path=True
+    )
     where: tuple[str, ...] = _key((), "keep rows with COLUMN=VALUE; repeatable")
     id_column: str | None = _key(None, "column with the sample ids")
     label_column: str | None = _key(None, "column with the labels")
@@ -40,13 +43,28 @@ class TrainingConfig:
     image_column: str | None = _key(None, "column with the image bytes")
     root: str | None = _key(None, "folder that paths are relative to", path=True)
 
-    student: str = _key("convnet", "network: convnet or torchvision:NAME")
+    student: str = _key(
+        "convnet", "network: convnet, mobilefacenet, iresnet50, torchvision:NAME, timm:NAME, ..."
+    )
     dim: int | None = _key(None, "embedding dimension (default: the teacher's, else 128)")
     image_size: tuple[int, int] | None = _key(
         None, "input size, N or HxW pixels (default: the first image's)"
     )
     color: str = _key("auto", "input colour (auto: L where all sampled images are grey)", "auto", "RGB", "L")
-    loss: str = _key("l2e", "l2e or cosine (need --embeddings), softmax or arcface (need labels)")
+    loss: str = _key(
+        "l2e",
+        "from a teacher: l2e, l2e-raw, cosine, rkd; from labels: softmax, arcface, cosface; "
+        "or a sum: l2e+0.5*arcface",
+    )
+    scale: float | None = _key(None, "scale of arcface and cosface (default: 64)")
+    margin: float | None = _key(None, "margin of arcface (default: 0.5) or cosface (default: 0.4)")
+    flip: str = _key(
+        "none",
+        "mirror half the images: 'target' with their own teacher vectors, 'same' keeping the target",
+        "none",
+        "target",
+        "same",
+    )
 
     epochs: int = _key(20, "passes over the weighted data")
     batch_size: int = _key(128, "images a step, all processes together")
@@ -63,6 +81,13 @@ class TrainingConfig:
     sampling: str = _key(
         "systematic", "draw: floor or ceil of each weight, or with replacement", "systematic", "iid"
     )
+    instances: int = _key(
+        0, "draw identities instead, with this many images of each a batch (re-identification)"
+    )
+    precision: str = _key("fp32", "arithmetic of the network", "fp32", "bf16", "fp16")
+    ema: float = _key(
+        0.0, "save the running average of the weights with this decay, for example 0.999; 0 for none"
+    )
     seed: int = _key(0, "decides the first weights and the order of samples")
     deterministic: bool = _key(True, "use deterministic algorithms only")
 
@@ -71,6 +96,8 @@ class TrainingConfig:
     workers: int = _key(2, "processes or threads that decode images", operational=True)
     cache: str = _key("2GiB", "keep decoded images in memory up to this size; 0 for never", operational=True)
     checkpoint_seconds: float = _key(60.0, "write checkpoint.pt this often", operational=True)
+    tensorboard: bool = _key(False, "also log scalars for TensorBoard", operational=True)
+    onnx: bool = _key(False, "also export student.onnx, checked against the network", operational=True)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -83,6 +110,8 @@ class TrainingConfig:
             put(self, "weight_decay", {"sgd": 5e-4, "adamw": 0.05}.get(self.optimizer))
         for f in fields(self):
             _check(f, getattr(self, f.name))
+        if self.ema >= 1:
+            raise KdbiasError(f"train: ema is {self.ema}, should be below 1, for example 0.999")
 
     @classmethod
     def read(cls, file: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> TrainingConfig:
@@ -92,7 +121,7 @@ class TrainingConfig:
         """
         given = {**(_read_toml(Path(file)) if file is not None else {})}
         cls._refuse_unknown(given, str(file))
-        set_options = {k: _plain(v) for k, v in options.items() if v is not None}
+        set_options = {k: _plain(v) for k, v in options.items() if v is not None and v != ()}
         cls._refuse_unknown(set_options, "train")
         return cls(**{**given, **set_options})
 
@@ -124,14 +153,31 @@ class TrainingConfig:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @property
+    def head_options(self) -> dict[str, float]:
+        """Options of the classification heads that were given."""
+        given = {"scale": self.scale, "margin": self.margin}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
     def rate(self) -> float:
         """The peak learning rate, decided."""
         assert self.lr is not None
         return self.lr
 
 
-_POSITIVE = ("dim", "epochs", "batch_size", "lr", "threads")
-_NOT_NEGATIVE = ("weight_decay", "momentum", "warmup", "clip_grad", "seed", "workers", "checkpoint_seconds")
+_POSITIVE = ("dim", "epochs", "batch_size", "lr", "threads", "scale")
+_NOT_NEGATIVE = (
+    "weight_decay",
+    "momentum",
+    "warmup",
+    "clip_grad",
+    "seed",
+    "workers",
+    "checkpoint_seconds",
+    "instances",
+    "ema",
+    "margin",
+)
 
 
 def _check(f: Field[Any], value: Any) -> None:

@@ -1,0 +1,84 @@
+"""Export a saved network to ONNX, and believe the file only after it has computed the same embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdbias.errors import KdbiasError
+from kdbias.networks.saved import load_network
+from kdbias.optional import require
+from kdbias.tables.files import atomic_path
+
+# Worst cosine distance between the embeddings of both, float32; a wrong layer is orders of magnitude off.
+_TOLERANCE = 1e-4
+
+
+def export_onnx(source: str | Path, target: str | Path, check_batches: tuple[int, ...] = (1, 3)) -> float:
+    """Write `target` (.onnx) from a run folder or student.pt and return the worst cosine distance found.
+
+    Input "images" is (batch, c, h, w) float32, normalised as the metadata entry "preprocessing" (JSON) says;
+    output "embeddings" is (batch, dim), raw. Random images go through both networks at every batch size of
+    `check_batches` before the file is put in place. Raises KdbiasError where they disagree, or onnx or
+    onnxruntime is missing.
+    """
+    onnx, runtime = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
+    require("onnxscript", extra="onnx")
+    network, info = load_network(source)
+    channels, (height, width) = info["kwargs"]["channels"], info["kwargs"]["image_size"]
+    example = torch.zeros(2, channels, height, width)
+    with atomic_path(Path(target)) as temporary:
+        with _silence():
+            torch.onnx.export(
+                network,
+                (example,),
+                str(temporary),
+                input_names=["images"],
+                output_names=["embeddings"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                external_data=False,
+            )
+        model = onnx.load(str(temporary))
+        for key in ("preprocessing", "name"):
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, json.dumps(info[key])
+        onnx.save(model, str(temporary))
+        session = runtime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        worst = max(_distance(network, session, (b, channels, height, width)) for b in check_batches)
+        if not worst <= _TOLERANCE:
+            raise KdbiasError(
+                f"{target}: the exported network's embeddings differ from the student's "
+                f"(cosine distance {worst:.2g}); it was not written"
+            )
+    return worst
+
+
+def _distance(network: torch.nn.Module, session: object, shape: tuple[int, ...]) -> float:
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).double().numpy()
+    (found,) = session.run(None, {"images": images})  # type: ignore[attr-defined]
+    products = np.einsum("ij,ij->i", expected, found.astype(np.float64))
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found.astype(np.float64), axis=1)
+    return float(np.abs(1 - products / lengths).max())
+
+
+@contextlib.contextmanager
+def _silence():
+    """The exporter prints its progress to stdout, which belongs to results."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

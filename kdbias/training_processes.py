@@ -1,0 +1,91 @@
+"""The processes that train together: one, unless torchrun (or the caller) started a group of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+
+from kdbias.device import resolve_device
+from kdbias.errors import KdbiasError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among `world_size`, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """The one process that writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """This process's part of a batch of all processes together."""
+        if batch_size % self.world_size:
+            raise KdbiasError(
+                f"--batch-size {batch_size} cannot be shared evenly by {self.world_size} processes"
+            )
+        return batch_size // self.world_size
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, its gradients averaged over the processes."""
+        if self.world_size == 1 or not any(p.requires_grad for p in module.parameters()):
+            return module
+        return nn.parallel.DistributedDataParallel(module)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        if self.world_size > 1:
+            values = values.clone()
+            distributed.all_reduce(values)
+        return values
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` returns on the main process, on all of them; an error there is raised everywhere."""
+        if self.world_size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.main:
+            try:
+                outcome[0] = work()
+            except KdbiasError as error:
+                outcome[1] = error
+        distributed.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+
+@contextlib.contextmanager
+def join_processes(device: str) -> Iterator[Processes]:
+    """Join the group that torchrun announces in the environment (NCCL on CUDA, gloo on CPU), else be alone.
+
+    Each process takes the CUDA device of its local rank. A group that is there already is used and left
+    alone.
+    """
+    started = distributed.is_available() and distributed.is_initialized()
+    announced = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    resolved = resolve_device(device)
+    if not started and not announced:
+        yield Processes(0, 1, torch.device(resolved))
+        return
+    if resolved.startswith("cuda"):
+        resolved = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+        torch.cuda.set_device(resolved)
+    if not started:
+        distributed.init_process_group("nccl" if resolved.startswith("cuda") else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), torch.device(resolved))
+    finally:
+        if not started:
+            distributed.destroy_process_group()
