@@ -21,7 +21,18 @@ METRICS = {
 """Column of results.parquet -> metric of the evaluations' metrics.json."""
 MEASURES = ("t", "uniformity", "null", "excess", "effective_distinct", "distinct_ceiling", "rectification")
 _SPREAD = ("balanced_accuracy", "tail_accuracy", "embedding_error")
-_COLUMNS = ("sampling", "U", "D", "ESS", "rectified", "balanced accuracy", "tail accuracy", "embedding error")
+_COLUMNS = (
+    "sampling",
+    "U",
+    "null",
+    "D",
+    "ceiling",
+    "ESS",
+    "rectified",
+    "balanced acc.",
+    "tail acc.",
+    "emb. error",
+)
 
 
 def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, Any]:
@@ -34,7 +45,7 @@ def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, 
     """
     numbers = read_json(out / "density" / "uniformity.json")
     measured = {entry["name"]: entry for entry in numbers["schemes"]}
-    students = [
+    students: list[dict[str, Any]] = [
         {"scheme": scheme, "seed": seed, **_metrics(out / "evaluations" / f"{scheme}-{seed}")}
         for scheme in schemes
         for seed in range(seeds)
@@ -112,7 +123,9 @@ def results_text(document: Mapping[str, Any]) -> str:
         [
             entry["scheme"],
             _number(entry["uniformity"], 3),
+            _number(entry["null"], 3),
             _number(entry["effective_distinct"], 1),
+            _large(entry["distinct_ceiling"]),
             _percent(entry["ess_share"]),
             _percent(entry["rectification"]),
             *(_spread(entry["students"][name], name) for name in _SPREAD),
@@ -123,7 +136,7 @@ def results_text(document: Mapping[str, Any]) -> str:
     rows.append(
         [
             "(the teacher)",
-            *[""] * 4,
+            *[""] * 6,
             _percent(teacher["balanced_accuracy"]),
             _percent(teacher["tail_accuracy"]),
             "0",
@@ -138,12 +151,11 @@ def results_text(document: Mapping[str, Any]) -> str:
             "",
             f"t = {t:g} (chosen from the data), {document['samples']:,} samples in {document['dimension']} "
             f"dimensions; students: {spread}",
-            f"U: uniformity in nats, lower = more even; a uniform sphere has {document['null']:.3f} (null)",
-            f"D: distinct samples that the draws are worth at this t; no data of this dimension exceeds "
-            f"{_large(document['distinct_ceiling'])}",
+            "U: uniformity in nats, lower = more even; null: that of a uniform sphere of this dimension",
+            "D: distinct samples that the draws are worth at this t; no such data can exceed the ceiling",
+            "acc.: % of balanced test digits, by the teacher's nearest class centroid; tail: rarest classes",
             "ESS: effective sample size; rectified: 0 % = natural sampling, 100 % = the best re-weighting",
-            "accuracies: by the teacher's nearest class centroid, balanced test; tail: the rarest classes",
-            "embedding error: mean distance to the teacher's embedding of the same test digit",
+            "emb. error: mean distance to the teacher's embedding of the same test digit",
             *(f"rectified n/a: {reason}" for reason in sorted(filter(None, reasons))),
             "",
             "From these files:",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NATURAL = "natural"
 UNWEIGHTED = "unweighted"
+FROM_LABELS = "from labels"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Scheme:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run; ``scheme`` names the manifest that it drew by (``UNWEIGHTED``: it drew without one)."""
+    """A training run; ``scheme`` names the manifest that it drew by.
+
+    Without a manifest it is ``UNWEIGHTED``, or ``FROM_LABELS`` where no teacher taught it (as most teachers).
+    """
 
     path: Path
     record: dict[str, Any]
@@ -175,7 +179,8 @@ def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
                     break
     for resolved, place in places.items():
         found.schemes.append(Scheme(names.get(resolved, place.stem), read_manifest(place)))
-    found.schemes.sort(key=lambda scheme: scheme.name != NATURAL)
+    order = [NATURAL, *(s["name"] for d in found.densities for s in d.numbers.get("schemes", []))]
+    found.schemes.sort(key=lambda s: order.index(s.name) if s.name in order else len(order))
 
 
 def _read_run(place: Path, schemes: Sequence[Scheme]) -> TrainingRun:
@@ -189,7 +194,9 @@ def _scheme_of(record: dict[str, Any], schemes: Sequence[Scheme]) -> str:
         if fingerprint and scheme.manifest.fingerprint == fingerprint:
             return scheme.name
     named = (record.get("paths") or {}).get("weights")
-    return Path(named).stem if isinstance(named, str) else UNWEIGHTED
+    if isinstance(named, str):
+        return Path(named).stem
+    return UNWEIGHTED if "embeddings" in (record.get("inputs") or {}) else FROM_LABELS
 
 
 def _read_metrics(path: Path) -> dict[str, list[Any]]:

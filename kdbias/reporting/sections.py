@@ -9,7 +9,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.reporting import distributions, maps, thumbnails, training_figures, uniformity_figures
-from kdbias.reporting.collect import NATURAL, Collection, Density
+from kdbias.reporting.collect import FROM_LABELS, NATURAL, Collection, Density
 from kdbias.reporting.drawing import Figure, Look
 from kdbias.reporting.summaries import (
     Provenance,
@@ -272,7 +272,7 @@ def headline(found: Collection) -> list[Fact]:
                 facts.append(Fact(f"{best.effective_distinct:,.1f}", worth))
     values = values_by_scheme(found.evaluations)
     for measure in shown_measures(values)[:1] if values else []:
-        means = {s: float(np.mean(v)) for s, v in values[measure.key].items()}
+        means = {s: float(np.mean(v)) for s, v in values[measure.key].items() if s != FROM_LABELS}
         if NATURAL in means and len(means) > 1:
             best_name = (max if measure.higher_is_better else min)(means, key=means.__getitem__)
             factor, digits = (100, 1) if measure.percent else (1, 3)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdbias.reporting.collect import Collection, Density, Evaluation
+from kdbias.reporting.collect import FROM_LABELS, Collection, Density, Evaluation
 from kdbias.reporting.training_figures import Measure
 from kdbias.reporting.uniformity_figures import Point
 
@@ -191,8 +191,8 @@ def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table
         return None
     best = {}
     for m in measures:
-        means = {s: statistics.fmean(v) for s, v in values[m.key].items() if v}
-        best[m.key] = (max if m.higher_is_better else min)(means, key=means.__getitem__)
+        means = {s: statistics.fmean(v) for s, v in values[m.key].items() if s != FROM_LABELS}
+        best[m.key] = (max if m.higher_is_better else min)(means, key=means.__getitem__, default=None)
     runs = {s: max(len(values[m.key].get(s, ())) for m in measures) for s in schemes}
     rows = [
         [
@@ -208,8 +208,8 @@ def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table
         *((m.label, "higher is better" if m.higher_is_better else "lower is better") for m in measures),
     ]
     caption = (
-        "Mean over runs ± one standard deviation (ddof 1); bold = the best mean of a column. A difference "
-        "of less than about the spread is no evidence."
+        "Mean over runs ± one standard deviation (ddof 1); bold = the best distilled mean of a column. A "
+        "difference of less than about the spread is no evidence."
     )
     return Table("Students", caption, columns, rows)
 
