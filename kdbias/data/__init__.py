@@ -10,6 +10,7 @@ from kdbias.data.description import about, check_counts, options_of, read_descri
 from kdbias.data.filters import filter_source
 from kdbias.data.folder import open_folder
 from kdbias.data.huggingface import is_saved_by_datasets, open_huggingface
+from kdbias.data.lists import open_lists
 from kdbias.data.recordio import open_recordio
 from kdbias.data.source import Options, Source
 from kdbias.data.stores import is_uri, without_scheme
@@ -25,6 +26,7 @@ KINDS: dict[str, Callable[[str, Options], Source]] = {
     "folder": open_folder,
     "table": open_table,
     "arrays": open_arrays,
+    "lists": open_lists,
     "bin": open_bin,
     "recordio": open_recordio,
     "webdataset": open_webdataset,

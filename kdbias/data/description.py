@@ -35,6 +35,8 @@ class Description:
         label_names: names of integer labels.
         where: conditions that always apply.
         arrays: parts of an ``.npz``.
+        lists: text files of paths.
+        pattern: regular expression on paths, whose named groups become columns.
         expect: "samples", "labels" and "column=value" -> number, of the unfiltered data.
         embeddings: teacher embeddings in the same order, "file" relative to the root, and "teacher".
         size, terms, citation, homepage, notes: for people.
@@ -50,6 +52,8 @@ class Description:
     label_names: tuple[str, ...] | None = None
     where: tuple[str, ...] = ()
     arrays: tuple[Mapping[str, str], ...] = ()
+    lists: tuple[Mapping[str, Any], ...] = ()
+    pattern: str | None = None
     expect: Mapping[str, int] = field(default_factory=dict)
     embeddings: Mapping[str, str] = field(default_factory=dict)
     size: str = ""
@@ -120,7 +124,9 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     return Description(file=file, **values)
 
 
-_TEXTS = frozenset(("name", "source", "kind", "root", "size", "terms", "citation", "homepage", "notes"))
+_TEXTS = frozenset(
+    ("name", "source", "kind", "root", "size", "terms", "citation", "homepage", "notes", "pattern")
+)
 _TEXT_LISTS = frozenset(("groups", "label_names", "where"))
 
 
@@ -143,6 +149,11 @@ def _checked(file: str, key: str, value: Any) -> Any:
             and all(isinstance(part, dict) and texts(list(part.values())) for part in value),
             "a list of tables of texts",
         )
+        return tuple(value)
+    elif key == "lists":
+        parts = value if isinstance(value, list) and all(isinstance(part, dict) for part in value) else [{}]
+        plain = (texts([item]) or texts(item) for part in parts for item in part.values())
+        require(all("file" in part for part in parts) and all(plain), "a list of tables with a file")
         return tuple(value)
     elif key == "columns":
         require(isinstance(value, dict) and texts(list(value.values())), "a table of column names")
@@ -189,6 +200,8 @@ def options_of(description: Description, given: Options, root: str) -> Options:
         label_names=description.label_names if given.label_column is None else None,
         root=root,
         arrays=description.arrays,
+        lists=description.lists,
+        pattern=description.pattern,
     )
 
 

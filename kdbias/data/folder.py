@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.data.roots import is_inside, read_below
 from kdbias.data.source import Options, Source, make_source
@@ -57,7 +58,8 @@ def open_folder(data: str, options: Options) -> Source:
     """Open the images below a folder.
 
     Ids are paths relative to the root (the folder itself, unless the options name a root above it), with
-    ``/``. The label is the first sub-folder of ``data``; images directly in it have none. Hidden files and
+    ``/``. The label is the first sub-folder of ``data``; images directly in it have none. With a pattern, its
+    named groups become the label and groups, and images that do not fit it are left out. Hidden files and
     folders and files without an image's extension are left out. Rows are sorted by id.
 
     The fingerprint covers ids and file sizes, not the content of the files.
@@ -79,28 +81,54 @@ def open_folder(data: str, options: Options) -> Source:
         raise KdbiasError(
             f"{data}: no images below this folder ({skipped[0]:,} other files); images end in .jpg, .png, ..."
         )
-    import pyarrow.compute as pc
-
     order = pc.sort_indices(paths)
     paths = paths.take(order)
     sizes = sizes[order.to_numpy()]
-    slash = pc.find_substring(paths, "/")
-    classes = pc.if_else(pc.greater_equal(slash, 0), pc.replace_substring_regex(paths, "/.*", ""), None)
+    notes = [f"{skipped[0]:,} files that are no images left out"] if skipped[0] else []
+    if options.pattern is None:
+        slash = pc.find_substring(paths, "/")
+        classes = pc.replace_substring_regex(paths, "/.*", "")
+        columns = {"label": pc.if_else(pc.greater_equal(slash, 0), classes, None)}
+    else:
+        fits, columns = named_parts(data, paths, options.pattern)
+        if len(fits) < len(paths):
+            notes.append(f"{len(paths) - len(fits):,} images that do not fit the pattern left out")
+        paths, sizes = paths.take(pa.array(fits)), sizes[fits]
     if prefix:
         text = pa.large_string()
         ids = pc.binary_join_element_wise(pa.scalar(prefix, text), paths, pa.scalar("", text))
     else:
         ids = paths
-    notes = [f"{skipped[0]:,} files that are no images left out"] if skipped[0] else []
     return make_source(
         "folder",
         data,
         ids,
         FolderImages(root, ids),
-        [fingerprints.of_arrays(ids, sizes)],
-        labels=classes,
+        [fingerprints.of_arrays(ids, sizes), options.pattern],
+        labels=columns.pop("label", None),
+        groups=columns,
         notes=notes,
     )
+
+
+def named_parts(data: str, paths: pa.Array, pattern: str) -> tuple[np.ndarray, dict[str, pa.Array]]:
+    """What the named groups of a regular expression (RE2, which takes linear time) find in paths.
+
+    Returns:
+        Rows of the paths that fit, and name -> (number of these rows,) texts, null where a group is empty.
+
+    Raises:
+        KdbiasError: not a regular expression, one without names, or no path fits.
+    """
+    try:
+        found = pc.extract_regex(paths, pattern)
+    except pa.ArrowInvalid as error:
+        raise KdbiasError(f"{data}: pattern {pattern!r} is not usable ({error})") from None
+    rows = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
+    if not len(rows):
+        raise KdbiasError(f"{data}: no path fits the pattern {pattern!r}; the first is {paths[0].as_py()!r}")
+    parts = zip(found.type.names, found.take(pa.array(rows)).flatten(), strict=True)
+    return rows, {name: pc.if_else(pc.equal(part, ""), None, part) for name, part in parts}
 
 
 def _collect(files: Iterator[tuple[str, int]], data: str) -> tuple[pa.Array, np.ndarray]:

@@ -45,6 +45,8 @@ class Options:
         label_names: names of the integer labels 0, 1, ...
         root: folder that paths start from, and that none may leave.
         arrays: parts of an ``.npz`` file, each {"images": key, "labels": key, any further group: value}.
+        lists: text files of paths, each {"file": path, "columns": names, any further group: value, ...}.
+        pattern: regular expression (RE2) on paths; its named groups become columns.
     """
 
     id_column: str | None = None
@@ -55,6 +57,8 @@ class Options:
     label_names: Sequence[str] | None = None
     root: str | None = None
     arrays: Sequence[Mapping[str, str]] = ()
+    lists: Sequence[Mapping[str, Any]] = ()
+    pattern: str | None = None
 
     def refuse_columns(self, what: str) -> None:
         """For data without columns of its own: say that naming some makes no sense."""

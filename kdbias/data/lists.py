@@ -1,0 +1,96 @@
+"""Text files of paths and labels ("path label" a line), as re-identification and face sets come with."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdbias.data.columns import Columns, source_of
+from kdbias.data.digests import digest_of
+from kdbias.data.folder import named_parts
+from kdbias.data.roots import join_root
+from kdbias.data.source import Options, Source
+from kdbias.errors import KdbiasError
+from kdbias.tables.joins import as_strings
+
+_KEYS = ("file", "prefix", "columns", "label_prefix")
+
+
+def open_lists(data: str, options: Options) -> Source:
+    """Open a folder of images through the lists that a description names.
+
+    Each of ``options.lists`` has "file" (below ``data``), "columns" (default path, label; separated by
+    blanks or tabs), "prefix" (folder that its paths start from) and "label_prefix" (put before its labels,
+    where lists number their people anew); other entries become groups of that list. Ids are the paths
+    relative to the root. A pattern, if there is one, adds columns found in the paths. The fingerprint
+    covers the lists.
+
+    Raises:
+        KdbiasError: lists that are missing or damaged, paths that leave the root or occur twice.
+    """
+    options.refuse_columns(f"lists in {data}")
+    if not options.lists:
+        raise KdbiasError(f"{data}: lists need a .toml description with [[lists]]")
+    folder = os.path.abspath(data)
+    root = os.path.abspath(options.root or data)
+    files = [join_root(folder, entry["file"], data) for entry in options.lists]
+    names = [key for entry in options.lists for key in entry if key not in _KEYS]
+    tables = [_read(file, entry, names) for file, entry in zip(files, options.lists, strict=True)]
+    table = pa.concat_tables(tables, promote_options="default")
+    if options.pattern is not None:
+        rows, parts = named_parts(data, as_strings(table["path"]), options.pattern)
+        if len(rows) < table.num_rows:
+            bad = set(range(table.num_rows)) - set(rows.tolist())
+            raise KdbiasError(f"{data}: path {table['path'][min(bad)].as_py()!r} does not fit the pattern")
+        for name, values in parts.items():
+            table = table.append_column(name, values)
+    above = os.path.relpath(folder, root).replace(os.sep, "/")
+    if above != ".":
+        paths = _before(f"{above}/", table["path"])
+        table = table.set_column(table.column_names.index("path"), "path", paths)
+    columns = Columns.choose(data, table.schema, options)
+    digest = [[digest_of(file) for file in files], [dict(entry) for entry in options.lists], options.pattern]
+    return source_of(
+        "lists", data, table.select(list(columns.plain)), columns, options, root, _no_images, digest
+    )
+
+
+def _no_images() -> Any:
+    raise AssertionError("lists hold no images")
+
+
+def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
+    from pyarrow import csv
+
+    names = list(entry.get("columns", ["path", "label"]))
+    try:
+        with open(file, encoding="utf-8") as handle:
+            delimiter = "\t" if "\t" in handle.readline() else " "
+        table = csv.read_csv(
+            file,
+            read_options=csv.ReadOptions(column_names=names),
+            parse_options=csv.ParseOptions(delimiter=delimiter, quote_char=False),
+            convert_options=csv.ConvertOptions(
+                column_types={name: pa.large_string() for name in ("path", "label") if name in names}
+            ),
+        )
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise KdbiasError(f"{file}: not a list of {', '.join(names)} ({reason})") from None
+    if "path" not in names:
+        raise KdbiasError(f"{file}: its columns must include path, not only {', '.join(names)}")
+    for name, before in (("path", entry.get("prefix")), ("label", entry.get("label_prefix"))):
+        if before and name in names:
+            text = f"{before.rstrip('/')}/" if name == "path" else before
+            table = table.set_column(names.index(name), name, _before(text, table[name]))
+    for name in dict.fromkeys(groups):
+        value = pa.scalar(entry.get(name), pa.large_string())
+        table = table.append_column(name, pa.repeat(value, table.num_rows))
+    return table
+
+
+def _before(prefix: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    text = pa.large_string()
+    return pc.binary_join_element_wise(pa.scalar(prefix, text), values, pa.scalar("", text))
