@@ -4,7 +4,7 @@
     python benchmarks/all_pairs.py --embeddings lfw112/lfw_ov0095_f16.npy --cpu-time --threads 1
 
 1.00 is a full n x n float32 matrix product at the machine's own best rate, which is measured anew around
-every run, so that other jobs on the machine move both. Every round runs every contestant once, each in a process of
+every run, so that other jobs move both. Every round runs every contestant once, each in a process of
 its own; the table has medians over rounds. ``--cpu-time`` with one thread is the way on a shared machine.
 An embedding file is found below the folder KDBIAS_DATA, or as a path.
 """
@@ -124,9 +124,7 @@ def report(runs: dict[str, list[dict]], options: argparse.Namespace) -> None:
     tiles, alone = median.get("torch tiles, 4 bandwidths"), median.get("kdbias: neighbours")
     if both and flat and tiles:
         peer = 1 / flat["ratio"] + 1 / tiles["ratio"]
-        print(
-            f"neighbours + 4 bandwidths against faiss and then torch tiles: {both['ratio'] * peer:.2f} x as fast"
-        )
+        print(f"neighbours + 4 bandwidths: {both['ratio'] * peer:.2f} x the speed of faiss, then torch tiles")
     if both and alone:
         print(
             f"neighbours + 4 bandwidths cost {alone['ratio'] / both['ratio']:.2f} times the neighbours alone"

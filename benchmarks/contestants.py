@@ -59,8 +59,9 @@ def gemm_rate(d: int, threads: int, cpu: bool) -> float:
 
 
 def _kdbias(x: np.ndarray, threads: int, clock: Clock, bandwidths: tuple[float, ...], k: int) -> dict:
+    from kdbias.sphere.kernels import fastest_exponential
     from kdbias.sphere.neighbors import Neighbors
-    from kdbias.sphere.potentials import Potentials, fastest_exponential
+    from kdbias.sphere.potentials import Potentials
     from kdbias.sphere.tiles import Epilogue, traverse
 
     fastest_exponential()

@@ -25,11 +25,10 @@ from kdbias.measurement_files import (
     write_schemes,
 )
 from kdbias.measurement_text import summary_table
-from kdbias.sphere.duplicates import RadiusCounts, first_with_same_vector
+from kdbias.sphere.all_pairs import AllPairs, all_pairs, fitting_tile
+from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.neighbors import Neighbors
-from kdbias.sphere.potentials import Potentials
-from kdbias.sphere.tiles import TILE, Epilogue, available_threads, seconds_estimate, traverse
+from kdbias.sphere.tiles import TILE, available_threads, seconds_estimate
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -173,27 +172,24 @@ class _Session:
         codes = self.codes if (self.codes >= 0).any() else None
         bandwidths = choose_bandwidths(x, codes, config["t"], config["seed"])
         schemes = [Scheme("natural", np.full(n, 1 / n)), *added]
-        potentials = Potentials(n, bandwidths.values, np.stack([s.p for s in schemes]))
-        near = RadiusCounts(n)
-        found = Neighbors(n, k) if k else None
-        self._pass(x, [potentials, near, *([found] if found else [])], len(schemes), k)
+        pairs = self._pass(x, bandwidths, schemes, k, NEAR_DUPLICATE_COSINE)
         first = first_with_same_vector(x)
         measured = Measured(
             bandwidths,
-            natural=potentials.potentials[0],
-            knn_distance=pair_distances(x, found.ids[:, -1]) if found else np.full(n, np.nan),
-            nearest=_nearest_different(x, found, first),
+            natural=pairs.potentials[0],
+            knn_distance=_last_distance(x, pairs.ids),
+            nearest=_nearest_different(x, pairs.ids, first),
             first=first,
-            near_duplicates=near.counts,
+            near_duplicates=pairs.counts if pairs.counts is not None else np.zeros(n, dtype=np.int64),
             hardness=hardness(x, self.codes),
         )
-        self._fill(schemes, potentials, bandwidths)
+        self._fill(schemes, pairs, bandwidths)
         best = [
             self._best(x, first, entry, self._wants_best(entry["t"], bandwidths.chosen))
             for entry in schemes[0].bandwidths
         ]
         if keep_neighbors:
-            self._write_neighbors(found)
+            self._write_neighbors(pairs)
         return self._write(x, measured, schemes, best, "new", started)
 
     def extend(self, added: list[Scheme], keep_neighbors: bool, started: float) -> UniformityResult:
@@ -218,9 +214,8 @@ class _Session:
             self._announce(f", {len(fresh)} new scheme(s)")
         x = self.table.vectors()
         if fresh:
-            potentials = Potentials(self.table.n, measured.bandwidths.values, np.stack([s.p for s in fresh]))
-            self._pass(x, [potentials], len(fresh), 0)
-            self._fill(fresh, potentials, measured.bandwidths)
+            pairs = self._pass(x, measured.bandwidths, fresh, 0, None)
+            self._fill(fresh, pairs, measured.bandwidths)
             places = {scheme.name: i for i, scheme in enumerate(schemes)}
             for scheme in fresh:
                 if scheme.name in places:
@@ -238,23 +233,33 @@ class _Session:
             f"{n:,} samples x {d} dimensions{more}; all pairs in about {_duration(seconds)}"
         )
 
-    def _pass(self, x: np.ndarray, epilogues: list[Epilogue], schemes: int, k: int) -> None:
-        n = len(x)
-        tile = _fitting_tile(n, k, schemes, self.threads, self.budget)
+    def _pass(
+        self, x: np.ndarray, bandwidths: Bandwidths, schemes: list[Scheme], k: int, near: float | None
+    ) -> AllPairs:
+        n, t = len(x), bandwidths.values
+        tile = None
+        if self.device == "cpu":
+            tile = fitting_tile(n, k, len(schemes), len(t), self.threads, self.budget)
+            if tile < TILE:
+                progress.say(f"tile {tile} instead of {TILE}, to stay within --memory")
         with progress.bar(n * n / 1e6, "Mpairs", "all pairs") as bar:
-            traverse(
+            return all_pairs(
                 x,
-                epilogues,
+                t,
+                np.stack([s.p for s in schemes]),
+                k=k,
+                near=near,
+                device=self.device,
                 tile=tile,
                 threads=self.threads,
                 progress=lambda pairs: bar.update(pairs / 1e6),
             )
 
-    def _fill(self, schemes: list[Scheme], potentials: Potentials, bandwidths: Bandwidths) -> None:
+    def _fill(self, schemes: list[Scheme], pairs: AllPairs, bandwidths: Bandwidths) -> None:
         chosen = bandwidths.values.index(bandwidths.chosen)
-        energies, pair_energies = potentials.energies, potentials.pair_energies
+        energies, pair_energies, potentials = pairs.energies, pairs.pair_energies, pairs.potentials
         for m, scheme in enumerate(schemes):
-            scheme.log_density = np.log(potentials.potentials[m, chosen])
+            scheme.log_density = np.log(potentials[m, chosen])
             scheme.bandwidths = [
                 bandwidth_entry(self.table.d, t, scheme.p, float(energies[m, i]), float(pair_energies[m, i]))
                 for i, t in enumerate(bandwidths.values)
@@ -295,10 +300,10 @@ class _Session:
             "reason": None if found.proven else "the kernel is approximated, so there is no certificate",
         }
 
-    def _write_neighbors(self, found: Neighbors | None) -> None:
-        if found is None:
+    def _write_neighbors(self, pairs: AllPairs) -> None:
+        if pairs.ids is None or pairs.cosines is None:
             raise KdbiasError("a single sample has no neighbours to keep; leave out --keep-neighbors")
-        write_neighbors(self.run.out, self.ids, found.ids, found.cosines, self._provenance({}, 0.0))
+        write_neighbors(self.run.out, self.ids, pairs.ids, pairs.cosines, self._provenance({}, 0.0))
 
     def _write(
         self,
@@ -384,39 +389,22 @@ def _codes(labels: pa.Array) -> np.ndarray:
     return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _nearest_different(x: np.ndarray, found: Neighbors | None, first: np.ndarray) -> np.ndarray:
+def _last_distance(x: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
+    """(n,) distance to the k-th neighbour; NaN without neighbours."""
+    return np.full(len(x), np.nan) if ids is None else pair_distances(x, ids[:, -1])
+
+
+def _nearest_different(x: np.ndarray, ids: np.ndarray | None, first: np.ndarray) -> np.ndarray:
     """(n,) distance to the nearest neighbour with another vector; NaN where all k have the same one."""
     result = np.full(len(x), np.nan)
-    if found is None:
+    if ids is None:
         return result
-    different = first[found.ids] != first[:, None]
+    different = first[ids] != first[:, None]
     rows = np.flatnonzero(different.any(axis=1))
     nearest = np.arange(len(x))
-    nearest[rows] = found.ids[rows, different[rows].argmax(axis=1)]
+    nearest[rows] = ids[rows, different[rows].argmax(axis=1)]
     result[rows] = pair_distances(x, nearest)[rows]
     return result
-
-
-def _fitting_tile(n: int, k: int, schemes: int, threads: int, budget: int) -> int:
-    """The largest tile up to the default whose scratch fits in the budget beside what is kept a sample.
-
-    Raises:
-        KdbiasError: not even the smallest tile fits; the message says how much memory would do.
-    """
-    kept = n * (8 * (k + max(k, 32)) + 12 * k) + n * schemes * 6 * 8 * 2
-    tile = TILE
-    while True:
-        needed = kept + threads * 3 * 4 * tile * tile
-        if needed <= budget:
-            if tile < TILE:
-                progress.say(f"tile {tile} instead of {TILE}, to stay within --memory")
-            return tile
-        if tile <= 128:
-            raise KdbiasError(
-                f"{n:,} samples with k={k} need {needed / 2**30:.2f} GiB, more than --memory "
-                f"{budget / 2**30:.2f} GiB; give more memory or a smaller --k"
-            )
-        tile //= 2
 
 
 def _duration(seconds: float) -> str:

@@ -204,7 +204,7 @@ def test_rectification_runs_from_natural_to_the_best(table: EmbeddingTable, meas
 def test_same_call_again_does_nothing(
     table: EmbeddingTable, measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measurement, "traverse", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr(measurement, "all_pairs", lambda *a, **k: pytest.fail("measured again"))
     before = {p.name: p.stat().st_mtime_ns for p in measured.out.iterdir()}
     again = uniformity(table.path, measured.out, k=7, t="4,2,50", keep_neighbors=True)
     assert again.state == "finished"
@@ -243,20 +243,21 @@ def assert_close(a: object, b: object, where: str = "") -> None:
 
 
 def test_only_new_weights_are_passed_over(table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uniformity(table.path, tmp_path / "out", k=5, t=3, rectification="none")
+    options = {"k": 5, "t": 3, "rectification": "none"}
+    uniformity(table.path, tmp_path / "out", **options)
     passes = []
 
-    def spy(x, epilogues, **options) -> None:
-        passes.append([(type(e).__name__, getattr(e, "weights", np.empty((0,))).shape[0]) for e in epilogues])
-        original(x, epilogues, **options)
+    def spy(x, bandwidths, weights, **more):
+        passes.append((len(weights), more["k"], more["near"]))
+        return original(x, bandwidths, weights, **more)
 
-    original = measurement.traverse
-    monkeypatch.setattr(measurement, "traverse", spy)
+    original = measurement.all_pairs
+    monkeypatch.setattr(measurement, "all_pairs", spy)
     manifest = write_weights(tmp_path / "w.parquet", table, skewed())
-    uniformity(table.path, tmp_path / "out", k=5, t=3, rectification="none", weights=[manifest])
-    assert passes == [[("Potentials", 1)]]
+    uniformity(table.path, tmp_path / "out", **options, weights=[manifest])
+    assert passes == [(1, 0, None)]
     write_weights(manifest, table, skewed() + 1)
-    changed = uniformity(table.path, tmp_path / "out", k=5, t=3, rectification="none", weights=[manifest])
+    changed = uniformity(table.path, tmp_path / "out", **options, weights=[manifest])
     assert [s["name"] for s in changed.document["schemes"]] == ["natural", "w"]
     p = reference.probabilities(skewed() + 1)
     assert changed.document["schemes"][1]["ess"] == pytest.approx(reference.ess(p))
@@ -360,13 +361,13 @@ def test_orthonormal_basis_is_already_as_even_as_it_gets(tmp_path) -> None:
 def test_rectification_needs_room_for_the_kernel(tmp_path) -> None:
     x = reference.random_sphere(600, 4)
     table = write_embedding_table(tmp_path / "emb", pa.array([str(i) for i in range(600)]), x)
-    result = uniformity(table.path, tmp_path / "out", k=3, t=2, memory="900KB", threads=1)
+    result = uniformity(table.path, tmp_path / "out", k=3, t=2, memory="600KB", threads=1)
     entry = result.document["schemes"][0]["bandwidths"][0]
     assert entry["rectification"] is None
     assert "--memory" in entry["rectification_reason"]
     assert entry["uniformity"] == pytest.approx(reference.uniformity(x, 2), abs=1e-4)
     with pytest.raises(KdbiasError, match="smaller --k"):
-        uniformity(table.path, tmp_path / "less", k=500, t=2, memory="900KB", threads=1)
+        uniformity(table.path, tmp_path / "less", k=500, t=2, memory="600KB", threads=1)
 
 
 @pytest.mark.parametrize("k", [0, N, N + 5])

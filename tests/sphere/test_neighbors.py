@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.neighbors import Neighbors, pack, unpack
+from kdbias.sphere.neighbors import Neighbors
+from kdbias.sphere.reservoirs import pack, unpack
 from kdbias.sphere.tiles import traverse
 from tests import reference
 

@@ -1,0 +1,129 @@
+"""All exact results over all pairs, on the device at hand: one call, whatever computes it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.sphere.duplicates import RadiusCounts
+from kdbias.sphere.neighbors import Neighbors
+from kdbias.sphere.potentials import Potentials, probabilities
+from kdbias.sphere.reservoirs import capacity
+from kdbias.sphere.tiles import TILE, Epilogue, traverse
+
+SMALLEST_TILE = 64
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """What one pass over all pairs gave; a result that was not asked for is None.
+
+    Attributes:
+        bandwidths: T numbers.
+        weights: (m, n) float64 sampling probabilities.
+        without_self: (m, T, n) float64, sum over j != i of p_j K_ij.
+        ids, cosines: (n, k) int64 and float32, the nearest others, nearest first.
+        counts: (n,) int64, others at a cosine of at least ``near``.
+    """
+
+    bandwidths: list[float]
+    weights: np.ndarray
+    without_self: np.ndarray
+    ids: np.ndarray | None
+    cosines: np.ndarray | None
+    counts: np.ndarray | None
+
+    @property
+    def potentials(self) -> np.ndarray:
+        """(m, T, n): self included."""
+        return self.without_self + self.weights[:, None, :]
+
+    @property
+    def pair_energies(self) -> np.ndarray:
+        """(m, T): sum over i != j of p_i p_j K_ij."""
+        return np.einsum("mn,mtn->mt", self.weights, self.without_self)
+
+    @property
+    def energies(self) -> np.ndarray:
+        """(m, T): sum over all i, j of p_i p_j K_ij."""
+        return self.pair_energies + np.einsum("mn,mn->m", self.weights, self.weights)[:, None]
+
+
+def all_pairs(
+    x: np.ndarray,
+    bandwidths: Sequence[float] = (),
+    weights: np.ndarray | None = None,
+    *,
+    k: int = 0,
+    near: float | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    tile: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> AllPairs:
+    """Kernel sums, neighbours and radius counts in one pass over all pairs.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        bandwidths: T numbers > 0; none for no potentials.
+        weights: (m, n) sampling probabilities; by default one uniform row.
+        k: neighbours a sample; 0 for none.
+        near: cosine to count others at; None for no counts.
+        device: ``cpu`` (NumPy tiles) or a torch device (torch tiles, see `torch_pairs`).
+        precision: of the product behind the potentials: ``float32``; on a torch device also ``tf32`` (cosines
+            off by up to 1e-3) and ``bf16`` (by up to 8e-3): the relative error of a potential is up to 2t
+            times that, much less on average. Neighbours and counts are float32 always.
+        tile, threads, progress: as in `tiles.traverse`.
+
+    Raises:
+        KdbiasError: bad vectors, weights, bandwidths or k, or a precision the device does not have.
+    """
+    n = len(x)
+    p = probabilities(n, weights)
+    if device != "cpu":
+        from kdbias.sphere.torch_pairs import torch_pairs
+
+        sums, best, counts = torch_pairs(x, bandwidths, p, k, near, device, precision, tile, progress)
+        return AllPairs(list(bandwidths), p, sums, *best, counts)
+    if precision != "float32":
+        raise KdbiasError(f"precision {precision!r} needs a CUDA device; on the CPU it is float32")
+    potentials = Potentials(n, bandwidths, p) if len(bandwidths) else None
+    found = Neighbors(n, k) if k else None
+    within = RadiusCounts(n, near) if near is not None else None
+    epilogues: list[Epilogue] = [e for e in (potentials, found, within) if e is not None]
+    traverse(x, epilogues, tile=tile or TILE, threads=threads, progress=progress)
+    return AllPairs(
+        list(bandwidths),
+        p,
+        potentials.without_self if potentials else np.empty((len(p), 0, n)),
+        found.ids if found else None,
+        found.cosines if found else None,
+        within.counts if within else None,
+    )
+
+
+def bytes_needed(n: int, k: int, schemes: int, bandwidths: int, threads: int, tile: int = TILE) -> int:
+    """Most memory that a pass on the CPU takes beside the vectors."""
+    neighbours = n * (8 * capacity(k) + 12 * k + 12) if k else 0
+    sums = n * schemes * (8 * bandwidths + 4 + 8)
+    return neighbours + sums + threads * 3 * 4 * tile * tile
+
+
+def fitting_tile(n: int, k: int, schemes: int, bandwidths: int, threads: int, budget: int) -> int:
+    """The largest tile, up to the default, with which a pass on the CPU stays within ``budget`` bytes.
+
+    Raises:
+        KdbiasError: not even the smallest tile does; the message says how much memory would.
+    """
+    tile = TILE
+    while bytes_needed(n, k, schemes, bandwidths, threads, tile) > budget:
+        if tile <= SMALLEST_TILE:
+            needed = bytes_needed(n, k, schemes, bandwidths, threads, tile)
+            raise KdbiasError(
+                f"{n:,} samples with k={k} and {schemes} scheme(s) need {needed / 2**30:.3g} GiB beside the "
+                f"vectors, more than --memory {budget / 2**30:.3g} GiB; give more memory or a smaller --k"
+            )
+        tile //= 2
+    return tile

@@ -1,0 +1,136 @@
+"""The best candidates met so far, for many samples at once, without a Python loop over samples."""
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+
+# A candidate is one int64: the cosine's bits above, the complement of the id below. Larger is nearer, equal
+# cosines go by the smaller id, and selection is a plain partition of integers.
+_ID_BITS = 32
+_ID_MASK = (1 << _ID_BITS) - 1
+EMPTY = np.iinfo(np.int64).min
+_CELLS = 1 << 18  # candidates compacted at once: 2 MiB
+
+
+def pack(cosines: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Sortable int64 keys of float32 cosines and ids < 2^32."""
+    bits = np.ascontiguousarray(cosines, dtype=np.float32).view(np.int32)
+    keys = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
+    keys <<= _ID_BITS
+    keys += _ID_MASK - ids
+    return keys
+
+
+def unpack(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 cosines and int64 ids of keys."""
+    ordered = (keys >> _ID_BITS).astype(np.int32)
+    bits = ordered ^ ((ordered >> 31) & np.int32(0x7FFFFFFF))
+    return bits.view(np.float32), _ID_MASK - (keys & _ID_MASK)
+
+
+class Reservoirs:
+    """The k nearest others of each of n samples, out of candidates that come in any order.
+
+    Every sample keeps up to twice k candidates and a threshold: a cosine that its k-th best of all is sure to
+    reach. A full reservoir is cut back to its k best, which raises the threshold. Callers see to it that no
+    two threads offer to the same sample at once, and that no pair is offered twice.
+
+    Attributes:
+        k: neighbours to find.
+        threshold: (n,) float32; entries below it need not be offered.
+    """
+
+    def __init__(self, n: int, k: int) -> None:
+        if not 1 <= k < n:
+            raise KdbiasError(f"k={k} neighbours of {n:,} samples do not exist; choose 1 <= k <= {n - 1:,}")
+        if n > _ID_MASK:
+            raise KdbiasError(f"{n:,} samples are more than one neighbour table can number (2^32 - 1)")
+        self.k = k
+        self.threshold = np.full(n, -np.inf, dtype=np.float32)
+        self._capacity = capacity(k)
+        self._keys = np.full((n, self._capacity), EMPTY, dtype=np.int64)
+        self._filled = np.zeros(n, dtype=np.int64)
+
+    def offer(
+        self, samples: np.ndarray, ids: np.ndarray, cosines: np.ndarray, cells: np.ndarray, mirrored: bool
+    ) -> None:
+        """Take candidates in.
+
+        Args:
+            samples: (r,) int64, whose candidates these are; distinct.
+            ids: (c,) int64, which samples the candidates are.
+            cosines: (r, c) float32, or (c, r) if ``mirrored``; C-contiguous.
+            cells: flat positions in ``cosines`` of the candidates, ascending.
+        """
+        if not len(cells):
+            return
+        across = cells // cosines.shape[1]
+        down = cells - across * cosines.shape[1]
+        if mirrored:
+            # Small integers are sorted by radix, in one pass.
+            order = np.argsort(down.astype(np.uint16) if len(samples) <= 1 << 16 else down, kind="stable")
+            cells, across, down = cells[order], down[order], across[order]
+        keys = pack(cosines.reshape(-1)[cells], ids[down])
+        counts = np.bincount(across, minlength=len(samples))
+        rank = np.arange(len(cells)) - np.repeat(np.cumsum(counts) - counts, counts)
+        filled = self._filled[samples]
+        full = filled + counts > self._capacity
+        if full.any():
+            late = full[across]
+            self._compact(samples, np.flatnonzero(full), counts, across[late], rank[late], keys[late])
+            across, rank, keys = across[~late], rank[~late], keys[~late]
+        self._keys.reshape(-1)[samples[across] * self._capacity + filled[across] + rank] = keys
+        self._filled[samples] = np.where(full, self.k, filled + counts)
+
+    def _compact(
+        self,
+        samples: np.ndarray,
+        rows: np.ndarray,
+        counts: np.ndarray,
+        across: np.ndarray,
+        rank: np.ndarray,
+        keys: np.ndarray,
+    ) -> None:
+        """Cut the reservoirs of ``rows`` (places in ``samples``) and their new candidates to the k best."""
+        step = max(1, _CELLS // int(self._capacity + counts[rows].max()))
+        place = np.empty(len(counts), dtype=np.int64)
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            low, high = np.searchsorted(across, (some[0], some[-1] + 1))
+            width = self._capacity + int(counts[some].max())
+            pool = np.full((len(some), width), EMPTY, dtype=np.int64)
+            pool[:, : self._capacity] = self._keys[samples[some]]
+            place[some] = np.arange(len(some))
+            pool[place[across[low:high]], self._capacity + rank[low:high]] = keys[low:high]
+            pool.partition(width - self.k, axis=1)
+            best = pool[:, width - self.k :]
+            self.threshold[samples[some]] = unpack(best.min(axis=1))[0]
+            kept = np.full((len(some), self._capacity), EMPTY, dtype=np.int64)
+            kept[:, : self.k] = best
+            self._keys[samples[some]] = kept
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n, k) int64 ids and (n, k) float32 cosines, nearest first; ends the reservoirs.
+
+        A sample that was offered fewer than k candidates has ids -1 and cosines -2 behind them.
+        """
+        n, k = len(self._keys), self.k
+        ids = np.empty((n, k), dtype=np.int64)
+        cosines = np.empty((n, k), dtype=np.float32)
+        step = max(1, _CELLS // self._capacity)
+        for first in range(0, n, step):
+            rows = slice(first, first + step)
+            keys = self._keys[rows]
+            keys.sort(axis=1)
+            best = keys[:, : -k - 1 : -1]
+            cosines[rows], ids[rows] = unpack(best)
+            missing = best == EMPTY
+            if missing.any():
+                ids[rows][missing], cosines[rows][missing] = -1, -2
+        del self._keys
+        return ids, cosines
+
+
+def capacity(k: int) -> int:
+    """Candidates that a sample's reservoir holds: k and as many again, at least 32 more."""
+    return k + max(k, 32)

@@ -1,0 +1,188 @@
+"""The pass over all pairs in torch tiles, for CUDA devices (and, for tests, torch on the CPU)."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdbias import progress as progress_lines
+from kdbias.errors import KdbiasError
+from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
+from kdbias.sphere.potentials import probabilities
+from kdbias.sphere.reservoirs import EMPTY, unpack
+from kdbias.sphere.tiles import tile_order
+
+if TYPE_CHECKING:
+    import torch
+
+TILE = 4096
+SMALLEST_TILE = 256
+PRECISIONS = ("float32", "tf32", "bf16")
+
+Best = tuple[np.ndarray | None, np.ndarray | None]
+
+
+def torch_pairs(
+    x: np.ndarray,
+    bandwidths: Sequence[float],
+    weights: np.ndarray,
+    k: int,
+    near: float | None,
+    device: str,
+    precision: str = "float32",
+    tile: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[np.ndarray, Best, np.ndarray | None]:
+    """What `all_pairs` returns, computed on a torch device: sums without self, (ids, cosines), counts.
+
+    Where the device runs out of memory the tile is halved and the pass begins anew.
+
+    Raises:
+        KdbiasError: bad arguments, or memory that does not even hold the smallest tile.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise KdbiasError(f"precision {precision!r} is unknown; use {', '.join(PRECISIONS)}")
+    if k and not 1 <= k < len(x):
+        raise KdbiasError(f"k={k} neighbours of {len(x):,} samples do not exist; choose 1 <= k < {len(x):,}")
+    weights = probabilities(len(x), weights)
+    if len(bandwidths):
+        Kernels(bandwidths)  # checks them
+    side = tile or TILE
+    while True:
+        try:
+            with torch.inference_mode():
+                one = _Pass(x, bandwidths, weights, k, near, device, precision)
+                return one.run(side, progress)
+        except torch.cuda.OutOfMemoryError:
+            if side <= SMALLEST_TILE:
+                raise KdbiasError(
+                    f"{device} has too little free memory for {len(x):,} x {x.shape[1]} vectors; use "
+                    "--device cpu"
+                ) from None
+        torch.cuda.empty_cache()
+        side //= 2
+        progress_lines.say(f"{device} is out of memory: starting over with tile {side}")
+
+
+class _Pass:
+    """One pass; its state lives on the device."""
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        bandwidths: Sequence[float],
+        weights: np.ndarray,
+        k: int,
+        near: float | None,
+        device: str,
+        precision: str,
+    ) -> None:
+        import torch
+
+        self.torch = torch
+        self.bandwidths, self.k, self.near, self.precision = list(bandwidths), k, near, precision
+        self.n = len(x)
+        self.x = torch.from_numpy(np.ascontiguousarray(x)).to(device)
+        self.low = self.x.bfloat16() if precision == "bf16" else self.x
+        wide = torch.from_numpy(np.ascontiguousarray((weights * self.n).T)).to(device)
+        self.weights = {torch.float32: wide.float(), torch.float64: wide}
+        self.sums = torch.zeros(
+            len(weights), len(self.bandwidths), self.n, dtype=torch.float64, device=device
+        )
+        self.ids = torch.arange(self.n, device=device)
+        self.best = torch.full((self.n, k), EMPTY, dtype=torch.int64, device=device) if k else None
+        self.threshold = torch.full((self.n,), -2.0, device=device)
+        self.counts = torch.zeros(self.n, dtype=torch.int64, device=device) if near is not None else None
+
+    def run(
+        self, tile: int, progress: Callable[[int], object] | None
+    ) -> tuple[np.ndarray, Best, np.ndarray | None]:
+        for i, j in tile_order(self.n, tile):
+            rows, columns = (slice(b * tile, min(self.n, (b + 1) * tile)) for b in (i, j))
+            self._tile(rows, columns)
+            if progress is not None:
+                size = (rows.stop - rows.start) * (columns.stop - columns.start)
+                progress(size if i == j else 2 * size)
+        for index, t in enumerate(self.bandwidths):
+            self.sums[:, index] *= (math.exp(-2 * t) if t <= LARGEST_FLOAT32_BANDWIDTH else 1.0) / self.n
+        best: Best = (None, None)
+        if self.best is not None:
+            cosines, ids = unpack(self.best.cpu().numpy())
+            best = ids, cosines
+        return self.sums.cpu().numpy(), best, None if self.counts is None else self.counts.cpu().numpy()
+
+    def _tile(self, rows: slice, columns: slice) -> None:
+        diagonal = rows.start == columns.start
+        if self.bandwidths:
+            with _product_precision(self.torch, self.precision):
+                low = (self.low[rows] @ self.low[columns].T).float().clamp_(-1, 1)
+            self._add_potentials(low, rows, columns, diagonal)
+        if self.best is None and self.counts is None:
+            return
+        exact = low if self.bandwidths and self.precision == "float32" else self._cosines(rows, columns)
+        if diagonal:
+            exact.fill_diagonal_(-3.0)
+        self._count(exact, rows, columns, diagonal)
+        if self.best is not None:
+            self._merge(exact, rows, columns)
+            if not diagonal:
+                self._merge(exact.T, columns, rows)
+
+    def _cosines(self, rows: slice, columns: slice) -> "torch.Tensor":
+        return (self.x[rows] @ self.x[columns].T).clamp_(-1, 1)
+
+    def _add_potentials(self, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool) -> None:
+        torch = self.torch
+        for index, t in enumerate(self.bandwidths):
+            if t <= LARGEST_FLOAT32_BANDWIDTH:
+                kernel = torch.mul(cosines, 2 * t / math.log(2)).exp2_()
+            else:
+                kernel = cosines.double().sub_(1).mul_(2 * t).exp_()
+            if diagonal:
+                kernel.fill_diagonal_(0.0)
+            weights = self.weights[kernel.dtype]
+            self.sums[:, index, rows] += (kernel @ weights[columns]).T.double()
+            if not diagonal:
+                self.sums[:, index, columns] += (weights[rows].T @ kernel).double()
+
+    def _count(self, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool) -> None:
+        if self.counts is None:
+            return
+        reached = cosines >= float(np.float32(self.near))
+        self.counts[rows] += reached.sum(dim=1)
+        if not diagonal:
+            self.counts[columns] += reached.sum(dim=0)
+
+    def _merge(self, cosines: "torch.Tensor", of: slice, among: slice) -> None:
+        """Take a tile's best entries into the k best so far; keys as in `reservoirs.pack`."""
+        torch = self.torch
+        assert self.best is not None
+        reached = cosines >= self.threshold[of, None]
+        most = int(reached.sum(dim=1).max())
+        if not most:
+            return
+        bits = cosines.contiguous().view(torch.int32)
+        keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
+        keys += 0xFFFFFFFF - self.ids[among]
+        keys.masked_fill_(~reached | (cosines < -2), EMPTY)
+        top = keys.topk(min(most, self.k, keys.shape[1]), dim=1).values
+        merged = torch.cat([self.best[of], top], dim=1).topk(self.k, dim=1).values
+        self.best[of] = merged
+        worst = (merged[:, -1] >> 32).int()
+        threshold = (worst ^ ((worst >> 31) & 0x7FFFFFFF)).view(torch.float32)
+        self.threshold[of] = torch.where(merged[:, -1] == EMPTY, -2.0, threshold)
+
+
+@contextmanager
+def _product_precision(torch: Any, precision: str) -> Iterator[None]:
+    """TF32 only where it was asked for, whatever the process has set; sums stay float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
