@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.kernel_matrix import KernelMatrix, kernel_matrix
+from kdbias.sphere.kernel_matrix import KernelMatrix, TiledKernel, kernel_matrix
 from kdbias.sphere.simplex import FeasibleSet
 
 _CHECK_EVERY = 5
@@ -95,7 +95,8 @@ def solve(
         tolerance: stop once gap <= tolerance * (natural energy - energy).
         max_iterations, max_seconds: where a bad case ends, with the gap it reached.
         start: (n,) warm start, a distribution; default natural.
-        memory: what the kernel may take when ``kernel`` is rows; past it products recompute K.
+        memory: what the kernel may take when ``kernel`` is rows. Where half of K does not fit, products
+            compute it anew, and few of them are made (see `refinement`).
         progress: called with (iteration, energy, gap) each time the gap is known.
 
     Returns:
@@ -115,10 +116,28 @@ def solve(
     if kernel.n != groups.distinct:
         raise KdbiasError(f"the kernel has {kernel.n:,} rows, the data {groups.distinct:,} distinct samples")
     feasible = FeasibleSet.of(kernel.n, min_ess, cap)
+    begin = None if start is None else groups.collapse(start)
+    if isinstance(kernel, TiledKernel) and kernel.kept is None:
+        from kdbias.sphere.refinement import STALLED, refine
+
+        refined = refine(
+            kernel,
+            feasible,
+            groups,
+            min_ess=min_ess,
+            cap=cap,
+            tolerance=tolerance,
+            noise=_NOISE,
+            max_iterations=max_iterations,
+            max_seconds=max_seconds,
+            start=begin,
+            progress=progress,
+        )
+        if refined.reason != STALLED:
+            return refined
+        begin = groups.collapse(refined.p)
     search = _Search(kernel, feasible, groups, tolerance)
-    reason = search.run(
-        None if start is None else groups.collapse(start), max_iterations, max_seconds, began, progress
-    )
+    reason = search.run(begin, max_iterations, max_seconds, began, progress)
     return search.result(reason, time.perf_counter() - began)
 
 

@@ -2,10 +2,12 @@
 
 The solver asks for K p again and again. Where half of K fits in memory it is kept as upper-triangle tiles;
 past that each product computes the tiles anew. Both are the same matrix: float32 tiles, sums in float64.
+Recomputed products are dear, so that kernel comes with a cheap stand-in (see `refinement`).
 """
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -58,7 +60,7 @@ def kernel_matrix(
     budget = parse_bytes(memory)
     halves = len(x) * (len(x) + tile) / 2
     kept = np.float32 if 4 * halves <= budget else np.float16 if 2 * halves <= budget else None
-    return TiledKernel(x, t, kept=kept, threads=threads, tile=tile)
+    return TiledKernel(x, t, kept=kept, threads=threads, tile=tile, memory=budget)
 
 
 class TiledKernel:
@@ -70,9 +72,7 @@ class TiledKernel:
         kept: dtype to keep the tiles in; None recomputes them.
         threads: worker threads (default: the CPUs this process may use).
         tile: rows of a tile.
-
-    Attributes:
-        row_sums: (n,) float64, K 1.
+        memory: bytes that the stand-in of a recomputed kernel may take.
     """
 
     def __init__(
@@ -82,21 +82,38 @@ class TiledKernel:
         kept: type[np.float32] | type[np.float16] | None = np.float32,
         threads: int | None = None,
         tile: int = TILE,
+        memory: int = 1 << 30,
     ) -> None:
-        self.n, self.t, self.kept, self.tile = len(x), t, kept, tile
+        self.n, self.t, self.kept, self.tile, self.memory = len(x), t, kept, tile, memory
         self.definite = True
-        form = f"kept as {kept.__name__}" if kept else "recomputed tiles"
-        self.description = f"exact kernel, {form}"
-        self._x = np.ascontiguousarray(x, dtype=np.float32)
+        self.description = f"exact kernel, {f'kept as {kept.__name__}' if kept else 'recomputed tiles'}"
+        self.x = np.ascontiguousarray(x, dtype=np.float32)
         self._threads = threads or available_threads()
         starts = range(0, self.n, tile)
         self._blocks = [(i, j) for i in starts for j in starts if j >= i]
-        # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the
-        # deviation from uniform sampling, and their rounding shrinks with it.
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
-        self.row_sums = self._sum_rows()
+        self._row_sums: np.ndarray | None = None
+        if kept:
+            self.scan(self._keep)
+
+    @property
+    def row_sums(self) -> np.ndarray:
+        """(n,) float64, K 1."""
+        if self._row_sums is None:
+            self.scan(lambda block, values: None)
+            assert self._row_sums is not None
+        return self._row_sums
+
+    @cached_property
+    def stand_in(self) -> KernelMatrix:
+        """A cheap approximation of this kernel, for the steps of `refinement`."""
+        from kdbias.sphere.near_kernel import NearKernel
+
+        return NearKernel(self, self.memory)
 
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the
+        # deviation from uniform sampling, and their rounding shrinks with it.
         columns = p[:, None] if p.ndim == 1 else p
         mean = columns.mean(axis=0)
         dtype = np.float64 if exact else np.float32
@@ -112,19 +129,28 @@ class TiledKernel:
         result = self._over_blocks(product, columns.shape[1]) + self.row_sums[:, None] * mean
         return result[:, 0] if p.ndim == 1 else result
 
-    def _sum_rows(self) -> np.ndarray:
-        def sums(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
+    def rows(self, chosen: np.ndarray) -> np.ndarray:
+        """Rows of K (len(chosen), n), float32."""
+        return kernel_tile(self.x[chosen], self.x, self.t)
+
+    def scan(self, visit: Callable[[tuple[int, int], np.ndarray], None]) -> None:
+        """Call ``visit((row, column), values)`` with every tile on and above the diagonal, from all threads.
+
+        The values are overwritten afterwards. The sums of the rows are taken on the way.
+        """
+
+        def work(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
             i, j = (slice(start, start + self.tile) for start in block)
             values = self._values(block, workspace)
-            if self.kept is np.float32:
-                self._tiles[block] = values.copy()
-            elif self.kept is np.float16:
-                self._tiles[block] = to_half(values)
+            visit(block, values)
             total[i, 0] += values.sum(axis=1, dtype=np.float64)
             if block[0] != block[1]:
                 total[j, 0] += values.sum(axis=0, dtype=np.float64)
 
-        return self._over_blocks(sums, 1)[:, 0]
+        self._row_sums = self._over_blocks(work, 1)[:, 0]
+
+    def _keep(self, block: tuple[int, int], values: np.ndarray) -> None:
+        self._tiles[block] = values.copy() if self.kept is np.float32 else to_half(values)
 
     def _values(self, block: tuple[int, int], workspace: Workspace, exact: bool = False) -> np.ndarray:
         """One tile of K, float32; read before the next call with the same workspace."""
@@ -132,7 +158,7 @@ class TiledKernel:
         kept = self._tiles.get(block)
         if kept is not None and kept.dtype == np.float32:
             return kept
-        a, b = self._x[i : i + self.tile], self._x[j : j + self.tile]
+        a, b = self.x[i : i + self.tile], self.x[j : j + self.tile]
         scratch = workspace.array("tile", (len(a), len(b)))
         if kept is not None and not exact:
             return from_half(kept, scratch)
