@@ -77,9 +77,7 @@ class NearKernel:
         for row, kernel in zip(rows, values, strict=True):
             far = kernel < self.radius
             far[row] = False
-            features = self._features(
-                self._x[row] @ self._x[far].T, self._reduced[row] @ self._reduced[far].T
-            )
+            features = self._features(self._x[far] @ self._x[row], self._reduced[far] @ self._reduced[row])
             normal += features @ features.T
             right += features @ kernel[far]
         constant, linear, square = np.linalg.lstsq(normal, right, rcond=1e-10)[0]
