@@ -17,10 +17,9 @@ from kdbias.data import open_data
 from kdbias.device import resolve_device
 from kdbias.embedding_engine import run_teacher, take_precomputed, write_units
 from kdbias.embedding_plan import Plan, rank_and_world
-from kdbias.embedding_units import Parts, disk_errors
+from kdbias.embedding_units import Parts, disk_errors, open_run
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_parts import STORES
-from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.run_record import Run
 from kdbias.teachers import PRECOMPUTED, Teacher, open_teacher
 from kdbias.teachers.precomputed import Precomputed, open_precomputed
@@ -224,7 +223,7 @@ def _open_run(
     out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool, rank: int, world: int
 ) -> Run:
     if world == 1:
-        return Run.open(out, STAGE, config, inputs, overwrite)
+        return open_run(out, config, inputs, overwrite)
     from kdbias.embedding_ranks import open_shared_run
 
     return open_shared_run(out, config, inputs, overwrite, rank, world)

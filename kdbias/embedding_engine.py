@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ _CHECKED_ROWS = 32
 
 def take_precomputed(
     vectors: Precomputed, rows: np.ndarray, units: list[Unit]
-) -> Iterator[tuple[Unit, UnitResult]]:
+) -> Generator[tuple[Unit, UnitResult], None, None]:
     """The results of the units from stored vectors; `rows` (n,) says which belongs to which sample."""
     for unit in units:
         begun = time.perf_counter()
@@ -45,23 +46,16 @@ def run_teacher(
     flip: bool,
     on_error: str,
     advance: Callable[[int], Any],
-) -> Iterator[tuple[Unit, UnitResult]]:
+) -> Generator[tuple[Unit, UnitResult], None, None]:
     """The results of the units, in order; `advance(n)` is called for every n images done."""
     if not units:
         return
-    from kdbias.embedding_loader import load_batches, worker_death
+    from kdbias.embedding_loader import load_batches
 
     feed = _Feed(teacher, source, on_error, flip)
-    try:
-        loaded = load_batches(
-            source, teacher.preprocessing, units, batch_size, workers, teacher.device.startswith("cuda")
-        )
-        yield from _by_unit(units, feed.embedded(loaded), teacher.dim, advance)
-    except RuntimeError as error:
-        death = worker_death(error)
-        if death is None:
-            raise
-        raise death from error
+    pin = teacher.device.startswith("cuda")
+    loaded = load_batches(source, teacher.preprocessing, units, batch_size, workers, pin)
+    yield from _by_unit(units, feed.embedded(loaded), teacher.dim, advance)
 
 
 class _Feed:
@@ -177,8 +171,27 @@ def require_consistent(teacher: Teacher, images: np.ndarray, embedded: np.ndarra
     return lowest
 
 
-def write_units(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> None:
-    """Write units as they come, one behind, so that the device does not wait for the disk."""
+def write_units(parts: Parts, results: Generator[tuple[Unit, UnitResult], None, None]) -> None:
+    """Write units as they come.
+
+    Raises KdbiasError where a decode worker dies (torch says so from a signal handler: anywhere in here).
+    """
+    try:
+        with contextlib.closing(results):
+            _write_in_order(parts, results)
+    except RuntimeError as error:
+        from kdbias.embedding_loader import worker_death
+
+        death = worker_death(error)
+        if death is None:
+            raise
+    else:
+        return
+    raise death  # not inside the handler: torch's report has nothing to add
+
+
+def _write_in_order(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> None:
+    # One behind, so that the device does not wait for the disk.
     writing: Future[None] | None = None
     with ThreadPoolExecutor(max_workers=1) as writer:
         for unit, result in results:

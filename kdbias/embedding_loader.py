@@ -130,22 +130,34 @@ def load_batches(
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=".*worker processes in total.*", category=UserWarning)
         iterator = iter(loader)
-    for batch in iterator:
-        if batch.out_of_memory:
-            raise KdbiasError(
-                "out of memory while decoding images: run the same command again with fewer --workers or a "
-                "smaller --batch-size; finished parts are kept"
-            )
-        yield batch
+    try:
+        for batch in iterator:
+            if batch.out_of_memory:
+                raise KdbiasError(
+                    "out of memory while decoding images: run the same command again with fewer --workers or "
+                    "a smaller --batch-size; finished parts are kept"
+                )
+            yield batch
+    except (OSError, EOFError) as error:  # it died while it handed over a batch
+        raise _dead_worker(str(error) or type(error).__name__) from error
+    finally:
+        # Now, not when the iterator is collected: until then torch's signal handler would go on to report a
+        # dead worker, in whatever code runs then.
+        shut_down = getattr(iterator, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
 
 
 def worker_death(error: BaseException) -> KdbiasError | None:
     """The error to show where `error` is torch's report of a dead decode worker, else None."""
-    text = str(error)
-    if not isinstance(error, RuntimeError) or "DataLoader worker" not in text:
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
         return None
+    return _dead_worker(str(error))
+
+
+def _dead_worker(report: str) -> KdbiasError:
     return KdbiasError(
-        f"a decode worker died ({text.splitlines()[0].rstrip('. ')}); usually memory or shared memory ran "
+        f"a decode worker died ({report.splitlines()[0].rstrip('. ')}); usually memory or shared memory ran "
         "out: run the same command again with fewer --workers (0 decodes in this process) or a smaller "
         "--batch-size; finished parts are kept"
     )

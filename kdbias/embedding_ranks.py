@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from kdbias.embedding_units import open_run
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import read_json
@@ -30,7 +31,7 @@ def open_shared_run(
     """
     if rank == 0:
         try:
-            return Run.open(out, STAGE, config, inputs, overwrite)
+            return open_run(out, config, inputs, overwrite)
         finally:
             _meet(world)
     met = _meet(world)

@@ -24,7 +24,7 @@ from kdbias.tables import fingerprints, provenance
 from kdbias.tables.density_table import write_table
 from kdbias.tables.embedding_parts import normalise, part_name, write_part
 from kdbias.tables.embedding_table import STAGE
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.files import clean_temporaries, read_json, write_json
 from kdbias.tables.run_record import Run
 
 FAILURES = "failures.parquet"
@@ -50,6 +50,13 @@ class UnitResult:
     seconds: dict[str, float]
 
 
+def open_run(out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool) -> Run:
+    """Begin, resume or find finished the run in `out`, and clear what a killed one left half-written."""
+    run = Run.open(out, STAGE, config, inputs, overwrite)
+    clean_temporaries(out / _RECORDS)
+    return run
+
+
 @contextlib.contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
     """Turn a full or failing disk into one line that says how to go on."""
@@ -58,7 +65,8 @@ def disk_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise KdbiasError(
-            f"cannot write to {out} ({reason}); mend that and run the same command again: finished parts are kept"
+            f"cannot write to {out} ({reason}); mend that and run the same command again: "
+            "finished parts are kept"
         ) from error
 
 

