@@ -4,8 +4,8 @@
     python benchmarks/equilibrium.py --n 50000 --d 512 --t 5 --memory 4GiB 1GiB
 
 ``--memory`` decides the form of the kernel: kept as float32 or float16 tiles, or a few recomputed products
-with a stand-in between them. The gap is relative to what natural sampling could gain; ``p/Kp x 300`` is how far
-the iteration p <- p / Kp is from the same optimum after 300 steps (kept float32 kernels only).
+with a stand-in between them. The gap is relative to what natural sampling could gain; the last column is how
+far the iteration p <- p / Kp ends above the same optimum after 300 steps (kept float32 kernels only).
 """
 
 import argparse
