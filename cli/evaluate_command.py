@@ -112,7 +112,7 @@ def command(**parameters: Any) -> Any:
 
     \b
     Protocols:
-      knn           accuracy of the nearest class centroid and of k neighbours; overall, balanced, tail, by group
+      knn           accuracy of the nearest class centroid and of k neighbours; overall, balanced, tail
       linear        accuracy of a linear classifier on frozen embeddings
       fidelity      distance to the teacher's embeddings of the same samples; by group and density
       verification  pairs over folds (LFW, CFP, AgeDB), TAR@FAR

@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kdbias.cli.common import StageCommand, options, overwrite
 
@@ -83,9 +84,15 @@ class _Numbers(click.ParamType):
     ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads [all]."),
     click.option("--seed", default=0, show_default=True, help="Seed of cluster-balanced."),
+    click.option(
+        "--frontier",
+        is_flag=True,
+        help="Compare all methods instead: a table and a plot of uniformity against ESS, in the folder -o.",
+    ),
     overwrite,
 )
-def command(**parameters: Any) -> Any:
+@click.pass_context
+def command(ctx: click.Context, frontier: bool, **parameters: Any) -> Any:
     """Write how often each sample should be drawn: a Parquet file with a row a sample.
 
     DENSITY is the folder that `kdbias uniformity` wrote. A weight is the expected number of draws an epoch;
@@ -97,7 +104,24 @@ def command(**parameters: Any) -> Any:
       kdbias weights density -o weights.parquet
       kdbias weights density -o gentle.parquet --min-ess 0.8
       kdbias weights density -o balanced.parquet --method class-balanced --clip 10
+      kdbias weights density -o frontier --frontier
     """
+    if frontier:
+        return _frontier(ctx, parameters)
     from kdbias.weighting import weights
 
     return weights(**parameters)
+
+
+_OF_FRONTIER = ("density", "output", "embeddings", "t", "tolerance", "memory", "threads", "seed", "overwrite")
+
+
+def _frontier(ctx: click.Context, parameters: dict[str, Any]) -> Any:
+    from kdbias.errors import KdbiasError
+    from kdbias.schemes.frontier import frontier
+
+    given = [name for name in parameters if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    other = [f"--{name.replace('_', '-')}" for name in given if name not in _OF_FRONTIER]
+    if other:
+        raise KdbiasError(f"--frontier compares all methods by themselves; leave out {', '.join(other)}")
+    return frontier(**{name: parameters[name] for name in _OF_FRONTIER})

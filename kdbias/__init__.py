@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from kdbias.demonstration import demo
     from kdbias.embedding import embed
     from kdbias.errors import KdbiasError
-    from kdbias.evaluation import evaluate
+    from kdbias.evaluation import compare, evaluate
     from kdbias.inspection import inspect
     from kdbias.measurement import uniformity
     from kdbias.reporting import report
     from kdbias.sampler import ManifestSampler
+    from kdbias.schemes.changes import what_changed
+    from kdbias.schemes.frontier import frontier
     from kdbias.tables.density_table import read_density
     from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
     from kdbias.tables.weight_manifest import read_manifest
@@ -37,9 +39,11 @@ _HOME = {
     "EmbeddingTable": "kdbias.tables.embedding_table",
     "KdbiasError": "kdbias.errors",
     "ManifestSampler": "kdbias.sampler",
+    "compare": "kdbias.evaluation",
     "demo": "kdbias.demonstration",
     "embed": "kdbias.embedding",
     "evaluate": "kdbias.evaluation",
+    "frontier": "kdbias.schemes.frontier",
     "inspect": "kdbias.inspection",
     "open_data": "kdbias.data",
     "read_density": "kdbias.tables.density_table",
@@ -48,6 +52,7 @@ _HOME = {
     "train": "kdbias.training",
     "uniformity": "kdbias.measurement",
     "weights": "kdbias.weighting",
+    "what_changed": "kdbias.schemes.changes",
     "write_embedding_table": "kdbias.tables.embedding_table",
 }
 
@@ -56,9 +61,11 @@ __all__ = [
     "KdbiasError",
     "ManifestSampler",
     "__version__",
+    "compare",
     "demo",
     "embed",
     "evaluate",
+    "frontier",
     "inspect",
     "open_data",
     "read_density",
@@ -67,6 +74,7 @@ __all__ = [
     "train",
     "uniformity",
     "weights",
+    "what_changed",
     "write_embedding_table",
 ]
 

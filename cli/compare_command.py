@@ -1,0 +1,33 @@
+"""kdbias compare"""
+
+from typing import Any
+
+import click
+
+from kdbias.cli.common import StageCommand, options
+
+
+@click.command("compare", cls=StageCommand)
+@options(
+    click.argument("a", nargs=-1, required=True, metavar="A..."),
+    click.option(
+        "--to", "b", multiple=True, required=True, metavar="B", help="What A is compared to; repeatable."
+    ),
+    click.option("-o", "--output", metavar="FILE.json", help="Write the comparison there."),
+    click.option("--bootstrap", default=1000, show_default=True, type=click.IntRange(100), help="Resamples."),
+    click.option("--seed", default=0, show_default=True, help="Seed of the resampling."),
+)
+def command(**parameters: Any) -> Any:
+    """Say whether the difference B - A of evaluations is real: paired bootstrap by subject, 95 % intervals.
+
+    A and B are folders that `kdbias evaluate` wrote by the same protocol on the same samples; several a side
+    are runs with other training seeds.
+
+    \b
+    Examples:
+      kdbias compare score_natural --to score_rectified
+      kdbias compare natural-0 natural-1 --to rectified-0 --to rectified-1 -o difference.json
+    """
+    from kdbias.evaluation import compare
+
+    return compare(**parameters)
