@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/kdbias demo -o kdbias-demo
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: install
 	$(BIN)/ruff check .
