@@ -98,7 +98,9 @@ class FrontierResult:
             for row in self.table.to_pylist()
         ]
         t = self.table.column("t")[0].as_py()
-        notes = [f"without {name}: {reason}" for name, reason in self.skipped.items()]
+        notes = []
+        if self.skipped:
+            notes.append(f"without {', '.join(self.skipped)}: {next(iter(self.skipped.values()))}")
         reasons = {r for r in self.table.column("rectification_reason").to_pylist() if r}
         notes += [f"rectified n/a: {reason}" for reason in sorted(reasons)]
         return "\n".join([f"{self.out}: schemes at t={t:g}", aligned(heads, lines), *notes])
