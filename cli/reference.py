@@ -9,7 +9,7 @@ WIDTH = 100
 
 def help_text(name: str | None = None) -> str:
     """What `kdbias [name] --help` prints, at a fixed width."""
-    root = click.Context(main, info_name="kdbias", max_content_width=WIDTH, terminal_width=WIDTH)
+    root = click.Context(main, info_name="kdbias", terminal_width=WIDTH, **main.context_settings)
     if name is None:
         return main.get_help(root)
     command = main.get_command(root, name)

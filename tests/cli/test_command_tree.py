@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def command_of(name: str) -> click.Command:
-    found = main.get_command(click.Context(main), name)
+    found = main.get_command(click.Context(main, **main.context_settings), name)
     assert found is not None
     return found
 

@@ -47,7 +47,8 @@ def independent_optimum(kernel: np.ndarray, min_ess: float | None = None, cap: f
         method="SLSQP",
         options={"ftol": 1e-16, "maxiter": 1000},
     )
-    assert found.success, found.message
+    # 8: at the optimum the line search meets rounding; the comparison below tells whether it was there.
+    assert found.status in (0, 8), found.message
     return float(found.fun)
 
 
