@@ -78,7 +78,8 @@ def parse_request(
         min_ess = EQUILIBRIUM_MIN_ESS if min_ess is None else min_ess
         hygiene = replace(hygiene, min_ess=None)  # the solver's business
     if method not in _USE_BANDWIDTH:
-        t = None
+        if t is not None:
+            raise KdbiasError(f"method {method} has no bandwidth; leave out t={t:g}")
     elif t is None:
         t = chosen_bandwidth(density)
     if "clusters" in options:

@@ -141,6 +141,28 @@ def test_embeddings_may_be_named_but_must_be_the_measured_ones(long_tailed, meas
         weights(long_tailed.density, tmp_path / "o.parquet", embeddings=other.embeddings)
 
 
+def test_little_memory_gives_the_same_weights(long_tailed, tmp_path):
+    kept = weights(long_tailed.density, tmp_path / "kept.parquet", t=2, tolerance=1e-5)
+    few = weights(long_tailed.density, tmp_path / "few.parquet", t=2, tolerance=1e-5, memory="20KiB")
+    assert "recomputed" in few.facts["kernel"]
+    assert few.solver["certified"]
+    assert few.solver["energy"] == pytest.approx(kept.solver["energy"], rel=1e-5)
+    assert read(few.path) == pytest.approx(read(kept.path), abs=0.05)
+
+
+def test_summary_says_what_was_reached_and_proven(long_tailed, measure, tmp_path):
+    text = weights(long_tailed.density, tmp_path / "w.parquet", t=1).summary()
+    assert "equilibrium at t=1, 195 samples, mean weight 1" in text
+    assert "effective samples     98 (50.0%)" in text
+    assert "of the gain); met the tolerance" in text
+    cut = weights(long_tailed.density, tmp_path / "c.parquet", t=0.5, min_ess=0, max_seconds=0.0)
+    assert not cut.solver["certified"]
+    assert "above the best possible" in cut.summary()
+    assert "stopped after 0 s" in cut.summary()
+    balanced = weights(long_tailed.density, tmp_path / "b.parquet", method="class-balanced").summary()
+    assert "effective identities  5.0" in balanced
+
+
 def test_warnings_carry_the_numbers(measure, tmp_path):
     rng = np.random.default_rng(3)
     crowd = np.eye(8)[0] + 0.01 * rng.normal(size=(400, 8))
@@ -155,6 +177,10 @@ def test_warnings_carry_the_numbers(measure, tmp_path):
 BAD = {
     "unknown method": ({"method": "magic"}, "unknown method 'magic'; choose one of natural"),
     "t": ({"t": -1}, "t -1 is not a bandwidth"),
+    "foreign bandwidth": (
+        {"method": "hard", "t": 2},
+        "method hard has no bandwidth; leave out t=2",
+    ),
     "cap of another method": ({"method": "natural", "cap": 2}, "for method natural use clip"),
     "cap": ({"cap": 0.5}, "cap 0.5 cannot hold"),
     "clip": ({"clip": 1}, "clip 1 leaves no weights"),
