@@ -39,21 +39,18 @@ class ArrowImages:
 
     def __init__(self, files: Sequence[str], column: str) -> None:
         self.files, self.column = tuple(files), column
-        self._chunks: list[pa.Array] = []
-        self._starts = np.zeros(1, np.int64)
+        self._mapped: tuple[list[pa.Array], np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self.files, "column": self.column}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["files"], state["column"])  # type: ignore[misc]
+        return {**self.__dict__, "_mapped": None}
 
     def read(self, row: int) -> bytes:
-        if not self._chunks:
-            self._chunks = [c for file in self.files for c in _mapped(file)[self.column].chunks]
-            self._starts = np.concatenate([[0], np.cumsum([len(c) for c in self._chunks])])
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        value = self._chunks[number][row - int(self._starts[number])]
+        if self._mapped is None:
+            chunks = [c for file in self.files for c in _mapped(file)[self.column].chunks]
+            self._mapped = chunks, np.concatenate([[0], np.cumsum([len(c) for c in chunks])])
+        chunks, starts = self._mapped
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        value = chunks[number][row - int(starts[number])]
         path = None
         if pa.types.is_struct(value.type):
             path = value["path"].as_py() if value.is_valid and "path" in value.type.names else None

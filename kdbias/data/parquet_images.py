@@ -20,8 +20,8 @@ CACHE_BYTES = 1 << 28
 class ParquetImages:
     """A binary column, or a struct column with a binary field ``bytes``, of one or more Parquet files.
 
-    Each process opens the files for itself on first use, so the object may be pickled and forked freely;
-    threads share one cache and take turns at it.
+    Each process opens the files for itself on first use, so the object may be pickled, forked and shared by
+    threads freely.
 
     Args:
         files: paths or URIs of Parquet files with the same schema.
@@ -57,11 +57,7 @@ class ParquetImages:
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if self._process != os.getpid():  # a forked child must not share the parent's file positions
-            self._forget()
-        with self._lock:
-            values = self._row_group(group)
-        value = values[row - int(self._starts[group])]
+        value = self._row_group(group)[row - int(self._starts[group])]
         if not value.is_valid:
             raise UnreadableImage("no image: the value is null")
         return value.as_py()
@@ -72,25 +68,30 @@ class ParquetImages:
         return f"{os.path.basename(self.files[self._groups[group, 0]])}#{row - int(self._starts[first])}"
 
     def _row_group(self, group: int) -> pa.ChunkedArray:
-        cached = self._cache.get(group)
-        if cached is not None:
-            self._cache.move_to_end(group)
-            return cached
-        number, index, _ = self._groups[group]
-        if number not in self._opened:
-            self._opened[number] = pq.ParquetFile(open_input(self.files[number]))
+        if self._process != os.getpid():  # a forked child must not share the parent's file positions and lock
+            self._forget()
+        with self._lock:  # pyarrow's reader is not made for several threads
+            values = self._cache.get(group)
+            if values is None:
+                values = self._cache[group] = self._load(group)
+                while len(self._cache) > 1 and sum(v.nbytes for v in self._cache.values()) > self.cache_bytes:
+                    self._cache.popitem(last=False)
+            else:
+                self._cache.move_to_end(group)
+            return values
+
+    def _load(self, group: int) -> pa.ChunkedArray:
+        number, index, _ = self._groups[group].tolist()
         try:
-            table = self._opened[number].read_row_group(int(index), columns=[self.column], use_threads=False)
+            if number not in self._opened:
+                self._opened[number] = pq.ParquetFile(open_input(self.files[number]))
+            table = self._opened[number].read_row_group(index, columns=[self.column], use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise UnreadableImage(
                 f"row group {index} of {self.files[number]} is damaged: {error}"[:200]
             ) from None
         values = table[self.column]
-        if pa.types.is_struct(values.type):
-            values = pa.chunked_array(
-                [chunk.field("bytes") for chunk in values.chunks], values.type.field("bytes").type
-            )
-        self._cache[group] = values
-        while len(self._cache) > 1 and sum(v.nbytes for v in self._cache.values()) > self.cache_bytes:
-            self._cache.popitem(last=False)
-        return values
+        if not pa.types.is_struct(values.type):
+            return values
+        kind = values.type.field("bytes").type
+        return pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind)

@@ -74,6 +74,23 @@ def test_exif_orientation_is_applied(picture):
     np.testing.assert_array_equal(out, np.rot90(picture, -1))
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpeg_at_a_smaller_scale(orientation):
+    tall = np.tile(np.linspace(0, 255, 400).astype(np.uint8)[:, None, None], (1, 128, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(tall[:, ::-1] if orientation == 1 else tall, "JPEG", exif=exif, quality=95)
+    whole = decode_image(data)
+    height, width = whole.shape[:2]
+    small = decode_image(data, at_least=(height // 2 - 3, width // 2 - 3))
+    assert small.shape == (height // 2, width // 2, 3)  # half the size, not a quarter
+    means = whole.astype(float).reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+    assert np.abs(small - means).max() < 4
+    assert decode_image(data, at_least=(height, width)).shape == whole.shape
+    assert decode_image(data, "L", at_least=(10, 10)).shape[2] == 1
+    assert decode_image(encoded(tall), at_least=(10, 10)).shape == tall.shape  # a PNG stays whole
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_is_ignored(picture):
     data = encoded(picture, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
