@@ -16,6 +16,8 @@ from kdbias.data.stores import open_input
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory by one process, in bytes of encoded images (at least one row group is kept)."""
 
+_LARGE_GROUP = 1 << 24
+
 
 class ParquetImages:
     """A binary column, or a struct column with a binary field ``bytes``, of one or more Parquet files.
@@ -37,8 +39,12 @@ class ParquetImages:
         for number, file in enumerate(self.files):
             with open_input(file) as handle:
                 footer = pq.read_metadata(handle)
-            groups += [(number, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
-        self._groups = np.array(groups, np.int64).reshape(-1, 3)
+            for g in range(footer.num_row_groups):
+                groups.append(
+                    (number, g, footer.row_group(g).num_rows, _column_bytes(footer.row_group(g), column))
+                )
+        table = np.array(groups, np.int64).reshape(-1, 4)
+        self._groups, self._bytes = table[:, :3], table[:, 3]
         self._starts = np.concatenate([[0], np.cumsum(self._groups[:, 2])])
         self._forget()
 
@@ -54,6 +60,12 @@ class ParquetImages:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+    @property
+    def is_slow_at_random(self) -> bool:
+        """Whether the images neither fit the cache nor lie in row groups small enough to be read for one
+        image."""
+        return bool(self._bytes.sum() > self.cache_bytes and self._bytes.mean() > _LARGE_GROUP)
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -95,3 +107,9 @@ class ParquetImages:
             return values
         kind = values.type.field("bytes").type
         return pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind)
+
+
+def _column_bytes(group: pq.RowGroupMetaData, column: str) -> int:
+    """Bytes of a column (of its field ``bytes``) in a row group, decompressed."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in (column, f"{column}.bytes"))

@@ -48,7 +48,7 @@ def open_table(data: str, options: Options) -> Source:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KdbiasError(f"{data}: cannot be read ({reason})") from None
     root = options.root or folder
-    return source_of(
+    source = source_of(
         "table",
         data,
         table,
@@ -58,6 +58,10 @@ def open_table(data: str, options: Options) -> Source:
         lambda: ParquetImages(files, columns.image or ""),
         digest,
     )
+    if isinstance(source.images, ParquetImages) and source.images.is_slow_at_random:
+        note = "images lie in large row groups: reading them in random order, as training does, is slow"
+        source = replace(source, notes=(*source.notes, f"{note} (rewrite with 1,000 rows a group)"))
+    return source
 
 
 def _files(data: str) -> tuple[list[str], str]:

@@ -134,6 +134,17 @@ def test_only_a_few_row_groups_stay_in_memory(tmp_path):
     assert len(images._cache) == 3
 
 
+def test_large_row_groups_are_noted(tmp_path, monkeypatch):
+    from kdbias.data import parquet_images
+
+    file = parquet(tmp_path / "m.parquet", row_group_size=5)
+    assert "slow" not in open_data(file).describe()
+    monkeypatch.setattr(parquet_images.ParquetImages.__init__, "__defaults__", (40,))
+    assert "slow" not in open_data(file).describe()  # beyond the cache, but a group is quickly read
+    monkeypatch.setattr(parquet_images, "_LARGE_GROUP", 30)
+    assert "random order, as training does, is slow" in open_data(file).describe()
+
+
 def _read_in_child(source, rows, queue):
     queue.put([source.read(i) for i in rows])
 
