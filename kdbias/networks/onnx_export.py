@@ -24,17 +24,18 @@ _TOLERANCE = 1e-4
 def export_onnx(source: str | Path, target: str | Path, check_batches: tuple[int, ...] = (1, 3)) -> float:
     """Write `target` (.onnx) from a run folder or student.pt and return the worst cosine distance found.
 
-    Input "images" is (batch, c, h, w) float32, normalised as the metadata entry "preprocessing" (JSON) says;
-    output "embeddings" is (batch, dim), raw. Random images go through both networks at every batch size of
-    `check_batches` before the file is put in place. Raises KdbiasError where they disagree, or onnx or
-    onnxruntime is missing.
+    Input "images" is (batch, c, h, w) float32, output "embeddings" (batch, dim), raw. What the input should
+    be stands in a side-car beside the file (`student.onnx.toml`), so that `onnx:FILE` is a teacher at once.
+    Random images go through both networks at every batch size of `check_batches` before the file is put in
+    place. Raises KdbiasError where they disagree, or a library is missing.
     """
-    onnx, runtime = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
+    runtime = require("onnxruntime", extra="onnx")
     require("onnxscript", extra="onnx")
     network, info = load_network(source)
     channels, (height, width) = info["kwargs"]["channels"], info["kwargs"]["image_size"]
     example = torch.zeros(2, channels, height, width)
-    with atomic_path(Path(target)) as temporary:
+    target = Path(target)
+    with atomic_path(target) as temporary:
         with _silence():
             torch.onnx.export(
                 network,
@@ -46,11 +47,6 @@ def export_onnx(source: str | Path, target: str | Path, check_batches: tuple[int
                 dynamo=True,
                 external_data=False,
             )
-        model = onnx.load(str(temporary))
-        for key in ("preprocessing", "name"):
-            entry = model.metadata_props.add()
-            entry.key, entry.value = key, json.dumps(info[key])
-        onnx.save(model, str(temporary))
         session = runtime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         worst = max(_distance(network, session, (b, channels, height, width)) for b in check_batches)
         if not worst <= _TOLERANCE:
@@ -58,6 +54,9 @@ def export_onnx(source: str | Path, target: str | Path, check_batches: tuple[int
                 f"{target}: the exported network's embeddings differ from the student's "
                 f"(cosine distance {worst:.2g}); it was not written"
             )
+    with atomic_path(target.with_name(f"{target.name}.toml")) as temporary:
+        lines = [f"{key} = {json.dumps(value)}" for key, value in info["preprocessing"].items()]
+        temporary.write_text("\n".join(["[preprocessing]", *lines, ""]), encoding="utf-8")
     return worst
 
 

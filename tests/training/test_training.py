@@ -1,0 +1,181 @@
+"""Training on tiny data: what is learned, what is left behind, and that interruption changes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from kdbias.errors import KdbiasError
+from kdbias.networks.saved import load_network
+from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.training import train
+from kdbias.training_record import Record
+
+
+def test_a_student_learns_the_teachers_vectors_joined_by_id(lab: Any, tmp_path: Path) -> None:
+    result = lab.run(tmp_path / "run", epochs=12)
+    found = lab.metrics(tmp_path / "run")
+    assert found[0]["loss"] > 0.3
+    # Data, embeddings and weights stand in three different orders: a join by position could not learn.
+    assert found[-1]["loss"] < 0.05
+    assert result.loss == pytest.approx(found[-1]["loss"], rel=1e-6)
+    assert result.steps == 12 * 3 == found[-1]["step"]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        *("checkpoint.pt", "student.pt", "metrics.csv", "config.toml", "run.json")
+    }
+
+
+def test_metrics_say_what_was_really_drawn(lab: Any, tmp_path: Path) -> None:
+    lab.run(tmp_path / "run", epochs=1)
+    weights = pq.read_table(lab.folder / "w.parquet").column("weight").to_numpy()
+    (row,) = lab.metrics(tmp_path / "run")
+    assert 0 < row["unique_fraction"] <= 1
+    # Kish's effective sample size of the weights; rounding counts to whole numbers can only lower it.
+    assert row["ess_fraction"] <= 45 / (weights @ weights) + 1e-6
+    assert row["ess_fraction"] > 0.6 * 45 / (weights @ weights)
+    lab.run(tmp_path / "all", epochs=1, weights=None)
+    (row,) = lab.metrics(tmp_path / "all")
+    assert (row["unique_fraction"], row["ess_fraction"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "arcface"])
+def test_a_teacher_learns_from_labels(lab: Any, tmp_path: Path, loss: str) -> None:
+    lab.run(tmp_path / "run", loss=loss, embeddings=None, epochs=12, dim=5)
+    found = lab.metrics(tmp_path / "run")
+    assert found[-1]["loss"] < 0.3 * found[0]["loss"]
+    network, info = load_network(tmp_path / "run")
+    assert network(torch.zeros(1, 1, 16, 16)).shape == (1, 5)
+    assert info["provenance"]["classes"] == ["class-0", "class-1", "class-2"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["classes"] == info["provenance"]["classes"]
+
+
+def test_the_same_seed_gives_the_same_student_whatever_reads_the_images(lab: Any, tmp_path: Path) -> None:
+    ways = {"cached": {}, "streamed": {"cache": "0", "workers": 0}, "workers": {"cache": "0", "workers": 2}}
+    for name, options in ways.items():
+        lab.run(tmp_path / name, epochs=2, **options)
+    for name in ("streamed", "workers"):
+        assert lab.same(tmp_path / "cached", tmp_path / name)
+    lab.run(tmp_path / "seed", epochs=2, seed=1)
+    assert not lab.same(tmp_path / "cached", tmp_path / "seed")
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 8])
+def test_a_killed_run_resumes_to_the_same_student(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    lab.run(whole)
+    save = Record.save
+
+    def save_then_die(self: Record, learned: dict, sampler: dict, meter: Any) -> None:
+        save(self, learned, sampler, meter)
+        if meter.step == step:
+            raise Killed
+
+    monkeypatch.setattr(Record, "save", save_then_die)
+    with pytest.raises(Killed):
+        lab.run(broken, checkpoint_seconds=0)
+    monkeypatch.undo()
+    lab.run(broken, resume=True)
+    assert lab.same(whole, broken)
+    assert lab.timeless(whole) == lab.timeless(broken)
+
+
+def test_the_same_call_again_does_nothing_and_another_is_refused_by_key(lab: Any, tmp_path: Path) -> None:
+    first = lab.run(tmp_path / "run")
+    before = (tmp_path / "run" / "student.pt").read_bytes()
+    again = lab.run(tmp_path / "run", workers=1)
+    assert again.already_finished
+    assert again.loss == first.loss
+    assert (tmp_path / "run" / "student.pt").read_bytes() == before
+    with pytest.raises(KdbiasError, match=r"epochs: 4 -> 5.*seed: 0 -> 3"):
+        lab.run(tmp_path / "run", epochs=5, seed=3)
+    with pytest.raises(KdbiasError, match="input weights"):
+        lab.run(tmp_path / "run", weights=None)
+    assert not lab.run(tmp_path / "run", epochs=1, overwrite=True).already_finished
+
+
+def test_the_written_config_repeats_the_run(lab: Any, tmp_path: Path) -> None:
+    lab.run(tmp_path / "run", epochs=2, seed=5)
+    train(lab.data, tmp_path / "again", config=tmp_path / "run" / "config.toml")
+    assert lab.same(tmp_path / "run", tmp_path / "again")
+
+
+def test_colour_and_size_come_from_the_images_or_the_options(lab: Any, tmp_path: Path) -> None:
+    lab.run(tmp_path / "grey", epochs=1)
+    assert load_network(tmp_path / "grey")[1]["preprocessing"]["color"] == "L"
+    lab.run(tmp_path / "rgb", epochs=1, color="RGB", image_size="12x10")
+    info = load_network(tmp_path / "rgb")[1]
+    assert info["preprocessing"]["size"] == [12, 10]
+    assert info["kwargs"]["channels"] == 3
+
+
+def test_more_images_a_step_than_there_are_is_one_step_an_epoch(lab: Any, tmp_path: Path) -> None:
+    assert lab.run(tmp_path / "run", epochs=2, batch_size=1000).steps == 2
+
+
+def test_samples_that_the_teacher_could_not_read_are_left_out(lab: Any, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(58, 6)).astype(np.float32)
+    write_embedding_table(tmp_path / "emb", pa.array(lab.ids[:58]), vectors)
+    with pytest.raises(KdbiasError, match="2 of the 60 ids"):
+        lab.run(tmp_path / "run", embeddings=tmp_path / "emb", weights=None, epochs=1)
+    pq.write_table(pa.table({"sample_id": lab.ids[58:]}), tmp_path / "emb" / "failures.parquet")
+    lab.run(tmp_path / "run", embeddings=tmp_path / "emb", weights=None, epochs=1)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["counts"]["samples"] == 58
+
+
+def test_a_loss_that_is_no_number_ends_the_run(lab: Any, tmp_path: Path) -> None:
+    with pytest.raises(KdbiasError, match="lower --lr"):
+        lab.run(tmp_path / "run", lr=1e30, clip_grad=0.0, loss="softmax", warmup=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"embeddings": None}, "learns from a teacher"),
+        ({"loss": "l3"}, "unknown loss 'l3'"),
+        ({"student": "net"}, "unknown network 'net'"),
+        ({"dim": 4}, "--dim 4, but the teacher's vectors have 6"),
+        ({"where": ["label=class-0"], "weights": None, "loss": "softmax"}, "needs two classes"),
+        ({"where": ["label=class-0"]}, "of the 45 ids"),
+        ({"resume": True}, "no checkpoint to resume"),
+        ({"optimiser": "sgd"}, "unknown key optimiser"),
+        ({"device": "cuda:99"}, "cuda:99"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_line(
+    lab: Any, tmp_path: Path, options: dict, words: str
+) -> None:
+    with pytest.raises(KdbiasError, match=words) as caught:
+        lab.run(tmp_path / "run", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreadable_image_is_named(lab: Any, tmp_path: Path) -> None:
+    table = pq.read_table(lab.data)
+    images = table.column("image").to_pylist()
+    images[17] = images[17][:40]
+    broken = table.set_column(table.column_names.index("image"), "image", pa.array(images))
+    pq.write_table(broken, tmp_path / "data.parquet")
+    for cache, workers in (("1GiB", 2), ("0", 0), ("0", 2)):
+        with pytest.raises(KdbiasError, match="sample s017 cannot be read") as caught:
+            train(
+                tmp_path / "data.parquet",
+                tmp_path / f"run{cache}{workers}",
+                embeddings=lab.folder / "emb",
+                epochs=1,
+                color="L",
+                device="cpu",
+                cache=cache,
+                workers=workers,
+            )
+        assert "\n" not in str(caught.value)

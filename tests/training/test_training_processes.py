@@ -1,0 +1,160 @@
+"""Real processes: two that train together under torchrun, and one that dies by SIGKILL."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdbias.errors import KdbiasError
+from kdbias.networks import NETWORKS
+from kdbias.training_processes import Processes
+
+# A network without batch norm (whose statistics are each process's own): everything else is shared exactly.
+PLAIN = """
+from torch import nn
+def plain(*, dim, channels, image_size):
+    pixels = channels * image_size[0] * image_size[1]
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 16), nn.Tanh(), nn.Linear(16, dim))
+"""
+
+# Reads its call from the command line: data, output, options as a Python literal.
+SCRIPT = """
+import ast, sys, types
+import kdbias.networks
+from kdbias.errors import KdbiasError
+from kdbias.training import train
+module = types.ModuleType("kdbias.networks.plain")
+exec(PLAIN, module.__dict__)
+sys.modules["kdbias.networks.plain"] = module
+kdbias.networks.NETWORKS["plain"] = "plain:plain"
+try:
+    train(sys.argv[1], sys.argv[2], **ast.literal_eval(sys.argv[3]))
+except KdbiasError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of that network, known in this process too."""
+    module = types.ModuleType("kdbias.networks.plain")
+    exec(PLAIN, module.__dict__)
+    monkeypatch.setitem(sys.modules, "kdbias.networks.plain", module)
+    monkeypatch.setitem(NETWORKS, "plain", "plain:plain")
+    return "plain"
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**kept, "OMP_NUM_THREADS": "1", **more}
+
+
+def command(lab: Any, out: Path, **options: Any) -> list[str]:
+    script = lab.folder / "train_once.py"
+    script.write_text(f"PLAIN = {PLAIN!r}\n{SCRIPT}")
+    return [str(script), str(lab.data), str(out), repr(lab.options(**options))]
+
+
+def together(lab: Any, out: Path, **options: Any) -> list[subprocess.CompletedProcess[str]]:
+    """Run with two processes, announced as torchrun does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command(lab, out, **options)],
+            env=environment(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    finished = []
+    for process in started:
+        out_text, err_text = process.communicate(timeout=120)
+        finished.append(subprocess.CompletedProcess(process.args, process.returncode, out_text, err_text))
+    return finished
+
+
+def test_two_processes_train_what_one_does(lab: Any, plain: str, tmp_path: Path) -> None:
+    options = {"student": plain, "epochs": 3, "batch_size": 20, "flip": "same", "weights": None}
+    options |= {"loss": "l2e+0.1*softmax"}  # 60 samples: full steps, and class centres to share
+    lab.run(tmp_path / "one", **options)
+    results = together(lab, tmp_path / "two", **options)
+    assert [r.returncode for r in results] == [0, 0], results[0].stderr + results[1].stderr
+    assert "2 processes" in results[0].stderr
+    assert "train:" not in results[1].stderr
+    one, two = lab.timeless(tmp_path / "one"), lab.timeless(tmp_path / "two")
+    for alone, shared in zip(one, two, strict=True):
+        assert shared == pytest.approx(alone, rel=1e-4)
+    weights = lab.student(tmp_path / "two")
+    for key, value in lab.student(tmp_path / "one").items():
+        assert torch.allclose(value, weights[key], rtol=1e-3, atol=1e-5), key
+
+
+def test_a_refusal_reaches_every_process(lab: Any, tmp_path: Path) -> None:
+    lab.run(tmp_path / "run", epochs=1)
+    results = together(lab, tmp_path / "run", epochs=2)
+    assert [r.returncode for r in results] == [1, 1]
+    for result in results:
+        assert "refused:" in result.stderr
+        assert "epochs: 1 -> 2" in result.stderr
+    with pytest.raises(KdbiasError, match="cannot be shared evenly by 3 processes"):
+        Processes(0, 3, torch.device("cpu")).share(16)
+
+
+def test_a_run_killed_by_the_system_resumes_to_the_same_student(lab: Any, tmp_path: Path) -> None:
+    options = {"epochs": 60, "loss": "l2e+0.1*softmax", "flip": "same"}
+    lab.run(tmp_path / "whole", **options)
+    broken = tmp_path / "broken"
+    call = [sys.executable, *command(lab, broken, **options, checkpoint_seconds=0)]
+    deaths = 0
+    for wait in (0.0, 0.15):
+        process = subprocess.Popen(call, env=environment(), stderr=subprocess.DEVNULL)
+        before = (broken / "checkpoint.pt").stat().st_mtime_ns if deaths else None
+        while process.poll() is None:
+            checkpoint = broken / "checkpoint.pt"
+            if checkpoint.is_file() and checkpoint.stat().st_mtime_ns != before:
+                time.sleep(wait)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        deaths += process.wait() == -signal.SIGKILL
+    assert deaths == 2, "the run ended before it could be killed"
+    assert not (broken / "student.pt").exists()
+    result = lab.run(broken, **options, resume=True)
+    assert result.steps == 180
+    assert lab.same(tmp_path / "whole", broken)
+    assert lab.timeless(tmp_path / "whole") == lab.timeless(broken)
+    assert not list(broken.glob("*tmp*"))
+
+
+def test_torchrun_starts_it_and_draws_that_cannot_be_shared_are_left_out(lab: Any, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run(
+        [*launch, *command(lab, tmp_path / "run", epochs=2, ema=0.9)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    # 45 draws: two processes take 22 each in steps of 8, 8 and 6, with batch norm.
+    assert [row[1] for row in lab.timeless(tmp_path / "run")] == [3, 6]
+    assert (tmp_path / "run" / "student.pt").is_file()
