@@ -116,7 +116,7 @@ def test_the_page_shows_all_of_it(story):
     assert (
         html.count("<details>") == 1 * 2 + SEEDS * 4 * 3 + 1 + 4 + 2
     )  # tables, students, density, weights, teacher
-    assert "from labels" in html
+    assert "trained on labels" in html
 
 
 def test_same_call_again_does_nothing(story, out):

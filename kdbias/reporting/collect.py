@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NATURAL = "natural"
 UNWEIGHTED = "unweighted"
-FROM_LABELS = "from labels"
+FROM_LABELS = "trained on labels"
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ INK = "#010101"
 FAINT = "#010102"
 SERIES = tuple(f"#0102{i:02x}" for i in range(9))  # 0 = the baseline (natural), then eight hues
 LINE_STYLES = ("-", "--", ":", "-.")
-WIDTH = 4.8  # inches; narrow enough that a phone shows the text at a readable size
-HEIGHT = 3.3
+WIDTH = 4.2  # inches; narrow enough that a phone shows the text at a readable size
+HEIGHT = 3.0
 
 _CSS = {INK: "currentColor", FAINT: "var(--faint)", **{c: f"var(--s{i})" for i, c in enumerate(SERIES)}}
 
@@ -105,9 +105,9 @@ def _settings(name: str) -> dict[Any, Any]:
         "text.parse_math": False,  # names come from users; log axes use plain_log_ticks
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9.5,
+        "font.size": 9.8,
         "axes.titlesize": 10,
-        "axes.labelsize": 9.5,
+        "axes.labelsize": 9.8,
         "legend.fontsize": 8.5,
         "text.color": INK,
         "axes.labelcolor": INK,

@@ -42,6 +42,15 @@ class Section:
     provenances: list[Provenance] = field(default_factory=list)
 
     @property
+    def alone(self) -> str | None:
+        """The one-panel figure that would stand alone in its row of two; it gets the row's whole width."""
+        waiting = None
+        for figure in self.figures:
+            if len(figure.panels) == 1:
+                waiting = None if waiting else figure.name
+        return waiting
+
+    @property
     def empty(self) -> bool:
         return not (self.tables or self.figures or self.strips or self.provenances)
 

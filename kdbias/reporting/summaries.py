@@ -15,10 +15,9 @@ from kdbias.reporting.uniformity_figures import Point
 NONE = "n/a"
 
 MEASURES = (
-    Measure("knn_balanced_accuracy", "balanced accuracy, k nearest (%)", True, percent=True),
     Measure("centroid_balanced_accuracy", "balanced accuracy, nearest centroid (%)", True, percent=True),
     Measure("centroid_tail_accuracy", "tail accuracy, nearest centroid (%)", True, percent=True),
-    Measure("centroid_accuracy", "accuracy, nearest centroid (%)", True, percent=True),
+    Measure("knn_balanced_accuracy", "balanced accuracy, k nearest (%)", True, percent=True),
     Measure("distance", "embedding error (mean distance to the teacher)", False),
     Measure("cosine", "mean cosine to the teacher", True),
 )

@@ -91,7 +91,7 @@ def strips(
                 break
             picture = _picture(source, int(rows[i]))
             if picture is not None:
-                said = text.format(values[i])
+                said = text.format(values[i]) if values[i] != 0 else "never drawn"
                 pictures.append(
                     Thumbnail(picture[0], ids[int(i)].as_py(), labels[int(i)].as_py() or "", said, picture[1])
                 )

@@ -127,4 +127,6 @@ def _dots(axes: Axes, measure: Measure, data: Mapping[str, np.ndarray], look: Ma
     axes.set_yticks(rows, list(data))
     axes.set_ylim(-0.6, len(rows) - 0.4)
     better = "right" if measure.higher_is_better else "left"
-    axes.set_xlabel(f"{measure.label}; {better} is better")
+    name, _, unit = measure.label.removesuffix(")").partition(" (")
+    axes.set_title(name, loc="left")
+    axes.set_xlabel(f"{unit or name}; {better} is better")

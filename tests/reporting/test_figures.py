@@ -93,4 +93,5 @@ def test_results_show_one_dot_a_run():
     )
     assert figure is not None
     assert "1 to 3 runs a scheme" in figure.caption
-    assert "accuracy (%); right is better" in figure.panels[0]
+    assert ">accuracy</text>" in figure.panels[0]
+    assert ">%; right is better</text>" in figure.panels[0]
