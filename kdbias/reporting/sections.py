@@ -209,7 +209,8 @@ def students_section(found: Collection, look: Mapping[str, Look]) -> Section:
         section.tables.append(others)
     curves: dict[str, list[training_figures.Curve]] = {}
     x_label = "epoch"
-    for run in found.runs:
+    order = list(look)
+    for run in sorted(found.runs, key=lambda r: order.index(r.scheme)):
         x_label, lines = _curves(run.metrics, run.scheme)
         loss = (run.record.get("config") or {}).get("loss")
         for quantity, line in lines.items():
@@ -222,19 +223,8 @@ def students_section(found: Collection, look: Mapping[str, Look]) -> Section:
 
 
 _X_AXES = ("epoch", "step", "steps")
-_BOOKKEEPING = {
-    "epoch",
-    "step",
-    "steps",
-    "seconds",
-    "samples",
-    "images",
-    "seen",
-    "lr",
-    "rate",
-    "time",
-    "draws",
-}
+# Columns of metrics.csv that say how a run went along, not what it learnt.
+_BOOKKEEPING = {"epoch", "step", "steps", "lr", "images_per_second", "data_wait", "ess_fraction", "seconds"}
 
 
 def _curves(
@@ -246,7 +236,7 @@ def _curves(
     x_values = metrics.get(x_name, list(range(length)))
     found = {}
     for name, column in metrics.items():
-        if name in _BOOKKEEPING or "per_second" in name or "seconds" in name:
+        if name in _BOOKKEEPING:
             continue
         pairs = [(x, y) for x, y in zip(x_values, column, strict=True) if _is_number(x) and _is_number(y)]
         if pairs:

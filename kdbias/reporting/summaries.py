@@ -146,12 +146,9 @@ _UNIFORMITY_COLUMNS = (
 
 def metric_values(evaluation: Evaluation) -> dict[str, float]:
     """Metric -> value of an evaluation; undefined ones left out."""
-    found: dict[str, float] = {}
-    for name, entry in (evaluation.metrics.get("metrics") or {}).items():
-        value = entry.get("value") if isinstance(entry, Mapping) else entry
-        if isinstance(value, int | float):
-            found[name] = float(value)
-    return found
+    metrics = evaluation.metrics.get("metrics") or {}
+    values = {name: e.get("value") if isinstance(e, Mapping) else e for name, e in metrics.items()}
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
 def values_by_scheme(
@@ -176,7 +173,7 @@ def shown_measures(values: Mapping[str, Any]) -> list[Measure]:
     """Which metrics to plot: the well-known ones that are there, else the first few."""
     known = [m for m in MEASURES if m.key in values]
     if known:
-        return known
+        return [m for m in known if m.key != "cosine" or "distance" not in values]  # one says the other
     return [
         Measure(name, name.replace("_", " "), not any(w in name for w in _LOWER)) for name in list(values)[:4]
     ]
