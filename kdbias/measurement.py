@@ -28,7 +28,8 @@ from kdbias.measurement_text import summary_table
 from kdbias.sphere.all_pairs import AllPairs, all_pairs, fitting_tile
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.tiles import TILE, available_threads, seconds_estimate
+from kdbias.sphere.tiles import TILE, seconds_estimate
+from kdbias.sphere.workers import available_threads
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.embedding_table import EmbeddingTable

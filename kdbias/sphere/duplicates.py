@@ -6,7 +6,8 @@ import threading
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.tiles import Epilogue, Tile, Workspace
+from kdbias.sphere.tiles import Epilogue, Tile
+from kdbias.sphere.workers import Workspace
 
 NEAR_DUPLICATE_COSINE = 0.999
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.tiles import Workspace
+from kdbias.sphere.workers import Workspace
 
 # Up to here exp(2t cos) and sums of it over a tile stay inside float32's range, whatever the cosines.
 LARGEST_FLOAT32_BANDWIDTH = 32.0

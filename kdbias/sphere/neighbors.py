@@ -5,7 +5,8 @@ import threading
 import numpy as np
 
 from kdbias.sphere.reservoirs import Reservoirs
-from kdbias.sphere.tiles import Epilogue, Tile, Workspace
+from kdbias.sphere.tiles import Epilogue, Tile
+from kdbias.sphere.workers import Workspace
 
 
 class Neighbors(Epilogue):

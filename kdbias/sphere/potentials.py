@@ -7,7 +7,8 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.kernels import Kernels
-from kdbias.sphere.tiles import Epilogue, Tile, Workspace
+from kdbias.sphere.tiles import Epilogue, Tile
+from kdbias.sphere.workers import Workspace
 
 
 class Potentials(Epilogue):

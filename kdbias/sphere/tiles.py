@@ -8,34 +8,18 @@ Cost: n^2 d multiply-adds over two; memory: the vectors, at most three tiles a t
 keep (O(n)).
 """
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.workers import Workspace, available_threads, each
 
 TILE = 1024
-
-
-class Workspace:
-    """The scratch arrays of one thread; asking again for a name gives the same memory."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-        """An uninitialised C-contiguous array of this shape; its content lasts until the next call."""
-        size = int(np.prod(shape))
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size or buffer.dtype != np.dtype(dtype):
-            buffer = self._buffers[name] = np.empty(size, dtype)
-        return buffer[:size].reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -71,14 +55,6 @@ class Epilogue:
         """Called once after the last tile."""
 
 
-def available_threads() -> int:
-    """CPUs this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
-
-
 def tile_order(n: int, tile: int) -> list[tuple[int, int]]:
     """(row block, column block) of every tile: the diagonal first, then one parallel to it after the other.
 
@@ -98,9 +74,6 @@ def traverse(
 ) -> None:
     """Show every tile of the cosines of ``x`` to every epilogue.
 
-    Python threads take tiles from one queue, and BLAS runs on one thread in each, which scales better than
-    one BLAS call on all cores. NumPy releases the interpreter lock in everything that costs.
-
     Args:
         x: (n, d) float32, C-contiguous, unit rows.
         epilogues: what to compute.
@@ -116,42 +89,18 @@ def traverse(
     workers = available_threads() if threads is None else threads
     if tile < 1 or workers < 1:
         raise KdbiasError(f"tile and threads must be >= 1, got tile={tile}, threads={workers}")
-    order = tile_order(len(x), tile)
-    queue = iter(order)
     lock = threading.Lock()
-    stopped = threading.Event()
 
-    def work() -> None:
-        workspace = Workspace()
-        try:
-            for block in _take(queue, lock, stopped):
-                done = _one_tile(x, block, tile, epilogues, workspace)
-                if progress is not None:
-                    with lock:
-                        progress(done)
-        except BaseException:
-            stopped.set()
-            raise
+    def work(block: tuple[int, int], workspace: Workspace) -> None:
+        done = _one_tile(x, block, tile, epilogues, workspace)
+        if progress is not None:
+            with lock:
+                progress(done)
 
-    with threadpool_limits(limits=1, user_api="blas"):
-        workers = min(workers, len(order))
-        if workers <= 1:
-            work()
-        else:
-            _run_together(work, workers, stopped)
+    order = tile_order(len(x), tile)
+    each(order, work, min(workers, len(order)))
     for epilogue in epilogues:
         epilogue.finish()
-
-
-def _take(
-    queue: Iterator[tuple[int, int]], lock: threading.Lock, stopped: threading.Event
-) -> Iterator[tuple[int, int]]:
-    while not stopped.is_set():
-        with lock:
-            block = next(queue, None)
-        if block is None:
-            return
-        yield block
 
 
 def _one_tile(
@@ -168,17 +117,6 @@ def _one_tile(
     for epilogue in epilogues:
         epilogue.consume(shown, workspace)
     return cosines.size if shown.diagonal else 2 * cosines.size
-
-
-def _run_together(work: Callable[[], None], workers: int, stopped: threading.Event) -> None:
-    with ThreadPoolExecutor(workers, thread_name_prefix="kdbias-tiles") as pool:
-        futures = [pool.submit(work) for _ in range(workers)]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            stopped.set()  # the others end after the tile they are at
-            raise
 
 
 def seconds_estimate(n: int, d: int, threads: int | None = None, tile: int = TILE) -> float:

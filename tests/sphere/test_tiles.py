@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.tiles import Epilogue, Tile, Workspace, seconds_estimate, tile_order, traverse
+from kdbias.sphere.tiles import Epilogue, Tile, seconds_estimate, tile_order, traverse
+from kdbias.sphere.workers import Workspace
 from tests import reference
 
 
@@ -75,13 +76,6 @@ def test_refuses_other_dtypes_and_sizes() -> None:
         traverse(np.eye(3), [])
     with pytest.raises(KdbiasError, match="tile=0"):
         traverse(np.eye(3, dtype=np.float32), [], tile=0)
-
-
-def test_workspace_reuses_memory() -> None:
-    workspace = Workspace()
-    first = workspace.array("a", (4, 4))
-    assert np.shares_memory(first, workspace.array("a", (2, 3)))
-    assert not np.shares_memory(first, workspace.array("b", (4, 4)))
 
 
 def test_estimate_grows_with_the_square() -> None:

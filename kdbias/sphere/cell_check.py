@@ -1,0 +1,174 @@
+"""What an estimate over cells is worth: some samples are computed exactly and compared."""
+
+import math
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from kdbias.sphere.all_pairs import AllPairs
+from kdbias.sphere.cell_job import CellJob
+from kdbias.sphere.workers import Workspace, over_rows
+
+COVERAGE = 0.95
+PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+LARGEST_SHARE = 0.04  # of the cells that a sample may look into, where no number of probes is asked for
+_FEWEST = 8
+_NO_ERROR = 1e-300
+
+
+class CellCheck:
+    """Random samples whose potentials and neighbours are computed exactly.
+
+    They are estimated with several numbers of probes, too, so that the cheapest good one can be chosen before
+    anything else is computed. Intervals are standard errors times the factor that covers 95 % of these
+    samples, hence of any (split conformal prediction: Vovk, Gammerman & Shafer 2005; Lei et al. 2018).
+
+    Args:
+        job: what is estimated.
+        queries: how many samples.
+        seed: of their choice.
+        probes: the number of probes, if it is not to be chosen.
+    """
+
+    def __init__(self, job: CellJob, queries: int, seed: int, probes: int | None) -> None:
+        self.job = job
+        rng = np.random.default_rng(seed + 2)
+        self.rows = np.sort(rng.choice(job.n, min(queries, job.n), replace=False))
+        most = max(_FEWEST, int(LARGEST_SHARE * job.cells.count))
+        widths = [q for q in PROBES if q <= most] if probes is None else [probes]
+        self.probes = sorted({min(q, job.cells.count) for q in widths})
+        m, bandwidths = len(job.p), len(job.kernels.bandwidths)
+        shape = (len(self.probes), m, bandwidths, len(self.rows))
+        self.exact = np.zeros(shape[1:])
+        self.estimates, self.errors = np.zeros((2, *shape)), np.zeros(shape)
+        self.cosines = np.zeros((len(self.rows), job.k), dtype=np.float32)
+        self.lock = threading.Lock()
+        # A block of rows against all samples: at most 64 MiB a float32 matrix.
+        over_rows(len(self.rows), self._block, job.threads, rows=max(1, min(64, (1 << 24) // job.n)))
+
+    def _block(self, part: slice, workspace: Workspace) -> None:
+        job, cells = self.job, self.job.cells
+        rows = self.rows[part]
+        ranked = cells.nearest(job.x[rows], self.probes[-1], threads=1)
+        cosines = np.empty((len(rows), job.n), dtype=np.float32)
+        for start in range(0, job.n, 8192):  # gathers a piece at a time instead of copying all vectors
+            piece = cells.order[start : start + 8192]
+            np.matmul(job.x[rows], job.x[piece].T, out=cosines[:, start : start + 8192])
+        np.clip(cosines, -1.0, 1.0, out=cosines)
+        place = np.empty(job.n, dtype=np.int64)
+        place[cells.order] = np.arange(job.n)
+        selves = np.arange(len(rows)) * job.n + place[rows]
+        weights = job.scaled[cells.order].T  # (m, n)
+        by_cell = np.empty((3, len(weights), len(rows), self.probes[-1]))
+        for power in range(3):
+            values = cosines**power
+            values.reshape(-1)[selves] = 0.0
+            for i, row in enumerate(weights):
+                by_cell[power, i] = self._ranked_sums(values * row, ranked)
+        kernel_by_cell = np.empty((len(weights), len(job.kernels.bandwidths), len(rows), self.probes[-1]))
+        for index, kernel in job.kernels.each(cosines, workspace, selves):
+            factor = job.kernels.factors[index] / job.n
+            for i, row in enumerate(weights):
+                values = kernel * row
+                self.exact[i, index, part] = factor * values.sum(axis=1, dtype=np.float64)
+                kernel_by_cell[i, index] = factor * self._ranked_sums(values, ranked)
+        for position, width in enumerate(self.probes):
+            far = job.far(rows, ranked[:, :width], by_cell[..., :width].sum(axis=-1) / job.n, workspace)
+            near = kernel_by_cell[..., :width].sum(axis=-1)
+            self.estimates[:, position, :, :, part] = near + far.models
+            self.errors[position, :, :, part] = far.errors
+        if job.k:
+            cosines.reshape(-1)[selves] = -2.0
+            cosines.partition(job.n - job.k, axis=1)
+            self.cosines[part] = -np.sort(-cosines[:, job.n - job.k :], axis=1)
+
+    def _ranked_sums(self, values: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+        """(r, P) sums over the cells of each row's ranking, from values (r, n) in the cells' order."""
+        sums = np.add.reduceat(values, self.job.cells.starts[:-1], axis=1, dtype=np.float64)
+        return np.take_along_axis(sums, ranked, axis=1)
+
+    @property
+    def potentials(self) -> np.ndarray:
+        """(m, T, q) exact, self included."""
+        return self.exact + self.job.p[:, None, self.rows]
+
+    def models(self, width: int) -> np.ndarray:
+        """(m, T) the far model of the smaller root-mean-square relative error with that many probes."""
+        relative = (self.estimates[:, self.probes.index(width)] - self.exact) / self.potentials
+        return (relative**2).mean(axis=-1).argmin(axis=0)
+
+    def relative_errors(self, width: int) -> np.ndarray:
+        """(m, T, q) relative errors of the potentials by that model."""
+        estimates = self.estimates[:, self.probes.index(width)]
+        chosen = np.take_along_axis(estimates, self.models(width)[None, :, :, None], axis=0)[0]
+        return (chosen - self.exact) / self.potentials
+
+    def worst_rms(self, width: int) -> float:
+        """The largest root-mean-square relative error over weightings and bandwidths."""
+        return float(np.sqrt((self.relative_errors(width) ** 2).mean(axis=2)).max())
+
+    def choose(self, tolerance: float) -> int:
+        """The fewest probes within the tolerance, or the most that are allowed."""
+        return next((q for q in self.probes if self.worst_rms(q) <= tolerance), self.probes[-1])
+
+    def verdict(self, width: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
+        """(m, T) factors from standard errors to half-widths, and how good the results are."""
+        relative = self.relative_errors(width)
+        errors = np.maximum(self.errors[self.probes.index(width)], _NO_ERROR)
+        ratios = np.sort(np.abs(relative) * self.potentials / errors, axis=2)
+        rank = min(math.ceil((len(self.rows) + 1) * COVERAGE), len(self.rows)) - 1
+        names = ("fit", "gauss")
+        quality: dict[str, object] = {
+            "cells": self.job.cells.count,
+            "probes": width,
+            "landmarks": self.job.landmarks.count,
+            "queries": len(self.rows),
+            "coverage": COVERAGE,
+            "rms_relative_error": np.sqrt((relative**2).mean(axis=2)).tolist(),
+            "largest_relative_error": np.abs(relative).max(axis=2).tolist(),
+            "far_model": [[names[i] for i in row] for row in self.models(width)],
+            "spearman": [
+                [spearman(exact, exact * (1 + off)) for exact, off in zip(*pair, strict=True)]
+                for pair in zip(self.potentials, relative, strict=True)
+            ],
+        }
+        return ratios[:, :, rank], quality | self.neighbour_quality(found.ids, found.cosines)
+
+    def neighbour_quality(
+        self, ids: np.ndarray | None, cosines: np.ndarray | None
+    ) -> dict[str, float | None]:
+        """Recall of found neighbours (n, k), and how their k-th distances compare with the exact ones."""
+        if ids is None or cosines is None:
+            return {"recall": None, "knn_spearman": None, "knn_log_ratio": None}
+        return neighbour_quality(self.cosines, cosines[self.rows])
+
+
+def neighbour_quality(exact: np.ndarray, found: np.ndarray) -> dict[str, float | None]:
+    """Compare found cosines (q, k), each row descending, with the exact ones.
+
+    ``recall``: share of the found that are as near as the exact k-th (so ties count as found);
+    ``knn_spearman``: rank correlation of k-th distances; ``knn_log_ratio``: mean log of found over exact k-th
+    distance, which an approximate search biases upwards.
+    """
+    near = np.sqrt(np.maximum(2 - 2 * exact[:, -1].astype(np.float64), 1e-12))
+    far = np.sqrt(np.maximum(2 - 2 * found[:, -1].astype(np.float64), 1e-12))
+    return {
+        "recall": float((found >= exact[:, -1:] - 1e-6).mean()),
+        "knn_spearman": spearman(near, far),
+        "knn_log_ratio": float(np.log(far / near).mean()),
+    }
+
+
+def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
+    """Rank correlation of two samples; ties share their mean rank; 1 where both are constant."""
+    ranks = []
+    for values in (a, b):
+        _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+        ends = np.cumsum(counts)
+        ranks.append((ends - (counts - 1) / 2)[inverse])
+    left, right = (r - r.mean() for r in ranks)
+    scale = math.sqrt(float(left @ left) * float(right @ right))
+    if scale == 0:
+        return 1.0 if not left.any() and not right.any() else 0.0
+    return float(left @ right) / scale

@@ -1,0 +1,68 @@
+"""What an estimate over cells sets up once: cells, moments, landmarks."""
+
+import numpy as np
+
+from kdbias.sphere.cells import Cells, build_cells
+from kdbias.sphere.far_field import Far, Landmarks, Moments, far_sums
+from kdbias.sphere.kernels import Kernels
+from kdbias.sphere.workers import Workspace
+
+LANDMARKS = 1024
+
+
+class CellJob:
+    """The data of one estimate and everything that serves all its samples.
+
+    Attributes:
+        x: (n, d) float32 unit rows.
+        p: (m, n) float64 sampling probabilities.
+        scaled: (n, m) float32, p n.
+        k, near: neighbours to find, cosine to count others at (None for no counts).
+        kernels, cells, moments, landmarks: see there.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        bandwidths: list[float],
+        p: np.ndarray,
+        k: int,
+        near: float | None,
+        landmarks: int,
+        seed: int,
+        threads: int | None,
+    ) -> None:
+        self.x, self.p, self.k, self.near, self.threads = x, p, k, near, threads
+        self.n = len(x)
+        self.kernels = Kernels(bandwidths)
+        self.scaled = np.ascontiguousarray((p * self.n).T, dtype=np.float32)
+        self.cells: Cells = build_cells(x, seed=seed, threads=threads)
+        self.moments = Moments.of(x, p, threads)
+        rng = np.random.default_rng(seed + 1)
+        positions = rng.choice(self.n, min(landmarks, self.n), replace=False)  # in random order
+        self.landmarks = Landmarks(
+            positions, x[positions], self.scaled[positions].T.copy(), self.cells.cell[positions], self.n
+        )
+
+    def far(
+        self, rows: np.ndarray | slice, nearest: np.ndarray, near_moments: np.ndarray, workspace: Workspace
+    ) -> Far:
+        """The far part of some rows.
+
+        Args:
+            nearest: (r, P) cells that the rows looked into.
+            near_moments: (3, m, r): sums of p, p s, p s^2 over the near others (self left out).
+        """
+        x, p, marks = self.x[rows], self.p[:, rows], self.landmarks
+        cosines = workspace.array("landmark cosines", (len(x), marks.count))
+        np.matmul(x, marks.vectors.T, out=cosines)
+        np.clip(cosines, -1.0, 1.0, out=cosines)
+        looked = np.zeros((len(x), self.cells.count), dtype=bool)
+        np.put_along_axis(looked, nearest, True, axis=1)
+        first, second = self.moments.along(x)
+        mass, first, second = (
+            whole - part - p
+            for whole, part in zip((self.moments.mass[:, None], first, second), near_moments, strict=True)
+        )
+        is_far = ~looked[:, marks.cell]
+        return far_sums(cosines, is_far, mass, first, second, p, marks, self.kernels, workspace)

@@ -1,0 +1,83 @@
+"""Python threads over blocks of work, BLAS on one thread in each, scratch memory used again."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+Item = TypeVar("Item")
+
+
+class Workspace:
+    """The scratch arrays of one thread; asking again for a name gives the same memory."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        """An uninitialised C-contiguous array of this shape; its content lasts until the next call."""
+        size = int(np.prod(shape))
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size or buffer.dtype != np.dtype(dtype):
+            buffer = self._buffers[name] = np.empty(size, dtype)
+        return buffer[:size].reshape(shape)
+
+
+def available_threads() -> int:
+    """CPUs this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def each(
+    items: Iterable[Item], work: Callable[[Item, Workspace], object], threads: int | None = None
+) -> None:
+    """Do ``work`` on every item, several at a time.
+
+    Threads take items from one queue; this scales better than BLAS calls on all cores, because NumPy releases
+    the interpreter lock in everything that costs. An error in one thread stops the others after the item they
+    are at and is raised.
+    """
+    queue = iter(items)
+    lock, stopped = threading.Lock(), threading.Event()
+
+    def run() -> None:
+        workspace = Workspace()
+        try:
+            while not stopped.is_set():
+                with lock:
+                    try:
+                        item = next(queue)
+                    except StopIteration:
+                        return
+                work(item, workspace)
+        except BaseException:
+            stopped.set()
+            raise
+
+    workers = threads or available_threads()
+    with threadpool_limits(limits=1, user_api="blas"):
+        if workers == 1:
+            run()
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="kdbias") as pool:
+            futures = [pool.submit(run) for _ in range(workers)]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                stopped.set()
+                raise
+
+
+def over_rows(
+    n: int, work: Callable[[slice, Workspace], object], threads: int | None = None, rows: int = 1024
+) -> None:
+    """`each` over runs of ``rows`` rows."""
+    each((slice(start, min(n, start + rows)) for start in range(0, n, rows)), work, threads)

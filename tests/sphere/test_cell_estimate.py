@@ -1,0 +1,144 @@
+"""The estimate past exact: close to the exact values, and its intervals hold at their stated rate."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdbias.sphere.all_pairs import all_pairs
+from kdbias.sphere.cell_check import neighbour_quality, spearman
+from kdbias.sphere.cell_estimate import CellEstimate, estimate_pairs
+from tests import reference
+
+T = [2.0, 4.0, 10.0]
+
+
+def coverage(estimate: CellEstimate, exact: np.ndarray) -> np.ndarray:
+    return (np.abs(estimate.pairs.without_self - exact) <= estimate.half_widths).mean(axis=2)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    x = reference.clustered_sphere(4000, 24, 60)
+    p = np.stack(
+        [reference.natural(4000), reference.probabilities(np.random.default_rng(1).random(4000) ** 2)]
+    )
+    return x, p
+
+
+@pytest.fixture(scope="module")
+def estimate(data) -> CellEstimate:
+    return estimate_pairs(*(data[0], T, data[1]), k=10, near=0.9, probes=16, threads=2)
+
+
+def test_potentials_are_close(data, estimate: CellEstimate) -> None:
+    exact = all_pairs(data[0], T, data[1], threads=2)
+    relative = estimate.pairs.potentials / exact.potentials - 1
+    rms = np.sqrt((relative**2).mean(axis=2))
+    assert rms[:, :2].max() < 0.02
+    stated = np.array(estimate.quality["rms_relative_error"])
+    assert (rms[:, :2] < 1.5 * stated[:, :2] + 1e-5).all()
+    assert estimate.quality["pairs_share"] < 0.15
+
+
+def test_intervals_cover_at_their_stated_rate(data, estimate: CellEstimate) -> None:
+    exact = all_pairs(data[0], T, data[1], threads=2)
+    covered = coverage(estimate, exact.without_self)
+    # 384 calibration samples leave the rate itself a standard deviation of 1.1 %.
+    assert (covered > 0.95 - 0.04).all()
+
+
+def test_energies_are_within_their_errors(data, estimate: CellEstimate) -> None:
+    exact = all_pairs(data[0], T, data[1], threads=2)
+    off = np.abs(estimate.pair_energies - exact.pair_energies)
+    assert (off <= 4 * estimate.energy_errors + 2e-6 * exact.pair_energies).all()
+    assert (estimate.energy_errors < 0.02 * exact.pair_energies).all()
+
+
+def test_neighbours_and_their_recall(data, estimate: CellEstimate) -> None:
+    exact = reference.neighbors(data[0], 10)
+    ids, cosines = estimate.pairs.ids, estimate.pairs.cosines
+    assert ids is not None
+    assert not (ids == np.arange(4000)[:, None]).any()
+    real = np.einsum("nd,nkd->nk", data[0], data[0][ids])
+    np.testing.assert_allclose(cosines, real, atol=1e-5)
+    recall = (cosines >= exact[1][:, -1:] - 1e-6).mean()
+    assert estimate.quality["recall"] == pytest.approx(recall, abs=0.03)
+    assert recall > 0.8
+
+
+def test_counts_miss_little(data, estimate: CellEstimate) -> None:
+    exact = (reference.cosines(data[0]) >= 0.9).sum(axis=1) - 1
+    assert (estimate.pairs.counts <= exact).all()
+    assert estimate.pairs.counts.sum() >= 0.9 * exact.sum()
+
+
+def test_looking_into_all_cells_is_exact(data) -> None:
+    x = data[0][:500]
+    estimate = estimate_pairs(x, T, k=5, near=0.9, probes=10_000, threads=1)
+    exact = all_pairs(x, T, k=5, near=0.9, threads=1)
+    np.testing.assert_allclose(estimate.pairs.potentials, exact.potentials, rtol=2e-5)
+    np.testing.assert_allclose(estimate.pairs.cosines, exact.cosines, atol=1e-6)
+    np.testing.assert_array_equal(estimate.pairs.counts, exact.counts)
+    np.testing.assert_allclose(estimate.pair_energies, exact.pair_energies, rtol=2e-5)
+    assert estimate.quality["recall"] == 1.0
+    assert coverage(estimate, exact.without_self).min() > 0.99
+
+
+def test_probes_are_chosen_by_the_wanted_error(data) -> None:
+    x = data[0]
+    loose = estimate_pairs(x, [2.0], tolerance=0.5, threads=2).quality
+    tight = estimate_pairs(x, [2.0], tolerance=1e-9, threads=2).quality
+    assert loose["probes"] < tight["probes"]
+    assert tight["probes"] <= 0.04 * tight["cells"]
+
+
+def test_same_seed_same_estimate(data) -> None:
+    x = data[0][:800]
+    one, other = (estimate_pairs(x, [3.0], probes=6, threads=t, seed=5) for t in (1, 3))
+    np.testing.assert_allclose(one.pairs.potentials, other.pairs.potentials, rtol=1e-9)
+    np.testing.assert_allclose(one.pair_energies, other.pair_energies, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_samples(n: int) -> None:
+    x = reference.random_sphere(n, 4)
+    estimate = estimate_pairs(x, [2.0], k=n - 1, threads=1)
+    np.testing.assert_allclose(estimate.pairs.potentials[0, 0], reference.potentials(x, 2.0), rtol=1e-5)
+
+
+def test_duplicates(data) -> None:
+    x = np.repeat(reference.random_sphere(4, 8), 100, axis=0)
+    estimate = estimate_pairs(x, [3.0], k=7, near=0.999, threads=1)
+    np.testing.assert_allclose(estimate.pairs.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-3)
+    assert (estimate.pairs.counts == 99).all()
+
+
+@pytest.mark.parametrize("name", ["lfw112/lfw_ov0095_f16.npy", "market1501_train/market_ov0277_f16.npy"])
+def test_covers_on_real_embeddings(real_data, name: str) -> None:
+    x = np.load(real_data / name).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    t = [2.0, 5.0]
+    estimate, exact = estimate_pairs(x, t, seed=2), all_pairs(x, t)
+    assert (coverage(estimate, exact.without_self) > 0.91).all()
+    off = np.abs(estimate.pair_energies - exact.pair_energies)
+    assert (off <= 3.5 * estimate.energy_errors).all()
+    assert (np.array(estimate.quality["spearman"]) > 0.99).all()
+
+
+def test_rank_correlation() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 20, 200)
+    b = a + rng.integers(0, 10, 200)
+    ranks = [pd.Series(values).rank() for values in (a, b)]
+    assert spearman(a, b) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert spearman(a, -a) == pytest.approx(-1)
+    assert spearman([1, 1], [2, 2]) == 1
+    assert spearman([1, 1], [2, 3]) == 0
+
+
+def test_neighbour_quality_counts_ties_as_found() -> None:
+    exact = np.float32([[0.9, 0.5, 0.5], [0.8, 0.7, 0.6]])
+    found = np.float32([[0.9, 0.5, 0.5], [0.8, 0.7, 0.3]])
+    quality = neighbour_quality(exact, found)
+    assert quality["recall"] == pytest.approx(5 / 6)
+    assert quality["knn_log_ratio"] == pytest.approx(np.log(1.4 / 0.8) / 4)

@@ -1,0 +1,87 @@
+"""Cells partition the data, and a visit shows every probed pair once."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.sphere.cells import build_cells, visit
+from tests import reference
+
+
+def test_every_sample_is_in_its_nearest_cell() -> None:
+    x = reference.clustered_sphere(900, 16, 12)
+    cells = build_cells(x, 40, threads=2)
+    nearest = (x @ cells.centroids.T).argmax(axis=1)
+    assert (nearest == cells.cell).mean() > 0.999  # ties aside
+    assert sorted(cells.order.tolist()) == list(range(900))
+    for c in range(cells.count):
+        assert (cells.cell[cells.members(c)] == c).all()
+        assert len(cells.members(c)) > 0
+    np.testing.assert_allclose(np.linalg.norm(cells.centroids, axis=1), 1, atol=1e-5)
+
+
+def test_centroids_follow_the_data() -> None:
+    x = reference.clustered_sphere(900, 16, 6, spread=0.3)
+    cells = build_cells(x, 30, threads=1)
+    trained = (x * cells.centroids[cells.cell]).sum(axis=1).mean()
+    random = (x @ x[np.random.default_rng(0).choice(900, 30)].T).max(axis=1).mean()
+    assert trained > random + 0.005
+
+
+def test_ranking_of_cells() -> None:
+    x = reference.clustered_sphere(300, 8, 5)
+    cells = build_cells(x, 20, threads=1)
+    ranked = cells.nearest(x, 7, threads=2)
+    cosines = np.take_along_axis(x @ cells.centroids.T, ranked, axis=1)
+    assert (np.diff(cosines, axis=1) <= 1e-6).all()
+    np.testing.assert_allclose(cosines, -np.sort(-(x @ cells.centroids.T), axis=1)[:, :7], atol=1e-6)
+    assert (ranked[:, 0] == cells.cell).mean() > 0.99
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_visit_shows_each_probed_pair_once(threads: int) -> None:
+    x = reference.clustered_sphere(400, 8, 5)
+    cells = build_cells(x, 25, threads=1)
+    probes = cells.nearest(x, 4, threads=1)
+    seen = np.zeros((400, 400), dtype=int)
+    pairs: list[int] = []
+    lock = threading.Lock()
+
+    def consume(samples, members, cosines, selves, workspace) -> None:
+        np.testing.assert_allclose(cosines, x[samples] @ x[members].T, atol=1e-6)
+        row, column = selves // len(members), selves % len(members)
+        assert set(zip(samples[row], members[column], strict=True)) == {
+            (s, s) for s in np.intersect1d(samples, members)
+        }
+        with lock:
+            np.add.at(seen, (samples[:, None], members[None, :]), 1)
+
+    visit(x, cells, probes, consume, threads=threads, progress=pairs.append)
+    expected = (cells.cell[None, :, None] == probes[:, None, :]).any(axis=2)
+    np.testing.assert_array_equal(seen, expected)
+    assert sum(pairs) == expected.sum()
+
+
+def test_same_seed_same_cells() -> None:
+    x = reference.random_sphere(200, 8)
+    one, other = (build_cells(x, 12, seed=3, threads=2) for _ in range(2))
+    np.testing.assert_array_equal(one.cell, other.cell)
+
+
+def test_duplicates_leave_no_empty_cells() -> None:
+    cells = build_cells(np.repeat(np.eye(3, dtype=np.float32), 20, axis=0), 10)
+    assert cells.count == 3
+    assert np.diff(cells.starts).tolist() == [20, 20, 20]
+
+
+def test_single_sample_is_a_cell() -> None:
+    cells = build_cells(np.float32([[0.0, 1.0]]))
+    assert cells.count == 1
+    assert cells.members(0).tolist() == [0]
+
+
+def test_more_cells_than_samples_are_refused() -> None:
+    with pytest.raises(KdbiasError, match="6 cells"):
+        build_cells(np.eye(5, dtype=np.float32), 6)
