@@ -32,7 +32,7 @@ def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
     Raises:
         KdbiasError: nothing there, unreadable, or nothing that kdbias knows.
     """
-    place = Path(path)
+    place = _shipped(Path(path))
     kind = recognise(place)
     describe: Callable[[Path, int], dict[str, Any]] = {
         "embedding table": _embedding_table,
@@ -53,6 +53,16 @@ def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
         "JSON document": _json,
     }.get(kind, _table)
     return {"path": str(place), "kind": kind, **describe(place, rows)}
+
+
+def _shipped(path: Path) -> Path:
+    """The bare name of a description that ships with kdbias stands for that file."""
+    from importlib.resources import files
+
+    if path.exists() or path.suffix != ".toml" or path.name != str(path):
+        return path
+    shipped = Path(str(files("kdbias.data_manifests") / path.name))
+    return shipped if shipped.exists() else path
 
 
 def _table(path: Path, rows: int) -> dict[str, Any]:

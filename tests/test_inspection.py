@@ -221,6 +221,12 @@ def test_anything_else_is_one_friendly_line(tmp_path, name, content, message):
     assert name in str(caught.value)
 
 
+def test_the_name_of_a_shipped_description_is_enough():
+    found = inspect("demo.toml")
+    assert found["content"]["name"] == "demo digits"
+    check(found)
+
+
 def test_empty_folder_and_foreign_record(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(KdbiasError, match="holds no images"):

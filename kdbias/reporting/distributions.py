@@ -151,7 +151,7 @@ class GroupShares:
 
 def group_shares(column: str, groups: Sequence[str | None], weights: Mapping[str, np.ndarray]) -> GroupShares:
     """Shares by group value, most frequent first; null is its own group, rare values are put together."""
-    texts = np.array(["(none)" if g is None else str(g) for g in groups], dtype=object)
+    texts = np.array(["(none)" if g is None or g == "" else str(g) for g in groups], dtype=object)
     values, codes, counts = np.unique(texts, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     kept = order if len(order) <= _MOST_GROUPS else order[: _MOST_GROUPS - 1]
@@ -196,7 +196,7 @@ def group_figure(name: str, shares: GroupShares, look: Mapping[str, Look]) -> Fi
             )
         axes.set_yticks(rows, [v if len(v) <= 18 else v[:17] + "…" for v in shares.values])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.03 * float(everything.max()))  # a marker at 0 stays whole
         axes.set_xlabel("share of the draws (%)")
         axes.set_ylabel(shares.column if len(shares.column) <= 24 else shares.column[:23] + "…")
         legend_below(axes, 3)

@@ -104,7 +104,8 @@ def embedding_maps(
                 logs = np.clip(np.log2(w), -span, span)
             scatter(axes, logs, cmap=weight_colors(), vmin=-span, vmax=span)
             bar = axes.figure.axes[-1]
-            ticks = np.unique(np.round(np.linspace(-span, span, 5)))
+            whole = np.floor(span)
+            ticks = np.unique(np.round(np.linspace(-whole, whole, 5)))
             bar.set_yticks(ticks, [f"×{2.0**k:g}" if k >= 0 else f"÷{2.0**-k:g}" for k in ticks])
             bar.set_ylabel("drawn, against natural")
             axes.set_title(scheme, loc="left")
