@@ -1,6 +1,9 @@
 """Images as arrays in one ``.npz`` file, as small public sets are often passed around."""
 
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,9 +11,23 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.columns import named_labels
+from kdbias.data.decode import UnreadableImage
 from kdbias.data.source import Options, Source, make_source
+from kdbias.data.stores import first_line
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
+
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+"""What reading a damaged archive raises."""
 
 
 class ArrayImages:
@@ -34,8 +51,11 @@ class ArrayImages:
         part = int(np.searchsorted(self._starts, row, side="right")) - 1
         key = self.keys[part]
         if key not in self._arrays:
-            with np.load(self.file, allow_pickle=False) as archive:
-                self._arrays[key] = archive[key]
+            try:
+                with np.load(self.file, allow_pickle=False) as archive:
+                    self._arrays[key] = archive[key]
+            except _DAMAGED as error:
+                raise UnreadableImage(f"cannot read {self.file}: {first_line(error)}") from None
         return self._arrays[key][row - int(self._starts[part])]
 
     def location(self, row: int) -> str:
@@ -71,10 +91,10 @@ def open_arrays(data: str, options: Options) -> Source:
                 labels.append(part_labels)
                 for name, values in groups.items():
                     values += [part.get(name)] * length
-    except (OSError, ValueError) as error:
-        if isinstance(error, KdbiasError):
-            raise
-        raise KdbiasError(f"{data}: not a plain .npz file ({str(error).splitlines()[0]})") from None
+    except KdbiasError:
+        raise
+    except _DAMAGED as error:
+        raise KdbiasError(f"{data}: not a plain .npz file ({first_line(error)})") from None
     all_labels = pa.concat_arrays([part.cast(labels[0].type) for part in labels])
     if options.label_names is not None:
         all_labels = named_labels(all_labels, options.label_names)

@@ -29,6 +29,7 @@ FORMATS = tuple(
 """Plain raster formats, as far as this Pillow reads them. Others (EPS) may start outside programs."""
 
 _ORIENTATION = 0x0112
+_REASON_LENGTH = 200
 _CHANNELS = {"RGB": 3, "L": 1}
 
 # Pillow would warn at half of its own limit; the limit here is checked from the header, before decoding.
@@ -41,12 +42,12 @@ class UnreadableImage(KdbiasError):  # noqa: N818 - an image's state, not a prog
     """One image cannot be read; the others are not affected.
 
     Attributes:
-        reason: short text for the failures table.
+        reason: short text on one line, for the failures table.
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.reason = " ".join(reason.split())[:_REASON_LENGTH]
+        super().__init__(self.reason)
 
 
 def decode_image(
@@ -95,7 +96,7 @@ def decode_image(
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         text = str(error) or type(error).__name__
         reason = text if "truncated" in text.lower() else f"damaged: {text}"
-        raise UnreadableImage(" ".join(reason.split())[:200]) from None
+        raise UnreadableImage(reason) from None
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -17,6 +17,7 @@ from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
 from kdbias.data.roots import join_root
 from kdbias.data.source import Options, Source
+from kdbias.data.stores import UNREADABLE, first_line
 from kdbias.data.table import class_names
 from kdbias.errors import KdbiasError
 
@@ -78,9 +79,8 @@ def open_huggingface(data: str, options: Options) -> Source:
     try:
         tables = [[_mapped(file) for file in files] for _, files in parts]
         digest = [[name, [digest_of(file) for file in files]] for name, files in parts]
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KdbiasError(f"{data}: cannot be read ({reason})") from None
+    except UNREADABLE as error:
+        raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
     schema = tables[0][0].schema.remove_metadata()
     for (name, files), group in zip(parts, tables, strict=True):
         for table in group:
@@ -120,9 +120,9 @@ def _splits(data: str) -> list[tuple[str, list[str]]]:
 
 def _arrow_files(folder: str) -> list[str]:
     entries = _json(os.path.join(folder, _STATE)).get("_data_files")
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise KdbiasError(f"{folder}: {_STATE} names no files")
-    return [join_root(folder, str(entry["filename"]), os.path.join(folder, _STATE)) for entry in entries]
+    return [join_root(folder, str(e.get("filename")), os.path.join(folder, _STATE)) for e in entries]
 
 
 def _json(file: str) -> dict[str, Any]:
@@ -138,7 +138,9 @@ def _json(file: str) -> dict[str, Any]:
 
 def _mapped(file: str) -> pa.Table:
     with pa.ipc.open_stream(pa.memory_map(file)) as stream:
-        return stream.read_all()
+        table = stream.read_all()
+    table.validate(full=True)  # a damaged stream could point outside its memory
+    return table
 
 
 def _with_ids(table: pa.Table, names: list[str], counts: list[int], options: Options) -> pa.Table:

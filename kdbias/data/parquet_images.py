@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.stores import open_input
+from kdbias.data.stores import UNREADABLE, open_input
 
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory by one process, in bytes of encoded images (at least one row group is kept)."""
@@ -98,10 +98,8 @@ class ParquetImages:
             if number not in self._opened:
                 self._opened[number] = pq.ParquetFile(open_input(self.files[number]))
             table = self._opened[number].read_row_group(index, columns=[self.column], use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UnreadableImage(
-                f"row group {index} of {self.files[number]} is damaged: {error}"[:200]
-            ) from None
+        except UNREADABLE as error:
+            raise UnreadableImage(f"row group {index} of {self.files[number]} is damaged: {error}") from None
         values = table[self.column]
         if not pa.types.is_struct(values.type):
             return values

@@ -12,6 +12,14 @@ from kdbias.data.roots import MAX_FILE_BYTES, leaves_root
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
 
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What reading a damaged or missing file raises."""
+
+
+def first_line(error: BaseException) -> str:
+    """A message of another library on one line."""
+    return " ".join(str(error).splitlines()[:1]) or type(error).__name__
+
 
 def is_uri(path: str) -> bool:
     """Whether a path names its store ("s3://bucket/x.parquet")."""
@@ -98,8 +106,7 @@ class StoredImages:
                     raise UnreadableImage(f"{path!r} has {size:,} bytes, limit {MAX_FILE_BYTES:,}")
                 return file.read()
         except OSError as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UnreadableImage(f"cannot read {path!r}: {reason}"[:200]) from None
+            raise UnreadableImage(f"cannot read {path!r}: {first_line(error)}") from None
 
     def location(self, row: int) -> str:
         return self.paths[row].as_py()
@@ -131,10 +138,10 @@ def _connect(store: str, process: int) -> tuple[fs.FileSystem, str]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
         pass  # a scheme that pyarrow does not know
     except OSError as error:
-        raise KdbiasError(f"{store}: cannot reach this store ({str(error).splitlines()[0]})") from None
+        raise KdbiasError(f"{store}: cannot reach this store ({first_line(error)})") from None
     fsspec = require("fsspec")
     try:
         filesystem, inner = fsspec.core.url_to_fs(store)
     except (ValueError, ImportError, OSError) as error:
-        raise KdbiasError(f"{store}: cannot reach this store ({str(error).splitlines()[0]})") from None
+        raise KdbiasError(f"{store}: cannot reach this store ({first_line(error)})") from None
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), inner

@@ -14,7 +14,7 @@ from kdbias.data.columns import Columns, source_of
 from kdbias.data.digests import digest_of
 from kdbias.data.parquet_images import ParquetImages
 from kdbias.data.source import Options, Source
-from kdbias.data.stores import is_uri, join, names_in, open_input, parent_of
+from kdbias.data.stores import UNREADABLE, first_line, is_uri, join, names_in, open_input, parent_of
 from kdbias.errors import KdbiasError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -44,8 +44,8 @@ def open_table(data: str, options: Options) -> Source:
         columns = Columns.choose(data, schema, options)
         table = _read(files, columns)
         digest = [digest_of(file) for file in files]
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except UNREADABLE as error:
+        reason = first_line(error)
         raise KdbiasError(f"{data}: cannot be read ({reason})") from None
     root = options.root or folder
     source = source_of(
@@ -55,13 +55,20 @@ def open_table(data: str, options: Options) -> Source:
         columns,
         options,
         root if is_uri(root) else os.path.abspath(root),
-        lambda: ParquetImages(files, columns.image or ""),
+        lambda: _images(data, files, columns.image or ""),
         digest,
     )
     if isinstance(source.images, ParquetImages) and source.images.is_slow_at_random:
         note = "images lie in large row groups: reading them in random order, as training does, is slow"
         source = replace(source, notes=(*source.notes, f"{note} (rewrite with 1,000 rows a group)"))
     return source
+
+
+def _images(data: str, files: Sequence[str], column: str) -> ParquetImages:
+    try:
+        return ParquetImages(files, column)
+    except UNREADABLE as error:
+        raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
 
 
 def _files(data: str) -> tuple[list[str], str]:

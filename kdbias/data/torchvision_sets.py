@@ -60,7 +60,7 @@ class TorchvisionImages:
                 image = image.convert("RGB")
             return np.array(image)
         except (OSError, ValueError, AttributeError, SyntaxError) as error:
-            raise UnreadableImage(f"{self.name} gave no image: {error}"[:200]) from None
+            raise UnreadableImage(f"{self.name} gave no image: {error}") from None
 
     def location(self, row: int) -> str:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
