@@ -1,6 +1,7 @@
 """Which columns of tabular data are ids, labels, paths, images and groups."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from kdbias.data.source import Images, Options, Source, make_source
 from kdbias.data.stores import StoredImages, is_uri
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
+
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # pandas's row numbers, a group of nothing
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Columns:
         id = _pick(data, schema, options.id_column, "sample_id", "--id-column")
         label = _pick(data, schema, options.label_column, "label", "--label-column")
         path = _pick(data, schema, options.path_column, "path", "--path-column")
-        others = [name for name in schema.names if name != image]
+        named = (id, label, path, *(options.groups or ()))
+        others = [n for n in schema.names if n != image and (n in named or not _PANDAS_INDEX.fullmatch(n))]
         plain = [name for name in others if not _is_rich(schema.field(name).type)]
         if options.groups is not None:
             plain = [name for name in plain if name in (*options.groups, id, label, path)]

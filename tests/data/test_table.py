@@ -124,6 +124,22 @@ def test_parquet_struct_images_and_folder_of_parts(tmp_path):
         source.read(4)
 
 
+def test_what_pandas_writes(tmp_path):
+    import pandas as pd
+
+    columns = {
+        "sample_id": pd.Categorical(["a", "b"]),
+        "label": pd.Categorical([3, 4]),
+        "g": pd.Categorical(["x", "y"]),
+    }
+    pd.DataFrame({**columns, "image": [b"0", b"1"]}, index=[5, 7]).to_parquet(tmp_path / "m.parquet")
+    source = open_data(tmp_path / "m.parquet", where=["g=y"])
+    assert source.ids.to_pylist() == ["b"]
+    assert source.labels.to_pylist() == ["4"]
+    assert list(source.groups) == ["g"]  # the index is none
+    assert source.read(0) == b"1"
+
+
 def test_only_a_few_row_groups_stay_in_memory(tmp_path):
     file = tmp_path / "m.parquet"
     rows = [bytes(1000) for _ in range(100)]
