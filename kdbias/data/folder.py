@@ -127,7 +127,8 @@ def named_parts(data: str, paths: pa.Array, pattern: str) -> tuple[np.ndarray, d
     rows = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
     if not len(rows):
         raise KdbiasError(f"{data}: no path fits the pattern {pattern!r}; the first is {paths[0].as_py()!r}")
-    parts = zip(found.type.names, found.take(pa.array(rows)).flatten(), strict=True)
+    names = [field.name for field in found.type]
+    parts = zip(names, found.take(pa.array(rows)).flatten(), strict=True)
     return rows, {name: pc.if_else(pc.equal(part, ""), None, part) for name, part in parts}
 
 

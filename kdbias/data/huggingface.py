@@ -54,7 +54,8 @@ class ArrowImages:
         value = chunks[number][row - int(starts[number])]
         path = None
         if pa.types.is_struct(value.type):
-            path = value["path"].as_py() if value.is_valid and "path" in value.type.names else None
+            has_path = value.is_valid and value.type.get_field_index("path") >= 0
+            path = value["path"].as_py() if has_path else None
             value = value["bytes"] if value.is_valid else value
         if not value.is_valid:
             where = f"; it was left at {path!r}" if path else ""
