@@ -84,7 +84,7 @@ overwrite = click.option("--overwrite", is_flag=True, help="Start over where the
 device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
 )
-root = click.option("--root", metavar="DIR", help="Data root for relative paths (else KDBIAS_DATA).")
+root = click.option("--root", metavar="DIR", help="Data root for relative paths [the data's own].")
 where = click.option(
     "--where",
     multiple=True,

@@ -72,12 +72,16 @@ from kdbias.cli.common import (
 def command(**parameters: Any) -> Any:
     """Turn images into a table of teacher embeddings (Parquet parts in OUT).
 
-    DATA is an image folder (class = sub-folder), a .csv or .parquet manifest (image paths or bytes) or a
-    .toml description. The same command again resumes; a finished one does nothing.
+    DATA is an image folder (class = sub-folder), a .csv or .parquet manifest (image paths or bytes), a .toml
+    description, MXNet RecordIO (.rec), WebDataset tars, a verification .bin, a saved Hugging Face set or
+    torchvision:NAME. The same command again resumes; a finished one does nothing.
 
     \b
     Teachers:
       torchvision:resnet50            pretrained, pooled features; @FILE loads a state dict
+      timm:NAME                       likewise
+      onnx:FILE  openvino:FILE  torchscript:FILE   preprocessing from FILE.toml or --preprocessing
+      kdbias:iresnet50@FILE           insightface state dicts load
       run:RUN_DIR                     a model that kdbias train made
       python:package.module:factory   your own code (it is run)
       precomputed:FILE.npy|.npz|.parquet
