@@ -193,3 +193,65 @@ def pair_distances(x: np.ndarray, others: np.ndarray) -> np.ndarray:
         difference = x[rows].astype(np.float64) - x[others[rows]]
         result[rows] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
     return result
+
+
+ESTIMATORS = ("potential", "knn", "vmf")
+
+
+def log_density(
+    estimator: str,
+    *,
+    potential: np.ndarray,
+    t: float,
+    knn_distance: np.ndarray,
+    cosines: np.ndarray | None,
+    exponent: float | None,
+) -> np.ndarray:
+    """(n,) log density by one of three estimators, each up to a constant of its own.
+
+    ``potential``: log of the kernel sum over all samples. ``knn``: -exponent x log(distance to the k-th
+    neighbour); the exponent of a density is the intrinsic dimension, a smaller one tempers it. ``vmf``: log
+    of the mean von Mises-Fisher kernel exp(2t (cos - 1)) over the k neighbours, at most 0 (concentration 2t;
+    ignores everything beyond the k-th neighbour).
+
+    Args:
+        potential: (n,) at the chosen bandwidth t.
+        knn_distance: (n,) to the k-th neighbour.
+        cosines: (n, k) of the neighbours, where they are at hand.
+        exponent: of ``knn``.
+
+    Raises:
+        KdbiasError: an estimator that needs neighbours which are not there.
+    """
+    if estimator == "potential":
+        return np.log(potential)
+    if estimator == "vmf":
+        if cosines is None:
+            raise KdbiasError("--estimator vmf needs the neighbours; measure with --keep-neighbors")
+        return np.log(np.exp(2 * t * (cosines.astype(np.float64) - 1)).mean(axis=1))
+    if exponent is None or not np.isfinite(knn_distance).any():
+        raise KdbiasError("--estimator knn needs neighbours; a single sample has none")
+    smallest = knn_distance[knn_distance > 0].min(initial=1.0)  # copies of one sample are k-th neighbours
+    return -exponent * np.log(np.maximum(knn_distance, 0.1 * smallest))
+
+
+def intrinsic_dimension(cosines: np.ndarray) -> float | None:
+    """Maximum-likelihood intrinsic dimension from neighbours' distances.
+
+    Levina & Bickel (2004), averaged over samples as MacKay & Ghahramani (2005) propose and with k - 2 for an
+    unbiased inverse; still low by some 15 % at 10 dimensions and more above. Neighbours within 1e-3 (near copies) are left out; None where too few are left.
+
+    Args:
+        cosines: (n, k) of the nearest others, descending; entries below -1 are missing.
+    """
+    step = max(1, len(cosines) // 20_000)
+    distances = np.sqrt(np.maximum(2 - 2 * cosines[::step].astype(np.float64), 0))
+    valid = (distances > 1e-3) & (cosines[::step] >= -1)
+    last = distances[:, -1]
+    rows = valid[:, -1] & (valid.sum(axis=1) >= 4)
+    if not rows.any():
+        return None
+    logs = np.where(valid[rows], np.log(last[rows, None] / np.where(valid[rows], distances[rows], 1.0)), 0.0)
+    terms = valid[rows].sum(axis=1) - 2
+    total = logs.sum()
+    return float(terms.sum() / total) if total > 0 else None

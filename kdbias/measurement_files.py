@@ -20,6 +20,7 @@ from kdbias.tables.joins import align
 UNIFORMITY = "uniformity.json"
 NEIGHBORS = "neighbors.parquet"
 SCHEMES = "schemes.parquet"
+INTERVALS = "intervals.parquet"
 _ROWS = 16_384
 
 
@@ -35,6 +36,7 @@ class Measured:
         first: (n,) position of the first sample with the same vector.
         near_duplicates: (n,) how many others at cosine >= 0.999.
         hardness: (n,) 1 - cosine to the label's leave-one-out centroid, NaN where there is none.
+        log_density: (n,) by the estimator that was asked for.
     """
 
     bandwidths: Bandwidths
@@ -44,6 +46,7 @@ class Measured:
     first: np.ndarray
     near_duplicates: np.ndarray
     hardness: np.ndarray
+    log_density: np.ndarray
 
     def counts(self) -> dict[str, int]:
         """Samples that repeat an earlier vector, and samples with a near duplicate."""
@@ -60,16 +63,17 @@ def write_measured(
     doc: dict[str, Any],
 ) -> None:
     """Write ``density.parquet`` (columns by the contract, section 3)."""
-    bandwidths = measured.bandwidths
     repeats = measured.first != np.arange(len(measured.first))
-    chosen = measured.natural[bandwidths.values.index(bandwidths.chosen)]
     columns = {
         "sample_id": ids,
         "label": labels,
         **groups,
         "knn_distance": _floats(measured.knn_distance),
-        **{potential_column(t): pa.array(measured.natural[i]) for i, t in enumerate(bandwidths.values)},
-        "log_density": pa.array(np.log(chosen)),
+        **{
+            potential_column(t): pa.array(measured.natural[i])
+            for i, t in enumerate(measured.bandwidths.values)
+        },
+        "log_density": _floats(measured.log_density),
         "duplicate_of": ids.take(pa.array(measured.first, mask=~repeats)),
         "near_duplicates": pa.array(measured.near_duplicates),
     }
@@ -119,6 +123,7 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
         first=first,
         near_duplicates=density.table.column("near_duplicates").to_numpy(),
         hardness=stored.column("hardness").to_numpy(),
+        log_density=density.numbers("log_density"),
     )
 
 
@@ -172,6 +177,18 @@ def write_neighbors(
                 pa.FixedSizeListArray.from_arrays(pa.array(cosines[rows].reshape(-1)), k),
             ]
             writer.write_table(pa.table(columns, schema=schema))
+
+
+def write_intervals(
+    out: Path, ids: pa.Array, bandwidths: Sequence[float], half_widths: np.ndarray, doc: dict[str, Any]
+) -> None:
+    """Write ``intervals.parquet``: how far each estimated natural potential may be off.
+
+    Columns: ``sample_id``, and for each bandwidth ``half_width_tT``: the exact potential lies that near with
+    the probability ``coverage`` of ``uniformity.json``.
+    """
+    columns = {f"half_width_t{t:g}": pa.array(row) for t, row in zip(bandwidths, half_widths, strict=True)}
+    write_table(out / INTERVALS, pa.table({"sample_id": ids, **columns}), doc)
 
 
 def read_neighbors(out: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ def summary_table(document: dict[str, Any]) -> str:
     rows = [_bandwidth_row(s, b) for s in schemes for b in s["bandwidths"]]
     parts = [
         _heading(document),
+        *([_search_line(document["search"])] if "probes" in document["search"] else []),
         aligned(_BANDWIDTH_COLUMNS, rows),
         aligned(_SCHEME_COLUMNS, [_scheme_row(s) for s in schemes]),
     ]
@@ -51,11 +52,22 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _heading(document: dict[str, Any]) -> str:
     search, duplicates = document["search"], document["duplicates"]
-    recall = _NONE if search["recall"] is None else f"{search['recall']:g}"
+    recall = _NONE if search["recall"] is None else f"{search['recall']:.4g}"
     return (
         f"{document['n']:,} samples x {document['d']} dimensions; {search['kind']} search, k={search['k']}, "
         f"recall {recall}; {duplicates['exact_duplicates']:,} exact duplicates, "
         f"{duplicates['near_duplicates']:,} with a near one; log density at t={document['t_chosen']:g}"
+    )
+
+
+def _search_line(search: dict[str, Any]) -> str:
+    """What an estimate is worth, where the pass was not exact."""
+    worst = max(error for row in search["rms_relative_error"] for error in row)
+    ranks = min(rank for row in search["spearman"] for rank in row)
+    return (
+        f"estimated: {search['probes']} of {search['cells']:,} cells a sample and {search['landmarks']:,} "
+        f"landmarks; against {search['queries']} samples computed exactly, potentials are off by {worst:.2g} "
+        f"(root mean square, worst bandwidth), their rank correlation is at least {ranks:.4f}"
     )
 
 

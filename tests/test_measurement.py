@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias import measurement
+from kdbias import measurement_pass, measurement_session
 from kdbias.errors import KdbiasError
 from kdbias.measurement import summary_table, uniformity
 from kdbias.measurement_files import read_neighbors
@@ -204,7 +204,7 @@ def test_rectification_runs_from_natural_to_the_best(table: EmbeddingTable, meas
 def test_same_call_again_does_nothing(
     table: EmbeddingTable, measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measurement, "all_pairs", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr(measurement_pass, "all_pairs", lambda *a, **k: pytest.fail("measured again"))
     before = {p.name: p.stat().st_mtime_ns for p in measured.out.iterdir()}
     again = uniformity(table.path, measured.out, k=7, t="4,2,50", keep_neighbors=True)
     assert again.state == "finished"
@@ -251,8 +251,8 @@ def test_only_new_weights_are_passed_over(table, tmp_path, monkeypatch: pytest.M
         passes.append((len(weights), more["k"], more["near"]))
         return original(x, bandwidths, weights, **more)
 
-    original = measurement.all_pairs
-    monkeypatch.setattr(measurement, "all_pairs", spy)
+    original = measurement_pass.all_pairs
+    monkeypatch.setattr(measurement_pass, "all_pairs", spy)
     manifest = write_weights(tmp_path / "w.parquet", table, skewed())
     uniformity(table.path, tmp_path / "out", **options, weights=[manifest])
     assert passes == [(1, 0, None)]
@@ -286,7 +286,7 @@ def test_an_interrupted_measurement_is_resumed(table, tmp_path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(measurement, "write_json", fail)  # everything but the document is written
+        patched.setattr(measurement_session, "write_json", fail)  # everything but the document is written
         with pytest.raises(KeyboardInterrupt):
             uniformity(table.path, tmp_path / "out", k=5, t="3")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "running"

@@ -160,6 +160,19 @@ def neighbour_quality(exact: np.ndarray, found: np.ndarray) -> dict[str, float |
     }
 
 
+def exact_cosines(x: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """(q, k) float32 cosines of some samples (q,) to their k nearest others, descending."""
+    found = np.empty((len(rows), k), dtype=np.float32)
+    step = max(1, min(64, (1 << 24) // len(x)))
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        cosines = x[some] @ x.T
+        cosines[np.arange(len(some)), some] = -2.0
+        cosines.partition(len(x) - k, axis=1)
+        found[start : start + step] = -np.sort(-cosines[:, len(x) - k :], axis=1)
+    return np.clip(found, -1.0, 1.0)
+
+
 def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
     """Rank correlation of two samples; ties share their mean rank; 1 where both are constant."""
     ranks = []

@@ -1,0 +1,194 @@
+"""One pass over a data set's pairs, exact or estimated, and what it is expected to cost."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdbias import progress
+from kdbias.errors import KdbiasError
+from kdbias.sphere.all_pairs import AllPairs, all_pairs, fitting_tile
+from kdbias.sphere.cell_check import exact_cosines, neighbour_quality
+from kdbias.sphere.cell_estimate import estimate_pairs
+from kdbias.sphere.tiles import TILE, seconds_estimate
+
+SEARCHES = ("exact", "ivf", "hnsw")
+# Below these an approximate search is refused (hnsw: warned about): ranks of samples by density, from the
+# potential at the chosen bandwidth and from the k-th distance, against exact ones. Recall alone says little.
+LEAST_SPEARMAN = 0.99
+LEAST_KNN_SPEARMAN = 0.95
+_LONG = 3600.0  # seconds; past it the estimate is pointed out
+_QUERIES = 384
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass gave.
+
+    Attributes:
+        pairs: potentials, neighbours, counts.
+        pair_energies: (m, T) sum over i != j of p_i p_j K_ij.
+        energy_errors: (m, T) their standard errors; None if they are exact.
+        half_widths: (m, T, n) of the potentials' 95 % intervals; None if they are exact.
+        search: the entry ``search`` of ``uniformity.json``.
+    """
+
+    pairs: AllPairs
+    pair_energies: np.ndarray
+    energy_errors: np.ndarray | None
+    half_widths: np.ndarray | None
+    search: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """How pairs are seen.
+
+    Attributes:
+        search: ``exact`` (all pairs), ``ivf`` (cells) or ``hnsw`` (neighbours by a graph, the rest by cells).
+        device: ``cpu`` or a torch device.
+        precision: of the product behind potentials.
+        threads: CPU threads.
+        budget: bytes of memory beside the vectors.
+        seed: of cells, landmarks and checked samples.
+    """
+
+    search: str
+    device: str
+    precision: str
+    threads: int
+    budget: int
+    seed: int
+
+    def announcement(self, n: int, d: int) -> str:
+        """The first line of a run."""
+        exact = seconds_estimate(n, d, self.threads)
+        cells = exact * min(1.0, 2 * (16 * math.sqrt(n) + 4000) / n) + 1
+        how = {"exact": f"all pairs in tiles of {TILE}"}.get(
+            self.search, f"{self.search}, cells of the sphere"
+        )
+        line = (
+            f"uniformity: device {self.device}, {self.precision}, {self.threads} thread(s), {how}; "
+            f"{n:,} samples x {d} dimensions"
+        )
+        if self.device != "cpu":
+            return line
+        line += f", about {duration(exact if self.search == 'exact' else cells)}"
+        if self.search == "exact" and exact > _LONG:
+            line += f" (--search ivf: about {duration(cells)}, with error bars)"
+        return line
+
+    def run(
+        self,
+        x: np.ndarray,
+        bandwidths: list[float],
+        p: np.ndarray,
+        k: int,
+        near: float | None,
+        chosen: int = 0,
+    ) -> PassResult:
+        """See the pairs of ``x`` (n, d) under the weightings ``p`` (m, n).
+
+        Args:
+            k: neighbours a sample; 0 for none.
+            near: cosine to count others at, None for no counts.
+            chosen: index of the bandwidth whose ranks must be right.
+
+        Raises:
+            KdbiasError: too little memory, or an approximate search whose quality is below its floor.
+        """
+        if self.search == "exact":
+            return self._exact(x, bandwidths, p, k, near)
+        if self.search == "ivf":
+            result = self._cells(x, bandwidths, p, k, near)
+        else:
+            result = self._graph(x, bandwidths, p, k, near)
+        self._require_quality(result.search, chosen)
+        return result
+
+    def _exact(
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
+    ) -> PassResult:
+        n, tile = len(x), None
+        if self.device == "cpu":
+            tile = fitting_tile(n, k, len(p), len(bandwidths), self.threads, self.budget)
+            if tile < TILE:
+                progress.say(f"tile {tile} instead of {TILE}, to stay within --memory")
+        with progress.bar(n * n / 1e6, "Mpairs", "all pairs") as bar:
+            pairs = all_pairs(
+                x,
+                bandwidths,
+                p,
+                k=k,
+                near=near,
+                device=self.device,
+                precision=self.precision,
+                tile=tile,
+                threads=self.threads,
+                progress=lambda done: bar.update(done / 1e6),
+            )
+        search = {"kind": "exact", "k": k, "recall": 1.0 if k else None}
+        return PassResult(pairs, pairs.pair_energies, None, None, search)
+
+    def _cells(
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
+    ) -> PassResult:
+        with progress.bar(100, "%", "cells") as bar:
+            found = estimate_pairs(
+                x,
+                bandwidths,
+                p,
+                k=k,
+                near=near,
+                seed=self.seed,
+                threads=self.threads,
+                progress=lambda share: bar.update(100 * share),
+            )
+        search = {"kind": "ivf", "k": k, **found.quality}
+        return PassResult(found.pairs, found.pair_energies, found.energy_errors, found.half_widths, search)
+
+    def _graph(
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
+    ) -> PassResult:
+        result = self._cells(x, bandwidths, p, 0, near)
+        search = {**result.search, "kind": "hnsw", "k": k}
+        if not k:
+            return PassResult(
+                result.pairs, result.pair_energies, result.energy_errors, result.half_widths, search
+            )
+        from kdbias.sphere.faiss_search import hnsw_neighbors
+
+        ids, cosines = hnsw_neighbors(x, k, threads=self.threads, seed=self.seed)
+        rows = np.random.default_rng(self.seed).choice(len(x), min(_QUERIES, len(x)), replace=False)
+        search |= neighbour_quality(exact_cosines(x, rows, k), cosines[rows])
+        old = result.pairs
+        pairs = AllPairs(old.bandwidths, old.weights, old.without_self, ids, cosines, old.counts)
+        return PassResult(pairs, result.pair_energies, result.energy_errors, result.half_widths, search)
+
+    def _require_quality(self, search: dict[str, Any], chosen: int) -> None:
+        rank = min(row[chosen] for row in search["spearman"])
+        distances = search.get("knn_spearman")
+        faults = []
+        if rank < LEAST_SPEARMAN:
+            faults.append(f"rank correlation of potentials with exact ones {rank:.3f} < {LEAST_SPEARMAN}")
+        if distances is not None and distances < LEAST_KNN_SPEARMAN:
+            faults.append(
+                f"of k-th distances {distances:.3f} < {LEAST_KNN_SPEARMAN} (recall {search['recall']:.2f})"
+            )
+        if not faults:
+            return
+        message = (
+            f"--search {self.search} is too coarse for these data: {'; '.join(faults)}; use --search exact"
+        )
+        if self.search == "hnsw":
+            progress.say(f"warning: {message}")
+        else:
+            raise KdbiasError(message)
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``7 min`` or ``3.2 h``."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
