@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from all_pairs import load
 
-from kdbias.sphere.equilibrium import Equilibrium, solve
+from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.kernel_matrix import TiledKernel, kernel_matrix
+from kdbias.sphere.solution import Equilibrium
 
 COLUMNS = (
     "n",

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.equilibrium import Equilibrium, Groups
 from kdbias.sphere.kernel_matrix import TiledKernel, kernel_matrix
+from kdbias.sphere.solution import Equilibrium, Groups
 from kdbias.tables.density_table import DensityTable, potential_column
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.equilibrium import Groups
+from kdbias.sphere.solution import Groups
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.joins import align, as_strings
 

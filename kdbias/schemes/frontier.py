@@ -22,7 +22,8 @@ from kdbias.schemes.diagnostics import summary
 from kdbias.schemes.frontier_figure import write_figure
 from kdbias.schemes.hygiene import tempered
 from kdbias.schemes.measurements import EmbeddingSource, chosen_bandwidth
-from kdbias.sphere.equilibrium import Equilibrium, solve
+from kdbias.sphere.equilibrium import solve
+from kdbias.sphere.solution import Equilibrium
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density, write_table
 from kdbias.tables.run_record import Run

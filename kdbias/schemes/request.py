@@ -11,7 +11,7 @@ from kdbias.schemes import METHODS
 from kdbias.schemes.case import Scheme
 from kdbias.schemes.hygiene import Hygiene
 from kdbias.schemes.measurements import chosen_bandwidth
-from kdbias.sphere.equilibrium import Groups
+from kdbias.sphere.solution import Groups
 from kdbias.tables.density_table import DensityTable
 
 EQUILIBRIUM_MIN_ESS = 0.5

@@ -7,7 +7,6 @@ Recomputed products are dear, so that kernel comes with a cheap stand-in (see `r
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -93,6 +92,8 @@ class TiledKernel:
         self._blocks = [(i, j) for i in starts for j in starts if j >= i]
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
         self._row_sums: np.ndarray | None = None
+        # A cheap approximation of this kernel, which `refinement` makes once and leaves here.
+        self.stand_in: KernelMatrix | None = None
         if kept:
             self.scan(self._keep)
 
@@ -103,13 +104,6 @@ class TiledKernel:
             self.scan(lambda block, values: None)
             assert self._row_sums is not None
         return self._row_sums
-
-    @cached_property
-    def stand_in(self) -> KernelMatrix:
-        """A cheap approximation of this kernel, for the steps of `refinement`."""
-        from kdbias.sphere.near_kernel import NearKernel
-
-        return NearKernel(self, self.memory)
 
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
         # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the

@@ -4,8 +4,8 @@ Each round takes the exact field g = K p, solves the problem whose kernel is a c
 field at p is g, and searches the line to its solution with the exact kernel (a quadratic, known from two
 fields). This is Newton's method with an approximate Hessian: where S is off by a percent, a round leaves
 about a percent of the error. The gap is taken from exact fields alone, so the certificate is as good as with
-all of K in memory. Where S is too crude (few dimensions, a wide kernel), rounds stall; `solve` then goes on
-by itself from the point that was reached.
+all of K in memory. Where S is too crude (few dimensions, a wide kernel), rounds stall; `equilibrium.solve`
+then goes on by itself from the point that was reached.
 """
 
 import time
@@ -13,9 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdbias.sphere.equilibrium import Equilibrium, Groups, solve
 from kdbias.sphere.kernel_matrix import KernelMatrix, TiledKernel
+from kdbias.sphere.near_kernel import NearKernel
+from kdbias.sphere.projected_gradient import NOISE, descend
 from kdbias.sphere.simplex import FeasibleSet
+from kdbias.sphere.solution import Equilibrium, Groups
 
 _MOST_ROUNDS = 25
 _STEP_TOLERANCE = 0.2  # of the wanted gap: how well a round solves its stand-in problem
@@ -43,23 +45,27 @@ class _Anchored:
         return self._inner.apply(p) + self._damping * p + offset * p.sum(axis=0) + self._offset @ p
 
 
+def _stand_in(kernel: TiledKernel) -> KernelMatrix:
+    """The kernel's stand-in, made at the first call and kept with it."""
+    if kernel.stand_in is None:
+        kernel.stand_in = NearKernel(kernel, kernel.memory)
+    return kernel.stand_in
+
+
 def refine(
     kernel: TiledKernel,
     feasible: FeasibleSet,
     groups: Groups,
     *,
-    min_ess: float | None,
-    cap: float | None,
     tolerance: float,
-    noise: float,
     max_iterations: int,
     max_seconds: float | None,
     start: np.ndarray | None,
     progress: Callable[[int, float, float], None] | None,
 ) -> Equilibrium:
-    """`solve` with few exact products; arguments and result as there, ``start`` (m,) masses of groups."""
+    """`equilibrium.solve` with few exact products; arguments as there, ``start`` (m,) masses of groups."""
     began = time.perf_counter()
-    n, stand_in = kernel.n, kernel.stand_in
+    n, stand_in, distinct = kernel.n, _stand_in(kernel), Groups.of(None, kernel.n)
     uniform, natural = np.full(n, 1 / n), groups.sizes / groups.sizes.sum()
     products = iterations = 0
 
@@ -83,17 +89,17 @@ def refine(
     for rounds in range(_MOST_ROUNDS + 1):
         if progress:
             progress(iterations, energy, gap)
-        if gap <= max(tolerance * (start_energy - energy), noise * energy):
+        if gap <= max(tolerance * (start_energy - energy), NOISE * energy):
             break
         left = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
         if rounds == _MOST_ROUNDS or iterations >= max_iterations or (left is not None and left <= 0):
             limit = f"{max_seconds:g} s" if left is not None and left <= 0 else f"{iterations:,} iterations"
             reason = f"stopped after {limit} and {products:,} exact products"
             break
-        step = solve(
+        step = descend(
             _Anchored(stand_in, p, field, damping),
-            min_ess=min_ess,
-            cap=cap,
+            feasible,
+            distinct,
             tolerance=_STEP_TOLERANCE * tolerance,
             max_iterations=max_iterations - iterations,
             max_seconds=left,

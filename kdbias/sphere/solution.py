@@ -1,0 +1,81 @@
+"""What the equilibrium's solvers share: samples that count as one, and the answer with its certificate."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Samples that are one sample: exact duplicates, or near ones.
+
+    Attributes:
+        first: (m,) row of the first member of each group, ascending.
+        group: (n,) group of each row.
+        sizes: (m,) members.
+    """
+
+    first: np.ndarray
+    group: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, duplicates: np.ndarray | None, n: int) -> "Groups":
+        """From the row of the first equal sample of each row; None = n distinct samples."""
+        if duplicates is None:
+            return cls(np.arange(n), np.arange(n), np.ones(n, dtype=np.int64))
+        first, group, sizes = np.unique(duplicates, return_inverse=True, return_counts=True)
+        return cls(first, group, sizes)
+
+    @property
+    def distinct(self) -> int:
+        return len(self.first)
+
+    def collapse(self, p: np.ndarray) -> np.ndarray:
+        """(n,) masses of rows -> (m,) masses of groups."""
+        return np.bincount(self.group, weights=p, minlength=self.distinct)
+
+    def spread(self, masses: np.ndarray) -> np.ndarray:
+        """(m,) masses of groups -> (n,) equal shares of the members."""
+        return (masses / self.sizes)[self.group]
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """A sampling distribution of low energy and the proof of how low it could be.
+
+    Attributes:
+        p: (n,) float64 probabilities, sum 1; exact duplicates share the mass of their group.
+        energy: p'Kp.
+        start_energy: the same of natural sampling, p = 1/n.
+        gap: energy - (best energy over the feasible set) is at most this.
+        lam: multiplier of the ESS floor (0 where the floor does not bind): p minimises p'(K + lam I)p.
+        ess: effective sample size as a share of the distinct samples, (1 / sum of squared masses) / distinct.
+        distinct: samples after exact duplicates were collapsed.
+        potentials: (n,) density K p that each sample sees under p.
+        iterations, products: steps taken and products K p computed.
+        certified: the gap is proven (exact kernel) and met the tolerance.
+        proven: the gap is a proof at all; False where K is approximated and may not be definite.
+        reason: how the run ended, for people.
+    """
+
+    p: np.ndarray
+    energy: float
+    start_energy: float
+    gap: float
+    lam: float
+    ess: float
+    distinct: int
+    potentials: np.ndarray
+    iterations: int
+    products: int
+    seconds: float
+    certified: bool
+    proven: bool
+    reason: str
+
+    @property
+    def relative_gap(self) -> float | None:
+        """gap / (start_energy - energy): how much of the gain is unproven; None where nothing was gained."""
+        gain = self.start_energy - self.energy
+        return self.gap / gain if gain > 0 else None
