@@ -37,24 +37,26 @@ class ComparisonResult:
 
     Attributes:
         document: provenance and ``{"protocol", "a", "b", "n", "interval", "metrics": {name: {"a", "b",
-        "difference", "low",
-            "high", "standard_error", "p_value", "real", "better"}}, "groups": {column: {value: {...}}}}``.
+            "difference", "low", "high", "standard_error", "p_value", "real", "better"}}, "groups": {column:
+            {value: {...}}}}``.
     """
 
     document: dict[str, Any]
 
     def summary(self) -> str:
-        """One line a metric, saying whether the difference is real."""
+        """One line a metric, saying whether the difference is real; of groups, the real ones alone."""
         units = f"{self.document['n']:,} shared {plural(self.document['unit'])}"
-        lines = [f"{self.document['protocol']}: B - A over {units}"]
-        width = max(len(name) for name in self.document["metrics"])
-        for name, entry in self.document["metrics"].items():
-            lines.append(f"  {name:<{width}}  {_line(entry)}")
+        lines = [f"{self.document['protocol']}: B - A over {units}", *_lines(self.document["metrics"])]
         for column, groups in self.document["groups"].items():
             for value, metrics in groups.items():
-                told = [f"{name} {_line(entry)}" for name, entry in metrics.items() if entry["real"]]
-                lines.append(f"  {column}={value}: {'; '.join(told) or 'no real difference'}")
+                real = {name: entry for name, entry in metrics.items() if entry["real"]}
+                lines += [f"{column}={value}:{'' if real else ' no real difference'}", *_lines(real)]
         return "\n".join(lines)
+
+
+def _lines(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    width = max((len(name) for name in metrics), default=0)
+    return [f"  {name:<{width}}  {_line(entry)}" for name, entry in metrics.items()]
 
 
 @dataclass(frozen=True)
