@@ -239,7 +239,8 @@ def intrinsic_dimension(cosines: np.ndarray) -> float | None:
     """Maximum-likelihood intrinsic dimension from neighbours' distances.
 
     Levina & Bickel (2004), averaged over samples as MacKay & Ghahramani (2005) propose and with k - 2 for an
-    unbiased inverse; still low by some 15 % at 10 dimensions and more above. Neighbours within 1e-3 (near copies) are left out; None where too few are left.
+    unbiased inverse; still low by some 15 % at 10 dimensions, and by more above. Neighbours within 1e-3 (near
+    copies) are left out; None where too few are left.
 
     Args:
         cosines: (n, k) of the nearest others, descending; entries below -1 are missing.

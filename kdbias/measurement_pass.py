@@ -124,6 +124,7 @@ class PassPlan:
                 near=near,
                 device=self.device,
                 precision=self.precision,
+                memory=self.budget,
                 tile=tile,
                 threads=self.threads,
                 progress=lambda done: bar.update(done / 1e6),
@@ -134,6 +135,7 @@ class PassPlan:
     def _cells(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
     ) -> PassResult:
+        fitting_tile(len(x), k, len(p), len(bandwidths), self.threads, self.budget)  # refuses what cannot fit
         with progress.bar(100, "%", "cells") as bar:
             found = estimate_pairs(
                 x,

@@ -59,6 +59,7 @@ def all_pairs(
     near: float | None = None,
     device: str = "cpu",
     precision: str = "float32",
+    memory: int = 4 << 30,
     tile: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
@@ -71,10 +72,12 @@ def all_pairs(
         weights: (m, n) sampling probabilities; by default one uniform row.
         k: neighbours a sample; 0 for none.
         near: cosine to count others at; None for no counts.
-        device: ``cpu`` (NumPy tiles) or a torch device (torch tiles, see `torch_pairs`).
+        device: ``cpu`` (NumPy tiles) or a torch device such as ``cuda:0`` (torch tiles, see `torch_pairs`;
+            neighbours by FAISS where its CUDA build is installed).
         precision: of the product behind the potentials: ``float32``; on a torch device also ``tf32`` (cosines
             off by up to 1e-3) and ``bf16`` (by up to 8e-3): the relative error of a potential is up to 2t
             times that, much less on average. Neighbours and counts are float32 always.
+        memory: bytes on the device for the vectors that FAISS searches at once.
         tile, threads, progress: as in `tiles.traverse`.
 
     Raises:
@@ -83,9 +86,14 @@ def all_pairs(
     n = len(x)
     p = probabilities(n, weights)
     if device != "cpu":
+        from kdbias.sphere.faiss_search import LARGEST_GPU_K, flat_neighbors, gpu_count
         from kdbias.sphere.torch_pairs import torch_pairs
 
-        sums, best, counts = torch_pairs(x, bandwidths, p, k, near, device, precision, tile, progress)
+        by_faiss = 0 < k < min(n, LARGEST_GPU_K) and device.startswith("cuda") and gpu_count() > 0
+        in_tiles = 0 if by_faiss else k
+        sums, best, counts = torch_pairs(x, bandwidths, p, in_tiles, near, device, precision, tile, progress)
+        if by_faiss:
+            best = flat_neighbors(x, k, gpu=int(device.partition(":")[2] or 0), memory=memory)
         return AllPairs(list(bandwidths), p, sums, *best, counts)
     if precision != "float32":
         raise KdbiasError(f"precision {precision!r} needs a CUDA device; on the CPU it is float32")

@@ -19,17 +19,10 @@ Pairs = Callable[..., AllPairs]
 
 def on_torch(device: str) -> Pairs:
     torch = pytest.importorskip("torch")
-    if device != "cpu" and not torch.cuda.is_available():
+    if device.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 
-    def run(x: np.ndarray, bandwidths=(), weights=None, *, k=0, near=None, tile=64, precision="float32"):
-        from kdbias.sphere.torch_pairs import torch_pairs
-
-        p = reference.natural(len(x))[None] if weights is None else np.atleast_2d(weights)
-        sums, best, counts = torch_pairs(x, bandwidths, p, k, near, device, precision, tile)
-        return AllPairs(list(bandwidths), p, sums, *best, counts)
-
-    return run
+    return lambda x, *a, **o: all_pairs(x, *a, **{"tile": 64, **o}, device=device)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -37,10 +30,10 @@ def pairs(request: pytest.FixtureRequest) -> Pairs:
     """`all_pairs` on one back-end, with tiles small enough that there are many."""
     if request.param == "numpy":
         return lambda x, *a, **o: all_pairs(x, *a, **{"tile": 64, "threads": 2, **o})
-    return on_torch({"torch-cpu": "cpu", "torch-cuda": "cuda:0"}[request.param])
+    return on_torch({"torch-cpu": "cpu:0", "torch-cuda": "cuda:0"}[request.param])
 
 
-@pytest.fixture(params=["cpu", "cuda:0"])
+@pytest.fixture(params=["cpu:0", "cuda:0"])
 def torch_pairs(request: pytest.FixtureRequest) -> Pairs:
     return on_torch(request.param)
 
@@ -170,6 +163,50 @@ def test_coarser_products_stay_within_their_stated_error(
         ratio = found.potentials[0, index] / reference.potentials(x, t)
         assert np.abs(ratio - 1).max() < 2 * t * error
     np.testing.assert_allclose(found.cosines, reference.neighbors(x, 5)[1], atol=1e-6)
+
+
+def test_faiss_finds_the_neighbours_where_its_gpu_build_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss_search = pytest.importorskip("kdbias.sphere.faiss_search")
+    torch_pairs = pytest.importorskip("kdbias.sphere.torch_pairs")
+    x = reference.clustered_sphere(120, 8, 5)
+    flat, pairs = faiss_search.flat_neighbors, torch_pairs.torch_pairs
+    asked = []
+
+    def on_gpu(x, k, *, gpu, memory):
+        asked.append((gpu, memory))
+        return flat(x, k, threads=1)
+
+    monkeypatch.setattr(faiss_search, "gpu_count", lambda: 2)
+    monkeypatch.setattr(faiss_search, "flat_neighbors", on_gpu)
+    monkeypatch.setattr(
+        torch_pairs, "torch_pairs", lambda x, t, p, k, near, device, *a: pairs(x, t, p, k, near, "cpu", *a)
+    )
+    found = all_pairs(x, [3.0], k=5, near=0.9, device="cuda:1", memory=12345)
+    assert asked == [(1, 12345)]
+    np.testing.assert_allclose(found.cosines, reference.neighbors(x, 5)[1], atol=1e-6)
+    np.testing.assert_allclose(found.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-5)
+    assert found.counts is not None
+
+
+def test_a_full_device_gets_smaller_tiles(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    torch = pytest.importorskip("torch")
+    from kdbias.sphere import torch_pairs
+
+    original = torch_pairs._Pass._tile
+    sizes = []
+
+    def tile(self, rows: slice, columns: slice) -> None:
+        sizes.append(rows.stop - rows.start)
+        if sizes[-1] > 300:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        original(self, rows, columns)
+
+    monkeypatch.setattr(torch_pairs._Pass, "_tile", tile)
+    x = reference.clustered_sphere(1100, 8, 5)
+    found = all_pairs(x, [3.0], k=4, device="cpu:0", tile=1024)
+    np.testing.assert_allclose(found.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-5)
+    assert sizes[:3] == [1024, 512, 256]
+    assert "out of memory" in capsys.readouterr().err
 
 
 def test_numpy_refuses_precisions_it_does_not_have() -> None:
