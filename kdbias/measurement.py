@@ -136,8 +136,9 @@ def uniformity(
         "seed": seed,
     }
     place = _device(device, search, precision)
-    plan = PassPlan(search, place, precision, threads or available_threads(), budget, seed)
     run = Run.open(output, STAGE, config, {"embeddings": table.fingerprint}, overwrite)
+    snapshot = run.out / "pass.npz"
+    plan = PassPlan(search, place, precision, threads or available_threads(), budget, seed, snapshot)
     session = Session(table, run, groups, plan, {"kind": estimator, "exponent": exponent})
     make = session.extend if run.state == "finished" else session.measure
     document, state = make(added, keep_neighbors, started)

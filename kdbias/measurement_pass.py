@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ LEAST_SPEARMAN = 0.99
 LEAST_KNN_SPEARMAN = 0.95
 _LONG = 3600.0  # seconds; past it the estimate is pointed out
 _QUERIES = 384
+_SNAPSHOTS_FROM = 50_000  # samples; smaller passes are over before a snapshot pays
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class PassPlan:
         threads: CPU threads.
         budget: bytes of memory beside the vectors.
         seed: of cells, landmarks and checked samples.
+        snapshot: file to save a long exact pass in, and to go on from.
     """
 
     search: str
@@ -60,6 +63,7 @@ class PassPlan:
     threads: int
     budget: int
     seed: int
+    snapshot: Path | None = None
 
     def announcement(self, n: int, d: int) -> str:
         """The first line of a run."""
@@ -125,6 +129,7 @@ class PassPlan:
                 device=self.device,
                 precision=self.precision,
                 memory=self.budget,
+                snapshot=self.snapshot if n > _SNAPSHOTS_FROM else None,
                 tile=tile,
                 threads=self.threads,
                 progress=lambda done: bar.update(done / 1e6),

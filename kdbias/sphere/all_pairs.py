@@ -1,5 +1,6 @@
 """All exact results over all pairs, on the device at hand: one call, whatever computes it."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from kdbias.sphere.duplicates import RadiusCounts
 from kdbias.sphere.neighbors import Neighbors
 from kdbias.sphere.potentials import Potentials, probabilities
 from kdbias.sphere.reservoirs import capacity
+from kdbias.sphere.snapshots import Snapshots
 from kdbias.sphere.tiles import TILE, Epilogue, traverse
+from kdbias.tables import fingerprints
 
 SMALLEST_TILE = 64
 
@@ -63,6 +66,7 @@ def all_pairs(
     tile: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    snapshot: str | os.PathLike[str] | None = None,
 ) -> AllPairs:
     """Kernel sums, neighbours and radius counts in one pass over all pairs.
 
@@ -79,6 +83,7 @@ def all_pairs(
             times that, much less on average. Neighbours and counts are float32 always.
         memory: bytes on the device for the vectors that FAISS searches at once.
         tile, threads, progress: as in `tiles.traverse`.
+        snapshot: file to save the state of a pass on the CPU in every five minutes, and to go on from.
 
     Raises:
         KdbiasError: bad vectors, weights, bandwidths or k, or a precision the device does not have.
@@ -101,7 +106,12 @@ def all_pairs(
     found = Neighbors(n, k) if k else None
     within = RadiusCounts(n, near) if near is not None else None
     epilogues: list[Epilogue] = [e for e in (potentials, found, within) if e is not None]
-    traverse(x, epilogues, tile=tile or TILE, threads=threads, progress=progress)
+    side = tile or TILE
+    snapshots = None
+    if snapshot is not None:
+        key = fingerprints.of_arrays(x, p, np.array([*bandwidths, k, near if near is not None else -2, side]))
+        snapshots = Snapshots(snapshot, key)
+    traverse(x, epilogues, tile=side, threads=threads, progress=progress, snapshots=snapshots)
     return AllPairs(
         list(bandwidths),
         p,

@@ -52,3 +52,9 @@ class RadiusCounts(Epilogue):
             self.counts[tile.rows] += of_rows
             if of_columns is not None:
                 self.counts[tile.columns] += of_columns
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"counts": self.counts}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.counts[:] = state["counts"]

@@ -55,6 +55,12 @@ class Neighbors(Epilogue):
         with lock:
             self._reservoirs.offer(self._positions[samples], self._positions[ids], cosines, cells, mirrored)
 
+    def state(self) -> dict[str, np.ndarray]:
+        return self._reservoirs.state()
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self._reservoirs.restore(state)
+
     def finish(self) -> None:
         self.ids, self.cosines = self._reservoirs.best()
         del self._reservoirs

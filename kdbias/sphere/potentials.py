@@ -50,6 +50,12 @@ class Potentials(Epilogue):
                 if towards_columns is not None:
                     self._sums[:, index, tile.columns] += towards_columns
 
+    def state(self) -> dict[str, np.ndarray]:
+        return {"sums": self._sums}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self._sums[:] = state["sums"]
+
     def finish(self) -> None:
         self._sums *= self._kernels.factors[:, None] / self._sums.shape[2]
         self.without_self = self._sums

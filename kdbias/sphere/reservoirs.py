@@ -109,6 +109,13 @@ class Reservoirs:
             kept[:, : self.k] = best
             self._keys[samples[some]] = kept
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was kept, as arrays."""
+        return {"keys": self._keys, "filled": self._filled, "threshold": self.threshold}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self._keys[:], self._filled[:], self.threshold[:] = state["keys"], state["filled"], state["threshold"]
+
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """(n, k) int64 ids and (n, k) float32 cosines, nearest first; ends the reservoirs.
 

@@ -17,6 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.snapshots import Snapshots
 from kdbias.sphere.workers import Workspace, available_threads, each
 
 TILE = 1024
@@ -54,6 +55,14 @@ class Epilogue:
     def finish(self) -> None:
         """Called once after the last tile."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What was gathered so far, as arrays; asked for between tiles, for `Snapshots`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved")
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved")
+
 
 def tile_order(n: int, tile: int) -> list[tuple[int, int]]:
     """(row block, column block) of every tile: the diagonal first, then one parallel to it after the other.
@@ -71,6 +80,7 @@ def traverse(
     tile: int = TILE,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    snapshots: Snapshots | None = None,
 ) -> None:
     """Show every tile of the cosines of ``x`` to every epilogue.
 
@@ -80,6 +90,7 @@ def traverse(
         tile: rows and columns of a tile.
         threads: workers; by default the CPUs of this process.
         progress: called with the number of pairs after each tile, one call at a time.
+        snapshots: where to save the epilogues' state now and then, and to go on from.
 
     Raises:
         KdbiasError: ``x`` is not a float32 matrix, or tile or threads is < 1.
@@ -98,9 +109,53 @@ def traverse(
                 progress(done)
 
     order = tile_order(len(x), tile)
-    each(order, work, min(workers, len(order)))
+    workers = min(workers, len(order))
+    if snapshots is None:
+        each(order, work, workers)
+    else:
+        _in_waves(order, work, workers, epilogues, snapshots, progress, tile, len(x))
     for epilogue in epilogues:
         epilogue.finish()
+    if snapshots is not None:
+        snapshots.remove()
+
+
+def _in_waves(
+    order: list[tuple[int, int]],
+    work: Callable[[tuple[int, int], Workspace], None],
+    workers: int,
+    epilogues: Sequence[Epilogue],
+    snapshots: Snapshots,
+    progress: Callable[[int], object] | None,
+    tile: int,
+    n: int,
+) -> None:
+    """Do the tiles in waves; between waves no thread is at work, so that states can be saved."""
+    done = 0
+    loaded = snapshots.load()
+    if loaded is not None:
+        done, states = loaded
+        for epilogue, state in zip(epilogues, states, strict=True):
+            epilogue.restore(state)
+        if progress is not None:
+            progress(sum(_pairs(block, tile, n) for block in order[:done]))
+    wave = workers
+    while done < len(order):
+        started = time.monotonic()
+        each(order[done : done + wave], work, workers)
+        done = min(len(order), done + wave)
+        if done < len(order) and snapshots.due():
+            snapshots.save(done, [epilogue.state() for epilogue in epilogues])
+        # A tenth of the time between snapshots: few barriers, and no snapshot much too late.
+        seconds = max(time.monotonic() - started, 1e-3)
+        wave = max(workers, min(4 * wave, int(wave * 0.1 * snapshots.every / seconds)))
+
+
+def _pairs(block: tuple[int, int], tile: int, n: int) -> int:
+    """Ordered pairs that a tile stands for."""
+    i, j = block
+    size = (min(n, (i + 1) * tile) - i * tile) * (min(n, (j + 1) * tile) - j * tile)
+    return size if i == j else 2 * size
 
 
 def _one_tile(

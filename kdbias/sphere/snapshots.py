@@ -1,0 +1,52 @@
+"""The state of a long pass on disk, so that a killed one goes on where it was."""
+
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from kdbias.tables.files import atomic_path
+
+
+class Snapshots:
+    """Saves what the epilogues of a traversal have gathered, now and then.
+
+    Args:
+        path: the file; it is removed when the pass is over.
+        key: what is computed from what. A file with another key is ignored, and overwritten later.
+        every: seconds between snapshots.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], key: str, every: float = 300.0) -> None:
+        self.path, self.key, self.every = Path(path), key, every
+        self._saved_at = time.monotonic()
+
+    def load(self) -> tuple[int, list[dict[str, np.ndarray]]] | None:
+        """Tiles done and the state of each epilogue, or None where there is nothing to go on from."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                if str(file["key"]) != self.key:
+                    return None
+                states: list[dict[str, np.ndarray]] = [{} for _ in range(int(file["epilogues"]))]
+                for name in file.files:
+                    place, _, field = name.partition(":")
+                    if field:
+                        states[int(place)][field] = file[name]
+                return int(file["done"]), states
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.every
+
+    def save(self, done: int, states: list[dict[str, np.ndarray]]) -> None:
+        """Write a snapshot, whole or not at all."""
+        arrays = {f"{i}:{field}": value for i, state in enumerate(states) for field, value in state.items()}
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, key=self.key, done=done, epilogues=len(states), **arrays)  # type: ignore[arg-type]
+        self._saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
