@@ -24,8 +24,15 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
         default="exact",
         show_default=True,
         type=click.Choice(["exact", "ivf", "hnsw"]),
-        help="How.",
+        help="exact: all pairs; ivf: estimates with intervals, for 100,000 samples and more; hnsw: the same by a "
+        "graph that may miss isolated samples.",
     ),
+    click.option(
+        "--estimator",
+        type=click.Choice(["potential", "knn", "vmf"]),
+        help="What log_density is [potential]; another one is computed from what is stored.",
+    ),
+    click.option("--exponent", type=float, help="knn: power of the distance [the intrinsic dimension]."),
     device,
     click.option(
         "--memory", default="4GiB", show_default=True, metavar="SIZE", help="Most extra memory to take."
