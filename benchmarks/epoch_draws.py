@@ -3,9 +3,10 @@
     python benchmarks/epoch_draws.py --n 1e7 --rounds 3
     python benchmarks/epoch_draws.py --n 16777217,1e8 --rounds 1
 
-n rows, n draws, log-normal weights. Every contestant runs in a process of its own; times are CPU seconds of one
-thread (medians over rounds), so that other jobs on the machine move them little. "first" is the time until the
-first 256 draws are there, "memory" the peak above the weights (float64, 8 bytes a row), in bytes a draw.
+n rows, n draws, log-normal weights. Every contestant runs in a process of its own; times are CPU seconds of
+one thread (medians over rounds), so that other jobs on the machine move them little. "first" is the time
+until the first 256 draws are there, "memory" the peak above the weights (float64, 8 bytes a row), in bytes a
+draw.
 """
 
 import argparse

@@ -9,6 +9,7 @@ the first batch of an epoch does not wait for the last. Everything works in bloc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 
@@ -18,6 +19,8 @@ MODES = ("systematic", "iid")
 _BLOCK = 1 << 14
 _IID_BLOCK = 1 << 12
 _ROUNDS = 4
+# Epochs of this many draws repay loading compiled loops, where numba is installed.
+_COMPILED_FROM = 1 << 21
 # An expected count this little below a whole number is that number: what lacks is rounding error.
 _SNAP = 1e-9
 
@@ -47,6 +50,9 @@ class EpochOrder:
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Rows (int64) drawn at `positions` (int64, each in 0 .. draws-1, any order)."""
         out = np.empty(len(positions), np.int64)
+        if (compiled := _compiled(self.draws)) is not None:
+            compiled.gather(self._ticks, positions, *self._permute.tables, out)
+            return out
         for start in range(0, len(positions), _BLOCK):
             part = slice(start, start + _BLOCK)
             out[part] = self._ticks[self._permute(positions[part])]
@@ -84,6 +90,23 @@ def systematic_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) 
     """
     offset = rng.random()
     scale = draws / weights.sum()
+    compiled = _compiled(max(draws, len(weights)))
+    if compiled is None:
+        ticks, end, last_fractional = _fill_ticks(weights, scale, draws, offset)
+    else:
+        contested = draws - compiled.whole_draws(weights, scale, _SNAP)
+        ticks = np.empty(draws, index_type(len(weights)))
+        end, last_fractional = compiled.fill_ticks(weights, scale, _SNAP, offset, contested, ticks)
+    if end < draws:
+        # The sum of the fractions fell short of a whole number by rounding, below the last tick.
+        at = int(np.searchsorted(ticks[:end], last_fractional))
+        ticks[at + 1 : end + 1] = ticks[at:end].copy()
+        ticks[at] = last_fractional
+    return ticks
+
+
+def _fill_ticks(weights: np.ndarray, scale: float, draws: int, offset: float) -> tuple[np.ndarray, int, int]:
+    """(ticks, how many of them are filled, last row with a fraction)."""
     contested = draws - int(sum(whole.sum() for _, whole, _ in _expectations(weights, scale)))
     ticks = np.empty(draws, index_type(len(weights)))
     carry, reached, end, last_fractional = 0.0, 0.0, 0, -1
@@ -105,12 +128,7 @@ def systematic_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) 
         counts = whole.astype(np.int64)
         begin, end = end, end + int(counts.sum())
         ticks[begin:end] = np.repeat(np.arange(start, start + len(counts), dtype=ticks.dtype), counts)
-    if end < draws:
-        # The sum of the fractions fell short of a whole number by rounding, below the last tick.
-        at = int(np.searchsorted(ticks[:end], last_fractional))
-        ticks[at + 1 : end + 1] = ticks[at:end].copy()
-        ticks[at] = last_fractional
-    return ticks
+    return ticks, end, last_fractional
 
 
 def _expectations(weights: np.ndarray, scale: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -149,6 +167,17 @@ def iid_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.n
     return ticks
 
 
+def _compiled(size: int) -> ModuleType | None:
+    """The compiled loops, where they pay and numba is there."""
+    if size < _COMPILED_FROM:
+        return None
+    try:
+        from kdbias import epoch_order_compiled
+    except ImportError:
+        return None
+    return epoch_order_compiled
+
+
 def index_type(rows: int) -> type[np.signedinteger]:
     return np.int32 if rows <= np.iinfo(np.int32).max else np.int64
 
@@ -165,10 +194,13 @@ class Permutation:
         self.n = n
         self._right = max(1, int(np.ceil(np.sqrt(n))))
         self._left = max(1, -(-n // self._right))
-        self._tables = [
-            (rng.integers(self._left, size=self._right), rng.integers(self._right, size=self._left))
-            for _ in range(_ROUNDS)
-        ]
+        self._to_left = rng.integers(self._left, size=(_ROUNDS, self._right))
+        self._to_right = rng.integers(self._right, size=(_ROUNDS, self._left))
+
+    @property
+    def tables(self) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """(values of the left digit, of the right digit, round functions to the left, to the right)."""
+        return self._left, self._right, self._to_left, self._to_right
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Images (int64) of `positions` (int64 in 0 .. n-1)."""
@@ -180,7 +212,7 @@ class Permutation:
     def _once(self, values: np.ndarray) -> np.ndarray:
         left, right = np.divmod(values, self._right)
         sum_, wrapped = np.empty_like(left), np.empty_like(left)
-        for to_left, to_right in self._tables:
+        for to_left, to_right in zip(self._to_left, self._to_right, strict=True):
             _add_modulo(left, to_left, right, self._left, sum_, wrapped)
             _add_modulo(right, to_right, left, self._right, sum_, wrapped)
         left *= self._right

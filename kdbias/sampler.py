@@ -45,7 +45,7 @@ class Epochs:
         """
         return {
             "epoch": self.epoch,
-            "position": self.position if position is None else position,
+            "position": min(self.position if position is None else position, self.num_draws),
             **self._identity(),
         }
 
@@ -180,9 +180,11 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
 
     def __iter__(self) -> Iterator[int]:
         self._begin()
+        position = self.position
         for block in self._remaining(8192):
             for index in block.tolist():
-                self.position = self._after(1)
+                position += self.world_size
+                self.position = position
                 yield index
 
     def __len__(self) -> int:

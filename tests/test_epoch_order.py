@@ -1,9 +1,12 @@
 """The order of an epoch: exact counts, fair draws, and a permutation that is one."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from kdbias import epoch_order
 from kdbias.epoch_order import EpochOrder, Permutation
 from kdbias.errors import KdbiasError
 
@@ -138,3 +141,30 @@ def test_more_rows_than_multinomial_takes() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(KdbiasError, match="systematic, iid"):
         EpochOrder(np.ones(3), 3, mode="multinomial")
+
+
+@pytest.mark.parametrize("kind", ["lognormal", "equal", "many zeros", "heavy", "fewer draws"])
+def test_compiled_loops_give_the_same_order_bit_for_bit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(6)
+    weights = {
+        "equal": np.full(40_000, 0.1),
+        "many zeros": np.where(rng.random(40_000) < 0.99, 0.0, rng.random(40_000)),
+        "heavy": np.r_[rng.random(39_999), 1e7],
+    }.get(kind, rng.lognormal(size=40_000))
+    draws = 7_001 if kind == "fewer draws" else 40_000
+    orders = []
+    for threshold in (1 << 62, 1):
+        monkeypatch.setattr(epoch_order, "_COMPILED_FROM", threshold)
+        for mode in ("systematic", "iid"):
+            order = EpochOrder(weights, draws, mode=mode, seed=3, epoch=5)
+            orders.append((whole(order), order.at(np.arange(draws)[::-7])))
+    for plain, compiled in zip(orders[:2], orders[2:], strict=True):
+        assert np.array_equal(plain[0], compiled[0])
+        assert np.array_equal(plain[1], compiled[1])
+
+
+def test_without_numba_the_order_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kdbias.epoch_order_compiled", None)
+    monkeypatch.setattr(epoch_order, "_COMPILED_FROM", 1)
+    assert EpochOrder(np.ones(100), 100).counts(100).tolist() == [1] * 100
