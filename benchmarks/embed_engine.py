@@ -1,12 +1,13 @@
 """What `kdbias embed` costs on top of the bare work: forward passes, decoding, writing.
 
     python benchmarks/embed_engine.py --n 1500 --threads 1 --workers 1
-    python benchmarks/embed_engine.py --teacher kdbias:iresnet50@random --device cuda --n 100000 --batch-size 256
+    python benchmarks/embed_engine.py --teacher kdbias:iresnet50@random --device cuda --n 100000
 
 The pictures are synthetic JPEGs of 112x112. Each round measures the bare loop and the engine one after the
-other, so that other jobs on the machine meet both; the table has medians over rounds. "bare forward" is the loop
-anyone would write around the same network, on batches that lie prepared in memory; "engine" is a whole `embed()`
-with reading, decoding, checking, writing. Their ratio is also the fraction of time the device is kept busy.
+other, so that other jobs on the machine meet both; the table has medians over rounds. "bare forward" is the
+loop anyone would write around the same network, on batches that lie prepared in memory; "engine" is a whole
+`embed()` with reading, decoding, checking (32 images once more, one by one) and writing. Their ratio is also
+the fraction of time the device is kept busy.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python benchmarks/embed_kill.py --kills 40
 
-Every kill is SIGKILL to a real `kdbias embed` process with its decode workers, at a random moment of the second
-that the work takes after the imports. Prints how many runs died, how far each had come, and whether the resumed
-table is the same.
+Every kill is SIGKILL to a real `kdbias embed` process with its decode workers, at a random moment of the
+time that the work takes after the imports. Prints how many runs died, how many had made parts, and whether
+the resumed table is the same.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def factory(device):
 def start(data: Path, out: Path, teacher: Path) -> subprocess.Popen:
     command = [
         sys.executable,
-        "-m",
-        "kdbias.cli",
+        "-c",
+        "from kdbias.cli import main; main()",
         "embed",
         data,
         "-o",
@@ -56,7 +56,9 @@ def start(data: Path, out: Path, teacher: Path) -> subprocess.Popen:
         "--device",
         "cpu",
     ]
-    return subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def main() -> None:
@@ -72,16 +74,18 @@ def main() -> None:
         data, teacher = folder / "pictures.parquet", folder / "slow.py"
         pictures(options.n, data)
         teacher.write_text(TEACHER)
-        assert start(data, folder / "whole", teacher).wait() == 0
+        process = start(data, folder / "whole", teacher)
+        await_work(process)
+        begun = time.monotonic()
+        finish(process)
+        span = time.monotonic() - begun
         whole = EmbeddingTable.open(folder / "whole")
         died, tables, out = [], 1, folder / "out0"
         while len(died) < options.kills:
             process = start(data, out, teacher)
             before = len(list(out.glob("part-*.parquet")))
-            # Imports take seconds, the work about one: wait for the work.
-            while process.poll() is None and not (out / "run.json").exists():
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 1.0))
+            await_work(process)
+            time.sleep(chance.uniform(0, span))
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
@@ -90,12 +94,24 @@ def main() -> None:
                 check(out, whole)
                 out = folder / f"out{tables}"
                 tables += 1
-        assert start(data, out, teacher).wait() == 0
+        finish(start(data, out, teacher))
         check(out, whole)
         print(
             f"{len(died)} processes killed, {sum(1 for made in died if made)} of them after new parts "
             f"(at most {max(died)}); {tables} resumed tables, all equal to the uninterrupted one"
         )
+
+
+def await_work(process: subprocess.Popen) -> None:
+    """Imports take seconds: wait until the process says what it is about to do."""
+    for line in process.stderr:
+        if line.startswith("plan:"):
+            return
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, complaints = process.communicate()
+    assert process.returncode == 0, complaints
 
 
 def check(out: Path, whole) -> None:

@@ -18,7 +18,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kdbias.data import Source
-from kdbias.data.decode import decode_image
 from kdbias.embedding_plan import Unit
 from kdbias.errors import KdbiasError
 from kdbias.teachers.preprocessing import Preprocessing
@@ -71,7 +70,7 @@ class PreparedImages(Dataset[Batch]):
             try:
                 data = self.source.read(row)
                 read = clock()
-                pixels[len(rows)] = prepare.apply(decode_image(data, prepare.decode_color))
+                pixels[len(rows)] = prepare.apply(prepare.decode(data))
                 rows.append(row)
             except MemoryError:
                 batch.out_of_memory = True

@@ -41,6 +41,8 @@ class Preprocessing:
     affine         2x3 matrix that maps source (x, y, 1) to target coordinates, sampled bilinearly with
                    borders replicated, instead of resizing; pixel centres lie at integers, as in OpenCV
     source_size    (height, width) the affine is meant for; images of another size are refused
+    fast_decode    let the decoder shrink JPEGs by 2, 4 or 8 where that leaves twice the size to resize to:
+                   several times faster on large photographs, with slightly other pixels
     """
 
     size: tuple[int, int]
@@ -52,6 +54,7 @@ class Preprocessing:
     shorter_side: int | None = None
     affine: Matrix | None = None
     source_size: tuple[int, int] | None = None
+    fast_decode: bool = False
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -88,6 +91,19 @@ class Preprocessing:
     def decode_color(self) -> str:
         """Colour to decode images in before `apply`: "RGB" or "L"."""
         return "L" if self.color == "L" else "RGB"
+
+    def decode(self, data: bytes | np.ndarray) -> np.ndarray:
+        """Bytes of an image file, or pixels -> uint8 (H, W, c) for `apply`.
+
+        Raises `kdbias.data.decode.UnreadableImage` for anything that should not be trusted as an image.
+        """
+        from kdbias.data.decode import decode_image
+
+        enough = None
+        if self.fast_decode and self.affine is None:
+            height, width = self.size if self.shorter_side is None else (self.shorter_side,) * 2
+            enough = (2 * height, 2 * width)
+        return decode_image(data, self.decode_color, at_least=enough)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 1 or 3; RGB) -> uint8 (h, w, c), contiguous, in the network's colour order.
@@ -126,7 +142,10 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON- and TOML-ready fields; those that are unset are left out."""
-        return {k: _plain(v) for k, v in asdict(self).items() if v is not None}
+        fields = asdict(self)
+        if not self.fast_decode:
+            del fields["fast_decode"]
+        return {k: _plain(v) for k, v in fields.items() if v is not None}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Preprocessing:
@@ -149,6 +168,7 @@ class Preprocessing:
         else:
             how = f"resize to {h}x{w}"
         smooth = "" if self.antialias else " without antialias"
+        smooth += ", fast decode" if self.fast_decode else ""
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         return f"{self.color} {how} (h x w), {self.interpolation}{smooth}, mean {mean}, std {std} (of 0-255)"
 

@@ -110,6 +110,22 @@ def test_exact_halving_is_the_rounded_mean_of_four() -> None:
     assert np.array_equal(out, np.floor(means + 0.5))
 
 
+def test_fast_decode_gives_nearly_the_same_picture_and_is_part_of_the_description() -> None:
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(picture(20, 30)).resize((900, 640), Image.Resampling.BICUBIC).save(stream, "JPEG")
+    exact = Preprocessing((64, 64), shorter_side=72)
+    fast = Preprocessing((64, 64), shorter_side=72, fast_decode=True)
+    assert max(fast.decode(stream.getvalue()).shape) < 900 == max(exact.decode(stream.getvalue()).shape)
+    a, b = (p.apply(p.decode(stream.getvalue())).astype(int) for p in (exact, fast))
+    assert 0 < np.abs(a - b).mean() < 3
+    assert exact.to_dict() != fast.to_dict()
+    assert Preprocessing.from_dict(fast.to_dict()) == fast
+
+
 def test_survives_json_and_pickle() -> None:
     p = Preprocessing(size=(8, 9), color="BGR", mean=(0,), std=(1,), affine=((1, 0, 2), (0, 1, 3)))
     assert Preprocessing.from_dict(json.loads(json.dumps(p.to_dict()))) == p
