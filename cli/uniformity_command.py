@@ -24,8 +24,8 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
         default="exact",
         show_default=True,
         type=click.Choice(["exact", "ivf", "hnsw"]),
-        help="exact: all pairs; ivf: estimates with intervals, for 100,000 samples and more; hnsw: the same by a "
-        "graph that may miss isolated samples.",
+        help="exact: all pairs; ivf: estimates with intervals, from about 100,000 samples; hnsw: the same by "
+        "a graph that may miss isolated samples.",
     ),
     click.option(
         "--estimator",
@@ -34,6 +34,13 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
     ),
     click.option("--exponent", type=float, help="knn: power of the distance [the intrinsic dimension]."),
     device,
+    click.option(
+        "--precision",
+        default="float32",
+        show_default=True,
+        type=click.Choice(["float32", "tf32", "bf16"]),
+        help="Of potentials on CUDA.",
+    ),
     click.option(
         "--memory", default="4GiB", show_default=True, metavar="SIZE", help="Most extra memory to take."
     ),
