@@ -66,8 +66,8 @@ def bare_decode(encoded: list[bytes], prepare) -> float:
 
 def engine_decode(source, prepare, batch_size: int, workers: int) -> float:
     """Seconds to get all images prepared into this process, without the workers' start."""
-    from kdbias.embedding_loader import load_batches
-    from kdbias.embedding_plan import Plan
+    from kdbias.embedding.loader import load_batches
+    from kdbias.embedding.plan import Plan
 
     batches = load_batches(
         source, prepare, Plan(source.n, 1, 1 << 20, "float16", False).units, batch_size, workers, pin=False
@@ -98,7 +98,7 @@ def main() -> None:
     from kdbias.data import open_data
     from kdbias.data.decode import decode_image
     from kdbias.device import resolve_device
-    from kdbias.embedding import embed
+    from kdbias.embedding.stage import embed
     from kdbias.teachers import open_teacher
 
     with tempfile.TemporaryDirectory() as folder, progress.quiet():

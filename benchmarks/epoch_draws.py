@@ -33,8 +33,8 @@ def torch_draws(weights: np.ndarray) -> Iterator[int]:
 
 
 def kdbias_draws(weights: np.ndarray, mode: str, compiled: bool, size: int = BATCH) -> Iterator[np.ndarray]:
-    from kdbias import epoch_order
-    from kdbias.sampler import ManifestSampler
+    from kdbias.sampler import epoch_order
+    from kdbias.sampler.manifest_sampler import ManifestSampler
 
     if not compiled:
         epoch_order._COMPILED_FROM = 1 << 62
@@ -42,7 +42,7 @@ def kdbias_draws(weights: np.ndarray, mode: str, compiled: bool, size: int = BAT
 
 
 def kdbias_integers(weights: np.ndarray) -> Iterator[list[int]]:
-    from kdbias.sampler import ManifestSampler
+    from kdbias.sampler.manifest_sampler import ManifestSampler
 
     yield from ([index] for index in ManifestSampler(weights, seed=1))
 

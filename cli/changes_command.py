@@ -31,7 +31,7 @@ def command(output: str | None, **parameters: Any) -> Any:
       kdbias changes weights.parquet
       kdbias changes weights.parquet --group-by race --top 20 -o changes
     """
-    from kdbias.schemes.changes import what_changed
+    from kdbias.weighting.changes import what_changed
 
     parameters["group_by"] = parameters["group_by"] or None
     result = what_changed(**parameters)

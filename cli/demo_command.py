@@ -33,6 +33,6 @@ def command(**parameters: Any) -> Any:
       kdbias demo
       kdbias demo -o story --seeds 5
     """
-    from kdbias.demonstration import demo
+    from kdbias.demonstration.story import demo
 
     return demo(**parameters)

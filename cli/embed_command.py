@@ -92,6 +92,6 @@ def command(**parameters: Any) -> Any:
       kdbias embed people.parquet -o emb --teacher run:teacher --label-column person --where split=train
       kdbias embed faces.parquet -o emb --teacher precomputed:vectors.npy --same-order
     """
-    from kdbias.embedding import embed
+    from kdbias.embedding.stage import embed
 
     return embed(**parameters)

@@ -14,7 +14,7 @@ class _Description:
         self.document = document
 
     def summary(self) -> str:
-        from kdbias.inspection_text import as_text
+        from kdbias.inspection.text import as_text
 
         return as_text(self.document)
 
@@ -31,6 +31,6 @@ def command(**parameters: Any) -> Any:
       kdbias inspect emb/
       kdbias inspect run/student.pt
     """
-    from kdbias.inspection import inspect
+    from kdbias.inspection.describe import inspect
 
     return _Description(inspect(**parameters))

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kdbias.cli.common import StageCommand, options, output_folder, overwrite
-from kdbias.training_config import TrainingConfig
+from kdbias.training.config import TrainingConfig
 
 _TYPES: dict[str, Any] = {"int": int, "float": float}
 
@@ -67,7 +67,7 @@ def command(**parameters: Any) -> Any:
       kdbias train digits.parquet -o teacher --loss softmax --epochs 10 --where split=train
       kdbias train photos/ -o student --embeddings emb --config recipe.toml --seed 1
     """
-    from kdbias.training import train
+    from kdbias.training.loop import train
 
     parameters = {name: value for name, value in parameters.items() if value not in (None, ())}
     return train(**parameters)

@@ -74,6 +74,6 @@ def command(**parameters: Any) -> Any:
       kdbias uniformity emb -o density --group-by race --t 2,5,10
       kdbias uniformity emb -o density --weights equilibrium.parquet --weights balanced.parquet
     """
-    from kdbias.measurement import uniformity
+    from kdbias.measurement.stage import uniformity
 
     return uniformity(**parameters)

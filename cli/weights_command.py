@@ -108,7 +108,7 @@ def command(ctx: click.Context, frontier: bool, **parameters: Any) -> Any:
     """
     if frontier:
         return _frontier(ctx, parameters)
-    from kdbias.weighting import weights
+    from kdbias.weighting.stage import weights
 
     return weights(**parameters)
 
@@ -118,7 +118,7 @@ _OF_FRONTIER = ("density", "output", "embeddings", "t", "tolerance", "memory", "
 
 def _frontier(ctx: click.Context, parameters: dict[str, Any]) -> Any:
     from kdbias.errors import KdbiasError
-    from kdbias.schemes.frontier import frontier
+    from kdbias.weighting.frontier import frontier
 
     given = [name for name in parameters if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     other = [f"--{name.replace('_', '-')}" for name in given if name not in _OF_FRONTIER]

@@ -19,40 +19,40 @@ from kdbias.version import __version__
 
 if TYPE_CHECKING:
     from kdbias.data import open_data
-    from kdbias.demonstration import demo
-    from kdbias.embedding import embed
+    from kdbias.demonstration.story import demo
+    from kdbias.embedding.stage import embed
     from kdbias.errors import KdbiasError
     from kdbias.evaluation import compare, evaluate
-    from kdbias.inspection import inspect
-    from kdbias.measurement import uniformity
+    from kdbias.inspection.describe import inspect
+    from kdbias.measurement.stage import uniformity
     from kdbias.reporting import report
-    from kdbias.sampler import ManifestSampler
-    from kdbias.schemes.changes import what_changed
-    from kdbias.schemes.frontier import frontier
+    from kdbias.sampler.manifest_sampler import ManifestSampler
     from kdbias.tables.density_table import read_density
     from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
     from kdbias.tables.weight_manifest import read_manifest
-    from kdbias.training import train
-    from kdbias.weighting import weights
+    from kdbias.training.loop import train
+    from kdbias.weighting.changes import what_changed
+    from kdbias.weighting.frontier import frontier
+    from kdbias.weighting.stage import weights
 
 _HOME = {
     "EmbeddingTable": "kdbias.tables.embedding_table",
     "KdbiasError": "kdbias.errors",
-    "ManifestSampler": "kdbias.sampler",
+    "ManifestSampler": "kdbias.sampler.manifest_sampler",
     "compare": "kdbias.evaluation",
-    "demo": "kdbias.demonstration",
-    "embed": "kdbias.embedding",
+    "demo": "kdbias.demonstration.story",
+    "embed": "kdbias.embedding.stage",
     "evaluate": "kdbias.evaluation",
-    "frontier": "kdbias.schemes.frontier",
-    "inspect": "kdbias.inspection",
+    "frontier": "kdbias.weighting.frontier",
+    "inspect": "kdbias.inspection.describe",
     "open_data": "kdbias.data",
     "read_density": "kdbias.tables.density_table",
     "read_manifest": "kdbias.tables.weight_manifest",
     "report": "kdbias.reporting",
-    "train": "kdbias.training",
-    "uniformity": "kdbias.measurement",
-    "weights": "kdbias.weighting",
-    "what_changed": "kdbias.schemes.changes",
+    "train": "kdbias.training.loop",
+    "uniformity": "kdbias.measurement.stage",
+    "weights": "kdbias.weighting.stage",
+    "what_changed": "kdbias.weighting.changes",
     "write_embedding_table": "kdbias.tables.embedding_table",
 }
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from kdbias.demonstration import demo
-from kdbias.demonstration_results import collect_results, results_text
-from kdbias.demonstration_steps import QUICK, SCHEMES, SEED, Step, all_steps, script
+from kdbias.demonstration.results import collect_results, results_text
+from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, all_steps, script
+from kdbias.demonstration.story import demo
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.tables.files import write_json
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.inspection import inspect
-from kdbias.inspection_text import as_text
+from kdbias.inspection.describe import inspect
+from kdbias.inspection.text import as_text
 from kdbias.tables import provenance
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.files import write_json
@@ -239,7 +239,8 @@ def test_empty_folder_and_foreign_record(tmp_path):
 
 def test_looking_at_a_manifest_needs_no_torch(manifest):
     code = (
-        "import sys; from kdbias.inspection import inspect; from kdbias.inspection_text import as_text;"
+        "import sys; from kdbias.inspection.describe import inspect;"
+        "from kdbias.inspection.text import as_text;"
         f"as_text(inspect({str(manifest)!r}));"
         "print([m for m in ('torch', 'faiss', 'matplotlib') if m in sys.modules])"
     )

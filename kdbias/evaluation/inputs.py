@@ -78,7 +78,7 @@ def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def embed_model(data: str | os.PathLike[str], out: Path, model: str, options: Mapping[str, Any]) -> Path:
-    from kdbias.embedding import embed
+    from kdbias.embedding.stage import embed
 
     spec = f"run:{model}" if (Path(model) / RECORD).exists() else model
     embed(

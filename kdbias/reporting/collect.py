@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbias.errors import KdbiasError
-from kdbias.recognition import recognise, recognise_quietly, stage_folders
+from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
 

@@ -94,7 +94,7 @@ def test_options_are_the_librarys_parameters():
     from dataclasses import fields
 
     import kdbias
-    from kdbias.training_config import TrainingConfig
+    from kdbias.training.config import TrainingConfig
 
     own = {"as_json", "quiet", "debug", "help", "frontier"}
     for name in COMMANDS:
@@ -111,6 +111,6 @@ def test_options_are_the_librarys_parameters():
 
 def test_every_weight_scheme_is_offered():
     from kdbias.cli.weights_command import METHODS as OFFERED
-    from kdbias.schemes import METHODS
+    from kdbias.weighting.schemes import METHODS
 
     assert tuple(METHODS) == OFFERED

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.cells import build_cells, visit
+from kdbias.sphere.cells import CellBlock, Inverted, build_cells, visit
+from kdbias.sphere.workers import Workspace
 from tests import reference
 
 
@@ -41,7 +42,7 @@ def test_ranking_of_cells() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_visit_shows_each_probed_pair_once(threads: int) -> None:
+def test_visit_shows_pairs_that_a_side_looks_at(threads: int) -> None:
     x = reference.clustered_sphere(400, 8, 5)
     cells = build_cells(x, 25, threads=1)
     probes = cells.nearest(x, 4, threads=1)
@@ -49,19 +50,29 @@ def test_visit_shows_each_probed_pair_once(threads: int) -> None:
     pairs: list[int] = []
     lock = threading.Lock()
 
-    def consume(samples, members, cosines, selves, workspace) -> None:
-        np.testing.assert_allclose(cosines, x[samples] @ x[members].T, atol=1e-6)
-        row, column = selves // len(members), selves % len(members)
+    def consume(block: CellBlock, workspace: Workspace) -> None:
+        samples, members = block.samples, block.members
+        np.testing.assert_allclose(block.cosines, x[samples] @ x[members].T, atol=1e-6)
+        row, column = block.selves // len(members), block.selves % len(members)
         assert set(zip(samples[row], members[column], strict=True)) == {
             (s, s) for s in np.intersect1d(samples, members)
         }
         with lock:
             np.add.at(seen, (samples[:, None], members[None, :]), 1)
+            np.add.at(seen, (members[:, None], samples[None, :]), block.one_sided.T.astype(int))
 
     visit(x, cells, probes, consume, threads=threads, progress=pairs.append)
-    expected = (cells.cell[None, :, None] == probes[:, None, :]).any(axis=2)
-    np.testing.assert_array_equal(seen, expected)
-    assert sum(pairs) == expected.sum()
+    looks = (cells.cell[None, :, None] == probes[:, None, :]).any(axis=2)
+    np.testing.assert_array_equal(seen, looks | looks.T)
+    assert (looks != looks.T).any()
+    assert sum(pairs) == looks.sum()
+
+
+def test_who_looks_into_a_cell() -> None:
+    probes = np.array([[2, 0], [1, 2], [2, 1]])
+    samples, choice = Inverted.of(probes, 4).of_cell(2)
+    assert (samples.tolist(), choice.tolist()) == ([0, 1, 2], [0, 1, 0])
+    assert Inverted.of(probes, 4).of_cell(3)[0].tolist() == []
 
 
 def test_same_seed_same_cells() -> None:

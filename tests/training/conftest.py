@@ -16,7 +16,7 @@ from PIL import Image
 from kdbias.networks.saved import load_network
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.weight_manifest import write_manifest
-from kdbias.training import TrainingResult, train
+from kdbias.training.loop import TrainingResult, train
 
 CLASSES, DIM, ROWS, KEPT = 3, 6, 60, 45
 

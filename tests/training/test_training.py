@@ -13,8 +13,8 @@ import torch
 from kdbias.errors import KdbiasError
 from kdbias.networks.saved import load_network
 from kdbias.tables.embedding_table import write_embedding_table
-from kdbias.training import train
-from kdbias.training_record import Record
+from kdbias.training.loop import train
+from kdbias.training.record import Record
 
 
 def test_a_student_learns_the_teachers_vectors_joined_by_id(lab: Any, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.training_config import TrainingConfig
+from kdbias.training.config import TrainingConfig
 
 
 def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdbias.embedding import embed
+from kdbias.embedding.stage import embed
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.teachers import open_teacher
@@ -82,7 +82,7 @@ def test_stored_flips_and_a_live_teacher_teach_the_same(
 
 
 def test_half_of_the_images_are_mirrored_by_step_and_rank() -> None:
-    from kdbias.training_step import draw_flips, mirror
+    from kdbias.training.step import draw_flips, mirror
 
     drawn = np.concatenate([draw_flips(3, step, 64, 0, 1) for step in range(200)])
     assert abs(drawn.mean() - 0.5) < 0.02
@@ -106,7 +106,7 @@ def test_the_running_average_is_what_is_saved(lab: Any, tmp_path: Path) -> None:
 
 
 def test_the_running_average_follows_its_formula() -> None:
-    from kdbias.training_step import RunningAverage
+    from kdbias.training.step import RunningAverage
 
     network = torch.nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(1.0)
@@ -131,7 +131,7 @@ def test_reduced_precision_learns_about_the_same(lab: Any, tmp_path: Path, preci
 
 
 def test_identity_batches_train_and_resume(lab: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    from kdbias.training_record import Record
+    from kdbias.training.record import Record
 
     options = {"loss": "arcface", "embeddings": None, "instances": 5, "batch_size": 15, "epochs": 4}
     lab.run(tmp_path / "whole", **options)
@@ -158,7 +158,7 @@ def test_identity_batches_train_and_resume(lab: Any, tmp_path: Path, monkeypatch
 def test_everything_at_once_resumes_exactly(
     lab: Any, flipped: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from kdbias.training_record import Record
+    from kdbias.training.record import Record
 
     options = {
         **{"loss": "l2e+0.1*arcface", "flip": "target", "ema": 0.95, "optimizer": "adamw", "lr": 0.01},
@@ -183,7 +183,7 @@ def test_everything_at_once_resumes_exactly(
 
 def test_dropout_is_a_function_of_the_step(lab: Any, tmp_path: Path) -> None:
     # An exact resume cannot restore a generator that something else moved on; it must not need one.
-    from kdbias.training_step import seed_step
+    from kdbias.training.step import seed_step
 
     drawn = []
     for disturb in (False, True):
@@ -253,7 +253,7 @@ def test_options_that_cannot_be_honoured_are_refused(
 def test_identity_batches_need_labels(lab: Any, tmp_path: Path) -> None:
     table = pq.read_table(lab.data).drop_columns(["label"])
     pq.write_table(table, tmp_path / "unlabelled.parquet")
-    from kdbias.training import train
+    from kdbias.training.loop import train
 
     with pytest.raises(KdbiasError, match="has no labels"):
         train(tmp_path / "unlabelled.parquet", tmp_path / "run", **lab.options(instances=5, batch_size=15))
@@ -263,9 +263,22 @@ def test_labels_with_gaps_are_remapped_and_the_mapping_is_kept(lab: Any, tmp_pat
     table = pq.read_table(lab.data)
     numbers = pa.array([{"0": 7, "1": 100, "2": 93430}[label[-1]] for label in lab.labels])
     pq.write_table(table.set_column(1, "label", numbers), tmp_path / "data.parquet")
-    from kdbias.training import train
+    from kdbias.training.loop import train
 
     train(
         tmp_path / "data.parquet", tmp_path / "run", **lab.options(loss="arcface", embeddings=None, epochs=1)
     )
     assert json.loads((tmp_path / "run" / "run.json").read_text())["classes"] == ["100", "7", "93430"]
+
+
+def test_float32_is_float32_and_the_settings_come_back() -> None:
+    from kdbias.training.config import TrainingConfig
+    from kdbias.training.step import reproducible
+
+    was = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    for precision, expected in (("fp32", False), ("tf32", True), ("bf16", False)):
+        with reproducible(TrainingConfig(precision=precision), torch.device("cpu")):
+            assert torch.backends.cudnn.allow_tf32 is expected
+            assert torch.backends.cuda.matmul.allow_tf32 is expected
+            assert torch.are_deterministic_algorithms_enabled()
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == was

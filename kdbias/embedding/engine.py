@@ -1,0 +1,202 @@
+"""Work on the units of an embedding run: batches through the teacher, results in order, parts on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdbias.data import Source
+from kdbias.embedding.plan import Unit
+from kdbias.embedding.units import Parts, UnitResult
+from kdbias.errors import KdbiasError
+from kdbias.teachers.precomputed import Precomputed
+from kdbias.teachers.teacher import Teacher
+
+if TYPE_CHECKING:
+    from kdbias.embedding.loader import Batch
+
+_CONSISTENT = 0.999
+_CHECKED_ROWS = 32
+
+
+def take_precomputed(
+    vectors: Precomputed, rows: np.ndarray, units: list[Unit]
+) -> Generator[tuple[Unit, UnitResult], None, None]:
+    """The results of the units from stored vectors; `rows` (n,) says which belongs to which sample."""
+    for unit in units:
+        begun = time.perf_counter()
+        taken = np.asarray(vectors.vectors[rows[unit.start : unit.stop]], dtype=np.float32)
+        read = time.perf_counter() - begun
+        seconds = {"elapsed": read, "read": read}
+        yield unit, UnitResult(np.arange(unit.start, unit.stop), taken, None, [], seconds)
+
+
+def run_teacher(
+    teacher: Teacher,
+    source: Source,
+    units: list[Unit],
+    batch_size: int,
+    workers: int,
+    flip: bool,
+    on_error: str,
+    advance: Callable[[int], Any],
+) -> Generator[tuple[Unit, UnitResult], None, None]:
+    """The results of the units, in order; `advance(n)` is called for every n images done."""
+    if not units:
+        return
+    from kdbias.embedding.loader import load_batches
+
+    feed = _Feed(teacher, source, on_error, flip)
+    pin = teacher.device.startswith("cuda")
+    loaded = load_batches(source, teacher.preprocessing, units, batch_size, workers, pin)
+    yield from _by_unit(units, feed.embedded(loaded), teacher.dim, advance)
+
+
+class _Feed:
+    """Leads batches through the teacher's stream and brings each back with its vectors."""
+
+    def __init__(self, teacher: Teacher, source: Source, on_error: str, flip: bool) -> None:
+        self.teacher, self.source, self.on_error, self.flip = teacher, source, on_error, flip
+        self.waited = 0.0
+        self._pending: deque[Batch] = deque()
+        self._unchecked = True
+
+    def embedded(
+        self, batches: Iterator[Batch]
+    ) -> Iterator[tuple[Batch, list[np.ndarray], dict[str, float]]]:
+        """(batch, its vectors and, with flip, the mirrored ones, seconds) in order."""
+        stream = self.teacher.stream(self._images(batches))
+        begun = time.perf_counter()
+        views = 2 if self.flip else 1
+        collected: list[np.ndarray] = []
+        for vectors in stream:
+            collected.append(vectors)
+            if len(collected) < views:
+                continue
+            while not len(self._pending[0].rows):
+                yield self._pending.popleft(), [], {}
+            if self._unchecked:
+                require_consistent(self.teacher, self._pending[0].images.numpy(), collected[0])
+                self._unchecked = False
+            elapsed = time.perf_counter() - begun
+            yield self._pending.popleft(), collected, {"elapsed": elapsed, "wait": self.waited}
+            collected, self.waited, begun = [], 0.0, time.perf_counter()
+        while self._pending:
+            yield self._pending.popleft(), [], {}
+
+    def _images(self, batches: Iterator[Batch]) -> Iterator[Any]:
+        while True:
+            begun = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - begun
+            if batch is None:
+                return
+            if batch.failures and self.on_error == "fail":
+                row, reason = batch.failures[0]
+                name = self.source.ids[row].as_py()
+                raise KdbiasError(
+                    f"{name} ({self.source.location(row)}): {reason}; --on-error skip lists it and goes on"
+                )
+            self._pending.append(batch)
+            if not len(batch.rows):
+                continue
+            yield batch.images
+            if self.flip:
+                yield batch.images.flip(2)
+
+
+def _by_unit(
+    units: list[Unit],
+    batches: Iterator[tuple[Batch, list[np.ndarray], dict[str, float]]],
+    dim: int,
+    advance: Callable[[int], Any],
+) -> Iterator[tuple[Unit, UnitResult]]:
+    """Gather batches into units; batches come in the order of units."""
+    ahead = next(batches, None)
+    for unit in units:
+        rows: list[np.ndarray] = [np.empty(0, np.int64)]
+        views: list[list[np.ndarray]] = []
+        failures: list[tuple[int, str]] = []
+        seconds = {"elapsed": 0.0, "read": 0.0, "decode": 0.0, "wait": 0.0}
+        while ahead is not None and ahead[0].unit == unit.index:
+            batch, vectors, spent = ahead
+            rows.append(batch.rows)
+            failures += batch.failures
+            views = views or [[] for _ in vectors]
+            for view, block in zip(views, vectors, strict=False):
+                view.append(block)
+            for name, value in {**spent, "read": batch.read_seconds, "decode": batch.decode_seconds}.items():
+                seconds[name] += value
+            advance(len(batch.rows) + len(batch.failures))
+            ahead = next(batches, None)
+        seconds["compute"] = max(0.0, seconds["elapsed"] - seconds["wait"])
+        blocks = [np.concatenate(view) for view in views] or [np.empty((0, dim), np.float32)]
+        flipped = blocks[1] if len(blocks) > 1 else None
+        yield unit, UnitResult(np.concatenate(rows), blocks[0], flipped, failures, seconds)
+
+
+def require_consistent(teacher: Teacher, images: np.ndarray, embedded: np.ndarray | None = None) -> float:
+    """Embed images of one batch (at most 32) again one by one and compare; returns the lowest cosine.
+
+    images: uint8 (b, h, w, c); embedded: (b, d) what the teacher gave for the whole batch, if known.
+    A network exported for one batch size can silently spoil others.
+    Raises KdbiasError where a cosine is not above 0.999.
+    """
+    count = len(images)
+    if count < 2:
+        return 1.0
+    together = teacher.embed(images) if embedded is None else embedded
+    picked = np.unique(np.linspace(0, count - 1, min(count, _CHECKED_ROWS)).astype(np.intp))
+    alone = np.concatenate([teacher.embed(images[i : i + 1]) for i in picked]).astype(np.float64)
+    together = together[picked].astype(np.float64)
+    # Zero and non-finite vectors are refused later, by id; here they would only cloud the message.
+    scale = np.linalg.norm(together, axis=1) * np.linalg.norm(alone, axis=1)
+    sound = np.isfinite(scale) & (scale > 0)
+    if not sound.any():
+        return 1.0
+    cosines = np.einsum("ij,ij->i", together[sound], alone[sound]) / scale[sound]
+    lowest = float(cosines.min())
+    if lowest <= _CONSISTENT:
+        raise KdbiasError(
+            f"teacher {teacher.spec} embeds an image differently alone and in a batch of {count}: cosine "
+            f"{lowest:.4f} at worst, {cosines.mean():.4f} on average over {len(cosines)} images, should be "
+            f"above {_CONSISTENT}; use --batch-size 1, or export the network for any batch size"
+        )
+    return lowest
+
+
+def write_units(parts: Parts, results: Generator[tuple[Unit, UnitResult], None, None]) -> None:
+    """Write units as they come.
+
+    Raises KdbiasError where a decode worker dies (torch says so from a signal handler: anywhere in here).
+    """
+    try:
+        with contextlib.closing(results):
+            _write_in_order(parts, results)
+    except RuntimeError as error:
+        from kdbias.embedding.loader import worker_death
+
+        death = worker_death(error)
+        if death is None:
+            raise
+    else:
+        return
+    raise death  # not inside the handler: torch's report has nothing to add
+
+
+def _write_in_order(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> None:
+    # One behind, so that the device does not wait for the disk.
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        for unit, result in results:
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(parts.write, unit, result)
+        if writing is not None:
+            writing.result()

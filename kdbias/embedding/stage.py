@@ -1,0 +1,255 @@
+"""embed(): images through a teacher into an embedding table.
+
+The work is planned as units of fixed rows. Each becomes one part, written whole with a completion record, so
+that a run that was killed at any moment goes on from its last finished part and ends with the same table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdbias import progress
+from kdbias.data import open_data
+from kdbias.device import resolve_device
+from kdbias.embedding.engine import run_teacher, take_precomputed, write_units
+from kdbias.embedding.plan import Plan, rank_and_world
+from kdbias.embedding.units import Parts, disk_errors, open_run
+from kdbias.errors import KdbiasError
+from kdbias.tables.embedding_parts import STORES
+from kdbias.tables.run_record import Run
+from kdbias.teachers import PRECOMPUTED, Teacher, open_teacher
+from kdbias.teachers.precomputed import Precomputed, open_precomputed
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What a call of `embed` came to.
+
+    state    "finished" (now), "already finished", "planned", or "partial" (other processes still work)
+    samples  rows in the table; failures are counted apart
+    seconds  by activity: elapsed, read and decode (summed over workers), wait (for images), compute, write
+    """
+
+    path: Path
+    state: str
+    samples: int
+    failures: int
+    dim: int
+    parts: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Samples by elapsed time, or None where nothing ran."""
+        elapsed = self.seconds.get("elapsed", 0.0)
+        return self.samples / elapsed if elapsed > 0 else None
+
+    def summary(self) -> str:
+        """A line for people, and where the time went."""
+        lines = [
+            f"{self.path}: {self.state}, {self.samples:,} samples of {self.dim} numbers in {self.parts:,} "
+            f"parts, {self.failures:,} failures"
+        ]
+        if self.images_per_second is not None:
+            spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
+            lines.append(f"{self.images_per_second:,.0f} images/s ({spent})")
+        return "\n".join(lines)
+
+
+def embed(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    teacher: str,
+    preprocessing: str | None = None,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    image_column: str | None = None,
+    where: Sequence[str] = (),
+    root: str | os.PathLike[str] | None = None,
+    same_order: bool = False,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "fp32",
+    channels_last: bool | None = None,
+    compile: bool = False,
+    store: str = "float16",
+    workers: int = 2,
+    flip: bool = False,
+    on_error: str = "skip",
+    plan: bool = False,
+    overwrite: bool = False,
+    rows_per_part: int = 16_384,
+) -> EmbedResult:
+    """Embed the images of `data` with `teacher` into the embedding table `output`.
+
+    The same call again resumes an interrupted run and does nothing for a finished one. What changes the table
+    (teacher, preprocessing, precision, store, flip, data and filters, rows_per_part) may not change in
+    between; how it is computed (batch_size, device, workers, ...) may.
+
+    Args:
+        data: what `kdbias.data.open_data` reads, with its options id_column ... root.
+        output: folder to write `part-*.parquet`, `failures.parquet` and `run.json` to.
+        teacher: a spec of `kdbias.teachers.open_teacher`, or `precomputed:FILE`.
+        preprocessing: TOML file with a [preprocessing] table, instead of the teacher's own.
+        same_order: rows of a precomputed array without ids stand in the order of `data` before `where`.
+        batch_size: images a batch; halved by itself when the device runs out of memory.
+        device: "auto", "cpu", "cuda" or "cuda:N"; under torchrun "auto" takes the process's own GPU.
+        precision: "fp32", "bf16" or "fp16" arithmetic.
+        channels_last, compile: see `kdbias.teachers.TeacherOptions`.
+        store: "float16" or "float32" vectors on disk.
+        workers: decode processes; 0 decodes in this one.
+        flip: also embed the mirrored image, column `embedding_flip`.
+        on_error: what an unreadable image does: "skip" lists it in failures.parquet, "fail" ends the run.
+        plan: say what would be done, and stop.
+        overwrite: start over where `output` holds another run.
+        rows_per_part: rows of a part: the work lost at most when a run is killed.
+
+    Raises:
+        KdbiasError: wrong options, changed configuration or data, no image readable, NaN or zero embeddings,
+            or a teacher whose embedding of an image depends on the others in its batch.
+    """
+    _check_options(store, on_error, batch_size, workers, rows_per_part)
+    rank, world = rank_and_world()
+    source = open_data(
+        data,
+        id_column=id_column,
+        label_column=label_column,
+        path_column=path_column,
+        image_column=image_column,
+        where=where,
+        root=root,
+    )
+    config: dict[str, Any] = {
+        "teacher": teacher,
+        "precision": precision,
+        "store": store,
+        "flip": flip,
+        "where": list(where),
+        "rows_per_part": rows_per_part,
+    }
+    network: Teacher | Precomputed
+    if teacher.startswith(f"{PRECOMPUTED}:"):
+        if flip or preprocessing or precision != "fp32":
+            raise KdbiasError(
+                "precomputed embeddings take no --flip, --preprocessing or --precision: no network runs"
+            )
+        network = open_precomputed(teacher.partition(":")[2], id_column)
+        rows = network.rows_for(source, same_order)
+        progress.say(
+            f"embed: no network runs; {network.vectors.dtype} vectors of {teacher} ({network.dim}-d)"
+        )
+    else:
+        where_to_run = _device(device, world)
+        network = open_teacher(
+            teacher,
+            device=where_to_run,
+            precision=precision,
+            preprocessing=preprocessing,
+            channels_last=channels_last,
+            compile=compile,
+        )
+        config["preprocessing"] = network.preprocessing.to_dict()
+        progress.say(_first_line(network, batch_size, workers))
+    todo = Plan(source.n, network.dim, rows_per_part, store, flip, rank, world)
+    progress.say(f"data: {source.describe()}")
+    progress.say(todo.describe())
+    if plan:
+        return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.units))
+    inputs = {"data": source.fingerprint, "teacher": network.fingerprint}
+    with disk_errors(Path(output)):
+        run = _open_run(Path(output), config, inputs, overwrite, rank, world)
+    if run.state == "finished":
+        counts = run.record["counts"]
+        progress.say(f"{run.out} is finished already ({counts['samples']:,} samples); nothing to do")
+        return EmbedResult(
+            run.out, "already finished", counts["samples"], counts["failures"], network.dim, counts["parts"]
+        )
+    parts = Parts(run, source, todo, teacher)
+    waiting = [unit for unit in todo.own_units if parts.done(unit) is None]
+    if len(waiting) < len(todo.own_units):
+        done = len(todo.own_units) - len(waiting)
+        progress.say(f"resuming: {done:,} of {len(todo.own_units):,} parts are done")
+    with progress.bar(sum(unit.rows for unit in waiting), "images", "embed") as bar:
+        if isinstance(network, Precomputed):
+            results = take_precomputed(network, rows, waiting)
+        else:
+            results = run_teacher(network, source, waiting, batch_size, workers, flip, on_error, bar.update)
+        write_units(parts, results)
+    return _conclude(parts, todo, {"source": source.describe(), "data": os.fspath(data), "root": _text(root)})
+
+
+def _check_options(store: str, on_error: str, batch_size: int, workers: int, rows_per_part: int) -> None:
+    if store not in STORES:
+        raise KdbiasError(f"--store is {store!r}, should be float16 or float32")
+    if on_error not in ("skip", "fail"):
+        raise KdbiasError(f"--on-error is {on_error!r}, should be skip or fail")
+    for name, value, least in (
+        ("batch-size", batch_size, 1),
+        ("workers", workers, 0),
+        ("rows-per-part", rows_per_part, 1),
+    ):
+        if value < least:
+            raise KdbiasError(f"--{name} is {value}, should be at least {least}")
+
+
+def _device(device: str, world: int) -> str:
+    if device in ("auto", "cuda") and world > 1 and "LOCAL_RANK" in os.environ:
+        found = resolve_device(device)
+        return resolve_device(f"cuda:{os.environ['LOCAL_RANK']}") if found.startswith("cuda") else found
+    return resolve_device(device)
+
+
+def _first_line(teacher: Teacher, batch_size: int, workers: int) -> str:
+    import torch
+
+    threads = torch.get_num_threads()
+    return (
+        f"embed: {teacher.device}, {teacher.precision}, {threads} threads, batch {batch_size}, "
+        f"{workers} decode workers; {teacher.describe()}; {teacher.preprocessing.describe()}"
+    )
+
+
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _open_run(
+    out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool, rank: int, world: int
+) -> Run:
+    if world == 1:
+        return open_run(out, config, inputs, overwrite)
+    from kdbias.embedding.ranks import open_shared_run
+
+    return open_shared_run(out, config, inputs, overwrite, rank, world)
+
+
+def _conclude(parts: Parts, todo: Plan, details: dict[str, Any]) -> EmbedResult:
+    records = [parts.done(unit) for unit in todo.units]
+    complete = [record for record in records if record is not None]
+    if len(complete) < len(records):
+        own = len(todo.own_units)
+        progress.say(
+            f"process {todo.rank} of {todo.world} is done with its {own:,} parts; "
+            f"{len(records) - len(complete):,} of all {len(records):,} are still to come from others"
+        )
+        samples = sum(record["rows"] for record in complete)
+        failures = sum(record["failures"] for record in complete)
+        return EmbedResult(parts.run.out, "partial", samples, failures, todo.dim, len(complete))
+    with disk_errors(parts.run.out):
+        seconds = parts.finish(complete, details)
+    counts = parts.run.record["counts"]
+    result = EmbedResult(
+        parts.run.out, "finished", counts["samples"], counts["failures"], todo.dim, counts["parts"], seconds
+    )
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "elapsed")
+    rate = f"{result.images_per_second:,.1f} images/s" if result.images_per_second else "no time taken"
+    progress.say(f"embedded {result.samples:,} samples in {seconds['elapsed']:.1f} s ({rate}; {spent})")
+    if result.failures:
+        progress.say(f"{result.failures:,} images failed; see {parts.run.out / 'failures.parquet'}")
+    return result

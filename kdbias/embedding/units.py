@@ -1,0 +1,204 @@
+"""The parts of an embedding table while it grows: written whole, each with a completion record.
+
+A part is a Parquet file; its record, written after it, says which configuration and input it belongs to and
+holds the failures among its rows. A unit is done when its record fits this run and the part is there;
+whatever else a killed process left is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.data import Source
+from kdbias.embedding.plan import Plan, Unit
+from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints, provenance
+from kdbias.tables.density_table import write_table
+from kdbias.tables.embedding_parts import normalise, part_name, write_part
+from kdbias.tables.embedding_table import STAGE
+from kdbias.tables.files import clean_temporaries, read_json, write_json
+from kdbias.tables.run_record import Run
+
+FAILURES = "failures.parquet"
+_RECORDS = "parts"
+_FAILURE_SCHEMA = pa.schema(
+    [("sample_id", pa.large_string()), ("path", pa.string()), ("reason", pa.string())]
+)
+
+
+@dataclass
+class UnitResult:
+    """What a unit came to: `rows` (m,) into the source and `vectors` (m, d) raw float32 in the same order.
+
+    flipped   (m, d) of the mirrored images, or None
+    failures  (row, reason) of the rows that could not be embedded
+    seconds   where the time went
+    """
+
+    rows: np.ndarray
+    vectors: np.ndarray
+    flipped: np.ndarray | None
+    failures: list[tuple[int, str]]
+    seconds: dict[str, float]
+
+
+def open_run(out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool) -> Run:
+    """Begin, resume or find finished the run in `out`, and clear what a killed one left half-written."""
+    run = Run.open(out, STAGE, config, inputs, overwrite)
+    clean_temporaries(out / _RECORDS)
+    return run
+
+
+@contextlib.contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn a full or failing disk into one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise KdbiasError(
+            f"cannot write to {out} ({reason}); mend that and run the same command again: "
+            "finished parts are kept"
+        ) from error
+
+
+class Parts:
+    """Writes and finds the parts of one run."""
+
+    def __init__(self, run: Run, source: Source, plan: Plan, teacher_name: str) -> None:
+        self.run, self.source, self.plan, self.teacher_name = run, source, plan, teacher_name
+        self.config, self.inputs = run.record["config"], run.record["inputs"]
+        self._belongs = fingerprints.of_json([self.config, self.inputs])
+
+    def record_path(self, unit: Unit) -> Path:
+        return self.run.out / _RECORDS / f"{part_name(unit.index).removesuffix('.parquet')}.json"
+
+    def done(self, unit: Unit) -> dict[str, Any] | None:
+        """The completion record of a unit that needs no more work, else None."""
+        try:
+            record = read_json(self.record_path(unit))
+        except KdbiasError:
+            return None
+        if record.get("run") != self._belongs or (record["start"], record["stop"]) != (unit.start, unit.stop):
+            return None
+        if record["rows"] and record["content"] != self._content_of(self.run.out / part_name(unit.index)):
+            return None
+        return record
+
+    @staticmethod
+    def _content_of(part: Path) -> str | None:
+        try:
+            return (provenance.read(part) or {}).get("content")
+        except KdbiasError:
+            return None
+
+    def write(self, unit: Unit, result: UnitResult) -> None:
+        """Normalise and write one unit, then its record.
+
+        Raises KdbiasError naming the ids where the teacher gave NaN, infinity or zero vectors, and where the
+        disk is full.
+        """
+        with disk_errors(self.run.out):
+            self._write(unit, result)
+
+    def _write(self, unit: Unit, result: UnitResult) -> None:
+        taken = pa.array(result.rows)
+        ids = self.source.ids.take(taken)
+        labels = None if self.source.labels is None else self.source.labels.take(taken)
+        groups = {name: values.take(taken) for name, values in self.source.groups.items()}
+        counts = {"rows": len(result.rows), "failures": len(result.failures)}
+        seconds, begun = dict(result.seconds), time.perf_counter()
+        content = fingerprints.of_json([])
+        path = self.run.out / part_name(unit.index)
+        if len(result.rows):
+            where = f"embeddings of {self.teacher_name}"
+            unit_vectors, norms = normalise(result.vectors, ids, where)
+            flipped = (
+                None if result.flipped is None else normalise(result.flipped, ids, f"mirrored {where}")[0]
+            )
+            content = _content(self.plan.store, ids, labels, groups, norms, unit_vectors, flipped)
+            more = {"part": unit.index, "content": content}
+            doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"], **more)
+            write_part(path, ids, labels, groups, norms, unit_vectors, doc, self.plan.store, flipped)
+        else:
+            path.unlink(missing_ok=True)
+        record = {
+            "run": self._belongs,
+            "start": unit.start,
+            "stop": unit.stop,
+            **counts,
+            "content": content,
+            "seconds": {**seconds, "write": time.perf_counter() - begun},
+            "failed": [
+                {"sample_id": self.source.ids[row].as_py(), "path": self._location(row), "reason": reason}
+                for row, reason in result.failures
+            ],
+        }
+        write_json(self.record_path(unit), record)
+
+    def forget(self) -> None:
+        """Drop all records, so that the next run tries everything again."""
+        for path in (self.run.out / _RECORDS).glob("*.json"):
+            path.unlink(missing_ok=True)
+
+    def finish(self, records: list[dict[str, Any]], details: dict[str, Any]) -> dict[str, float]:
+        """Write `failures.parquet` and mark the run finished; returns the seconds by activity.
+
+        The table's fingerprint is the digest of the parts' contents, the same however often it was killed.
+        """
+        failed = [row for record in records for row in record["failed"]]
+        samples = sum(record["rows"] for record in records)
+        if not samples:
+            self.forget()
+            raise KdbiasError(
+                f"all {len(failed):,} images failed, nothing was embedded; the first: "
+                f"{failed[0]['sample_id']} ({failed[0]['path']}): {failed[0]['reason']}"
+            )
+        seconds: dict[str, float] = {}
+        for record in records:
+            for name, value in record["seconds"].items():
+                seconds[name] = seconds.get(name, 0.0) + value
+        counts = {"samples": samples, "failures": len(failed), "parts": sum(bool(r["rows"]) for r in records)}
+        doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"])
+        table = pa.Table.from_pylist(failed, schema=_FAILURE_SCHEMA)
+        write_table(self.run.out / FAILURES, table, doc)
+        contents = [record["content"] for record in records if record["rows"]]
+        self.run.finish(
+            counts,
+            seconds["elapsed"],
+            fingerprint=fingerprints.of_json(contents),
+            d=self.plan.dim,
+            timings={k: round(v, 3) for k, v in seconds.items()},
+            images_per_second=round(samples / max(seconds["elapsed"], 1e-9), 1),
+            **details,
+        )
+        return seconds
+
+    def _location(self, row: int) -> str:
+        try:
+            return self.source.location(row)
+        except Exception:  # a place that cannot even be named must not hide the failure itself
+            return ""
+
+
+def _content(
+    store: str,
+    ids: pa.Array,
+    labels: pa.Array | None,
+    groups: dict[str, pa.Array],
+    norms: np.ndarray,
+    vectors: np.ndarray,
+    flipped: np.ndarray | None,
+) -> str:
+    stored = [None if v is None else v.astype(store) for v in (vectors, flipped)]
+    columns = [groups[name] for name in sorted(groups)]
+    names = fingerprints.of_json(sorted(groups))
+    return fingerprints.of_json([names, fingerprints.of_arrays(ids, labels, norms, *stored, *columns)])

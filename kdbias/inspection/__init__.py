@@ -1,0 +1,1 @@
+"""Inspection: what a file is; `describe` holds `kdbias.inspect`."""

@@ -1,0 +1,318 @@
+"""What is this file? Schema, counts, provenance and first rows of anything that kdbias reads or writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError
+from kdbias.inspection.recognition import csv_header, recognise, stage_folders
+from kdbias.tables.files import read_json
+from kdbias.tables.provenance import from_schema, read_schema
+from kdbias.tables.run_record import RECORD
+
+_ROWS = 5
+_TEXT = 60
+
+
+def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
+    """Describe what lies at ``path``.
+
+    Args:
+        path: an output of any stage (folder or file), a data manifest or description, an image folder, a
+            ``.pt`` model, a ``.npy``/``.npz`` array.
+        rows: how many first rows to show of a table.
+
+    Returns:
+        JSON values only: ``path``, ``kind``, ``summary`` (one sentence), and where they apply ``stage``,
+        ``status``, ``counts``, ``columns`` ([{"name", "type"}]), ``provenance``, ``files``, ``first_rows``.
+
+    Raises:
+        KdbiasError: nothing there, unreadable, or nothing that kdbias knows.
+    """
+    place = _shipped(Path(path))
+    kind = recognise(place)
+    describe: Callable[[Path, int], dict[str, Any]] = {
+        "embedding table": _embedding_table,
+        "density folder": _density_folder,
+        "training run": _training_run,
+        "evaluation": _evaluation,
+        "demo": _outputs,
+        "outputs": _outputs,
+        "image folder": _data,
+        "archive": _data,
+        "model": _model,
+        "array": _array,
+        "arrays": _arrays,
+        "TOML document": _toml,
+        "run record": _json,
+        "uniformity numbers": _json,
+        "metrics": _json,
+        "JSON document": _json,
+    }.get(kind, _table)
+    return {"path": str(place), "kind": kind, **describe(place, rows)}
+
+
+def _shipped(path: Path) -> Path:
+    """The bare name of a description that ships with kdbias stands for that file."""
+    from importlib.resources import files
+
+    if path.exists() or path.suffix != ".toml" or path.name != str(path):
+        return path
+    shipped = Path(str(files("kdbias.data_manifests") / path.name))
+    return shipped if shipped.exists() else path
+
+
+def _table(path: Path, rows: int) -> dict[str, Any]:
+    head, n, schema = _csv_head(path, rows) if path.suffix.lower() == ".csv" else _parquet_head(path, rows)
+    found: dict[str, Any] = {
+        "summary": f"{n:,} rows, {len(schema.names)} columns",
+        "rows": n,
+        "columns": [{"name": f.name, "type": str(f.type)} for f in schema],
+        "first_rows": [{k: _short(v) for k, v in row.items()} for row in head.to_pylist()],
+    }
+    document = from_schema(schema)
+    if document:
+        found |= {"stage": document.get("stage"), "counts": document.get("counts"), "provenance": document}
+    if "weight" in schema.names and "sample_id" in schema.names:
+        found |= _weights(path)
+    return found
+
+
+def _parquet_head(path: Path, rows: int) -> tuple[Any, int, Any]:
+    import pyarrow.parquet as pq
+
+    schema = read_schema(path)
+    with pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(max(rows, 1)), None)
+        n = file.metadata.num_rows
+    return (batch.slice(0, rows) if batch is not None else schema.empty_table()), n, schema
+
+
+def _csv_head(path: Path, rows: int) -> tuple[Any, int, Any]:
+    from pyarrow import ArrowInvalid, csv
+
+    csv_header(path)
+    try:
+        with csv.open_csv(path) as reader:
+            head, n = reader.schema.empty_table(), 0
+            for batch in reader:
+                head = batch.slice(0, rows) if n == 0 else head
+                n += batch.num_rows
+            return head, n, reader.schema
+    except ArrowInvalid as error:
+        raise KdbiasError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from None
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    from kdbias.tables.weight_manifest import read_manifest
+
+    w = read_manifest(path).weights
+    ess = float(w.sum() ** 2 / (w**2).sum())
+    return {
+        "summary": f"{len(w):,} samples; effective sample size {ess:,.1f} ({100 * ess / len(w):.1f} %), "
+        f"weights {w.min():.3g} to {w.max():.3g}, {int((w == 0).sum()):,} never drawn",
+    }
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / RECORD)
+    return {
+        "stage": record.get("stage"),
+        "status": record.get("status"),
+        "counts": record.get("counts"),
+        "provenance": record,
+        "files": _files(folder),
+    }
+
+
+def _files(folder: Path) -> list[dict[str, Any]]:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.endswith("-tmp"))
+    return [{"name": p.name, "bytes": p.stat().st_size} for p in files]
+
+
+def _embedding_table(path: Path, rows: int) -> dict[str, Any]:
+    record = _record(path)
+    parts = sorted(path.glob("part-*.parquet"))
+    if not parts:
+        return {"summary": f"no part yet; status {record['status']}", **record}
+    first = _table(parts[0], rows)
+    if record["status"] != "finished":
+        done = f"{len(parts)} part{'s' if len(parts) > 1 else ''} so far"
+        return {
+            **first,
+            **record,
+            "summary": f"unfinished, {done}: run the same command again to complete it",
+        }
+    from kdbias.tables.embedding_table import EmbeddingTable
+
+    table = EmbeddingTable.open(path)
+    groups = f"; groups: {', '.join(table.group_columns)}" if table.group_columns else ""
+    return {
+        **first,
+        **record,
+        "rows": table.n,
+        "summary": f"{table.n:,} unit vectors of {table.d} dimensions in {len(parts)} "
+        f"part{'s' if len(parts) > 1 else ''}{groups}",
+    }
+
+
+def _density_folder(path: Path, rows: int) -> dict[str, Any]:
+    record = _record(path)
+    if record["status"] != "finished" or not (path / "density.parquet").exists():
+        return {"summary": "unfinished: run the same command again to complete it", **record}
+    found = {**_table(path / "density.parquet", rows), **record}
+    numbers = read_json(path / "uniformity.json")
+    schemes = [s["name"] for s in numbers.get("schemes", [])]
+    bandwidths = [f"{b['t']:g}" for b in (numbers["schemes"][0]["bandwidths"] if schemes else [])]
+    found["summary"] = (
+        f"{found['rows']:,} samples, d = {numbers.get('d')}, t = {', '.join(bandwidths)}; "
+        f"schemes: {', '.join(schemes)}"
+    )
+    return found
+
+
+def _training_run(path: Path, rows: int) -> dict[str, Any]:
+    record = _record(path)
+    found: dict[str, Any] = {"summary": f"training run, {record['status']}", **record}
+    metrics = path / "metrics.csv"
+    if metrics.exists() and metrics.stat().st_size:
+        table = _table(metrics, 10**9)
+        found["columns"] = table["columns"]
+        found["rows"] = table["rows"]
+        found["last_rows"] = table["first_rows"][-rows:] if rows else []
+        found["summary"] += f", {table['rows']:,} rows of metrics"
+    return found
+
+
+def _evaluation(path: Path, rows: int) -> dict[str, Any]:
+    record = _record(path)
+    metrics = path / "metrics.json"
+    found: dict[str, Any] = {"summary": f"evaluation, {record['status']}", **record}
+    if metrics.exists():
+        found["metrics"] = read_json(metrics)
+    return found
+
+
+def _outputs(path: Path, rows: int) -> dict[str, Any]:
+    inside = [(folder, read_json(folder / RECORD)) for folder in stage_folders(path)]
+    found: dict[str, Any] = _record(path) if (path / RECORD).exists() else {"files": _files(path)}
+    found["outputs"] = [
+        {"path": str(f.relative_to(path)), "stage": r.get("stage"), "status": r.get("status")}
+        for f, r in inside
+    ]
+    stages = [o["stage"] for o in found["outputs"]]
+    counted = ", ".join(f"{stages.count(s)} {s}" for s in dict.fromkeys(stages))
+    return {"summary": f"a folder of outputs: {counted or 'weight manifests'}", **found}
+
+
+def _data(path: Path, rows: int) -> dict[str, Any]:
+    from kdbias.data import open_data
+
+    source = open_data(str(path))
+    first: list[dict[str, Any]] = []
+    for i in range(min(rows, source.n)):
+        labels = {"label": source.labels[i].as_py()} if source.labels is not None else {}
+        groups = {name: column[i].as_py() for name, column in source.groups.items()}
+        first.append({"sample_id": source.ids[i].as_py(), **labels, **groups})
+    return {"summary": source.describe(), "rows": source.n, "first_rows": first}
+
+
+def _toml(path: Path, rows: int) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise KdbiasError(f"{path}: not a readable TOML file ({error})") from None
+    found: dict[str, Any] = {"summary": "a TOML file with " + ", ".join(content), "content": _plain(content)}
+    try:
+        return {**found, **_data(path, rows)}
+    except KdbiasError as error:  # a training configuration, or a description whose data is not here
+        return {**found, "data": f"not opened as data: {error}"}
+
+
+def _json(path: Path, rows: int) -> dict[str, Any]:
+    content = read_json(path)
+    keys = ", ".join(content) if isinstance(content, dict) else f"{len(content)} entries"
+    return {"summary": f"JSON: {keys}", "content": content}
+
+
+def _model(path: Path, rows: int) -> dict[str, Any]:
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise KdbiasError(f"{path}: not a file of plain weights, and not executed ({reason})") from None
+    tensors: list[tuple[str, Any]] = []
+    facts: dict[str, Any] = {}
+    _walk(content, "", tensors, facts)
+    size = sum(t.numel() for _, t in tensors)
+    return {
+        "summary": f"{len(tensors)} tensors, {size:,} numbers",
+        "facts": facts,
+        "columns": [{"name": name, "type": f"{str(t.dtype)[6:]} {tuple(t.shape)}"} for name, t in tensors],
+    }
+
+
+def _walk(value: Any, name: str, tensors: list[tuple[str, Any]], facts: dict[str, Any]) -> None:
+    if hasattr(value, "numel"):
+        tensors.append((name, value))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _walk(item, f"{name}.{key}" if name else str(key), tensors, facts)
+    elif isinstance(value, list | tuple) and any(hasattr(v, "numel") or isinstance(v, dict) for v in value):
+        for i, item in enumerate(value):
+            _walk(item, f"{name}[{i}]", tensors, facts)
+    else:
+        facts[name] = _short(value)
+
+
+def _array(path: Path, rows: int) -> dict[str, Any]:
+    array = _load_arrays(path)
+    sample = [[_short(float(x)) for x in row[:4]] for row in array[:rows]] if array.ndim == 2 else []
+    return {"summary": f"array {array.dtype} of shape {array.shape}; it holds no ids", "first_rows": sample}
+
+
+def _arrays(path: Path, rows: int) -> dict[str, Any]:
+    with _load_arrays(path) as archive:
+        columns = [{"name": k, "type": f"{archive[k].dtype} {archive[k].shape}"} for k in archive.files]
+    return {"summary": f"{len(columns)} arrays", "columns": columns}
+
+
+def _load_arrays(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise KdbiasError(f"{path}: not a readable NumPy file ({str(error).splitlines()[0]})") from None
+
+
+def _short(value: Any) -> Any:
+    """A value small enough to show, as JSON."""
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes>"
+    if isinstance(value, dict):
+        return {k: _short(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        few = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value[:3])
+        return list(map(_short, value)) if len(value) <= 3 else f"[{few}, … {len(value):,} values]"
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else str(value)
+    if isinstance(value, str) and len(value) > _TEXT:
+        return value[: _TEXT - 1] + "…"
+    return value if isinstance(value, str | int | bool) or value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """TOML values as JSON (dates become text)."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,1 @@
+"""Measurement: density of samples, uniformity of sampling distributions; `stage` holds `uniformity`."""

@@ -1,0 +1,214 @@
+"""What `uniformity` leaves in its folder, and reading it back to add schemes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.measurement.density import Bandwidths
+from kdbias.measurement.distribution import Scheme
+from kdbias.tables import provenance
+from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density, write_table
+from kdbias.tables.files import atomic_path
+from kdbias.tables.joins import align
+
+UNIFORMITY = "uniformity.json"
+NEIGHBORS = "neighbors.parquet"
+SCHEMES = "schemes.parquet"
+INTERVALS = "intervals.parquet"
+_ROWS = 16_384
+
+
+@dataclass
+class Measured:
+    """What was measured about the data themselves, whatever the sampling.
+
+    Attributes:
+        bandwidths: what was swept.
+        natural: (T, n) float64 potentials under natural sampling.
+        knn_distance: (n,) Euclidean distance to the k-th neighbour, NaN without neighbours.
+        nearest: (n,) distance to the nearest different vector, NaN where unknown.
+        first: (n,) position of the first sample with the same vector.
+        near_duplicates: (n,) how many others at cosine >= 0.999.
+        hardness: (n,) 1 - cosine to the label's leave-one-out centroid, NaN where there is none.
+        log_density: (n,) by the estimator that was asked for.
+    """
+
+    bandwidths: Bandwidths
+    natural: np.ndarray
+    knn_distance: np.ndarray
+    nearest: np.ndarray
+    first: np.ndarray
+    near_duplicates: np.ndarray
+    hardness: np.ndarray
+    log_density: np.ndarray
+
+    def counts(self) -> dict[str, int]:
+        """Samples that repeat an earlier vector, and samples with a near duplicate."""
+        repeats = int((self.first != np.arange(len(self.first))).sum())
+        return {"exact_duplicates": repeats, "near_duplicates": int((self.near_duplicates > 0).sum())}
+
+
+def write_measured(
+    out: Path,
+    ids: pa.Array,
+    labels: pa.Array,
+    groups: Mapping[str, pa.Array],
+    measured: Measured,
+    doc: dict[str, Any],
+) -> None:
+    """Write ``density.parquet`` (columns by the contract, section 3)."""
+    repeats = measured.first != np.arange(len(measured.first))
+    columns = {
+        "sample_id": ids,
+        "label": labels,
+        **groups,
+        "knn_distance": _floats(measured.knn_distance),
+        **{
+            potential_column(t): pa.array(measured.natural[i])
+            for i, t in enumerate(measured.bandwidths.values)
+        },
+        "log_density": _floats(measured.log_density),
+        "duplicate_of": ids.take(pa.array(measured.first, mask=~repeats)),
+        "near_duplicates": pa.array(measured.near_duplicates),
+    }
+    write_density(out / DENSITY, pa.table(columns), doc)
+
+
+def _floats(values: np.ndarray) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
+
+
+def write_schemes(
+    out: Path, ids: pa.Array, measured: Measured, schemes: Sequence[Scheme], doc: dict[str, Any]
+) -> None:
+    """Write ``schemes.parquet``: what adding schemes or groups later needs, and what plots of schemes show.
+
+    Columns: ``sample_id``, ``hardness``, ``nearest_distance`` (to the nearest different vector), and for each
+    scheme ``weight NAME`` (mean 1) and ``log_density NAME`` (at the chosen bandwidth).
+    """
+    n = len(ids)
+    columns: dict[str, Any] = {
+        "sample_id": ids,
+        "hardness": _floats(measured.hardness),
+        "nearest_distance": _floats(measured.nearest),
+    }
+    for scheme in schemes:
+        columns[f"weight {scheme.name}"] = pa.array(scheme.p * n)
+        columns[f"log_density {scheme.name}"] = pa.array(scheme.log_density)
+    write_table(out / SCHEMES, pa.table(columns), doc)
+
+
+def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measured:
+    """The measurement that lies in ``out``, for the samples ``ids`` in their order."""
+    density = read_density(out)
+    _require_same(ids, density.ids, density.path)
+    stored = pq.read_table(out / SCHEMES, columns=["sample_id", "hardness", "nearest_distance"])
+    _require_same(ids, stored.column("sample_id").combine_chunks(), out / SCHEMES)
+    values = [float(entry["t"]) for entry in document["schemes"][0]["bandwidths"]]
+    first = np.arange(len(ids))
+    repeats = density.table.column("duplicate_of").combine_chunks()
+    where = np.flatnonzero(repeats.is_valid().to_numpy(zero_copy_only=False))
+    first[where] = align(repeats.take(pa.array(where)), ids, "duplicate_of", str(density.path))
+    return Measured(
+        Bandwidths(values, float(document["t_chosen"]), document["bandwidth_rule"]),
+        natural=np.stack([density.potential(t) for t in values]),
+        knn_distance=density.numbers("knn_distance"),
+        nearest=stored.column("nearest_distance").to_numpy(),
+        first=first,
+        near_duplicates=density.table.column("near_duplicates").to_numpy(),
+        hardness=stored.column("hardness").to_numpy(),
+        log_density=density.numbers("log_density"),
+    )
+
+
+def read_schemes(out: Path, document: dict[str, Any]) -> list[Scheme]:
+    """The schemes measured so far, in their order."""
+    stored = pq.read_table(out / SCHEMES)
+    schemes = []
+    for entry in document["schemes"]:
+        p = stored.column(f"weight {entry['name']}").to_numpy()
+        schemes.append(
+            Scheme(
+                entry["name"],
+                p / p.sum(),
+                entry["weights"],
+                entry["fingerprint"],
+                stored.column(f"log_density {entry['name']}").to_numpy(),
+                entry["bandwidths"],
+            )
+        )
+    return schemes
+
+
+def write_neighbors(
+    out: Path, ids: pa.Array, neighbors: np.ndarray, cosines: np.ndarray, doc: dict[str, Any]
+) -> None:
+    """Write ``neighbors.parquet``: each sample's k nearest others, nearest first.
+
+    Columns: ``sample_id``; ``neighbors`` (k int32 or int64: row numbers within this file); ``cosines`` (k
+    float32).
+    """
+    k = neighbors.shape[1]
+    integer = pa.int32() if len(ids) < 2**31 else pa.int64()
+    schema = pa.schema(
+        [
+            ("sample_id", ids.type),
+            ("neighbors", pa.list_(integer, k)),
+            ("cosines", pa.list_(pa.float32(), k)),
+        ],
+        metadata=provenance.metadata(doc),
+    )
+    with (
+        atomic_path(out / NEIGHBORS) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="NONE", use_dictionary=False) as writer,
+    ):
+        for start in range(0, len(ids), _ROWS):
+            rows = slice(start, start + _ROWS)
+            positions = pa.array(neighbors[rows].reshape(-1), integer)
+            columns = [
+                ids.slice(start, _ROWS),
+                pa.FixedSizeListArray.from_arrays(positions, k),
+                pa.FixedSizeListArray.from_arrays(pa.array(cosines[rows].reshape(-1)), k),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def write_intervals(
+    out: Path, ids: pa.Array, bandwidths: Sequence[float], half_widths: np.ndarray, doc: dict[str, Any]
+) -> None:
+    """Write ``intervals.parquet``: how far each estimated natural potential may be off.
+
+    Columns: ``sample_id``, and for each bandwidth ``half_width_tT``: the exact potential lies that near with
+    the probability ``coverage`` of ``uniformity.json``.
+    """
+    columns = {f"half_width_t{t:g}": pa.array(row) for t, row in zip(bandwidths, half_widths, strict=True)}
+    write_table(out / INTERVALS, pa.table({"sample_id": ids, **columns}), doc)
+
+
+def read_neighbors(out: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """Sample ids (n,), positions (n, k) int64 and cosines (n, k) float32 of ``neighbors.parquet``."""
+    file = out / NEIGHBORS
+    if not file.exists():
+        raise KdbiasError(f"{out} holds no {NEIGHBORS}; measure with --keep-neighbors")
+    table = pq.read_table(file).combine_chunks()
+    positions, cosines = (table.column(name).combine_chunks() for name in ("neighbors", "cosines"))
+    k = positions.type.list_size
+    return (
+        table.column("sample_id").combine_chunks(),
+        positions.flatten().to_numpy().astype(np.int64).reshape(-1, k),
+        cosines.flatten().to_numpy().reshape(-1, k),
+    )
+
+
+def _require_same(ids: pa.Array, stored: pa.Array, where: Path) -> None:
+    if len(ids) != len(stored) or not ids.equals(stored.cast(ids.type)):
+        raise KdbiasError(
+            f"{where} holds {len(stored):,} samples that are not the embedding table's {len(ids):,} in its "
+            "order; measure again with --overwrite"
+        )

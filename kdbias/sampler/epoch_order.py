@@ -1,0 +1,237 @@
+"""The order of one epoch as a pure function of (weights, draws, mode, seed, epoch).
+
+Two steps. *Ticks* say how often each row is drawn: an ascending array with one entry a draw. A keyed
+*permutation* of 0 .. draws-1 then says which tick stands at which position. The permutation is computed for
+the positions that are asked for, so a rank computes its own slice, a resumed run starts in the middle, and
+the first batch of an epoch does not wait for the last. Everything works in blocks that stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+
+MODES = ("systematic", "iid")
+_BLOCK = 1 << 14
+_IID_BLOCK = 1 << 12
+_ROUNDS = 4
+# Epochs of this many draws repay loading compiled loops, where numba is installed.
+_COMPILED_FROM = 1 << 21
+# An expected count this little below a whole number is that number: what lacks is rounding error.
+_SNAP = 1e-9
+
+
+class EpochOrder:
+    """Which row is drawn at each position of one epoch.
+
+    `weights` (n,) float64 are >= 0 and not all zero; the expected number of draws of row i is
+    draws * weights[i] / sum(weights). With mode "systematic" (systematic resampling in row order, against the
+    float64 cumulative sum) the count of every row is that expectation rounded down or up, so equal weights
+    with draws = n give one shuffled pass; "iid" draws with replacement. Memory: one integer a draw.
+    """
+
+    def __init__(
+        self, weights: np.ndarray, draws: int, *, mode: str = "systematic", seed: int = 0, epoch: int = 0
+    ) -> None:
+        check_mode(mode)
+        rng = np.random.default_rng((seed, epoch))
+        self.draws = draws
+        build = systematic_ticks if mode == "systematic" else iid_ticks
+        self._ticks = build(weights, draws, rng)
+        self._permute = Permutation(draws, rng)
+
+    def __len__(self) -> int:
+        return self.draws
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Rows (int64) drawn at `positions` (int64, each in 0 .. draws-1, any order)."""
+        out = np.empty(len(positions), np.int64)
+        if (compiled := _compiled(self.draws)) is not None:
+            compiled.gather(self._ticks, positions, *self._permute.tables, out)
+            return out
+        for start in range(0, len(positions), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            out[part] = self._ticks[self._permute(positions[part])]
+        return out
+
+    def blocks(
+        self, start: int = 0, stop: int | None = None, step: int = 1, size: int = _BLOCK
+    ) -> Iterator[np.ndarray]:
+        """The rows at positions start, start + step, ... below stop, in arrays of at most `size`."""
+        stop = self.draws if stop is None else stop
+        for begin in range(start, stop, size * step):
+            yield self.at(np.arange(begin, min(begin + size * step, stop), step))
+
+    def counts(self, rows: int, stop: int | None = None) -> np.ndarray:
+        """(rows,) int64: how often each row occurs at the positions below `stop` (default: all)."""
+        if stop is None or stop >= self.draws:
+            return np.bincount(self._ticks, minlength=rows)
+        counts = np.zeros(rows, np.int64)
+        for block in self.blocks(stop=stop, size=1 << 20):
+            counts += np.bincount(block, minlength=rows)
+        return counts
+
+
+def check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise KdbiasError(f"unknown sampling mode {mode!r}; known: {', '.join(MODES)}")
+
+
+def systematic_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Ascending rows, `draws` of them; each row occurs floor or ceil of its expectation times.
+
+    The whole part of an expectation is given as it is, only the fractions compete: ticks U, U + 1, ... on
+    their cumulative sum, one uniform U an epoch. So rounding of a long sum can never move a row past floor
+    or ceil.
+    """
+    offset = rng.random()
+    scale = draws / weights.sum()
+    compiled = _compiled(max(draws, len(weights)))
+    if compiled is None:
+        ticks, end, last_fractional = _fill_ticks(weights, scale, draws, offset)
+    else:
+        contested = draws - compiled.whole_draws(weights, scale, _SNAP)
+        ticks = np.empty(draws, index_type(len(weights)))
+        end, last_fractional = compiled.fill_ticks(weights, scale, _SNAP, offset, contested, ticks)
+    if end < draws:
+        # The sum of the fractions fell short of a whole number by rounding, below the last tick.
+        at = int(np.searchsorted(ticks[:end], last_fractional))
+        ticks[at + 1 : end + 1] = ticks[at:end].copy()
+        ticks[at] = last_fractional
+    return ticks
+
+
+def _fill_ticks(weights: np.ndarray, scale: float, draws: int, offset: float) -> tuple[np.ndarray, int, int]:
+    """(ticks, how many of them are filled, last row with a fraction)."""
+    contested = draws - int(sum(whole.sum() for _, whole, _ in _expectations(weights, scale)))
+    ticks = np.empty(draws, index_type(len(weights)))
+    carry, reached, end, last_fractional = 0.0, 0.0, 0, -1
+    for start, whole, fraction in _expectations(weights, scale):
+        if fraction[-1] > 0:
+            last_fractional = start + len(fraction) - 1
+        elif (positive := np.flatnonzero(fraction)).size:
+            last_fractional = start + int(positive[-1])
+        fraction[0] += carry
+        np.cumsum(fraction, out=fraction)
+        carry = fraction[-1]
+        fraction -= offset
+        np.ceil(fraction, out=fraction)
+        np.minimum(fraction, contested, out=fraction)
+        whole += fraction
+        whole[1:] -= fraction[:-1]
+        whole[0] -= reached
+        reached = fraction[-1]
+        counts = whole.astype(np.int64)
+        begin, end = end, end + int(counts.sum())
+        ticks[begin:end] = np.repeat(np.arange(start, start + len(counts), dtype=ticks.dtype), counts)
+    return ticks, end, last_fractional
+
+
+def _expectations(weights: np.ndarray, scale: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first row, whole part, fraction) of the expected counts, both float64, block by block."""
+    whole_buffer, fraction_buffer = np.empty(_BLOCK), np.empty(_BLOCK)
+    for start in range(0, len(weights), _BLOCK):
+        block = weights[start : start + _BLOCK]
+        whole, fraction = whole_buffer[: len(block)], fraction_buffer[: len(block)]
+        np.multiply(block, scale, out=fraction)
+        np.add(fraction, _SNAP, out=whole)
+        np.floor(whole, out=whole)
+        fraction -= whole
+        yield start, whole, np.maximum(fraction, 0.0, out=fraction)
+
+
+def iid_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `draws` independent draws with replacement, grouped by block of rows (not a random order yet).
+
+    First how many draws fall into each block of rows (multinomial), then the draws within it: every search
+    runs in a cumulative sum that fits the cache. `side="right"` gives a row of weight zero no place at all.
+    """
+    ticks = np.empty(draws, index_type(len(weights)))
+    sums = np.add.reduceat(weights, np.arange(0, len(weights), _IID_BLOCK))
+    end = 0
+    for block, count in enumerate(rng.multinomial(draws, sums / sums.sum())):
+        if not count:
+            continue
+        start = block * _IID_BLOCK
+        cumulative = np.cumsum(weights[start : start + _IID_BLOCK])
+        points = rng.random(count)
+        points *= cumulative[-1]
+        # A product rounded up to the total would fall behind the last row that has any weight.
+        np.minimum(points, np.nextafter(cumulative[-1], 0.0), out=points)
+        begin, end = end, end + int(count)
+        ticks[begin:end] = cumulative.searchsorted(points, side="right") + start
+    return ticks
+
+
+def _compiled(size: int) -> ModuleType | None:
+    """The compiled loops, where they pay and numba is there."""
+    if size < _COMPILED_FROM:
+        return None
+    try:
+        from kdbias.sampler import compiled
+    except ImportError:
+        return None
+    return compiled
+
+
+def index_type(rows: int) -> type[np.signedinteger]:
+    return np.int32 if rows <= np.iinfo(np.int32).max else np.int64
+
+
+class Permutation:
+    """A random permutation of 0 .. n-1 that can be evaluated anywhere without being stored.
+
+    A Feistel network on the digits (left, right) of a number in base about sqrt(n), whose round functions are
+    tables of random numbers (Luby & Rackoff 1988; mixed radix and cycle walking as in Black & Rogaway 2002).
+    Memory: O(sqrt(n)).
+    """
+
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
+        self.n = n
+        self._right = max(1, int(np.ceil(np.sqrt(n))))
+        self._left = max(1, -(-n // self._right))
+        self._to_left = rng.integers(self._left, size=(_ROUNDS, self._right))
+        self._to_right = rng.integers(self._right, size=(_ROUNDS, self._left))
+
+    @property
+    def tables(self) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """(values of the left digit, of the right digit, round functions to the left, to the right)."""
+        return self._left, self._right, self._to_left, self._to_right
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Images (int64) of `positions` (int64 in 0 .. n-1)."""
+        out = self._once(positions)
+        while (outside := np.flatnonzero(out >= self.n)).size:
+            out[outside] = self._once(out[outside])
+        return out
+
+    def _once(self, values: np.ndarray) -> np.ndarray:
+        left, right = np.divmod(values, self._right)
+        sum_, wrapped = np.empty_like(left), np.empty_like(left)
+        for to_left, to_right in zip(self._to_left, self._to_right, strict=True):
+            _add_modulo(left, to_left, right, self._left, sum_, wrapped)
+            _add_modulo(right, to_right, left, self._right, sum_, wrapped)
+        left *= self._right
+        left += right
+        return left
+
+
+def _add_modulo(
+    digit: np.ndarray,
+    table: np.ndarray,
+    other: np.ndarray,
+    modulus: int,
+    sum_: np.ndarray,
+    wrapped: np.ndarray,
+) -> None:
+    """digit = (digit + table[other]) mod modulus, in place; the last two arguments are room to work in."""
+    np.take(table, other, out=sum_, mode="clip")
+    sum_ += digit
+    # As unsigned numbers, a sum below the modulus wraps to a huge one: the minimum undoes that without a
+    # branch.
+    np.subtract(sum_, modulus, out=wrapped)
+    np.minimum(sum_.view(np.uint64), wrapped.view(np.uint64), out=digit.view(np.uint64))

@@ -1,0 +1,178 @@
+"""P x K batches for re-identification: P identities, K images of each, as often as a weight manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch.utils.data import Sampler
+
+from kdbias.errors import KdbiasError
+from kdbias.sampler.epoch_order import systematic_ticks
+from kdbias.sampler.manifest_sampler import Epochs, place
+from kdbias.tables import fingerprints
+from kdbias.tables.joins import as_strings
+from kdbias.tables.weight_manifest import validate_weights
+
+
+class IdentitySampler(Epochs, Sampler[list[int]]):
+    """A batch sampler: each batch holds `identities` different labels and `instances` images of each.
+
+    An identity is visited in proportion to the sum of its samples' weights (floor or ceil of that in every
+    epoch, and at most once a batch), an image within its identity in proportion to its weight. So as far as
+    no identity is due more often than there are batches, the expected number of draws of every image is that
+    of `ManifestSampler`. Images repeat within a visit only where weights or too few images force it. The
+    order is a pure function of (weights, labels, seed, epoch). Give it to a DataLoader as `batch_sampler`.
+
+    weights      (n,) >= 0; labels (n,) strings or integers, null = never drawn
+    num_samples  draws an epoch, all ranks together, rounded down to whole batches; default n
+    rank, world_size  each rank gets its share of the identities of every batch
+
+    Raises KdbiasError for bad weights, fewer identities than a batch needs, or P that the ranks cannot share.
+    """
+
+    def __init__(
+        self,
+        weights: np.ndarray,
+        labels: pa.Array | Sequence[Any] | np.ndarray,
+        *,
+        identities: int,
+        instances: int,
+        num_samples: int | None = None,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        array = validate_weights(np.asarray(weights, dtype=np.float64))
+        codes = _codes(labels)
+        if len(codes) != len(array):
+            raise KdbiasError(f"{len(array):,} weights, but {len(codes):,} labels; each sample needs both")
+        self.rank, self.world_size = place(rank, world_size)
+        self.identities, self.instances, self.seed = identities, instances, seed
+        self._n = len(array)
+        self._rows = np.flatnonzero((array > 0) & (codes >= 0))
+        self._weights = array[self._rows]
+        names, self._codes = np.unique(codes[self._rows], return_inverse=True)
+        if identities < 1 or instances < 1 or len(names) < identities:
+            raise KdbiasError(
+                f"batches of {identities} identities x {instances} images cannot be drawn from "
+                f"{len(names):,} identities of positive weight"
+            )
+        if identities % self.world_size:
+            raise KdbiasError(f"{identities} identities a batch cannot be shared by {self.world_size} ranks")
+        self.num_batches = max(1, (num_samples or self._n) // self.batch_size)
+        self.num_draws = self.num_batches * self.batch_size
+        self._mass = np.bincount(self._codes, self._weights)
+        self._visits = _capped(self._mass, self.num_batches, identities)
+        self._fingerprint = fingerprints.of_arrays(array, codes)
+        self._kept: tuple[int, np.ndarray] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch, all ranks together."""
+        return self.identities * self.instances
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for block in self.batches(self.batch_size // self.world_size):
+            yield block.tolist()
+
+    def steps(self, batch_size: int) -> int:
+        """Batches an epoch; `batch_size` is this rank's, and must be identities * instances / world_size."""
+        if batch_size * self.world_size != self.batch_size:
+            raise KdbiasError(
+                f"{self.identities} identities x {self.instances} images are {self.batch_size} a batch, "
+                f"not {batch_size * self.world_size}"
+            )
+        return self.num_batches
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """The rest of this rank's epoch: int64 arrays of `batch_size` positions, identity by identity."""
+        self.steps(batch_size)
+        self._begin()
+        for batch in self.order()[self.position // self.batch_size :, self.rank :: self.world_size]:
+            self.position = self._after(batch.size)
+            yield batch.ravel()
+
+    def order(self, epoch: int | None = None) -> np.ndarray:
+        """(batches, identities, instances) int64 positions of the data set, all ranks together."""
+        epoch = self.epoch if epoch is None else epoch
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = epoch, self._draw(np.random.default_rng((self.seed, epoch)))
+        return self._kept[1]
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        slots = self.num_batches * self.identities
+        shuffled = rng.permutation(len(self._visits))
+        ticks = systematic_ticks(self._visits[shuffled], slots, rng)
+        visits = np.zeros(len(shuffled), np.int64)
+        visits[shuffled] = np.bincount(ticks, minlength=len(shuffled))
+        # Samples grouped by identity in the order of its visits, in random order within it.
+        place_of = np.empty(len(shuffled), np.int64)
+        place_of[shuffled] = np.arange(len(shuffled))
+        by_identity = np.lexsort((rng.random(len(self._codes)), place_of[self._codes]))
+        images = self._images(by_identity, visits, rng)
+        # Visits of one identity are consecutive; dealt out in turn they fall into different batches.
+        dealt = images.reshape(self.identities, self.num_batches, self.instances).swapaxes(0, 1)
+        return dealt[rng.permutation(self.num_batches)]
+
+    def _images(self, by_identity: np.ndarray, visits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(slots, instances) rows: systematic draws within each identity, dealt out to its visits in turn."""
+        codes = self._codes[by_identity]
+        wanted = visits * self.instances
+        last = np.flatnonzero(np.diff(codes, append=-1))
+        first = np.r_[0, last[:-1] + 1]
+        reach = np.cumsum(self._weights[by_identity] * (wanted / self._mass)[codes])
+        reach -= np.repeat(np.r_[0.0, reach[last[:-1]]], last - first + 1)
+        reach[last] = wanted[codes[last]]
+        hit = np.ceil(reach - rng.random(len(self._mass))[codes]).clip(0, wanted[codes]).astype(np.int64)
+        counts = np.diff(hit, prepend=0)
+        counts[first] = hit[first]
+        drawn = np.repeat(self._rows[by_identity], counts)
+        # Draw j of an identity with v visits goes to its visit j mod v, as image j div v.
+        v = np.repeat(visits[codes[first]], wanted[codes[first]])
+        begin = np.repeat(np.r_[0, np.cumsum(wanted[codes[first]])[:-1]], wanted[codes[first]])
+        j = np.arange(len(drawn)) - begin
+        out = np.empty((len(drawn) // self.instances, self.instances), np.int64)
+        out[begin // self.instances + j % np.maximum(v, 1), j // np.maximum(v, 1)] = drawn
+        return out
+
+    def _smallest_step(self) -> int:
+        return self.batch_size
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "identities": self.identities,
+            "instances": self.instances,
+            "num_draws": self.num_draws,
+            "weights": self._fingerprint,
+        }
+
+    def _counts(self, epoch: int, position: int | None) -> tuple[np.ndarray, int]:
+        batches = self.num_batches if position is None else position // self.batch_size
+        return np.bincount(self.order(epoch)[:batches].ravel(), minlength=self._n), len(self._rows)
+
+
+def _codes(labels: Any) -> np.ndarray:
+    """(n,) int64, equal where labels are equal, -1 for null."""
+    values = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels)
+    encoded = pc.dictionary_encode(as_strings(values))
+    indices = encoded.indices.fill_null(-1)
+    return indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _capped(mass: np.ndarray, batches: int, identities: int) -> np.ndarray:
+    """Expected visits in proportion to `mass`, none above `batches`; what is cut off goes to the others."""
+    visits = mass * (batches * identities / mass.sum())
+    full = np.zeros(len(mass), bool)
+    while (over := (visits > batches) & ~full).any():
+        full |= over
+        left = batches * (identities - int(full.sum()))
+        visits = np.where(full, float(batches), mass * (left / mass[~full].sum() if left else 0.0))
+    return visits

@@ -1,0 +1,245 @@
+"""Draw training samples as a weight manifest says: any size, any number of ranks, resumable anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import WeightedRandomSampler
+
+from kdbias.errors import KdbiasError
+from kdbias.sampler.epoch_order import EpochOrder, check_mode
+from kdbias.tables import fingerprints
+from kdbias.tables.joins import align
+from kdbias.tables.weight_manifest import read_manifest, validate_weights
+
+
+class Epochs:
+    """Where a draw stands: epoch and position, kept by every sampler here in the same way.
+
+    epoch      number of the pass
+    position   draws of this epoch that all ranks together have taken
+    """
+
+    epoch = 0
+    position = 0
+    num_draws: int
+    world_size: int
+    _begun = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start `epoch` (>= 0) with the next pass; a position just loaded for that same epoch is kept."""
+        if epoch != self.epoch or self._begun:
+            self.epoch, self.position = epoch, 0
+        self._begun = False
+
+    def state_dict(self, position: int | None = None) -> dict[str, Any]:
+        """Where the draw stands, in plain values.
+
+        `position` is the number of draws of this epoch that all ranks together have used up. Give it where a
+        DataLoader with workers fetches ahead: the sampler only knows what it handed out.
+        """
+        return {
+            "epoch": self.epoch,
+            "position": min(self.position if position is None else position, self.num_draws),
+            **self._identity(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at a state, with the same or another world size; refuses one of another draw by key."""
+        own = self._identity()
+        differing = [f"{k}: {state.get(k)!r} -> {v!r}" for k, v in own.items() if state.get(k) != v]
+        if differing:
+            raise KdbiasError(f"the sampler's state belongs to another draw ({'; '.join(differing)})")
+        self.epoch, self.position, self._begun = int(state["epoch"]), int(state["position"]), False
+        if self.num_draws - self.position < self._smallest_step():
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def drawn(self, epoch: int, position: int | None = None) -> dict[str, float]:
+        """What an epoch really drew up to `position` (default: all of it), counted.
+
+        Returns unique_fraction (distinct samples / samples of positive weight) and ess_fraction (Kish
+        effective sample size of the counts / the same).
+        """
+        counts, candidates = self._counts(epoch, position)
+        counts = counts.astype(np.float64)
+        squares = float(counts @ counts)
+        ess = float(counts.sum()) ** 2 / squares if squares else 0.0
+        return {
+            "unique_fraction": float(np.count_nonzero(counts)) / candidates,
+            "ess_fraction": ess / candidates,
+        }
+
+    def _begin(self) -> None:
+        # A pass that is begun again without set_epoch, be the last one finished or abandoned, is the next
+        # epoch: repeating the same first batches for ever would be a silent catastrophe.
+        if self._begun:
+            self.epoch, self.position = self.epoch + 1, 0
+        self._begun = True
+
+    def _after(self, taken: int) -> int:
+        return min(self.position + taken * self.world_size, self.num_draws)
+
+    def _smallest_step(self) -> int:
+        """Draws below which nothing can be given out any more."""
+        raise NotImplementedError
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree with to be continued."""
+        raise NotImplementedError
+
+    def _counts(self, epoch: int, position: int | None) -> tuple[np.ndarray, int]:
+        """(how often each sample was drawn, samples that can be drawn)."""
+        raise NotImplementedError
+
+
+class ManifestSampler(Epochs, WeightedRandomSampler):
+    """A `WeightedRandomSampler` whose order is a pure function of (weights, mode, seed, epoch).
+
+    Every rank computes its slice rank::world_size of one global order, so ranks never overlap by accident and
+    the number of workers or ranks changes nothing. Give it to a DataLoader as `sampler`; each pass over it is
+    the next epoch, `set_epoch` chooses one.
+
+    weights      (n,) one number >= 0 for each position of the data set; zero = never drawn
+    num_samples  draws an epoch, all ranks together; default n (use `from_manifest` for weights by id)
+    mode         "systematic" (default): each sample floor or ceil of its expected count in each epoch, equal
+                 weights give one shuffled pass; "iid": draws with replacement, as WeightedRandomSampler does
+    seed         >= 0; the same on every rank
+    rank, world_size  default: those of torch.distributed where it is initialised, else 0 of 1
+    drop_last    True (default): every rank draws equally often, at most world_size - 1 draws of an epoch are
+                 left out; False: all draws are given out, and ranks may differ by one
+
+    Raises KdbiasError for weights that are negative, not finite or all zero.
+    """
+
+    def __init__(
+        self,
+        weights: np.ndarray | torch.Tensor,
+        num_samples: int | None = None,
+        *,
+        mode: str = "systematic",
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        drop_last: bool = True,
+    ) -> None:
+        array = validate_weights(np.asarray(weights, dtype=np.float64))
+        draws = len(array) if num_samples is None else int(num_samples)
+        self.rank, self.world_size = place(rank, world_size)
+        check_mode(mode)
+        if seed < 0:
+            raise KdbiasError(f"seed {seed} is negative: use a whole number >= 0")
+        if draws < self.world_size:
+            raise KdbiasError(f"{draws} draws an epoch cannot be shared by {self.world_size} ranks")
+        self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
+        self._array = array
+        self._order: tuple[int, EpochOrder] | None = None
+        self._fingerprint: str | None = None
+        super().__init__(torch.from_numpy(array), max(1, self._share(0)), replacement=True)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_manifest(
+        cls, manifest: str | os.PathLike[str], sample_ids: pa.Array | list[str], **options: Any
+    ) -> ManifestSampler:
+        """Sampler over a data set whose positions hold `sample_ids`, weighted by the manifest, joined by id.
+
+        Samples that the manifest does not list are never drawn. An epoch has as many draws as the manifest
+        has rows, unless `num_samples` is given. Raises KdbiasError where an id of the manifest is not in
+        the data.
+        """
+        table = read_manifest(manifest)
+        ids = pa.array(sample_ids, pa.large_string()) if isinstance(sample_ids, list) else sample_ids
+        weights = np.zeros(len(ids))
+        weights[align(table.ids, ids, f"the weights {manifest}", "data set")] = table.weights
+        return cls(weights, options.pop("num_samples", None) or table.n, **options)
+
+    def order(self, epoch: int | None = None) -> EpochOrder:
+        """The global order of an epoch (default: the current one); the last one asked for is kept."""
+        epoch = self.epoch if epoch is None else epoch
+        if self._order is None or self._order[0] != epoch:
+            self._order = None  # frees it before the next is built
+            self._order = (
+                epoch,
+                EpochOrder(self._array, self.num_draws, mode=self.mode, seed=self.seed, epoch=epoch),
+            )
+        return self._order[1]
+
+    def blocks(self, size: int = 8192) -> Iterator[np.ndarray]:
+        """The rest of this rank's epoch: int64 arrays of `size` positions of the data set (the last: fewer).
+
+        `position` moves on with each array that is taken.
+        """
+        self._begin()
+        for block in self._remaining(size):
+            self.position = self._after(len(block))
+            yield block
+
+    def __iter__(self) -> Iterator[int]:
+        self._begin()
+        position = self.position
+        for block in self._remaining(8192):
+            for index in block.tolist():
+                position += self.world_size
+                self.position = position
+                yield index
+
+    def __len__(self) -> int:
+        """Draws of this rank in a whole epoch."""
+        return self._share(0)
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of `batch_size` that `batches` gives this rank in an epoch."""
+        full, rest = divmod(len(self), batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """`blocks`, less a last one of a single row: batch norm has no variance to take from it."""
+        for block in self.blocks(batch_size):
+            if len(block) > 1 or len(self) == 1:
+                yield block
+
+    def _remaining(self, size: int) -> Iterator[np.ndarray]:
+        start, stop = self.position, self.num_draws
+        if self.drop_last:
+            stop = start + self._share(start) * self.world_size
+        return self.order().blocks(start + self.rank, stop, self.world_size, size)
+
+    def _share(self, position: int) -> int:
+        left = self.num_draws - position
+        return (
+            left // self.world_size if self.drop_last else max(0, -(-(left - self.rank) // self.world_size))
+        )
+
+    def _smallest_step(self) -> int:
+        return self.world_size if self.drop_last else 1
+
+    def _counts(self, epoch: int, position: int | None) -> tuple[np.ndarray, int]:
+        return self.order(epoch).counts(len(self._array), position), int(np.count_nonzero(self._array))
+
+    def _identity(self) -> dict[str, Any]:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprints.of_arrays(self._array)
+        return {
+            "seed": self.seed,
+            "mode": self.mode,
+            "num_draws": self.num_draws,
+            "weights": self._fingerprint,
+        }
+
+
+def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """The given rank and world size, else those of torch.distributed, else 0 of 1."""
+    if (rank is None) != (world_size is None):
+        raise KdbiasError(f"rank={rank}, world_size={world_size}: give both or neither")
+    if rank is None or world_size is None:
+        initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not initialised:
+            return 0, 1
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if not 0 <= rank < world_size:
+        raise KdbiasError(f"rank {rank} is not one of 0 .. {world_size - 1}")
+    return rank, world_size

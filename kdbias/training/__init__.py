@@ -1,0 +1,1 @@
+"""Training: one loop, its options, data and record; `loop` holds `kdbias.train`."""

@@ -1,0 +1,204 @@
+"""What a run trains on: images, teacher vectors, labels and weights of the same samples, joined by id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from kdbias.data import open_data
+from kdbias.data.source import Source
+from kdbias.errors import KdbiasError
+from kdbias.losses import Lesson, loss_needs
+from kdbias.progress import say
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.joins import align, as_strings, shown
+from kdbias.tables.weight_manifest import read_manifest
+from kdbias.teachers import Teacher, open_teacher
+from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.training.config import TrainingConfig
+from kdbias.training.images import Batch, decode_row
+from kdbias.training.step import mirror
+
+_PROBES = 32
+
+
+@dataclass
+class TrainingSet:
+    """Everything a step needs, row i of each belonging to sample i of `source`.
+
+    weights         (n,) float64, mean 1
+    preprocessings  the student's, and the live teacher's where there is one
+    labels          (n,) int64 class numbers, or None; `classes` holds the label of each number
+    targets         the stored vectors by sample, or None
+    teacher         embeds the pixels of the step itself, or None
+    dim             of the teacher's vectors, None without a teacher
+    inputs          fingerprint of each input by its role
+    """
+
+    source: Source
+    weights: np.ndarray
+    preprocessings: list[Preprocessing]
+    labels: np.ndarray | None
+    classes: list[str]
+    targets: Targets | None
+    teacher: Teacher | None
+    inputs: dict[str, str]
+
+    @property
+    def n(self) -> int:
+        return self.source.n
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.preprocessings[0]
+
+    @property
+    def dim(self) -> int | None:
+        if self.teacher is not None:
+            return self.teacher.dim
+        return None if self.targets is None else self.targets.vectors.shape[1]
+
+    def lesson(self, batch: Batch, flips: np.ndarray | None, device: torch.device) -> Lesson:
+        """What is to be learned from a batch, of which the images chosen by `flips` (bool) are mirrored."""
+        lesson = Lesson()
+        if self.teacher is not None:
+            seen = batch.images[1]
+            vectors = self.teacher.embed((mirror(seen, flips) if flips is not None else seen).numpy())
+            norms = np.linalg.norm(vectors, axis=1).clip(1e-12)
+            lesson.target, lesson.norm = _to(device, vectors / norms[:, None]), _to(device, norms)
+        elif self.targets is not None:
+            vectors, norms = self.targets.at(batch.rows, flips)
+            lesson.target, lesson.norm = _to(device, vectors), _to(device, norms)
+        if self.labels is not None:
+            lesson.label = _to(device, self.labels[batch.rows])
+        return lesson
+
+
+@dataclass
+class Targets:
+    """Stored teacher vectors: sample i has row rows[i] of `vectors` (m, dim), unit, and of `norms` (m,).
+
+    `flipped` are the vectors of the mirrored images; None where a mirrored image keeps its target.
+    """
+
+    vectors: np.ndarray
+    norms: np.ndarray | None
+    rows: np.ndarray
+    flipped: np.ndarray | None
+
+    def at(self, samples: np.ndarray, flips: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        rows = self.rows[samples]
+        vectors = self.vectors[rows]
+        if flips is not None and self.flipped is not None:
+            vectors[flips] = self.flipped[rows[flips]]
+        return vectors, None if self.norms is None else self.norms[rows]
+
+
+def _to(device: torch.device, array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def open_training_set(data: str | Path, config: TrainingConfig, device: torch.device) -> TrainingSet:
+    """Join data, embedding table and weight manifest by id, and check them before the first step.
+
+    The rows of the weight manifest are trained on, in its order; without one, all rows of the data (less
+    those that the embedding table lists as failures). Raises KdbiasError where an input is missing, ids do
+    not match, or labels or flips do not serve.
+    """
+    needs = loss_needs(config.loss)
+    distils = "target" in needs
+    if distils and (config.embeddings is None) == (config.live_teacher is None):
+        raise KdbiasError(
+            f"loss {config.loss} learns from a teacher: give --embeddings or --live-teacher (not both); "
+            "--loss softmax learns from labels"
+        )
+    columns = {k: getattr(config, k) for k in ("id_column", "label_column", "path_column", "image_column")}
+    source = open_data(data, where=config.where, root=config.root, **columns)
+    inputs = {"data": source.fingerprint}
+    table = EmbeddingTable.open(config.embeddings) if config.embeddings and distils else None
+    if config.weights is not None:
+        manifest = read_manifest(config.weights)
+        inputs["weights"] = manifest.fingerprint
+        rows = align(manifest.ids, source.ids, f"the weights {config.weights}", f"data {data}")
+        source, weights = source.select(rows), manifest.weights
+    else:
+        source = _without_failures(source, table)
+        weights = np.ones(source.n)
+    preprocessings, teacher, targets = [_student_preprocessing(source, config)], None, None
+    if table is not None:
+        inputs["embeddings"] = table.fingerprint
+        targets = _stored_targets(table, source, config, with_norms="norm" in needs)
+    elif distils and config.live_teacher is not None:
+        teacher = open_teacher(config.live_teacher, device=str(device))
+        inputs["teacher"] = teacher.fingerprint
+        preprocessings.append(teacher.preprocessing)
+    labels, classes = _class_numbers(source, str(data)) if "label" in needs else (None, [])
+    return TrainingSet(source, weights, preprocessings, labels, classes, targets, teacher, inputs)
+
+
+def _stored_targets(
+    table: EmbeddingTable, source: Source, config: TrainingConfig, with_norms: bool
+) -> Targets:
+    rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
+    flipped = None
+    if config.flip == "target":
+        if not table.has_flip:
+            raise KdbiasError(
+                f"--flip target needs the teacher's vectors of mirrored images, which {table.path} lacks: "
+                "embed again with --flip, use --live-teacher, or --flip same where mirroring changes nothing"
+            )
+        flipped = table.vectors(column="embedding_flip")
+    return Targets(table.vectors(), table.norms() if with_norms else None, rows, flipped)
+
+
+def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:
+    file = table.path / "failures.parquet" if table is not None else None
+    if file is None or not file.is_file():
+        return source
+    import pyarrow.parquet as pq
+
+    failed = as_strings(pq.read_table(file, columns=["sample_id"]).column(0))
+    keep = pc.invert(pc.is_in(source.ids, value_set=failed)).to_numpy(zero_copy_only=False)
+    if keep.all():
+        return source
+    say(
+        f"train: {source.n - int(keep.sum()):,} samples that the teacher could not read are left out ({file})"
+    )
+    return source.select(np.flatnonzero(keep))
+
+
+def _class_numbers(source: Source, where: str) -> tuple[np.ndarray, list[str]]:
+    """Labels as numbers 0 .. classes-1 in the sorted order of their names."""
+    if source.labels is None:
+        raise KdbiasError(f"{where} has no labels, and the loss learns from them: give --label-column")
+    labels = as_strings(source.labels)
+    if labels.null_count:
+        unlabelled = source.ids.filter(pc.is_null(labels))
+        raise KdbiasError(
+            f"{where}: {labels.null_count:,} of {len(labels):,} training samples have no label "
+            f"({shown(unlabelled)}); leave them out with --where or a weight manifest"
+        )
+    names = pc.unique(labels).sort()
+    if len(names) < 2:
+        raise KdbiasError(f"{where}: all labels are {names[0].as_py()!r}; a loss on labels needs two classes")
+    return pc.index_in(labels, value_set=names).to_numpy().astype(np.int64), names.to_pylist()
+
+
+def _student_preprocessing(source: Source, config: TrainingConfig) -> Preprocessing:
+    """Size of the first image unless --image-size says another; grey where the sampled images are grey."""
+    rows = np.unique(np.linspace(0, source.n - 1, min(_PROBES, source.n)).astype(np.int64))
+    images = [decode_row(source, int(row), "RGB") for row in (rows if config.color == "auto" else rows[:1])]
+    color = config.color
+    if color == "auto":
+        grey = all((image == image[:, :, :1]).all() for image in images)
+        color = "L" if grey else "RGB"
+    return Preprocessing(
+        size=config.image_size or images[0].shape[:2],
+        color=color,
+        mean=(127.5,) * (1 if color == "L" else 3),
+        std=(127.5,) * (1 if color == "L" else 3),
+    )

@@ -1,0 +1,126 @@
+"""The images of a run, decoded and prepared: all of them kept in memory, or streamed by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kdbias.data.decode import UnreadableImage, decode_image
+from kdbias.data.source import Source
+from kdbias.device import parse_bytes
+from kdbias.errors import KdbiasError
+from kdbias.progress import bar
+from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.training.config import TrainingConfig
+
+
+def decode_row(source: Source, row: int, color: str) -> np.ndarray:
+    try:
+        return decode_image(source.read(row), color)
+    except UnreadableImage as error:
+        name = source.ids[row].as_py()
+        raise KdbiasError(
+            f"sample {name} cannot be read ({error.reason}); leave it out of the weights"
+        ) from error
+
+
+@dataclass
+class Batch:
+    """One step's images and the rows (b,) of the training set they come from.
+
+    `images` holds one uint8 tensor (b, h, w, c) a preprocessing: the student's, then the live teacher's.
+    """
+
+    images: list[torch.Tensor]
+    rows: np.ndarray
+
+
+class CachedImages:
+    """All images of a training set as uint8 tensors (n, h, w, c): a batch is one indexing away."""
+
+    def __init__(self, source: Source, preprocessings: list[Preprocessing], workers: int) -> None:
+        self._images = [
+            torch.empty((source.n, *p.size, p.channels), dtype=torch.uint8) for p in preprocessings
+        ]
+        arrays = [images.numpy() for images in self._images]
+
+        def fill(start: int) -> int:
+            for row in range(start, min(start + 256, source.n)):
+                for array, image in zip(arrays, _prepared(source, preprocessings, row), strict=True):
+                    array[row] = image
+            return min(256, source.n - start)
+
+        starts = range(0, source.n, 256)
+        with bar(source.n, "images", "decoding") as progress, ThreadPoolExecutor(max(1, workers)) as pool:
+            for done in pool.map(fill, starts):
+                progress.update(done)
+
+    def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+        for rows in row_batches:
+            index = torch.from_numpy(rows)
+            yield Batch([images[index] for images in self._images], rows)
+
+
+class _ImageRows(Dataset[tuple[list[np.ndarray], int]]):
+    def __init__(self, source: Source, preprocessings: list[Preprocessing]) -> None:
+        self.source, self.preprocessings = source, preprocessings
+
+    def __len__(self) -> int:
+        return self.source.n
+
+    def __getitem__(self, row: int) -> tuple[list[np.ndarray], int]:
+        return _prepared(self.source, self.preprocessings, row), row
+
+
+def _prepared(source: Source, preprocessings: list[Preprocessing], row: int) -> list[np.ndarray]:
+    colors = {p.decode_color for p in preprocessings}
+    decoded = {color: decode_row(source, row, color) for color in colors}
+    return [p.apply(decoded[p.decode_color]) for p in preprocessings]
+
+
+def _stack(samples: Sequence[tuple[list[np.ndarray], int]]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    images, rows = zip(*samples, strict=True)
+    return [torch.from_numpy(np.stack(kind)) for kind in zip(*images, strict=True)], torch.tensor(rows)
+
+
+class StreamedImages:
+    """Images decoded when they are due, ahead of the step, by worker processes (none: in process)."""
+
+    def __init__(
+        self, source: Source, preprocessings: list[Preprocessing], workers: int, pin_memory: bool
+    ) -> None:
+        self._rows = _ImageRows(source, preprocessings)
+        self._options: dict[str, Any] = {
+            "num_workers": workers,
+            "pin_memory": pin_memory,
+            "collate_fn": _stack,
+        }
+        if workers:
+            self._options["prefetch_factor"] = 4
+
+    def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+        lists = (rows.tolist() for rows in row_batches)
+        loader = DataLoader(self._rows, batch_sampler=lists, **self._options)
+        try:
+            for images, rows in loader:
+                yield Batch(images, rows.numpy())
+        except KdbiasError as error:
+            # A worker's error arrives as its whole traceback; the last line is the message.
+            raise KdbiasError(str(error).strip().splitlines()[-1].rpartition("KdbiasError: ")[2]) from error
+
+
+def open_images(
+    source: Source, preprocessings: list[Preprocessing], config: TrainingConfig, pin_memory: bool = False
+) -> CachedImages | StreamedImages:
+    """Decoded images from memory where they fit `config.cache`, else from workers; same order and bytes."""
+    budget = 0 if config.cache.strip() == "0" else parse_bytes(config.cache)
+    size = source.n * sum(int(np.prod(p.size)) * p.channels for p in preprocessings)
+    if size <= budget:
+        return CachedImages(source, preprocessings, config.workers)
+    return StreamedImages(source, preprocessings, config.workers, pin_memory)

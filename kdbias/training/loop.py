@@ -1,0 +1,278 @@
+"""Train a student: on the teacher's embeddings, or on labels, drawing samples as the weights say.
+
+    kdbias train images/ -o student --embeddings emb --weights weights.parquet
+    kdbias train images/ -o teacher --loss arcface --student torchvision:resnet18
+    torchrun --nproc-per-node 8 -m kdbias.cli train faces.rec -o student --embeddings emb --student
+    mobilefacenet
+
+One loop, without callbacks. Options and defaults: `config`. Inputs: `data`, `images`. Parts of a step:
+`step`, `kdbias.losses`. What a run leaves: `record`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdbias.errors import KdbiasError
+from kdbias.losses import build_loss
+from kdbias.networks import build_network
+from kdbias.networks.saved import save_network
+from kdbias.progress import bar, is_quiet, quiet, say
+from kdbias.sampler.identity_sampler import IdentitySampler
+from kdbias.sampler.manifest_sampler import ManifestSampler
+from kdbias.tables import provenance
+from kdbias.tables.run_record import Run
+from kdbias.training.config import TrainingConfig
+from kdbias.training.data import TrainingSet, open_training_set
+from kdbias.training.images import open_images
+from kdbias.training.processes import Processes, join_processes
+from kdbias.training.record import Meter, Record
+from kdbias.training.schedules import rate_factor
+from kdbias.training.step import (
+    Learner,
+    RunningAverage,
+    build_optimiser,
+    draw_flips,
+    mirror,
+    reproducible,
+    seed_step,
+)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run ended with.
+
+    output   the run folder; `student` the file with the trained network
+    loss     mean loss of the last epoch
+    epochs, steps, seconds   how much was trained (seconds: all sessions of the run together)
+    already_finished   True where the call found the run finished and did nothing
+    """
+
+    output: Path
+    student: Path
+    loss: float
+    epochs: int
+    steps: int
+    seconds: float
+    already_finished: bool = False
+
+    def summary(self) -> str:
+        """A line for people."""
+        return (
+            f"{self.student}: {self.epochs:,} epochs, {self.steps:,} steps, loss {self.loss:.4f}, "
+            f"{self.seconds:.1f} s"
+        )
+
+
+def train(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> TrainingResult:
+    """Train a student on `data` and leave student.pt, metrics.csv, config.toml and run.json in `output`.
+
+    `options` are the fields of `kdbias.training.config.TrainingConfig` (student, loss, embeddings, weights,
+    epochs, batch_size, lr, seed, device, ...); `config` names a TOML file with the same keys, and options win
+    over it. The same call again resumes an interrupted run exactly, or finds it finished and does nothing.
+    Under torchrun the processes share every batch.
+
+    resume     refuse to begin a new run
+    overwrite  begin anew whatever is there
+
+    Raises KdbiasError for unknown keys, inputs that do not match by id, a changed configuration (the keys
+    that differ are named), or a loss that is no longer a number.
+    """
+    cfg = TrainingConfig.read(config, options)
+    with (
+        join_processes(cfg.device) as processes,
+        quiet(not processes.main or is_quiet()),
+        reproducible(cfg, processes.device),
+    ):
+        samples = open_training_set(Path(data), cfg, processes.device)
+        run = processes.on_main(lambda: Run.open(output, "train", cfg.identity(), samples.inputs, overwrite))
+        if run.state == "finished":
+            say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
+            return _result(run, already_finished=True)
+        record = Record(run.out)
+        if resume and not record.has_checkpoint:
+            raise KdbiasError(
+                f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start"
+            )
+        try:
+            student, network_doc, meter = fit(samples, cfg, record, processes, data)
+        except torch.OutOfMemoryError as error:
+            raise KdbiasError(
+                f"out of device memory at --batch-size {cfg.batch_size}: halve it (and --lr with it), or use "
+                "--precision bf16; the run resumes only with the same values, so add --overwrite"
+            ) from error
+        counts = {
+            "samples": samples.n,
+            "steps": meter.step,
+            "epochs": cfg.epochs,
+            "classes": len(samples.classes),
+        }
+
+        def finish() -> Run:
+            doc = provenance.document("train", run.record["config"], samples.inputs, counts, meter.seconds)
+            path, prepared = run.out / "student.pt", samples.preprocessing.to_dict()
+            save_network(
+                path, student, cfg.student, network_doc, prepared, {**doc, "classes": samples.classes}
+            )
+            if cfg.onnx:
+                from kdbias.networks.onnx_export import export_onnx
+
+                export_onnx(path, run.out / "student.onnx")
+            paths = {
+                "data": str(data),
+                "embeddings": cfg.embeddings,
+                "weights": cfg.weights,
+                "root": cfg.root,
+            }
+            run.finish(counts, meter.seconds, results=meter.history[-1], classes=samples.classes, paths=paths)
+            return run
+
+        run = processes.on_main(finish)
+        say(f"train: {cfg.epochs} epochs in {meter.seconds:.1f} s, {meter.describe_last()} -> {run.out}")
+        return _result(run)
+
+
+def fit(
+    samples: TrainingSet, cfg: TrainingConfig, record: Record, processes: Processes, data: Any
+) -> tuple[nn.Module, dict[str, Any], Meter]:
+    """The loop. Returns the trained network, the arguments that build it again, and what was measured."""
+    device, prepare = processes.device, samples.preprocessing
+    dim = cfg.dim or samples.dim or 128
+    if samples.dim is not None and samples.dim != dim and cfg.loss != "rkd":
+        raise KdbiasError(f"--dim {dim}, but the teacher's vectors have {samples.dim} numbers")
+    how: dict[str, Any] = {"dim": dim, "channels": prepare.channels, "image_size": list(prepare.size)}
+    torch.manual_seed(cfg.seed)  # whatever else was opened, the seed decides the first weights
+    network = build_network(cfg.student, **how).to(memory_format=torch.channels_last).to(device)
+    loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None, options=cfg.head_options)
+    learner = Learner(network, loss_of.to(device), cfg.precision)
+    optimiser = build_optimiser(learner, cfg)
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
+    average = RunningAverage(network, cfg.ema) if cfg.ema else None
+    learned = {"learner": learner, "optimiser": optimiser, "scaler": scaler, "average": average}
+
+    batch_size = cfg.batch_size if cfg.instances else min(cfg.batch_size, samples.n)
+    share = processes.share(batch_size)
+    sampler = build_sampler(samples, cfg, processes)
+    steps_an_epoch = sampler.steps(share)
+    steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
+    images = open_images(samples.source, samples.preprocessings, cfg, pin_memory=device.type == "cuda")
+    meter = record.load(learned, sampler) if record.has_checkpoint else Meter(loss_of.names)
+    if processes.main:
+        record.begin(cfg, data, meter.step)
+        say(_first_line(cfg, samples, processes, batch_size, steps, meter.step, network))
+    learn = processes.wrap(learner)
+
+    with bar(steps, "steps", "train") as progress:
+        progress.update(meter.step)
+        while meter.step < steps:
+            epoch = meter.step // steps_an_epoch
+            sampler.set_epoch(epoch)
+            meter.wait_from = time.perf_counter()
+            for batch in images.batches(sampler.batches(share)):
+                flips = None
+                if cfg.flip != "none":
+                    flips = draw_flips(
+                        cfg.seed, meter.step, len(batch.rows), processes.rank, processes.world_size
+                    )
+                pixels = batch.images[0].to(device, non_blocking=True)
+                lesson = samples.lesson(batch, flips, device)
+                meter.waited()
+
+                seed_step(cfg.seed, meter.step, processes.rank)
+                pixels = pixels if flips is None else mirror(pixels, flips)
+                loss = learn(prepare.normalise(pixels, channels_last=True), lesson)
+                optimiser.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                if cfg.clip_grad:
+                    scaler.unscale_(optimiser)
+                    nn.utils.clip_grad_norm_(learner.parameters(), cfg.clip_grad)
+                factor = rate_factor(meter.step, steps, cfg.schedule, warmup_steps, cfg.milestones)
+                for group in optimiser.param_groups:
+                    group["lr"] = factor * cfg.rate
+                scaler.step(optimiser)
+                scaler.update()
+                if average is not None:
+                    average.update(network, meter.step)
+
+                meter.add(loss_of.parts, len(batch.rows), processes.world_size)
+                progress.update(1)
+                if processes.main:
+                    record.scalars(meter, loss_of.parts, factor * cfg.rate)
+                    if record.due(cfg.checkpoint_seconds) and meter.step % steps_an_epoch:
+                        record.save(learned, sampler.state_dict(meter.position), meter)
+            drawn = sampler.drawn(epoch, meter.position) if processes.main else {}
+            meter.end_epoch(epoch, factor * cfg.rate, drawn, processes)
+            progress.set_postfix_str(meter.describe_last())
+            if processes.main:
+                record.write_metrics(meter.history)
+                if record.due(cfg.checkpoint_seconds) or meter.step == steps:
+                    record.save(learned, {**sampler.state_dict(0), "epoch": epoch + 1}, meter)
+    return (average.network if average is not None else network), how, meter
+
+
+def build_sampler(
+    samples: TrainingSet, cfg: TrainingConfig, processes: Processes
+) -> ManifestSampler | IdentitySampler:
+    """Draw samples by their weights, or with --instances identities by the sum of theirs."""
+    place: dict[str, Any] = {"seed": cfg.seed, "rank": processes.rank, "world_size": processes.world_size}
+    if not cfg.instances:
+        return ManifestSampler(samples.weights, mode=cfg.sampling, **place)
+    if cfg.batch_size % cfg.instances:
+        raise KdbiasError(f"--batch-size {cfg.batch_size} is no multiple of --instances {cfg.instances}")
+    if samples.source.labels is None:
+        raise KdbiasError("--instances draws identities, and the data has no labels: give --label-column")
+    count = cfg.batch_size // cfg.instances
+    return IdentitySampler(
+        samples.weights, samples.source.labels, identities=count, instances=cfg.instances, **place
+    )
+
+
+def _first_line(
+    cfg: TrainingConfig,
+    samples: TrainingSet,
+    processes: Processes,
+    batch_size: int,
+    steps: int,
+    step: int,
+    network: nn.Module,
+) -> str:
+    (height, width), channels = samples.preprocessing.size, samples.preprocessing.channels
+    together = f", {processes.world_size} processes" if processes.world_size > 1 else ""
+    labels = f" of {len(samples.classes):,} classes" if samples.classes else ""
+    begun = f" (resuming at step {step:,})" if step else ""
+    parameters = sum(p.numel() for p in network.parameters())
+    return (
+        f"train: {processes.device} {cfg.precision}, {torch.get_num_threads()} threads{together}, "
+        f"batch {batch_size}, {samples.n:,} images {height}x{width}x{channels}{labels}, "
+        f"{cfg.epochs} epochs, {steps:,} steps{begun}; "
+        f"{cfg.student} ({parameters:,} parameters), loss {cfg.loss}"
+    )
+
+
+def _result(run: Run, already_finished: bool = False) -> TrainingResult:
+    counts, results = run.record["counts"], run.record["results"]
+    return TrainingResult(
+        output=run.out,
+        student=run.out / "student.pt",
+        loss=results["loss"],
+        epochs=counts["epochs"],
+        steps=counts["steps"],
+        seconds=run.record["seconds"],
+        already_finished=already_finished,
+    )

@@ -1,0 +1,178 @@
+"""What a run leaves while it works: checkpoint.pt, metrics.csv and config.toml, each whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbias.errors import KdbiasError
+from kdbias.networks.saved import read_checkpoint
+from kdbias.optional import require
+from kdbias.sampler.manifest_sampler import Epochs
+from kdbias.tables.files import atomic_path
+from kdbias.training.config import TrainingConfig
+from kdbias.training.processes import Processes
+
+FORMAT = "kdbias-checkpoint-2"
+_SCALARS_EVERY = 10
+
+
+@dataclass
+class Meter:
+    """Where a run stands and what it has measured.
+
+    terms     names of the summands of the loss
+    step      steps done; position = draws of the current epoch that all processes have used up
+    loss_sum  (terms,) float64 summands times images, of this process, since the epoch (or the session) began
+    history   one row an epoch, the columns of metrics.csv
+    """
+
+    terms: list[str]
+    step: int = 0
+    position: int = 0
+    images: int = 0
+    loss_sum: torch.Tensor | None = None
+    wait_seconds: float = 0.0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    wait_from: float = field(default_factory=time.perf_counter)
+    _mark: float = field(default_factory=time.perf_counter)
+
+    def waited(self) -> None:
+        self.wait_seconds += time.perf_counter() - self.wait_from
+
+    def add(self, parts: torch.Tensor, images: int, world_size: int) -> None:
+        """Count a step; sums stay on the device, so that no step waits for its loss to arrive."""
+        weighted = parts.double() * images
+        self.loss_sum = weighted if self.loss_sum is None else self.loss_sum.to(weighted.device) + weighted
+        self.images += images
+        self.position += images * world_size
+        self.step += 1
+        self.wait_from = time.perf_counter()
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        self.epoch_seconds += now - self._mark
+        self._mark = now
+
+    def end_epoch(self, epoch: int, rate: float, drawn: dict[str, float], processes: Processes) -> None:
+        """Close the epoch's row. Raises KdbiasError where the loss is no number any more."""
+        assert self.loss_sum is not None
+        images = torch.tensor([self.images], dtype=torch.float64, device=self.loss_sum.device)
+        sums = processes.sum(torch.cat([self.loss_sum, images])).tolist()
+        parts = [value / sums[-1] for value in sums[:-1]]
+        loss = sum(parts)
+        self.tick()
+        if not math.isfinite(loss):
+            raise KdbiasError(
+                f"the loss of epoch {epoch + 1} is {loss}: lower --lr (peak {rate:g} there) or clip"
+            )
+        row = {"epoch": epoch + 1, "step": self.step, "loss": loss}
+        if len(parts) > 1:
+            row |= {f"loss_{name}": part for name, part in zip(self.terms, parts, strict=True)}
+        row |= {
+            "lr": rate,
+            "images_per_second": self.position / self.epoch_seconds,
+            "data_wait": self.wait_seconds / self.epoch_seconds,
+        }
+        self.history.append({**row, **drawn, "seconds": self.seconds})
+        self.position, self.images, self.loss_sum = 0, 0, None
+        self.wait_seconds = self.epoch_seconds = 0.0
+
+    def describe_last(self) -> str:
+        """The last epoch's loss, with the share of each summand where there are several."""
+        row = self.history[-1]
+        if len(self.terms) == 1:
+            return f"loss {row['loss']:.4f}"
+        shares = [f"{t} {row[f'loss_{t}'] / row['loss']:.0%}" for t in self.terms]
+        return f"loss {row['loss']:.4f} ({', '.join(shares)})"
+
+    def to_dict(self) -> dict[str, Any]:
+        self.tick()
+        names = ("terms", "step", "position", "images", "loss_sum", "wait_seconds", "seconds")
+        return {k: getattr(self, k) for k in (*names, "epoch_seconds", "history")}
+
+
+class Record:
+    """The files of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._checkpoint = folder / "checkpoint.pt"
+        self._saved_at = time.monotonic()
+        self._writer: Any = None
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return self._checkpoint.is_file()
+
+    def begin(self, config: TrainingConfig, data: str | os.PathLike[str], step: int) -> None:
+        """Write config.toml, and open the TensorBoard log where it is wanted."""
+        file = self.folder / "config.toml"
+        config.write(file, f"kdbias train {data} -o {self.folder} --config {file}")
+        if config.tensorboard:
+            tensorboard = require("torch.utils.tensorboard", extra="tensorboard")
+            self._writer = tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+
+    def due(self, seconds: float) -> bool:
+        return time.monotonic() - self._saved_at >= seconds
+
+    def save(self, learned: dict[str, Any], sampler: dict[str, Any], meter: Meter) -> None:
+        """Write checkpoint.pt: everything that the next step depends on.
+
+        What is random in a step (order, flips, dropout) is a function of seed and step, so no generator's
+        state is needed.
+        """
+        content = {
+            "format": FORMAT,
+            "state": {name: part.state_dict() for name, part in learned.items() if part is not None},
+            "sampler": sampler,
+            "meter": meter.to_dict(),
+        }
+        with atomic_path(self._checkpoint) as temporary:
+            torch.save(content, temporary)
+        self._saved_at = time.monotonic()
+
+    def load(self, learned: dict[str, Any], sampler: Epochs) -> Meter:
+        """Put the run back to where checkpoint.pt left it."""
+        content = read_checkpoint(self._checkpoint)
+        if content.get("format") != FORMAT:
+            raise KdbiasError(
+                f"{self._checkpoint} is no checkpoint of this kdbias train ({content.get('format')!r}); "
+                "use --overwrite to start over"
+            )
+        for name, part in learned.items():
+            if part is not None:
+                part.load_state_dict(content["state"][name])
+        sampler.load_state_dict(content["sampler"])
+        return Meter(**content["meter"])
+
+    def scalars(self, meter: Meter, parts: torch.Tensor, rate: float) -> None:
+        """Add the step's loss to the TensorBoard log, now and then."""
+        if self._writer is None or meter.step % _SCALARS_EVERY:
+            return
+        values = parts.tolist()
+        self._writer.add_scalar("step/loss", sum(values), meter.step)
+        self._writer.add_scalar("step/lr", rate, meter.step)
+        if len(values) > 1:
+            for name, value in zip(meter.terms, values, strict=True):
+                self._writer.add_scalar(f"step/loss_{name}", value, meter.step)
+
+    def write_metrics(self, history: list[dict[str, float]]) -> None:
+        with atomic_path(self.folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(history[0]))
+            writer.writeheader()
+            writer.writerows({k: f"{v:.8g}" for k, v in row.items()} for row in history)
+        if self._writer is not None:
+            for key, value in history[-1].items():
+                self._writer.add_scalar(f"epoch/{key}", value, int(history[-1]["step"]))
+            self._writer.flush()

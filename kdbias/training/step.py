@@ -1,0 +1,113 @@
+"""The parts of a training step: network with loss, optimiser, running average, seeds, flips."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdbias.losses import Lesson, WeightedSum
+from kdbias.training.config import TrainingConfig
+
+# What autocast computes in; fp32 and tf32 are not autocast at all.
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner(nn.Module):
+    """Network and loss as one module, so that data-parallel training averages the gradients of both."""
+
+    def __init__(self, network: nn.Module, loss: WeightedSum, precision: str) -> None:
+        super().__init__()
+        self.network, self.loss, self.precision = network, loss, precision
+
+    def forward(self, pixels: torch.Tensor, lesson: Lesson) -> torch.Tensor:
+        dtype = REDUCED.get(self.precision)
+        with torch.autocast(pixels.device.type, dtype, enabled=dtype is not None):
+            embedding = self.network(pixels)
+        return self.loss(embedding.float(), lesson)
+
+
+class RunningAverage:
+    """Exponential moving average of a network's weights and statistics: what --ema saves as the student."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay = copy.deepcopy(network).requires_grad_(False).eval(), decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move towards `network`; the first steps move faster, so that the random start is soon forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mean, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(new, 1 - decay)
+            else:
+                mean.copy_(new)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.network.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state)
+
+
+def build_optimiser(learner: nn.Module, cfg: TrainingConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; biases and normalisation layers are not decayed."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if cfg.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=cfg.rate)
+    return torch.optim.SGD(groups, lr=cfg.rate, momentum=cfg.momentum, nesterov=cfg.momentum > 0)
+
+
+@contextlib.contextmanager
+def reproducible(cfg: TrainingConfig, device: torch.device) -> Iterator[None]:
+    """Seed torch, choose threads, algorithms and TF32 for the block; the caller's come back after it."""
+    if cfg.deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    # Deterministic mode would fill every new tensor, which only helps code that reads uninitialised memory
+    # and costs a tenth of a step. Float32 means float32: torch alone would let convolutions round to TF32.
+    settings: list[tuple[Any, str, bool]] = [
+        (torch.utils.deterministic, "fill_uninitialized_memory", False),
+        (torch.backends.cudnn, "allow_tf32", cfg.precision == "tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32", cfg.precision == "tf32"),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in settings]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(cfg.seed)
+        torch.set_num_threads(cfg.threads or threads)
+        torch.use_deterministic_algorithms(cfg.deterministic, warn_only=True)
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(was_deterministic)
+            for (owner, name, _), value in zip(settings, before, strict=True):
+                setattr(owner, name, value)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what is random in a step (dropout) depend on the step alone: resuming needs no generator."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))
+
+
+def draw_flips(seed: int, step: int, batch: int, rank: int, world_size: int) -> np.ndarray:
+    """Which images of this process's batch are mirrored (bool): half of them, a function of seed and step."""
+    return np.random.default_rng((seed, step, 1)).random(batch * world_size)[rank::world_size] < 0.5
+
+
+def mirror(images: torch.Tensor, flips: np.ndarray) -> torch.Tensor:
+    """(b, h, w, c) with the chosen images mirrored left to right."""
+    chosen = torch.from_numpy(flips).to(images.device, non_blocking=True)
+    return torch.where(chosen[:, None, None, None], images.flip(2), images)

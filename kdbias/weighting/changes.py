@@ -1,0 +1,242 @@
+"""What a manifest changes: who is drawn more, who less, and what that does to groups."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kdbias.errors import KdbiasError
+from kdbias.measurement.distribution import HARDNESS_BINS
+from kdbias.measurement.files import SCHEMES
+from kdbias.measurement.text import aligned
+from kdbias.tables.files import atomic_path
+from kdbias.tables.joins import align, as_strings
+from kdbias.tables.weight_manifest import WeightManifest, read_manifest
+
+_FEW = 12  # rows of a table that a terminal shows
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Flat tables about one manifest, before (natural sampling) and after.
+
+    Attributes:
+        manifest: the manifest's path.
+        groups: a row for each value of the label and each group column, by falling number of samples: column,
+            value, samples, share_before and share_after (of the draws), weight (their ratio), ess_after (of
+            the group's own samples), log_density_before (mean over samples) and log_density_after (mean over
+            draws).
+        hardness: a row for each quarter of the samples by hardness (1 - cosine to the label's other samples):
+            quarter, from_hardness, to_hardness, samples, share_before, share_after; no rows without labels.
+        samples: the most and the least drawn: change ("most" | "least"), sample_id, label, weight and
+            log_density.
+    """
+
+    manifest: Path
+    groups: pa.Table
+    hardness: pa.Table
+    samples: pa.Table
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {name: table.to_pylist() for name, table in self._tables().items()} | {
+            "manifest": str(self.manifest)
+        }
+
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write groups.csv, hardness.csv and samples.csv into ``folder``."""
+        from pyarrow import csv
+
+        written = []
+        for name, table in self._tables().items():
+            path = Path(folder) / f"{name}.csv"
+            with atomic_path(path) as temporary:
+                csv.write_csv(table, temporary)
+            written.append(path)
+        return written
+
+    def summary(self) -> str:
+        """The tables for people, the long ones cut."""
+        parts = [f"{self.manifest}: what it changes"]
+        for table in self._tables().values():
+            if not table.num_rows:
+                continue
+            rows = [[_cell(value) for value in row.values()] for row in table.slice(0, _FEW).to_pylist()]
+            more = table.num_rows - len(rows)
+            parts.append(
+                aligned(table.column_names, rows) + (f"\n... and {more:,} rows more" if more > 0 else "")
+            )
+        return "\n\n".join(parts)
+
+    def _tables(self) -> dict[str, pa.Table]:
+        return {"groups": self.groups, "hardness": self.hardness, "samples": self.samples}
+
+
+def what_changed(
+    manifest: str | os.PathLike[str],
+    density: str | os.PathLike[str] | None = None,
+    *,
+    group_by: Sequence[str] | None = None,
+    top: int = 10,
+) -> Changes:
+    """Compare a weight manifest with natural sampling.
+
+    Args:
+        manifest: the weight manifest.
+        density: the folder that ``uniformity`` wrote, for the hardness; by default the manifest names it.
+        group_by: columns to report by; default the label and every group column.
+        top: how many of the most and of the least drawn samples to list.
+
+    Raises:
+        KdbiasError: no such manifest or column.
+    """
+    stored = read_manifest(manifest)
+    if top < 1:
+        raise KdbiasError(f"top {top} lists no samples; choose 1 or more")
+    known = (["label"] if "label" in stored.table.column_names else []) + stored.group_columns
+    unknown = [name for name in group_by or () if name not in known]
+    if unknown:
+        raise KdbiasError(f"{stored.path} has no column {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
+    columns = list(group_by) if group_by is not None else known
+    log_density = _log_density(stored)
+    tables = [_by_value(stored, name, log_density) for name in columns]
+    return Changes(
+        manifest=stored.path,
+        groups=pa.concat_tables(tables) if tables else _GROUPS.empty_table(),
+        hardness=_by_hardness(stored, _hardness(stored, density)),
+        samples=_extremes(stored, log_density, top),
+    )
+
+
+_GROUPS = pa.schema(
+    [
+        ("column", pa.string()),
+        ("value", pa.large_string()),
+        ("samples", pa.int64()),
+        ("share_before", pa.float64()),
+        ("share_after", pa.float64()),
+        ("weight", pa.float64()),
+        ("ess_after", pa.float64()),
+        ("log_density_before", pa.float64()),
+        ("log_density_after", pa.float64()),
+    ]
+)
+_HARDNESS = pa.schema(
+    [
+        ("quarter", pa.string()),
+        ("from_hardness", pa.float64()),
+        ("to_hardness", pa.float64()),
+        ("samples", pa.int64()),
+        ("share_before", pa.float64()),
+        ("share_after", pa.float64()),
+    ]
+)
+
+
+def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> pa.Table:
+    """Rows of `Changes.groups` for one column; a row of its own for nulls, if the column has others."""
+    encoded = pc.dictionary_encode(as_strings(stored.table.column(column)), null_encoding="encode")
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    names, w, n = encoded.dictionary, stored.weights, stored.n
+    if len(names) == 1 and not names[0].is_valid:
+        return _GROUPS.empty_table()
+    size = np.bincount(codes, minlength=len(names))
+    mass = np.bincount(codes, weights=w, minlength=len(names))
+    squares = np.bincount(codes, weights=w**2, minlength=len(names))
+    before = np.bincount(codes, weights=log_density, minlength=len(names)) / size
+    drawn = np.bincount(codes, weights=w * log_density, minlength=len(names))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ess = np.where(squares > 0, mass**2 / squares, 0.0)
+        after = drawn / mass
+    order = np.argsort(-size, kind="stable")
+    columns = {
+        "column": pa.array([column] * len(order), pa.string()),
+        "value": names.take(pa.array(order)).cast(pa.large_string()),
+        "samples": size[order],
+        "share_before": size[order] / n,
+        "share_after": mass[order] / n,
+        "weight": mass[order] / size[order],
+        "ess_after": ess[order],
+        "log_density_before": _floats(before[order]),
+        "log_density_after": _floats(after[order]),
+    }
+    return pa.table(columns, schema=_GROUPS)
+
+
+def _by_hardness(stored: WeightManifest, hardness: np.ndarray | None) -> pa.Table:
+    if hardness is None:
+        return _HARDNESS.empty_table()
+    known = np.flatnonzero(np.isfinite(hardness))
+    if len(known) < HARDNESS_BINS:
+        return _HARDNESS.empty_table()
+    order = known[np.argsort(hardness[known], kind="stable")]
+    mass = stored.weights[known].sum()
+    rows = []
+    names = ["easiest", *(f"{i}" for i in range(2, HARDNESS_BINS)), "hardest"]
+    for name, quarter in zip(names, np.array_split(order, HARDNESS_BINS), strict=True):
+        rows.append(
+            {
+                "quarter": name,
+                "from_hardness": float(hardness[quarter[0]]),
+                "to_hardness": float(hardness[quarter[-1]]),
+                "samples": len(quarter),
+                "share_before": len(quarter) / len(known),
+                "share_after": float(stored.weights[quarter].sum() / mass) if mass > 0 else None,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=_HARDNESS)
+
+
+def _extremes(stored: WeightManifest, log_density: np.ndarray, top: int) -> pa.Table:
+    """The ``top`` most and least drawn samples; of equal weights the first in the manifest."""
+    falling = np.argsort(-stored.weights, kind="stable")
+    rising = np.argsort(stored.weights, kind="stable")
+    top = min(top, stored.n)
+    rows = np.r_[falling[:top], rising[:top]]
+    take = pa.array(rows)
+    columns = {
+        "change": ["most"] * top + ["least"] * top,
+        "sample_id": stored.ids.take(take),
+        "label": stored.labels.take(take),
+        "weight": stored.weights[rows],
+        "log_density": _floats(log_density[rows]),
+    }
+    return pa.table(columns)
+
+
+def _log_density(stored: WeightManifest) -> np.ndarray:
+    """(n,) natural log density, NaN where a hand-made manifest has none."""
+    if "log_density" not in stored.table.column_names:
+        return np.full(stored.n, np.nan)
+    return stored.table.column("log_density").to_numpy().astype(np.float64)
+
+
+def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) -> np.ndarray | None:
+    """(n,) hardness as ``uniformity`` measured it, None where its folder is not at hand."""
+    folder = density if density is not None else stored.provenance.get("density")
+    if folder is None:
+        return None
+    file = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / SCHEMES
+    if not file.exists():
+        if density is not None:
+            raise KdbiasError(f"{density} holds no {SCHEMES}; make it with kdbias uniformity")
+        return None
+    measured = pq.read_table(file, columns=["sample_id", "hardness"])
+    rows = align(stored.ids, as_strings(measured.column("sample_id")), str(stored.path), str(file))
+    return measured.column("hardness").to_numpy().astype(np.float64)[rows]
+
+
+def _floats(values: np.ndarray) -> pa.Array:
+    return pa.array(values, mask=~np.isfinite(values))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,107 @@
+"""Equal attention to clusters of clusters, instead of to samples.
+
+Inspired by the hierarchical k-means curation of Vo et al. 2024 (arXiv 2405.15613): k-means, then k-means of
+the centroids, and so on; the upper levels spread over the support of the data rather than after its density.
+The budget then flows from the top down by water-filling: every cluster gets the same, unless it has less.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdbias import optional
+from kdbias.errors import KdbiasError
+from kdbias.weighting.case import Case, Scheme
+
+_SAMPLES_A_CLUSTER = 20
+_BRANCHING = 10
+_MOST_CLUSTERS = 10_000
+_ITERATIONS = 20
+
+
+def cluster_balanced(case: Case, *, keep: float = 0.2, clusters: Sequence[int] | None = None) -> Scheme:
+    """w = share of a budget of keep * m samples that reaches the sample's cluster / size of the cluster.
+
+    No weight exceeds 1 / keep times the mean: nothing is drawn more than once per budget.
+
+    Args:
+        case: the measurements; needs embeddings.
+        keep: budget as a share of the samples, in (0, 1]; smaller is flatter, 1 is natural sampling.
+        clusters: number of clusters on each level, finest first; default m / 20, then a tenth each, to 10.
+    """
+    if not 0 < keep <= 1:
+        raise KdbiasError(f"keep {keep:g} is not a share of the samples; choose 0 < keep <= 1")
+    levels = list(clusters) if clusters is not None else default_levels(case.m)
+    if (
+        any(k < 2 for k in levels)
+        or not levels
+        or any(a <= b for a, b in zip([case.m, *levels], levels, strict=False))
+    ):
+        raise KdbiasError(
+            f"clusters {list(levels)} must fall from level to level, below the {case.m:,} distinct samples, "
+            "and each be 2 or more"
+        )
+    assignments = hierarchy(case.vectors, levels, case.seed)
+    values = water_filled(assignments, case.m, keep)
+    return Scheme(values, {"keep": keep, "clusters": levels})
+
+
+def default_levels(m: int) -> list[int]:
+    levels = [max(2, min(m // _SAMPLES_A_CLUSTER, _MOST_CLUSTERS))]
+    while levels[-1] >= _BRANCHING * _BRANCHING:
+        levels.append(levels[-1] // _BRANCHING)
+    return levels
+
+
+def hierarchy(x: np.ndarray, levels: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+    """Spherical k-means of unit rows x (m, d), then of its centroids, level by level.
+
+    Returns:
+        For each level the cluster of each item of the level below (samples at the bottom), int64.
+    """
+    faiss: Any = optional.require("faiss", package="faiss-cpu")
+    items, assignments = np.ascontiguousarray(x, dtype=np.float32), []
+    for k in levels:
+        means = faiss.Kmeans(
+            items.shape[1],
+            k,
+            niter=_ITERATIONS,
+            seed=seed + 1,
+            spherical=True,
+            min_points_per_centroid=1,
+        )
+        means.train(items)
+        _, nearest = means.index.search(items, 1)
+        assignments.append(nearest[:, 0].astype(np.int64))
+        items = means.centroids
+    return assignments
+
+
+def water_filled(assignments: Sequence[np.ndarray], m: int, keep: float) -> np.ndarray:
+    """(m,) share of each sample when keep * m draws flow down the hierarchy, in [0, 1]."""
+    sizes: list[np.ndarray] = [np.ones(m)]
+    for cluster in assignments:
+        sizes.append(np.bincount(cluster, weights=sizes[-1], minlength=int(cluster.max()) + 1))
+    budget = fill(sizes[-1], keep * m)
+    for cluster, below in zip(reversed(assignments), reversed(sizes[:-1]), strict=True):
+        given = np.zeros(len(below))
+        order = np.argsort(cluster, kind="stable")
+        bounds = np.searchsorted(cluster[order], np.arange(len(budget) + 1))
+        for parent, (start, stop) in enumerate(itertools.pairwise(bounds)):
+            members = order[start:stop]
+            given[members] = fill(below[members], budget[parent])
+        budget = given
+    return budget
+
+
+def fill(sizes: np.ndarray, total: float) -> np.ndarray:
+    """min(level, sizes) for the level at which they sum to ``total`` (all of them if that is too much)."""
+    if total >= sizes.sum():
+        return sizes.astype(np.float64)
+    ascending = np.sort(sizes)
+    # Level with the i smallest full: what they leave, shared by the others.
+    spent = np.r_[0.0, np.cumsum(ascending)[:-1]]
+    level = (total - spent) / np.arange(len(sizes), 0, -1)
+    return np.minimum(sizes, level[np.argmax(level <= ascending)])

@@ -1,0 +1,500 @@
+"""embed(): the right vector for each image, whatever fails, whatever interrupts, however it is split."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import kdbias.embedding.stage as embedding_module
+from kdbias import progress
+from kdbias.data import open_data
+from kdbias.embedding.engine import require_consistent
+from kdbias.embedding.stage import EmbedResult, embed
+from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.teachers.teacher import Teacher
+
+PIXELS = """
+import numpy as np
+
+class Pixels:
+    preprocessing = {"size": [6, 8], "color": "L", "mean": [0], "std": [1]}
+
+    def embed(self, batch):
+        return batch.reshape(len(batch), -1).astype(np.float32) + 1
+
+def factory(device):
+    return Pixels()
+
+class Broken(Pixels):
+    def embed(self, batch):
+        vectors = super().embed(batch)
+        vectors[batch[:, 0, 0, 0] == 200] = np.nan
+        return vectors
+
+def broken(device):
+    return Broken()
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """40 images of 6x8 in two classes and one file that is no image."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for i in range(40):
+        path = root / "ab"[i % 2] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 199, (6, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    (root / "a" / "03.png").write_bytes(b"no image at all")
+    return root
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> str:
+    (tmp_path / "pixels.py").write_text(PIXELS)
+    return f"python:{tmp_path / 'pixels.py'}:factory"
+
+
+def run(images: Path, out: Path, teacher: str, **more) -> EmbedResult:
+    options = {"rows_per_part": 9, "batch_size": 4, "workers": 0, "device": "cpu", **more}
+    with progress.quiet():
+        return embed(images, out, teacher=teacher, **options)
+
+
+def expected(images: Path, mirrored: bool = False) -> dict[str, np.ndarray]:
+    vectors = {}
+    for path in sorted(images.rglob("*.png")):
+        if path != images / "a" / "03.png":
+            pixels = np.asarray(Image.open(path)).astype(np.float64)
+            vector = (pixels[:, ::-1] if mirrored else pixels).ravel() + 1
+            vectors[path.relative_to(images).as_posix()] = vector / np.linalg.norm(vector)
+    return vectors
+
+
+def assert_table_is(out: Path, vectors: dict[str, np.ndarray], column: str = "embedding") -> None:
+    table = EmbeddingTable.open(out)
+    assert table.ids().to_pylist() == list(vectors)
+    np.testing.assert_allclose(table.vectors(column=column), np.stack(list(vectors.values())), atol=2e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_id_gets_its_images_vector(images, teacher, tmp_path, workers) -> None:
+    result = run(images, tmp_path / "out", teacher, workers=workers)
+    assert (result.state, result.samples, result.failures, result.parts) == ("finished", 40, 1, 5)
+    assert_table_is(tmp_path / "out", expected(images))
+    table = EmbeddingTable.open(tmp_path / "out")
+    assert table.labels().to_pylist() == [name[0] for name in table.ids().to_pylist()]
+    first = np.asarray(Image.open(images / "a" / "00.png")).astype(float)
+    assert table.norms()[0] == pytest.approx(np.linalg.norm(first + 1), rel=1e-6)
+
+
+def test_failures_table_names_id_path_and_reason(images, teacher, tmp_path) -> None:
+    run(images, tmp_path / "out", teacher)
+    failures = pd.read_parquet(tmp_path / "out" / "failures.parquet")
+    assert failures.to_dict("records") == [
+        {"sample_id": "a/03.png", "path": "a/03.png", "reason": failures.reason[0]}
+    ]
+    assert "not an image" in failures.reason[0]
+    assert failures.attrs["kdbias"]["counts"] == {"samples": 40, "failures": 1, "parts": 5}
+
+
+def test_failures_table_is_there_when_nothing_failed(images, teacher, tmp_path) -> None:
+    (images / "a" / "03.png").unlink()
+    run(images, tmp_path / "out", teacher)
+    failures = pd.read_parquet(tmp_path / "out" / "failures.parquet")
+    assert list(failures.columns) == ["sample_id", "path", "reason"]
+    assert len(failures) == 0
+
+
+def test_provenance_shows_in_pandas(images, teacher, tmp_path) -> None:
+    run(images, tmp_path / "out", teacher)
+    doc = pd.read_parquet(tmp_path / "out" / "part-00001.parquet").attrs["kdbias"]
+    assert doc["stage"] == "embed"
+    assert doc["config"]["teacher"] == teacher
+    assert doc["config"]["preprocessing"]["size"] == [6, 8]
+    assert set(doc["inputs"]) == {"data", "teacher"}
+
+
+def test_on_error_fail_names_the_image(images, teacher, tmp_path) -> None:
+    with pytest.raises(KdbiasError, match=r"a/03\.png.*not an image.*--on-error skip"):
+        run(images, tmp_path / "out", teacher, on_error="fail")
+    assert run(images, tmp_path / "out", teacher, on_error="skip").state == "finished"
+
+
+def test_all_failed_is_an_error_and_is_tried_again(images, teacher, tmp_path) -> None:
+    whole = {path: path.read_bytes() for path in images.rglob("*.png")}
+    for path in whole:
+        path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(KdbiasError, match="all 41 images failed"):
+        run(images, tmp_path / "out", teacher)
+    assert not (tmp_path / "out" / "failures.parquet").exists()
+
+
+def test_flip_stores_the_mirrored_view(images, teacher, tmp_path) -> None:
+    run(images, tmp_path / "out", teacher, flip=True)
+    assert_table_is(tmp_path / "out", expected(images))
+    assert_table_is(tmp_path / "out", expected(images, mirrored=True), "embedding_flip")
+
+
+def test_where_and_float32(images, teacher, tmp_path) -> None:
+    run(images, tmp_path / "out", teacher, where=["label=b"], store="float32")
+    vectors = {k: v for k, v in expected(images).items() if k.startswith("b/")}
+    assert_table_is(tmp_path / "out", vectors)
+    stored = pa.parquet.read_schema(tmp_path / "out" / "part-00000.parquet").field("embedding").type
+    assert stored.value_type == pa.float32()
+
+
+def test_plan_writes_nothing(images, teacher, tmp_path, capsys) -> None:
+    result = embed(images, tmp_path / "out", teacher=teacher, plan=True, device="cpu", rows_per_part=9)
+    assert (result.state, result.samples, result.parts, result.dim) == ("planned", 41, 5, 48)
+    assert not (tmp_path / "out").exists()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("embed: cpu, fp32, ")
+    assert "batch 64" in lines[0]
+    assert "L resize to 6x8" in lines[0]
+    assert "41 samples -> 5 parts of up to 9 rows, 48-d float16 vectors, 3.9 kB" in lines[2]
+
+
+def test_finished_run_is_a_no_op_that_says_so(images, teacher, tmp_path, capsys) -> None:
+    run(images, tmp_path / "out", teacher)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
+    again = embed(images, tmp_path / "out", teacher=teacher, rows_per_part=9, batch_size=7, device="cpu")
+    assert (again.state, again.samples, again.failures) == ("already finished", 40, 1)
+    assert "finished already (40 samples); nothing to do" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
+
+
+def test_changed_options_and_data_are_refused_by_name(images, teacher, tmp_path) -> None:
+    run(images, tmp_path / "out", teacher)
+    with pytest.raises(ConfigChangedError, match="flip: False -> True"):
+        run(images, tmp_path / "out", teacher, flip=True)
+    with pytest.raises(ConfigChangedError, match="store: 'float16' -> 'float32'"):
+        run(images, tmp_path / "out", teacher, store="float32")
+    (images / "a" / "00.png").rename(images / "a" / "moved.png")
+    with pytest.raises(ConfigChangedError, match="input data"):
+        run(images, tmp_path / "out", teacher)
+    assert run(images, tmp_path / "out", teacher, overwrite=True).state == "finished"
+
+
+def test_changed_teacher_code_is_refused(images, teacher, tmp_path) -> None:
+    run(images, tmp_path / "out", teacher)
+    file = tmp_path / "pixels.py"
+    file.write_text(file.read_text().replace("+ 1", "+ 2"))
+    with pytest.raises(ConfigChangedError, match="input teacher"):
+        run(images, tmp_path / "out", teacher)
+
+
+def test_nan_embeddings_are_refused_with_their_ids(images, teacher, tmp_path) -> None:
+    Image.fromarray(np.full((6, 8), 200, np.uint8)).save(images / "b" / "05.png")
+    with pytest.raises(KdbiasError, match=r"1 of .* vectors are zero or not finite \('b/05\.png'\)"):
+        run(images, tmp_path / "out", teacher.replace("factory", "broken"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"store": "float64"}, "--store is 'float64'"),
+        ({"on_error": "ignore"}, "--on-error is 'ignore'"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"workers": -1}, "--workers is -1"),
+        ({"precision": "int8"}, "--precision is 'int8'"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+    ],
+)
+def test_wrong_options_are_refused(images, teacher, tmp_path, options, message) -> None:
+    with pytest.raises(KdbiasError, match=message):
+        run(images, tmp_path / "out", teacher, **options)
+
+
+def embed_in_child(images: Path, out: Path, teacher: str, limit: int | None, workers: int) -> None:
+    if limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        run(images, out, teacher, rows_per_part=3, batch_size=2, workers=workers)
+    except KdbiasError as error:
+        os._exit(2 if "finished parts are kept" in str(error) else 3)
+    os._exit(0)
+
+
+def child(*arguments) -> multiprocessing.Process:
+    # Forked: a fresh interpreter would spend seconds on imports before there is anything to kill.
+    process = multiprocessing.get_context("fork").Process(target=embed_in_child, args=arguments)
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize(("workers", "kills"), [(0, 25), (2, 5)])
+def test_killed_at_any_moment_and_run_again_gives_the_same_table(
+    images, teacher, tmp_path, workers, kills
+) -> None:
+    whole = tmp_path / "whole"
+    begun = time.monotonic()
+    process = child(images, whole, teacher, None, workers)
+    process.join()
+    longest = time.monotonic() - begun
+    assert process.exitcode == 0
+    wanted = EmbeddingTable.open(whole)
+    chance = random.Random(workers)
+    died = 0
+    out = tmp_path / "out"
+    for _ in range(kills):
+        process = child(images, out, teacher, None, workers)
+        time.sleep(chance.uniform(0, 0.7 * longest))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            died += 1
+        else:  # the machine was busier when the whole run was timed
+            longest *= 0.7
+        if (out / "run.json").exists() and json.loads((out / "run.json").read_text())["status"] == "finished":
+            assert EmbeddingTable.open(out).fingerprint == wanted.fingerprint
+            for path in sorted(out.rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+    assert died >= kills // 3
+    run(images, out, teacher, rows_per_part=3, batch_size=2)
+    got = EmbeddingTable.open(out)
+    assert got.fingerprint == wanted.fingerprint
+    assert got.ids().equals(wanted.ids())
+    assert np.array_equal(got.vectors(), wanted.vectors())
+    assert not list(out.rglob("*tmp*"))
+    for name in ["failures.parquet", "part-00003.parquet"]:
+        pd.testing.assert_frame_equal(pd.read_parquet(out / name), pd.read_parquet(whole / name))
+
+
+def test_full_disk_is_one_line_and_the_run_goes_on_later(images, teacher, tmp_path) -> None:
+    out = tmp_path / "out"
+    process = child(images, out, teacher, 3000, 0)
+    process.join()
+    assert process.exitcode == 2
+    with pytest.raises(KdbiasError, match="unfinished"):
+        EmbeddingTable.open(out)
+    assert not list(out.rglob("*tmp*"))
+    run(images, out, teacher, rows_per_part=3, batch_size=2)
+    assert_table_is(out, expected(images))
+
+
+def test_full_tmpfs_is_one_line_and_the_run_goes_on_later(images, teacher, tmp_path) -> None:
+    import subprocess
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        with pytest.raises(KdbiasError, match=r"cannot write to .*[Nn]o space left.*finished parts are kept"):
+            run(images, disk / "out", teacher, rows_per_part=2)
+        made = len(list((disk / "out").glob("part-*.parquet")))
+        assert 0 < made < 21
+        subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+        run(images, disk / "out", teacher, rows_per_part=2)
+        assert_table_is(disk / "out", expected(images))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_damaged_or_missing_part_is_made_again(images, teacher, tmp_path) -> None:
+    out = tmp_path / "out"
+    fingerprint = run(images, out, teacher) and EmbeddingTable.open(out).fingerprint
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    (out / "part-00001.parquet").unlink()
+    (out / "part-00002.parquet").write_bytes(b"PAR1 cut short")
+    (out / "parts" / "part-00003.json").write_text("{")
+    untouched = (out / "part-00000.parquet").stat().st_mtime_ns
+    run(images, out, teacher)
+    assert EmbeddingTable.open(out).fingerprint == fingerprint
+    assert (out / "part-00000.parquet").stat().st_mtime_ns == untouched
+    assert_table_is(out, expected(images))
+
+
+class DeadlyImages:
+    """Reading row 20 ends the process that reads it."""
+
+    def __init__(self, images) -> None:
+        self.images = images
+
+    def read(self, row: int):
+        if row == 20:
+            os._exit(9)
+        return self.images.read(row)
+
+    def location(self, row: int) -> str:
+        return self.images.location(row)
+
+
+def test_a_dying_worker_is_one_line_that_says_what_to_do(images, teacher, tmp_path, monkeypatch) -> None:
+    def deadly(*args, **kwargs):
+        import dataclasses
+
+        source = open_data(*args, **kwargs)
+        return dataclasses.replace(source, images=DeadlyImages(source.images))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_module, "open_data", deadly)
+        with pytest.raises(KdbiasError, match=r"a decode worker died.*fewer --workers") as caught:
+            run(images, tmp_path / "out", teacher, workers=1)
+    assert "\n" not in str(caught.value)
+    run(images, tmp_path / "out", teacher)
+    assert_table_is(tmp_path / "out", expected(images))
+
+
+def test_ranks_share_the_parts_and_the_last_one_finishes(images, teacher, tmp_path, monkeypatch) -> None:
+    run(images, tmp_path / "alone", teacher)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    states = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        states.append(run(images, tmp_path / "shared", teacher).state)
+    assert states == ["partial", "partial", "finished"]
+    shared, alone = EmbeddingTable.open(tmp_path / "shared"), EmbeddingTable.open(tmp_path / "alone")
+    assert shared.fingerprint == alone.fingerprint
+    assert np.array_equal(shared.vectors(), alone.vectors())
+
+
+def embed_as_rank(rank: int, port: int, images: Path, out: Path, teacher: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        run(images, out, teacher, overwrite=True)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def test_two_processes_at_once_meet_and_share_the_parts(images, teacher, tmp_path) -> None:
+    import socket
+
+    run(images, tmp_path / "alone", teacher)
+    run(images, tmp_path / "shared", teacher, flip=True)  # something to overwrite
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    arguments = (port, images, tmp_path / "shared", teacher)
+    ranks = [fork.Process(target=embed_as_rank, args=(rank, *arguments)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    shared, alone = EmbeddingTable.open(tmp_path / "shared"), EmbeddingTable.open(tmp_path / "alone")
+    assert shared.fingerprint == alone.fingerprint
+
+
+def test_impossible_rank_is_refused(images, teacher, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(KdbiasError, match="RANK=2 and WORLD_SIZE=2"):
+        run(images, tmp_path / "out", teacher)
+
+
+class Mixing(Teacher):
+    """Adds the mean of the batch, as a network in training mode would."""
+
+    spec, dim = "mixing", 4
+    preprocessing = Preprocessing((2, 2), color="L", mean=(0,), std=(1,))
+
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        pixels = batch.reshape(len(batch), 4).astype(np.float32)
+        return pixels - 0.9 * pixels.mean(axis=0)
+
+
+def test_batch_dependent_teacher_is_refused_with_the_numbers() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1), dtype=np.uint8)
+    with pytest.raises(
+        KdbiasError, match=r"alone and in a batch of 8: cosine -?0\.\d+ at worst.*--batch-size 1"
+    ):
+        require_consistent(Mixing(), images)
+    assert require_consistent(Mixing(), images[:1]) == 1.0
+
+
+# Precomputed embeddings
+
+
+@pytest.fixture
+def vectors(images: Path) -> tuple[list[str], np.ndarray]:
+    ids = [p.relative_to(images).as_posix() for p in sorted(images.rglob("*.png"))]
+    return ids, np.random.default_rng(1).normal(size=(41, 5)).astype(np.float32)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def precomputed(images: Path, file: Path, out: Path, **more) -> EmbeddingTable:
+    result = run(images, out, f"precomputed:{file}", store="float32", **more)
+    assert result.state == "finished"
+    return EmbeddingTable.open(out)
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet", "list-parquet", "table"])
+def test_precomputed_is_joined_by_id(images, vectors, tmp_path, kind) -> None:
+    ids, rows = vectors
+    order = np.random.default_rng(2).permutation(41)
+    names = np.array(ids)[order]
+    file = tmp_path / f"vectors.{kind.removeprefix('list-')}"
+    if kind == "npz":
+        np.savez(file, ids=names, embeddings=rows[order])
+    elif kind == "parquet":
+        pd.DataFrame({"sample_id": names, "embedding": list(rows[order])}).to_parquet(file)
+    elif kind == "list-parquet":
+        pa.parquet.write_table(pa.table({"sample_id": names, "vector": rows[order].tolist()}), file)
+    else:
+        write_embedding_table(file, pa.array(names), rows[order], dtype="float32")
+    table = precomputed(images, file, tmp_path / "out", where=["label=a"])
+    kept = [i for i, name in enumerate(ids) if name.startswith("a/")]
+    assert table.ids().to_pylist() == [ids[i] for i in kept]
+    np.testing.assert_allclose(table.vectors(), unit(rows[kept]), atol=1e-6)
+
+
+def test_bare_array_needs_same_order_and_counts_before_where(images, vectors, tmp_path) -> None:
+    ids, rows = vectors
+    np.save(tmp_path / "v.npy", rows.astype(np.float16))
+    with pytest.raises(KdbiasError, match=r"41 vectors without ids.*--same-order"):
+        precomputed(images, tmp_path / "v.npy", tmp_path / "out")
+    table = precomputed(images, tmp_path / "v.npy", tmp_path / "out", same_order=True, where=["label=b"])
+    kept = [i for i, name in enumerate(ids) if name.startswith("b/")]
+    assert table.ids().to_pylist() == [ids[i] for i in kept]
+    np.testing.assert_allclose(table.vectors(), unit(rows[kept].astype(np.float16)), atol=2e-3)
+    np.save(tmp_path / "short.npy", rows[:40])
+    with pytest.raises(KdbiasError, match="40 vectors, the data 41 samples"):
+        precomputed(images, tmp_path / "short.npy", tmp_path / "no", same_order=True, where=["label=b"])
+
+
+def test_precomputed_refusals(images, vectors, tmp_path) -> None:
+    ids, rows = vectors
+    np.savez(tmp_path / "few.npz", ids=np.array(ids[:-2]), embedding=rows[:-2])
+    with pytest.raises(KdbiasError, match="2 of the 41 ids"):
+        precomputed(images, tmp_path / "few.npz", tmp_path / "out")
+    np.savez(tmp_path / "twice.npz", ids=np.array([ids[0], *ids[:-1]]), embedding=rows)
+    with pytest.raises(KdbiasError, match="more than once"):
+        precomputed(images, tmp_path / "twice.npz", tmp_path / "out")
+    zero = rows.copy()
+    zero[7] = 0
+    np.save(tmp_path / "zero.npy", zero)
+    with pytest.raises(KdbiasError, match=ids[7]):
+        precomputed(images, tmp_path / "zero.npy", tmp_path / "zero", same_order=True)
+    np.save(tmp_path / "ints.npy", np.ones((41, 5), np.int64))
+    with pytest.raises(KdbiasError, match=r"int64 \(41, 5\), should be floats"):
+        precomputed(images, tmp_path / "ints.npy", tmp_path / "ints", same_order=True)
+    np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    with pytest.raises(KdbiasError, match="not an array of plain numbers"):
+        precomputed(images, tmp_path / "objects.npy", tmp_path / "objects", same_order=True)
+    with pytest.raises(KdbiasError, match="take no --flip"):
+        precomputed(images, tmp_path / "zero.npy", tmp_path / "flip", same_order=True, flip=True)

@@ -1,0 +1,198 @@
+"""uniformity() past exact search, and its estimators of the log density."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdbias.errors import KdbiasError
+from kdbias.measurement import passes
+from kdbias.measurement.density import intrinsic_dimension, log_density
+from kdbias.measurement.passes import PassPlan, duration
+from kdbias.measurement.stage import summary_table, uniformity
+from kdbias.tables.density_table import read_density
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.weight_manifest import write_manifest
+from tests import reference
+
+N, D = 1500, 16
+OPTIONS = {"k": 8, "t": "4,8", "rectification": "none", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingTable:
+    x = reference.clustered_sphere(N, D, 40)
+    ids = pa.array([f"s{i}" for i in range(N)])
+    return write_embedding_table(tmp_path_factory.mktemp("emb") / "emb", ids, x, dtype="float32")
+
+
+@pytest.fixture(scope="module", params=["ivf", "hnsw"])
+def measured(request: pytest.FixtureRequest, table, tmp_path_factory: pytest.TempPathFactory):
+    if request.param == "hnsw":
+        pytest.importorskip("faiss")
+    out = tmp_path_factory.mktemp(request.param) / "out"
+    return uniformity(table.path, out, search=request.param, **OPTIONS)
+
+
+def test_numbers_with_their_errors(table, measured) -> None:
+    x = table.vectors()
+    for entry in measured.document["schemes"][0]["bandwidths"]:
+        exact = reference.uniformity(x, entry["t"])
+        assert entry["standard_error"] > 0
+        assert abs(entry["uniformity"] - exact) < 4 * entry["standard_error"] + 1e-5
+        low, high = entry["interval"]
+        assert low < entry["uniformity"] < high
+        assert entry["energy"] == pytest.approx(reference.energy(x, entry["t"]), rel=0.02)
+
+
+def test_quality_is_stored_and_shown(measured) -> None:
+    search = measured.document["search"]
+    assert search["kind"] in ("ivf", "hnsw")
+    assert 0.7 < search["recall"] <= 1
+    assert search["knn_spearman"] > 0.95
+    assert json.loads(measured.uniformity_path.read_text())["search"] == search
+    text = summary_table(measured.document)
+    assert "+-" in text
+    assert "computed exactly" in text
+
+
+def test_intervals_of_the_density_table(table, measured) -> None:
+    density = read_density(measured.out)
+    intervals = pq.read_table(measured.out / "intervals.parquet")
+    assert intervals.column("sample_id").to_pylist() == density.ids.to_pylist()
+    for t in density.bandwidths:
+        off = np.abs(density.potential(t) - reference.potentials(table.vectors(), t))
+        assert (off <= intervals.column(f"half_width_t{t:g}").to_numpy()).mean() > 0.9
+
+
+def test_neighbours_are_close_to_the_exact_ones(table, measured) -> None:
+    distances = read_density(measured.out).numbers("knn_distance")
+    exact = np.sqrt(2 - 2 * reference.neighbors(table.vectors(), 8)[1][:, -1])
+    assert (distances >= exact - 1e-5).all()
+    assert np.median(distances / exact) < 1.01
+
+
+def test_schemes_are_added_by_the_same_search(table, measured, tmp_path: Path) -> None:
+    w = np.random.default_rng(0).random(N)
+    manifest = tmp_path / "w.parquet"
+    write_manifest(manifest, table.ids(), None, {}, np.zeros(N), w, {})
+    search = measured.document["search"]["kind"]
+    more = uniformity(table.path, measured.out, search=search, weights=[manifest], **OPTIONS).document
+    assert [s["name"] for s in more["schemes"]] == ["natural", "w"]
+    for entry in more["schemes"][1]["bandwidths"]:
+        exact = reference.uniformity(table.vectors(), entry["t"], reference.probabilities(w))
+        assert abs(entry["uniformity"] - exact) < 4 * entry["standard_error"] + 1e-5
+
+
+def test_a_search_that_is_too_coarse_is_refused(table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
+    with pytest.raises(KdbiasError, match="too coarse"):
+        uniformity(table.path, tmp_path / "out", search="ivf", **OPTIONS)
+
+
+def test_hnsw_only_warns(table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
+    uniformity(table.path, tmp_path / "out", search="hnsw", **OPTIONS)
+    assert "warning" in capsys.readouterr().err
+
+
+def test_approximate_searches_run_on_the_cpu(table, tmp_path) -> None:
+    with pytest.raises(KdbiasError, match="CPU"):
+        uniformity(table.path, tmp_path / "out", search="ivf", **{**OPTIONS, "device": "cuda"})
+
+
+@pytest.mark.parametrize(
+    "options", [{"estimator": "best"}, {"precision": "fp8"}, {"precision": "bf16"}, {"exponent": -1.0}]
+)
+def test_bad_options_are_refused(table, tmp_path, options: dict) -> None:
+    with pytest.raises(KdbiasError):
+        uniformity(table.path, tmp_path / "out", **OPTIONS, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_runs_are_told_of_the_cheaper_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "seconds_estimate", lambda n, d, threads: 1e-9 * n * n)
+    plan = PassPlan("exact", "cpu", "float32", 2, 1 << 30, 0)
+    assert "--search ivf" not in plan.announcement(100_000, 128)
+    long = plan.announcement(10_000_000, 128)
+    assert "27.8 h" in long
+    assert "--search ivf: about" in long
+    assert "all pairs" in long
+    assert "2 thread(s)" in long
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.1, "1 s"), (80, "80 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_estimators_without_searching_again(table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    options = {**OPTIONS, "keep_neighbors": True}
+    uniformity(table.path, out, **options)
+    x = table.vectors()
+    _, cosines = reference.neighbors(x, 8)
+    monkeypatch.setattr(passes, "all_pairs", lambda *a, **o: pytest.fail("searched again"))
+
+    potential = read_density(out).numbers("log_density")
+    np.testing.assert_allclose(potential, np.log(reference.potentials(x, 4)), atol=1e-5)
+
+    restated = uniformity(table.path, out, estimator="vmf", **options)
+    assert restated.state == "restated"
+    vmf = read_density(out).numbers("log_density")
+    np.testing.assert_allclose(vmf, np.log(np.exp(8 * (cosines - 1)).mean(axis=1)), atol=1e-5)
+
+    document = uniformity(table.path, out, estimator="knn", **options).document
+    exponent = document["estimator"]["exponent"]
+    assert exponent == document["intrinsic_dimension"]
+    knn = read_density(out)
+    np.testing.assert_allclose(
+        knn.numbers("log_density"), -exponent * np.log(np.sqrt(2 - 2 * cosines[:, -1])), rtol=1e-4
+    )
+    assert knn.provenance["estimator"] == {"kind": "knn", "exponent": exponent}
+
+    uniformity(table.path, out, estimator="knn", exponent=2.0, **options)
+    np.testing.assert_allclose(
+        read_density(out).numbers("log_density"), knn.numbers("log_density") * 2 / exponent, rtol=1e-6
+    )
+    assert uniformity(table.path, out, estimator="knn", **options).state == "finished"
+    assert uniformity(table.path, out, **options).state == "finished"  # not asked for: stays as it is
+    uniformity(table.path, out, estimator="potential", **options)
+    np.testing.assert_allclose(read_density(out).numbers("log_density"), potential)
+
+
+def test_vmf_needs_kept_neighbours(table, tmp_path) -> None:
+    uniformity(table.path, tmp_path / "out", **OPTIONS)
+    with pytest.raises(KdbiasError, match="--keep-neighbors"):
+        uniformity(table.path, tmp_path / "out", estimator="vmf", **OPTIONS)
+
+
+def test_knn_density_of_copies_is_finite() -> None:
+    values = log_density(
+        "knn",
+        potential=np.ones(3),
+        t=2.0,
+        knn_distance=np.array([0.0, 0.1, 0.2]),
+        cosines=None,
+        exponent=3.0,
+    )
+    assert np.isfinite(values).all()
+    assert values[0] > values[1] > values[2]
+
+
+@pytest.mark.parametrize("dimension", [2, 5, 10])
+def test_intrinsic_dimension_of_a_sphere(dimension: int) -> None:
+    """Points on S^m inside 40 dimensions have intrinsic dimension m."""
+    low = reference.random_sphere(3000, dimension + 1)
+    basis = np.linalg.qr(np.random.default_rng(1).standard_normal((40, dimension + 1)))[0]
+    _, cosines = reference.neighbors(low @ basis.T, 20)
+    assert intrinsic_dimension(cosines.astype(np.float32)) == pytest.approx(dimension, rel=0.18)
+
+
+def test_intrinsic_dimension_may_not_exist() -> None:
+    assert intrinsic_dimension(np.ones((20, 8), dtype=np.float32)) is None  # copies
+    assert intrinsic_dimension(np.full((20, 2), 0.5, dtype=np.float32)) is None

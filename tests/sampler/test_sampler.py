@@ -1,0 +1,161 @@
+"""The sampler: slices of one global draw, state that survives anything, weights by id."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+
+from kdbias.errors import KdbiasError
+from kdbias.sampler.manifest_sampler import ManifestSampler
+from kdbias.tables.weight_manifest import write_manifest
+
+WEIGHTS = np.random.default_rng(0).lognormal(size=103)
+
+
+def test_it_is_a_weighted_random_sampler_that_a_loader_takes() -> None:
+    sampler = ManifestSampler(WEIGHTS, seed=3)
+    assert isinstance(sampler, WeightedRandomSampler)
+    data = TensorDataset(torch.arange(103))
+    batches = [b[0] for b in DataLoader(data, batch_size=10, sampler=sampler)]
+    assert torch.cat(batches).tolist() == list(ManifestSampler(WEIGHTS, seed=3))
+    assert len(sampler) == 103
+
+
+def test_the_order_does_not_depend_on_the_workers() -> None:
+    data = TensorDataset(torch.arange(103))
+    orders = []
+    for workers in (0, 2):
+        loader = DataLoader(
+            data, batch_size=10, sampler=ManifestSampler(WEIGHTS, seed=3), num_workers=workers
+        )
+        orders.append(torch.cat([b[0] for b in loader]).tolist())
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("mode", ["systematic", "iid"])
+def test_ranks_share_one_global_draw(world: int, mode: str) -> None:
+    whole = list(ManifestSampler(WEIGHTS, seed=5, mode=mode))
+    shares = [
+        list(ManifestSampler(WEIGHTS, seed=5, mode=mode, rank=r, world_size=world, drop_last=False))
+        for r in range(world)
+    ]
+    merged = [None] * len(whole)
+    for rank, share in enumerate(shares):
+        merged[rank::world] = share
+    assert merged == whole
+    equal = [ManifestSampler(WEIGHTS, seed=5, mode=mode, rank=r, world_size=world) for r in range(world)]
+    assert [list(s) for s in equal] == [share[: 103 // world] for share in shares]
+    assert {len(s) for s in equal} == {103 // world}
+
+
+def test_resuming_at_every_position_equals_the_uninterrupted_draw() -> None:
+    reference = ManifestSampler(WEIGHTS[:23], seed=1)
+    uninterrupted = [*reference, *reference]  # two passes: epochs 0 and 1
+    for taken in range(24):
+        first = ManifestSampler(WEIGHTS[:23], seed=1)
+        stream = iter(first)
+        begun = [next(stream) for _ in range(taken)]
+        second = ManifestSampler(WEIGHTS[:23], seed=1)
+        second.load_state_dict(first.state_dict())
+        second.set_epoch(second.epoch)  # trainers do; it must not rewind
+        rest = [*second, *second] if taken < 23 else [*second]
+        assert begun + rest == uninterrupted
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 3), (1, 5), (3, 1)])
+def test_a_resumed_epoch_may_have_another_world_size(before: int, after: int) -> None:
+    whole = list(ManifestSampler(WEIGHTS, seed=2))
+    samplers = _ranks(before)
+    streams = [iter(s) for s in samplers]
+    taken = [next(stream) for _ in range(6) for stream in streams]
+    states = [s.state_dict() for s in samplers]
+    assert all(s == states[0] for s in states)
+
+    resumed = _ranks(after)
+    for sampler in resumed:
+        sampler.load_state_dict(states[0])
+    shares = [list(s) for s in resumed]
+    rest = [index for group in zip(*shares, strict=True) for index in group]
+    assert taken + rest == whole[: len(taken) + len(rest)]
+    assert 103 - len(taken) - len(rest) < after
+
+
+def _ranks(world: int) -> list[ManifestSampler]:
+    return [ManifestSampler(WEIGHTS, seed=2, rank=r, world_size=world) for r in range(world)]
+
+
+def test_blocks_are_the_same_draw_and_count_in_the_state() -> None:
+    sampler, other = ManifestSampler(WEIGHTS, seed=4), ManifestSampler(WEIGHTS, seed=4)
+    blocks = sampler.blocks(20)
+    first = next(blocks)
+    assert sampler.state_dict()["position"] == 20
+    assert np.concatenate([first, *blocks]).tolist() == list(other)
+    assert sampler.state_dict(position=40)["position"] == 40
+
+
+def test_each_pass_is_the_next_epoch_and_set_epoch_chooses_one() -> None:
+    sampler = ManifestSampler(WEIGHTS, seed=6)
+    passes = [list(sampler) for _ in range(3)]
+    assert sampler.epoch == 2
+    assert passes[0] != passes[1] != passes[2]
+    sampler.set_epoch(1)
+    assert list(sampler) == passes[1]
+    stream = iter(sampler)
+    next(stream)  # abandoned
+    assert next(iter(sampler)) == ManifestSampler(WEIGHTS, seed=6).order(3).at(np.array([0]))[0]
+
+
+def test_a_state_of_another_draw_is_refused_by_key() -> None:
+    state = ManifestSampler(WEIGHTS, seed=1).state_dict()
+    for other, key in (
+        (ManifestSampler(WEIGHTS, seed=2), "seed: 1 -> 2"),
+        (ManifestSampler(WEIGHTS * [2, *np.ones(102)], seed=1), "weights"),
+        (ManifestSampler(WEIGHTS, seed=1, mode="iid"), "mode"),
+        (ManifestSampler(WEIGHTS, 50, seed=1), "num_draws"),
+    ):
+        with pytest.raises(KdbiasError, match=key):
+            other.load_state_dict(state)
+
+
+def test_a_manifest_is_joined_by_id(tmp_path: Path) -> None:
+    manifest = tmp_path / "w.parquet"
+    write_manifest(manifest, pa.array(["c", "a", "d"]), None, {}, np.zeros(3), np.array([2.0, 1.0, 0.0]), {})
+    sampler = ManifestSampler.from_manifest(manifest, ["a", "b", "c", "d"], seed=1)
+    assert len(sampler) == 3
+    draws = np.array([list(sampler) for _ in range(200)])
+    assert (np.sum(draws == 2, axis=1) == 2).all()
+    assert (np.sum(draws == 0, axis=1) == 1).all()
+    with pytest.raises(KdbiasError, match="1 of the 3 ids"):
+        ManifestSampler.from_manifest(manifest, ["a", "b", "c"])
+
+
+def test_what_was_drawn_is_counted() -> None:
+    uniform = ManifestSampler(np.ones(1000))
+    assert uniform.drawn(0) == {"unique_fraction": 1.0, "ess_fraction": 1.0}
+    assert uniform.drawn(0, 250) == {"unique_fraction": 0.25, "ess_fraction": 0.25}
+    iid = ManifestSampler(np.ones(10_000), mode="iid").drawn(0)
+    assert iid["unique_fraction"] == pytest.approx(1 - np.exp(-1), abs=0.02)
+    assert iid["ess_fraction"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"weights": [1.0, -1.0]}, "negative"),
+        ({"weights": [1.0, float("nan")]}, "not finite"),
+        ({"weights": [0.0, 0.0]}, "zero"),
+        ({"weights": [1.0], "seed": -1}, "seed -1"),
+        ({"weights": [1.0], "mode": "x"}, "mode 'x'"),
+        ({"weights": [1.0], "rank": 1}, "both or neither"),
+        ({"weights": [1.0, 1.0], "rank": 2, "world_size": 2}, "rank 2"),
+        ({"weights": [1.0], "rank": 0, "world_size": 2}, "cannot be shared"),
+    ],
+)
+def test_impossible_draws_are_refused(arguments: dict, words: str) -> None:
+    arguments = {**arguments, "weights": np.array(arguments["weights"])}
+    with pytest.raises(KdbiasError, match=words):
+        ManifestSampler(**arguments)

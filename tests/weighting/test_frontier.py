@@ -1,0 +1,77 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.sphere.equilibrium import solve
+from kdbias.weighting.frontier import frontier
+from kdbias.weighting.schemes import METHODS
+
+
+def test_equilibria_bound_every_scheme_at_its_effective_samples(long_tailed, tmp_path):
+    result = frontier(long_tailed.density, tmp_path / "f", t=1.0, tolerance=1e-4)
+    frame = result.table.to_pandas()
+    assert set(frame["method"]) == set(METHODS)
+    assert frame["ess_share"].is_monotonic_decreasing
+    line = frame[frame["method"] == "equilibrium"].sort_values("ess_share")
+    assert line["energy"].is_monotonic_increasing
+    x = long_tailed.x.astype(np.float32)
+    for row in frame[frame["method"] != "equilibrium"].itertuples():
+        best = solve(x, 1.0, min_ess=row.ess_share * (1 - 1e-9))
+        assert best.energy - best.gap <= row.energy * (1 + 1e-6), row.scheme
+        assert row.method == "natural" or best.energy < row.energy, row.scheme
+    natural = frame[frame["method"] == "natural"].iloc[0]
+    kernel = np.exp(-2 * (1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)))
+    n = len(kernel)
+    assert natural["energy"] == pytest.approx(kernel.mean(), rel=1e-5)
+    assert natural["uniformity"] == pytest.approx(np.log((kernel.sum() - n) / n / (n - 1)), rel=1e-5)
+    assert natural["rectification"] == pytest.approx(0, abs=1e-9)
+    best = frame.loc[frame["energy"].idxmin()]
+    assert best["scheme"] == "equilibrium, no floor"
+    assert best["rectification"] == pytest.approx(1)
+
+
+def test_everything_lands_on_disk_once(long_tailed, tmp_path):
+    first = frontier(long_tailed.density, tmp_path / "f", floors=[0, 0.8], methods=["natural", "equilibrium"])
+    for name in ("frontier.parquet", "frontier.png", "frontier.svg", "run.json"):
+        assert (tmp_path / "f" / name).stat().st_size > 200
+    stored = pd.read_parquet(tmp_path / "f" / "frontier.parquet")
+    assert stored["scheme"].tolist() == first.table.column("scheme").to_pylist()
+    assert len(stored) in (2, 3)  # a floor that does not bind is the same point as none
+    assert stored.attrs["kdbias"]["stage"] == "frontier"
+    again = frontier(long_tailed.density, tmp_path / "f", floors=[0, 0.8], methods=["natural", "equilibrium"])
+    assert (first.state, again.state) == ("new", "finished")
+    assert again.table.to_pylist() == first.table.to_pylist()
+    assert "natural" in again.summary()
+    with pytest.raises(ConfigChangedError, match="t:"):
+        frontier(
+            long_tailed.density, tmp_path / "f", t=2.0, floors=[0, 0.8], methods=["natural", "equilibrium"]
+        )
+
+
+def test_schemes_that_need_labels_are_skipped_with_the_reason(measure, tmp_path):
+    data = measure(np.random.default_rng(0).normal(size=(30, 5)))
+    result = frontier(data.density, tmp_path / "f")
+    assert set(result.skipped) == {"class-balanced", "effective-number", "hard"}
+    assert "has no labels" in result.skipped["hard"]
+    assert "without class-balanced, effective-number, hard: method class-balanced needs" in result.summary()
+
+
+def test_copies_count_towards_uniformity_but_not_the_equilibrium(measure, tmp_path):
+    x = np.random.default_rng(1).normal(size=(20, 4))
+    data = measure(np.concatenate([x, x[:5]]), t=1.0)
+    result = frontier(data.density, tmp_path / "f", methods=["natural", "equilibrium"], floors=[0])
+    natural, best = sorted(result.table.to_pylist(), key=lambda row: row["method"] == "equilibrium")
+    kernel = data.kernel
+    assert natural["energy"] == pytest.approx(kernel.mean(), rel=1e-5)
+    assert natural["uniformity"] == pytest.approx(np.log((kernel.sum() - 25) / 25 / 24), rel=1e-4)
+    assert best["energy"] < natural["energy"]
+
+
+def test_bad_options_are_refused(long_tailed, tmp_path):
+    with pytest.raises(KdbiasError, match="unknown method 'best'"):
+        frontier(long_tailed.density, tmp_path / "f", methods=["best"])
+    with pytest.raises(KdbiasError, match="floor 2 is not a share"):
+        frontier(long_tailed.density, tmp_path / "f", floors=[2])
+    with pytest.raises(KdbiasError, match="t 0 is not a bandwidth"):
+        frontier(long_tailed.density, tmp_path / "f", t=0)

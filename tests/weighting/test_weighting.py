@@ -1,0 +1,220 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.weighting.schemes import METHODS
+from kdbias.weighting.stage import weights
+
+
+def read(path: Path) -> np.ndarray:
+    return pd.read_parquet(path)["weight"].to_numpy()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_writes_a_manifest_of_mean_one(long_tailed, tmp_path, method):
+    out = tmp_path / "w.parquet"
+    result = weights(long_tailed.density, out, method=method)
+    frame = pd.read_parquet(out)
+    assert list(frame.columns) == ["sample_id", "label", "camera", "log_density", "weight"]
+    assert frame["weight"].mean() == pytest.approx(1, abs=1e-12)
+    assert (frame["weight"] >= 0).all()
+    w = frame["weight"].to_numpy()
+    assert result.numbers["ess"] == pytest.approx(w.sum() ** 2 / (w**2).sum())
+    assert result.numbers["max_weight"] == pytest.approx(w.max())
+    doc = frame.attrs["kdbias"]
+    assert doc["config"]["method"] == method
+    assert doc["counts"] == {"samples": 195, "distinct": 195}
+    json.dumps(doc, allow_nan=False)
+
+
+def test_defaults_are_the_equilibrium_at_half_the_effective_samples(long_tailed, tmp_path):
+    result = weights(long_tailed.density, tmp_path / "w.parquet", t=1)
+    w = read(tmp_path / "w.parquet")
+    assert result.method == "equilibrium"
+    assert result.numbers["ess_share"] == pytest.approx(0.5, abs=1e-6)
+    assert result.solver["lambda"] > 0
+    assert result.solver["gap"] <= 1e-3 * (result.solver["energy_before"] - result.solver["energy"])
+    kernel = np.exp(-2 * (1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)))
+    p = w / w.sum()
+    assert result.solver["energy"] == pytest.approx(p @ kernel @ p, rel=1e-5)
+    assert result.solver["energy_before"] == pytest.approx(kernel.mean(), rel=1e-5)
+
+
+def test_no_floor_goes_lower_in_energy_and_in_effective_samples(long_tailed, tmp_path):
+    floor = weights(long_tailed.density, tmp_path / "floor.parquet", t=1)
+    free = weights(long_tailed.density, tmp_path / "free.parquet", t=1, min_ess=0)
+    assert free.solver["energy"] < floor.solver["energy"]
+    assert free.numbers["ess_share"] < 0.5
+    assert free.solver["lambda"] == 0
+
+
+def test_bandwidth_is_the_one_that_uniformity_chose(long_tailed, tmp_path):
+    assert weights(long_tailed.density, tmp_path / "w.parquet").t == long_tailed.t
+    assert weights(long_tailed.density, tmp_path / "c.parquet", method="class-balanced").t is None
+
+
+def test_same_call_again_does_nothing_and_a_changed_one_is_refused(long_tailed, tmp_path):
+    out = tmp_path / "w.parquet"
+    first = weights(long_tailed.density, out, method="inverse-density")
+    before = out.read_bytes()
+    again = weights(long_tailed.density, out, method="inverse-density")
+    assert (first.state, again.state) == ("new", "finished")
+    assert again.numbers == first.numbers
+    assert out.read_bytes() == before
+    with pytest.raises(ConfigChangedError, match=r"temper: 1.0 -> 0.5"):
+        weights(long_tailed.density, out, method="inverse-density", temper=0.5)
+    assert weights(long_tailed.density, out, method="natural", overwrite=True).state == "new"
+    assert (read(out) == 1).all()
+
+
+def test_copies_share_one_samples_weight(measure, tmp_path):
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=(30, 6))
+    copied = measure(np.concatenate([base, np.repeat(base[:1], 9, axis=0)]), name="copied")
+    plain = measure(base, name="plain")
+    for method in ("equilibrium", "inverse-density"):
+        one = weights(plain.density, tmp_path / f"{method}1.parquet", method=method, t=2)
+        ten = weights(copied.density, tmp_path / f"{method}10.parquet", method=method, t=2)
+        single, many = read(one.path), read(ten.path)
+        assert ten.distinct == 30
+        assert np.ptp(many[[0, *range(30, 39)]]) == pytest.approx(0, abs=1e-12)
+        shares = np.append(many[[0, *range(30, 39)]].sum(), many[1:30]) / many.sum()
+        assert shares == pytest.approx(single / single.sum(), rel=2e-3)
+    kept = weights(copied.density, tmp_path / "n.parquet", method="natural")
+    assert (read(kept.path) == 1).all()
+    asked = weights(copied.density, tmp_path / "a.parquet", method="natural", collapse="exact")
+    assert read(asked.path)[0] == pytest.approx(read(asked.path)[1] / 10)
+
+
+def test_near_copies_share_only_when_asked(measure, tmp_path):
+    rng = np.random.default_rng(2)
+    base = rng.normal(size=(20, 8))
+    near = base[:1] + 1e-3 * rng.normal(size=(5, 8))
+    data = measure(np.concatenate([base, near]))
+    exact = weights(data.density, tmp_path / "e.parquet", method="natural", collapse="exact")
+    assert exact.distinct == 25
+    result = weights(data.density, tmp_path / "w.parquet", method="natural", collapse="near")
+    assert result.distinct == 20
+    w = read(result.path)
+    assert w[[0, *range(20, 25)]].sum() == pytest.approx(w[1])
+    loose = weights(data.density, tmp_path / "l.parquet", method="natural", collapse="near", near=0.01)
+    assert loose.distinct < 20
+
+
+def test_cap_holds_for_every_sample_and_clip_too(long_tailed, tmp_path):
+    capped = weights(long_tailed.density, tmp_path / "c.parquet", t=1, cap=1.8, min_ess=0)
+    assert capped.numbers["max_weight"] <= 1.8 * (1 + 1e-9)
+    assert capped.numbers["ess_share"] >= 1 / 1.8
+    free = weights(long_tailed.density, tmp_path / "f.parquet", method="inverse-density", t=1)
+    clipped = weights(long_tailed.density, tmp_path / "d.parquet", method="inverse-density", t=1, clip=1.4)
+    assert free.numbers["max_weight"] > 1.4
+    assert clipped.numbers["max_weight"] == pytest.approx(1.4)
+
+
+def test_hygiene_after_the_equilibrium_is_counted_in_its_gap(long_tailed, tmp_path):
+    plain = weights(long_tailed.density, tmp_path / "p.parquet", t=1)
+    mixed = weights(long_tailed.density, tmp_path / "m.parquet", t=1, mix=0.3)
+    p = read(mixed.path) / read(mixed.path).sum()
+    kernel = np.exp(-2 * (1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)))
+    assert mixed.solver["energy"] == pytest.approx(p @ kernel @ p, rel=1e-5)
+    assert mixed.solver["gap"] >= mixed.solver["energy"] - plain.solver["energy"]
+
+
+def test_a_bandwidth_that_was_not_measured_is_computed_from_the_embeddings(long_tailed, tmp_path):
+    result = weights(long_tailed.density, tmp_path / "w.parquet", method="inverse-density", t=1.5)
+    rho = np.exp(-3 * (1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1))).mean(axis=1)
+    assert read(result.path) == pytest.approx(1 / rho / (1 / rho).mean(), rel=1e-4)
+    assert result.facts["potential"] == "computed from the embeddings"
+
+
+def test_embeddings_may_be_named_but_must_be_the_measured_ones(long_tailed, measure, tmp_path):
+    moved = long_tailed.embeddings.rename(tmp_path / "moved")
+    with pytest.raises(KdbiasError, match=r"is gone; name its new place"):
+        weights(long_tailed.density, tmp_path / "w.parquet")
+    assert weights(long_tailed.density, tmp_path / "w.parquet", embeddings=moved).state == "new"
+    other = measure(np.eye(4), name="other")
+    with pytest.raises(KdbiasError, match="is not the embedding table that"):
+        weights(long_tailed.density, tmp_path / "o.parquet", embeddings=other.embeddings)
+
+
+def test_little_memory_gives_the_same_weights(long_tailed, tmp_path):
+    kept = weights(long_tailed.density, tmp_path / "kept.parquet", t=2, tolerance=1e-5)
+    few = weights(long_tailed.density, tmp_path / "few.parquet", t=2, tolerance=1e-5, memory="20KiB")
+    assert "recomputed" in few.facts["kernel"]
+    assert few.solver["certified"]
+    assert few.solver["energy"] == pytest.approx(kept.solver["energy"], rel=1e-5)
+    assert read(few.path) == pytest.approx(read(kept.path), abs=0.05)
+
+
+def test_summary_says_what_was_reached_and_proven(long_tailed, measure, tmp_path):
+    text = weights(long_tailed.density, tmp_path / "w.parquet", t=1).summary()
+    assert "equilibrium at t=1, 195 samples, mean weight 1" in text
+    assert "effective samples     98 (50.0%)" in text
+    assert "of the gain); met the tolerance" in text
+    cut = weights(long_tailed.density, tmp_path / "c.parquet", t=0.5, min_ess=0, max_seconds=0.0)
+    assert not cut.solver["certified"]
+    assert "above the best possible" in cut.summary()
+    assert "stopped after 0 s" in cut.summary()
+    balanced = weights(long_tailed.density, tmp_path / "b.parquet", method="class-balanced").summary()
+    assert "effective identities  5.0" in balanced
+
+
+def test_warnings_carry_the_numbers(measure, tmp_path):
+    rng = np.random.default_rng(3)
+    crowd = np.eye(8)[0] + 0.01 * rng.normal(size=(400, 8))
+    data = measure(np.concatenate([crowd, np.eye(8)[1:4]]), labels=["a"] * 400 + ["b", "b", "c"])
+    result = weights(data.density, tmp_path / "w.parquet", method="class-balanced")
+    assert any("effective sample size" in line for line in result.warnings)
+    assert any("largest weight 134.3" in line for line in result.warnings)
+    assert any("get 67% of the draws" in line for line in result.warnings)
+    assert not weights(data.density, tmp_path / "n.parquet", method="natural").warnings
+
+
+BAD = {
+    "unknown method": ({"method": "magic"}, "unknown method 'magic'; choose one of natural"),
+    "t": ({"t": -1}, "t -1 is not a bandwidth"),
+    "foreign bandwidth": (
+        {"method": "hard", "t": 2},
+        "method hard has no bandwidth; leave out t=2",
+    ),
+    "cap of another method": ({"method": "natural", "cap": 2}, "for method natural use clip"),
+    "cap": ({"cap": 0.5}, "cap 0.5 cannot hold"),
+    "clip": ({"clip": 1}, "clip 1 leaves no weights"),
+    "mix": ({"mix": 2}, "mix 2 is not a share"),
+    "temper": ({"temper": -1}, "temper -1 must be a number >= 0"),
+    "floor": ({"min_ess": 1.5}, "min_ess 1.5 is not a share"),
+    "foreign option": ({"method": "hard", "beta": 0.9}, "method hard has no option beta"),
+    "beta": ({"method": "effective-number", "beta": 1.0}, "beta 1 is not a share"),
+    "exponent": ({"method": "knn-distance", "exponent": -1.0}, "exponent -1 must be"),
+    "keep": ({"method": "cluster-balanced", "keep": 0.0}, "keep 0 is not a share"),
+    "clusters": ({"method": "cluster-balanced", "clusters": [5, 9]}, "must fall from level to level"),
+    "collapse": ({"collapse": "all"}, "unknown kind of collapse 'all'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_options_get_one_line_with_the_value(long_tailed, tmp_path, case):
+    options, message = BAD[case]
+    with pytest.raises(KdbiasError, match=message) as caught:
+        weights(long_tailed.density, tmp_path / "w.parquet", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "w.parquet").exists()
+
+
+@pytest.mark.parametrize("method", ["class-balanced", "effective-number", "hard"])
+def test_methods_on_labels_refuse_data_without_classes(measure, tmp_path, method):
+    none = measure(np.random.default_rng(0).normal(size=(6, 4)), name="none")
+    one = measure(np.random.default_rng(0).normal(size=(6, 4)), labels=["a"] * 6, name="one")
+    with pytest.raises(KdbiasError, match="has no labels"):
+        weights(none.density, tmp_path / "w.parquet", method=method)
+    with pytest.raises(KdbiasError, match="has one class"):
+        weights(one.density, tmp_path / "w.parquet", method=method)
+
+
+def test_one_sample_gets_weight_one(measure, tmp_path):
+    data = measure(np.ones((1, 3)), name="single")
+    assert read(weights(data.density, tmp_path / "w.parquet").path) == [1.0]
