@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from contestants import clustered
 
-from kdbias.density import choose_bandwidths
+from kdbias.measurement.density import choose_bandwidths
 from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.cell_estimate import estimate_pairs
 

@@ -1,13 +1,13 @@
 """What an estimate over cells is worth: some samples are computed exactly and compared."""
 
 import math
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cell_job import CellJob
+from kdbias.sphere.cells import Inverted
 from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
@@ -17,12 +17,27 @@ _FEWEST = 8
 _NO_ERROR = 1e-300
 
 
+def widths(cells: int, probes: int | None) -> list[int]:
+    """Numbers of probes to try, ascending."""
+    most = max(_FEWEST, int(LARGEST_SHARE * cells))
+    wanted = [q for q in PROBES if q <= most] if probes is None else [probes]
+    return sorted({min(q, cells) for q in wanted})
+
+
+def _sums_by_rank(values: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:
+    """(r, count) float64 sums of values (r, n) of equal rank."""
+    return np.stack(
+        [np.bincount(rank, weights=row, minlength=count) for rank, row in zip(ranks, values, strict=True)]
+    )
+
+
 class CellCheck:
     """Random samples whose potentials and neighbours are computed exactly.
 
-    They are estimated with several numbers of probes, too, so that the cheapest good one can be chosen before
-    anything else is computed. Intervals are standard errors times the factor that covers 95 % of these
-    samples, hence of any (split conformal prediction: Vovk, Gammerman & Shafer 2005; Lei et al. 2018).
+    They are estimated with several numbers of probes, too. A quarter of them choose the cheapest good one and
+    the far model before anything else is computed. On the others it is judged: intervals are standard errors
+    times the factor that covers 95 % of these samples, hence of any (split conformal prediction: Vovk,
+    Gammerman & Shafer 2005; Lei et al. 2018).
 
     Args:
         job: what is estimated.
@@ -34,59 +49,70 @@ class CellCheck:
     def __init__(self, job: CellJob, queries: int, seed: int, probes: int | None) -> None:
         self.job = job
         rng = np.random.default_rng(seed + 2)
-        self.rows = np.sort(rng.choice(job.n, min(queries, job.n), replace=False))
-        most = max(_FEWEST, int(LARGEST_SHARE * job.cells.count))
-        widths = [q for q in PROBES if q <= most] if probes is None else [probes]
-        self.probes = sorted({min(q, job.cells.count) for q in widths})
+        self.rows = rng.choice(job.n, min(queries, job.n), replace=False)
+        # Too few samples to split are used twice.
+        quarter = len(self.rows) // 4 if len(self.rows) >= 64 else 0
+        self.choosing = slice(0, quarter or len(self.rows))
+        self.judging = slice(quarter, len(self.rows))
+        self.probes = widths(job.cells.count, probes)
         m, bandwidths = len(job.p), len(job.kernels.bandwidths)
         shape = (len(self.probes), m, bandwidths, len(self.rows))
         self.exact = np.zeros(shape[1:])
         self.estimates, self.errors = np.zeros((2, *shape)), np.zeros(shape)
         self.cosines = np.zeros((len(self.rows), job.k), dtype=np.float32)
-        self.lock = threading.Lock()
+        self.inverted = Inverted.of(job.nearest, job.cells.count)
         # A block of rows against all samples: at most 64 MiB a float32 matrix.
         over_rows(len(self.rows), self._block, job.threads, rows=max(1, min(64, (1 << 24) // job.n)))
 
     def _block(self, part: slice, workspace: Workspace) -> None:
-        job, cells = self.job, self.job.cells
-        rows = self.rows[part]
-        ranked = cells.nearest(job.x[rows], self.probes[-1], threads=1)
-        cosines = np.empty((len(rows), job.n), dtype=np.float32)
-        for start in range(0, job.n, 8192):  # gathers a piece at a time instead of copying all vectors
-            piece = cells.order[start : start + 8192]
-            np.matmul(job.x[rows], job.x[piece].T, out=cosines[:, start : start + 8192])
+        job, rows = self.job, self.rows[part]
+        cosines = job.x[rows] @ job.x.T
         np.clip(cosines, -1.0, 1.0, out=cosines)
-        place = np.empty(job.n, dtype=np.int64)
-        place[cells.order] = np.arange(job.n)
-        selves = np.arange(len(rows)) * job.n + place[rows]
-        weights = job.scaled[cells.order].T  # (m, n)
-        by_cell = np.empty((3, len(weights), len(rows), self.probes[-1]))
+        selves = np.arange(len(rows)) * job.n + rows
+        ranks = np.stack([self._ranks(row) for row in rows])
+        weights = job.scaled.T  # (m, n)
+        near = np.empty((3, len(weights), len(rows), self.probes[-1] + 1))
         for power in range(3):
             values = cosines**power
             values.reshape(-1)[selves] = 0.0
-            for i, row in enumerate(weights):
-                by_cell[power, i] = self._ranked_sums(values * row, ranked)
-        kernel_by_cell = np.empty((len(weights), len(job.kernels.bandwidths), len(rows), self.probes[-1]))
+            for i, weight in enumerate(weights):
+                near[power, i] = _sums_by_rank(values * weight, ranks, near.shape[-1])
+        kernel_near = np.empty((len(weights), len(job.kernels.bandwidths), len(rows), near.shape[-1]))
         for index, kernel in job.kernels.each(cosines, workspace, selves):
-            factor = job.kernels.factors[index] / job.n
-            for i, row in enumerate(weights):
-                values = kernel * row
-                self.exact[i, index, part] = factor * values.sum(axis=1, dtype=np.float64)
-                kernel_by_cell[i, index] = factor * self._ranked_sums(values, ranked)
+            for i, weight in enumerate(weights):
+                kernel_near[i, index] = _sums_by_rank(kernel * weight, ranks, near.shape[-1])
+            kernel_near[:, index] *= job.kernels.factors[index]
+        near = near.cumsum(axis=-1) / job.n
+        kernel_near = kernel_near.cumsum(axis=-1) / job.n
+        self.exact[:, :, part] = kernel_near[..., -1]
         for position, width in enumerate(self.probes):
-            far = job.far(rows, ranked[:, :width], by_cell[..., :width].sum(axis=-1) / job.n, workspace)
-            near = kernel_by_cell[..., :width].sum(axis=-1)
-            self.estimates[:, position, :, :, part] = near + far.models
+            far = job.far(rows, width, near[..., width - 1], workspace)
+            self.estimates[:, position, :, :, part] = kernel_near[..., width - 1] + far.models
             self.errors[position, :, :, part] = far.errors
         if job.k:
             cosines.reshape(-1)[selves] = -2.0
             cosines.partition(job.n - job.k, axis=1)
             self.cosines[part] = -np.sort(-cosines[:, job.n - job.k :], axis=1)
 
-    def _ranked_sums(self, values: np.ndarray, ranked: np.ndarray) -> np.ndarray:
-        """(r, P) sums over the cells of each row's ranking, from values (r, n) in the cells' order."""
-        sums = np.add.reduceat(values, self.job.cells.starts[:-1], axis=1, dtype=np.float64)
-        return np.take_along_axis(sums, ranked, axis=1)
+    def _ranks(self, row: int) -> np.ndarray:
+        """(n,) the least width at which a side sees the other, less one; the widest where none does."""
+        cells, widest = self.job.cells, self.probes[-1]
+        of_cells = np.full(cells.count, widest)
+        of_cells[self.job.nearest[row, :widest]] = np.arange(widest)
+        ranks = of_cells[cells.cell]
+        samples, choice = self.inverted.of_cell(cells.cell[row])
+        ranks[samples] = np.minimum(ranks[samples], choice)
+        return ranks
+
+    def surprise(self, width: int) -> float:
+        """A cosine that one in ten thousand pairs of a checked sample and a far landmark reaches."""
+        job, found = self.job, []
+        for start in range(0, len(self.rows), 64):
+            rows = self.rows[start : start + 64]
+            cosines = job.x[rows] @ job.landmarks.vectors.T
+            found.append(cosines[job.is_far(rows, width)])
+        values = np.concatenate(found)
+        return float(np.quantile(values, 1 - 1e-4)) if len(values) else 1.0
 
     @property
     def potentials(self) -> np.ndarray:
@@ -95,8 +121,8 @@ class CellCheck:
 
     def models(self, width: int) -> np.ndarray:
         """(m, T) the far model of the smaller root-mean-square relative error with that many probes."""
-        relative = (self.estimates[:, self.probes.index(width)] - self.exact) / self.potentials
-        return (relative**2).mean(axis=-1).argmin(axis=0)
+        off = (self.estimates[:, self.probes.index(width)] - self.exact) / self.potentials
+        return (off[..., self.choosing] ** 2).mean(axis=-1).argmin(axis=0)
 
     def relative_errors(self, width: int) -> np.ndarray:
         """(m, T, q) relative errors of the potentials by that model."""
@@ -106,7 +132,8 @@ class CellCheck:
 
     def worst_rms(self, width: int) -> float:
         """The largest root-mean-square relative error over weightings and bandwidths."""
-        return float(np.sqrt((self.relative_errors(width) ** 2).mean(axis=2)).max())
+        off = self.relative_errors(width)[..., self.choosing]
+        return float(np.sqrt((off**2).mean(axis=2)).max())
 
     def choose(self, tolerance: float) -> int:
         """The fewest probes within the tolerance, or the most that are allowed."""
@@ -114,10 +141,11 @@ class CellCheck:
 
     def verdict(self, width: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
         """(m, T) factors from standard errors to half-widths, and how good the results are."""
-        relative = self.relative_errors(width)
-        errors = np.maximum(self.errors[self.probes.index(width)], _NO_ERROR)
-        ratios = np.sort(np.abs(relative) * self.potentials / errors, axis=2)
-        rank = min(math.ceil((len(self.rows) + 1) * COVERAGE), len(self.rows)) - 1
+        relative, potentials = (v[..., self.judging] for v in (self.relative_errors(width), self.potentials))
+        errors = np.maximum(self.errors[self.probes.index(width)][..., self.judging], _NO_ERROR)
+        ratios = np.sort(np.abs(relative) * potentials / errors, axis=2)
+        count = ratios.shape[2]
+        rank = min(math.ceil((count + 1) * COVERAGE), count) - 1
         names = ("fit", "gauss")
         quality: dict[str, object] = {
             "cells": self.job.cells.count,
@@ -130,7 +158,7 @@ class CellCheck:
             "far_model": [[names[i] for i in row] for row in self.models(width)],
             "spearman": [
                 [spearman(exact, exact * (1 + off)) for exact, off in zip(*pair, strict=True)]
-                for pair in zip(self.potentials, relative, strict=True)
+                for pair in zip(potentials, relative, strict=True)
             ],
         }
         return ratios[:, :, rank], quality | self.neighbour_quality(found.ids, found.cosines)

@@ -1,5 +1,7 @@
 """What an estimate over cells sets up once: cells, moments, landmarks."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from kdbias.sphere.cells import Cells, build_cells
@@ -19,6 +21,7 @@ class CellJob:
         scaled: (n, m) float32, p n.
         k, near: neighbours to find, cosine to count others at (None for no counts).
         kernels, cells, moments, landmarks: see there.
+        nearest: (n, widest) int32, the cells nearest to each sample, the nearest first.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class CellJob:
         k: int,
         near: float | None,
         landmarks: int,
+        widest: Callable[[int], int],
         seed: int,
         threads: int | None,
     ) -> None:
@@ -37,6 +41,7 @@ class CellJob:
         self.kernels = Kernels(bandwidths)
         self.scaled = np.ascontiguousarray((p * self.n).T, dtype=np.float32)
         self.cells: Cells = build_cells(x, seed=seed, threads=threads)
+        self.nearest = self.cells.nearest(x, widest(self.cells.count), threads)
         self.moments = Moments.of(x, p, threads)
         rng = np.random.default_rng(seed + 1)
         positions = rng.choice(self.n, min(landmarks, self.n), replace=False)  # in random order
@@ -45,24 +50,31 @@ class CellJob:
         )
 
     def far(
-        self, rows: np.ndarray | slice, nearest: np.ndarray, near_moments: np.ndarray, workspace: Workspace
+        self, rows: np.ndarray | slice, width: int, near_moments: np.ndarray, workspace: Workspace
     ) -> Far:
         """The far part of some rows.
 
         Args:
-            nearest: (r, P) cells that the rows looked into.
+            width: how many cells every sample looks into.
             near_moments: (3, m, r): sums of p, p s, p s^2 over the near others (self left out).
         """
         x, p, marks = self.x[rows], self.p[:, rows], self.landmarks
+        is_far = self.is_far(rows, width)
         cosines = workspace.array("landmark cosines", (len(x), marks.count))
         np.matmul(x, marks.vectors.T, out=cosines)
         np.clip(cosines, -1.0, 1.0, out=cosines)
-        looked = np.zeros((len(x), self.cells.count), dtype=bool)
-        np.put_along_axis(looked, nearest, True, axis=1)
         first, second = self.moments.along(x)
         mass, first, second = (
             whole - part - p
             for whole, part in zip((self.moments.mass[:, None], first, second), near_moments, strict=True)
         )
-        is_far = ~looked[:, marks.cell]
         return far_sums(cosines, is_far, mass, first, second, p, marks, self.kernels, workspace)
+
+    def is_far(self, rows: np.ndarray | slice, width: int) -> np.ndarray:
+        """(r, L) bool: neither the row nor the landmark looks into the other's cell."""
+        cells, marks = self.cells, self.landmarks
+        looks = np.zeros((len(cells.cell[rows]), cells.count), dtype=bool)
+        np.put_along_axis(looks, self.nearest[rows, :width], True, axis=1)
+        looks_back = np.zeros((marks.count, cells.count), dtype=bool)
+        np.put_along_axis(looks_back, self.nearest[marks.positions, :width], True, axis=1)
+        return ~(looks[:, marks.cell] | looks_back[:, cells.cell[rows]].T)

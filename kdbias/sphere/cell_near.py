@@ -1,10 +1,12 @@
-"""The near part of an estimate over cells: exact over the members of the cells that a sample looks into."""
+"""The near part of an estimate over cells: exact over pairs of which a side looks into the other's cell."""
 
+import math
 import threading
 
 import numpy as np
 
 from kdbias.sphere.cell_job import CellJob
+from kdbias.sphere.cells import CellBlock
 from kdbias.sphere.reservoirs import Reservoirs
 from kdbias.sphere.workers import Workspace, over_rows
 
@@ -12,72 +14,99 @@ _ROWS = 256
 
 
 class NearCells:
-    """Exact sums, moments, neighbours and counts over the cells that samples look into.
+    """Exact sums, moments, neighbours and counts over pairs of which a side looks into the other's cell.
 
     ``consume`` takes what `cells.visit` shows.
+
+    Args:
+        surprise: a cosine that far landmarks hardly ever reach.
 
     Attributes:
         sums: (m, T, n) sum of p K over the near others, then over all others once `add_far` was called.
         moments: (3, m, n) sums of p, p s and p s^2 over the near others.
         counts: (n,) near others at a cosine of at least ``job.near``, or None.
+        one_sided: (m, T) part of the energy in pairs that only one side sees and whose cosine is past
+            ``surprise``. Pairs that neither side sees are rarer still, so this bounds what they add where
+            landmarks are too few to meet them.
     """
 
-    def __init__(self, job: CellJob) -> None:
+    def __init__(self, job: CellJob, surprise: float) -> None:
         self.job = job
         m, bandwidths = len(job.p), len(job.kernels.bandwidths)
         self.sums = np.zeros((m, bandwidths, job.n))
         self.moments = np.zeros((3, m, job.n))
         self.reservoirs = Reservoirs(job.n, job.k) if job.k else None
         self.counts = np.zeros(job.n, dtype=np.int64) if job.near is not None else None
+        self.surprise = surprise
+        self.one_sided = np.zeros((m, bandwidths))
         self.lock = threading.Lock()
 
-    def consume(
-        self,
-        samples: np.ndarray,
-        members: np.ndarray,
-        cosines: np.ndarray,
-        selves: np.ndarray,
-        workspace: Workspace,
-    ) -> None:
-        job = self.job
-        weights = job.scaled[members]
-        others = np.ones((len(samples), 1)) * weights.sum(axis=0)
+    def consume(self, block: CellBlock, workspace: Workspace) -> None:
+        """Take in one block, its one-sided pairs for both sides."""
+        job, cosines = self.job, block.cosines
+        of_samples, of_members = job.scaled[block.samples], job.scaled[block.members]
+        mask = workspace.array("mask", cosines.shape)
+        np.copyto(mask, block.one_sided)
         squares = np.multiply(cosines, cosines, out=workspace.array("squares", cosines.shape))
-        moments = np.stack([others, cosines @ weights, squares @ weights])
-        row, column = selves // len(members), selves % len(members)
-        itself = cosines.reshape(-1)[selves][:, None]
+        powers = (np.ones_like(cosines), cosines, squares)
+        towards_samples = np.stack([power @ of_members for power in powers])
+        row, column = block.selves // len(block.members), block.selves % len(block.members)
+        itself = cosines.reshape(-1)[block.selves][:, None]
         for power in range(3):
-            moments[power, row] -= weights[column] * itself**power
+            towards_samples[power, row] -= of_members[column] * itself**power
+        masked = workspace.array("masked", cosines.shape)
+        towards_members = np.stack([np.multiply(power, mask, out=masked).T @ of_samples for power in powers])
         with self.lock:
-            self.moments[:, :, samples] += moments.transpose(0, 2, 1) / job.n
-        for index, kernel in job.kernels.each(cosines, workspace, selves):
-            towards = (kernel @ weights).T * (job.kernels.factors[index] / job.n)
+            self.moments[:, :, block.samples] += towards_samples.transpose(0, 2, 1) / job.n
+            self.moments[:, :, block.members] += towards_members.transpose(0, 2, 1) / job.n
+        for index, kernel in job.kernels.each(cosines, workspace, block.selves):
+            factor = job.kernels.factors[index] / job.n
+            towards = kernel @ of_members
+            both = workspace.array(f"both {kernel.dtype}", kernel.shape, kernel.dtype.type)
+            back = np.multiply(kernel, mask, out=both).T @ of_samples
+            self._watch(index, both, of_members, block.samples)
             with self.lock:
-                self.sums[:, index, samples] += towards
-        self._select(samples, members, cosines, selves, workspace)
+                self.sums[:, index, block.samples] += factor * towards.T
+                self.sums[:, index, block.members] += factor * back.T
+        self._select(block, workspace)
 
-    def _select(
-        self,
-        samples: np.ndarray,
-        members: np.ndarray,
-        cosines: np.ndarray,
-        selves: np.ndarray,
-        workspace: Workspace,
-    ) -> None:
+    def _watch(self, index: int, one_sided: np.ndarray, of_members: np.ndarray, samples: np.ndarray) -> None:
+        """Add up how much of the energy hangs on one side only, beyond what landmarks are sure to see.
+
+        Args:
+            one_sided: (r, c) kernels, zero where both sides see the pair; overwritten.
+        """
+        t, factor = self.job.kernels.bandwidths[index], self.job.kernels.factors[index]
+        one_sided -= math.exp(2 * t * (self.surprise - 1)) / factor
+        np.maximum(one_sided, 0, out=one_sided)
+        excess = np.einsum("mr,rm->m", self.job.p[:, samples], one_sided @ of_members)
+        with self.lock:
+            self.one_sided[:, index] += excess * factor / self.job.n
+
+    def _select(self, block: CellBlock, workspace: Workspace) -> None:
+        cosines, near = block.cosines, self.job.near
         reached = workspace.array("reached", cosines.shape, np.bool_)
-        if self.counts is not None and cosines.max(initial=-1) >= self.job.near:
-            np.greater_equal(cosines, np.float32(self.job.near), out=reached)
-            reached.reshape(-1)[selves] = False
+        if self.counts is not None and near is not None and cosines.max(initial=-1) >= near:
+            np.greater_equal(cosines, np.float32(near), out=reached)
+            reached.reshape(-1)[block.selves] = False
             with self.lock:
-                self.counts[samples] += np.count_nonzero(reached, axis=1)
-        if self.reservoirs is not None:
-            np.greater_equal(cosines, self.reservoirs.threshold[samples, None], out=reached)
-            reached.reshape(-1)[selves] = False
-            cells = np.flatnonzero(reached)
-            with self.lock:
-                self.reservoirs.offer(samples, members, cosines, cells, False)
+                self.counts[block.samples] += np.count_nonzero(reached, axis=1)
+                self.counts[block.members] += np.count_nonzero(reached & block.one_sided, axis=0)
+        if self.reservoirs is None:
+            return
+        threshold = self.reservoirs.threshold
+        np.greater_equal(cosines, threshold[block.samples, None], out=reached)
+        reached.reshape(-1)[block.selves] = False
+        cells = np.flatnonzero(reached)
+        with self.lock:
+            self.reservoirs.offer(block.samples, block.members, cosines, cells, False)
+        np.greater_equal(cosines, threshold[None, block.members], out=reached)
+        reached &= block.one_sided
+        cells = np.flatnonzero(reached)
+        with self.lock:
+            self.reservoirs.offer(block.members, block.samples, cosines, cells, True)
 
-    def add_far(self, nearest: np.ndarray, models: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def add_far(self, width: int, models: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Add the far sums, each by the model (m, T) given.
 
         Returns:
@@ -89,7 +118,7 @@ class NearCells:
         energies = np.einsum("mn,mtn->mt", job.p, self.sums)
 
         def block(rows: slice, workspace: Workspace) -> None:
-            far = job.far(rows, nearest[rows], self.moments[:, :, rows], workspace)
+            far = job.far(rows, width, self.moments[:, :, rows], workspace)
             self.sums[:, :, rows] += np.take_along_axis(far.models, models[None, :, :, None], axis=0)[0]
             errors[:, :, rows] = far.errors
             with self.lock:
@@ -97,7 +126,9 @@ class NearCells:
                 np.add(energies, far.energy, out=energies)
 
         over_rows(job.n, block, job.threads, rows=_ROWS)
-        return errors, energies, job.landmarks.error((residuals**2).sum(axis=2))
+        by_landmarks = job.landmarks.error((residuals**2).sum(axis=2))
+        # A bound counts as two standard errors.
+        return errors, energies, np.hypot(by_landmarks, self.one_sided / 2)
 
     def best(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         return (None, None) if self.reservoirs is None else self.reservoirs.best()

@@ -89,57 +89,106 @@ def default_cells(n: int) -> int:
     return max(1, round(4 * math.sqrt(n)))
 
 
+@dataclass(frozen=True)
+class CellBlock:
+    """Cosines between samples that look into a cell and members of that cell.
+
+    Attributes:
+        samples, members: (r,) and (c,) positions.
+        cosines: (r, c) float32 in [-1, 1].
+        selves: flat positions in ``cosines`` of self-pairs.
+        one_sided: (r, c) bool, pairs of which the member does not look into the sample's cell. Such a pair is
+            shown this once and stands for its mirror image too.
+    """
+
+    samples: np.ndarray
+    members: np.ndarray
+    cosines: np.ndarray
+    selves: np.ndarray
+    one_sided: np.ndarray
+
+
 def visit(
     x: np.ndarray,
     cells: Cells,
     probes: np.ndarray,
-    consume: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Workspace], None],
+    consume: Callable[[CellBlock, Workspace], object],
     *,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Show the cosines between each sample and all members of the cells it probes, cell by cell.
+    """Show the cosines between each sample and all members of the cells it looks into, cell by cell.
 
-    One product a cell serves all samples that probe it, which is several times faster than sample by sample.
+    One product a cell serves all samples that look into it, which is several times faster than sample by
+    sample. Every pair of which at least one side looks into the other's cell is shown: both ways round, or
+    once as ``one_sided``.
 
     Args:
         x: (n, d) float32 unit rows.
-        probes: (n, P) cells that each sample looks into.
-        consume: called with ``(samples, members, cosines, selves, workspace)`` from several threads:
-            positions (r,) and (c,), their (r, c) clamped cosines, and the flat positions of self-pairs in
-            them. A pair of sample and member is shown at most once.
+        probes: (n, P) cells that each sample looks into, its own among them.
+        consume: called from several threads.
         progress: called with the number of pairs after each block.
     """
-    width = probes.shape[1]
-    by_cell = np.argsort(probes.reshape(-1), kind="stable")
-    begins = np.searchsorted(probes.reshape(-1)[by_cell], np.arange(cells.count + 1))
+    order = Inverted.of(probes, cells.count)
     within = np.empty(len(x), dtype=np.int64)
     within[cells.order] = np.arange(len(x)) - np.repeat(cells.starts[:-1], np.diff(cells.starts))
     lock = threading.Lock()
 
     def blocks() -> Iterator[tuple[int, np.ndarray, int]]:
-        for cell in np.argsort(-np.diff(begins) * np.diff(cells.starts)):  # the dearest first
-            queries = by_cell[begins[cell] : begins[cell + 1]] // width
-            for start in range(0, len(queries), _ROWS):
+        for cell in np.argsort(-np.diff(order.starts) * np.diff(cells.starts)):  # the dearest first
+            samples, _ = order.of_cell(cell)
+            for start in range(0, len(samples), _ROWS):
                 for first in range(0, int(cells.starts[cell + 1] - cells.starts[cell]), _ROWS):
-                    yield int(cell), queries[start : start + _ROWS], first
+                    yield int(cell), samples[start : start + _ROWS], first
 
     def work(block: tuple[int, np.ndarray, int], workspace: Workspace) -> None:
         cell, samples, first = block
         members = cells.members(cell)[first : first + _ROWS]
-        cosines = workspace.array("cosines", (len(samples), len(members)))
+        shape = (len(samples), len(members))
+        cosines = workspace.array("cosines", shape)
         np.matmul(x[samples], x[members].T, out=cosines)
         np.clip(cosines, -1.0, 1.0, out=cosines)
         own = np.flatnonzero(cells.cell[samples] == cell)
         column = within[samples[own]] - first
         inside = (column >= 0) & (column < len(members))
         selves = own[inside] * len(members) + column[inside]
-        consume(samples, members, cosines, selves, workspace)
+        looks = workspace.array("looks", (len(members), cells.count), np.bool_)
+        looks.fill(False)
+        np.put_along_axis(looks, probes[members], True, axis=1)
+        one_sided = workspace.array("one-sided", shape, np.bool_)
+        np.logical_not(looks[:, cells.cell[samples]].T, out=one_sided)
+        consume(CellBlock(samples, members, cosines, selves, one_sided), workspace)
         if progress is not None:
             with lock:
                 progress(cosines.size)
 
     each(blocks(), work, threads)
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """Which samples look into each cell.
+
+    Attributes:
+        entries: flat positions in the (n, P) table of probes, cell by cell.
+        starts: (c + 1,) where each cell begins in ``entries``.
+        width: P.
+    """
+
+    entries: np.ndarray
+    starts: np.ndarray
+    width: int
+
+    @classmethod
+    def of(cls, probes: np.ndarray, count: int) -> "Inverted":
+        flat = probes.reshape(-1)
+        entries = np.argsort(flat, kind="stable")
+        return cls(entries, np.searchsorted(flat[entries], np.arange(count + 1)), probes.shape[1])
+
+    def of_cell(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples that look into a cell, ascending, and as their how-manieth choice (0 = nearest)."""
+        entries = self.entries[self.starts[cell] : self.starts[cell + 1]]
+        return entries // self.width, entries % self.width
 
 
 def _assign(x: np.ndarray, centroids: np.ndarray, threads: int | None) -> np.ndarray:
