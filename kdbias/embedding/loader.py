@@ -6,7 +6,7 @@ where the platform can (the source's arrays are then shared, not copied) and tou
 
 from __future__ import annotations
 
-import multiprocessing
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -163,7 +163,8 @@ def _dead_worker(report: str) -> KdbiasError:
 
 
 def _start_method() -> str | None:
-    return "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    # Elsewhere fork is absent, or (macOS) unsafe beside the system's own threads; the source is then pickled.
+    return "fork" if sys.platform == "linux" else None
 
 
 def _reason(error: Exception) -> str:

@@ -116,15 +116,13 @@ def embed(
     """
     _check_options(store, on_error, batch_size, workers, rows_per_part)
     rank, world = rank_and_world()
-    source = open_data(
-        data,
-        id_column=id_column,
-        label_column=label_column,
-        path_column=path_column,
-        image_column=image_column,
-        where=where,
-        root=root,
-    )
+    columns = {
+        "id_column": id_column,
+        "label_column": label_column,
+        "path_column": path_column,
+        "image_column": image_column,
+    }
+    source = open_data(data, **columns, where=where, root=root)
     config: dict[str, Any] = {
         "teacher": teacher,
         "precision": precision,
@@ -132,6 +130,7 @@ def embed(
         "flip": flip,
         "where": list(where),
         "rows_per_part": rows_per_part,
+        **{name: column for name, column in columns.items() if column is not None},
     }
     network: Teacher | Precomputed
     if teacher.startswith(f"{PRECOMPUTED}:"):
