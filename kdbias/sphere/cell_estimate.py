@@ -59,7 +59,7 @@ def estimate_pairs(
     side sees: pairs that neither sees may be too few for landmarks to meet.
 
     Cost: about n x d x (8 sqrt(n) + probes sqrt(n) / 4 + 1,500) multiply-adds, against n x d x n / 2 for all
-    pairs. On 2 cores it is worth it from about 100,000 samples (0.5 of the time; 0.1 at a million).
+    pairs: half the time at 100,000 samples, and less beyond as the ratio falls like 1 / sqrt(n).
 
     Args:
         x: (n, d) float32 unit rows.
