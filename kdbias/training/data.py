@@ -24,6 +24,8 @@ from kdbias.training.images import Batch, decode_row
 from kdbias.training.step import mirror
 
 _PROBES = 32
+# Every process of a node holds the teacher's vectors: past this size, in the half that they are stored in.
+_FLOAT32_BYTES = 1 << 30
 
 
 @dataclass
@@ -82,7 +84,8 @@ class TrainingSet:
 class Targets:
     """Stored teacher vectors: sample i has row rows[i] of `vectors` (m, dim), unit, and of `norms` (m,).
 
-    `flipped` are the vectors of the mirrored images; None where a mirrored image keeps its target.
+    `flipped` are the vectors of the mirrored images; None where a mirrored image keeps its target. Large
+    tables are held as float16, as they are stored, and made float32 and unit again batch by batch.
     """
 
     vectors: np.ndarray
@@ -95,6 +98,9 @@ class Targets:
         vectors = self.vectors[rows]
         if flips is not None and self.flipped is not None:
             vectors[flips] = self.flipped[rows[flips]]
+        if vectors.dtype != np.float32:
+            vectors = vectors.astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors, None if self.norms is None else self.norms[rows]
 
 
@@ -144,6 +150,7 @@ def _stored_targets(
     table: EmbeddingTable, source: Source, config: TrainingConfig, with_norms: bool
 ) -> Targets:
     rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
+    dtype = np.float32 if 4 * table.n * table.d <= _FLOAT32_BYTES else np.float16
     flipped = None
     if config.flip == "target":
         if not table.has_flip:
@@ -151,8 +158,8 @@ def _stored_targets(
                 f"--flip target needs the teacher's vectors of mirrored images, which {table.path} lacks: "
                 "embed again with --flip, use --live-teacher, or --flip same where mirroring changes nothing"
             )
-        flipped = table.vectors(column="embedding_flip")
-    return Targets(table.vectors(), table.norms() if with_norms else None, rows, flipped)
+        flipped = table.vectors(dtype, column="embedding_flip")
+    return Targets(table.vectors(dtype), table.norms() if with_norms else None, rows, flipped)
 
 
 def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:
