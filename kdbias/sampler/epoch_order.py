@@ -67,12 +67,21 @@ class EpochOrder:
             yield self.at(np.arange(begin, min(begin + size * step, stop), step))
 
     def counts(self, rows: int, stop: int | None = None) -> np.ndarray:
-        """(rows,) int64: how often each row occurs at the positions below `stop` (default: all)."""
-        if stop is None or stop >= self.draws:
-            return np.bincount(self._ticks, minlength=rows)
-        counts = np.zeros(rows, np.int64)
-        for block in self.blocks(stop=stop, size=1 << 20):
-            counts += np.bincount(block, minlength=rows)
+        """(rows,) uint32: how often each row occurs at the positions below `stop` (default: all)."""
+        counts = np.zeros(rows, np.uint32)
+        stop = self.draws if stop is None else min(stop, self.draws)
+        if 2 * stop < self.draws:
+            for block in self.blocks(stop=stop):
+                np.add.at(counts, block, np.uint32(1))
+            return counts
+        # Ticks are grouped by row, so that each stretch touches few rows; then the draws not made are taken
+        # off.
+        for start in range(0, self.draws, _BLOCK):
+            ticks = self._ticks[start : start + _BLOCK]
+            first, last = int(ticks.min()), int(ticks.max())
+            counts[first : last + 1] += np.bincount(ticks - first).astype(np.uint32)
+        for block in self.blocks(start=stop):
+            np.subtract.at(counts, block, np.uint32(1))
         return counts
 
 

@@ -66,9 +66,9 @@ class Epochs:
         effective sample size of the counts / the same).
         """
         counts, candidates = self._counts(epoch, position)
-        counts = counts.astype(np.float64)
-        squares = float(counts @ counts)
-        ess = float(counts.sum()) ** 2 / squares if squares else 0.0
+        # Casts block by block: at 10^8 rows a copy as float64 would be most of the memory.
+        squares = float(np.einsum("i,i->", counts, counts, dtype=np.float64, casting="unsafe"))
+        ess = float(counts.sum(dtype=np.float64)) ** 2 / squares if squares else 0.0
         return {
             "unique_fraction": float(np.count_nonzero(counts)) / candidates,
             "ess_fraction": ess / candidates,
