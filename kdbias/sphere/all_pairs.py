@@ -13,6 +13,7 @@ from kdbias.sphere.potentials import Potentials, probabilities
 from kdbias.sphere.reservoirs import capacity
 from kdbias.sphere.snapshots import Snapshots
 from kdbias.sphere.tiles import TILE, Epilogue, traverse
+from kdbias.sphere.vectors import require_unit_rows
 from kdbias.tables import fingerprints
 
 SMALLEST_TILE = 64
@@ -88,6 +89,7 @@ def all_pairs(
     Raises:
         KdbiasError: bad vectors, weights, bandwidths or k, or a precision the device does not have.
     """
+    require_unit_rows(x)
     n = len(x)
     p = probabilities(n, weights)
     if device != "cpu":
@@ -123,10 +125,13 @@ def all_pairs(
 
 
 def bytes_needed(n: int, k: int, schemes: int, bandwidths: int, threads: int, tile: int = TILE) -> int:
-    """Most memory that a pass on the CPU takes beside the vectors."""
+    """Most memory that a pass on the CPU takes beside the vectors, to within a few MiB.
+
+    A thread holds a float32 tile, its kernels (float64 above t = 32), a mask and candidates.
+    """
     neighbours = n * (8 * capacity(k) + 12 * k + 12) if k else 0
     sums = n * schemes * (8 * bandwidths + 4 + 8)
-    return neighbours + sums + threads * 3 * 4 * tile * tile
+    return neighbours + sums + threads * ((4 + 8 + 1) * tile * tile + 128 * tile * k)
 
 
 def fitting_tile(n: int, k: int, schemes: int, bandwidths: int, threads: int, budget: int) -> int:

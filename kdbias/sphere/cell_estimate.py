@@ -11,6 +11,7 @@ from kdbias.sphere.cell_job import LANDMARKS, CellJob
 from kdbias.sphere.cell_near import NearCells
 from kdbias.sphere.cells import visit
 from kdbias.sphere.potentials import probabilities
+from kdbias.sphere.vectors import require_unit_rows
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def estimate_pairs(
     Raises:
         KdbiasError: as `all_pairs`.
     """
+    require_unit_rows(x)
     p = probabilities(len(x), weights)
     job = CellJob(
         x,

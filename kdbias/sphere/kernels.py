@@ -65,11 +65,11 @@ class Kernels:
 
     def _exponential(self, cosines: np.ndarray, t: float, workspace: Workspace) -> np.ndarray:
         if t <= LARGEST_FLOAT32_BANDWIDTH:
-            kernel = workspace.array("kernel", cosines.shape)
+            kernel = workspace.array("scratch", cosines.shape)
             np.multiply(cosines, np.float32(2 * t / self._log_base), out=kernel)
             self._exp(kernel, out=kernel)
             return kernel
-        kernel = workspace.array("wide kernel", cosines.shape, np.float64)
+        kernel = workspace.array("scratch", cosines.shape, np.float64)
         np.subtract(cosines, 1.0, out=kernel, dtype=np.float64)
         np.multiply(kernel, 2 * t, out=kernel)
         np.exp(kernel, out=kernel)

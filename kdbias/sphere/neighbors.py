@@ -71,7 +71,7 @@ def _first_threshold(cosines: np.ndarray, k: int, workspace: Workspace) -> np.nd
 
     k + 1 entries of the row reach it, at most one of them the self-pair, so the k-th best other does too.
     """
-    ordered = workspace.array("ordered", cosines.shape)
+    ordered = workspace.array("scratch", cosines.shape)
     np.copyto(ordered, cosines)
     place = cosines.shape[1] - 1 - k
     ordered.partition(place, axis=1)

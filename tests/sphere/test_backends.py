@@ -1,6 +1,7 @@
 """One suite of invariants, run on everything that can compute all pairs."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -147,6 +148,20 @@ def test_all_other_samples_as_neighbours(pairs: Pairs) -> None:
     np.testing.assert_allclose(pairs(x, k=69, tile=16).cosines, reference.neighbors(x, 69)[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, 3.0])
+def test_rows_that_are_not_unit_vectors_are_named(pairs: Pairs, value: float) -> None:
+    x = reference.random_sphere(9000, 3)
+    x[8500] = value
+    with pytest.raises(KdbiasError, match="8500"):
+        pairs(x, [2.0])
+
+
+@pytest.mark.parametrize("x", [np.eye(3), np.eye(3, dtype=np.float16), np.zeros((0, 3), np.float32)])
+def test_other_arrays_are_refused(pairs: Pairs, x: np.ndarray) -> None:
+    with pytest.raises(KdbiasError, match="float32"):
+        pairs(x, [2.0])
+
+
 @pytest.mark.parametrize("t", [-1.0, 0.0, math.nan])
 def test_bad_bandwidths(pairs: Pairs, t: float) -> None:
     with pytest.raises(KdbiasError, match="bandwidths"):
@@ -222,6 +237,18 @@ def test_float16_storage_moves_potentials_little() -> None:
     for index, t in enumerate((2.0, 10.0)):
         ratio = found.potentials[0, index] / reference.potentials(x, t)
         assert 0 < np.abs(ratio - 1).max() < 2 * t * 5e-4
+
+
+@pytest.mark.parametrize(("k", "threads", "tile"), [(64, 1, 512), (64, 2, 256), (0, 2, 512), (200, 1, 128)])
+def test_memory_is_as_planned(k: int, threads: int, tile: int) -> None:
+    x = reference.clustered_sphere(4000, 16, 40)
+    t = [2.0, 4.0, 40.0]
+    all_pairs(x[:300], t, k=k, near=0.9)  # what is imported or set up once does not count
+    tracemalloc.start()
+    all_pairs(x, t, k=k, near=0.9, threads=threads, tile=tile)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < bytes_needed(4000, k, 1, 3, threads, tile) + (3 << 20)
 
 
 def test_memory_decides_the_tile() -> None:
