@@ -23,6 +23,6 @@ def require_unit_rows(x: np.ndarray) -> None:
         if len(bad):
             lengths = ", ".join(f"{np.sqrt(s):.4g}" for s in squares[bad[:3]])
             raise KdbiasError(
-                f"vectors {', '.join(str(start + b) for b in bad[:3])} are not of length 1 (lengths: {lengths}); "
-                "normalise them, and remove those that are zero or not finite"
+                f"vectors {', '.join(str(start + b) for b in bad[:3])} are not of length 1 (lengths: "
+                f"{lengths}); normalise them, and remove those that are zero or not finite"
             )
