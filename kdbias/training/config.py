@@ -145,7 +145,7 @@ class TrainingConfig:
         lines = [f"# {remark}"]
         for f in fields(self):
             value = getattr(self, f.name)
-            if value is not None:
+            if value is not None and value != ():
                 lines.append(
                     f"{f.name} = {json.dumps(_json(value), ensure_ascii=False)}  # {f.metadata['help']}"
                 )

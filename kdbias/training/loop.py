@@ -112,7 +112,7 @@ def train(
             )
         try:
             student, network_doc, meter = fit(samples, cfg, record, processes, data)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise KdbiasError(
                 f"out of device memory at --batch-size {cfg.batch_size}: halve it (and --lr with it), or use "
                 "--precision bf16; the run resumes only with the same values, so add --overwrite"
