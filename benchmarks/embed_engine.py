@@ -8,14 +8,21 @@ other, so that other jobs on the machine meet both; the table has medians over r
 loop anyone would write around the same network, on batches that lie prepared in memory; "engine" is a whole
 `embed()` with reading, decoding, checking (32 images once more, one by one) and writing. Their ratio is also
 the fraction of time the device is kept busy.
+
+On a shared machine --cpu-time compares processor seconds of the computing process: all of `embed()` but
+the opening of the teacher, with the forward passes inside it. That is what the engine adds to a core that
+computes, while decode workers have cores of their own.
 """
 
 import argparse
+import contextlib
 import io
+import json
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,21 +45,48 @@ def pictures(n: int, path: Path) -> None:
     pq.write_table(pa.table({"sample_id": ids, "image": images}), path, row_group_size=1000)
 
 
-def bare_forward(teacher, batches: list[np.ndarray]) -> float:
+def bare_forward(teacher, batches: list[np.ndarray], clock: Callable[[], float]) -> float:
     """Seconds of the plain loop; the result comes back to the host in the end."""
     import torch
 
     network, prepare = teacher._network, teacher.preprocessing
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(teacher.precision, torch.float32)
     autocast = torch.autocast(teacher.device.split(":")[0], dtype=dtype, enabled=teacher.precision != "fp32")
-    begun = time.perf_counter()
+    begun = clock()
     outputs = []
     with torch.inference_mode(), autocast:
         for batch in batches:
             images = torch.from_numpy(batch).to(teacher.device)
             outputs.append(network(prepare.normalise(images, channels_last=teacher.channels_last)).float())
         torch.cat(outputs).cpu()
-    return time.perf_counter() - begun
+    return clock() - begun
+
+
+def spent_on(work: Callable[[], object]) -> float:
+    """Processor seconds of this process, its children apart."""
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+@contextlib.contextmanager
+def forward_time() -> Iterator[list[float]]:
+    """Processor seconds of forward passes on whole batches inside the block, in a list of one."""
+    from kdbias.teachers.torch_module import TorchTeacher
+
+    run, total = TorchTeacher._run, [0.0]
+
+    def timed(teacher, images):
+        begun = time.process_time()
+        output = run(teacher, images)
+        total[0] += (time.process_time() - begun) * (len(images) > 1)
+        return output
+
+    TorchTeacher._run = timed
+    try:
+        yield total
+    finally:
+        TorchTeacher._run = run
 
 
 def bare_decode(encoded: list[bytes], prepare) -> float:
@@ -89,6 +123,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu-time", action="store_true", help="see above")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
@@ -121,20 +156,26 @@ def main() -> None:
         seconds: dict[str, list[float]] = {
             name: [] for name in ("forward", "engine", "write", "bare", "loader")
         }
+        clock = time.process_time if options.cpu_time else time.perf_counter
+        arguments = {
+            "teacher": options.teacher,
+            "preprocessing": options.preprocessing,
+            "device": options.device,
+            "precision": options.precision,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+        }
         for attempt in range(options.rounds):
-            seconds["forward"].append(bare_forward(teacher, batches))
-            result = embed(
-                data,
-                Path(folder) / f"out{attempt}",
-                teacher=options.teacher,
-                preprocessing=options.preprocessing,
-                device=options.device,
-                precision=options.precision,
-                batch_size=options.batch_size,
-                workers=options.workers,
-            )
-            seconds["engine"].append(result.seconds["elapsed"])
-            seconds["write"].append(result.seconds["write"])
+            seconds["forward"].append(bare_forward(teacher, batches, clock))
+            opening = spent_on(lambda: embed(data, folder, plan=True, **arguments))
+            out = Path(folder) / f"out{attempt}"
+            with forward_time() as forward:
+                whole = spent_on(lambda out=out: embed(data, out, **arguments))
+            record = json.loads((out / "run.json").read_text())["timings"]
+            if options.cpu_time:
+                seconds["forward"][-1] = forward[0]
+            seconds["engine"].append(whole - opening if options.cpu_time else record["elapsed"])
+            seconds["write"].append(record["write"])
             seconds["bare"].append(bare_decode(encoded[:2000], prepare) * options.n / min(options.n, 2000))
             seconds["loader"].append(engine_decode(source, prepare, options.batch_size, options.workers))
         ratio = statistics.median(a / b for a, b in zip(seconds["engine"], seconds["forward"], strict=True))
