@@ -269,7 +269,7 @@ def _label_texts(labels: np.ndarray) -> pa.Array:
     """Labels as text: 12 for 12.0, 0.25 for 0.25, null for NaN."""
     if (np.abs(labels) < _FLOAT32_EXACT).all() and (labels == np.round(labels)).all():
         return pa.array(labels.astype(np.int64)).cast(pa.large_string())
-    texts = [None if np.isnan(value) else f"{value:g}" for value in labels]
+    texts = [None if np.isnan(v) else str(int(v)) if v == np.round(v) else repr(float(v)) for v in labels]
     return pa.array(texts, pa.large_string())
 
 

@@ -219,6 +219,9 @@ def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mappi
         raise KdbiasError(
             f"{first} and {path} were judged with different {', '.join(changed)}; judge both alike"
         )
+    for role in ("reference", "tail_from", "pairs", "templates", "detector_scores"):
+        if one["inputs"].get(role) != other["inputs"].get(role):
+            raise KdbiasError(f"{first} and {path} were judged with a different --{role.replace('_', '-')}")
     if one["groups"].keys() != other["groups"].keys():
         raise KdbiasError(
             f"{first} is grouped by {', '.join(one['groups']) or 'nothing'}, {path} by "

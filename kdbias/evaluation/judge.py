@@ -35,7 +35,7 @@ from kdbias.progress import say
 from kdbias.tables import provenance
 from kdbias.tables.density_table import write_table
 from kdbias.tables.files import read_json, write_json
-from kdbias.tables.run_record import RECORD, Run
+from kdbias.tables.run_record import Run
 
 METRICS = "metrics.json"
 UNITS = "units.parquet"
@@ -233,7 +233,7 @@ def evaluate(
         outcome = judge.judge(case)
         facts = measured(judge, outcome, group_by, bootstrap, seed)
     except KdbiasError:
-        _forget(run)
+        run.forget()
         raise
     document = provenance.document(_STAGE, config, inputs, {plural(judge.UNIT): outcome.n}, 0.0)
     document |= {"protocol": protocol, "unit": judge.UNIT, "n": outcome.n, "left_out": dict(outcome.left_out)}
@@ -252,13 +252,6 @@ def evaluate(
     write_json(run.out / METRICS, document)
     run.finish(document["counts"], document["seconds"])
     return EvaluationResult(document, run.out)
-
-
-def _forget(run: Run) -> None:
-    """After a refusal, leave no record behind that would refuse the mended command as a change."""
-    if [entry.name for entry in run.out.iterdir()] == [RECORD]:
-        (run.out / RECORD).unlink()
-        run.out.rmdir()
 
 
 def _protocol(name: str) -> Any:

@@ -1,5 +1,6 @@
 """A measurement in its folder: made, added to, written."""
 
+import os
 import time
 from typing import Any
 
@@ -148,6 +149,12 @@ class Session:
             places = {scheme.name: i for i, scheme in enumerate(schemes)}
             for scheme in fresh:
                 if scheme.name in places:
+                    before = str(schemes[places[scheme.name]].weights)
+                    if os.path.abspath(before) != os.path.abspath(str(scheme.weights)):
+                        raise KdbiasError(
+                            f"{self.run.out} has a scheme {scheme.name!r} from {before} already; "
+                            f"rename {scheme.weights}"
+                        )
                     progress.say(f"{scheme.weights} has changed; scheme {scheme.name!r} is measured anew")
                     schemes[places[scheme.name]] = scheme
                 else:

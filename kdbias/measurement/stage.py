@@ -141,7 +141,11 @@ def uniformity(
     plan = PassPlan(search, place, precision, threads or available_threads(), budget, seed, snapshot)
     session = Session(table, run, groups, plan, {"kind": estimator, "exponent": exponent})
     make = session.extend if run.state == "finished" else session.measure
-    document, state = make(added, keep_neighbors, started)
+    try:
+        document, state = make(added, keep_neighbors, started)
+    except KdbiasError:
+        run.forget()
+        raise
     return UniformityResult(run.out, document, state)
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sampler.scatter import Scatter
 
 MODES = ("systematic", "iid")
 _BLOCK = 1 << 14
@@ -29,9 +30,9 @@ class EpochOrder:
     """Which row is drawn at each position of one epoch.
 
     `weights` (n,) float64 are >= 0 and not all zero; the expected number of draws of row i is
-    draws * weights[i] / sum(weights). With mode "systematic" (systematic resampling in row order, against the
-    float64 cumulative sum) the count of every row is that expectation rounded down or up, so equal weights
-    with draws = n give one shuffled pass; "iid" draws with replacement. Memory: one integer a draw.
+    draws * weights[i] / sum(weights). With mode "systematic" (systematic resampling of mixed rows, against
+    the float64 cumulative sum) the count of every row is that expectation rounded down or up, so equal
+    weights with draws = n give one shuffled pass; "iid" draws with replacement. Memory: one integer a draw.
     """
 
     def __init__(
@@ -40,8 +41,12 @@ class EpochOrder:
         check_mode(mode)
         rng = np.random.default_rng((seed, epoch))
         self.draws = draws
-        build = systematic_ticks if mode == "systematic" else iid_ticks
-        self._ticks = build(weights, draws, rng)
+        if mode == "systematic":
+            scatter = Scatter(len(weights), rng)
+            self._ticks = systematic_ticks(scatter.apply(weights), draws, rng)
+            scatter.restore(self._ticks)
+        else:
+            self._ticks = iid_ticks(weights, draws, rng)
         self._permute = Permutation(draws, rng)
 
     def __len__(self) -> int:

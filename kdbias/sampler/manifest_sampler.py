@@ -194,12 +194,12 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     def steps(self, batch_size: int) -> int:
         """Batches of `batch_size` that `batches` gives this rank in an epoch."""
         full, rest = divmod(len(self), batch_size)
-        return full + (rest > 1 or (rest == 1 and full == 0))
+        return full + (rest > 1 or (rest == 1 and full == 0 and batch_size > 1))
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """`blocks`, less a last one of a single row: batch norm has no variance to take from it."""
         for block in self.blocks(batch_size):
-            if len(block) > 1 or len(self) == 1:
+            if len(block) > 1 or len(self) == 1 or batch_size == 1:
                 yield block
 
     def _remaining(self, size: int) -> Iterator[np.ndarray]:

@@ -48,7 +48,7 @@ class DensityTable:
         group_columns: names of columns that are neither fixed nor potentials.
         bandwidths: the t of each potential column, ascending.
         provenance: what made it.
-        fingerprint: digest of the file.
+        fingerprint: digest of the values.
     """
 
     path: Path
@@ -102,5 +102,5 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
         group_columns=[name for name in schema.names if name not in (*_FIXED_COLUMNS, *potentials)],
         bandwidths=sorted(float(name.removeprefix(_PREFIX)) for name in potentials),
         provenance=provenance.from_schema(schema) or {},
-        fingerprint=fingerprints.of_file(file),
+        fingerprint=fingerprints.of_table(table),
     )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}{_SUFFIX}")
+    owner = f"{_host()}-{os.getpid()}"
+    temporary = target.with_name(f"{target.name}.{owner}-{uuid.uuid4().hex[:8]}{_SUFFIX}")
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -48,11 +50,33 @@ def sync_folder(folder: Path) -> None:
 
 
 def clean_temporaries(folder: str | os.PathLike[str]) -> int:
-    """Remove what killed processes left behind in ``folder``; returns how many files."""
-    stale = list(Path(folder).glob(f"*{_SUFFIX}"))
+    """Remove what killed processes left behind in ``folder``; returns how many files.
+
+    A file whose process still runs, or may run on another host, is left alone.
+    """
+    stale = [path for path in Path(folder).glob(f"*{_SUFFIX}") if not _may_be_alive(path)]
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)
+
+
+def _host() -> str:
+    return "".join(c for c in socket.gethostname() if c.isalnum())[:16] or "host"
+
+
+def _may_be_alive(path: Path) -> bool:
+    owner = path.name.removesuffix(_SUFFIX).rpartition(".")[2].split("-")
+    if len(owner) != 3 or not owner[1].isdigit():
+        return False
+    if owner[0] != _host():
+        return True
+    try:
+        os.kill(int(owner[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -23,6 +23,11 @@ def of_json(obj: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=_LENGTH).hexdigest()
 
 
+def of_table(table: pa.Table) -> str:
+    """Digest of a table's names and values; who wrote it and when does not count."""
+    return of_json([[name, of_arrays(table.column(name))] for name in table.column_names])
+
+
 def of_arrays(*arrays: np.ndarray | pa.Array | pa.ChunkedArray | None) -> str:
     """Digest of the values of arrays; Arrow arrays count by value, not by how they are chunked."""
     digest = hashlib.blake2b(digest_size=_LENGTH)
@@ -49,11 +54,11 @@ def _update_with_arrow(digest: hashlib.blake2b, array: pa.Array | pa.ChunkedArra
         if pa.types.is_dictionary(piece.type):
             piece = piece.dictionary_decode()
         digest.update(np.packbits(piece.is_null().to_numpy(zero_copy_only=False)).tobytes())
-        piece = (
-            piece.fill_null("")
-            if pa.types.is_string(piece.type) or pa.types.is_large_string(piece.type)
-            else piece
-        )
+        if pa.types.is_boolean(piece.type):  # bits beyond the last value are anything
+            piece = piece.cast(pa.uint8())
+        if piece.null_count:  # so are values behind a null
+            text = pa.types.is_string(piece.type) or pa.types.is_large_string(piece.type)
+            piece = piece.fill_null("" if text else pa.scalar(0).cast(piece.type))
         for buffer in piece.buffers()[1:]:
             if buffer is not None:
                 digest.update(buffer)

@@ -53,6 +53,9 @@ def align(
         KdbiasError: ids are missing; the message has both counts and a few of them.
     """
     wanted, have = as_strings(ids_wanted), as_strings(ids_have)
+    require_unique(have, where)
+    if wanted.null_count:
+        raise KdbiasError(f"{what}: {wanted.null_count:,} rows have no sample_id; every row needs one")
     rows = pc.index_in(wanted, value_set=have)
     if rows.null_count and not allow_missing:
         missing = wanted.filter(pc.is_null(rows))

@@ -12,6 +12,18 @@ from kdbias.tables.files import clean_temporaries, read_json, write_json
 from kdbias.version import __version__
 
 RECORD = "run.json"
+_OWN = {
+    "embed": ("part-*.parquet", "failures.parquet", "parts"),
+    "uniformity": ("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet", "pass.npz"),
+    "frontier": ("frontier.*",),
+    "train": ("checkpoint.pt", "student.*", "metrics.csv", "config.toml", "tensorboard"),
+    "evaluate": ("metrics.json", "units.parquet", "*.png", "embeddings"),
+    "demo": (
+        *("data", "teacher", "embeddings", "density", "weights", "students", "evaluations"),
+        *("results.*", "commands.sh", "report.html"),
+    ),
+}
+"""What each stage writes into its folder: starting over removes this and nothing else."""
 State = Literal["new", "resumed", "finished"]
 
 
@@ -64,7 +76,7 @@ class Run:
         folder = Path(out)
         found = cls._existing(folder, stage)
         if found is not None and overwrite:
-            _empty(folder)
+            _empty(folder, stage)
             found = None
         if found is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +113,12 @@ class Run:
             )
         return record
 
+    def forget(self) -> None:
+        """After a refusal, leave no record behind that would refuse the mended command as a change."""
+        if self.state == "new" and [entry.name for entry in self.out.iterdir()] == [RECORD]:
+            (self.out / RECORD).unlink()
+            self.out.rmdir()
+
     def finish(self, counts: dict[str, Any], seconds: float, **more: Any) -> None:
         """Mark the run finished; written last, so that nothing half-done reads as whole."""
         self.record = {
@@ -115,16 +133,15 @@ class Run:
         self.state = "finished"
 
 
-def _empty(folder: Path) -> None:
+def _empty(folder: Path, stage: str) -> None:
+    """Remove what the stage wrote; whatever else lies in the folder is somebody's and stays."""
     # The record goes first: a deletion cut short must not leave a "finished" folder with parts missing.
     record = folder / RECORD
-    if record.exists():
-        write_json(record, {**read_json(record), "status": "running"})
-    for entry in folder.iterdir():
-        if entry.name == RECORD:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    record.unlink(missing_ok=True)
+    write_json(record, {**read_json(record), "status": "running"})
+    for pattern in _OWN.get(stage, ()):
+        for entry in folder.glob(pattern):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    record.unlink()

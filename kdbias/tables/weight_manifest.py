@@ -76,7 +76,7 @@ class WeightManifest:
         table: its columns.
         weights: (n,) float64, >= 0, mean 1.
         provenance: what made it ({} for a hand-made file).
-        fingerprint: digest of the file.
+        fingerprint: digest of the values.
     """
 
     path: Path
@@ -116,7 +116,10 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
         if not file.exists():
             raise KdbiasError(f"{file}: no such file")
         options = csv.ConvertOptions(column_types={"sample_id": pa.string(), "label": pa.string()})
-        table, schema = csv.read_csv(file, convert_options=options), None
+        try:
+            table, schema = csv.read_csv(file, convert_options=options), None
+        except pa.ArrowInvalid as error:
+            raise KdbiasError(f"{file}: not a readable CSV file ({str(error).splitlines()[0]})") from None
     else:
         schema = provenance.read_schema(file)
         table = None
@@ -143,5 +146,5 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
             name for name in names if name not in _FIXED_COLUMNS and not name.startswith("__index")
         ],
         provenance=(provenance.from_schema(schema) if schema is not None else None) or {},
-        fingerprint=fingerprints.of_file(file),
+        fingerprint=fingerprints.of_table(table),
     )

@@ -134,7 +134,8 @@ def open_training_set(data: str | Path, config: TrainingConfig, device: torch.de
     else:
         source = _without_failures(source, table)
         weights = np.ones(source.n)
-    preprocessings, teacher, targets = [_student_preprocessing(source, config)], None, None
+    drawn = source.select(weights > 0)  # an image that is never drawn need not be readable
+    preprocessings, teacher, targets = [_student_preprocessing(drawn, config)], None, None
     if table is not None:
         inputs["embeddings"] = table.fingerprint
         targets = _stored_targets(table, source, config, with_norms="norm" in needs)

@@ -44,15 +44,17 @@ class Batch:
 class CachedImages:
     """All images of a training set as uint8 tensors (n, h, w, c): a batch is one indexing away."""
 
-    def __init__(self, source: Source, preprocessings: list[Preprocessing], workers: int) -> None:
+    def __init__(
+        self, source: Source, preprocessings: list[Preprocessing], workers: int, drawn: np.ndarray
+    ) -> None:
         self._images = [
             torch.empty((source.n, *p.size, p.channels), dtype=torch.uint8) for p in preprocessings
         ]
         arrays = [images.numpy() for images in self._images]
 
         def fill(start: int) -> int:
-            for row in range(start, min(start + 256, source.n)):
-                for array, image in zip(arrays, _prepared(source, preprocessings, row), strict=True):
+            for row in start + np.flatnonzero(drawn[start : start + 256]):
+                for array, image in zip(arrays, _prepared(source, preprocessings, int(row)), strict=True):
                     array[row] = image
             return min(256, source.n - start)
 
@@ -116,11 +118,18 @@ class StreamedImages:
 
 
 def open_images(
-    source: Source, preprocessings: list[Preprocessing], config: TrainingConfig, pin_memory: bool = False
+    source: Source,
+    preprocessings: list[Preprocessing],
+    drawn: np.ndarray,
+    config: TrainingConfig,
+    pin_memory: bool = False,
 ) -> CachedImages | StreamedImages:
-    """Decoded images from memory where they fit `config.cache`, else from workers; same order and bytes."""
+    """Decoded images from memory where they fit `config.cache`, else from workers; same order and bytes.
+
+    `drawn` (n,) bool says which images will be asked for; others are never read.
+    """
     budget = 0 if config.cache.strip() == "0" else parse_bytes(config.cache)
     size = source.n * sum(int(np.prod(p.size)) * p.channels for p in preprocessings)
     if size <= budget:
-        return CachedImages(source, preprocessings, config.workers)
+        return CachedImages(source, preprocessings, config.workers, drawn)
     return StreamedImages(source, preprocessings, config.workers, pin_memory)

@@ -168,10 +168,15 @@ def fit(
 
     batch_size = cfg.batch_size if cfg.instances else min(cfg.batch_size, samples.n)
     share = processes.share(batch_size)
+    if share < 2 and samples.n > 1:
+        raise KdbiasError(
+            f"--batch-size {batch_size} leaves {share} image a step and process; batch norm needs two or more"
+        )
     sampler = build_sampler(samples, cfg, processes)
     steps_an_epoch = sampler.steps(share)
     steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
-    images = open_images(samples.source, samples.preprocessings, cfg, pin_memory=device.type == "cuda")
+    needed, pinned = samples.weights > 0, device.type == "cuda"
+    images = open_images(samples.source, samples.preprocessings, needed, cfg, pin_memory=pinned)
     meter = record.load(learned, sampler) if record.has_checkpoint else Meter(loss_of.names)
     if processes.main:
         record.begin(cfg, data, meter.step)

@@ -148,7 +148,13 @@ def frontier(
     if bad:
         raise KdbiasError(f"floor {bad[0]:g} is not a share of the samples; choose floors from 0 to 1")
     source = EmbeddingSource(table, embeddings)
-    config = {"t": t, "methods": wanted, "floors": list(floors) if floors is not None else None, "seed": seed}
+    config = {
+        "t": t,
+        "methods": wanted,
+        "floors": list(floors) if floors is not None else None,
+        "tolerance": tolerance,
+        "seed": seed,
+    }
     run = Run.open(output, STAGE, config, {"density": table.fingerprint, **source.inputs}, overwrite)
     if run.state == "finished":
         progress.say(f"{run.out} is finished already; nothing to do")

@@ -90,10 +90,13 @@ def weights(
     request = parse_request(
         table, method, t, Hygiene(temper, clip, mix, min_ess), cap, collapse, near, seed, given
     )
+    config = dict(request.config)
+    if method == "equilibrium":  # how far it is solved is part of what it is
+        config |= {"tolerance": tolerance, "max_seconds": max_seconds}
     source = EmbeddingSource(table, embeddings)
     inputs = {"density": table.fingerprint, **source.inputs}
     path = Path(output)
-    found = _finished(path, request.config, inputs, overwrite)
+    found = _finished(path, config, inputs, overwrite)
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
         return found
@@ -117,7 +120,7 @@ def weights(
     numbers = summary(values, masses, label_codes(table.labels))
     doc = provenance.document(
         STAGE,
-        request.config,
+        config,
         inputs,
         {"samples": table.n, "distinct": groups.distinct},
         time.perf_counter() - began,
@@ -162,6 +165,8 @@ def _finished(
 ) -> WeightsResult | None:
     if path.is_dir():
         raise KdbiasError(f"{path} is a folder; a weight manifest is one .parquet file: choose another -o")
+    if path.suffix != ".parquet":
+        raise KdbiasError(f"{path} would be a Parquet file; name it {path.with_suffix('.parquet')}")
     if overwrite or not path.exists():
         return None
     doc = provenance.read(path)

@@ -202,6 +202,26 @@ def test_unreadable_images_are_listed_and_the_rest_is_kept(work, tmp_path):
     refused(run("embed", tmp_path / "junk.parquet", "-o", tmp_path / "none", *arguments), str(N))
 
 
+def test_a_manifest_is_parquet_and_its_precision_is_part_of_it(work, tmp_path):
+    refused(run("weights", work / "emb_density", "-o", tmp_path / "w.csv"), "w.parquet")
+    assert (
+        run("weights", work / "emb_density", "-o", tmp_path / "w.parquet", "--tolerance", 0.1).exit_code == 0
+    )
+    again = run("weights", work / "emb_density", "-o", tmp_path / "w.parquet", "--tolerance", 1e-6)
+    refused(again, "tolerance: 0.1 -> 1e-06")
+
+
+def test_two_manifests_of_one_name_are_two_schemes(work, tmp_path):
+    out = tmp_path / "density"
+    for folder, method in {"a": "inverse-density", "b": "knn-distance"}.items():
+        (tmp_path / folder).mkdir()
+        w = tmp_path / folder / "w.parquet"
+        assert run("weights", work / "emb_density", "-o", w, "--method", method).exit_code == 0
+    arguments = ["uniformity", work / "emb", "-o", out, "--k", 5, "--t", "2", "--weights"]
+    assert run(*arguments, tmp_path / "a" / "w.parquet").exit_code == 0
+    refused(run(*arguments, tmp_path / "b" / "w.parquet"), "scheme 'w'", "rename")
+
+
 def test_debug_shows_the_traceback(work):
     result = run("inspect", work / "nowhere", "--debug")
     assert result.exception is not None

@@ -169,3 +169,15 @@ def test_without_numba_the_order_is_drawn_all_the_same(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "kdbias.sampler.compiled", None)
     monkeypatch.setattr(epoch_order, "_COMPILED_FROM", 1)
     assert EpochOrder(np.ones(100), 100).counts(100).tolist() == [1] * 100
+
+
+def test_rows_that_alternate_in_the_file_do_not_give_one_sided_epochs():
+    weights = np.where(np.arange(1000) < 500, 1.5, 0.5)
+    tail_even = []
+    for epoch in range(40):
+        counts = epoch_order.EpochOrder(weights, 1000, seed=3, epoch=epoch).counts(1000)
+        assert ((counts >= np.floor(weights)) & (counts <= np.ceil(weights))).all()
+        tail_even.append(counts[500::2].sum())  # of the 250 draws that the tail gets
+    # A random half of 500 rows holds 125 +- 5.6 even ones; in row order it was 0 or 250.
+    assert 90 < min(tail_even) < max(tail_even) < 160
+    assert len(set(tail_even)) > 5

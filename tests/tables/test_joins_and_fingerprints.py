@@ -51,3 +51,21 @@ def test_json_digest_ignores_the_order_of_keys(tmp_path):
     before = fingerprints.of_file(tmp_path / "f")
     (tmp_path / "f").write_bytes(b"y")
     assert fingerprints.of_file(tmp_path / "f") != before
+
+
+def test_repeated_and_null_ids_never_join():
+    with pytest.raises(KdbiasError, match="'a'"):
+        align(pa.array(["a"]), pa.array(["a", "a"]), "weights", "table")
+    with pytest.raises(KdbiasError, match="1 rows have no sample_id"):
+        align(pa.array(["a", None]), pa.array(["a", "b"]), "weights", "table")
+
+
+def test_table_digest_ignores_who_wrote_it_and_when():
+    table = pa.table({"a": [1.0, None], "b": [True, False], "c": ["x", None]})
+    same = pa.table({"a": [1.0, None], "b": [True, False], "c": ["x", None]}).replace_schema_metadata(
+        {"created": "now"}
+    )
+    assert fingerprints.of_table(table) == fingerprints.of_table(same)
+    for column, values in {"a": [1.0, 0.0], "b": [True, None], "c": ["x", ""]}.items():
+        other = table.set_column(table.column_names.index(column), column, pa.array(values))
+        assert fingerprints.of_table(other) != fingerprints.of_table(table), column

@@ -1,9 +1,11 @@
 """Runs: the same command resumes, another is refused by the names of what differs."""
 
+import os
+
 import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.files import atomic_path, read_json
+from kdbias.tables.files import atomic_path, clean_temporaries, read_json
 from kdbias.tables.run_record import Run
 
 
@@ -57,3 +59,34 @@ def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
         failing_write()
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
+
+
+def test_starting_over_removes_only_what_the_stage_wrote(tmp_path):
+    Run.open(tmp_path / "d", "uniformity", {"k": 1}, {}).finish({}, 0.0)
+    (tmp_path / "d" / "density.parquet").write_text("old")
+    (tmp_path / "d" / "best.parquet").write_text("a manifest")
+    (tmp_path / "d" / "run1").mkdir()
+    (tmp_path / "d" / "run1" / "student.pt").write_text("a model")
+    Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
+    left = sorted(str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*"))
+    assert left == ["best.parquet", "run.json", "run1", "run1/student.pt"]
+
+
+def test_a_refused_run_leaves_no_record_and_a_finished_one_keeps_its_own(tmp_path):
+    run = Run.open(tmp_path / "a", "uniformity", {}, {})
+    run.forget()
+    assert not (tmp_path / "a").exists()
+    run = Run.open(tmp_path / "b", "uniformity", {}, {})
+    run.finish({}, 0.0)
+    run.forget()
+    assert (tmp_path / "b" / "run.json").exists()
+
+
+def test_temporaries_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
+    with atomic_path(tmp_path / "t.txt") as alive:
+        alive.write_text("being written")
+        dead = alive.with_name(alive.name.replace(f"-{os.getpid()}-", "-999999999-"))
+        dead.write_text("left behind")
+        assert clean_temporaries(tmp_path) == 1
+        assert not dead.exists()
+    assert (tmp_path / "t.txt").read_text() == "being written"

@@ -24,24 +24,26 @@ def knn_distance(case: Case, *, exponent: float = 1.0) -> Scheme:
     if not (np.isfinite(exponent) and exponent >= 0):
         raise KdbiasError(f"exponent {exponent:g} must be a number >= 0")
     cosines, source = neighbour_cosines(case)
-    distance = np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0)).mean(axis=1)[case.groups.first]
+    distance = np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0)).mean(axis=1)
     values, limited = relative_power(distance, exponent, str(case.where), "neighbours")
     return Scheme(values, {"k": cosines.shape[1], "neighbors": source, "limited": limited})
 
 
 def neighbour_cosines(case: Case) -> tuple[np.ndarray, str]:
-    """Cosines (n, k) of each sample to its k nearest others, and where they come from."""
-    k = (case.density.provenance.get("config") or {}).get("k") or min(DEFAULT_K, case.n - 1)
-    if case.n < 2:
-        raise KdbiasError(f"{case.where} has one sample, which has no neighbours; use method natural")
+    """Cosines (m, k) of each distinct sample to its k nearest others, and where they come from."""
+    if case.m < 2:
+        raise KdbiasError(
+            f"{case.where} has one distinct sample, which has no neighbours; use method natural"
+        )
+    k = min((case.density.provenance.get("config") or {}).get("k") or DEFAULT_K, case.m - 1)
     folder = case.where.parent
-    if (folder / NEIGHBORS).exists():
+    if (folder / NEIGHBORS).exists() and case.m == case.n:
         ids, _, cosines = read_neighbors(folder)
         rows = align(case.density.ids, ids, str(case.where), str(folder / NEIGHBORS))
         return cosines[rows], "kept"
-    found = Neighbors(case.n, k)
-    x = case.load_vectors()
-    with progress.bar(case.n**2 / 1e6, "Mpairs", "neighbours") as bar:
+    found = Neighbors(case.m, k)
+    x = case.vectors
+    with progress.bar(case.m**2 / 1e6, "Mpairs", "neighbours") as bar:
         traverse(x, [found], threads=case.threads, progress=lambda pairs: bar.update(pairs / 1e6))
     return found.cosines, "found anew"
 
