@@ -142,7 +142,9 @@ class CellCheck:
     def verdict(self, width: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
         """(m, T) factors from standard errors to half-widths, and how good the results are."""
         relative, potentials = (v[..., self.judging] for v in (self.relative_errors(width), self.potentials))
-        errors = np.maximum(self.errors[self.probes.index(width)][..., self.judging], _NO_ERROR)
+        # An error below rounding is no yardstick: ratios to it would widen everything that is measured by it.
+        least = np.maximum(rounding(self.job.kernels.bandwidths) * potentials, _NO_ERROR)
+        errors = np.maximum(self.errors[self.probes.index(width)][..., self.judging], least)
         ratios = np.sort(np.abs(relative) * potentials / errors, axis=2)
         count = ratios.shape[2]
         rank = min(math.ceil((count + 1) * COVERAGE), count) - 1
@@ -213,3 +215,8 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
     if scale == 0:
         return 1.0 if not left.any() and not right.any() else 0.0
     return float(left @ right) / scale
+
+
+def rounding(bandwidths: Sequence[float]) -> np.ndarray:
+    """(T, 1) relative error of a potential that float32 products leave: 2t times that of a cosine."""
+    return 2e-6 + 1e-6 * np.asarray(bandwidths, dtype=np.float64)[:, None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.cell_check import CellCheck, widths
+from kdbias.sphere.cell_check import CellCheck, rounding, widths
 from kdbias.sphere.cell_job import LANDMARKS, CellJob
 from kdbias.sphere.cell_near import NearCells
 from kdbias.sphere.cells import visit
@@ -111,10 +111,5 @@ def estimate_pairs(
     half_widths = np.maximum(errors * factors[:, :, None], rounding(bandwidths) * pairs.potentials)
     quality |= {"pairs_share": near_pairs / len(x) ** 2}
     # Where rows prove to be off by more than their standard errors say, so are the energies.
-    energy_errors = energy_errors * np.maximum(factors / 1.96, 1.0)
+    energy_errors = energy_errors * np.maximum(factors / 1.96, 1.0) + rounding(bandwidths).T * energies
     return CellEstimate(pairs, half_widths, energies, energy_errors, quality)
-
-
-def rounding(bandwidths: Sequence[float]) -> np.ndarray:
-    """(T, 1) relative error of a potential that float32 products leave: 2t times that of a cosine."""
-    return 2e-6 + 1e-6 * np.asarray(bandwidths, dtype=np.float64)[:, None]

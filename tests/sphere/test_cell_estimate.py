@@ -142,3 +142,13 @@ def test_neighbour_quality_counts_ties_as_found() -> None:
     quality = neighbour_quality(exact, found)
     assert quality["recall"] == pytest.approx(5 / 6)
     assert quality["knn_log_ratio"] == pytest.approx(np.log(1.4 / 0.8) / 4)
+
+
+def test_errors_stay_small_where_rounding_is_all_there_is() -> None:
+    x = reference.clustered_sphere(3000, 8, 60)
+    p = reference.natural(3000)[None]
+    found = estimate_pairs(x, [64.0], p, k=10, near=0.9, probes=16, threads=2)
+    exact = all_pairs(x, [64.0], p, threads=2)
+    energy = float((p * exact.without_self[:, 0]).sum())
+    assert abs(found.pair_energies[0, 0] - energy) <= 3 * found.energy_errors[0, 0]
+    assert found.energy_errors[0, 0] < 0.05 * energy
