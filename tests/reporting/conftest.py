@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias.tables import fingerprints, provenance
+from kdbias.tables import provenance
 from kdbias.tables.density_table import potential_column, write_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.files import write_json
 from kdbias.tables.run_record import Run
-from kdbias.tables.weight_manifest import write_manifest
+from kdbias.tables.weight_manifest import read_manifest, write_manifest
 
 N, D = 90, 6
 BANDWIDTHS = (2.0, 4.0)
@@ -165,7 +165,7 @@ def _write_density(out, table: EmbeddingTable, x, ids, labels, potentials, log_d
 
 
 def _write_run(out: Path, manifest: Path, seed: int) -> None:
-    inputs = {"weights": fingerprints.of_file(manifest), "data": "d0"}
+    inputs = {"weights": read_manifest(manifest).fingerprint, "data": "d0"}
     run = Run.open(out, "train", {"loss": "l2e", "seed": seed}, inputs)
     with open(out / "metrics.csv", "w", newline="") as handle:
         writer = csv.writer(handle)
