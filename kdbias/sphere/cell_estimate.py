@@ -43,7 +43,7 @@ def estimate_pairs(
     *,
     k: int = 0,
     near: float | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = 5e-4,
     probes: int | None = None,
     landmarks: int = LANDMARKS,
     queries: int = 512,
