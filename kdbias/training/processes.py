@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ def join_processes(device: str) -> Iterator[Processes]:
         resolved = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
         torch.cuda.set_device(resolved)
     if not started:
+        # It keeps the group that is there when it is first imported (as a default argument), and DDP imports
+        # it: imported before, no thread of a destroyed group is left to abort the interpreter's exit.
+        importlib.import_module("torch.distributed.nn")
         distributed.init_process_group("nccl" if resolved.startswith("cuda") else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), torch.device(resolved))
