@@ -1,7 +1,6 @@
 """What an evaluation reads: fingerprints for its record, embeddings of a model that has none yet."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,12 @@ from kdbias.tables.run_record import RECORD
 
 
 def model_inputs(
-    model: str | os.PathLike[str], data: str | os.PathLike[str] | None, embedding: Mapping[str, Any]
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None,
+    embedding: Mapping[str, Any],
+    device: str = "auto",
 ) -> dict[str, str]:
+    """Fingerprint of what is judged: of a table, or of a network (opened on `device`) and its data."""
     if data is None:
         stray = [name for name, value in embedding.items() if value is not None]
         if stray:
@@ -29,14 +32,25 @@ def model_inputs(
 
     columns = ("id_column", "label_column", "path_column", "image_column", "root")
     source = open_data(str(data), **{name: embedding[name] for name in columns if embedding.get(name)})
-    return {"model": _spec_fingerprint(str(model)), "data": source.fingerprint}
+    network = _network_fingerprint(teacher_spec(model), device, embedding.get("id_column"))
+    return {"model": network, "data": source.fingerprint}
 
 
-def _spec_fingerprint(model: str) -> str:
-    """Changes with the spec and with every file that it names."""
-    student = Path(model.removeprefix("run:")) / "student.pt"
-    files = [student, *(Path(part) for part in re.split("[:@]", model))]
-    return fingerprints.of_json([model, [fingerprints.of_file(file) for file in files if file.is_file()]])
+def teacher_spec(model: str | os.PathLike[str]) -> str:
+    """A folder that `kdbias train` wrote may be named alone."""
+    return f"run:{model}" if (Path(model) / RECORD).exists() else str(model)
+
+
+def _network_fingerprint(spec: str, device: str, id_column: str | None) -> str:
+    """The teacher's own: files that the spec does not name, such as a side-car, count as well."""
+    from kdbias.device import resolve_device
+    from kdbias.teachers import PRECOMPUTED, open_teacher
+
+    if spec.startswith(f"{PRECOMPUTED}:"):
+        from kdbias.teachers.precomputed import open_precomputed
+
+        return open_precomputed(spec.partition(":")[2], id_column).fingerprint
+    return open_teacher(spec, device=resolve_device(device)).fingerprint
 
 
 def file_fingerprint(path: str | os.PathLike[str], role: str) -> str:
@@ -80,8 +94,6 @@ def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
 def embed_model(data: str | os.PathLike[str], out: Path, model: str, options: Mapping[str, Any]) -> Path:
     from kdbias.embedding.stage import embed
 
-    spec = f"run:{model}" if (Path(model) / RECORD).exists() else model
-    embed(
-        str(data), out, teacher=spec, **{name: value for name, value in options.items() if value is not None}
-    )
+    given = {name: value for name, value in options.items() if value is not None}
+    embed(str(data), out, teacher=teacher_spec(model), **given)
     return out

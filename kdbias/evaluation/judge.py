@@ -202,7 +202,7 @@ def evaluate(
         "model": str(model) if data is not None else None,
         "embedding": None if data is None else {**reading, "root": None, "precision": precision},
     }
-    inputs = model_inputs(model, data, reading)
+    inputs = model_inputs(model, data, reading, device)
     for role, path in paths.items():
         if path is not None:
             inputs[role] = file_fingerprint(path, role) if role in _FILES else fingerprint(path)

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kdbias.errors import KdbiasError
@@ -67,6 +68,23 @@ def test_images_are_embedded_and_judged_in_one_call(folder, teacher, tmp_path, c
     (folder / "person0" / "0.png").rename(folder / "person0" / "other.png")
     with pytest.raises(KdbiasError, match="input data"):
         evaluate(teacher, tmp_path / "out", **call)
+
+
+def test_a_changed_side_car_is_another_model(folder, tmp_path):
+    class Flat(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1) + 1
+
+    model, side_car = tmp_path / "flat.pt", tmp_path / "flat.toml"
+    torch.jit.trace(Flat(), torch.zeros(1, 3, 8, 8)).save(str(model))
+    text = '[preprocessing]\nsize = [8, 8]\ncolor = "RGB"\nmean = [0]\nstd = [255]\n'
+    side_car.write_text(text)
+    call = dict(protocol="knn", data=folder, device="cpu", workers=0, k=1, bootstrap=0)
+    evaluate(f"torchscript:{model}", tmp_path / "out", **call)
+    evaluate(f"torchscript:{model}", tmp_path / "out", **call)
+    side_car.write_text(text.replace("RGB", "BGR"))
+    with pytest.raises(KdbiasError, match="input model"):
+        evaluate(f"torchscript:{model}", tmp_path / "out", **call)
 
 
 def test_filters_apply_before_embedding(folder, teacher, tmp_path):
