@@ -215,14 +215,14 @@ def fit(
                 if average is not None:
                     average.update(network, meter.step)
 
-                meter.add(loss_of.parts, len(batch.rows), processes.world_size)
+                meter.add(loss_of.parts, len(batch.rows), processes)
                 progress.update(1)
                 if processes.main:
                     record.scalars(meter, loss_of.parts, factor * cfg.rate)
                     if record.due(cfg.checkpoint_seconds) and meter.step % steps_an_epoch:
                         record.save(learned, sampler.state_dict(meter.position), meter)
             drawn = sampler.drawn(epoch, meter.position) if processes.main else {}
-            meter.end_epoch(epoch, factor * cfg.rate, drawn, processes)
+            meter.end_epoch(epoch, factor * cfg.rate, drawn)
             progress.set_postfix_str(meter.describe_last())
             if processes.main:
                 record.write_metrics(meter.history)

@@ -20,7 +20,7 @@ from kdbias.tables.files import atomic_path
 from kdbias.training.config import TrainingConfig
 from kdbias.training.processes import Processes
 
-FORMAT = "kdbias-checkpoint-2"
+FORMAT = "kdbias-checkpoint-3"
 _SCALARS_EVERY = 10
 
 
@@ -30,14 +30,13 @@ class Meter:
 
     terms     names of the summands of the loss
     step      steps done; position = draws of the current epoch that all processes have used up
-    loss_sum  (terms,) float64 summands times images, of this process, since the epoch (or the session) began
+    loss_sum  (terms,) float64 summands times images, of all processes, since the epoch began
     history   one row an epoch, the columns of metrics.csv
     """
 
     terms: list[str]
     step: int = 0
     position: int = 0
-    images: int = 0
     loss_sum: torch.Tensor | None = None
     wait_seconds: float = 0.0
     seconds: float = 0.0
@@ -49,12 +48,15 @@ class Meter:
     def waited(self) -> None:
         self.wait_seconds += time.perf_counter() - self.wait_from
 
-    def add(self, parts: torch.Tensor, images: int, world_size: int) -> None:
-        """Count a step; sums stay on the device, so that no step waits for its loss to arrive."""
-        weighted = parts.double() * images
+    def add(self, parts: torch.Tensor, images: int, processes: Processes) -> None:
+        """Count a step in which each process took `images`.
+
+        Sums stay on the device, so that no step waits for its loss to arrive, and are of all processes at
+        every step: a checkpoint, which one of them writes, then holds what the others have seen as well.
+        """
+        weighted = processes.sum(parts.double() * images)
         self.loss_sum = weighted if self.loss_sum is None else self.loss_sum.to(weighted.device) + weighted
-        self.images += images
-        self.position += images * world_size
+        self.position += images * processes.world_size
         self.step += 1
         self.wait_from = time.perf_counter()
 
@@ -64,12 +66,10 @@ class Meter:
         self.epoch_seconds += now - self._mark
         self._mark = now
 
-    def end_epoch(self, epoch: int, rate: float, drawn: dict[str, float], processes: Processes) -> None:
+    def end_epoch(self, epoch: int, rate: float, drawn: dict[str, float]) -> None:
         """Close the epoch's row. Raises KdbiasError where the loss is no number any more."""
         assert self.loss_sum is not None
-        images = torch.tensor([self.images], dtype=torch.float64, device=self.loss_sum.device)
-        sums = processes.sum(torch.cat([self.loss_sum, images])).tolist()
-        parts = [value / sums[-1] for value in sums[:-1]]
+        parts = [value / self.position for value in self.loss_sum.tolist()]
         loss = sum(parts)
         self.tick()
         if not math.isfinite(loss):
@@ -85,7 +85,7 @@ class Meter:
             "data_wait": self.wait_seconds / self.epoch_seconds,
         }
         self.history.append({**row, **drawn, "seconds": self.seconds})
-        self.position, self.images, self.loss_sum = 0, 0, None
+        self.position, self.loss_sum = 0, None
         self.wait_seconds = self.epoch_seconds = 0.0
 
     def describe_last(self) -> str:
@@ -98,7 +98,7 @@ class Meter:
 
     def to_dict(self) -> dict[str, Any]:
         self.tick()
-        names = ("terms", "step", "position", "images", "loss_sum", "wait_seconds", "seconds")
+        names = ("terms", "step", "position", "loss_sum", "wait_seconds", "seconds")
         return {k: getattr(self, k) for k in (*names, "epoch_seconds", "history")}
 
 

@@ -27,14 +27,22 @@ def plain(*, dim, channels, image_size):
 
 # Reads its call from the command line: data, output, options as a Python literal.
 SCRIPT = """
-import ast, pathlib, sys, types
+import ast, os, pathlib, signal, sys, types
 import kdbias.networks
 from kdbias.errors import KdbiasError
 from kdbias.training.loop import train
+from kdbias.training.record import Record
 module = types.ModuleType("kdbias.networks.plain")
 exec(PLAIN, module.__dict__)
 sys.modules["kdbias.networks.plain"] = module
 kdbias.networks.NETWORKS["plain"] = "plain:plain"
+if len(sys.argv) > 4:  # stop at this step, with its checkpoint written
+    save = Record.save
+    def save_then_die(self, learned, sampler, meter):
+        save(self, learned, sampler, meter)
+        if meter.step == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    Record.save = save_then_die
 try:
     train(sys.argv[1], sys.argv[2], **ast.literal_eval(sys.argv[3]))
 except KdbiasError as error:
@@ -67,14 +75,17 @@ def command(lab: Any, out: Path, **options: Any) -> list[str]:
     return [str(script), str(lab.data), str(out), repr(lab.options(**options))]
 
 
-def together(lab: Any, out: Path, **options: Any) -> list[subprocess.CompletedProcess[str]]:
-    """Run with two processes, announced as torchrun does."""
+def together(
+    lab: Any, out: Path, die_at: int | None = None, **options: Any
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run with two processes, announced as torchrun does; the first dies once step `die_at` is saved."""
+    death = [] if die_at is None else [str(die_at)]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     started = [
         subprocess.Popen(
-            [sys.executable, *command(lab, out, **options)],
+            [sys.executable, *command(lab, out, **options), *death],
             env=environment(
                 RANK=str(rank),
                 LOCAL_RANK=str(rank),
@@ -109,6 +120,23 @@ def test_two_processes_train_what_one_does(lab: Any, plain: str, tmp_path: Path)
     weights = lab.student(tmp_path / "two")
     for key, value in lab.student(tmp_path / "one").items():
         assert torch.allclose(value, weights[key], rtol=1e-3, atol=1e-5), key
+
+
+def test_two_processes_stopped_within_an_epoch_record_its_whole_loss(
+    lab: Any, plain: str, tmp_path: Path
+) -> None:
+    options = {"student": plain, "epochs": 2, "batch_size": 20, "weights": None, "checkpoint_seconds": 0}
+    assert [r.returncode for r in together(lab, tmp_path / "whole", **options)] == [0, 0]
+    killed, left = together(lab, tmp_path / "broken", die_at=2, **options)  # of three steps an epoch
+    assert killed.returncode == -signal.SIGKILL
+    assert left.returncode != 0
+    resumed = together(lab, tmp_path / "broken", resume=True, **options)
+    assert [r.returncode for r in resumed] == [0, 0], resumed[0].stderr
+    assert "resuming at step 2" in resumed[0].stderr
+    for whole, broken in zip(
+        lab.timeless(tmp_path / "whole"), lab.timeless(tmp_path / "broken"), strict=True
+    ):
+        assert broken == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_refusal_reaches_every_process(lab: Any, tmp_path: Path) -> None:
