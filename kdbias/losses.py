@@ -41,9 +41,14 @@ class Lesson:
 
 
 class Loss(nn.Module):
-    """Base of all losses. `needs` names the fields of `Lesson` that `forward` reads."""
+    """Base of all losses.
+
+    needs      names the fields of `Lesson` that `forward` reads
+    equal_dim  whether a student that is compared with the target must have its dimension
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"target"})
+    equal_dim: ClassVar[bool] = True
 
     def __init__(self, dim: int, classes: int | None, options: Mapping[str, float]) -> None:
         super().__init__()
@@ -80,6 +85,8 @@ class Relational(Loss):
     twice that between the cosines of the angles of triplets (the paper's ratio), of unit embeddings. Teacher
     and student may differ in dimension. Pairs of the same image, drawn twice, count as distance zero.
     """
+
+    equal_dim = False
 
     def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
         student, teacher = _unit(embedding), _given(lesson.target)
@@ -197,6 +204,12 @@ def build_loss(
 def loss_needs(text: str) -> frozenset[str]:
     """Which fields of `Lesson` the loss needs."""
     return frozenset().union(*(LOSSES[name].needs for _, name in parse_loss(text)))
+
+
+def needs_equal_dim(text: str) -> bool:
+    """Whether a term of the loss compares student and teacher coordinate by coordinate."""
+    losses = [LOSSES[name] for _, name in parse_loss(text)]
+    return any("target" in loss.needs and loss.equal_dim for loss in losses)
 
 
 def parse_loss(text: str) -> list[tuple[float, str]]:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from kdbias.errors import KdbiasError
-from kdbias.losses import build_loss
+from kdbias.losses import build_loss, needs_equal_dim
 from kdbias.networks import build_network
 from kdbias.networks.saved import save_network
 from kdbias.progress import bar, is_quiet, quiet, say
@@ -154,8 +154,11 @@ def fit(
     """The loop. Returns the trained network, the arguments that build it again, and what was measured."""
     device, prepare = processes.device, samples.preprocessing
     dim = cfg.dim or samples.dim or 128
-    if samples.dim is not None and samples.dim != dim and cfg.loss != "rkd":
-        raise KdbiasError(f"--dim {dim}, but the teacher's vectors have {samples.dim} numbers")
+    if samples.dim is not None and samples.dim != dim and needs_equal_dim(cfg.loss):
+        raise KdbiasError(
+            f"--dim {dim}, but the teacher's vectors have {samples.dim} numbers; leave --dim out, or use a "
+            "loss that compares within each alone (rkd)"
+        )
     how: dict[str, Any] = {"dim": dim, "channels": prepare.channels, "image_size": list(prepare.size)}
     torch.manual_seed(cfg.seed)  # whatever else was opened, the seed decides the first weights
     network = build_network(cfg.student, **how).to(memory_format=torch.channels_last).to(device)

@@ -61,6 +61,10 @@ def test_relational_distillation_lets_dimensions_differ(lab: Any, tmp_path: Path
     lab.run(tmp_path / "run", loss="rkd", dim=4, epochs=8)
     rows = lab.metrics(tmp_path / "run")
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    for loss in ("2*rkd", "rkd+0.1*softmax"):
+        lab.run(tmp_path / loss[:3], loss=loss, dim=4, epochs=1)
+    with pytest.raises(KdbiasError, match="--dim 4, but the teacher's vectors have 6 numbers"):
+        lab.run(tmp_path / "refused", loss="rkd+l2e", dim=4)
 
 
 def test_stored_flips_and_a_live_teacher_teach_the_same(
