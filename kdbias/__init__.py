@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kdbias.measurement.stage import uniformity
     from kdbias.reporting import report
     from kdbias.sampler.manifest_sampler import ManifestSampler
+    from kdbias.study.stage import study
     from kdbias.tables.density_table import read_density
     from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
     from kdbias.tables.weight_manifest import read_manifest
@@ -49,6 +50,7 @@ _HOME = {
     "read_density": "kdbias.tables.density_table",
     "read_manifest": "kdbias.tables.weight_manifest",
     "report": "kdbias.reporting",
+    "study": "kdbias.study.stage",
     "train": "kdbias.training.loop",
     "uniformity": "kdbias.measurement.stage",
     "weights": "kdbias.weighting.stage",
@@ -71,6 +73,7 @@ __all__ = [
     "read_density",
     "read_manifest",
     "report",
+    "study",
     "train",
     "uniformity",
     "weights",

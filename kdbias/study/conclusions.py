@@ -1,0 +1,39 @@
+"""What is written at the end of every call: results.parquet, study.json, results.md and plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdbias.study.plan import Plan
+from kdbias.study.results import collect, write_results
+from kdbias.tables.files import atomic_path, write_json
+
+
+def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict[str, Any], list[str]]:
+    """Write the conclusions from every finished run of the description; returns study.json and a summary."""
+    named, unnamed = plan.runs(plan.cases.values())
+    rows = collect(named)
+    rates = {case.prepared.data.name: plan.rates(case) for case in plan.cases.values()}
+    document: dict[str, Any] = {
+        "name": plan.study.name,
+        "command": f"kdbias study {description} -o {plan.out}",
+        "planned": len(named) + unnamed,
+        "finished": len(rows),
+        "missing": len(named) + unnamed - len(rows),
+        "failed": failed,
+        "learning_rates": rates,
+    }
+    lines = [f"{plan.out}: {len(rows):,} of {document['planned']:,} runs are finished"]
+    lines += [f"failed: {label}: {error}" for label, error in failed.items()]
+    if rows:
+        from kdbias.study.figures import write_plots
+        from kdbias.study.text import results_text
+
+        lines.append(f"every number: {write_results(plan.out, rows, document)}")
+        text = results_text(plan.study, rows, document)
+        with atomic_path(plan.out / "results.md") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        plots = write_plots(plan.study, rows, plan.out / "plots")
+        lines += [f"tables: {plan.out / 'results.md'}", f"plots: {', '.join(map(str, plots))}"]
+    write_json(plan.out / "study.json", document)
+    return document, lines

@@ -1,0 +1,196 @@
+"""A study's plots, one SVG a round and question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdbias.study.comparisons import CaseRows, cases_of, correlate
+from kdbias.study.description import BASELINE, Description
+from kdbias.study.results import Row
+from kdbias.tables.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SETTINGS: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "study",
+}
+_COLUMNS = 3
+_MARKERS = "osD^vP*X<>hp8d"
+_DECILE = "fidelity.distance[density_decile="
+
+
+def write_plots(study: Description, rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write the plots of every round that has finished runs; returns their paths."""
+    cases = cases_of(study, rows)
+    written = []
+    for round_ in dict.fromkeys(case.round for case in cases):
+        own = [case for case in cases if case.round == round_]
+        written.append(
+            _panels(
+                folder / f"{round_}-gains.svg", own, _gains, 3.4, "error removed, against natural sampling"
+            )
+        )
+        written.append(
+            _panels(
+                folder / f"{round_}-uniformity.svg", own, _scatter, 2.8, "effective distinct samples and gain"
+            )
+        )
+        with_deciles = [c for c in own if any(_DECILE in m for m in c.rows[0].metrics)]
+        if with_deciles:
+            title = "distance to the teacher by density, against natural sampling"
+            written.append(_panels(folder / f"{round_}-density.svg", with_deciles, _deciles, 2.8, title))
+        with_groups = [c for c in own if _groups(c)]
+        if with_groups:
+            title = "distance to the teacher by group, against natural sampling"
+            written.append(_panels(folder / f"{round_}-groups.svg", with_groups, _by_group, 3.2, title))
+    return written
+
+
+def _panels(
+    path: Path, cases: Sequence[CaseRows], draw: Callable[[Axes, CaseRows], None], height: float, title: str
+) -> Path:
+    """A panel for each case; one legend for all where the panels label their artists."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(cases))
+    lines = math.ceil(len(cases) / columns)
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(4.2 * columns, height * lines + 0.7), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+        handles: dict[str, Any] = {}
+        for axes, case in zip(panels, cases, strict=False):
+            draw(axes, case)
+            handles |= {
+                str(label): handle
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+                if label not in handles
+            }
+        for axes in panels[len(cases) :]:
+            axes.set_visible(False)
+        if handles:
+            figure.legend(
+                handles.values(), handles.keys(), loc="outside lower center", ncols=min(7, 2 * columns)
+            )
+        figure.suptitle(title)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+    return path
+
+
+def _look(case: CaseRows) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of each arm, by its place among the arms of the study."""
+    import matplotlib as mpl
+
+    colors = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    arms = [arm for arm in case.study_arms if arm != BASELINE]
+    return {arm: (colors[i % 20], _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(arms)}
+
+
+def _gains(axes: Axes, case: CaseRows) -> None:
+    """The share of natural's error that each arm removes, with its interval."""
+    metric = case.primary[0]
+    found = [c for c in (case.compare(arm, metric) for arm in case.arms if arm != BASELINE) if c is not None]
+    for place, compared in enumerate(reversed(found)):
+        value, low, high = compared.gain
+        sign = compared.difference.better if compared.difference else 0
+        color = {1: "#1b7837", -1: "#b2182b"}.get(sign, "#666666")
+        if low is not None and high is not None:
+            axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=1.2)
+        axes.plot([100 * value], [place], "o", color=color, markersize=4)
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.set_yticks(range(len(found)), [c.arm for c in reversed(found)])
+    distilled = [c for c in found if not case.of(c.arm)[0].scratch]
+    _limit(axes, [v for c in distilled for v in c.gain if v is not None])
+    axes.set_title(case.name)
+    axes.set_xlabel(f"{metric}: error removed (%)")
+
+
+def _limit(axes: Axes, gains: Sequence[float]) -> None:
+    """Leave far-off arms (from scratch) out of the picture, for the others to be seen."""
+    if not gains:
+        return
+    low, high = min(0.0, *(100 * g for g in gains)), max(0.0, *(100 * g for g in gains))
+    room = 0.15 * (high - low) + 0.1
+    shown = axes.get_xlim()
+    axes.set_xlim(max(shown[0], low - room), min(shown[1], high + room))
+
+
+def _scatter(axes: Axes, case: CaseRows) -> None:
+    """Gain against effective distinct samples, each as a ratio to natural's."""
+    natural = case.of(BASELINE)[0].facts["effective_distinct"]
+    looks = _look(case)
+    for arm in case.arms:
+        first, found = case.of(arm)[0], case.compare(arm, case.primary[0])
+        if first.scratch or arm == BASELINE or found is None or first.facts["sampling"] != "systematic":
+            continue
+        color, marker = looks[arm]
+        x, (gain, low, high) = first.facts["effective_distinct"] / natural, found.gain
+        if low is not None and high is not None:
+            axes.plot([x, x], [100 * low, 100 * high], color=color, linewidth=0.8)
+        axes.plot([x], [100 * gain], marker, color=color, markersize=5, label=arm)
+    axes.plot([1], [0], "k+", markersize=8, label=BASELINE)
+    axes.axhline(0, color="black", linewidth=0.5)
+    rho = correlate([case], "effective_distinct")
+    axes.set_title(case.name if rho is None else f"{case.name}: rank correlation {rho.rho:+.2f}")
+    axes.set_xlabel("effective distinct samples / natural's")
+    axes.set_ylabel(f"{case.primary[0].partition('.')[2]}:\nerror removed (%)")
+
+
+def _change(case: CaseRows, arm: str, metric: str) -> float:
+    """Relative change of a distance against natural, in percent."""
+    found = case.compare(arm, metric)
+    return float("nan") if found is None else -100 * found.gain[0]
+
+
+def _shown(case: CaseRows) -> list[str]:
+    return [arm for arm in case.arms if arm != BASELINE and not case.of(arm)[0].scratch]
+
+
+def _deciles(axes: Axes, case: CaseRows) -> None:
+    """Change of the distance to the teacher from the most isolated to the most crowded test samples."""
+    looks = _look(case)
+    deciles = range(1, 11)
+    for arm in _shown(case):
+        color, marker = looks[arm]
+        changes = [_change(case, arm, f"{_DECILE}{d:02d}]") for d in deciles]
+        axes.plot(deciles, changes, color=color, marker=marker, markersize=3, linewidth=1, label=arm)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_title(case.name)
+    axes.set_xlabel("decile of density (1 = most isolated)")
+    axes.set_ylabel("change of distance (%)")
+
+
+def _groups(case: CaseRows) -> list[str]:
+    """Metrics `fidelity.distance` of the groups that are no deciles."""
+    metrics = case.rows[0].metrics
+    return [m for m in metrics if m.startswith("fidelity.distance[") and "=" in m and _DECILE not in m]
+
+
+def _by_group(axes: Axes, case: CaseRows) -> None:
+    """Change of the distance to the teacher for each arm and group."""
+    groups, arms = _groups(case), _shown(case)
+    changes = np.array([[_change(case, arm, group) for group in groups] for arm in arms])
+    most = float(np.nanmax(np.abs(changes))) or 1.0
+    axes.imshow(changes, cmap="RdYlGn_r", vmin=-most, vmax=most, aspect="auto")
+    for i, j in np.ndindex(changes.shape):
+        axes.text(j, i, f"{changes[i, j]:+.1f}", ha="center", va="center", fontsize=6)
+    names = [group.partition("=")[2].rstrip("]") for group in groups]
+    axes.set_xticks(range(len(groups)), names, rotation=35, ha="right")
+    axes.set_yticks(range(len(arms)), arms)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{case.name}: change (%), green = nearer")

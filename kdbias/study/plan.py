@@ -1,0 +1,100 @@
+"""Which runs a study consists of, as far as they can be named yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kdbias.study.cases import Case
+from kdbias.study.description import Arm, Description
+from kdbias.study.preparation import Machine, locate
+from kdbias.study.runs import RunPlan
+from kdbias.study.tuning import baseline_of, chosen_rates, tuning_runs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A description in its output folder.
+
+    A run can be named once the biased samples are drawn and the learning rate is tuned; until then it only
+    counts as missing.
+    """
+
+    study: Description
+    out: Path
+    machine: Machine
+
+    @cached_property
+    def cases(self) -> dict[str, Case]:
+        """All cases by name ("DATASET/BIAS")."""
+        prepared = [locate(data, self.out) for data in self.study.data.values()]
+        return {c.name: c for p in prepared for c in (Case(p, b) for b in p.data.bias.values())}
+
+    def chosen(self, only: Sequence[str]) -> list[Case]:
+        """The cases named by `only` as "DATASET" or "DATASET/BIAS"; all where it is empty."""
+        return [c for n, c in self.cases.items() if not only or n in only or c.prepared.data.name in only]
+
+    def tuned_on(self, case: Case) -> Case | None:
+        """The case on which a case's learning rates are tuned."""
+        tune = case.prepared.data.tune
+        return None if tune is None else self.cases[f"{case.prepared.data.name}/{tune.bias}"]
+
+    def arms(self, case: Case, rounds: Sequence[str] = ()) -> list[Arm]:
+        """The arms of a case over these rounds (all where empty), in the order of the file."""
+        found = dict[str, Arm]()
+        for name, round_ in self.study.rounds.items():
+            if (not rounds or name in rounds) and (round_.cases is None or case.name in round_.cases):
+                found |= {arm.name: arm for arm in self.study.arms_of(case.prepared.data, case.bias, round_)}
+        return [arm for arm in self.study.arms.values() if arm.name in found]
+
+    def needed_arms(self, case: Case) -> list[Arm]:
+        """The arms whose manifests a case needs: its own, and the baselines that are tuned on it."""
+        found = {arm.name: arm for arm in self.arms(case)}
+        if case in (self.tuned_on(other) for other in self.cases.values()):
+            found |= {run.arm.name: run.arm for run in self._named_tuning(case)}
+        return list(found.values())
+
+    def _named_tuning(self, case: Case) -> list[RunPlan]:
+        data = case.prepared.data
+        others = [c for c in self.cases.values() if c.prepared.data.name == data.name]
+        arms = [arm for other in others for arm in self.arms(other)]
+        return tuning_runs(self.study, case, arms, self.out, self.machine)
+
+    def tuning(self, cases: Iterable[Case]) -> list[RunPlan]:
+        """The tuning runs that these cases need."""
+        places = {p.name: p for p in map(self.tuned_on, cases) if p is not None}
+        return [run for place in places.values() for run in self._named_tuning(place)]
+
+    def rates(self, case: Case) -> dict[str, dict[str, Any]] | None:
+        """What tuning chose for the case's data set; None where it is not finished."""
+        place = self.tuned_on(case)
+        if place is None:
+            return {}
+        if not place.is_drawn:
+            return None
+        runs = self._named_tuning(place)
+        return chosen_rates(runs) if all(run.result.exists() for run in runs) else None
+
+    def runs(
+        self, cases: Iterable[Case], rounds: Sequence[str] = ()
+    ) -> tuple[list[tuple[str, RunPlan]], int]:
+        """The runs of these cases with their rounds, and how many more cannot be named yet."""
+        found: list[tuple[str, RunPlan]] = []
+        unnamed = 0
+        for case in cases:
+            rates = self.rates(case)
+            for name, round_ in self.study.rounds.items():
+                if (rounds and name not in rounds) or (round_.cases and case.name not in round_.cases):
+                    continue
+                arms = self.study.arms_of(case.prepared.data, case.bias, round_)
+                if rates is None or not case.is_drawn:
+                    unnamed += len(arms) * len(round_.seeds)
+                    continue
+                for seed in round_.seeds:
+                    for arm in arms:
+                        rate = rates.get(baseline_of(self.study, arm).name, {}).get("lr")
+                        found.append((name, RunPlan(self.out, case, arm, seed, rate, self.machine)))
+        return found, unnamed

@@ -1,0 +1,240 @@
+"""A study's data set made ready: images at the student's size, the teacher, its embeddings of all samples.
+
+Everything lies in one folder whose name ends in a digest of what it was made from, so that a changed
+description makes a new folder and finds the old one again when it is changed back::
+
+    prepared.parquet    images at the student's size, all columns, and `study_part` (train or test)
+    teacher/            the run of a teacher that the study trains
+    raw/  all/          its embeddings as computed; the same with the column `study_part`
+    density/            of all samples, where a judge asks for it
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.data import open_data
+from kdbias.data.source import Source
+from kdbias.errors import KdbiasError
+from kdbias.study.description import DataSet
+from kdbias.tables import fingerprints
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.files import atomic_path
+from kdbias.tables.joins import align
+from kdbias.teachers import PRECOMPUTED
+
+PART = "study_part"
+_GROUP_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How to compute, which changes no result on a CPU: device, and threads of one worker."""
+
+    device: str = "auto"
+    threads: int = 1
+
+    @property
+    def training(self) -> dict[str, Any]:
+        return {"device": self.device, "threads": self.threads, "workers": 1}
+
+    @property
+    def embedding(self) -> dict[str, Any]:
+        return {"device": self.device, "workers": 0, "batch_size": 256}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where a prepared data set lies; `key` is the digest in the folder's name."""
+
+    folder: Path
+    key: str
+    data: DataSet
+
+    @property
+    def images(self) -> str:
+        """What students are trained on and judged with."""
+        return str(self.folder / "prepared.parquet") if self.data.image_size else self.source
+
+    @property
+    def source(self) -> str:
+        return expand(self.data.source)
+
+    @property
+    def teacher(self) -> str:
+        if self.data.train_teacher is not None:
+            return f"run:{self.folder / 'teacher'}"
+        return expand(self.data.teacher or "")
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "all"
+
+    @property
+    def density(self) -> Path:
+        return self.folder / "density"
+
+    @property
+    def test_where(self) -> list[str]:
+        return [f"{PART}=test"] if self.data.image_size else list(self.data.test_where)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The options by which the images are read."""
+        return {} if self.data.image_size else _columns(self.data)
+
+
+def expand(text: str) -> str:
+    """A text of the description with its $VARIABLES; one that is not set is refused."""
+    found = os.path.expandvars(text)
+    if "$" in found:
+        raise KdbiasError(f"{text}: an environment variable in it is not set")
+    return found
+
+
+def _columns(data: DataSet) -> dict[str, Any]:
+    given = {"id_column": data.id_column, "label_column": data.label_column}
+    return {name: column for name, column in given.items() if column is not None}
+
+
+@functools.lru_cache(maxsize=1)
+def _open(source: str, id_column: str | None, label_column: str | None) -> Source:
+    return open_data(source, id_column=id_column, label_column=label_column)
+
+
+def locate(data: DataSet, out: Path) -> Prepared:
+    """Where the data set belongs. Reads the data's columns, no image."""
+    source = _open(expand(data.source), data.id_column, data.label_column)
+    made_from = {
+        "source": source.fingerprint,
+        "teacher": data.teacher,
+        "train_teacher": data.train_teacher,
+        "image_size": data.image_size,
+        "holdout": [data.holdout, data.holdout_seed],
+        "where": [list(data.train_where), list(data.test_where)],
+        "measure": data.measure,
+    }
+    key = fingerprints.of_json(made_from)[:8]
+    return Prepared(out / "data" / f"{data.name}-{key}", key, data)
+
+
+def parts_of(source: Source, data: DataSet) -> np.ndarray:
+    """(n,) texts: train, test, or empty for samples that are neither."""
+    from kdbias.data.filters import matching
+
+    part = np.full(source.n, "", dtype=object)
+    found = matching(source, data.train_where)
+    train = np.ones(source.n, bool) if found is None else found
+    if data.holdout is not None:
+        rows = np.flatnonzero(train)
+        test = np.zeros(source.n, bool)
+        count = round(data.holdout * len(rows))
+        test[np.random.default_rng(data.holdout_seed).choice(rows, count, replace=False)] = True
+        train &= ~test
+    else:
+        found = matching(source, data.test_where)
+        test = np.zeros(source.n, bool) if found is None else found
+    if (train & test).any():
+        raise KdbiasError(f"data.{data.name}: {int((train & test).sum()):,} samples are both train and test")
+    part[train], part[test] = "train", "test"
+    return part
+
+
+def prepare(prepared: Prepared, machine: Machine) -> None:
+    """Make what is missing of a data set; a call on a finished one is quick."""
+    import kdbias
+
+    data, folder = prepared.data, prepared.folder
+    done = folder / "prepared.ok"
+    if done.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    source = _open(prepared.source, data.id_column, data.label_column)
+    part = parts_of(source, data)
+    if data.image_size:
+        write_images(folder / "prepared.parquet", source, part, data.image_size)
+    if data.train_teacher is not None:
+        where = [f"{PART}=train"] if data.image_size else list(data.train_where)
+        options = {"loss": "softmax", **data.train_teacher, **machine.training, **prepared.columns}
+        kdbias.train(prepared.images, folder / "teacher", where=where, **options)
+    stored = prepared.teacher.startswith(f"{PRECOMPUTED}:")
+    if stored:
+        # Stored vectors lie in the order of the whole data.
+        kdbias.embed(
+            prepared.source, folder / "raw", teacher=prepared.teacher, same_order=True, **_columns(data)
+        )
+    else:
+        options = {**prepared.columns, **machine.embedding}
+        kdbias.embed(prepared.images, folder / "raw", teacher=prepared.teacher, **options)
+    _with_parts(EmbeddingTable.open(folder / "raw"), source, part, prepared.table)
+    with atomic_path(done) as temporary:
+        temporary.write_text("finished\n")
+
+
+def measure_all(prepared: Prepared, machine: Machine) -> None:
+    """Density of all samples, where a judge asks for it."""
+    import kdbias
+
+    data = prepared.data
+    if any("@density" in judge.options.values() for judge in data.judge.values()):
+        options = {"rectification": "none", "threads": machine.threads, **data.measure}
+        kdbias.uniformity(prepared.table, prepared.density, **options)
+
+
+def _with_parts(raw: EmbeddingTable, source: Source, part: np.ndarray, out: Path) -> None:
+    """The table's samples that are train or test, with the column that says which."""
+    ids = raw.ids()
+    own = part[align(ids, source.ids, f"embedding table {raw.path}", source.origin)]
+    keep = np.flatnonzero(own != "")
+    rows = pa.array(keep)
+    groups = {name: raw.column(name).take(rows) for name in raw.group_columns if name != PART}
+    write_embedding_table(
+        out,
+        ids.take(rows),
+        raw.vectors(np.float16)[keep],
+        raw.labels().take(rows),
+        groups | {PART: pa.array(own[keep].tolist(), pa.large_string())},
+        inputs={"raw": raw.fingerprint, "parts": fingerprints.of_json(own.tolist())},
+    )
+
+
+def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) -> None:
+    """Train and test images at the student's size as PNG, so that no run decodes and shrinks them again."""
+    from PIL import Image
+
+    from kdbias.teachers.preprocessing import Preprocessing
+    from kdbias.training.config import TrainingConfig
+
+    if path.exists():
+        return
+    shape = TrainingConfig.read(None, {"image_size": size}).image_size
+    assert shape is not None
+    shrink = Preprocessing(size=shape)
+    rows = np.flatnonzero(part != "")
+    kept = source.select(rows)
+    columns: dict[str, Any] = {"sample_id": kept.ids}
+    if kept.labels is not None:
+        columns["label"] = kept.labels
+    columns |= kept.groups | {PART: pa.array(part[rows].tolist(), pa.large_string())}
+    plain = pa.table(columns)
+    schema = plain.schema.append(pa.field("image", pa.binary()))
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, kept.n, _GROUP_ROWS):
+            block = plain.slice(start, _GROUP_ROWS)
+            images = []
+            for row in range(start, start + block.num_rows):
+                pixels = shrink.apply(shrink.decode(kept.read(row)))
+                grey = bool((pixels == pixels[:, :, :1]).all())
+                file = io.BytesIO()
+                Image.fromarray(pixels[:, :, 0] if grey else pixels).save(file, "PNG", compress_level=1)
+                images.append(file.getvalue())
+            writer.write_table(block.append_column(schema.field("image"), pa.array(images, pa.binary())))

@@ -1,0 +1,105 @@
+"""From the finished runs of a study to one tidy table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kdbias.study.cases import measures
+from kdbias.study.runs import RunPlan
+from kdbias.tables import provenance
+from kdbias.tables.density_table import write_table
+from kdbias.tables.files import read_json
+
+RESULTS = "results.parquet"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One student as a whole: where it stands in the study, its manifest's measures and its metrics."""
+
+    round: str
+    dataset: str
+    bias: str
+    arm: str
+    seed: int
+    scratch: bool
+    facts: dict[str, Any]
+    metrics: dict[str, float]
+    lower_is_better: dict[str, bool]
+
+    @property
+    def case(self) -> str:
+        return f"{self.dataset}/{self.bias}"
+
+
+def collect(plan: Sequence[tuple[str, RunPlan]]) -> list[Row]:
+    """The finished runs, in the plan's order; paths in the commands start at the study's folder."""
+    rows = []
+    for round_, run in plan:
+        if not run.result.exists():
+            continue
+        result = read_json(run.result)
+        root = f"{run.out}/"
+        options = run.options
+        facts = {
+            **measures(run.case, run.arm),
+            "method": run.arm.manifest["method"],
+            "min_ess": run.arm.manifest.get("min_ess"),
+            "sampling": options.get("sampling", "systematic"),
+            "loss": options["loss"],
+            "student": options.get("student", "convnet"),
+            "batch_size": options["batch_size"],
+            "lr": result["lr"],
+            "steps": result["steps"],
+            "epochs": result["epochs"],
+            "unique_fraction": result["unique_fraction"],
+            "train_loss": result["loss"],
+            "train_seconds": result["train_seconds"],
+            "seconds": result["seconds"],
+            "run": str(run.folder.relative_to(run.out)),
+            "command": result["commands"][0].replace(root, ""),
+        }
+        entries = result["metrics"]
+        rows.append(
+            Row(
+                round=round_,
+                dataset=run.case.prepared.data.name,
+                bias=run.case.bias.name,
+                arm=run.arm.name,
+                seed=run.seed,
+                scratch=run.arm.scratch,
+                facts=facts,
+                metrics={name: entry["value"] for name, entry in entries.items()},
+                lower_is_better={name: entry["lower_is_better"] for name, entry in entries.items()},
+            )
+        )
+    return rows
+
+
+def write_results(out: Path, rows: Iterable[Row], document: dict[str, Any]) -> Path:
+    """``results.parquet``: one row for each round, data set, bias, arm, seed and metric."""
+    flat = [
+        {
+            "round": row.round,
+            "dataset": row.dataset,
+            "bias": row.bias,
+            "arm": row.arm,
+            "scratch": row.scratch,
+            "seed": row.seed,
+            "metric": metric,
+            "value": float(value),
+            "lower_is_better": row.lower_is_better[metric],
+            **row.facts,
+        }
+        for row in rows
+        for metric, value in row.metrics.items()
+    ]
+    table = pa.Table.from_pylist(flat)
+    doc = provenance.document("study", document, {}, {"rows": len(flat)}, 0.0)
+    write_table(out / RESULTS, table, doc)
+    return out / RESULTS

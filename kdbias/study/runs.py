@@ -1,0 +1,180 @@
+"""One student of a study: what it is, the public functions that make it, and what it left behind.
+
+A run's folder is named after its arm, its seed and a digest of everything that decides its numbers::
+
+    runs/DATASET/BIAS/ARM-seed0-0123abcd/
+        student/  embeddings/  score-JUDGE-4567cdef/      as the stages leave them
+        result-89ab0123.json                              written last: the numbers of all judges
+
+A run is finished when its result is there, so a killed study goes on with the same command, and a changed
+description re-runs only what it changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbias.demonstration.steps import Step
+from kdbias.errors import KdbiasError
+from kdbias.study.cases import Case
+from kdbias.study.description import Arm, Judge
+from kdbias.study.preparation import Machine, expand
+from kdbias.tables import fingerprints
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One student: the case, the arm, the seed and the learning rate (None: the options' own)."""
+
+    out: Path
+    case: Case
+    arm: Arm
+    seed: int
+    lr: float | None
+    machine: Machine
+
+    @property
+    def label(self) -> str:
+        rate = "" if self.lr is None else f" lr {self.lr:g}"
+        return f"{self.case.name} {self.arm.name} seed {self.seed}{rate}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides the student, as options of `kdbias.train`."""
+        data = self.case.prepared.data
+        chosen = {"loss": "l2e", **data.student, **(data.scratch if self.arm.scratch else {})}
+        if self.lr is not None:
+            chosen["lr"] = self.lr
+        chosen |= self.arm.train
+        batch_size = int(chosen.get("batch_size", 128))
+        chosen["batch_size"] = batch_size
+        samples = EmbeddingTable.open(self.case.draw).n
+        steps_an_epoch = math.ceil(samples / batch_size)
+        return {**chosen, "epochs": max(1, round(self.case.steps / steps_an_epoch)), "seed": self.seed}
+
+    @property
+    def folder(self) -> Path:
+        digest = fingerprints.of_json([self.case.key, self.arm.manifest, self.options])[:8]
+        return self.out / "runs" / self.case.name / f"{self.arm.name}-seed{self.seed}-{digest}"
+
+    @property
+    def judges(self) -> list[Judge]:
+        found = self.case.prepared.data.judge.values()
+        return [judge for judge in found if not (self.arm.scratch and judge.in_teacher_space)]
+
+    @property
+    def result(self) -> Path:
+        return self.folder / f"result-{_digest(self.judges)}.json"
+
+    def steps(self) -> list[Step]:
+        """The calls that make the run, in order."""
+        prepared, folder = self.case.prepared, self.folder
+        student, embedded = str(folder / "student"), str(folder / "embeddings")
+        options: dict[str, Any] = {**prepared.columns, "weights": str(self.case.manifest(self.arm))}
+        if not self.arm.scratch:
+            options["embeddings"] = str(self.case.draw)
+        options |= {**self.options, **self.machine.training}
+        calls = [Step(f"{self.label}: train", "train", prepared.images, student, options)]
+        spec = f"run:{student}"
+        if any(judge.data is None for judge in self.judges):
+            options = {"teacher": spec, "where": prepared.test_where, **prepared.columns}
+            options |= self.machine.embedding
+            calls.append(Step(f"{self.label}: embed", "embed", prepared.images, embedded, options))
+        for judge in self.judges:
+            options = {"protocol": judge.protocol, "bootstrap": 0}
+            options |= {name: self._resolved(value) for name, value in judge.options.items()}
+            if judge.data is not None:
+                options |= {"data": expand(judge.data), **self.machine.embedding}
+            judged = spec if judge.data is not None else embedded
+            out = str(folder / f"score-{judge.name}-{_digest([judge])}")
+            calls.append(Step(f"{self.label}: {judge.name}", "evaluate", judged, out, options))
+        return calls
+
+    def _resolved(self, value: Any) -> Any:
+        prepared = self.case.prepared
+        places = {"@teacher": prepared.table, "@density": prepared.density, "@draw": self.case.draw}
+        if isinstance(value, str):
+            return str(places[value]) if value in places else expand(value)
+        return value
+
+    def execute(self) -> dict[str, Any]:
+        """Make the run, or what is left of it, and write its result."""
+        if self.result.exists():
+            return read_json(self.result)
+        began = time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        steps = self.steps()
+        for step in steps:
+            step.run()
+        record = read_json(self.folder / "student" / "run.json")
+        result = {
+            "steps": record["counts"]["steps"],
+            "epochs": record["counts"]["epochs"],
+            "train_seconds": record["seconds"],
+            "seconds": round(time.perf_counter() - began, 3),
+            "loss": record["results"]["loss"],
+            "unique_fraction": record["results"].get("unique_fraction"),
+            "lr": record["config"]["lr"],
+            "metrics": {
+                name: entry
+                for judge, step in zip(self.judges, steps[-len(self.judges) :], strict=True)
+                for name, entry in flat_metrics(judge, read_json(Path(step.output) / "metrics.json")).items()
+            },
+            "commands": [step.command() for step in steps],
+        }
+        write_json(self.result, result)
+        with contextlib.suppress(FileNotFoundError):  # needed for resuming alone
+            (self.folder / "student" / "checkpoint.pt").unlink()
+        return result
+
+
+def flat_metrics(judge: Judge, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``JUDGE.METRIC`` -> value and direction; groups as ``JUDGE.METRIC[COLUMN=VALUE]``.
+
+    What the groups have in common is ``[COLUMN:worst]``, ``[COLUMN:gap]`` and ``[COLUMN:std]``.
+    """
+    from importlib import import_module
+
+    from kdbias.evaluation import PROTOCOLS
+
+    lower: frozenset[str] = import_module(PROTOCOLS[document["protocol"]]).LOWER_IS_BETTER
+    found: dict[str, dict[str, Any]] = {}
+
+    def put(name: str, metric: str, value: float | None, is_spread: bool = False) -> None:
+        if value is not None:
+            found[f"{judge.name}.{name}"] = {"value": value, "lower_is_better": is_spread or metric in lower}
+
+    for metric, entry in document["metrics"].items():
+        put(metric, metric, entry["value"])
+    for column, groups in document["groups"].items():
+        for value, group in groups.items():
+            for metric, entry in group["metrics"].items():
+                put(f"{metric}[{column}={value}]", metric, entry["value"])
+    for column, spread in document["spread"].items():
+        for metric, entry in spread.items():
+            worst = entry["max"] if metric in lower else entry["min"]
+            put(f"{metric}[{column}:worst]", metric, worst)
+            put(f"{metric}[{column}:gap]", metric, entry["gap"], is_spread=True)
+            put(f"{metric}[{column}:std]", metric, entry["std"], is_spread=True)
+    return found
+
+
+def metric_of(result: Mapping[str, Any], name: str, where: str) -> tuple[float, bool]:
+    """A result's metric by name, and whether less of it is better."""
+    if name not in result["metrics"]:
+        plain = [known for known in result["metrics"] if "[" not in known]
+        raise KdbiasError(f"{where}: there is no metric {name!r}; there are {', '.join(plain)}, by group too")
+    entry = result["metrics"][name]
+    return entry["value"], entry["lower_is_better"]
+
+
+def _digest(judges: list[Judge]) -> str:
+    return fingerprints.of_json([[j.name, j.protocol, j.data, j.options] for j in judges])[:8]

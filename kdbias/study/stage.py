@@ -1,0 +1,178 @@
+"""The study: every arm of every case with every seed, what is missing of it; then the conclusions.
+
+OUT/data/       data sets, teachers, biased draws, manifests (`preparation`, `cases`)
+OUT/runs/       a folder for each student (`runs`)
+OUT/results.parquet  results.md  plots/  study.json      written anew by each call
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError
+from kdbias.progress import say
+from kdbias.study.cases import Case, build_case
+from kdbias.study.description import Description, read_description
+from kdbias.study.plan import Plan
+from kdbias.study.pool import run_tasks
+from kdbias.study.preparation import Machine, measure_all, prepare
+from kdbias.study.runs import RunPlan
+from kdbias.tables.files import read_json
+from kdbias.tables.run_record import Run
+
+STAGE = "study"
+_SECONDS_A_STEP = 0.05  # a first guess, until runs have been timed
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a call came to.
+
+    Attributes:
+        path: the study's folder.
+        document: study.json: runs planned, finished and failed, and the learning rates.
+        lines: a summary for people.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    lines: tuple[str, ...]
+
+    def summary(self) -> str:
+        return "\n".join(self.lines)
+
+
+def study(
+    description: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    only: Sequence[str] = (),
+    rounds: Sequence[str] = (),
+    workers: int = 1,
+    threads: int = 1,
+    device: str = "auto",
+    dry_run: bool = False,
+) -> StudyResult:
+    """Run what is missing of a study and write its results.
+
+    Args:
+        description: the study's TOML file (docs/studies.md).
+        output: folder to write. The same call again goes on after an interruption; a changed description
+            re-runs only what it changes.
+        only: data sets ("NAME") or cases ("NAME/BIAS") to run; default all. Results always cover every run
+            of the description that is finished.
+        rounds: rounds to run; default all.
+        workers: processes, each with one run at a time.
+        threads: CPU threads of a worker.
+        device: of teachers and students: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dry_run: say which runs are missing and how long they may take, and run nothing.
+
+    Raises:
+        KdbiasError: a description that is wrong, names in `only` or `rounds` that it lacks, data that cannot
+            be read, or all runs failed.
+    """
+    if workers < 1 or threads < 1:
+        raise KdbiasError(f"workers = {workers}, threads = {threads}; both should be at least 1")
+    wanted = read_description(description)
+    _check_names(wanted, only, rounds)
+    plan = Plan(wanted, Path(output), Machine(device, threads))
+    cases = plan.chosen(only)
+    if dry_run:
+        return _dry_run(plan, cases, rounds)
+    began = time.monotonic()
+    run = Run.open(output, STAGE, {"name": wanted.name}, {})
+    _prepare(plan, cases, workers, threads)
+    failed = _run_missing(plan, "tune", plan.tuning(cases), workers, threads)
+    named, unnamed = plan.runs(cases, rounds)
+    failed |= _run_missing(plan, "run", [r for _, r in named], workers, threads)
+    if unnamed and not named:
+        raise KdbiasError(f"no learning rate could be tuned: {next(iter(failed.values()), 'see above')}")
+    from kdbias.study.conclusions import conclude
+
+    document, lines = conclude(plan, failed, os.fspath(description))
+    run.finish({"runs": document["finished"], "missing": document["missing"]}, time.monotonic() - began)
+    return StudyResult(plan.out, document, tuple(lines))
+
+
+def _check_names(wanted: Description, only: Sequence[str], rounds: Sequence[str]) -> None:
+    cases = [f"{d.name}/{b}" for d in wanted.data.values() for b in d.bias]
+    for name in only:
+        if name not in wanted.data and name not in cases:
+            raise KdbiasError(f"--only {name}: no such data set or case; there are {', '.join(cases)}")
+    for name in rounds:
+        if name not in wanted.rounds:
+            raise KdbiasError(f"--rounds {name}: no such round; there are {', '.join(wanted.rounds)}")
+
+
+def _prepare(plan: Plan, cases: Sequence[Case], workers: int, threads: int) -> None:
+    """Data sets, then draws and manifests, of the cases and of those their rates are tuned on."""
+    places = [plan.tuned_on(case) for case in cases]
+    needed = {case.name: case for case in [*places, *cases] if case is not None}
+    data = {case.prepared.folder: case.prepared for case in needed.values()}
+    machine = plan.machine
+    tasks = [(p.data.name, partial(prepare, p, machine)) for p in data.values()]
+    _require_all(run_tasks("data", tasks, workers, threads))
+    tasks = [(p.data.name, partial(measure_all, p, machine)) for p in data.values()]
+    _require_all(run_tasks("density", tasks, workers, threads, networks=False))
+    tasks = [
+        (case.name, partial(build_case, case, plan.needed_arms(case), machine)) for case in needed.values()
+    ]
+    _require_all(run_tasks("weights", tasks, workers, threads, networks=False))
+
+
+def _require_all(failed: dict[str, str]) -> None:
+    for label, error in failed.items():
+        raise KdbiasError(f"{label}: {error}")
+
+
+def _run_missing(
+    plan: Plan, what: str, runs: Sequence[RunPlan], workers: int, threads: int
+) -> dict[str, str]:
+    todo = list({run.folder: run for run in runs if not run.result.exists()}.values())
+    if todo:
+        say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {workers} workers")
+    tasks = [(run.label, run.execute) for run in todo]
+    failed = run_tasks(what, tasks, workers, threads, _guesses(plan, todo))
+    if todo and len(failed) == len(todo):
+        label, error = next(iter(failed.items()))
+        raise KdbiasError(f"all {len(todo):,} {what} runs failed; {label}: {error}")
+    return failed
+
+
+def _guesses(plan: Plan, runs: Sequence[RunPlan]) -> list[float]:
+    """Seconds a run may take: as finished runs of its case did, else a guess from its steps."""
+    known: dict[str, list[float]] = {}
+    for run in runs:
+        name = run.case.name
+        if name not in known:
+            finished = (plan.out / "runs" / name).glob("*/result-*.json")
+            known[name] = [read_json(path)["seconds"] for path in finished]
+    means = {name: sum(s) / len(s) for name, s in known.items() if s}
+    return [means.get(run.case.name, 5 + _SECONDS_A_STEP * run.case.steps) for run in runs]
+
+
+def _dry_run(plan: Plan, cases: Sequence[Case], rounds: Sequence[str]) -> StudyResult:
+    named, unnamed = plan.runs(cases, rounds)
+    todo = list({run.folder: run for _, run in named if not run.result.exists()}.values())
+    guesses = _guesses(plan, todo)
+    lines = [f"{run.label}: about {guess:.0f} s" for run, guess in zip(todo, guesses, strict=True)]
+    seconds = sum(guesses)
+    if unnamed:
+        lines.append(f"{unnamed:,} more runs, after data are prepared and learning rates are tuned")
+        seconds += unnamed * (seconds / len(todo) if todo else _mean_guess(cases))
+    lines.append(
+        f"{len(named) - len(todo):,} runs finished, {len(todo) + unnamed:,} to do: "
+        f"about {seconds / 60:,.0f} min of one worker"
+    )
+    document = {"todo": len(todo) + unnamed, "finished": len(named) - len(todo), "seconds": seconds}
+    return StudyResult(plan.out, document, tuple(lines))
+
+
+def _mean_guess(cases: Sequence[Case]) -> float:
+    return sum(5 + _SECONDS_A_STEP * case.steps for case in cases) / max(len(cases), 1)

@@ -1,0 +1,109 @@
+"""What a study concludes: paired differences with intervals, and rank correlations with theirs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean paired difference with its 95 % t interval over seeds; no interval from a single seed.
+
+    seeds      pairs that were compared
+    better     +1 or -1 where the interval excludes 0 and the first side is better or worse; else 0
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+    better: int
+
+
+def paired_difference(
+    ours: Mapping[int, float], theirs: Mapping[int, float], lower_is_better: bool
+) -> Difference | None:
+    """`ours` - `theirs` (seed -> value) over the seeds that both have; None where they share none."""
+    from scipy import stats
+
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return None
+    d = np.array([ours[seed] - theirs[seed] for seed in seeds])
+    mean = float(d.mean())
+    if len(d) < 2:
+        return Difference(mean, None, None, len(d), 0)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(d) - 1)) * float(d.std(ddof=1)) / math.sqrt(len(d))
+    low, high = mean - half, mean + half
+    sign = 0 if low <= 0 <= high else (1 if mean > 0 else -1)
+    return Difference(mean, low, high, len(d), -sign if lower_is_better else sign)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation over arms, with a 95 % percentile bootstrap interval."""
+
+    rho: float
+    low: float | None
+    high: float | None
+    arms: int
+    cases: int
+
+
+def rank_correlation(
+    cases: Sequence[tuple[Sequence[float], Sequence[Sequence[float]]]], repeats: int = 2000, seed: int = 0
+) -> Correlation | None:
+    """Mean over cases of Spearman's correlation between a measure of each arm and its mean gain.
+
+    Each bootstrap resample redraws the cases, within each its arms, and each arm's seeds.
+
+    Args:
+        cases: for each, the measure of each arm, and of each arm the gains by seed (larger = better).
+
+    Returns:
+        None where no case has three arms of differing measure. `arms` counts those of all cases.
+    """
+    usable = [(np.asarray(m, float), [np.asarray(g, float) for g in gains]) for m, gains in cases]
+    usable = [(m, gains) for m, gains in usable if len(m) >= 3]
+    points = [_spearman(m, np.array([g.mean() for g in gains])) for m, gains in usable]
+    usable = [case for case, rho in zip(usable, points, strict=True) if rho is not None]
+    found = [rho for rho in points if rho is not None]
+    if not found:
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(repeats):
+        values = []
+        for i in rng.integers(len(usable), size=len(usable)):
+            measure, gains = usable[i]
+            arms = rng.integers(len(measure), size=len(measure))
+            means = np.array([rng.choice(gains[a], len(gains[a])).mean() for a in arms])
+            rho = _spearman(measure[arms], means)
+            if rho is not None:
+                values.append(rho)
+        if values:
+            drawn.append(float(np.mean(values)))
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if drawn else (None, None)
+    arms_counted = sum(len(m) for m, _ in usable)
+    return Correlation(
+        float(np.mean(found)),
+        None if low is None else float(low),
+        None if high is None else float(high),
+        arms_counted,
+        len(usable),
+    )
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    from scipy import stats
+
+    ranks = stats.rankdata(a), stats.rankdata(b)
+    if np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
