@@ -14,7 +14,10 @@ from kdbias.version import __version__
 RECORD = "run.json"
 _OWN = {
     "embed": ("part-*.parquet", "failures.parquet", "parts"),
-    "uniformity": ("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet", "pass.npz"),
+    "uniformity": (
+        *("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet"),
+        *("intervals.parquet", "pass.npz"),
+    ),
     "frontier": ("frontier.*",),
     "train": ("checkpoint.pt", "student.*", "metrics.csv", "config.toml", "tensorboard"),
     "evaluate": ("metrics.json", "units.parquet", "*.png", "embeddings"),

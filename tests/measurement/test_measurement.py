@@ -12,6 +12,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement import passes, session
+from kdbias.measurement.distribution import rectify
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import summary_table, uniformity
 from kdbias.sphere.null import log_null
@@ -199,6 +200,26 @@ def test_rectification_runs_from_natural_to_the_best(table: EmbeddingTable, meas
         for _ in range(200):
             p = reference.probabilities(p / (kernel @ p))
         assert p @ kernel @ p >= end - best["gap"] - 1e-6 * end
+
+
+@pytest.mark.parametrize(
+    ("gap", "value", "reason"),
+    [(0.0039, 0.25, None), (0.0041, None, "certified to 1.0%"), (0.2, None, "certified to 50.0%")],
+)
+def test_rectification_needs_a_certificate_of_one_percent(gap, value, reason) -> None:
+    entry = {"energy": 0.9}
+    rectify([{"bandwidths": [entry]}], [{"energy": 1.0}], [{"energy": 0.6, "gap": gap, "reason": None}])
+    assert entry["rectification"] == (value if value is None else pytest.approx(value))
+    assert (
+        entry["rectification_reason"] is None if reason is None else reason in entry["rectification_reason"]
+    )
+
+
+def test_nothing_to_gain_is_a_reason() -> None:
+    entry = {"energy": 1.0}
+    rectify([{"bandwidths": [entry]}], [{"energy": 1.0}], [{"energy": 1.0, "gap": 0.0, "reason": None}])
+    assert entry["rectification"] is None
+    assert "no re-weighting beats natural" in entry["rectification_reason"]
 
 
 def test_same_call_again_does_nothing(

@@ -1,6 +1,7 @@
 """Runs: the same command resumes, another is refused by the names of what differs."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,23 @@ def test_starting_over_removes_only_what_the_stage_wrote(tmp_path):
     Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
     left = sorted(str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*"))
     assert left == ["best.parquet", "run.json", "run1", "run1/student.pt"]
+
+
+def test_starting_over_cut_short_never_reads_as_finished(tmp_path, monkeypatch):
+    Run.open(tmp_path / "d", "uniformity", {}, {}).finish({}, 0.0)
+    for name in ("density.parquet", "intervals.parquet"):
+        (tmp_path / "d" / name).write_text("old")
+
+    def died(path, *rest):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", died)
+        with pytest.raises(KeyboardInterrupt):
+            Run.open(tmp_path / "d", "uniformity", {}, {}, overwrite=True)
+    assert Run.open(tmp_path / "d", "uniformity", {}, {}).state == "resumed"
+    assert Run.open(tmp_path / "d", "uniformity", {}, {}, overwrite=True).state == "new"
+    assert [p.name for p in (tmp_path / "d").iterdir()] == ["run.json"]
 
 
 def test_a_refused_run_leaves_no_record_and_a_finished_one_keeps_its_own(tmp_path):

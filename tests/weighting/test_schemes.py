@@ -65,6 +65,16 @@ def test_inverse_density_inverts_the_potential(long_tailed):
     assert values == pytest.approx(1 / long_tailed.kernel.mean(axis=1))
 
 
+def test_inverse_density_counts_copies_once(measure):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((30, 6))
+    copied = measure(np.concatenate([x, x[:5], x[:1]]))
+    distinct = measure(x, name="distinct")
+    values = METHODS["inverse-density"](case_of(copied)).values
+    expected = METHODS["inverse-density"](case_of(distinct)).values
+    assert values / values.mean() == pytest.approx(expected / expected.mean(), rel=1e-5)
+
+
 def test_knn_distance_is_the_power_of_the_mean_distance_within_its_limits(long_tailed):
     case = case_of(long_tailed)
     distances = np.sqrt(np.maximum(2 - 2 * long_tailed.x @ long_tailed.x.T, 0))
