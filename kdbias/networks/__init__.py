@@ -24,6 +24,8 @@ NETWORKS: dict[str, str] = {
     "iresnet34": "iresnet:iresnet34",
     "iresnet50": "iresnet:iresnet50",
     "iresnet100": "iresnet:iresnet100",
+    "cifar_resnet20": "cifar_resnet:cifar_resnet20",
+    "cifar_resnet56": "cifar_resnet:cifar_resnet56",
 }
 FAMILIES: dict[str, str] = {
     "torchvision": "torchvision_nets:torchvision_network",

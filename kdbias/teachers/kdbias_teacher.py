@@ -18,8 +18,8 @@ from kdbias.teachers.teacher import TeacherOptions, split_weights
 from kdbias.teachers.torch_module import TorchTeacher
 
 _DIM = 512
-# Face networks are published with one input; others need a side-car.
-_USUAL_INPUT = {"iresnet": "arcface_112", "mobilefacenet": "arcface_112"}
+# Networks that are published with one input; others need a side-car.
+_USUAL_INPUT = {"iresnet": "arcface_112", "mobilefacenet": "arcface_112", "cifar_resnet": "cifar10_resnet20"}
 
 
 def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
@@ -37,8 +37,9 @@ def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
         network = build_network(name, dim=_DIM, **shape)  # type: ignore[arg-type]
         if seed is None:
             state = read_state(weights, or_one_of=["random"])
-            dim = embedding_dim(network.state_dict(), state)
-            if dim != _DIM:
+            if name.startswith("cifar_resnet") and "embedding.weight" not in state:  # a published classifier
+                network = build_network(name, dim=64, head=False, **shape)  # type: ignore[arg-type]
+            elif (dim := embedding_dim(network.state_dict(), state)) != _DIM:
                 network = build_network(name, dim=dim, **shape)  # type: ignore[arg-type]
             load_into(network, state, weights)
     return TorchTeacher(f"kdbias:{rest}", network, preprocessing, options, kind=f"kdbias:{name}")

@@ -91,6 +91,32 @@ def test_face_networks_take_other_sizes(name: str, channels: int, size: tuple[in
     assert network(torch.randn(2, channels, *size)).shape == (2, 16)
 
 
+@pytest.mark.parametrize(("name", "units", "parameters"), [("20", 3, 269_722), ("56", 9, 853_018)])
+def test_cifar_resnets_have_their_published_size_and_keys(name: str, units: int, parameters: int) -> None:
+    network = build_network(f"cifar_resnet{name}", dim=10, image_size=(32, 32))
+    # He et al. 2016, table 6: 0.27 M and 0.85 M, a classifier of ten classes among them.
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    expected = ["conv1.weight", *norm("bn1"), "embedding.weight", "embedding.bias"]
+    for stage in (1, 2, 3):
+        for unit in range(units):
+            at = f"layer{stage}.{unit}"
+            expected += [f"{at}.conv1.weight", *norm(f"{at}.bn1"), f"{at}.conv2.weight", *norm(f"{at}.bn2")]
+    assert sorted(network.state_dict()) == sorted(expected)
+
+
+def test_cifar_resnets_embed_with_and_without_a_head() -> None:
+    assert build_network("cifar_resnet20", dim=24, channels=1, image_size=(28, 28))(
+        torch.randn(2, 1, 28, 28)
+    ).shape == (2, 24)
+    pooled = build_network("cifar_resnet20", dim=64, head=False)(torch.randn(2, 3, 32, 32))
+    assert pooled.shape == (2, 64)
+    assert pooled.min() >= 0
+    with pytest.raises(KdbiasError, match="64 numbers, not 10"):
+        build_network("cifar_resnet20", dim=10, head=False)
+    with pytest.raises(KdbiasError, match="at least 8x8 pixels, not 4x32"):
+        build_network("cifar_resnet56", dim=10, image_size=(4, 32))
+
+
 def norm(name: str) -> list[str]:
     return [
         f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

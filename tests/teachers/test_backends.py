@@ -151,6 +151,17 @@ def test_kdbias_network_takes_its_dimension_from_the_weights(tmp_path) -> None:
         open_teacher("kdbias:convnet")
 
 
+def test_cifar_weights_with_an_embedding_layer_keep_it_and_code_is_refused(tmp_path) -> None:
+    from kdbias.networks import build_network
+
+    network = build_network("cifar_resnet20", dim=24)
+    np.savez(tmp_path / "c.npz", **{key: value.numpy() for key, value in network.state_dict().items()})
+    assert open_teacher(f"kdbias:cifar_resnet20@{tmp_path / 'c.npz'}").dim == 24
+    np.savez(tmp_path / "code.npz", weight=np.array([print], dtype=object))
+    with pytest.raises(KdbiasError, match="not a file of plain arrays"):
+        open_teacher(f"kdbias:cifar_resnet20@{tmp_path / 'code.npz'}")
+
+
 def test_side_car_order_is_option_file_shipped_name(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "tiny.onnx")
@@ -196,6 +207,21 @@ def test_published_teacher_reproduces_stored_embeddings(real_data, model, images
     known = np.load(real_data / f"{stored}.npy", mmap_mode="r")[rows].astype(np.float32)
     cosines = (got * known).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(known, axis=1)
     assert cosines.min() > 0.9999
+
+
+def test_published_cifar_networks_reproduce_stored_features(real_data) -> None:
+    folder = real_data / "teachers"
+    teacher = open_teacher(f"kdbias:cifar_resnet56@{folder / 'cifar10_resnet56.npz'}")
+    column = pq.ParquetFile(real_data / "cifar10_30k/cifar10_jpeg.parquet").read(columns=["image"]).column(0)
+    rows = np.random.default_rng(7).choice(len(column), 500, replace=False)
+    batch = np.stack([teacher.preprocessing.apply(decode_image(column[int(i)].as_py())) for i in rows])
+    got = teacher.embed(batch)
+    known = np.load(real_data / "cifar10_30k/cifar10_resnet56_f16.npy", mmap_mode="r")[rows].astype("f4")
+    cosines = (got * known).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(known, axis=1)
+    assert cosines.min() > 0.999  # the stored ones were computed in bfloat16
+    small = open_teacher(f"kdbias:cifar_resnet20@{folder / 'cifar10_resnet20.npz'}")
+    assert small.dim == 64
+    assert small.embed(batch[:2]).min() >= 0
 
 
 def test_onnx_export_that_is_broken_beyond_batch_1_is_kept_at_1_or_refused(real_data, tmp_path) -> None:
