@@ -77,6 +77,11 @@ class _Listed(click.ParamType):
         help="verification, rfw: thresholds and spreads.",
     ),
     click.option(
+        "--flip-fusion",
+        type=click.Choice(["raw", "unit"]),
+        help="verification, rfw, ijbc: add both views raw [raw] or as unit vectors.",
+    ),
+    click.option(
         "--far", type=_Listed(float), help="verification, ijbc: false accept rates, e.g. 1e-3,1e-4."
     ),
     click.option("--group-column", metavar="COLUMN", help="rfw: column that splits one list into groups."),

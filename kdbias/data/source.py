@@ -13,7 +13,7 @@ from kdbias.tables.joins import as_strings, require_unique
 
 _TABLE_COLUMNS = frozenset(
     [
-        *("sample_id", "label", "norm", "embedding", "embedding_flip"),
+        *("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip"),
         *("weight", "log_density", "knn_distance", "duplicate_of", "near_duplicates"),
     ]
 )

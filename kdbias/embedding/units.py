@@ -121,13 +121,18 @@ class Parts:
         if len(result.rows):
             where = f"embeddings of {self.teacher_name}"
             unit_vectors, norms = normalise(result.vectors, ids, where)
-            flipped = (
-                None if result.flipped is None else normalise(result.flipped, ids, f"mirrored {where}")[0]
+            flipped, flip_norms = (
+                (None, None)
+                if result.flipped is None
+                else normalise(result.flipped, ids, f"mirrored {where}")
             )
-            content = _content(self.plan.store, ids, labels, groups, norms, unit_vectors, flipped)
+            arrays = [norms, *([] if flip_norms is None else [flip_norms])]
+            content = _content(self.plan.store, ids, labels, groups, arrays, unit_vectors, flipped)
             more = {"part": unit.index, "content": content}
             doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"], **more)
-            write_part(path, ids, labels, groups, norms, unit_vectors, doc, self.plan.store, flipped)
+            write_part(
+                path, ids, labels, groups, norms, unit_vectors, doc, self.plan.store, flipped, flip_norms
+            )
         else:
             path.unlink(missing_ok=True)
         record = {
@@ -194,11 +199,11 @@ def _content(
     ids: pa.Array,
     labels: pa.Array | None,
     groups: dict[str, pa.Array],
-    norms: np.ndarray,
+    norms: list[np.ndarray],
     vectors: np.ndarray,
     flipped: np.ndarray | None,
 ) -> str:
     stored = [None if v is None else v.astype(store) for v in (vectors, flipped)]
     columns = [groups[name] for name in sorted(groups)]
     names = fingerprints.of_json(sorted(groups))
-    return fingerprints.of_json([names, fingerprints.of_arrays(ids, labels, norms, *stored, *columns)])
+    return fingerprints.of_json([names, fingerprints.of_arrays(ids, labels, *norms, *stored, *columns)])

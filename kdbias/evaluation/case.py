@@ -33,7 +33,7 @@ class Embeddings:
         vectors: (n, d) float32 unit rows.
         fingerprint: of the whole table.
         flips: (n, d) float32 unit rows of the mirrored images, where the table has them and they were asked
-            for.
+            for; flip_norms: (n,) their lengths before normalising.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Embeddings:
     vectors: np.ndarray
     fingerprint: str
     flips: np.ndarray | None = None
+    flip_norms: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -79,6 +80,7 @@ class Embeddings:
             self.vectors[rows],
             self.fingerprint,
             None if self.flips is None else self.flips[rows],
+            None if self.flip_norms is None else self.flip_norms[rows],
         )
 
 
@@ -159,6 +161,7 @@ def read_embeddings(
         vectors=table.vectors(),
         fingerprint=table.fingerprint,
         flips=table.vectors(column="embedding_flip") if flips and table.has_flip else None,
+        flip_norms=table.flip_norms() if flips else None,
     )
     return filtered(whole, where)
 

@@ -33,6 +33,7 @@ from kdbias.evaluation.roc import (
     without_intermediate,
 )
 from kdbias.evaluation.verification import check_fars, draw_roc
+from kdbias.evaluation.views import views_of
 from kdbias.tables.joins import align, as_strings
 
 UNIT = "pair"
@@ -43,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     "pairs": None,
     "detector_scores": None,
     "keep_norm": True,
+    "flip_fusion": None,
     "far": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
     "cluster_by": "subject",
 }
@@ -53,8 +55,9 @@ def judge(case: Case) -> Outcome:
 
     Options: ``templates``, lines ``NAME TEMPLATE MEDIA``; ``pairs``, lines ``TEMPLATE TEMPLATE 0|1``;
     ``detector_scores``, lines ``NAME x y x y x y x y x y SCORE``; ``keep_norm`` (False: every image counts
-    the same); ``far``; ``cluster_by``: "subject" resamples both subjects of a pair (subjects are the sets of
-    templates that genuine pairs connect), "" resamples pairs.
+    the same); ``flip_fusion``, ``raw`` (default: both embeddings added as they are) or ``unit`` (unit
+    vectors, added and given the image's own length); ``far``; ``cluster_by``: "subject" resamples both
+    subjects of a pair (subjects are the sets of templates that genuine pairs connect), "" resamples pairs.
     """
     if case.options["pairs"] is None:
         raise KdbiasError("ijbc needs pairs of templates: give --pairs FILE (ijbc_template_pair_label.txt)")
@@ -63,10 +66,15 @@ def judge(case: Case) -> Outcome:
     if cluster_by not in ("subject", ""):
         raise KdbiasError(f"ijbc resamples by 'subject' or, with '', by pair; not by {cluster_by!r}")
     images, templates, media = _assignment(case.model, case.options["templates"])
-    quality = _quality(case.model, case.options["detector_scores"])[images]
-    if case.options["keep_norm"]:
-        quality = quality * case.model.norms[images]
-    pooled, names = pool(case.model.vectors, case.model.flips, images, quality, templates, media)
+    quality = _quality(case.model, case.options["detector_scores"])
+    views = views_of(case.model, case.options["flip_fusion"])
+    if not case.options["keep_norm"]:
+        quality = quality / np.maximum(views.lengths(), np.finfo(np.float64).tiny)
+    elif views.fusion != "raw":
+        quality = quality * case.model.norms
+    own = (quality * views.own)[images]
+    mirror = None if views.mirror is None else (quality * views.mirror)[images]
+    pooled, names = pool(case.model.vectors, case.model.flips, images, own, templates, media, mirror=mirror)
     first, second, same = _read_template_pairs(case.options["pairs"], names)
     scores = _dot_products(pooled, first, second)
     order = np.argsort(-scores, kind="stable")  # sorted once, so that no resample has to
@@ -85,7 +93,7 @@ def judge(case: Case) -> Outcome:
             "templates": len(names),
             "genuine": int(same.sum()),
             "impostor": int((~same).sum()),
-            "views": "image" if case.model.flips is None else "image + mirror",
+            **views.details(),
             "norm_kept": bool(case.options["keep_norm"]),
             "detector_scores": case.options["detector_scores"] is not None,
         },
@@ -114,13 +122,14 @@ def pool(
     templates: np.ndarray,
     media: np.ndarray,
     rows_at_once: int = 1 << 12,
+    mirror: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Templates from images: mean within a medium, sum over media, unit length.
 
     Args:
         vectors, flips: (n, d) unit rows of images and, where known, of their mirrors.
         images: (m,) rows of ``vectors``; an image may serve several templates.
-        quality: (m,) factors (norm times detector score).
+        quality: (m,) factors (norm times detector score) of the images; mirror: of the mirrors, if others.
         templates, media: (m,) int64 codes; a medium counts within its template alone.
 
     Returns:
@@ -128,6 +137,7 @@ def pool(
     """
     order = np.lexsort((media, templates))
     images, quality, templates, media = images[order], quality[order], templates[order], media[order]
+    mirror = None if mirror is None else mirror[order]
     names, firsts = np.unique(templates, return_index=True)
     pooled = np.empty((len(names), vectors.shape[1]), dtype=np.float32)
     edges = np.append(firsts, len(images))
@@ -135,10 +145,9 @@ def pool(
     cuts = np.unique(np.append(np.searchsorted(firsts, np.arange(0, len(images), rows_at_once)), len(names)))
     for start, stop in pairwise(cuts):
         part = slice(edges[start], edges[stop])
-        block = vectors[images[part]].astype(np.float64)
+        block = vectors[images[part]] * quality[part, None]
         if flips is not None:
-            block += flips[images[part]]
-        block *= quality[part, None]
+            block += flips[images[part]] * (quality if mirror is None else mirror)[part, None]
         changed = np.ones(len(block), dtype=bool)
         changed[1:] = (np.diff(templates[part]) != 0) | (np.diff(media[part]) != 0)
         media_starts = np.flatnonzero(changed)

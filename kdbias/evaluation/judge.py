@@ -31,6 +31,7 @@ from kdbias.evaluation.case import Case, Embeddings, filtered, read_embeddings
 from kdbias.evaluation.inputs import embed_model, file_fingerprint, fingerprint, model_inputs, origin
 from kdbias.evaluation.measuring import measured, plain, plural, unit_table
 from kdbias.evaluation.plots import save_plots
+from kdbias.evaluation.views import check_fusion
 from kdbias.progress import say
 from kdbias.tables import provenance
 from kdbias.tables.density_table import write_table
@@ -100,6 +101,7 @@ def evaluate(
     pairs: str | os.PathLike[str] | None = None,
     folds: Sequence[int] | None = None,
     style: str | None = None,
+    flip_fusion: str | None = None,
     far: Sequence[float] | None = None,
     group_column: str | None = None,
     camera_column: str | None = None,
@@ -143,6 +145,8 @@ def evaluate(
         folds: the folds of the list to use, by number (verification, rfw).
         style: ``insightface`` (default) or ``facex``: how thresholds and spreads are taken (verification,
             rfw).
+        flip_fusion: how both views are added where there are two: ``raw`` embeddings, then normalised
+            (default, as insightface), or ``unit`` vectors (verification, rfw, ijbc).
         far: false accept rates at which TAR is reported (verification, ijbc).
         group_column: column that splits one list of pairs into groups (rfw).
         camera_column: column with the camera, ``none`` for no same-camera exclusion (reid).
@@ -175,6 +179,7 @@ def evaluate(
         "cluster_by": cluster_by,
         "folds": folds,
         "style": style,
+        "flip_fusion": check_fusion(flip_fusion),
         "far": far,
         "group_column": group_column,
         "camera_column": camera_column,

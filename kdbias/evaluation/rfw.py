@@ -23,6 +23,7 @@ from kdbias.evaluation.verification import (
     fold_accuracy,
     subject_clusters,
 )
+from kdbias.evaluation.views import views_of
 
 UNIT = "pair"
 LOWER_IS_BETTER = frozenset({"std_percent", "ser", "gap"})
@@ -31,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     "pairs": None,
     "folds": None,
     "style": "insightface",
+    "flip_fusion": None,
     "group_column": None,
     "cluster_by": "label",
 }
@@ -42,9 +44,11 @@ def judge(case: Case) -> Outcome:
 
     Options: ``pairs``, a folder with one list a group (``African_pairs.txt``, ``Asian_test.bin``; the group
     is the name up to the first underscore), or one list, split by ``group_column``, a column of the table
-    (pairs across groups are left out); ``folds``, ``style``, ``cluster_by`` as for verification.
+    (pairs across groups are left out); ``folds``, ``style``, ``flip_fusion``, ``cluster_by`` as for
+    verification.
     """
     style = check_style(case.options["style"])
+    views = views_of(case.model, case.options["flip_fusion"], mirrored=style != "facex")
     groups, crossing = _groups(case)
     if len(groups) < 2:
         raise KdbiasError(f"rfw compares groups, and the pairs hold only {list(groups) or 'none'}")
@@ -52,7 +56,7 @@ def judge(case: Case) -> Outcome:
     firsts, seconds, sides = [], [], []
     details: dict[str, Any] = {}
     for code, (name, (pairs, rows)) in enumerate(groups.items()):
-        columns, facts = compare_pairs(case.model, pairs, rows, style)
+        columns, facts = compare_pairs(views, pairs, rows, style)
         parts.append({**columns, "group": np.full(pairs.n, code)})
         details[name] = facts
         firsts.append(pairs.first)

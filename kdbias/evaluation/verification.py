@@ -2,9 +2,10 @@
 
 Conventions differ, and their numbers must not be mixed:
 
-- ``insightface``: both views of an image are added where the table has them (``embedding_flip``), the score
-  is a squared Euclidean distance of unit vectors, the threshold the one of 0, 0.01, ... 3.99 that is most
-  accurate on the other folds; mean and population standard deviation over folds.
+- ``insightface``: both views of an image are added where the table has them (``embedding_flip``; how, says
+  ``flip_fusion``: :mod:`kdbias.evaluation.views`), the score is a squared Euclidean distance of unit vectors,
+  the threshold the one of 0, 0.01, ... 3.99 that is most accurate on the other folds; mean and population
+  standard deviation over folds.
 - ``facex`` (FaceX-Zoo): one view, cosine, the threshold with the largest TPR - FPR on the other folds among
   1,000 steps over the span of their scores; mean and standard error over folds (ddof 1).
 - ``exact``: as insightface, but the threshold is the most accurate one between any two scores of the other
@@ -30,6 +31,7 @@ from kdbias.evaluation.roc import (
     tar_names,
     threshold_index,
 )
+from kdbias.evaluation.views import Views, views_of
 from kdbias.tables.joins import as_strings
 
 UNIT = "pair"
@@ -39,6 +41,7 @@ OPTIONS: dict[str, Any] = {
     "pairs": None,
     "folds": None,
     "style": "insightface",
+    "flip_fusion": None,
     "far": (1e-3, 1e-2),
     "cluster_by": "label",
 }
@@ -48,9 +51,9 @@ def judge(case: Case) -> Outcome:
     """Accept or reject each pair at the threshold that its fold's complement chooses.
 
     Options: ``pairs``, the list (see :func:`kdbias.evaluation.pairs.read_pairs`); ``folds``, those to use;
-    ``style``; ``far``, operating points, of which the last gives the one threshold at which ``fmr`` and
-    ``fnmr`` of all groups are taken; ``cluster_by``, the column of the subject (pairs are resampled by
-    subject; "" = pair by pair).
+    ``style``; ``flip_fusion``, ``raw`` (default) or ``unit``; ``far``, operating points, of which the last
+    gives the one threshold at which ``fmr`` and ``fnmr`` of all groups are taken; ``cluster_by``, the column
+    of the subject (pairs are resampled by subject; "" = pair by pair).
     """
     if case.options["pairs"] is None:
         raise KdbiasError("this protocol needs a list of pairs: give --pairs FILE")
@@ -58,7 +61,8 @@ def judge(case: Case) -> Outcome:
     style = check_style(case.options["style"])
     fars = check_fars(case.options["far"])
     rows = pairs.rows(case.model.ids, case.model.name)
-    columns, details = compare_pairs(case.model, pairs, rows, style)
+    views = views_of(case.model, case.options["flip_fusion"], mirrored=style != "facex")
+    columns, details = compare_pairs(views, pairs, rows, style)
     roc = roc_curve(columns["score"], columns["same"])
     threshold = float(roc.thresholds[threshold_index(roc, fars[-1])])
     columns["accepted"] = columns["score"] >= threshold
@@ -109,11 +113,10 @@ def fold_accuracy(columns: Columns, weights: np.ndarray) -> float:
 
 
 def compare_pairs(
-    model: Embeddings, pairs: Pairs, rows: tuple[np.ndarray, np.ndarray], style: str
+    views: Views, pairs: Pairs, rows: tuple[np.ndarray, np.ndarray], style: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Per pair ``score`` (cosine), ``same``, ``fold`` (from 0) and ``correct``; details of the folds."""
-    flipped = style != "facex" and model.flips is not None
-    scores = pair_cosines(model, *rows, flipped=flipped)
+    scores = pair_cosines(views, *rows)
     _, fold = np.unique(pairs.folds, return_inverse=True)
     correct, thresholds = STYLES[style](scores, pairs.same, fold)
     accuracies = np.bincount(fold, correct) / np.bincount(fold)
@@ -124,7 +127,7 @@ def compare_pairs(
     )
     details = {
         "style": style,
-        "views": "image + mirror" if flipped else "image",
+        **views.details(),
         "genuine": int(pairs.same.sum()),
         "impostor": int((~pairs.same).sum()),
         "folds": [
@@ -215,15 +218,10 @@ def _midpoints(train: np.ndarray) -> np.ndarray:
     return np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:] + 1])
 
 
-def pair_cosines(
-    model: Embeddings, first: np.ndarray, second: np.ndarray, flipped: bool = False
-) -> np.ndarray:
-    """(m,) float64 cosines; ``flipped`` adds the unit vectors of both views before normalising."""
+def pair_cosines(views: Views, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(m,) float64 cosines of the rows ``first`` and ``second``."""
     used, places = np.unique(np.concatenate([first, second]), return_inverse=True)
-    vectors = model.vectors[used]
-    if flipped and model.flips is not None:
-        vectors = vectors + model.flips[used]
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    vectors = views.unit(used)
     left, right = places[: len(first)], places[len(first) :]
     cosines = np.empty(len(first))
     for start in range(0, len(first), 65536):

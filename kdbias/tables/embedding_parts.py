@@ -17,7 +17,7 @@ from kdbias.tables.joins import shown
 
 PART_PATTERN = "part-*.parquet"
 STORES = {"float16": pa.float16(), "float32": pa.float32()}
-FIXED_COLUMNS = ("sample_id", "label", "norm", "embedding", "embedding_flip")
+FIXED_COLUMNS = ("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip")
 ROW_GROUP = 16_384
 
 
@@ -87,6 +87,7 @@ def write_part(
     provenance_document: dict[str, Any],
     dtype: str = "float16",
     flip: np.ndarray | None = None,
+    flip_norms: np.ndarray | None = None,
 ) -> None:
     """Write one part atomically.
 
@@ -99,6 +100,7 @@ def write_part(
         provenance_document: goes into the footer.
         dtype: how vectors are stored, ``float16`` or ``float32``.
         flip: (n, d) unit rows of the mirrored images, stored as ``embedding_flip``.
+        flip_norms: (n,) float32, L2 norms of those before normalising, stored as ``norm_flip``.
     """
     if dtype not in STORES:
         raise KdbiasError(f"--store {dtype!r} is unknown; use float16 or float32")
@@ -112,14 +114,17 @@ def write_part(
         "label": labels if labels is not None else pa.nulls(len(ids), pa.string()),
         **groups,
         "norm": pa.array(norms, pa.float32()),
-        "embedding": _list_array(vectors, dtype),
     }
+    if flip_norms is not None:
+        columns["norm_flip"] = pa.array(flip_norms, pa.float32())
+    columns["embedding"] = _list_array(vectors, dtype)
     if flip is not None:
         columns["embedding_flip"] = _list_array(flip, dtype)
     table = provenance.attach(pa.table(columns), provenance_document)
     with atomic_path(path) as temporary:
         # Floats do not compress and dictionaries only cost: plain pages decode fastest.
-        encoded = [name for name in columns if not name.startswith("embedding") and name != "norm"]
+        floats = ("norm", "norm_flip", "embedding", "embedding_flip")
+        encoded = [name for name in columns if name not in floats]
         pq.write_table(
             table,
             temporary,

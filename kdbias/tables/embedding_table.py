@@ -90,7 +90,8 @@ class EmbeddingTable:
         path: the folder.
         parts: its Parquet files in order.
         n, d: samples and dimension.
-        group_columns: names of the columns beside id, label, norm and vectors.
+        group_columns: names of the columns beside id, label, norms and vectors.
+        has_flip, has_flip_norms: whether it has mirrored views, and how long they were.
         fingerprint: digest of its content, as recorded when it was finished.
         provenance: the run record of the stage that wrote it.
     """
@@ -101,6 +102,7 @@ class EmbeddingTable:
     d: int
     group_columns: list[str]
     has_flip: bool
+    has_flip_norms: bool
     fingerprint: str
     provenance: dict[str, Any]
     _rows: list[int] = field(repr=False)
@@ -148,6 +150,7 @@ class EmbeddingTable:
             d=schemas[0].field("embedding").type.list_size,
             group_columns=[name for name in names if name not in FIXED_COLUMNS],
             has_flip="embedding_flip" in names,
+            has_flip_norms="norm_flip" in names,
             fingerprint=record.get("fingerprint") or table_fingerprint(parts),
             provenance=record,
             _rows=rows,
@@ -155,7 +158,9 @@ class EmbeddingTable:
 
     def column(self, name: str) -> pa.Array:
         """One column (not vectors) as a contiguous Arrow array of n values."""
-        if name not in ("sample_id", "label", "norm", *self.group_columns):
+        if name not in ("sample_id", "label", "norm", *self.group_columns) and not (
+            name == "norm_flip" and self.has_flip_norms
+        ):
             raise KdbiasError(
                 f"{self.path} has no column {name!r}; it has: label, {', '.join(self.group_columns) or '-'}"
             )
@@ -176,6 +181,10 @@ class EmbeddingTable:
     def norms(self) -> np.ndarray:
         """(n,) float32: L2 norms before normalising."""
         return self.column("norm").to_numpy(zero_copy_only=False)
+
+    def flip_norms(self) -> np.ndarray | None:
+        """(n,) float32 of the mirrored views; None where the table lacks them."""
+        return self.column("norm_flip").to_numpy(zero_copy_only=False) if self.has_flip_norms else None
 
     def batches(self, rows: int = ROW_GROUP, column: str = "embedding") -> Iterator[tuple[int, np.ndarray]]:
         """Stream ``(first row, (m, d) float32 unit vectors)``, m <= rows, in table order.

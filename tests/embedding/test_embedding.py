@@ -147,6 +147,8 @@ def test_flip_stores_the_mirrored_view(images, teacher, tmp_path) -> None:
     run(images, tmp_path / "out", teacher, flip=True)
     assert_table_is(tmp_path / "out", expected(images))
     assert_table_is(tmp_path / "out", expected(images, mirrored=True), "embedding_flip")
+    table = EmbeddingTable.open(tmp_path / "out")
+    np.testing.assert_allclose(table.flip_norms(), table.norms(), rtol=1e-6)  # the same pixels
 
 
 def test_where_and_float32(images, teacher, tmp_path) -> None:

@@ -29,6 +29,15 @@ def test_quality_weighs_images_and_mirrors_are_added():
     np.testing.assert_allclose(pooled[0], expected / np.linalg.norm(expected), rtol=1e-6)
 
 
+def test_raw_mirrors_have_factors_of_their_own():
+    vectors = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
+    flips = np.array([[0, 0, 1], [0, 1, 0]], dtype=np.float32)
+    own, mirror = np.array([3.0, 1.0]), np.array([1.0, 2.0])
+    same = np.zeros(2, int)
+    pooled, _ = pool(vectors, flips, np.arange(2), own, same, same, mirror=mirror)
+    np.testing.assert_allclose(pooled[0], np.array([3, 3, 1]) / np.sqrt(19), rtol=1e-6)
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 7, 64, 10_000])
 def test_pooling_equals_a_loop_over_templates_whatever_the_block(rows_at_once):
     rng = np.random.default_rng(0)

@@ -126,6 +126,7 @@ def test_an_insightface_bin_is_data_and_list_of_pairs_at_once(teacher, tmp_path)
     )
     assert result.document["n"] == 60
     assert result.document["details"]["views"] == "image + mirror"
+    assert result.document["details"]["flip_fusion"] == "raw"
     assert len(result.document["details"]["folds"]) == 10
     assert result.value("accuracy") > 0.9
     assert result.document["interval"]["resampled"] == "pair"  # such a file names nobody

@@ -1,5 +1,7 @@
 """Verification over folds: an independent evaluation, file formats, LFW."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from kdbias.evaluation.verification import (
     facex_decisions,
     insightface_decisions,
 )
+from kdbias.evaluation.views import views_of
 from kdbias.tables.embedding_table import write_embedding_table
 
 
@@ -206,8 +209,40 @@ def test_both_views_are_added_by_insightface_s_rule_alone(tmp_path):
     ids = pa.array(["x", "y"], pa.large_string())
     model = Embeddings("t", ids, ids, {}, np.ones(2), a, "", flips=b)
     rows = (np.array([0]), np.array([1]))
-    assert pair_cosines(model, *rows)[0] == 0
-    assert pair_cosines(model, *rows, flipped=True)[0] == pytest.approx(0.5)
+    assert pair_cosines(views_of(model, mirrored=False), *rows)[0] == 0
+    assert pair_cosines(views_of(model, "unit"), *rows)[0] == pytest.approx(0.5)
+
+
+def test_raw_views_are_added_as_long_as_they_were(capsys):
+    from kdbias.evaluation.case import Embeddings
+    from kdbias.evaluation.verification import pair_cosines
+
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(2, 6, 5)) * rng.uniform(1e-3, 1e3, (2, 6, 1))
+    lengths = np.linalg.norm(raw, axis=2)
+    unit = (raw / lengths[..., None]).astype(np.float32)
+    ids = pa.array(list("abcdef"), pa.large_string())
+    model = Embeddings("t", ids, ids, {}, lengths[0], unit[0], "", flips=unit[1], flip_norms=lengths[1])
+    rows = (np.array([0, 1, 2]), np.array([3, 4, 5]))
+    for fusion, views in (("raw", raw), ("unit", unit)):
+        added = views.sum(axis=0)
+        expected = [
+            a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            for a, b in zip(added[rows[0]], added[rows[1]], strict=True)
+        ]
+        found = views_of(model, fusion)
+        np.testing.assert_allclose(pair_cosines(found, *rows), expected, atol=1e-5)
+        np.testing.assert_allclose(found.lengths(), np.linalg.norm(added, axis=1), rtol=1e-5)
+    assert views_of(model).details() == {"views": "image + mirror", "flip_fusion": "raw"}
+    old = replace(model, flip_norms=None)
+    assert views_of(old).fusion == "unit"
+    assert "no norm_flip" in capsys.readouterr().err
+    with pytest.raises(KdbiasError, match="no norm_flip, which raw fusion needs"):
+        views_of(old, "raw")
+    with pytest.raises(KdbiasError, match="the style facex takes one"):
+        views_of(model, "raw", mirrored=False)
+    with pytest.raises(KdbiasError, match="unknown flip fusion 'sum'"):
+        views_of(model, "sum")
 
 
 def test_missing_or_wrong_options_are_refused(people):
