@@ -36,7 +36,9 @@ def write_plots(study: Description, rows: Sequence[Row], folder: Path) -> list[P
     cases = cases_of(study, rows)
     written = []
     for round_ in dict.fromkeys(case.round for case in cases):
-        own = [case for case in cases if case.round == round_]
+        own = [case for case in cases if case.round == round_ and case.of(BASELINE)]
+        if not own:
+            continue
         written.append(
             _panels(
                 folder / f"{round_}-gains.svg", own, _gains, 3.4, "error removed, against natural sampling"
@@ -47,11 +49,11 @@ def write_plots(study: Description, rows: Sequence[Row], folder: Path) -> list[P
                 folder / f"{round_}-uniformity.svg", own, _scatter, 2.8, "effective distinct samples and gain"
             )
         )
-        with_deciles = [c for c in own if any(_DECILE in m for m in c.rows[0].metrics)]
+        with_deciles = [c for c in own if _shown(c) and any(_DECILE in m for m in c.rows[0].metrics)]
         if with_deciles:
             title = "distance to the teacher by density, against natural sampling"
             written.append(_panels(folder / f"{round_}-density.svg", with_deciles, _deciles, 2.8, title))
-        with_groups = [c for c in own if _groups(c)]
+        with_groups = [c for c in own if _shown(c) and _groups(c)]
         if with_groups:
             title = "distance to the teacher by group, against natural sampling"
             written.append(_panels(folder / f"{round_}-groups.svg", with_groups, _by_group, 3.2, title))

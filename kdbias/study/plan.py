@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdbias.errors import KdbiasError
 from kdbias.study.cases import Case
 from kdbias.study.description import Arm, Description
 from kdbias.study.preparation import Machine, locate
@@ -26,15 +27,31 @@ class Plan:
     study: Description
     out: Path
     machine: Machine
+    only: tuple[str, ...] = ()
 
     @cached_property
     def cases(self) -> dict[str, Case]:
-        """All cases by name ("DATASET/BIAS")."""
-        prepared = [locate(data, self.out) for data in self.study.data.values()]
-        return {c.name: c for p in prepared for c in (Case(p, b) for b in p.data.bias.values())}
+        """All cases by name ("DATASET/BIAS"), less those that `only` leaves out and whose data are not here.
 
-    def chosen(self, only: Sequence[str]) -> list[Case]:
+        Raises:
+            KdbiasError: data that are asked for cannot be read.
+        """
+        asked = {name.partition("/")[0] for name in self.only}
+        found = dict[str, Case]()
+        for data in self.study.data.values():
+            try:
+                prepared = locate(data, self.out)
+            except KdbiasError:
+                if not asked or data.name in asked:
+                    raise
+                continue
+            found |= {case.name: case for case in (Case(prepared, bias) for bias in data.bias.values())}
+        return found
+
+    @property
+    def chosen(self) -> list[Case]:
         """The cases named by `only` as "DATASET" or "DATASET/BIAS"; all where it is empty."""
+        only = self.only
         return [c for n, c in self.cases.items() if not only or n in only or c.prepared.data.name in only]
 
     def tuned_on(self, case: Case) -> Case | None:

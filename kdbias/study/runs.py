@@ -81,7 +81,7 @@ class RunPlan:
         options: dict[str, Any] = {**prepared.columns, "weights": str(self.case.manifest(self.arm))}
         if not self.arm.scratch:
             options["embeddings"] = str(self.case.draw)
-        options |= {**self.options, **self.machine.training}
+        options |= {**self.machine.training, **self.options}
         calls = [Step(f"{self.label}: train", "train", prepared.images, student, options)]
         spec = f"run:{student}"
         if any(judge.data is None for judge in self.judges):

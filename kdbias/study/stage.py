@@ -81,21 +81,22 @@ def study(
         raise KdbiasError(f"workers = {workers}, threads = {threads}; both should be at least 1")
     wanted = read_description(description)
     _check_names(wanted, only, rounds)
-    plan = Plan(wanted, Path(output), Machine(device, threads))
-    cases = plan.chosen(only)
+    plan = Plan(wanted, Path(output), Machine(device, threads), tuple(only))
+    cases = plan.chosen
     if dry_run:
         return _dry_run(plan, cases, rounds)
     began = time.monotonic()
     run = Run.open(output, STAGE, {"name": wanted.name}, {})
     _prepare(plan, cases, workers, threads)
     failed = _run_missing(plan, "tune", plan.tuning(cases), workers, threads)
-    named, unnamed = plan.runs(cases, rounds)
+    named, _ = plan.runs(cases, rounds)
     failed |= _run_missing(plan, "run", [r for _, r in named], workers, threads)
-    if unnamed and not named:
-        raise KdbiasError(f"no learning rate could be tuned: {next(iter(failed.values()), 'see above')}")
     from kdbias.study.conclusions import conclude
 
     document, lines = conclude(plan, failed, os.fspath(description))
+    if failed and not document["finished"]:
+        label, error = next(iter(failed.items()))
+        raise KdbiasError(f"all {len(failed):,} runs failed; {label}: {error}")
     run.finish({"runs": document["finished"], "missing": document["missing"]}, time.monotonic() - began)
     return StudyResult(plan.out, document, tuple(lines))
 
@@ -138,11 +139,7 @@ def _run_missing(
     if todo:
         say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {workers} workers")
     tasks = [(run.label, run.execute) for run in todo]
-    failed = run_tasks(what, tasks, workers, threads, _guesses(plan, todo))
-    if todo and len(failed) == len(todo):
-        label, error = next(iter(failed.items()))
-        raise KdbiasError(f"all {len(todo):,} {what} runs failed; {label}: {error}")
-    return failed
+    return run_tasks(what, tasks, workers, threads, _guesses(plan, todo))
 
 
 def _guesses(plan: Plan, runs: Sequence[RunPlan]) -> list[float]:

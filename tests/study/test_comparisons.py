@@ -1,0 +1,114 @@
+"""The arithmetic of a study, against scipy and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kdbias.study.comparisons import CaseRows, correlate
+from kdbias.study.description import Judge
+from kdbias.study.results import Row
+from kdbias.study.runs import flat_metrics
+from kdbias.study.statistics import paired_difference, rank_correlation
+
+
+def test_paired_intervals_are_scipys():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(1, 1, 10), rng.normal(0, 1, 10)
+    found = paired_difference(dict(enumerate(ours)), dict(enumerate(theirs)), lower_is_better=False)
+    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.mean == pytest.approx((ours - theirs).mean())
+    assert found.seeds == 10
+
+
+def test_pairs_are_those_of_the_same_seed():
+    found = paired_difference({1: 5.0, 2: 6.0, 3: 99.0}, {2: 4.0, 1: 4.0, 7: -99.0}, lower_is_better=False)
+    assert (found.mean, found.seeds) == (1.5, 2)
+    assert paired_difference({1: 1.0}, {2: 1.0}, lower_is_better=False) is None
+    single = paired_difference({1: 3.0}, {1: 1.0}, lower_is_better=False)
+    assert (single.mean, single.low, single.high, single.better) == (2.0, None, None, 0)
+
+
+@pytest.mark.parametrize(("lower_is_better", "better"), [(False, 1), (True, -1)])
+def test_which_side_is_better(lower_is_better, better):
+    found = paired_difference({0: 2.0, 1: 2.1, 2: 2.2}, {0: 1.0, 1: 1.1, 2: 1.1}, lower_is_better)
+    assert found.better == better
+    undecided = paired_difference({0: 2.0, 1: 0.0, 2: 1.0}, {0: 1.0, 1: 1.0, 2: 1.0}, lower_is_better)
+    assert undecided.better == 0
+
+
+def test_rank_correlation_is_spearmans():
+    rng = np.random.default_rng(1)
+    measure = rng.normal(size=8)
+    gains = [measure[i] + rng.normal(0, 1, 5) for i in range(8)]
+    found = rank_correlation([(measure, gains)], repeats=200)
+    assert found.rho == pytest.approx(stats.spearmanr(measure, [g.mean() for g in gains]).statistic)
+    assert found.low < found.rho < found.high
+    assert rank_correlation([(measure[:2], gains[:2])]) is None
+    assert rank_correlation([([1.0, 1.0, 1.0], [[1.0], [2.0], [3.0]])]) is None
+    perfect = rank_correlation([([1, 2, 3], [[1.0], [4.0], [9.0]])] * 2, repeats=50)
+    assert (perfect.rho, perfect.cases, perfect.arms) == (pytest.approx(1), 2, 6)
+
+
+def row(arm: str, seed: int, accuracy: float, distance: float, distinct: float, **more: object) -> Row:
+    facts = {"effective_distinct": distinct, "sampling": "systematic", "method": arm, **more}
+    metrics = {"a.accuracy": accuracy, "a.distance": distance}
+    return Row(
+        "screen", "d", "b", arm, seed, False, facts, metrics, {"a.accuracy": False, "a.distance": True}
+    )
+
+
+def worked_case() -> CaseRows:
+    rows = [
+        row("natural", 0, 0.80, 0.5, 10),
+        row("natural", 1, 0.90, 0.3, 10),
+        row("even", 0, 0.85, 0.4, 30),
+        row("even", 1, 0.94, 0.2, 30),
+        row("odd", 0, 0.70, 0.5, 20),
+        row("odd", 1, 0.80, 0.4, 20),
+        row("iid", 0, 0.99, 0.1, 10, sampling="iid"),
+    ]
+    return CaseRows("screen", "d/b", tuple(rows), ("a.accuracy",))
+
+
+def test_gains_are_shares_of_the_error_removed():
+    case = worked_case()
+    found = case.compare("even", "a.accuracy")
+    assert found.mean == pytest.approx(0.895)
+    assert found.difference.mean == pytest.approx(0.045)
+    assert found.gain[0] == pytest.approx(0.045 / 0.15)  # natural's mean error is 15 %
+    assert found.gains_by_seed == pytest.approx((0.05 / 0.15, 0.04 / 0.15))
+    assert found.gain[1] < found.gain[0] < found.gain[2]
+    nearer = case.compare("even", "a.distance")
+    assert nearer.gain[0] == pytest.approx(0.1 / 0.4)
+    assert nearer.difference.mean == pytest.approx(-0.1)
+    assert case.compare("natural", "a.accuracy").gain[0] == 0
+    assert case.compare("even", "b.accuracy") is None
+
+
+def test_the_correlation_is_over_arms_of_one_sampler():
+    found = correlate([worked_case()], "effective_distinct")
+    assert found.arms == 3  # iid is left out
+    assert found.rho == pytest.approx(stats.spearmanr([10, 30, 20], [0, 0.045, -0.1]).statistic)
+
+
+def test_metrics_of_an_evaluation_by_name():
+    document = {
+        "protocol": "fidelity",
+        "metrics": {
+            "cosine": {"value": 0.5},
+            "distance": {"value": 1.0},
+            "squared_distance": {"value": None},
+        },
+        "groups": {"race": {"x": {"metrics": {"distance": {"value": 0.9}}}}},
+        "spread": {"race": {"distance": {"min": 0.9, "max": 1.2, "gap": 0.3, "std": 0.1}}},
+    }
+    found = flat_metrics(Judge("fidelity", "fidelity"), document)
+    assert found == {
+        "fidelity.cosine": {"value": 0.5, "lower_is_better": False},
+        "fidelity.distance": {"value": 1.0, "lower_is_better": True},
+        "fidelity.distance[race=x]": {"value": 0.9, "lower_is_better": True},
+        "fidelity.distance[race:worst]": {"value": 1.2, "lower_is_better": True},
+        "fidelity.distance[race:gap]": {"value": 0.3, "lower_is_better": True},
+        "fidelity.distance[race:std]": {"value": 0.1, "lower_is_better": True},
+    }
