@@ -9,14 +9,8 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
+from kdbias.tables.columns import is_own
 from kdbias.tables.joins import as_strings, require_unique
-
-_TABLE_COLUMNS = frozenset(
-    [
-        *("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip"),
-        *("weight", "log_density", "knn_distance", "duplicate_of", "near_duplicates"),
-    ]
-)
 
 
 class Images(Protocol):
@@ -250,7 +244,7 @@ def _safe_groups(groups: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], list
     notes = []
     for name, values in groups.items():
         new = name
-        while new in _TABLE_COLUMNS or new.startswith("potential_t") or (new != name and new in groups):
+        while is_own(new) or (new != name and new in groups):
             new = f"data_{new}"
         if new != name:
             notes.append(f"column {name!r} is kept as {new!r}")

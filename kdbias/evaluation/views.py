@@ -78,7 +78,7 @@ def views_of(model: Embeddings, fusion: str | None = None, mirrored: bool = True
     """
     check_fusion(fusion)
     if fusion is not None and not mirrored:
-        raise KdbiasError(f"--flip-fusion {fusion} adds two views, and the style facex takes one: drop either")
+        raise KdbiasError(f"--flip-fusion {fusion} adds two views, and the style facex takes one")
     if model.flips is None or not mirrored:
         return Views(model, None, np.ones(model.n), None)
     if fusion != "unit" and model.flip_norms is None:

@@ -23,7 +23,8 @@ class Scheme:
         p: (n,) float64 probabilities, sum 1.
         weights: the manifest's path; None for natural sampling.
         fingerprint: the manifest's; None for natural sampling.
-        log_density: (n,) float64, log of the potential under p at the chosen bandwidth.
+        log_density: (n,) float64, log of the potential under p at the chosen bandwidth; NaN where that is
+            below the smallest float (a sample of weight 0, far from all others for this bandwidth).
         bandwidths: one entry a bandwidth, as in ``uniformity.json``.
     """
 
@@ -130,7 +131,8 @@ def group_rows(values: pa.Array, scheme: Scheme) -> list[dict[str, Any]]:
     """One row for each value of a column, by falling share: how many samples, how much mass, how dense.
 
     ``share`` is the part of the samples, ``mass`` the part of the draws, ``weight`` their ratio, and
-    ``log_density`` the mean over the group's samples of the log density under this scheme.
+    ``log_density`` the mean over the group's samples of the log density under this scheme; None, with the
+    reason, where the potential of one of them is below the smallest float.
     """
     encoded = pc.dictionary_encode(values.cast(pa.large_string()), null_encoding="encode")
     codes = encoded.indices.to_numpy(zero_copy_only=False)
@@ -138,6 +140,7 @@ def group_rows(values: pa.Array, scheme: Scheme) -> list[dict[str, Any]]:
     count = np.bincount(codes, minlength=len(names))
     mass = np.bincount(codes, weights=scheme.p, minlength=len(names))
     density = np.bincount(codes, weights=scheme.log_density, minlength=len(names)) / count
+    unseen = np.bincount(codes, weights=~np.isfinite(scheme.log_density), minlength=len(names)).astype(int)
     share = count / len(codes)
     return [
         {
@@ -146,7 +149,10 @@ def group_rows(values: pa.Array, scheme: Scheme) -> list[dict[str, Any]]:
             "share": float(share[i]),
             "mass": float(mass[i]),
             "weight": float(mass[i] / share[i]),
-            "log_density": float(density[i]),
+            "log_density": None if unseen[i] else float(density[i]),
+            "log_density_reason": f"the potential of {unseen[i]:,} samples is below the smallest float"
+            if unseen[i]
+            else None,
         }
         for i in np.argsort(-count, kind="stable")
     ]

@@ -90,7 +90,8 @@ def write_schemes(
     """Write ``schemes.parquet``: what adding schemes or groups later needs, and what plots of schemes show.
 
     Columns: ``sample_id``, ``hardness``, ``nearest_distance`` (to the nearest different vector), and for each
-    scheme ``weight NAME`` (mean 1) and ``log_density NAME`` (at the chosen bandwidth).
+    scheme ``weight NAME`` (mean 1) and ``log_density NAME`` (at the chosen bandwidth; null where the
+    potential is below the smallest float).
     """
     n = len(ids)
     columns: dict[str, Any] = {
@@ -100,7 +101,7 @@ def write_schemes(
     }
     for scheme in schemes:
         columns[f"weight {scheme.name}"] = pa.array(scheme.p * n)
-        columns[f"log_density {scheme.name}"] = pa.array(scheme.log_density)
+        columns[f"log_density {scheme.name}"] = _floats(scheme.log_density)
     write_table(out / SCHEMES, pa.table(columns), doc)
 
 

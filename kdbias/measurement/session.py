@@ -173,7 +173,9 @@ class Session:
         chosen = bandwidths.values.index(bandwidths.chosen)
         for m, scheme in enumerate(schemes):
             p = scheme.p
-            scheme.log_density = np.log(result.pairs.without_self[m, chosen] + p)
+            potential = result.pairs.without_self[m, chosen] + p
+            # A sample that is never drawn does not see itself: at a large t it may see nothing at all.
+            scheme.log_density = np.log(potential, out=np.full(len(p), np.nan), where=potential > 0)
             scheme.bandwidths = []
             for i, t in enumerate(bandwidths.values):
                 energy, error = float(result.pair_energies[m, i]), result.energy_errors

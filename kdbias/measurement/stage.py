@@ -19,6 +19,7 @@ from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.text import summary_table
 from kdbias.sphere.torch_pairs import PRECISIONS
 from kdbias.sphere.workers import available_threads
+from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
@@ -124,6 +125,7 @@ def uniformity(
     if exponent is not None and not (exponent > 0 and np.isfinite(exponent)):
         raise KdbiasError(f"--exponent {exponent:g} is not a number > 0")
     _require_known("--rectification", rectification, RECTIFICATIONS)
+    refuse_own(table.group_columns, table.path)
     groups = {name: table.column(name) for name in dict.fromkeys(group_by)}
     added = _read_weights(weights, table)
     budget = parse_bytes(memory)

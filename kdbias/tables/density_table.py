@@ -10,18 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
-from kdbias.tables import fingerprints, provenance
+from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import as_strings, require_unique
 
 DENSITY = "density.parquet"
-_PREFIX = "potential_t"
-_FIXED_COLUMNS = ("sample_id", "label", "knn_distance", "log_density", "duplicate_of", "near_duplicates")
 
 
 def potential_column(t: float) -> str:
     """Name of the column with the potential at bandwidth t: ``potential_t5``, ``potential_t2.5``."""
-    return f"{_PREFIX}{t:g}"
+    return f"{columns.POTENTIAL}{t:g}"
 
 
 def write_table(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
@@ -32,7 +30,7 @@ def write_table(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, An
 
 def write_density(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
     """Write ``density.parquet`` (columns by the contract, section 3)."""
-    missing = [name for name in _FIXED_COLUMNS if name not in table.column_names]
+    missing = [name for name in columns.DENSITY if name not in table.column_names]
     if missing:
         raise KdbiasError(f"a density table needs the column(s) {', '.join(missing)}")
     write_table(path, table, doc)
@@ -90,17 +88,17 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
     if not file.exists():
         raise KdbiasError(f"{path} holds no {DENSITY}; make it with kdbias uniformity")
     schema = provenance.read_schema(file)
-    missing = [name for name in _FIXED_COLUMNS if name not in schema.names]
+    missing = [name for name in columns.DENSITY if name not in schema.names]
     if missing:
         raise KdbiasError(f"{file} is not a density table (missing: {', '.join(missing)})")
     table = pq.read_table(file)
     require_unique(table.column("sample_id"), str(file))
-    potentials = [name for name in schema.names if name.startswith(_PREFIX)]
+    potentials = [name for name in schema.names if name.startswith(columns.POTENTIAL)]
     return DensityTable(
         path=file,
         table=table,
-        group_columns=[name for name in schema.names if name not in (*_FIXED_COLUMNS, *potentials)],
-        bandwidths=sorted(float(name.removeprefix(_PREFIX)) for name in potentials),
+        group_columns=[name for name in schema.names if name not in (*columns.DENSITY, *potentials)],
+        bandwidths=sorted(float(name.removeprefix(columns.POTENTIAL)) for name in potentials),
         provenance=provenance.from_schema(schema) or {},
         fingerprint=fingerprints.of_table(table),
     )

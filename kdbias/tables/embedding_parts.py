@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
+from kdbias.tables.columns import refuse_own
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import shown
 
 PART_PATTERN = "part-*.parquet"
 STORES = {"float16": pa.float16(), "float32": pa.float32()}
-FIXED_COLUMNS = ("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip")
 ROW_GROUP = 16_384
 
 
@@ -104,11 +104,7 @@ def write_part(
     """
     if dtype not in STORES:
         raise KdbiasError(f"--store {dtype!r} is unknown; use float16 or float32")
-    taken = [name for name in groups if name in FIXED_COLUMNS]
-    if taken:
-        raise KdbiasError(
-            f"group column {taken[0]!r} bears the name of a column of the embedding table; rename it"
-        )
+    refuse_own(groups, path)
     columns: dict[str, Any] = {
         "sample_id": ids,
         "label": labels if labels is not None else pa.nulls(len(ids), pa.string()),

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
-from kdbias.tables import fingerprints, provenance
+from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.embedding_parts import (
-    FIXED_COLUMNS,
     PART_PATTERN,
     ROW_GROUP,
     normalise,
@@ -148,7 +147,7 @@ class EmbeddingTable:
             parts=parts,
             n=sum(rows),
             d=schemas[0].field("embedding").type.list_size,
-            group_columns=[name for name in names if name not in FIXED_COLUMNS],
+            group_columns=[name for name in names if name not in columns.EMBEDDING],
             has_flip="embedding_flip" in names,
             has_flip_norms="norm_flip" in names,
             fingerprint=record.get("fingerprint") or table_fingerprint(parts),

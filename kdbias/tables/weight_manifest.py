@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
+from kdbias.tables.columns import MANIFEST, refuse_own
 from kdbias.tables.density_table import write_table
 from kdbias.tables.joins import as_strings, require_unique, shown
-
-_FIXED_COLUMNS = ("sample_id", "label", "log_density", "weight")
 
 
 def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: str = "weights") -> np.ndarray:
@@ -56,6 +55,7 @@ def write_manifest(
 ) -> None:
     """Write a weight manifest; ``weights`` (n,) are scaled to mean 1."""
     require_unique(ids, "weight manifest")
+    refuse_own(groups, path)
     values = mean_one(validate_weights(weights, ids))
     columns = {
         "sample_id": ids,
@@ -142,9 +142,7 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
         path=file,
         table=table,
         weights=mean_one(weights),
-        group_columns=[
-            name for name in names if name not in _FIXED_COLUMNS and not name.startswith("__index")
-        ],
+        group_columns=[name for name in names if name not in MANIFEST and not name.startswith("__index")],
         provenance=(provenance.from_schema(schema) if schema is not None else None) or {},
         fingerprint=fingerprints.of_table(table),
     )

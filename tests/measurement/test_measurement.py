@@ -357,6 +357,37 @@ def test_point_mass_has_no_uniformity(table, tmp_path) -> None:
     assert (scheme["ess"], scheme["zero_weights"]) == (pytest.approx(1), N - 1)
 
 
+def test_a_sample_that_is_never_drawn_may_see_nothing_at_a_large_bandwidth(tmp_path) -> None:
+    x = reference.clustered_sphere(30, 8, 1, seed=1)
+    x = np.concatenate([x, -x.mean(axis=0, keepdims=True)])  # one alone at the other pole, of weight 0
+    ids = pa.array([str(i) for i in range(31)])
+    groups = {"half": pa.array(["a"] * 15 + ["b"] * 16)}
+    table = write_embedding_table(tmp_path / "emb", ids, x, None, groups, dtype="float32")
+    weights = write_weights(tmp_path / "w.parquet", table, np.append(np.ones(30), 0))
+    result = uniformity(table.path, tmp_path / "out", t=400, weights=[weights], group_by=["half"])
+    first, last = result.document["schemes"][1]["groups"]["half"]
+    assert {first["value"]: first["log_density"], last["value"]: last["log_density"]}["b"] is None
+    assert first["log_density_reason"] == "the potential of 1 samples is below the smallest float"
+    assert last["log_density_reason"] is None
+    stored = pq.read_table(tmp_path / "out" / "schemes.parquet").column("log_density w")
+    assert stored.is_null().to_pylist() == [False] * 30 + [True]
+
+
+def test_a_group_column_with_a_name_of_kdbias_s_own_is_refused(tmp_path) -> None:
+    x = reference.random_sphere(6, 4)
+    ids = pa.array(list("abcdef"))
+    for name in ("weight", "knn_distance", "potential_t5", "log_density", "norm_flip"):
+        with pytest.raises(KdbiasError, match=f"group column '{name}' bears the name"):
+            write_embedding_table(tmp_path / name, ids, x, None, {name: pa.array(range(6))})
+    table = write_embedding_table(tmp_path / "old", ids, x, None, {"mark": pa.array(range(6))})
+    part = pq.read_table(table.parts[0])
+    named = part.rename_columns(["weight" if name == "mark" else name for name in part.column_names])
+    pq.write_table(named, table.parts[0])
+    with pytest.raises(KdbiasError, match="'weight' bears the name of a column"):
+        uniformity(table.path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_duplicates(tmp_path) -> None:
     x = np.repeat(reference.random_sphere(1, 6), 9, axis=0)
     table = write_embedding_table(tmp_path / "emb", pa.array([str(i) for i in range(9)]), x)
