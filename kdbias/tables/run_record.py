@@ -2,13 +2,15 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.tables.files import clean_temporaries, read_json, write_json
+from kdbias.tables.folder_lock import NAME as LOCK
+from kdbias.tables.folder_lock import FolderLock, lock_folder
 from kdbias.version import __version__
 
 RECORD = "run.json"
@@ -55,11 +57,14 @@ class Run:
         out: the output folder.
         state: ``new``, ``resumed`` (begun before with the same configuration and input) or ``finished``.
         record: the content of ``run.json``.
+
+    As long as it lives and is not finished, no other process can open a run in the folder.
     """
 
     out: Path
     state: State
     record: dict[str, Any]
+    _lock: FolderLock | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -74,15 +79,37 @@ class Run:
 
         Raises:
             ConfigChangedError: the folder holds a run with other options or inputs (keys named).
-            KdbiasError: the folder holds something else.
+            KdbiasError: the folder holds something else, or another process is at work in it.
         """
         folder = Path(out)
+        if folder.exists() and not folder.is_dir():
+            raise KdbiasError(
+                f"{folder} is a file; the output of kdbias {stage} is a folder: choose another -o"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder)
+        try:
+            return cls._open(folder, stage, config, inputs, overwrite, lock)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+
+    @classmethod
+    def _open(
+        cls,
+        folder: Path,
+        stage: str,
+        config: dict[str, Any],
+        inputs: dict[str, str],
+        overwrite: bool,
+        lock: FolderLock | None,
+    ) -> "Run":
         found = cls._existing(folder, stage)
         if found is not None and overwrite:
             _empty(folder, stage)
             found = None
         if found is None:
-            folder.mkdir(parents=True, exist_ok=True)
             record = {
                 "kdbias": __version__,
                 "stage": stage,
@@ -92,22 +119,17 @@ class Run:
                 "inputs": inputs,
             }
             write_json(folder / RECORD, record)
-            return cls(folder, "new", record)
+            return cls(folder, "new", record, lock)
         refuse_changes(folder, found, {"config": config, "inputs": inputs})
         clean_temporaries(folder)
-        return cls(folder, "finished" if found.get("status") == "finished" else "resumed", found)
+        return cls(folder, "finished" if found.get("status") == "finished" else "resumed", found, lock)
 
     @staticmethod
     def _existing(folder: Path, stage: str) -> dict[str, Any] | None:
-        if folder.exists() and not folder.is_dir():
-            raise KdbiasError(
-                f"{folder} is a file; the output of kdbias {stage} is a folder: choose another -o"
-            )
         if not (folder / RECORD).exists():
-            if folder.is_dir():
-                clean_temporaries(folder)
-                if any(folder.iterdir()):
-                    raise KdbiasError(f"{folder} is not empty and holds no kdbias run; choose another -o")
+            clean_temporaries(folder)
+            if any(entry.name != LOCK for entry in folder.iterdir()):
+                raise KdbiasError(f"{folder} is not empty and holds no kdbias run; choose another -o")
             return None
         record = read_json(folder / RECORD)
         if record.get("stage") != stage:
@@ -118,6 +140,7 @@ class Run:
 
     def forget(self) -> None:
         """After a refusal, leave no record behind that would refuse the mended command as a change."""
+        self.unlock()
         if self.state == "new" and [entry.name for entry in self.out.iterdir()] == [RECORD]:
             (self.out / RECORD).unlink()
             self.out.rmdir()
@@ -134,6 +157,12 @@ class Run:
         }
         write_json(self.out / RECORD, self.record)
         self.state = "finished"
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let other processes into the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
 
 def _empty(folder: Path, stage: str) -> None:

@@ -1,0 +1,98 @@
+"""One process at a time in an output folder.
+
+The lock is POSIX's (``fcntl.lockf``): advisory, of the process, and given back by the system however it dies.
+Unlike ``flock``'s it is not shared with forked workers, which may outlive a killed parent by seconds. Where
+there is no such lock (Windows, some network file systems) nothing is locked.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import weakref
+from pathlib import Path
+
+from kdbias.errors import KdbiasError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".lock"
+_TAKEN = (errno.EACCES, errno.EAGAIN)
+
+
+class FolderLock:
+    """A lock that is held until :meth:`release`, or until the object or the process is gone."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path, self._descriptor, self._pid = path, descriptor, os.getpid()
+
+    @property
+    def held(self) -> bool:
+        return self._descriptor >= 0 and self._pid == os.getpid()
+
+    def release(self) -> None:
+        if not self.held:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
+        with contextlib.suppress(OSError):
+            self.path.unlink()  # still locked, so that nobody takes a file that is about to vanish
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.release()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()  # another process gets a run without its lock
+
+
+_held: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
+
+
+def lock_folder(folder: Path) -> FolderLock | None:
+    """Lock an existing folder for this process; within it, the same lock serves again.
+
+    Raises:
+        KdbiasError: another process holds it (named by its id).
+    """
+    path = folder.resolve() / NAME
+    mine = _held.get(path)
+    if mine is not None and mine.held:
+        return mine
+    if fcntl is None:
+        return None
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:  # a folder that cannot be written to cannot be spoilt either
+            return None
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still_there(path, descriptor):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+                lock = _held[path] = FolderLock(path, descriptor)
+                return lock
+        except OSError as error:
+            owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            if error.errno not in _TAKEN:
+                return None
+            raise KdbiasError(
+                f"{folder} is in use by another kdbias process (pid {owner or 'unknown'}): "
+                "wait for it or stop it, or choose another -o"
+            ) from None
+        os.close(descriptor)
+
+
+def _is_still_there(path: Path, descriptor: int) -> bool:
+    """False where the last holder removed the file between its opening and its locking here."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
