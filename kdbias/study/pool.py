@@ -8,49 +8,65 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from types import TracebackType
 from typing import Any
 
 from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
 
+Task = tuple[str, Callable[[], Any]]
 
-def run_tasks(
-    what: str,
-    tasks: Sequence[tuple[str, Callable[[], Any]]],
-    workers: int,
-    threads: int,
-    expected: Sequence[float] | None = None,
-    networks: bool = True,
-) -> dict[str, str]:
-    """Run picklable tasks in spawned processes; returns the errors of those that failed, by label.
 
-    `expected` are guesses of each task's seconds, for the time left only: their ratios count once tasks end.
-    `networks` says that tasks run networks, so that torch has to be told its threads.
-    A worker ends with its parent, so a killed study leaves nobody behind that still writes.
+class Workers:
+    """Spawned processes, kept from one call of `run` to the next; use as a context.
+
+    A worker ends with its parent, so a killed study leaves nobody behind that still writes. Tasks that run
+    networks and tasks that measure get processes of their own: torch and faiss stay apart.
     """
-    if not tasks:
-        return {}
-    guesses = list(expected or [1.0] * len(tasks))
-    failed: dict[str, str] = {}
-    began, done, spent = time.monotonic(), 0, 0.0
-    context = multiprocessing.get_context("spawn")
-    workers = min(workers, len(tasks))
-    with ProcessPoolExecutor(workers, context, _begin_worker, (threads, networks)) as pool:
-        waiting = {pool.submit(_timed, task): i for i, (_, task) in enumerate(tasks)}
-        try:
-            for future in as_completed(waiting):
-                i = waiting[future]
-                label, seconds, error = tasks[i][0], *future.result()
-                done, spent = done + 1, spent + guesses[i]
-                left = (time.monotonic() - began) / spent * (sum(guesses) - spent)
-                if error is not None:
-                    failed[label] = error
-                how = f"{seconds:.1f} s" if error is None else f"FAILED: {error}"
-                say(f"{what} [{done}/{len(tasks)}] {label}: {how}; about {left / 60:,.1f} min left")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return failed
+
+    def __init__(self, count: int, threads: int) -> None:
+        self.count, self.threads = count, threads
+        self._pools: dict[bool, ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pool in self._pools.values():
+            pool.shutdown(wait=error is None, cancel_futures=True)
+
+    def _pool(self, networks: bool) -> ProcessPoolExecutor:
+        if networks not in self._pools:
+            context = multiprocessing.get_context("spawn")
+            self._pools[networks] = ProcessPoolExecutor(
+                self.count, context, _begin_worker, (self.threads, networks)
+            )
+        return self._pools[networks]
+
+    def run(
+        self, what: str, tasks: Sequence[Task], expected: Sequence[float] | None = None, networks: bool = True
+    ) -> dict[str, str]:
+        """Run picklable tasks; returns the errors of those that failed, by label.
+
+        `expected` are guesses of each task's seconds, for the time left only: their ratios count once tasks
+        have ended. `networks` says that tasks run networks.
+        """
+        guesses = list(expected or [1.0] * len(tasks))
+        failed: dict[str, str] = {}
+        began, done, spent = time.monotonic(), 0, 0.0
+        waiting = {self._pool(networks).submit(_timed, task): i for i, (_, task) in enumerate(tasks)}
+        for future in as_completed(waiting):
+            i = waiting[future]
+            label, (seconds, error) = tasks[i][0], future.result()
+            done, spent = done + 1, spent + guesses[i]
+            left = (time.monotonic() - began) / spent * (sum(guesses) - spent)
+            if error is not None:
+                failed[label] = error
+            how = f"{seconds:.1f} s" if error is None else f"FAILED: {error}"
+            say(f"{what} [{done}/{len(tasks)}] {label}: {how}; about {left / 60:,.1f} min left")
+        return failed
 
 
 def _timed(task: Callable[[], Any]) -> tuple[float, str | None]:

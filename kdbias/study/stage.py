@@ -20,7 +20,7 @@ from kdbias.progress import say
 from kdbias.study.cases import Case, build_case
 from kdbias.study.description import Description, read_description
 from kdbias.study.plan import Plan
-from kdbias.study.pool import run_tasks
+from kdbias.study.pool import Workers
 from kdbias.study.preparation import Machine, measure_all, prepare
 from kdbias.study.runs import RunPlan
 from kdbias.tables.files import read_json
@@ -87,10 +87,11 @@ def study(
         return _dry_run(plan, cases, rounds)
     began = time.monotonic()
     run = Run.open(output, STAGE, {"name": wanted.name}, {})
-    _prepare(plan, cases, workers, threads)
-    failed = _run_missing(plan, "tune", plan.tuning(cases), workers, threads)
-    named, _ = plan.runs(cases, rounds)
-    failed |= _run_missing(plan, "run", [r for _, r in named], workers, threads)
+    with Workers(workers, threads) as pool:
+        _prepare(plan, cases, pool)
+        failed = _run_missing(plan, "tune", plan.tuning(cases), pool)
+        named, _ = plan.runs(cases, rounds)
+        failed |= _run_missing(plan, "run", [r for _, r in named], pool)
     from kdbias.study.conclusions import conclude
 
     document, lines = conclude(plan, failed, os.fspath(description))
@@ -111,20 +112,20 @@ def _check_names(wanted: Description, only: Sequence[str], rounds: Sequence[str]
             raise KdbiasError(f"--rounds {name}: no such round; there are {', '.join(wanted.rounds)}")
 
 
-def _prepare(plan: Plan, cases: Sequence[Case], workers: int, threads: int) -> None:
+def _prepare(plan: Plan, cases: Sequence[Case], pool: Workers) -> None:
     """Data sets, then draws and manifests, of the cases and of those their rates are tuned on."""
     places = [plan.tuned_on(case) for case in cases]
     needed = {case.name: case for case in [*places, *cases] if case is not None}
     data = {case.prepared.folder: case.prepared for case in needed.values()}
     machine = plan.machine
     tasks = [(p.data.name, partial(prepare, p, machine)) for p in data.values()]
-    _require_all(run_tasks("data", tasks, workers, threads))
+    _require_all(pool.run("data", tasks))
     tasks = [(p.data.name, partial(measure_all, p, machine)) for p in data.values()]
-    _require_all(run_tasks("density", tasks, workers, threads, networks=False))
+    _require_all(pool.run("density", tasks, networks=False))
     tasks = [
         (case.name, partial(build_case, case, plan.needed_arms(case), machine)) for case in needed.values()
     ]
-    _require_all(run_tasks("weights", tasks, workers, threads, networks=False))
+    _require_all(pool.run("weights", tasks, networks=False))
 
 
 def _require_all(failed: dict[str, str]) -> None:
@@ -132,14 +133,12 @@ def _require_all(failed: dict[str, str]) -> None:
         raise KdbiasError(f"{label}: {error}")
 
 
-def _run_missing(
-    plan: Plan, what: str, runs: Sequence[RunPlan], workers: int, threads: int
-) -> dict[str, str]:
+def _run_missing(plan: Plan, what: str, runs: Sequence[RunPlan], pool: Workers) -> dict[str, str]:
     todo = list({run.folder: run for run in runs if not run.result.exists()}.values())
     if todo:
-        say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {workers} workers")
+        say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {pool.count} workers")
     tasks = [(run.label, run.execute) for run in todo]
-    return run_tasks(what, tasks, workers, threads, _guesses(plan, todo))
+    return pool.run(what, tasks, _guesses(plan, todo))
 
 
 def _guesses(plan: Plan, runs: Sequence[RunPlan]) -> list[float]:

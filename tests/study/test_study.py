@@ -31,7 +31,7 @@ def values(out: Path) -> pd.DataFrame:
 def finished(tiny, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("study")
     file = tiny.write(folder / "study.toml")
-    study(file, folder / "out", workers=2, device="cpu")
+    study(file, folder / "out", device="cpu")
     return file, folder / "out"
 
 
