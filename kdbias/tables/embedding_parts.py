@@ -19,6 +19,9 @@ from kdbias.tables.joins import shown
 PART_PATTERN = "part-*.parquet"
 STORES = {"float16": pa.float16(), "float32": pa.float32()}
 ROW_GROUP = 16_384
+_FLOAT32 = np.finfo(np.float32)
+# Norms between which a row divides by its norm in float32 with all its digits.
+_SAFE = (1e-30, 1e38)
 
 
 def part_name(index: int) -> str:
@@ -36,7 +39,7 @@ def normalise(
         where: what the vectors belong to, for the message.
 
     Returns:
-        (n, d) float32 unit rows and (n,) float32 norms.
+        (n, d) float32 unit rows and (n,) float32 norms (the largest or smallest float32 beyond its range).
 
     Raises:
         KdbiasError: not a 2-D float array, or a row holds NaN/inf or is all zero.
@@ -45,17 +48,30 @@ def normalise(
         raise KdbiasError(
             f"{where}: expected an (n, d) array of floats, got {vectors.dtype} of shape {vectors.shape}"
         )
-    wide = np.ascontiguousarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        wide = np.ascontiguousarray(vectors, dtype=np.float32)
     norms = np.sqrt(np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
-    bad = ~np.isfinite(norms) | (norms == 0)
-    if bad.any():
-        rows = np.flatnonzero(bad)
-        names = shown(ids.take(pa.array(rows[:4]))) if ids is not None else ", ".join(map(str, rows[:4]))
+    extreme = np.flatnonzero(~((norms > _SAFE[0]) & (norms < _SAFE[1])))
+    if not len(extreme):
+        return wide / norms[:, None].astype(np.float32), norms.astype(np.float32)
+    # These lose digits or overflow in float32: each is divided by its largest number first.
+    rows = vectors[extreme].astype(np.float64)
+    largest = np.abs(rows).max(axis=1)
+    bad = extreme[~np.isfinite(largest) | (largest == 0)]
+    if len(bad):
+        names = shown(ids.take(pa.array(bad[:4]))) if ids is not None else ", ".join(map(str, bad[:4]))
         raise KdbiasError(
-            f"{where}: {len(rows):,} of {len(wide):,} vectors are zero or not finite ({names}); "
+            f"{where}: {len(bad):,} of {len(wide):,} vectors are zero or not finite ({names}); "
             "remove these samples or mend the teacher's output"
         )
-    return wide / norms[:, None].astype(np.float32), norms.astype(np.float32)
+    rows /= largest[:, None]
+    lengths = np.linalg.norm(rows, axis=1)
+    norms[extreme] = 1
+    unit = wide / norms[:, None].astype(np.float32)
+    unit[extreme] = rows / lengths[:, None]
+    with np.errstate(over="ignore"):
+        norms[extreme] = np.clip(largest * lengths, _FLOAT32.smallest_subnormal, _FLOAT32.max)
+    return unit, norms.astype(np.float32)
 
 
 def _list_array(vectors: np.ndarray, store: str) -> pa.FixedSizeListArray:

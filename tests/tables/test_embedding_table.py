@@ -23,6 +23,28 @@ def random_vectors(n: int, d: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [3e38, 1e-40, 1e-44, 1.0])
+def test_very_long_and_very_short_vectors_keep_their_direction(dtype, scale):
+    x = np.array([[1, -1, 0.5, 1], [1, 2, 3, 4]], dtype=np.float64)
+    x[0] *= scale
+    x = x.astype(dtype)
+    unit, norms = normalise(x)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(unit, wide / np.linalg.norm(wide, axis=1)[:, None], rtol=1e-6)
+    expected = np.minimum(np.linalg.norm(wide, axis=1), np.finfo(np.float32).max)
+    np.testing.assert_allclose(norms, expected, rtol=1e-6 if scale > 1e-38 else 0.3)
+    assert np.isfinite(norms).all()
+    assert norms.all()
+
+
+def test_beyond_float32_is_no_infinity():
+    unit, norms = normalise(np.array([[1e300, 0.0], [0.0, 1e-300]]))
+    assert unit.tolist() == [[1, 0], [0, 1]]
+    assert norms[0] == np.finfo(np.float32).max
+    assert norms[1] > 0
+
+
 @pytest.mark.parametrize(("store", "tolerance"), [("float16", 6e-4), ("float32", 1e-6)])
 @pytest.mark.parametrize("rows_per_part", [7, 100])
 def test_round_trip(tmp_path, store, tolerance, rows_per_part):
