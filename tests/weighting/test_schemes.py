@@ -1,9 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.density_table import read_density
+from kdbias.weighting import collapse
 from kdbias.weighting.case import Case, label_codes
 from kdbias.weighting.collapse import first_equal, groups_of
 from kdbias.weighting.diagnostics import summary
@@ -180,6 +183,36 @@ def test_near_copies_form_chains(measure):
     assert tight.group.tolist() == [0, 1, 2, 3, 3, 4]
     loose = groups_of(density, "near", lambda: data.x.astype(np.float32), threshold=0.8)
     assert loose.group.tolist() == [0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("links", [1, 1 << 20])
+def test_chains_equal_a_walk_over_all_pairs_whatever_the_block(monkeypatch, links):
+    monkeypatch.setattr(collapse, "_BLOCK", 7)
+    monkeypatch.setattr(collapse, "_LINKS", links)
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1)[:, None]
+    x[50] = x[4]
+    first = np.arange(120)
+    first[50] = 4
+    expected = np.arange(120)
+    linked = (x @ x.T >= 0.985) | (first[:, None] == first[None, :])
+    for _ in range(120):  # the least row that can be reached
+        expected = np.where(linked, expected[None, :], 120).min(axis=1)
+    found = collapse.near_chains(x, first, np.arange(120), 0.985)
+    assert found.tolist() == expected.tolist()
+    assert 5 < len(set(found.tolist())) < 100
+
+
+def test_a_long_burst_takes_memory_by_samples_not_by_pairs(monkeypatch):
+    monkeypatch.setattr(collapse, "_BLOCK", 250)
+    n = 3000
+    x = np.repeat(np.eye(4, dtype=np.float32)[:1], n, axis=0)
+    tracemalloc.start()
+    chains = collapse.near_chains(x, np.arange(n), np.arange(n), 0.999)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not chains.any()
+    assert peak < 16 * n * n / 10  # 4.5 million pairs alone would take 72 MB
 
 
 def test_summary_follows_kish():
