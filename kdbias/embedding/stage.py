@@ -31,7 +31,8 @@ class EmbedResult:
 
     state    "finished" (now), "already finished", "planned", or "partial" (other processes still work)
     samples  rows in the table; failures are counted apart
-    seconds  by activity: elapsed, read and decode (summed over workers), wait (for images), compute, write
+    seconds  elapsed (by the clock), and by activity, which overlap: read and decode (summed over workers),
+             wait (for images), compute, write
     """
 
     path: Path

@@ -76,6 +76,7 @@ class Parts:
     def __init__(self, run: Run, source: Source, plan: Plan, teacher_name: str) -> None:
         self.run, self.source, self.plan, self.teacher_name = run, source, plan, teacher_name
         self.config, self.inputs = run.record["config"], run.record["inputs"]
+        self._mark = time.perf_counter()
         self._belongs = fingerprints.of_json([self.config, self.inputs])
 
     def record_path(self, unit: Unit) -> Path:
@@ -141,13 +142,22 @@ class Parts:
             "stop": unit.stop,
             **counts,
             "content": content,
-            "seconds": {**seconds, "write": time.perf_counter() - begun},
+            "seconds": self._spent(seconds, begun),
             "failed": [
                 {"sample_id": self.source.ids[row].as_py(), "path": self._location(row), "reason": reason}
                 for row, reason in result.failures
             ],
         }
         write_json(self.record_path(unit), record)
+
+    def _spent(self, seconds: dict[str, float], begun: float) -> dict[str, float]:
+        """Seconds of a unit whose writing began at `begun`.
+
+        "elapsed" is the clock's since the last unit was written, so that it adds up to the whole run's.
+        """
+        now = time.perf_counter()
+        elapsed, self._mark = now - self._mark, now
+        return {**seconds, "elapsed": elapsed, "write": now - begun}
 
     def forget(self) -> None:
         """Drop all records, so that the next run tries everything again."""

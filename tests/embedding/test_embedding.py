@@ -1,5 +1,6 @@
 """embed(): the right vector for each image, whatever fails, whatever interrupts, however it is split."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from kdbias.data import open_data
 from kdbias.embedding.engine import require_consistent
 from kdbias.embedding.stage import EmbedResult, embed
 from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.reporting.thumbnails import open_source
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher
@@ -443,6 +445,34 @@ def precomputed(images: Path, file: Path, out: Path, **more) -> EmbeddingTable:
     result = run(images, out, f"precomputed:{file}", store="float32", **more)
     assert result.state == "finished"
     return EmbeddingTable.open(out)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_seconds_by_the_clock_hold_those_of_every_activity(
+    images, vectors, teacher, tmp_path, workers
+) -> None:
+    ids, rows = vectors
+    np.savez(tmp_path / "v.npz", ids=ids, vectors=rows)
+    for name, spec in (("stored", f"precomputed:{tmp_path / 'v.npz'}"), ("run", teacher)):
+        began = time.perf_counter()
+        spent = run(images, tmp_path / name, spec, workers=workers).seconds
+        assert (
+            max(spent["write"], spent.get("compute", 0), spent["read"] / max(1, workers)) < spent["elapsed"]
+        )
+        assert spent["elapsed"] < time.perf_counter() - began
+
+
+def test_the_record_says_how_the_data_was_read(teacher, tmp_path) -> None:
+    pictures = [io.BytesIO() for _ in range(3)]
+    for i, file in enumerate(pictures):
+        Image.fromarray(np.full((8, 8, 3), 40 * i + 9, np.uint8)).save(file, "PNG")
+    table = pa.table({"key": list("abc"), "who": list("xxy"), "picture": [f.getvalue() for f in pictures]})
+    pa.parquet.write_table(table, tmp_path / "data.parquet")
+    columns = {"id_column": "key", "label_column": "who", "image_column": "picture"}
+    run(tmp_path / "data.parquet", tmp_path / "out", teacher, **columns)
+    source = open_source(json.loads((tmp_path / "out" / "run.json").read_text()))
+    assert source.ids.to_pylist() == ["a", "b", "c"]
+    assert source.read(2)[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "list-parquet", "table"])
