@@ -24,7 +24,10 @@ from kdbias.cli.common import StageCommand, options
         help="Sample images of each kind (most crowded, most isolated, most and least drawn); 0 for none.",
     ),
     click.option(
-        "--overwrite/--no-overwrite", default=True, show_default=True, help="Replace a page that exists."
+        "--overwrite/--no-overwrite",
+        default=True,
+        show_default=True,
+        help="Replace a page that kdbias report wrote.",
     ),
 )
 def command(**parameters: Any) -> Any:

@@ -12,6 +12,7 @@ from kdbias.errors import KdbiasError
 from kdbias.progress import say
 from kdbias.reporting.collect import Collection, collect
 from kdbias.reporting.drawing import looks
+from kdbias.reporting.mark import MARK, is_page
 from kdbias.reporting.sections import (
     Section,
     density_sections,
@@ -52,22 +53,19 @@ def report(
     Args:
         outputs: folders of ``embed``, ``uniformity``, ``train``, ``evaluate`` or ``demo``, weight manifests,
             or a folder that holds several of them.
-        output: the HTML file.
+        output: the HTML file (``.html`` or ``.htm``); what is there already is replaced only if this
+            function wrote it.
         title: heading of the page.
         pictures: thumbnails of each kind (most crowded, most isolated, most and least drawn); 0 leaves them
             out, so that no picture of a person leaves with the page.
-        overwrite: False refuses to replace an existing file.
+        overwrite: False refuses to replace an existing page, too.
 
     Raises:
-        KdbiasError: a path is no output of kdbias, or nothing finished is among them.
+        KdbiasError: a path is no output of kdbias, nothing finished is among them, or the output is no HTML
+            file or somebody else's.
     """
     target = Path(output)
-    if target.is_dir():
-        raise KdbiasError(
-            f"{target} is a folder; name the HTML file to write, for example {target / 'report.html'}"
-        )
-    if target.exists() and not overwrite:
-        raise KdbiasError(f"{target} exists already; choose another output or allow overwriting")
+    _refuse_target(target, overwrite)
     if pictures < 0:
         raise KdbiasError(f"pictures = {pictures}; give how many thumbnails of each kind, or 0 for none")
     found = collect([outputs] if isinstance(outputs, str | os.PathLike) else list(outputs))
@@ -85,6 +83,24 @@ def report(
     return ReportResult(target, inputs, tuple(notices))
 
 
+def _refuse_target(target: Path, overwrite: bool) -> None:
+    """Refuse to write where no page belongs, or over a file that is no page of kdbias."""
+    if target.is_dir():
+        raise KdbiasError(
+            f"{target} is a folder; name the HTML file to write, for example {target / 'report.html'}"
+        )
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise KdbiasError(f"{target}: the report is an HTML page; name it {target.with_suffix('.html')}")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise KdbiasError(f"{target} exists already; choose another output or allow overwriting")
+    if not is_page(target):
+        raise KdbiasError(
+            f"{target} exists already and is no page that kdbias report wrote; choose another -o or move it"
+        )
+
+
 def _write(
     target: Path, title: str, found: Collection, sections: Sequence[Section], notices: Sequence[str]
 ) -> None:
@@ -96,6 +112,7 @@ def _write(
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     html = environment.get_template("page.html").render(
         title=title,
+        mark=MARK,
         subtitle=f"kdbias {__version__}, {now}",
         facts=headline(found),
         notices=notices,

@@ -216,3 +216,21 @@ def test_bad_input_is_one_line(outputs, tmp_path):
     with pytest.raises(KdbiasError, match="exists already"):
         report(outputs["emb"], existing, overwrite=False)
     assert existing.read_text() == "mine"
+
+
+def test_no_file_but_an_own_page_is_ever_replaced(outputs, tmp_path):
+    manifest = tmp_path / "w.parquet"
+    shutil.copy(outputs["equilibrium.parquet"], manifest)
+    before = manifest.read_bytes()
+    with pytest.raises(KdbiasError, match=r"w\.parquet: the report is an HTML page; name it .*w\.html"):
+        report(outputs["emb"], manifest)
+    assert manifest.read_bytes() == before
+    with pytest.raises(KdbiasError, match="an HTML page"):
+        report(outputs["emb"], tmp_path / "r.pdf")
+    foreign = tmp_path / "thesis.html"
+    foreign.write_text("<!doctype html><title>mine</title>")
+    with pytest.raises(KdbiasError, match="no page that kdbias report wrote"):
+        report(outputs["emb"], foreign)
+    assert foreign.read_text() == "<!doctype html><title>mine</title>"
+    for _ in range(2):  # its own page is replaced
+        report(outputs["emb"], tmp_path / "page.HTM")
