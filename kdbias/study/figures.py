@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdbias.study.budgets import budgets_of, draw_budget
 from kdbias.study.comparisons import CaseRows, cases_of, correlate
 from kdbias.study.description import BASELINE, Description
 from kdbias.study.results import Row
@@ -57,11 +59,17 @@ def write_plots(study: Description, rows: Sequence[Row], folder: Path) -> list[P
         if with_groups:
             title = "distance to the teacher by group, against natural sampling"
             written.append(_panels(folder / f"{round_}-groups.svg", with_groups, _by_group, 3.2, title))
+        budgets = budgets_of(own)
+        if budgets:
+            looks = _look(own[0])
+            title = "by the number of steps"
+            draw = partial(draw_budget, looks=looks)
+            written.append(_panels(folder / f"{round_}-steps.svg", budgets, draw, 3.0, title))
     return written
 
 
 def _panels(
-    path: Path, cases: Sequence[CaseRows], draw: Callable[[Axes, CaseRows], None], height: float, title: str
+    path: Path, cases: Sequence[Any], draw: Callable[[Axes, Any], None], height: float, title: str
 ) -> Path:
     """A panel for each case; one legend for all where the panels label their artists."""
     import matplotlib as mpl

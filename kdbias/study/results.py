@@ -48,6 +48,7 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> list[Row]:
         options = run.options
         facts = {
             **measures(run.case, run.arm),
+            "draw": run.case.key,
             "method": run.arm.manifest["method"],
             "min_ess": run.arm.manifest.get("min_ess"),
             "sampling": options.get("sampling", "systematic"),

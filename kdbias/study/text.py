@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from kdbias.study.budgets import Budget, budgets_of
 from kdbias.study.comparisons import PREDICTORS, CaseRows, Compared, cases_of, correlate
 from kdbias.study.description import BASELINE, Description
 from kdbias.study.results import Row
@@ -33,6 +34,7 @@ def results_text(study: Description, rows: Sequence[Row], document: dict[str, An
     for round_ in dict.fromkeys(case.round for case in cases):
         own = [case for case in cases if case.round == round_]
         parts += [f"## Round: {round_}", _overview(own), _correlations(own)]
+        parts += [_budget(budget) for budget in budgets_of(own)]
         parts += [part for case in own for part in _case(case)]
     return "\n\n".join(parts) + "\n"
 
@@ -95,6 +97,25 @@ def _correlations(cases: Sequence[CaseRows]) -> str:
         "uniformity counts as evener = larger. 95 % bootstrap interval over cases, arms and seeds:"
     )
     return f"{text}\n\n{_table(['case', *headings], rows)}"
+
+
+def _budget(budget: Budget) -> str:
+    """What each arm reaches by steps, and the steps that natural sampling needs for the same."""
+    metric = budget.cases[0].primary[0]
+    steps = budget.curve(BASELINE, metric)[0]
+    rows = []
+    for arm in budget.arms:
+        cells = []
+        for place, value in enumerate(budget.curve(arm, metric)[1]):
+            equal = None if arm == BASELINE else budget.equivalent_steps(arm, metric, place)
+            cells.append(f"{value:.4f}" + ("" if equal is None else f" (natural: {equal:,.0f} steps)"))
+        rows.append([arm, *cells])
+    heading = (
+        f"Compute, {budget.name}: mean {metric} after these many steps, and in brackets the steps after "
+        "which natural sampling has it (interpolated in log steps; none where it never has, or had it before the "
+        "first)."
+    )
+    return f"{heading}\n\n{_table(['arm', *(f'{step:,} steps' for step in steps)], rows)}"
 
 
 def _correlation(found: Correlation | None) -> str:

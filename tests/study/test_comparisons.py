@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from kdbias.study.budgets import budgets_of
 from kdbias.study.comparisons import CaseRows, correlate
 from kdbias.study.description import Judge
 from kdbias.study.results import Row
@@ -90,6 +91,23 @@ def test_the_correlation_is_over_arms_of_one_sampler():
     found = correlate([worked_case()], "effective_distinct")
     assert found.arms == 3  # iid is left out
     assert found.rho == pytest.approx(stats.spearmanr([10, 30, 20], [0, 0.045, -0.1]).statistic)
+
+
+def test_compute_is_counted_in_steps_of_natural():
+    cases = []
+    for steps, natural, even in ((100, 0.6, 0.7), (400, 0.8, 0.85), (1600, 0.9, 0.9)):
+        rows = [
+            row("natural", 0, natural, 0.5, 10, steps=steps, draw="x"),
+            row("even", 0, even, 0.5, 30, steps=steps, draw="x"),
+        ]
+        cases.append(CaseRows("screen", f"d/{steps}", tuple(rows), ("a.accuracy",)))
+    other = [row("natural", 0, 0.5, 0.5, 10, steps=100, draw="y")]
+    cases.append(CaseRows("screen", "d/other", tuple(other), ("a.accuracy",)))
+    (budget,) = budgets_of(cases[::-1])
+    assert budget.arms == ["natural", "even"]
+    assert budget.equivalent_steps("even", "a.accuracy", 0) == pytest.approx(200)  # half-way in log steps
+    assert budget.equivalent_steps("even", "a.accuracy", 1) == pytest.approx(800)
+    assert budget.equivalent_steps("even", "a.accuracy", 2) == pytest.approx(1600)
 
 
 def test_metrics_of_an_evaluation_by_name():
