@@ -104,7 +104,7 @@ def write_results(out: Path, document: Mapping[str, Any]) -> None:
     import pyarrow as pa
 
     from kdbias.tables import provenance
-    from kdbias.tables.density_table import write_table
+    from kdbias.tables.parquet_file import write_table
 
     measures = {
         entry["scheme"]: {name: entry[name] for name in (*MEASURES, "ess", "ess_share")}

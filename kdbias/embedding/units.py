@@ -21,10 +21,10 @@ from kdbias.data import Source
 from kdbias.embedding.plan import Plan, Unit
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.density_table import write_table
 from kdbias.tables.embedding_parts import normalise, part_name, write_part
 from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import clean_temporaries, read_json, write_json
+from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 
 FAILURES = "failures.parquet"

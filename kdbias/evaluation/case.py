@@ -3,21 +3,18 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdbias.data.filters import matching
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import as_strings
+from kdbias.tables.joins import as_strings, encode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from kdbias.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,7 @@ def filtered(embeddings: Embeddings, where: Sequence[str]) -> Embeddings:
     """The rows that satisfy every ``column=value`` (or ``!=``) condition, as everywhere in kdbias."""
     if not where:
         return embeddings
-    keep = matching(cast("Source", embeddings), where)  # it asks for columns() and origin alone
+    keep = matching(embeddings, where)
     if keep is None or keep.all():
         return embeddings
     if not keep.any():
@@ -186,17 +183,6 @@ def labelled(embeddings: Embeddings) -> Embeddings:
             f"{embeddings.name} has no labels; embed it with --label-column, or choose another protocol"
         )
     return embeddings if known.all() else embeddings.take(np.flatnonzero(known))
-
-
-def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray, pa.Array]:
-    """Integer codes of strings by sorted value, -1 for null (or for a value not among ``names``)."""
-    values = as_strings(values)
-    if names is None:
-        names = pc.unique(values.drop_null())
-        names = names.take(pc.sort_indices(names))
-    codes = pc.index_in(values, value_set=names, skip_nulls=True)
-    codes = codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, names
 
 
 def clusters_of(embeddings: Embeddings, column: str | None) -> tuple[np.ndarray | None, str]:

@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
-from kdbias.evaluation.case import encode
 from kdbias.evaluation.intervals import LEVEL, resampled_weights, summarize, take
 from kdbias.evaluation.judge import METRICS, UNITS
 from kdbias.evaluation.measuring import plural
 from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.files import read_json, write_json
-from kdbias.tables.joins import as_strings, shown
+from kdbias.tables.joins import as_strings, encode, shown
 
 _ID_COLUMNS = ("sample_id", "first", "second")
 

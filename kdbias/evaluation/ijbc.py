@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, encode
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot
 from kdbias.evaluation.intervals import Columns
 from kdbias.evaluation.roc import (
     roc_curve,
@@ -34,7 +34,7 @@ from kdbias.evaluation.roc import (
 )
 from kdbias.evaluation.verification import check_fars, draw_roc
 from kdbias.evaluation.views import views_of
-from kdbias.tables.joins import align, as_strings
+from kdbias.tables.joins import align, as_strings, encode
 
 UNIT = "pair"
 LOWER_IS_BETTER: frozenset[str] = frozenset()

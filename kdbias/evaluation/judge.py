@@ -34,8 +34,8 @@ from kdbias.evaluation.plots import save_plots
 from kdbias.evaluation.views import check_fusion
 from kdbias.progress import say
 from kdbias.tables import provenance
-from kdbias.tables.density_table import write_table
 from kdbias.tables.files import read_json, write_json
+from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 
 METRICS = "metrics.json"

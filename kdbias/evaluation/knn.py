@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, encode, labelled
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, labelled
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
 from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.tails import class_counts, tail_classes
-from kdbias.tables.joins import align
+from kdbias.tables.joins import align, encode
 
 UNIT = "sample"
 LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})

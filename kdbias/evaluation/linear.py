@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Outcome, clusters_of, encode, labelled
+from kdbias.evaluation.case import Case, Outcome, clusters_of, labelled
 from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.knn import balanced_accuracy
 from kdbias.evaluation.tails import class_counts, tail_classes
 from kdbias.progress import say
+from kdbias.tables.joins import encode
 
 UNIT = "sample"
 LOWER_IS_BETTER: frozenset[str] = frozenset()

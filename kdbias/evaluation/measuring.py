@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Outcome, encode
+from kdbias.evaluation.case import Outcome
 from kdbias.evaluation.intervals import LEVEL, Estimate, bootstrap, json_estimates, resampled_weights
 from kdbias.progress import bar
+from kdbias.tables.joins import encode
 
 _MOST_GROUPS = 256
 _REPEATS, _FEW_REPEATS, _MANY_UNITS = 1000, 200, 1_000_000

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, encode
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of
 from kdbias.evaluation.intervals import Columns, weighted_mean
-from kdbias.tables.joins import align
+from kdbias.tables.joins import align, encode
 
 UNIT = "query"
 LOWER_IS_BETTER: frozenset[str] = frozenset()

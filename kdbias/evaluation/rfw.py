@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Outcome, Plot, encode
+from kdbias.evaluation.case import Case, Outcome, Plot
 from kdbias.evaluation.intervals import Columns
 from kdbias.evaluation.pairs import Pairs, contiguous_folds, read_pairs
 from kdbias.evaluation.verification import (
@@ -24,6 +24,7 @@ from kdbias.evaluation.verification import (
     subject_clusters,
 )
 from kdbias.evaluation.views import views_of
+from kdbias.tables.joins import encode
 
 UNIT = "pair"
 LOWER_IS_BETTER = frozenset({"std_percent", "ser", "gap"})

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, encode
+from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot
 from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.pairs import Pairs, read_pairs
 from kdbias.evaluation.roc import (
@@ -32,7 +32,7 @@ from kdbias.evaluation.roc import (
     threshold_index,
 )
 from kdbias.evaluation.views import Views, views_of
-from kdbias.tables.joins import as_strings
+from kdbias.tables.joins import as_strings, encode
 
 UNIT = "pair"
 LOWER_IS_BETTER = frozenset({"eer", "fmr", "fnmr"})

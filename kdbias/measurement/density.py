@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.vectors import distances
 
 # {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart: rounding is off by 13 % at most. Doubling
 # stays on the grid, and the kernel at 2t is the square of that at t: a sweep takes at most 3 exponentials.
@@ -246,13 +247,13 @@ def intrinsic_dimension(cosines: np.ndarray) -> float | None:
         cosines: (n, k) of the nearest others, descending; entries below -1 are missing.
     """
     step = max(1, len(cosines) // 20_000)
-    distances = np.sqrt(np.maximum(2 - 2 * cosines[::step].astype(np.float64), 0))
-    valid = (distances > 1e-3) & (cosines[::step] >= -1)
-    last = distances[:, -1]
+    lengths = distances(cosines[::step])
+    valid = (lengths > 1e-3) & (cosines[::step] >= -1)
+    last = lengths[:, -1]
     rows = valid[:, -1] & (valid.sum(axis=1) >= 4)
     if not rows.any():
         return None
-    logs = np.where(valid[rows], np.log(last[rows, None] / np.where(valid[rows], distances[rows], 1.0)), 0.0)
+    logs = np.where(valid[rows], np.log(last[rows, None] / np.where(valid[rows], lengths[rows], 1.0)), 0.0)
     terms = valid[rows].sum(axis=1) - 2
     total = logs.sum()
     return float(terms.sum() / total) if total > 0 else None

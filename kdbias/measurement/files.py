@@ -13,9 +13,10 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths
 from kdbias.measurement.distribution import Scheme
 from kdbias.tables import provenance
-from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density, write_table
+from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align
+from kdbias.tables.parquet_file import write_table
 
 UNIFORMITY = "uniformity.json"
 NEIGHBORS = "neighbors.parquet"

@@ -37,6 +37,7 @@ from kdbias.sphere.tiles import TILE
 from kdbias.tables import provenance
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import read_json, write_json
+from kdbias.tables.joins import encode
 from kdbias.tables.run_record import Run
 
 STAGE = "uniformity"
@@ -65,7 +66,7 @@ class Session:
         self.table, self.run, self.groups, self.plan, self.estimator = table, run, groups, plan, estimator
         self.ids = table.ids()
         self.labels = table.labels()
-        self.codes = _codes(self.labels)
+        self.codes = encode(self.labels)[0]
 
     def measure(
         self, added: list[Scheme], keep_neighbors: bool, started: float
@@ -288,12 +289,6 @@ class Session:
         return provenance.document(
             STAGE, record["config"], record["inputs"], counts, seconds, embeddings=where, **more
         )
-
-
-def _codes(labels: pa.Array) -> np.ndarray:
-    """(n,) int64 code of each label, -1 for null."""
-    encoded = labels.dictionary_encode()
-    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _last_distance(x: np.ndarray, ids: np.ndarray | None) -> np.ndarray:

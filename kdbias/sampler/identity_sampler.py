@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from torch.utils.data import Sampler
 
 from kdbias.errors import KdbiasError
 from kdbias.sampler.epoch_order import systematic_ticks
 from kdbias.sampler.manifest_sampler import Epochs, place
 from kdbias.tables import fingerprints
-from kdbias.tables.joins import as_strings
+from kdbias.tables.joins import encode
 from kdbias.tables.weight_manifest import validate_weights
 
 
@@ -47,7 +46,8 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
         world_size: int | None = None,
     ) -> None:
         array = validate_weights(np.asarray(weights, dtype=np.float64))
-        codes = _codes(labels)
+        values = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels)
+        codes, _ = encode(values)
         if len(codes) != len(array):
             raise KdbiasError(f"{len(array):,} weights, but {len(codes):,} labels; each sample needs both")
         self.rank, self.world_size = place(rank, world_size)
@@ -157,14 +157,6 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
     def _counts(self, epoch: int, position: int | None) -> tuple[np.ndarray, int]:
         batches = self.num_batches if position is None else position // self.batch_size
         return np.bincount(self.order(epoch)[:batches].ravel(), minlength=self._n), len(self._rows)
-
-
-def _codes(labels: Any) -> np.ndarray:
-    """(n,) int64, equal where labels are equal, -1 for null."""
-    values = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels)
-    encoded = pc.dictionary_encode(as_strings(values))
-    indices = encoded.indices.fill_null(-1)
-    return indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _capped(mass: np.ndarray, batches: int, identities: int) -> np.ndarray:

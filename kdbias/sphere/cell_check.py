@@ -8,6 +8,7 @@ import numpy as np
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cell_job import CellJob
 from kdbias.sphere.cells import Inverted
+from kdbias.sphere.vectors import distances
 from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
@@ -181,8 +182,7 @@ def neighbour_quality(exact: np.ndarray, found: np.ndarray) -> dict[str, float |
     ``knn_spearman``: rank correlation of k-th distances; ``knn_log_ratio``: mean log of found over exact k-th
     distance, which an approximate search biases upwards.
     """
-    near = np.sqrt(np.maximum(2 - 2 * exact[:, -1].astype(np.float64), 1e-12))
-    far = np.sqrt(np.maximum(2 - 2 * found[:, -1].astype(np.float64), 1e-12))
+    near, far = (np.maximum(distances(cosines[:, -1]), 1e-6) for cosines in (exact, found))
     return {
         "recall": float((found >= exact[:, -1:] - 1e-6).mean()),
         "knn_spearman": spearman(near, far),

@@ -8,6 +8,11 @@ _ROWS = 8192
 _TOLERANCE = 1e-3
 
 
+def distances(cosines: np.ndarray) -> np.ndarray:
+    """Euclidean distances (float64) of unit vectors at these cosines; rounding beyond 1 counts as 1."""
+    return np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0))
+
+
 def require_unit_rows(x: np.ndarray) -> None:
     """Refuse anything but (n, d) float32 rows of length one; the message names offending rows.
 

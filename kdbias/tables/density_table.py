@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
-from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import as_strings, require_unique
+from kdbias.tables.parquet_file import write_table
 
 DENSITY = "density.parquet"
 
@@ -20,12 +20,6 @@ DENSITY = "density.parquet"
 def potential_column(t: float) -> str:
     """Name of the column with the potential at bandwidth t: ``potential_t5``, ``potential_t2.5``."""
     return f"{columns.POTENTIAL}{t:g}"
-
-
-def write_table(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
-    """Write a Parquet file with provenance, atomically."""
-    with atomic_path(path) as temporary:
-        pq.write_table(provenance.attach(table, doc), temporary, compression="ZSTD")
 
 
 def write_density(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,6 @@ class EmbeddingTable:
     has_flip_norms: bool
     fingerprint: str
     provenance: dict[str, Any]
-    _rows: list[int] = field(repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], require_finished: bool = True) -> "EmbeddingTable":
@@ -152,7 +151,6 @@ class EmbeddingTable:
             has_flip_norms="norm_flip" in names,
             fingerprint=record.get("fingerprint") or table_fingerprint(parts),
             provenance=record,
-            _rows=rows,
         )
 
     def column(self, name: str) -> pa.Array:

@@ -66,6 +66,17 @@ def align(
     return rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray, pa.Array]:
+    """Integer codes of strings by sorted value, -1 for null (or for a value not among ``names``)."""
+    values = as_strings(values)
+    if names is None:
+        names = pc.unique(values.drop_null())
+        names = names.take(pc.sort_indices(names))
+    codes = pc.index_in(values, value_set=names, skip_nulls=True)
+    codes = codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, names
+
+
 def shown(values: pa.Array) -> str:
     """A few values for a message."""
     few = ", ".join(repr(v) for v in values.slice(0, _SHOWN).to_pylist())

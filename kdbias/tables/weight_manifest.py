@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.columns import MANIFEST, refuse_own
-from kdbias.tables.density_table import write_table
 from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.parquet_file import write_table
 
 
 def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: str = "weights") -> np.ndarray:

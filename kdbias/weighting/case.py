@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.kernel_matrix import TiledKernel, kernel_matrix
 from kdbias.sphere.solution import Equilibrium, Groups
 from kdbias.tables.density_table import DensityTable, potential_column
+from kdbias.tables.joins import encode
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Case:
         Raises:
             KdbiasError: no labels, or a single class.
         """
-        codes = label_codes(self.density.labels)[self.groups.first]
+        codes = encode(self.density.labels)[0][self.groups.first]
         sizes = np.bincount(codes[codes >= 0])
         sizes = sizes[sizes > 0]
         if len(sizes) < 2:
@@ -109,11 +109,3 @@ class Scheme:
     facts: dict[str, Any] = field(default_factory=dict)
     equilibrium: Equilibrium | None = None
     energy: Callable[[np.ndarray], float] | None = None
-
-
-def label_codes(labels: pa.Array) -> np.ndarray:
-    """(n,) int64 codes of labels in order of first appearance, -1 for null."""
-    encoded = labels.dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -18,9 +18,11 @@ from kdbias.measurement.text import aligned
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.solution import Equilibrium
 from kdbias.tables import provenance
-from kdbias.tables.density_table import read_density, write_table
+from kdbias.tables.density_table import read_density
+from kdbias.tables.joins import encode
+from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
-from kdbias.weighting.case import Case, label_codes
+from kdbias.weighting.case import Case
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.frontier_figure import write_figure
@@ -243,7 +245,7 @@ def _measured(
     stacked = np.stack([natural, *(entry[3] for entry in entries)], axis=1)
     # K p - p without the samples themselves: at large t they are most of the energy.
     others = case.kernel.apply(stacked, exact=True) - stacked
-    codes, d = label_codes(case.density.labels), case.vectors.shape[1]
+    codes, d = encode(case.density.labels)[0], case.vectors.shape[1]
     bandwidths, rows = [], []
     for masses, field in zip(stacked.T, others.T, strict=True):
         p = case.groups.spread(masses)

@@ -12,9 +12,10 @@ from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
+from kdbias.tables.joins import encode
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, write_manifest
-from kdbias.weighting.case import Case, Scheme, label_codes
+from kdbias.weighting.case import Case, Scheme
 from kdbias.weighting.collapse import NEAR, groups_of
 from kdbias.weighting.diagnostics import summary, warnings
 from kdbias.weighting.hygiene import Hygiene
@@ -117,7 +118,7 @@ def weights(
     scheme = METHODS[method](case, **request.options)
     masses = masses_of(request, scheme, groups)
     values = mean_one(groups.spread(masses))
-    numbers = summary(values, masses, label_codes(table.labels))
+    numbers = summary(values, masses, encode(table.labels)[0])
     doc = provenance.document(
         STAGE,
         config,

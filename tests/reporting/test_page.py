@@ -12,8 +12,9 @@ from kdbias.errors import KdbiasError
 from kdbias.reporting import report
 from kdbias.reporting.collect import collect
 from kdbias.tables import provenance
-from kdbias.tables.density_table import read_density, write_table
+from kdbias.tables.density_table import read_density
 from kdbias.tables.files import read_json, write_json
+from kdbias.tables.parquet_file import write_table
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 

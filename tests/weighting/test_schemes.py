@@ -6,8 +6,9 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.density_table import read_density
+from kdbias.tables.joins import encode
 from kdbias.weighting import collapse
-from kdbias.weighting.case import Case, label_codes
+from kdbias.weighting.case import Case
 from kdbias.weighting.collapse import first_equal, groups_of
 from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.measurements import EmbeddingSource
@@ -217,7 +218,7 @@ def test_a_long_burst_takes_memory_by_samples_not_by_pairs(monkeypatch):
 
 def test_summary_follows_kish():
     w = np.array([3.0, 1, 0, 0])
-    numbers = summary(w, w / 4, label_codes(pa.array(["a", "b", None, "b"])))
+    numbers = summary(w, w / 4, encode(pa.array(["a", "b", None, "b"]))[0])
     assert numbers["ess"] == pytest.approx(16 / 10)
     assert numbers["ess_share"] == pytest.approx(0.4)
     assert numbers["zero_weights"] == 2

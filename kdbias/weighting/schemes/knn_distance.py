@@ -7,6 +7,7 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.files import NEIGHBORS, read_neighbors
 from kdbias.sphere.neighbors import Neighbors
 from kdbias.sphere.tiles import traverse
+from kdbias.sphere.vectors import distances
 from kdbias.tables.joins import align
 from kdbias.weighting.case import Case, Scheme
 
@@ -24,7 +25,7 @@ def knn_distance(case: Case, *, exponent: float = 1.0) -> Scheme:
     if not (np.isfinite(exponent) and exponent >= 0):
         raise KdbiasError(f"exponent {exponent:g} must be a number >= 0")
     cosines, source = neighbour_cosines(case)
-    distance = np.sqrt(np.maximum(2 - 2 * cosines.astype(np.float64), 0)).mean(axis=1)
+    distance = distances(cosines).mean(axis=1)
     values, limited = relative_power(distance, exponent, str(case.where), "neighbours")
     return Scheme(values, {"k": cosines.shape[1], "neighbors": source, "limited": limited})
 

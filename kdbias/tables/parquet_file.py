@@ -1,0 +1,16 @@
+"""One Parquet file with its provenance, whole or absent."""
+
+import os
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdbias.tables import provenance
+from kdbias.tables.files import atomic_path
+
+
+def write_table(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
+    """Write a Parquet file with provenance, atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(provenance.attach(table, doc), temporary, compression="ZSTD")
