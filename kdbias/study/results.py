@@ -12,8 +12,8 @@ import pyarrow as pa
 from kdbias.study.cases import measures
 from kdbias.study.runs import RunPlan
 from kdbias.tables import provenance
-from kdbias.tables.parquet_file import write_table
 from kdbias.tables.files import read_json
+from kdbias.tables.parquet_file import write_table
 
 RESULTS = "results.parquet"
 
