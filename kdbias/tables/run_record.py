@@ -1,5 +1,6 @@
 """The record of one run of a stage in its output folder: same command again = resume or nothing to do."""
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -105,10 +106,18 @@ class Run:
         overwrite: bool,
         lock: FolderLock | None,
     ) -> "Run":
+        config = json.loads(json.dumps(config))  # as it is read back: lists, not tuples
         found = cls._existing(folder, stage)
         if found is not None and overwrite:
             _empty(folder, stage)
             found = None
+        elif found is not None:
+            try:
+                refuse_changes(folder, found, {"config": config, "inputs": inputs})
+            except ConfigChangedError:
+                if not _barren(folder, stage, found):
+                    raise
+                found = None  # a mistyped command claims nothing
         if found is None:
             record = {
                 "kdbias": __version__,
@@ -120,7 +129,6 @@ class Run:
             }
             write_json(folder / RECORD, record)
             return cls(folder, "new", record, lock)
-        refuse_changes(folder, found, {"config": config, "inputs": inputs})
         clean_temporaries(folder)
         return cls(folder, "finished" if found.get("status") == "finished" else "resumed", found, lock)
 
@@ -163,6 +171,14 @@ class Run:
         """Let other processes into the folder."""
         if self._lock is not None:
             self._lock.release()
+
+
+def _barren(folder: Path, stage: str, record: dict[str, Any]) -> bool:
+    """Whether a run ended before its first result; what has a record of its own (embeddings) is not its."""
+    if record.get("status") == "finished":
+        return False
+    left = (entry for pattern in _OWN.get(stage, ()) for entry in folder.glob(pattern))
+    return not any(entry.name != "config.toml" and not (entry / RECORD).exists() for entry in left)
 
 
 def _empty(folder: Path, stage: str) -> None:

@@ -24,6 +24,7 @@ def test_new_resumed_finished(tmp_path):
 
 def test_changes_are_refused_by_name(tmp_path):
     Run.open(tmp_path / "out", "uniformity", {"k": 64, "t": "auto"}, {"embeddings": "f"})
+    (tmp_path / "out" / "pass.npz").write_text("a snapshot")
     with pytest.raises(ConfigChangedError, match=r"k: 64 -> 10; input embeddings: 'f' -> 'g'"):
         Run.open(tmp_path / "out", "uniformity", {"k": 10, "t": "auto"}, {"embeddings": "g"})
     (tmp_path / "out" / "density.parquet").write_text("old")
@@ -71,6 +72,24 @@ def test_starting_over_removes_only_what_the_stage_wrote(tmp_path):
     Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
     left = sorted(str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*"))
     assert left == ["best.parquet", "run.json", "run1", "run1/student.pt"]
+
+
+def test_a_run_without_a_result_claims_nothing(tmp_path):
+    Run.open(tmp_path / "d", "evaluate", {"k": 1}, {}).unlock()
+    Run.open(tmp_path / "d" / "embeddings", "embed", {}, {}).unlock()
+    assert Run.open(tmp_path / "d", "evaluate", {"k": 1}, {}).state == "resumed"
+    run = Run.open(tmp_path / "d", "evaluate", {"k": 2}, {"gallery": "x"})
+    assert (run.state, run.record["config"]) == ("new", {"k": 2})
+    assert (tmp_path / "d" / "embeddings" / "run.json").exists()
+    (tmp_path / "d" / "units.parquet").write_text("a result")
+    run.unlock()
+    with pytest.raises(ConfigChangedError, match="k: 2 -> 3"):
+        Run.open(tmp_path / "d", "evaluate", {"k": 3}, {"gallery": "x"})
+
+
+def test_options_are_compared_as_they_are_stored(tmp_path):
+    Run.open(tmp_path / "d", "evaluate", {"far": (0.1, 0.2)}, {}).finish({}, 0.0)
+    assert Run.open(tmp_path / "d", "evaluate", {"far": (0.1, 0.2)}, {}).state == "finished"
 
 
 def test_starting_over_cut_short_never_reads_as_finished(tmp_path, monkeypatch):
