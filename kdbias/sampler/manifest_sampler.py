@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import WeightedRandomSampler
 from kdbias.errors import KdbiasError
 from kdbias.sampler.epoch_order import EpochOrder, check_mode
 from kdbias.tables import fingerprints
-from kdbias.tables.joins import align
+from kdbias.tables.joins import align, as_strings
 from kdbias.tables.weight_manifest import read_manifest, validate_weights
 
 
@@ -143,16 +143,17 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
 
     @classmethod
     def from_manifest(
-        cls, manifest: str | os.PathLike[str], sample_ids: pa.Array | list[str], **options: Any
+        cls, manifest: str | os.PathLike[str], sample_ids: Sequence[str] | pa.Array, **options: Any
     ) -> ManifestSampler:
         """Sampler over a data set whose positions hold `sample_ids`, weighted by the manifest, joined by id.
 
+        `sample_ids` is a list, a NumPy array, a pandas Series or an Arrow array, in the data set's order.
         Samples that the manifest does not list are never drawn. An epoch has as many draws as the manifest
         has rows, unless `num_samples` is given. Raises KdbiasError where an id of the manifest is not in
         the data.
         """
         table = read_manifest(manifest)
-        ids = pa.array(sample_ids, pa.large_string()) if isinstance(sample_ids, list) else sample_ids
+        ids = as_strings(sample_ids)
         weights = np.zeros(len(ids))
         weights[align(table.ids, ids, f"the weights {manifest}", "data set")] = table.weights
         return cls(weights, options.pop("num_samples", None) or table.n, **options)

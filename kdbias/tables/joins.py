@@ -1,5 +1,7 @@
 """Joins by sample id; stages never rely on the order of rows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,8 +11,10 @@ from kdbias.errors import KdbiasError
 _SHOWN = 3
 
 
-def as_strings(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One contiguous large_string array."""
+def as_strings(values: pa.Array | pa.ChunkedArray | Sequence[object]) -> pa.Array:
+    """One contiguous large_string array, of Arrow columns or of any sequence (list, NumPy, pandas)."""
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = pa.array(values if hasattr(values, "dtype") else list(values))
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(
             [chunk.cast(pa.large_string()) for chunk in values.chunks] or [pa.array([], pa.large_string())]

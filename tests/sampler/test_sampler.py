@@ -1,8 +1,11 @@
 """The sampler: slices of one global draw, state that survives anything, weights by id."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -131,6 +134,16 @@ def test_a_manifest_is_joined_by_id(tmp_path: Path) -> None:
     assert (np.sum(draws == 0, axis=1) == 1).all()
     with pytest.raises(KdbiasError, match="1 of the 3 ids"):
         ManifestSampler.from_manifest(manifest, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, pd.Series, pd.Index, pa.array, lambda v: np.array(v, object)]
+)
+def test_ids_come_in_any_sequence(tmp_path: Path, kind: Callable[[list[str]], Any]) -> None:
+    ids = ["a", "b", "c"]
+    manifest = tmp_path / "w.csv"
+    manifest.write_text("sample_id,weight\nc,3\na,1\n")
+    assert ManifestSampler.from_manifest(manifest, kind(ids)).weights.tolist() == [0.5, 0, 1.5]
 
 
 def test_what_was_drawn_is_counted() -> None:
