@@ -33,8 +33,8 @@ from kdbias.cli.common import StageCommand, options
 def command(**parameters: Any) -> Any:
     """Write one self-contained HTML page about any OUTPUTS of kdbias: tables, plots, sample images.
 
-    OUTPUTS are folders of embed, uniformity, train, evaluate or demo, weight manifests, or a folder that
-    holds several of them.
+    OUTPUTS are folders of embed, uniformity, weights --frontier, train, evaluate or demo, weight manifests,
+    or a folder that holds several of them.
 
     \b
     Examples:

@@ -209,6 +209,10 @@ def test_image_folder_and_description(tmp_path):
         ("broken.npy", b"nothing", "not a readable NumPy file"),
         ("broken.pt", b"nothing", "not a file of plain weights"),
         ("notes.txt", b"hello", "nothing that kdbias knows"),
+        ("notes.xml", b"<rss/>", "no OpenVINO network"),
+        ("broken.jpg", b"hello", "not a readable image"),
+        ("mine.html", b"<html>", "a page that kdbias did not write"),
+        ("mine.sh", b"echo kdbias\n", "calls no kdbias command"),
         ("missing", None, "no such file or folder"),
     ],
 )
@@ -225,6 +229,66 @@ def test_the_name_of_a_shipped_description_is_enough():
     found = inspect("demo.toml")
     assert found["content"]["name"] == "demo digits"
     check(found)
+
+
+def test_frontier_study_and_changes_folders(tmp_path):
+    run = Run.open(tmp_path / "front", "frontier", {"t": 2.5}, {})
+    pq.write_table(pa.table({"scheme": ["natural", "hard"]}), run.out / "frontier.parquet")
+    run.finish({"schemes": 2}, 0.1)
+    found = inspect(run.out)
+    assert found["kind"] == "frontier"
+    assert found["summary"].startswith("what 2 weight schemes reach and cost at t = 2.5")
+    check(found)
+
+    run = Run.open(tmp_path / "study", "study", {"name": "tails"}, {})
+    numbers = {"planned": 9, "finished": 4, "failed": {}, "learning_rates": {}}
+    write_json(run.out / "study.json", {"name": "tails", **numbers})
+    run.finish({"runs": 4}, 0.1)
+    assert inspect(run.out)["summary"].startswith("study tails: 4 of 9 runs finished, 0 failed")
+    assert inspect(run.out / "study.json")["kind"] == "study summary"
+    check(inspect(run.out))
+
+    (tmp_path / "changes").mkdir()
+    for name in ("groups", "hardness", "samples"):
+        (tmp_path / "changes" / f"{name}.csv").write_text("value\n1\n2\n")
+    found = inspect(tmp_path / "changes")
+    assert found["kind"] == "changes"
+    assert "groups.csv 2 rows" in found["summary"]
+    check(found)
+
+
+def test_results_of_a_demo_are_no_uniformity_numbers(tmp_path):
+    schemes = [{"scheme": "natural"}, {"scheme": "hard"}]
+    found = {"samples": 5, "seeds": 3, "teacher": {}, "schemes": schemes, "students": [{}] * 6}
+    write_json(tmp_path / "results.json", found)
+    write_json(tmp_path / "uniformity.json", {"n": 5, "d": 2, "schemes": []})
+    assert inspect(tmp_path / "results.json")["kind"] == "demo results"
+    assert "6 students over 3 seeds; schemes: natural, hard" in inspect(tmp_path / "results.json")["summary"]
+    assert inspect(tmp_path / "uniformity.json")["kind"] == "uniformity numbers"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "summary"),
+    [
+        ("net.onnx", b"12345", "ONNX network of 5 bytes, not loaded; no preprocessing file beside it"),
+        ("net.xml", b'<?xml version="1.0"?><net name="x"/>', "OpenVINO network of 36 bytes"),
+        ("commands.sh", b"#!/bin/sh -e\nkdbias embed a -o b\n", "the first: kdbias embed a -o b"),
+        ("story.html", b'<html><meta name="generator" content="kdbias report">', "page of kdbias report"),
+    ],
+)
+def test_files_that_are_one_plain_line(tmp_path, name, content, summary):
+    (tmp_path / name).write_bytes(content)
+    found = inspect(tmp_path / name)
+    assert summary in found["summary"]
+    assert len(check(found).splitlines()) == 2
+
+
+def test_a_single_image(tmp_path):
+    from PIL import Image
+
+    Image.new("L", (7, 4)).save(tmp_path / "a.png")
+    assert inspect(tmp_path / "a.png")["summary"] == "one PNG image of 7 x 4 pixels, mode L"
+    check(inspect(tmp_path / "a.png"))
 
 
 def test_empty_folder_and_foreign_record(tmp_path):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.inspection.recognition import csv_header, recognise, stage_folders
+from kdbias.inspection import numbers, plain
+from kdbias.inspection.recognition import CHANGES, csv_header, recognise, stage_folders
+from kdbias.inspection.values import short
 from kdbias.tables.files import read_json
 from kdbias.tables.provenance import from_schema, read_schema
 from kdbias.tables.run_record import RECORD
 
 _ROWS = 5
-_TEXT = 60
 
 
 def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
 
     Args:
         path: an output of any stage (folder or file), a data manifest or description, an image folder, a
-            ``.pt`` model, a ``.npy``/``.npz`` array.
+            ``.pt`` model, a ``.npy``/``.npz`` array, a network or image file.
         rows: how many first rows to show of a table.
 
     Returns:
@@ -43,12 +44,21 @@ def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
         "outputs": _outputs,
         "image folder": _data,
         "archive": _data,
-        "model": _model,
-        "array": _array,
-        "arrays": _arrays,
+        "model": numbers.model,
+        "array": numbers.array,
+        "arrays": numbers.arrays,
+        "frontier": _frontier,
+        "study": _study,
+        "changes": _changes,
+        "network": plain.network,
+        "image": plain.image,
+        "report": plain.page,
+        "commands": plain.commands,
         "TOML document": _toml,
         "run record": _json,
         "uniformity numbers": _json,
+        "demo results": _demo_results,
+        "study summary": _json,
         "metrics": _json,
         "JSON document": _json,
     }.get(kind, _table)
@@ -71,7 +81,7 @@ def _table(path: Path, rows: int) -> dict[str, Any]:
         "summary": f"{n:,} rows, {len(schema.names)} columns",
         "rows": n,
         "columns": [{"name": f.name, "type": str(f.type)} for f in schema],
-        "first_rows": [{k: _short(v) for k, v in row.items()} for row in head.to_pylist()],
+        "first_rows": [{k: short(v) for k, v in row.items()} for row in head.to_pylist()],
     }
     document = from_schema(schema)
     if document:
@@ -164,11 +174,11 @@ def _density_folder(path: Path, rows: int) -> dict[str, Any]:
     if record["status"] != "finished" or not (path / "density.parquet").exists():
         return {"summary": "unfinished: run the same command again to complete it", **record}
     found = {**_table(path / "density.parquet", rows), **record}
-    numbers = read_json(path / "uniformity.json")
-    schemes = [s["name"] for s in numbers.get("schemes", [])]
-    bandwidths = [f"{b['t']:g}" for b in (numbers["schemes"][0]["bandwidths"] if schemes else [])]
+    measured = read_json(path / "uniformity.json")
+    schemes = [s["name"] for s in measured.get("schemes", [])]
+    bandwidths = [f"{b['t']:g}" for b in (measured["schemes"][0]["bandwidths"] if schemes else [])]
     found["summary"] = (
-        f"{found['rows']:,} samples, d = {numbers.get('d')}, t = {', '.join(bandwidths)}; "
+        f"{found['rows']:,} samples, d = {measured.get('d')}, t = {', '.join(bandwidths)}; "
         f"schemes: {', '.join(schemes)}"
     )
     return found
@@ -194,6 +204,42 @@ def _evaluation(path: Path, rows: int) -> dict[str, Any]:
     if metrics.exists():
         found["metrics"] = read_json(metrics)
     return found
+
+
+def _frontier(path: Path, rows: int) -> dict[str, Any]:
+    record = _record(path)
+    table = path / "frontier.parquet"
+    if record["status"] != "finished" or not table.exists():
+        return {"summary": "unfinished: run the same command again to complete it", **record}
+    found = {**_table(table, rows), **record}
+    t = (record["provenance"].get("config") or {}).get("t")
+    found["summary"] = (
+        f"what {found['rows']:,} weight schemes reach and cost at t = {t:g} (kdbias weights --frontier); "
+        "the picture is frontier.png"
+    )
+    return found
+
+
+def _study(path: Path, rows: int) -> dict[str, Any]:
+    record = _record(path)
+    found: dict[str, Any] = {
+        "summary": f"study, {record['status']}; run the same command again to complete it"
+    }
+    if (path / "study.json").exists():
+        document = read_json(path / "study.json")
+        found["summary"] = (
+            f"study {document['name']}: {document['finished']:,} of {document['planned']:,} runs finished, "
+            f"{len(document['failed']):,} failed; read results.md, every number is in results.parquet"
+        )
+    return {**found, **record}
+
+
+def _changes(path: Path, rows: int) -> dict[str, Any]:
+    counted = ", ".join(f"{name} {_table(path / name, 0)['rows']:,} rows" for name in CHANGES)
+    return {
+        "summary": f"what a weight manifest changes (kdbias changes -o): {counted}",
+        "files": _files(path),
+    }
 
 
 def _outputs(path: Path, rows: int) -> dict[str, Any]:
@@ -240,73 +286,11 @@ def _json(path: Path, rows: int) -> dict[str, Any]:
     return {"summary": f"JSON: {keys}", "content": content}
 
 
-def _model(path: Path, rows: int) -> dict[str, Any]:
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200]
-        raise KdbiasError(f"{path}: not a file of plain weights, and not executed ({reason})") from None
-    tensors: list[tuple[str, Any]] = []
-    facts: dict[str, Any] = {}
-    _walk(content, "", tensors, facts)
-    size = sum(t.numel() for _, t in tensors)
-    return {
-        "summary": f"{len(tensors)} tensors, {size:,} numbers",
-        "facts": facts,
-        "columns": [{"name": name, "type": f"{str(t.dtype)[6:]} {tuple(t.shape)}"} for name, t in tensors],
-    }
-
-
-def _walk(value: Any, name: str, tensors: list[tuple[str, Any]], facts: dict[str, Any]) -> None:
-    if hasattr(value, "numel"):
-        tensors.append((name, value))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _walk(item, f"{name}.{key}" if name else str(key), tensors, facts)
-    elif isinstance(value, list | tuple) and any(hasattr(v, "numel") or isinstance(v, dict) for v in value):
-        for i, item in enumerate(value):
-            _walk(item, f"{name}[{i}]", tensors, facts)
-    else:
-        facts[name] = _short(value)
-
-
-def _array(path: Path, rows: int) -> dict[str, Any]:
-    array = _load_arrays(path)
-    sample = [[_short(float(x)) for x in row[:4]] for row in array[:rows]] if array.ndim == 2 else []
-    return {"summary": f"array {array.dtype} of shape {array.shape}; it holds no ids", "first_rows": sample}
-
-
-def _arrays(path: Path, rows: int) -> dict[str, Any]:
-    with _load_arrays(path) as archive:
-        columns = [{"name": k, "type": f"{archive[k].dtype} {archive[k].shape}"} for k in archive.files]
-    return {"summary": f"{len(columns)} arrays", "columns": columns}
-
-
-def _load_arrays(path: Path) -> Any:
-    import numpy as np
-
-    try:
-        return np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise KdbiasError(f"{path}: not a readable NumPy file ({str(error).splitlines()[0]})") from None
-
-
-def _short(value: Any) -> Any:
-    """A value small enough to show, as JSON."""
-    if isinstance(value, bytes):
-        return f"<{len(value):,} bytes>"
-    if isinstance(value, dict):
-        return {k: _short(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        few = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value[:3])
-        return list(map(_short, value)) if len(value) <= 3 else f"[{few}, … {len(value):,} values]"
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else str(value)
-    if isinstance(value, str) and len(value) > _TEXT:
-        return value[: _TEXT - 1] + "…"
-    return value if isinstance(value, str | int | bool) or value is None else str(value)
+def _demo_results(path: Path, rows: int) -> dict[str, Any]:
+    content = read_json(path)
+    schemes = ", ".join(entry["scheme"] for entry in content["schemes"])
+    summary = f"what kdbias demo found: {len(content['students']):,} students over {content['seeds']} seeds"
+    return {"summary": f"{summary}; schemes: {schemes}", "content": content}
 
 
 def _plain(value: Any) -> Any:

@@ -15,15 +15,19 @@ FOLDER_KINDS = {
     "train": "training run",
     "evaluate": "evaluation",
     "demo": "demo",
+    "frontier": "frontier",
+    "study": "study",
 }
+CHANGES = ("groups.csv", "hardness.csv", "samples.csv")  # what `kdbias changes -o` writes
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _LOOKED_AT = 2000  # files of a folder that are looked at before giving up on finding an image
 
 
 def recognise(path: str | os.PathLike[str]) -> str:
     """One of: embedding table, embedding part, density folder, density table, weight manifest, training run,
-    evaluation, demo, outputs, neighbour table, failures, table, run record, uniformity numbers, metrics,
-    JSON document, TOML document, model, array, arrays, image folder, archive.
+    evaluation, demo, frontier, study, changes, outputs, neighbour table, failures, table, run record,
+    uniformity numbers, demo results, study summary, metrics, JSON document, TOML document, model, network,
+    array, arrays, image folder, image, archive, report, commands.
 
     Raises:
         KdbiasError: nothing there, or nothing that kdbias knows.
@@ -44,12 +48,18 @@ def recognise(path: str | os.PathLike[str]) -> str:
         ".npz": lambda: "arrays",
         ".rec": lambda: "archive",
         ".tar": lambda: "archive",
+        ".onnx": lambda: "network",
+        ".xml": lambda: "network",
+        ".html": lambda: "report",
+        ".htm": lambda: "report",
+        ".sh": lambda: "commands",
+        **dict.fromkeys(_IMAGE_SUFFIXES, lambda: "image"),
     }
     kind = kinds.get(place.suffix.lower())
     if kind is None:
         raise KdbiasError(
             f"{place} is nothing that kdbias knows; it reads folders of its stages, image folders and "
-            f"{', '.join(sorted(kinds))} files"
+            f"{', '.join(sorted(kinds.keys() - _IMAGE_SUFFIXES))} and image files"
         )
     return kind()
 
@@ -62,6 +72,8 @@ def _folder_kind(folder: Path) -> str:
                 f"{folder}: run.json names the stage {stage!r}, which this version does not know"
             )
         return FOLDER_KINDS[stage]
+    if all((folder / name).exists() for name in CHANGES):
+        return "changes"
     if stage_folders(folder) or any(
         recognise_quietly(f) == "weight manifest" for f in folder.glob("*.parquet")
     ):
@@ -117,8 +129,12 @@ def _json_kind(path: Path) -> str:
         return "JSON document"
     if "stage" in content and "status" in content:
         return "run record"
-    if "schemes" in content:
+    if {"n", "d", "schemes"} <= content.keys():
         return "uniformity numbers"
+    if {"seeds", "teacher", "schemes", "students"} <= content.keys():
+        return "demo results"
+    if {"planned", "finished", "learning_rates"} <= content.keys():
+        return "study summary"
     return "metrics" if path.name == "metrics.json" else "JSON document"
 
 

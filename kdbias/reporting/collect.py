@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbias.errors import KdbiasError
 from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
+from kdbias.reporting.frontier import Frontier, read_frontier
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 NATURAL = "natural"
 UNWEIGHTED = "unweighted"
 FROM_LABELS = "trained on labels"
+_REPORTED = (
+    *("embedding table", "density folder", "weight manifest", "frontier"),
+    *("training run", "evaluation"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,15 @@ class Collection:
     embeddings: list[EmbeddingTable] = field(default_factory=list)
     densities: list[Density] = field(default_factory=list)
     schemes: list[Scheme] = field(default_factory=list)
+    frontiers: list[Frontier] = field(default_factory=list)
     runs: list[TrainingRun] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
-        return not (self.embeddings or self.densities or self.schemes or self.runs or self.evaluations)
+        measured = self.embeddings or self.densities or self.schemes or self.frontiers
+        return not (measured or self.runs or self.evaluations)
 
 
 def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
@@ -110,6 +117,7 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
     _read_densities(by_kind, found)
     _read_embeddings(by_kind, found)
     _read_schemes(by_kind, found)
+    found.frontiers = [read_frontier(place) for place in by_kind.get("frontier", [])]
     found.runs = [_read_run(place, found.schemes) for place in by_kind.get("training run", [])]
     found.evaluations = [
         _read_evaluation(place, found.runs, found.embeddings) for place in by_kind.get("evaluation", [])
@@ -126,13 +134,13 @@ def _expand(place: Path) -> list[Path]:
         files = sorted(f for f in place.rglob("*.parquet") if recognise_quietly(f) == "weight manifest")
         inside = [p for p in stage_folders(place) if recognise(p) != "demo"]
         return [*inside, *(f for f in files if not any(folder in f.parents for folder in inside))]
-    if kind in ("embedding table", "density folder", "weight manifest", "training run", "evaluation"):
+    if kind in _REPORTED:
         return [place]
     if kind == "density table" and (place.parent / RECORD).exists():
         return [place.parent]
     raise KdbiasError(
         f"{place} is {_article(kind)}, which is no output to report on; give folders of embed, uniformity, "
-        "train, evaluate or demo, or weight manifests"
+        "weights --frontier, train, evaluate or demo, or weight manifests"
     )
 
 

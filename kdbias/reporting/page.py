@@ -16,6 +16,7 @@ from kdbias.reporting.mark import MARK, is_page
 from kdbias.reporting.sections import (
     Section,
     density_sections,
+    frontier_section,
     headline,
     scheme_names,
     students_section,
@@ -51,8 +52,8 @@ def report(
     """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
 
     Args:
-        outputs: folders of ``embed``, ``uniformity``, ``train``, ``evaluate`` or ``demo``, weight manifests,
-            or a folder that holds several of them.
+        outputs: folders of ``embed``, ``uniformity``, ``weights --frontier``, ``train``, ``evaluate`` or
+            ``demo``, weight manifests, or a folder that holds several of them.
         output: the HTML file (``.html`` or ``.htm``); what is there already is replaced only if this
             function wrote it.
         title: heading of the page.
@@ -74,6 +75,7 @@ def report(
     sections = [uniformity_section(found, look)]
     for i, density in enumerate(found.densities):
         sections += density_sections(found, density, look, f"d{i}" if i else "d", pictures, notices)
+    sections.append(frontier_section(found, look))
     sections.append(students_section(found, look))
     sections.append(Section("provenance", "What was read", provenances=provenances(found)))
     sections = [section for section in sections if not section.empty]

@@ -11,17 +11,17 @@ from kdbias.errors import KdbiasError
 from kdbias.reporting import distributions, maps, thumbnails, training_figures, uniformity_figures
 from kdbias.reporting.collect import FROM_LABELS, NATURAL, Collection, Density
 from kdbias.reporting.drawing import Figure, Look
+from kdbias.reporting.frontier import frontier_figure, frontier_table
 from kdbias.reporting.summaries import (
     Provenance,
-    Table,
     evaluations_table,
-    magnitude,
     points,
     shown_measures,
     students_table,
     uniformity_table,
     values_by_scheme,
 )
+from kdbias.reporting.tables import Table, magnitude
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
 
@@ -67,6 +67,7 @@ def scheme_names(found: Collection) -> list[str]:
     names = [NATURAL]
     names += [s["name"] for d in found.densities for s in d.numbers.get("schemes", [])]
     names += [s.name for s in found.schemes]
+    names += [name for frontier in found.frontiers for name in frontier.names]
     names += [run.scheme for run in found.runs]
     return list(dict.fromkeys(names))
 
@@ -77,11 +78,28 @@ def uniformity_section(found: Collection, look: Mapping[str, Look]) -> Section:
         section.tables.append(uniformity_table(density))
         dots = points(density)
         for figure in (
-            uniformity_figures.uniformity_against_ess(f"ess{i}", dots, look),
+            uniformity_figures.uniformity_against_ess(f"ess{i}", dots, look, _optima(found, density)),
             uniformity_figures.distinct_across_bandwidths(f"distinct{i}", dots, look),
         ):
             if figure is not None:
                 section.figures.append(figure)
+    return section
+
+
+def _optima(found: Collection, density: Density) -> dict[float, list[tuple[float, float]]]:
+    """t -> (ESS/n, uniformity) of the equilibria, where a frontier of this density was collected."""
+    own = density.table.fingerprint
+    frontiers = [f for f in found.frontiers if (f.record.get("inputs") or {}).get("density") == own]
+    return {f.t: f.optimum("uniformity") for f in frontiers}
+
+
+def frontier_section(found: Collection, look: Mapping[str, Look]) -> Section:
+    section = Section("frontier", "Frontier of the weight schemes")
+    for i, frontier in enumerate(found.frontiers):
+        section.tables.append(frontier_table(frontier))
+        figure = frontier_figure(f"frontier{i}", frontier, look)
+        if figure is not None:
+            section.figures.append(figure)
     return section
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbias.reporting.collect import FROM_LABELS, Collection, Density, Evaluation
+from kdbias.reporting.tables import NONE, Cell, Table, magnitude, number, percent
 from kdbias.reporting.training_figures import Measure
 from kdbias.reporting.uniformity_figures import Point
-
-NONE = "n/a"
 
 MEASURES = (
     Measure("centroid_balanced_accuracy", "balanced accuracy, nearest centroid (%)", True, percent=True),
@@ -22,47 +21,6 @@ MEASURES = (
     Measure("cosine", "mean cosine to the teacher", True),
 )
 _LOWER = ("distance", "error", "eer", "fpir", "fnir", "loss")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One field of a table; ``note`` is shown on hover and read out by screen readers."""
-
-    text: str
-    number: bool = False
-    best: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its caption; ``columns`` are (heading, what it means)."""
-
-    title: str
-    caption: str
-    columns: Sequence[tuple[str, str]]
-    rows: Sequence[Sequence[Cell]]
-    explain: bool = False  # list what the columns mean under the table
-
-
-def number(value: float | None, digits: int = 3, note: str = "") -> Cell:
-    """A number with ``digits`` decimals (thousands separated), or n/a."""
-    if value is None:
-        return Cell(NONE, True, note=note)
-    return Cell(f"{value:,.{digits}f}", True, note=note)
-
-
-def percent(value: float | None, digits: int = 1, note: str = "") -> Cell:
-    return (
-        Cell(NONE, True, note=note) if value is None else Cell(f"{100 * value:.{digits}f} %", True, note=note)
-    )
-
-
-def magnitude(value: float | None) -> Cell:
-    """A count that may be astronomically large (the ceiling of D grows like e^2t)."""
-    if value is None:
-        return Cell(NONE, True)
-    return Cell(f"{value:,.1f}" if value < 1e5 else f"{value:.1e}", True)
 
 
 def ess_share(scheme: Mapping[str, Any], n: int) -> float | None:
@@ -271,6 +229,7 @@ def provenances(found: Collection) -> list[Provenance]:
     listed: list[tuple[Any, str, Mapping[str, Any], str]] = []
     listed += [(e.path, "embedding table", e.provenance, e.fingerprint) for e in found.embeddings]
     listed += [(d.path, "density", d.record, d.table.fingerprint) for d in found.densities]
+    listed += [(f.path, "frontier", f.record, "") for f in found.frontiers]
     listed += [
         (s.path, f"weights, “{s.name}”", s.manifest.provenance, s.manifest.fingerprint) for s in found.schemes
     ]

@@ -1,0 +1,144 @@
+"""What ``kdbias weights --frontier`` found: its table, and each measure against the effective sample size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbias.reporting.drawing import Figure, Look, legend_below, panel
+from kdbias.reporting.tables import Cell, Table, magnitude, number, percent
+from kdbias.tables.files import read_json
+from kdbias.tables.run_record import RECORD
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+OPTIMUM = "equilibrium"
+_CURVE = "equilibrium (the frontier)"
+_PANELS = (
+    ("uniformity", "uniformity (nats)", 1),
+    ("effective_distinct", "effective distinct samples D", 1),
+    ("rectification", "rectification (%)", 100),
+)
+_COLUMNS = (
+    ("scheme", "how samples are weighted"),
+    ("ESS", "Kish effective sample size, % of n"),
+    ("U", "uniformity in nats, lower = more even"),
+    ("D", "effective number of distinct samples at this t"),
+    ("rectified", "0 % = natural, 100 % = the best re-weighting of this data"),
+    ("max weight", "expected draws of the sample that is drawn most often"),
+    ("never drawn", "samples of weight 0"),
+    ("identities", "effective number of labels: exp(entropy of their share of the draws)"),
+)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """An output of ``kdbias weights --frontier``: a row a scheme, by falling effective sample size."""
+
+    path: Path
+    record: dict[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def t(self) -> float:
+        return float(self.rows[0]["t"])
+
+    @property
+    def names(self) -> list[str]:
+        """Its series: each scheme, and the equilibria as one."""
+        return list(dict.fromkeys(_CURVE if r["method"] == OPTIMUM else r["scheme"] for r in self.rows))
+
+    def optimum(self, column: str) -> list[tuple[float, float]]:
+        """(ESS/n, value) of the equilibria, by rising ESS."""
+        return sorted(
+            (r["ess_share"], r[column]) for r in self.rows if r["method"] == OPTIMUM and r[column] is not None
+        )
+
+
+def read_frontier(folder: Path) -> Frontier:
+    from pyarrow import parquet
+
+    return Frontier(
+        folder, read_json(folder / RECORD), parquet.read_table(folder / "frontier.parquet").to_pylist()
+    )
+
+
+def frontier_table(frontier: Frontier) -> Table:
+    rows = [
+        [
+            Cell(row["scheme"]),
+            percent(row["ess_share"]),
+            number(row["uniformity"]),
+            magnitude(row["effective_distinct"]),
+            percent(row["rectification"], note=row["rectification_reason"] or ""),
+            number(row["max_weight"], 2),
+            Cell(f"{row['zero_weights']:,}", True),
+            number(row["effective_identities"], 1),
+        ]
+        for row in frontier.rows
+    ]
+    caption = (
+        f"What each scheme reaches and costs at t = {frontier.t:g}, by falling effective sample size. The "
+        "equilibria are the frontier: at their ESS no sampling of this data is less crowded."
+    )
+    skipped = frontier.record.get("skipped") or {}
+    if skipped:
+        caption += " Left out: " + "; ".join(f"{name} ({why})" for name, why in skipped.items()) + "."
+    return Table(f"Schemes of {frontier.path.name}", caption, _COLUMNS, rows, explain=True)
+
+
+def frontier_figure(name: str, frontier: Frontier, look: Mapping[str, Look]) -> Figure | None:
+    """One panel a measure; None where no scheme has any."""
+    panels = [
+        panel(
+            f"{name}-{i}",
+            partial(_draw, frontier=frontier, column=column, scale=scale, label=label, look=look),
+        )
+        for i, (column, label, scale) in enumerate(_PANELS)
+        if sum(row[column] is not None for row in frontier.rows) > 1
+    ]
+    if not panels:
+        return None
+    caption = (
+        "What a scheme reaches (upwards: uniformity, where down is better; distinct samples and "
+        "rectification, where up is better) against what it keeps of the samples (right = more). The line "
+        "joins the equilibria at several floors of the effective sample size: what lies beside it pays more "
+        "for less."
+    )
+    return Figure(name, f"Frontier at t = {frontier.t:g}", caption, tuple(panels))
+
+
+def _draw(
+    axes: Axes, frontier: Frontier, column: str, scale: float, label: str, look: Mapping[str, Look]
+) -> None:
+    line = frontier.optimum(column)
+    if line:
+        axes.plot(
+            [100 * x for x, _ in line],
+            [scale * y for _, y in line],
+            "o",
+            color=look[_CURVE].color,
+            linestyle="-",
+            linewidth=1.7,
+            markersize=3.5,
+            label=_CURVE,
+        )
+    for row in frontier.rows:
+        if row["method"] == OPTIMUM or row[column] is None:
+            continue
+        axes.plot(
+            100 * row["ess_share"],
+            scale * row[column],
+            "D" if row["scheme"] == "natural" else "o",
+            color=look[row["scheme"]].color,
+            markersize=7,
+            linestyle="none",
+            label=row["scheme"],
+        )
+    axes.set_xlabel("effective sample size (% of n)")
+    axes.set_ylabel(label)
+    legend_below(axes, 2)
