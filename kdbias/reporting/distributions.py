@@ -96,7 +96,7 @@ def weight_histogram(name: str, weights: Mapping[str, np.ndarray], look: Mapping
     caption = (
         "How often each sample is drawn in an epoch of as many draws as there are samples. The dotted "
         "line is natural sampling (every sample once on average). A long tail to the right is a price: "
-        "those few samples are memorised, which the effective sample size below counts."
+        "those few samples are memorised, which the effective sample size counts."
     )
     return Figure(name, "Weights", caption, (panel(name, draw),))
 

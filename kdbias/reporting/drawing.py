@@ -116,6 +116,8 @@ def _settings(name: str) -> dict[Any, Any]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
+        "axes.formatter.useoffset": False,  # ticks say their whole value; an offset would cover the title
+        "axes.formatter.limits": (-9, 12),
         "figure.facecolor": "none",
         "savefig.facecolor": "none",
         "grid.color": FAINT,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.reporting import distributions, maps, thumbnails, training_figures, uniformity_figures
+from kdbias.reporting import distributions, manifests, maps, thumbnails, training_figures, uniformity_figures
 from kdbias.reporting.collect import FROM_LABELS, NATURAL, Collection, Density
 from kdbias.reporting.drawing import Figure, Look
 from kdbias.reporting.frontier import frontier_figure, frontier_table
@@ -83,6 +83,9 @@ def uniformity_section(found: Collection, look: Mapping[str, Look]) -> Section:
         ):
             if figure is not None:
                 section.figures.append(figure)
+    table = manifests.manifests_table(manifests.unmeasured(found))
+    if table is not None:
+        section.tables.append(table)
     return section
 
 
@@ -283,10 +286,15 @@ def headline(found: Collection) -> list[Fact]:
                     f"distinct samples they are worth as drawn naturally ({t}; ceiling {ceiling})",
                 )
             )
-            best = max(by_scheme.values(), key=lambda p: p.effective_distinct or 0.0)
-            if best.scheme != NATURAL and best.effective_distinct is not None:
-                worth = f"distinct samples under “{best.scheme}” ({t}; ESS {100 * best.ess:.0f} %)"
-                facts.append(Fact(f"{best.effective_distinct:,.1f}", worth))
+            reached = [
+                (p.effective_distinct, p.scheme, p.ess)
+                for p in by_scheme.values()
+                if p.scheme != NATURAL and p.effective_distinct is not None
+            ] or manifests.reached(found, density)
+            if reached:
+                best, scheme, ess = max(reached)
+                worth = f"distinct samples under “{scheme}” ({t}; ESS {100 * ess:.0f} %)"
+                facts.append(Fact(f"{best:,.1f}", worth))
     values = values_by_scheme(found.evaluations)
     for measure in shown_measures(values)[:1] if values else []:
         means = {s: float(np.mean(v)) for s, v in values[measure.key].items() if s != FROM_LABELS}

@@ -33,27 +33,52 @@ def uniformity_against_ess(
     frontier: Mapping[float, Sequence[tuple[float, float]]] | None = None,
 ) -> Figure | None:
     """One panel a bandwidth: uniformity over ESS; ``frontier`` = t -> (ESS/n, uniformity) on the optimum."""
-    panels = []
+    panels, reaches = [], False
     for i, t in enumerate(sorted({p.t for p in points})):
         here = [p for p in points if p.t == t and p.uniformity is not None]
-        if not here:
+        line = (frontier or {}).get(t) or ()
+        if len(here) + len(line) < 2:  # a dot alone trades nothing off
             continue
+        view = _View.of(here, line)
+        reaches = reaches or view.shows_null
         panels.append(
-            panel(
-                f"{name}-{i}",
-                partial(_trade_off, t=t, points=here, look=look, frontier=(frontier or {}).get(t)),
-            )
+            panel(f"{name}-{i}", partial(_trade_off, t=t, points=here, look=look, frontier=line, view=view))
         )
     if not panels:
         return None
+    dotted = (
+        " (the dotted line is a perfectly uniform sphere of the same dimension; finite data of one kind "
+        "cannot reach it)"
+    )
     caption = (
-        "The trade-off of re-weighting. Down = the draws cover the sphere more evenly (the dotted line is "
-        "a perfectly uniform sphere of the same dimension; finite data of one kind cannot reach it). Left "
-        "= fewer samples carry the epoch. The best place is low and right; a scheme that lies above and "
+        f"The trade-off of re-weighting. Down = the draws cover the sphere more evenly{dotted * reaches}. "
+        "Left = fewer samples carry the epoch. The best place is low and right; a scheme that lies above and "
         "left of another pays more for less. One panel for each kernel bandwidth t: larger t looks at "
         "closer neighbours."
     )
     return Figure(name, "Uniformity against effective sample size", caption, tuple(panels))
+
+
+@dataclass(frozen=True)
+class _View:
+    """Which stretch of uniformity a panel shows."""
+
+    low: float
+    high: float
+    null: float
+
+    @classmethod
+    def of(cls, points: Sequence[Point], frontier: Sequence[tuple[float, float]]) -> _View:
+        values = [p.uniformity for p in points if p.uniformity is not None] + [u for _, u in frontier]
+        return cls(min(values), max(values), points[0].null)
+
+    @property
+    def spread(self) -> float:
+        return max(self.high - self.low, 1e-3 * abs(self.high), 1e-6)
+
+    @property
+    def shows_null(self) -> bool:
+        return self.null > self.low - 2.5 * self.spread
 
 
 def _trade_off(
@@ -61,7 +86,8 @@ def _trade_off(
     t: float,
     points: Sequence[Point],
     look: Mapping[str, Look],
-    frontier: Sequence[tuple[float, float]] | None,
+    frontier: Sequence[tuple[float, float]],
+    view: _View,
 ) -> None:
     if frontier:
         ordered = sorted(frontier)
@@ -84,16 +110,12 @@ def _trade_off(
             label=p.scheme,
             linestyle="none",
         )
-    values = [p.uniformity for p in points if p.uniformity is not None]
-    low, high = min(values), max(values)
-    null = points[0].null
-    spread = max(high - low, 1e-3 * abs(high), 1e-6)
-    if null > low - 2.5 * spread:
-        axes.axhline(null, color=SERIES[0], linewidth=1.2, linestyle=":", label="uniform sphere")
+    if view.shows_null:
+        axes.axhline(view.null, color=SERIES[0], linewidth=1.2, linestyle=":", label="uniform sphere")
     else:
-        axes.set_ylim(low - 0.25 * spread, high + 0.2 * spread)
+        axes.set_ylim(view.low - 0.25 * view.spread, view.high + 0.2 * view.spread)
         axes.annotate(
-            f"uniform sphere far below: {null:.2f}",
+            f"uniform sphere far below: {view.null:.2f}",
             (0.98, 0.03),
             xycoords="axes fraction",
             ha="right",
@@ -112,16 +134,21 @@ def distinct_across_bandwidths(name: str, points: Sequence[Point], look: Mapping
     if len(bandwidths) < 2:
         return None
 
+    ceilings = {p.t: p.ceiling for p in points if p.ceiling is not None}
+    top = max(p.effective_distinct or 1.0 for p in points)
+    tall = max(ceilings.values(), default=0.0) > 30 * top
+    visible = any(value < 6 * top for value in ceilings.values()) or bool(ceilings and not tall)
+
     def draw(axes: Axes) -> None:
-        ceilings = {p.t: p.ceiling for p in points if p.ceiling is not None}
-        axes.plot(
-            [t for t in bandwidths if t in ceilings],
-            [ceilings[t] for t in bandwidths if t in ceilings],
-            color=SERIES[0],
-            linewidth=1.2,
-            linestyle=":",
-            label="ceiling (uniform sphere)",
-        )
+        if visible:
+            axes.plot(
+                [t for t in bandwidths if t in ceilings],
+                [ceilings[t] for t in bandwidths if t in ceilings],
+                color=SERIES[0],
+                linewidth=1.2,
+                linestyle=":",
+                label="ceiling (uniform sphere)",
+            )
         for scheme in dict.fromkeys(p.scheme for p in points):
             line = sorted(
                 (p.t, p.effective_distinct)
@@ -143,17 +170,18 @@ def distinct_across_bandwidths(name: str, points: Sequence[Point], look: Mapping
         axes.set_xticks(bandwidths, [f"{t:g}" for t in bandwidths])
         axes.minorticks_off()
         plain_log_ticks(axes.yaxis)
-        top = max(p.effective_distinct or 1.0 for p in points)
-        if max(ceilings.values(), default=0.0) > 30 * top:
+        if tall:
             axes.set_ylim(top=6 * top)
         axes.set_xlabel("kernel bandwidth t (larger = closer neighbours)")
         axes.set_ylabel("effective distinct samples D")
         legend_below(axes, 2)
 
+    dotted = (
+        "The dotted ceiling is what a uniform sphere of this dimension would give; no data can exceed it. "
+    )
     caption = (
         "How many distinct samples the draws are worth, at each bandwidth. D counts near-duplicates as "
-        "one; the finer the kernel (larger t), the more samples count as distinct. The dotted ceiling is "
-        "what a uniform sphere of this dimension would give; no data can exceed it. A number without its "
-        "t means nothing."
+        f"one; the finer the kernel (larger t), the more samples count as distinct. {dotted * visible}A "
+        "number without its t means nothing."
     )
     return Figure(name, "Effective number of distinct samples", caption, (panel(name, draw),))

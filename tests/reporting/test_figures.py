@@ -84,6 +84,43 @@ def test_points_without_a_value_are_left_out():
     assert uniformity_figures.uniformity_against_ess("u", dots, looks(["natural"])) is None
 
 
+def test_a_dot_alone_is_no_trade_off_and_the_dotted_line_is_named_only_where_it_is_drawn():
+    def dot(scheme, t, ess, uniformity, null=-30.0):
+        return uniformity_figures.Point(scheme, t, ess, uniformity, null, 9.0, 1e9)
+
+    look = looks(["natural", "w"])
+    alone = [dot("natural", 2.0, 1.0, -1.0), dot("natural", 5.0, 1.0, -3.0)]
+    assert uniformity_figures.uniformity_against_ess("u", alone, look) is None
+    pair = [*alone, dot("w", 5.0, 0.5, -3.5)]
+    figure = uniformity_figures.uniformity_against_ess("u", pair, look)
+    assert len(figure.panels) == 1
+    assert "dotted" not in figure.caption
+    near = [dot("natural", 5.0, 1.0, -3.0, -3.9), dot("w", 5.0, 0.5, -3.5, -3.9)]
+    figure = uniformity_figures.uniformity_against_ess("u", near, look)
+    assert "dotted" in figure.caption
+    assert "uniform sphere</text>" in figure.panels[0]
+    figure = uniformity_figures.distinct_across_bandwidths("d", pair, look)
+    assert "dotted" not in figure.caption
+    assert "ceiling" not in figure.panels[0]
+
+
+def test_an_optimum_is_inside_the_panel():
+    dots = [uniformity_figures.Point("natural", 2.0, 1.0, -3.0, -9.0, 9.0, 50.0)]
+    frontier = {2.0: [(0.4, -3.5), (0.9, -3.1)]}
+    figure = uniformity_figures.uniformity_against_ess("u", dots, looks(["natural"]), frontier)
+    ticks = [float(v.replace("\u2212", "-")) for v in re.findall(r">(\u2212[\d.]+)<", figure.panels[0])]
+    assert min(ticks) < -3.4
+
+
+def test_ticks_say_their_whole_value_without_an_offset():
+    def draw(axes):
+        axes.plot([0, 1], [-1.06301, -1.06302])
+
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", panel("p", draw))
+    assert all(text.startswith("\u22121.063") for text in texts if text.startswith("\u2212"))
+    assert "\u22121.063" not in texts
+
+
 def test_results_show_one_dot_a_run():
     figure = results_by_scheme(
         "r",
