@@ -112,8 +112,8 @@ def _budget(budget: Budget) -> str:
         rows.append([arm, *cells])
     heading = (
         f"Compute, {budget.name}: mean {metric} after these many steps, and in brackets the steps after "
-        "which natural sampling has it (interpolated in log steps; none where it never has, or had it before the "
-        "first)."
+        "which natural sampling has it (interpolated in log steps; none where it never has, or "
+        "had it before the first)."
     )
     return f"{heading}\n\n{_table(['arm', *(f'{step:,} steps' for step in steps)], rows)}"
 
