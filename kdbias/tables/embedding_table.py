@@ -26,6 +26,8 @@ from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.run_record import RECORD, Run
 
 STAGE = "embed"
+_READ_AHEAD = 1 << 16  # bytes; by itself pyarrow reads a whole row group, and the next ones, at once
+_NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
 
 
 def write_embedding_table(
@@ -188,25 +190,35 @@ class EmbeddingTable:
 
         Rows are renormalised, because float16 storage rounds them off the sphere.
         """
-        if column == "embedding_flip" and not self.has_flip:
-            raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
-        start = 0
-        for part in self.parts:
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(rows, columns=[column], use_threads=False):
-                    values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
-                    yield start, self._unit(values.reshape(-1, self.d), start)
-                    start += batch.num_rows
+        for start, stored in self._stored(rows, column):
+            yield start, self._unit(stored, start)
 
     def vectors(self, dtype: Any = np.float32, column: str = "embedding") -> np.ndarray:
         """All vectors as one (n, d) C-contiguous array of unit rows (renormalised in float32)."""
         out = np.empty((self.n, self.d), dtype=dtype)
-        for start, block in self.batches(column=column):
-            out[start : start + len(block)] = block
+        few = max(1, _NUMBERS // self.d)
+        if out.dtype == np.float32:
+            for start, stored in self._stored(few, column):
+                self._unit(stored, start, out[start : start + len(stored)])
+        else:
+            for start, block in self.batches(few, column):
+                out[start : start + len(block)] = block
         return out
 
-    def _unit(self, stored: np.ndarray, start: int) -> np.ndarray:
-        vectors = widen(stored)
+    def _stored(self, rows: int, column: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Stream (first row, (m, d) vectors as they are stored), m <= rows, holding little more in memory."""
+        if column == "embedding_flip" and not self.has_flip:
+            raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
+        start = 0
+        for part in self.parts:
+            with pq.ParquetFile(part, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
+                for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+                    values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
+                    yield start, values.reshape(-1, self.d)
+                    start += batch.num_rows
+
+    def _unit(self, stored: np.ndarray, start: int, out: np.ndarray | None = None) -> np.ndarray:
+        vectors = widen(stored, out)
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         if not (np.isfinite(norms).all() and norms.all()):
             rows = start + np.flatnonzero(~np.isfinite(norms) | (norms == 0))

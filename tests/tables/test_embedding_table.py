@@ -1,6 +1,7 @@
 """The embedding table: what goes in comes out, and nothing half-made is read as whole."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.embedding_parts import normalise, part_name, write_part
+from kdbias.tables.embedding_parts import normalise, part_name, widen, write_part
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 
 
@@ -21,6 +22,33 @@ def ids_of(n: int) -> pa.Array:
 
 def random_vectors(n: int, d: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def test_every_float16_is_widened_to_the_bit():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
+    np.testing.assert_array_equal(widen(every).view(np.uint32), every.astype(np.float32).view(np.uint32))
+    finite = every[np.isfinite(every).all(axis=1)]
+    into = np.empty((len(finite), 64), np.float32)
+    assert widen(finite, into) is into
+    np.testing.assert_array_equal(into.view(np.uint32), finite.astype(np.float32).view(np.uint32))
+    assert widen(np.empty((0, 3), np.float16)).shape == (0, 3)
+
+
+def test_reading_takes_little_more_than_the_result(tmp_path):
+    table = write_embedding_table(tmp_path / "emb", ids_of(60_000), random_vectors(60_000, 64))
+    payload = 4 * 60_000 * 64
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        x = table.vectors()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+    assert x.nbytes == payload
+    assert peak - payload + pool.max_memory() < 0.9 * payload
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
