@@ -43,13 +43,18 @@ class ComparisonResult:
     document: dict[str, Any]
 
     def summary(self) -> str:
-        """One line a metric, saying whether the difference is real; of groups, the real ones alone."""
+        """One line a metric, saying whether the difference is real; of groups, the real ones alone.
+
+        With one run a side a last line says that the luck of training is not in the intervals.
+        """
         units = f"{self.document['n']:,} shared {plural(self.document['unit'])}"
         lines = [f"{self.document['protocol']}: B - A over {units}", *_lines(self.document["metrics"])]
         for column, groups in self.document["groups"].items():
             for value, metrics in groups.items():
                 real = {name: entry for name, entry in metrics.items() if entry["real"]}
                 lines += [f"{column}={value}:{'' if real else ' no real difference'}", *_lines(real)]
+        if min(len(self.document["a"]), len(self.document["b"])) < 2:
+            lines.append("one run a side: real for these two models, not for other seeds of their training")
         return "\n".join(lines)
 
 

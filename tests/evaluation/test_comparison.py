@@ -52,6 +52,7 @@ def test_a_real_difference_is_found_and_a_lucky_one_is_not(make, tmp_path):
     assert result.document["metrics"]["cosine"]["better"] == "b"
     assert json.loads((tmp_path / "c.json").read_text()) == result.document
     assert "real, B is better" in result.summary()
+    assert "not for other seeds" in result.summary()
     same = compare(base, twin, bootstrap=150).document["metrics"]["distance"]
     assert same["real"] is False
     assert same["better"] is None
