@@ -28,11 +28,13 @@ class Workspace:
 
 
 def available_threads() -> int:
-    """CPUs this process may use."""
+    """CPUs this process may use: its affinity, and at most OMP_NUM_THREADS where that is set."""
     try:
-        return len(os.sched_getaffinity(0))
+        count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+        count = os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return min(count, int(wanted)) if wanted.isdigit() and int(wanted) else count
 
 
 def each(

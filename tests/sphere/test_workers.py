@@ -50,3 +50,11 @@ def test_workspace_reuses_memory() -> None:
     first = workspace.array("a", (4, 4))
     assert np.shares_memory(first, workspace.array("a", (2, 3)))
     assert not np.shares_memory(first, workspace.array("b", (4, 4)))
+
+
+def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    every = available_threads()
+    for value, count in [("1", 1), ("1,4", 1), ("9999", every), ("0", every), ("many", every), ("", every)]:
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert available_threads() == count
