@@ -19,9 +19,9 @@ from kdbias.reporting.sections import (
     frontier_section,
     headline,
     scheme_names,
-    students_section,
     uniformity_section,
 )
+from kdbias.reporting.students import students_section
 from kdbias.reporting.summaries import provenances
 from kdbias.tables.files import atomic_path
 from kdbias.version import __version__

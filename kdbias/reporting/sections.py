@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.reporting import distributions, manifests, maps, thumbnails, training_figures, uniformity_figures
+from kdbias.reporting import distributions, manifests, maps, thumbnails, uniformity_figures
 from kdbias.reporting.collect import FROM_LABELS, NATURAL, Collection, Density
 from kdbias.reporting.drawing import Figure, Look
+from kdbias.reporting.evaluations import Image
 from kdbias.reporting.frontier import frontier_figure, frontier_table
 from kdbias.reporting.summaries import (
     Provenance,
-    evaluations_table,
     points,
     shown_measures,
-    students_table,
     uniformity_table,
     values_by_scheme,
 )
@@ -27,17 +26,17 @@ from kdbias.tables.joins import align
 
 _GROUP_COLUMNS = 6  # drawn at most, beside the label
 _GROUP_VALUES = 200  # a column with more values is no group
-_LINES = 8  # metrics of training drawn at most
 
 
 @dataclass
 class Section:
-    """A part of the page: tables, then figures, then pictures."""
+    """A part of the page: tables, then figures, images and pictures of samples."""
 
     id: str
     title: str
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
     strips: list[thumbnails.Strip] = field(default_factory=list)
     provenances: list[Provenance] = field(default_factory=list)
 
@@ -52,7 +51,8 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        return not (self.tables or self.figures or self.strips or self.provenances)
+        drawn = self.figures or self.images or self.strips
+        return not (self.tables or drawn or self.provenances)
 
 
 @dataclass(frozen=True)
@@ -214,60 +214,6 @@ def _strips(
     except KdbiasError as error:
         notices.append(f"no pictures for {density.path}: {error}")
         return []
-
-
-def students_section(found: Collection, look: Mapping[str, Look]) -> Section:
-    section = Section("students", "Training and students")
-    values = values_by_scheme(found.evaluations, list(look))
-    table = students_table(values)
-    if table is not None:
-        section.tables.append(table)
-        figure = training_figures.results_by_scheme("results", values, shown_measures(values), look)
-        if figure is not None:
-            section.figures.append(figure)
-    others = evaluations_table([e for e in found.evaluations if e.run is None or table is None])
-    if others is not None:
-        section.tables.append(others)
-    curves: dict[str, list[training_figures.Curve]] = {}
-    x_label = "epoch"
-    order = list(look)
-    for run in sorted(found.runs, key=lambda r: order.index(r.scheme)):
-        x_label, lines = _curves(run.metrics, run.scheme)
-        loss = (run.record.get("config") or {}).get("loss")
-        for quantity, line in lines.items():
-            named = f"{quantity} ({loss})" if loss and "loss" in quantity else quantity
-            curves.setdefault(named.replace("_", " "), []).append(line)
-    figure = training_figures.training_curves("training", dict(list(curves.items())[:_LINES]), x_label, look)
-    if figure is not None:
-        section.figures.append(figure)
-    return section
-
-
-_X_AXES = ("epoch", "step", "steps")
-# Columns of metrics.csv that say how a run went along, not what it learnt.
-_BOOKKEEPING = {"epoch", "step", "steps", "lr", "images_per_second", "data_wait", "ess_fraction", "seconds"}
-
-
-def _curves(
-    metrics: Mapping[str, Sequence[object]], scheme: str
-) -> tuple[str, dict[str, training_figures.Curve]]:
-    """The columns of metrics.csv that are results, each over the first of epoch and step that is there."""
-    x_name = next((name for name in _X_AXES if name in metrics), "row")
-    length = len(next(iter(metrics.values()), ()))
-    x_values = metrics.get(x_name, list(range(length)))
-    found = {}
-    for name, column in metrics.items():
-        if name in _BOOKKEEPING:
-            continue
-        pairs = [(x, y) for x, y in zip(x_values, column, strict=True) if _is_number(x) and _is_number(y)]
-        if pairs:
-            array = np.array(pairs, dtype=float)
-            found[name] = training_figures.Curve(scheme, array[:, 0], array[:, 1])
-    return x_name, found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def headline(found: Collection) -> list[Fact]:

@@ -152,7 +152,7 @@ def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table
         [
             Cell(s),
             Cell(str(runs[s]), True),
-            *(_spread(values[m.key].get(s, ()), m, best[m.key] == s) for m in measures),
+            *(spread(values[m.key].get(s, ()), m, best[m.key] == s) for m in measures),
         ]
         for s in schemes
     ]
@@ -168,7 +168,7 @@ def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table
     return Table("Students", caption, columns, rows)
 
 
-def _spread(values: Sequence[float], measure: Measure, best: bool) -> Cell:
+def spread(values: Sequence[float], measure: Measure, best: bool) -> Cell:
     if not values:
         return Cell(NONE, True)
     factor, digits = (100, 1) if measure.percent else (1, 4)
@@ -176,42 +176,6 @@ def _spread(values: Sequence[float], measure: Measure, best: bool) -> Cell:
     if len(values) > 1:
         text += f" ± {factor * statistics.stdev(values):.{digits}f}"
     return Cell(text, True, best)
-
-
-def evaluations_table(evaluations: Sequence[Evaluation]) -> Table | None:
-    """Every evaluation with all its metrics and intervals."""
-    rows = []
-    for e in evaluations:
-        judged = e.run.path.name if e.run else str((e.record.get("config") or {}).get("model") or e.path.name)
-        for name, entry in (e.metrics.get("metrics") or {}).items():
-            if not isinstance(entry, Mapping):
-                entry = {"value": entry}
-            low, high = entry.get("low"), entry.get("high")
-            interval = NONE if low is None or high is None else f"{low:.4f} to {high:.4f}"
-            rows.append(
-                [
-                    Cell(e.path.name),
-                    Cell(judged),
-                    Cell(str(e.metrics.get("protocol", ""))),
-                    Cell(name.replace("_", " ")),
-                    number(entry.get("value"), 4),
-                    Cell(interval, True),
-                ]
-            )
-    if not rows:
-        return None
-    columns = [
-        ("evaluation", "its folder"),
-        ("judged", "run or table"),
-        ("protocol", ""),
-        ("metric", ""),
-        ("value", ""),
-        (
-            "95 % interval",
-            "percentile bootstrap over the judged units; the spread over training seeds is not in it",
-        ),
-    ]
-    return Table("All evaluations", "Each metric with its bootstrap interval.", columns, rows)
 
 
 @dataclass(frozen=True)
