@@ -120,6 +120,7 @@ class Outcome:
         left_out: number of units not judged, by reason.
         always_grouped: groups reported without being asked for.
         plots: pictures to draw.
+        reasons: why a metric has no value, by name.
     """
 
     ids: Mapping[str, pa.Array]
@@ -132,6 +133,7 @@ class Outcome:
     left_out: Mapping[str, int] = field(default_factory=dict)
     always_grouped: Sequence[str] = ()
     plots: Sequence[Plot] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

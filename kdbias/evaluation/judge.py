@@ -292,7 +292,9 @@ def _gallery(
     return filtered(whole, where) if where else None
 
 
-def _shown(entry: Mapping[str, float | None]) -> str:
+def _shown(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None and "reason" in entry:
+        return f"n/a ({entry['reason']})"
     if entry["low"] is None or entry["high"] is None:
         return _short(entry["value"])
     return f"{_short(entry['value'])}  [{entry['low']:.4f}, {entry['high']:.4f}]"

@@ -22,6 +22,8 @@ UNIT = "sample"
 LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
 OPTIONS: dict[str, Any] = {"k": 5, "tail_from": None, "cluster_by": None}
 
+_KINDS = ("centroid", "knn")
+_NO_TAIL = "--tail-from names the table whose label counts say which classes are rare"
 _BLOCK = 1 << 24  # scores held at once
 _VOTE_TEMPERATURE = 0.07
 
@@ -86,13 +88,14 @@ def judge(case: Case) -> Outcome:
         },
         left_out=left_out,
         plots=[Plot("accuracy_per_class", lambda axes: _draw_classes(axes, per_class))],
+        reasons={} if counts is not None else {f"{kind}_tail_accuracy": _NO_TAIL for kind in _KINDS},
     )
 
 
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy, balanced accuracy (mean of the class accuracies), and that of the tail classes."""
     found: dict[str, float] = {}
-    for kind in ("centroid", "knn"):
+    for kind in _KINDS:
         correct = columns[f"{kind}_correct"].astype(np.float64)
         found[f"{kind}_accuracy"] = weighted_mean(correct, weights)
         found[f"{kind}_balanced_accuracy"] = balanced_accuracy(correct, columns["class"], weights)

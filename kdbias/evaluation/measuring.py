@@ -49,8 +49,11 @@ def measured(
             "metrics": json_estimates(found),
         }
         estimates[column][value] = found
+    metrics = json_estimates(overall)
+    for name, reason in outcome.reasons.items():
+        metrics[name]["reason"] = reason
     return {
-        "metrics": json_estimates(overall),
+        "metrics": metrics,
         "groups": groups,
         "spread": {column: _spread(found, judge.LOWER_IS_BETTER) for column, found in estimates.items()},
         "interval": {"level": LEVEL, "repeats": repeats, "resampled": outcome.resampled, "seed": seed},

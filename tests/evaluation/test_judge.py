@@ -45,6 +45,7 @@ def test_real_digits_are_told_apart_and_every_file_is_there(digits):
     assert result.value("knn_accuracy") > 0.97
     assert 0.85 < result.value("centroid_balanced_accuracy") < 0.95
     assert result.value("centroid_tail_accuracy") is None
+    assert "n/a (--tail-from names" in result.summary()
     assert result.value("distance") == pytest.approx(0, abs=1e-6)
     assert json.loads((out / "metrics.json").read_text()) == result.document
     units = pd.read_parquet(out / "units.parquet")
