@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kdbias.errors import KdbiasError
 from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
 from kdbias.reporting.frontier import Frontier, read_frontier
+from kdbias.reporting.places import candidates
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
 
@@ -162,13 +163,26 @@ def _read_embeddings(by_kind: dict[str, list[Path]], found: Collection) -> None:
     places = list(by_kind.get("embedding table", []))
     for density in found.densities:
         named = density.table.provenance.get("embeddings")
-        if isinstance(named, str) and recognise_quietly(Path(named)) == "embedding table":
-            places.append(Path(named))
+        if isinstance(named, str):
+            places += _measured_on(density, named)
     seen: set[Path] = set()
     for place in places:
         if place.resolve() not in seen:
             seen.add(place.resolve())
             found.embeddings.append(EmbeddingTable.open(place, require_finished=False))
+
+
+def _measured_on(density: Density, named: str) -> list[Path]:
+    """Where the table lies that a density names; one with another fingerprint is another table."""
+    from kdbias.tables.embedding_table import EmbeddingTable
+
+    known = (density.table.provenance.get("inputs") or {}).get("embeddings")
+    for place in candidates(named, density.path):
+        if recognise_quietly(place) == "embedding table":
+            table = EmbeddingTable.open(place, require_finished=False)
+            if known is None or table.fingerprint == known:
+                return [place]
+    return []
 
 
 def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
@@ -180,8 +194,8 @@ def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
         for scheme in density.numbers.get("schemes", []):
             if not scheme.get("weights"):
                 continue
-            for candidate in (Path(scheme["weights"]), density.path / scheme["weights"]):
-                if recognise_quietly(candidate) == "weight manifest":
+            for candidate in candidates(scheme["weights"], density.path):
+                if _is_manifest(candidate, scheme.get("fingerprint")):
                     places.setdefault(candidate.resolve(), candidate)
                     names[candidate.resolve()] = scheme["name"]
                     break
@@ -189,6 +203,15 @@ def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
         found.schemes.append(Scheme(names.get(resolved, place.stem), read_manifest(place)))
     order = [NATURAL, *(s["name"] for d in found.densities for s in d.numbers.get("schemes", []))]
     found.schemes.sort(key=lambda s: order.index(s.name) if s.name in order else len(order))
+
+
+def _is_manifest(place: Path, fingerprint: str | None) -> bool:
+    """Whether a weight manifest lies here, and the recorded one where its fingerprint is known."""
+    from kdbias.tables.weight_manifest import read_manifest
+
+    if recognise_quietly(place) != "weight manifest":
+        return False
+    return fingerprint is None or read_manifest(place).fingerprint == fingerprint
 
 
 def _read_run(place: Path, schemes: Sequence[Scheme]) -> TrainingRun:
@@ -224,19 +247,22 @@ def _read_evaluation(
 ) -> Evaluation:
     """An evaluation names its run itself, or judged an embedding table that the run, as teacher, made."""
     record, metrics = read_json(place / RECORD), read_json(place / "metrics.json")
-    named = (record.get("config") or {}).get("model")
+    named, by = (record.get("config") or {}).get("model"), place
     if named is None:
         judged = (record.get("inputs") or {}).get("model")
         table = next((e for e in embeddings if e.fingerprint == judged), None)
         named = ((table.provenance if table else {}).get("config") or {}).get("teacher")
+        by = table.path if table else place
     if not isinstance(named, str):
         return Evaluation(place, record, metrics, None)
     wanted = Path(named.removeprefix("run:"))
-    return Evaluation(place, record, metrics, next((run for run in runs if _same(run.path, wanted)), None))
+    for here in candidates(wanted, by):
+        exact = next((run for run in runs if run.path.resolve() == here.resolve()), None)
+        if exact is not None:
+            return Evaluation(place, record, metrics, exact)
+    return Evaluation(place, record, metrics, next((run for run in runs if _moved(run.path, wanted)), None))
 
 
-def _same(path: Path, named: Path) -> bool:
-    """Whether a recorded path means this one, also after the whole tree was moved."""
-    if path.resolve() == named.resolve():
-        return True
+def _moved(path: Path, named: Path) -> bool:
+    """Whether a recorded path means this one after the whole tree was moved."""
     return not named.exists() and path.parts[-2:] == named.parts[-2:]

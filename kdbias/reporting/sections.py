@@ -207,7 +207,7 @@ def _strips(
         notices.append(f"no pictures for {density.path}: its embedding table is not here")
         return []
     try:
-        source = thumbnails.open_source(embeddings.provenance)
+        source = thumbnails.open_source(embeddings.provenance, embeddings.path)
         duplicate = density.table.table.column("duplicate_of").is_valid().to_numpy()
         table = density.table
         return thumbnails.strips(source, table.ids, table.labels, log_density, weights, duplicate, count)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
+from kdbias.reporting.places import bases
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,19 +45,47 @@ class Strip:
     pictures: Sequence[Thumbnail]
 
 
-def open_source(record: Mapping[str, Any]) -> Source:
+def open_source(record: Mapping[str, Any], place: Path) -> Source:
     """The data source that an embedding run read, opened by its recorded configuration.
+
+    Args:
+        record: of the embedding run.
+        place: its folder; where a relative path of the record is not found from the current folder, it is
+            looked for from there and above, and taken where the data has the recorded fingerprint.
 
     Raises:
         KdbiasError: the record names no data, or the data is not where it was.
     """
-    from kdbias.data import open_data
-
     data = record.get("data")
     if not isinstance(data, str):
         raise KdbiasError("the embedding table's record names no data")
+    try:
+        found = _open(record, data, Path())
+    except KdbiasError as error:
+        found, problem = None, error
+    known = (record.get("inputs") or {}).get("data")
+    if found is not None and (known is None or found.fingerprint == known):
+        return found
+    for base in bases(place):
+        if not is_uri(data) and (base / data).exists():
+            with contextlib.suppress(KdbiasError):
+                other = _open(record, data, base)
+                if known is not None and other.fingerprint == known:
+                    return other
+    if found is None:
+        raise problem
+    return found
+
+
+def _open(record: Mapping[str, Any], data: str, base: Path) -> Source:
+    """The recorded data, its relative paths starting from ``base``."""
+    from kdbias.data import open_data
+
     config = record.get("config") or {}
     options = {name: record.get(name) or config.get(name) for name in _OPTIONS}
+    if base != Path():
+        data = str(base / data)
+        options["root"] = str(base / options["root"]) if options["root"] else None
     return open_data(data, where=tuple(config.get("where") or ()), **options)
 
 

@@ -1,0 +1,28 @@
+"""Where a recorded path lies now: commands record relative paths as they were given, and folders move."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_LEVELS = 4  # folders above the record that are tried
+
+
+def bases(record: str | os.PathLike[str]) -> Iterator[Path]:
+    """Folders that a relative path may start from: the current one, the record's, and those above that."""
+    yield Path()
+    folder = Path(record).resolve()
+    for _ in range(_LEVELS):
+        yield folder
+        folder = folder.parent
+
+
+def candidates(recorded: str | os.PathLike[str], record: str | os.PathLike[str]) -> Iterator[Path]:
+    """Places that a path recorded in the folder or file ``record`` may mean, the likeliest first."""
+    path = Path(recorded)
+    if path.is_absolute():
+        yield path
+        return
+    for base in bases(record):
+        yield base / path
