@@ -5,9 +5,12 @@ object's document for machines.
 """
 
 import dataclasses
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -52,13 +55,32 @@ class StageCommand(click.Command):
         except MemoryError:
             self._fail(debug, "out of memory; give a smaller --memory, --batch-size or --cache", FAILED)
         except OSError as error:
-            self._fail(debug, f"{error.strerror or error} ({error.filename or 'no file named'})", FAILED)
+            self._fail(debug, _os_failure(error, ctx.params.get("output")), FAILED)
 
     def _fail(self, debug: bool, message: str, status: int) -> None:
         if debug:
             raise
         click.echo(f"Error: {message}", err=True)
         sys.exit(status)
+
+
+_OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _os_failure(error: OSError, output: str | None) -> str:
+    """What the machine refused, by the name of the output where it was writing."""
+    from kdbias.errors import UnwritableError
+
+    reason = error.strerror or str(error).splitlines()[0]
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    writing = isinstance(error, UnwritableError) or error.errno in _OF_WRITING
+    if output is not None and named is not None and not writing:
+        target, place = Path(output).absolute(), Path(named).absolute()
+        writing = place == target or place in target.parents or target in place.parents
+    if not writing:
+        return f"{reason} ({named or 'no file named'})"
+    way_out = "mend that and run the same command again, or choose another -o"
+    return f"cannot write to {named or output or 'the disk'} ({reason}); {way_out}"
 
 
 def as_document(result: Any) -> Any:

@@ -11,3 +11,7 @@ class KdbiasError(ValueError):
 
 class ConfigChangedError(KdbiasError):
     """An output exists that was made with another configuration or from other input."""
+
+
+class UnwritableError(OSError):
+    """An output cannot be written: ``filename`` is the output that was asked for."""

@@ -1,6 +1,7 @@
 """Files that are either whole or absent."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, UnwritableError
 
 _SUFFIX = ".kdbias-tmp"
 
@@ -19,20 +20,38 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is fsynced and renamed over ``path``.
 
     On an error the temporary file is removed and ``path`` is left as it was.
+
+    Raises:
+        UnwritableError: nothing can be written there; it names ``path``, never the temporary file.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     owner = f"{_host()}-{os.getpid()}"
     temporary = target.with_name(f"{target.name}.{owner}-{uuid.uuid4().hex[:8]}{_SUFFIX}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, target)
         sync_folder(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and _is_about(error, temporary):
+            code = error.errno or errno.EIO
+            code = errno.ENOTDIR if code == errno.EEXIST else code  # a file where its folder should be
+            raise UnwritableError(code, os.strerror(code), str(target)) from error
         raise
+
+
+def _is_about(error: OSError, temporary: Path) -> bool:
+    """Whether an error came from writing this file, not from another one that was read meanwhile."""
+    if isinstance(error, UnwritableError):
+        return False
+    if error.filename is None:  # a full disk names no file
+        return error.errno is not None or temporary.name in str(error)
+    named = Path(os.fsdecode(error.filename))
+    return named == temporary or named in temporary.parents
 
 
 def sync_folder(folder: Path) -> None:

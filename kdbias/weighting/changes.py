@@ -50,9 +50,16 @@ class Changes:
         }
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write groups.csv, hardness.csv and samples.csv into ``folder``."""
+        """Write groups.csv, hardness.csv and samples.csv into ``folder``.
+
+        Raises:
+            KdbiasError: a file lies there.
+        """
         from pyarrow import csv
 
+        if Path(folder).exists() and not Path(folder).is_dir():
+            names = ", ".join(f"{name}.csv" for name in self._tables())
+            raise KdbiasError(f"{folder} is a file; -o names a folder for {names}: choose another -o")
         written = []
         for name, table in self._tables().items():
             path = Path(folder) / f"{name}.csv"

@@ -222,6 +222,45 @@ def test_two_manifests_of_one_name_are_two_schemes(work, tmp_path):
     refused(run(*arguments, tmp_path / "b" / "w.parquet"), "scheme 'w'", "rename")
 
 
+def test_an_output_that_cannot_be_written_is_named_with_the_way_out(work, tmp_path):
+    blocker = tmp_path / "blocker"
+    blocker.write_text("mine")
+    emb, density = work / "emb", work / "emb_density"
+    commands = {
+        blocker / "w.parquet": ["weights", density],
+        blocker / "frontier": ["weights", density, "--frontier"],
+        blocker / "d": ["uniformity", emb, "--k", 5],
+        blocker / "r.html": ["report", density, "--pictures", 0],
+        blocker / "ev": ["evaluate", emb, "--protocol", "knn"],
+        blocker / "run": ["train", work / "data.parquet", "--embeddings", emb],
+        blocker / "c": ["changes", work / "weights.parquet"],
+    }
+    for target, arguments in commands.items():
+        result = run(*arguments, "-o", target, "-q")
+        assert result.exit_code == 1, (arguments, result.output)
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"Error: cannot write to {target}"), line
+        assert line.endswith("mend that and run the same command again, or choose another -o")
+        assert "kdbias-tmp" not in line
+    assert blocker.read_text() == "mine"
+
+
+def test_an_input_that_cannot_be_read_is_not_called_an_output(work, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise PermissionError(13, "Permission denied", str(work / "emb"))
+
+    monkeypatch.setattr("kdbias.measurement.stage.uniformity", broken)
+    result = run("uniformity", work / "emb", "-o", tmp_path / "d")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: Permission denied ({work / 'emb'})\n"
+
+
+def test_changes_says_that_its_output_is_a_folder(work, tmp_path):
+    (tmp_path / "story.html").write_text("mine")
+    result = run("changes", work / "weights.parquet", "-o", tmp_path / "story.html")
+    refused(result, "story.html is a file", "groups.csv")
+
+
 def test_debug_shows_the_traceback(work):
     result = run("inspect", work / "nowhere", "--debug")
     assert result.exception is not None
