@@ -6,8 +6,9 @@ that a run that was killed at any moment goes on from its last finished part and
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,21 +140,23 @@ def embed(
             raise KdbiasError(
                 "precomputed embeddings take no --flip, --preprocessing or --precision: no network runs"
             )
-        network = open_precomputed(teacher.partition(":")[2], id_column)
+        with _named(teacher):
+            network = open_precomputed(teacher.partition(":")[2], id_column)
         rows = network.rows_for(source, same_order)
         progress.say(
             f"embed: no network runs; {network.vectors.dtype} vectors of {teacher} ({network.dim}-d)"
         )
     else:
         where_to_run = _device(device, world)
-        network = open_teacher(
-            teacher,
-            device=where_to_run,
-            precision=precision,
-            preprocessing=preprocessing,
-            channels_last=channels_last,
-            compile=compile,
-        )
+        with _named(teacher):
+            network = open_teacher(
+                teacher,
+                device=where_to_run,
+                precision=precision,
+                preprocessing=preprocessing,
+                channels_last=channels_last,
+                compile=compile,
+            )
         config["preprocessing"] = network.preprocessing.to_dict()
         progress.say(_first_line(network, batch_size, workers))
     todo = Plan(source.n, network.dim, rows_per_part, store, flip, rank, world)
@@ -196,6 +199,18 @@ def _check_options(store: str, on_error: str, batch_size: int, workers: int, row
     ):
         if value < least:
             raise KdbiasError(f"--{name} is {value}, should be at least {least}")
+
+
+@contextlib.contextmanager
+def _named(teacher: str) -> Iterator[None]:
+    """A refusal of the teacher's file or name says which option named it."""
+    try:
+        yield
+    except KdbiasError as error:
+        rest = teacher.partition(":")[2] or teacher
+        if rest not in str(error) or "--teacher" in str(error):
+            raise
+        raise KdbiasError(f"--teacher: {error}") from error
 
 
 def _device(device: str, world: int) -> str:

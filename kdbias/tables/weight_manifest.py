@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.columns import MANIFEST, refuse_own
+from kdbias.tables.density_table import DENSITY
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import write_table
 
@@ -110,6 +111,13 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
         KdbiasError: missing file or column, repeated ids, or weights that are negative, NaN or all zero.
     """
     file = Path(path)
+    if file.is_dir():
+        if (file / DENSITY).exists():
+            raise KdbiasError(
+                f"{file} is a density folder, not a weight manifest; "
+                f"kdbias weights {file} -o weights.parquet makes one from it"
+            )
+        raise KdbiasError(f"{file} is a folder; a weight manifest is a .parquet or .csv file")
     if file.suffix.lower() == ".csv":
         from pyarrow import csv
 

@@ -67,6 +67,8 @@ def test_everything_works_before_it_is_broken(work, tmp_path):
     [
         ("nowhere", [], ["nowhere"]),
         ("data.parquet", ["--teacher", "oracle:x"], ["oracle"]),
+        ("data.parquet", ["--teacher", "run:demo/techer"], ["--teacher", "run:demo/techer", "no such"]),
+        ("data.parquet", ["--teacher", "precomputed:techer.npy"], ["--teacher", "techer.npy: no such file"]),
         ("data.parquet", ["--label-column", "race"], ["race", "label"]),
         ("data.parquet", ["--where", "split=train"], ["split"]),
         ("data.parquet", ["--where", "label=c9"], ["c9"]),
@@ -259,6 +261,21 @@ def test_changes_says_that_its_output_is_a_folder(work, tmp_path):
     (tmp_path / "story.html").write_text("mine")
     result = run("changes", work / "weights.parquet", "-o", tmp_path / "story.html")
     refused(result, "story.html is a file", "groups.csv")
+
+
+@pytest.mark.parametrize("folder", ["emb_density", "emb"])
+def test_a_folder_is_no_manifest(work, tmp_path, folder):
+    way_out = f"kdbias weights {work / folder} -o weights.parquet" if folder == "emb_density" else ".csv"
+    arguments = ["train", work / "data.parquet", "-o", tmp_path / "run", "--embeddings", work / "emb"]
+    refused(run(*arguments, "--weights", work / folder), str(work / folder), way_out)
+    refused(run("changes", work / folder), way_out)
+
+
+def test_a_mistyped_command_is_told_the_nearest():
+    result = run("embd", "photos")
+    assert result.exit_code == 2
+    assert "No such command 'embd'. Did you mean 'embed'?" in result.stderr
+    assert "Did you mean" not in run("zzz").stderr
 
 
 def test_debug_shows_the_traceback(work):
