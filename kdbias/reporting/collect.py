@@ -177,7 +177,7 @@ def _measured_on(density: Density, named: str) -> list[Path]:
     from kdbias.tables.embedding_table import EmbeddingTable
 
     known = (density.table.provenance.get("inputs") or {}).get("embeddings")
-    for place in candidates(named, density.path):
+    for place in candidates(named, density.path, known is not None):
         if recognise_quietly(place) == "embedding table":
             table = EmbeddingTable.open(place, require_finished=False)
             if known is None or table.fingerprint == known:
@@ -194,8 +194,9 @@ def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
         for scheme in density.numbers.get("schemes", []):
             if not scheme.get("weights"):
                 continue
-            for candidate in candidates(scheme["weights"], density.path):
-                if _is_manifest(candidate, scheme.get("fingerprint")):
+            known = scheme.get("fingerprint")
+            for candidate in candidates(scheme["weights"], density.path, known is not None):
+                if _is_manifest(candidate, known):
                     places.setdefault(candidate.resolve(), candidate)
                     names[candidate.resolve()] = scheme["name"]
                     break

@@ -18,11 +18,22 @@ def bases(record: str | os.PathLike[str]) -> Iterator[Path]:
         folder = folder.parent
 
 
-def candidates(recorded: str | os.PathLike[str], record: str | os.PathLike[str]) -> Iterator[Path]:
-    """Places that a path recorded in the folder or file ``record`` may mean, the likeliest first."""
+def candidates(
+    recorded: str | os.PathLike[str], record: str | os.PathLike[str], known: bool = False
+) -> Iterator[Path]:
+    """Places that a path recorded in the folder or file ``record`` may mean, the likeliest first.
+
+    ``known``: a fingerprint tells whether it is the right one, so that the ends of the path may be tried too,
+    for a folder that was renamed or brought from another machine.
+    """
     path = Path(recorded)
     if path.is_absolute():
         yield path
-        return
-    for base in bases(record):
-        yield base / path
+    else:
+        for base in bases(record):
+            yield base / path
+    if known:
+        parts = [part for part in path.parts if part not in (path.anchor, "..")]
+        for start in range(not path.is_absolute(), len(parts)):
+            for base in list(bases(record))[1:]:
+                yield base.joinpath(*parts[start:])

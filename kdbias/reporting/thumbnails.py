@@ -14,7 +14,7 @@ import numpy as np
 
 from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
-from kdbias.reporting.places import bases
+from kdbias.reporting.places import bases, candidates
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,34 +59,41 @@ def open_source(record: Mapping[str, Any], place: Path) -> Source:
     data = record.get("data")
     if not isinstance(data, str):
         raise KdbiasError("the embedding table's record names no data")
+    root = _options(record)["root"]
     try:
-        found = _open(record, data, Path())
+        found = _open(record, data, root)
     except KdbiasError as error:
         found, problem = None, error
     known = (record.get("inputs") or {}).get("data")
-    if found is not None and (known is None or found.fingerprint == known):
-        return found
-    for base in bases(place):
-        if not is_uri(data) and (base / data).exists():
+    if is_uri(data) or known is None or (found is not None and found.fingerprint == known):
+        places: list[tuple[Path, str | None]] = []
+    elif root is None:
+        places = [(path, None) for path in candidates(data, place, known=True)]
+    else:
+        places = [(base / data, str(base / root)) for base in bases(place)]
+    for path, here in places:
+        if path.exists():
             with contextlib.suppress(KdbiasError):
-                other = _open(record, data, base)
-                if known is not None and other.fingerprint == known:
+                other = _open(record, str(path), here)
+                if other.fingerprint == known:
                     return other
     if found is None:
         raise problem
     return found
 
 
-def _open(record: Mapping[str, Any], data: str, base: Path) -> Source:
-    """The recorded data, its relative paths starting from ``base``."""
+def _options(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded options of opening the data."""
+    config = record.get("config") or {}
+    return {name: record.get(name) or config.get(name) for name in _OPTIONS}
+
+
+def _open(record: Mapping[str, Any], data: str, root: str | None) -> Source:
+    """Data opened with the recorded options but at this place."""
     from kdbias.data import open_data
 
-    config = record.get("config") or {}
-    options = {name: record.get(name) or config.get(name) for name in _OPTIONS}
-    if base != Path():
-        data = str(base / data)
-        options["root"] = str(base / options["root"]) if options["root"] else None
-    return open_data(data, where=tuple(config.get("where") or ()), **options)
+    where = (record.get("config") or {}).get("where") or ()
+    return open_data(data, where=tuple(where), **{**_options(record), "root": root})
 
 
 def strips(

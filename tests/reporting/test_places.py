@@ -66,8 +66,22 @@ def test_another_table_of_the_same_name_is_not_taken(work, tmp_path, monkeypatch
     assert report(work / "density", "r.html", pictures=2).notices == ()
 
 
+def test_a_renamed_folder_is_found_by_the_fingerprints_of_what_is_in_it(work, tmp_path):
+    record = read_json(work / "emb" / "run.json")
+    write_json(work / "emb" / "run.json", {**record, "data": "old/data.parquet"})
+    table = read_density(work / "density").table
+    doc = {**provenance.from_schema(table.schema), "embeddings": "/gone/old/emb"}
+    for inputs in ({}, {"embeddings": "of another table"}):
+        write_table(work / "density" / "density.parquet", table, {**doc, "inputs": inputs})
+        assert collect([work / "density"]).embeddings == []
+    write_table(work / "density" / "density.parquet", table, doc)
+    assert report(work / "density", tmp_path / "r.html", pictures=2).notices == ()
+    assert "Most crowded" in (tmp_path / "r.html").read_text()
+
+
 def test_absolute_paths_mean_themselves(tmp_path):
     assert list(candidates("/data/x", tmp_path)) == [Path("/data/x")]
+    assert tmp_path / "x" in candidates("/data/x", tmp_path, known=True)
     assert list(candidates("x", tmp_path / "a" / "b"))[:3] == [
         Path("x"),
         tmp_path / "a" / "b" / "x",
