@@ -104,7 +104,9 @@ def cases_of(study: Description, rows: Sequence[Row]) -> list[CaseRows]:
     return found
 
 
-def correlate(cases: Iterable[CaseRows], predictor: str, metric: str | None = None) -> Correlation | None:
+def correlate(
+    cases: Iterable[CaseRows], predictor: str, metric: str | None = None, repeats: int = 1000
+) -> Correlation | None:
     """Does a measure of the sampled data order the arms as their gains do?
 
     Arms that are distilled through the same sampler, natural among them. `metric` is the case's first
@@ -123,4 +125,4 @@ def correlate(cases: Iterable[CaseRows], predictor: str, metric: str | None = No
             measures.append(_SIGN.get(predictor, 1.0) * measure)
             gains.append(found.gains_by_seed)
         prepared.append((measures, gains))
-    return rank_correlation(prepared)
+    return rank_correlation(prepared, repeats)

@@ -155,7 +155,7 @@ def _scatter(axes: Axes, case: CaseRows) -> None:
         axes.plot([x], [100 * gain], marker, color=color, markersize=5, label=arm)
     axes.plot([1], [0], "k+", markersize=8, label=BASELINE)
     axes.axhline(0, color="black", linewidth=0.5)
-    rho = correlate([case], "effective_distinct")
+    rho = correlate([case], "effective_distinct", repeats=0)
     axes.set_title(case.name if rho is None else f"{case.name}: rank correlation {rho.rho:+.2f}")
     axes.set_xlabel("effective distinct samples / natural's")
     axes.set_ylabel(f"{case.primary[0].partition('.')[2]}:\nerror removed (%)")

@@ -63,7 +63,7 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> list[Row]:
             "train_seconds": result["train_seconds"],
             "seconds": result["seconds"],
             "run": str(run.folder.relative_to(run.out)),
-            "command": result["commands"][0].replace(root, ""),
+            "command": run.steps()[0].command().replace(root, ""),
         }
         entries = result["metrics"]
         rows.append(
