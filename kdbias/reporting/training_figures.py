@@ -95,7 +95,7 @@ def results_by_scheme(
     panels = []
     for measure in measures:
         by_scheme = {s: np.asarray(v, dtype=float) for s, v in values.get(measure.key, {}).items() if len(v)}
-        if not by_scheme:
+        if sum(map(len, by_scheme.values())) < 2:  # the table says it
             continue
 
         def draw(axes: Axes, m: Measure = measure, data: Mapping[str, np.ndarray] = by_scheme) -> None:
@@ -105,12 +105,17 @@ def results_by_scheme(
     if not panels:
         return None
     counts = sorted({len(v) for m in values.values() for v in m.values()})
-    runs = " to ".join(str(c) for c in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"
-    caption = (
-        "What the students reached: every run is a dot, the upright bar is the mean and the line one "
-        f"standard deviation to each side ({runs} run{'s' if counts[-1:] != [1] else ''} a scheme). Where "
-        "the lines of two schemes overlap, the seeds alone could explain the difference."
-    )
+    runs = " to ".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
+    caption = f"What the students reached: every run is a dot ({runs} run{'s' * (counts[-1] > 1)} a scheme)"
+    if counts[-1] > 1:
+        caption += (
+            ", the upright bar is the mean and the line one standard deviation to each side. Where the lines "
+            "of two schemes overlap, the seeds alone could explain the difference."
+        )
+    else:
+        caption += (
+            ". One run says nothing about the spread over seeds, which may be larger than a difference."
+        )
     return Figure(name, "Students", caption, tuple(panels))
 
 

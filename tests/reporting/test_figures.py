@@ -132,3 +132,11 @@ def test_results_show_one_dot_a_run():
     assert "1 to 3 runs a scheme" in figure.caption
     assert ">accuracy</text>" in figure.panels[0]
     assert ">%; right is better</text>" in figure.panels[0]
+
+
+def test_single_runs_have_no_spread_and_a_single_one_no_figure():
+    measures = [Measure("a", "accuracy (%)", True, True)]
+    assert results_by_scheme("r", {"a": {"x": [0.1]}}, measures, looks("x")) is None
+    figure = results_by_scheme("r", {"a": {"x": [0.1], "y": [0.2]}}, measures, looks("xy"))
+    assert "(1 run a scheme)" in figure.caption
+    assert "standard deviation" not in figure.caption
