@@ -117,5 +117,5 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def _centred_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks less their mean, ties at their mean rank: half of (how many are smaller - how many are larger)."""
+    """Ranks less their mean, ties at their mean rank: half of (smaller ones - larger ones)."""
     return (values[:, None] > values).sum(axis=1) / 2 - (values[:, None] < values).sum(axis=1) / 2
