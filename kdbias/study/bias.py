@@ -15,6 +15,8 @@ KINDS = {
     "skew": ("column", "value", "share", "samples"),
     "fraction": (),
 }
+"""Kind -> keys that it needs."""
+_MAY_HAVE = {"long-tail": ("samples",), "fraction": ("fraction", "samples")}
 
 
 def draw(bias: Bias, labels: pa.Array | None, column: pa.Array | None, n: int, where: str) -> np.ndarray:
@@ -32,6 +34,10 @@ def draw(bias: Bias, labels: pa.Array | None, column: pa.Array | None, n: int, w
     missing = [key for key in KINDS[bias.kind] if getattr(bias, key) is None]
     if missing:
         raise KdbiasError(f"{where}: kind {bias.kind} needs {', '.join(missing)}")
+    known = (*KINDS[bias.kind], *_MAY_HAVE.get(bias.kind, ()), "kind", "seed")
+    foreign = [key for key, value in bias.draw.items() if value is not None and key not in known]
+    if foreign:
+        raise KdbiasError(f"{where}: kind {bias.kind} does not use {', '.join(foreign)}; leave it out")
     rng = np.random.default_rng(bias.seed)
     if bias.kind == "none":
         return np.arange(n)

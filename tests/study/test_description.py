@@ -81,6 +81,7 @@ def test_a_skew_has_its_share():
             Bias("b", kind="long-tail", imbalance=5, samples=99),
             "99 samples of the largest class; there are 30",
         ),
+        (Bias("b", imbalance=50, samples=30), "kind none does not use imbalance, samples"),
         (Bias("b", kind="fraction"), "needs fraction or samples"),
         (Bias("b", kind="fraction", samples=91), "91 samples; there are 90"),
     ],
