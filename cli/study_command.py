@@ -33,6 +33,6 @@ def command(**parameters: Any) -> Any:
       kdbias study study.toml -o out --workers 2
       kdbias study study.toml -o out --only fashion/tail-100 --rounds screen --dry-run
     """
-    from kdbias.study.stage import study
+    from kdbias.studies.stage import study
 
     return study(**parameters)

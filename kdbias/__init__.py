@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kdbias.measurement.stage import uniformity
     from kdbias.reporting import report
     from kdbias.sampler.manifest_sampler import ManifestSampler
-    from kdbias.study.stage import study
+    from kdbias.studies.stage import study
     from kdbias.tables.density_table import read_density
     from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
     from kdbias.tables.weight_manifest import read_manifest
@@ -50,7 +50,7 @@ _HOME = {
     "read_density": "kdbias.tables.density_table",
     "read_manifest": "kdbias.tables.weight_manifest",
     "report": "kdbias.reporting",
-    "study": "kdbias.study.stage",
+    "study": "kdbias.studies.stage",
     "train": "kdbias.training.loop",
     "uniformity": "kdbias.measurement.stage",
     "weights": "kdbias.weighting.stage",

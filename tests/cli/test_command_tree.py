@@ -109,6 +109,14 @@ def test_options_are_the_librarys_parameters():
         assert options == parameters, name
 
 
+def test_no_module_hides_a_public_function():
+    import pkgutil
+
+    import kdbias
+
+    assert not {module.name for module in pkgutil.iter_modules(kdbias.__path__)} & set(kdbias.__all__)
+
+
 def test_every_weight_scheme_is_offered():
     from kdbias.cli.weights_command import METHODS as OFFERED
     from kdbias.weighting.schemes import METHODS

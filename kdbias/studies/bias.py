@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.study.description import Bias
+from kdbias.studies.description import Bias
 
 KINDS = {
     "none": (),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kdbias.study.budgets import Budget, budgets_of
-from kdbias.study.comparisons import PREDICTORS, CaseRows, Compared, cases_of, correlate
-from kdbias.study.description import BASELINE, Description
-from kdbias.study.results import Row
-from kdbias.study.statistics import Correlation, Difference
+from kdbias.studies.budgets import Budget, budgets_of
+from kdbias.studies.comparisons import PREDICTORS, CaseRows, Compared, cases_of, correlate
+from kdbias.studies.description import BASELINE, Description
+from kdbias.studies.results import Row
+from kdbias.studies.statistics import Correlation, Difference
 
 _BETTER, _WORSE = " ▲", " ▼"
 _READING = """\

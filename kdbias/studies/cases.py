@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.study.bias import draw
-from kdbias.study.description import Arm, Bias
-from kdbias.study.preparation import PART, Machine, Prepared
+from kdbias.studies.bias import draw
+from kdbias.studies.description import Arm, Bias
+from kdbias.studies.preparation import PART, Machine, Prepared
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.files import read_json

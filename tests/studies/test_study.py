@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.study.stage import study
+from kdbias.studies.stage import study
 
 ARMS = {"natural", "equilibrium", "scratch"}
 

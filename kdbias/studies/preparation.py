@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from kdbias.data import open_data
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
-from kdbias.study.description import DataSet
+from kdbias.studies.description import DataSet
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.files import atomic_path

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdbias.study.budgets import budgets_of
-from kdbias.study.comparisons import CaseRows, correlate
-from kdbias.study.description import Judge
-from kdbias.study.results import Row
-from kdbias.study.runs import flat_metrics
-from kdbias.study.statistics import paired_difference, rank_correlation
+from kdbias.studies.budgets import budgets_of
+from kdbias.studies.comparisons import CaseRows, correlate
+from kdbias.studies.description import Judge
+from kdbias.studies.results import Row
+from kdbias.studies.runs import flat_metrics
+from kdbias.studies.statistics import paired_difference, rank_correlation
 
 
 def test_paired_intervals_are_scipys():

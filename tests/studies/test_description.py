@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.study.bias import draw
-from kdbias.study.description import Bias, read_description
+from kdbias.studies.bias import draw
+from kdbias.studies.description import Bias, read_description
 
 
 def test_reads_what_is_written(tiny, tmp_path):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.study.comparisons import CaseRows
-from kdbias.study.description import BASELINE
+from kdbias.studies.comparisons import CaseRows
+from kdbias.studies.description import BASELINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,12 +17,12 @@ from typing import Any
 
 from kdbias.errors import KdbiasError
 from kdbias.progress import say
-from kdbias.study.cases import Case, build_case
-from kdbias.study.description import Description, read_description
-from kdbias.study.plan import Plan
-from kdbias.study.pool import Workers
-from kdbias.study.preparation import Machine, measure_all, prepare
-from kdbias.study.runs import RunPlan
+from kdbias.studies.cases import Case, build_case
+from kdbias.studies.description import Description, read_description
+from kdbias.studies.plan import Plan
+from kdbias.studies.pool import Workers
+from kdbias.studies.preparation import Machine, measure_all, prepare
+from kdbias.studies.runs import RunPlan
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import Run
 
@@ -92,7 +92,7 @@ def study(
         failed = _run_missing(plan, "tune", plan.tuning(cases), pool)
         named, _ = plan.runs(cases, rounds)
         failed |= _run_missing(plan, "run", [r for _, r in named], pool)
-    from kdbias.study.conclusions import conclude
+    from kdbias.studies.conclusions import conclude
 
     document, lines = conclude(plan, failed, os.fspath(description))
     if failed and not document["finished"]:

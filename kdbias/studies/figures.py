@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.study.budgets import budgets_of, draw_budget
-from kdbias.study.comparisons import CaseRows, cases_of, correlate
-from kdbias.study.description import BASELINE, Description
-from kdbias.study.results import Row
+from kdbias.studies.budgets import budgets_of, draw_budget
+from kdbias.studies.comparisons import CaseRows, cases_of, correlate
+from kdbias.studies.description import BASELINE, Description
+from kdbias.studies.results import Row
 from kdbias.tables.files import atomic_path
 
 if TYPE_CHECKING:

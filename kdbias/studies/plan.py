@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.study.cases import Case
-from kdbias.study.description import Arm, Description
-from kdbias.study.preparation import Machine, locate
-from kdbias.study.runs import RunPlan
-from kdbias.study.tuning import baseline_of, chosen_rates, tuning_runs
+from kdbias.studies.cases import Case
+from kdbias.studies.description import Arm, Description
+from kdbias.studies.preparation import Machine, locate
+from kdbias.studies.runs import RunPlan
+from kdbias.studies.tuning import baseline_of, chosen_rates, tuning_runs
 
 
 @dataclass(frozen=True)

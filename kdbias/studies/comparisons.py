@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.study.description import BASELINE, Description
-from kdbias.study.results import Row
-from kdbias.study.statistics import Correlation, Difference, paired_difference, rank_correlation
+from kdbias.studies.description import BASELINE, Description
+from kdbias.studies.results import Row
+from kdbias.studies.statistics import Correlation, Difference, paired_difference, rank_correlation
 
 PREDICTORS = ("uniformity", "effective_distinct", "ess_share")
 _SIGN = {"uniformity": -1.0}

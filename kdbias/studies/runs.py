@@ -22,9 +22,9 @@ from typing import Any
 
 from kdbias.demonstration.steps import Step
 from kdbias.errors import KdbiasError
-from kdbias.study.cases import Case
-from kdbias.study.description import Arm, Judge
-from kdbias.study.preparation import Machine, expand
+from kdbias.studies.cases import Case
+from kdbias.studies.description import Arm, Judge
+from kdbias.studies.preparation import Machine, expand
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import read_json, write_json

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdbias.study.plan import Plan
-from kdbias.study.results import collect, write_results
+from kdbias.studies.plan import Plan
+from kdbias.studies.results import collect, write_results
 from kdbias.tables.files import atomic_path, write_json
 
 
@@ -26,8 +26,8 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
     lines = [f"{plan.out}: {len(rows):,} of {document['planned']:,} runs are finished"]
     lines += [f"failed: {label}: {error}" for label, error in failed.items()]
     if rows:
-        from kdbias.study.figures import write_plots
-        from kdbias.study.text import results_text
+        from kdbias.studies.figures import write_plots
+        from kdbias.studies.text import results_text
 
         lines.append(f"every number: {write_results(plan.out, rows, document)}")
         text = results_text(plan.study, rows, document)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdbias.study.cases import measures
-from kdbias.study.runs import RunPlan
+from kdbias.studies.cases import measures
+from kdbias.studies.runs import RunPlan
 from kdbias.tables import provenance
 from kdbias.tables.files import read_json
 from kdbias.tables.parquet_file import write_table

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.study.cases import Case
-from kdbias.study.description import BASELINE, Arm, Description
-from kdbias.study.preparation import Machine
-from kdbias.study.runs import RunPlan, metric_of
+from kdbias.studies.cases import Case
+from kdbias.studies.description import BASELINE, Arm, Description
+from kdbias.studies.preparation import Machine
+from kdbias.studies.runs import RunPlan, metric_of
 from kdbias.tables.files import read_json
 
 
