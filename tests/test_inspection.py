@@ -203,7 +203,7 @@ def test_image_folder_and_description(tmp_path):
     [
         ("broken.parquet", b"PAR1 not really", "not a readable Parquet file"),
         ("broken.json", b"{", "not a JSON file"),
-        ("broken.toml", b"a = ", "not a readable TOML file"),
+        ("broken.toml", b"a = ", "not a TOML file"),
         ("broken.csv", b"a,b\n1,2,3\n", "not a readable CSV file"),
         ("binary.csv", b"\xff\xfe\x00,\n", "not a readable CSV file"),
         ("broken.npy", b"nothing", "not a readable NumPy file"),

@@ -4,7 +4,6 @@ The keys are documented in ``data_manifests/README.md``.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from kdbias.data.roots import join_root
 from kdbias.data.source import Options, Source, count_distinct
 from kdbias.data.stores import is_uri, without_scheme
 from kdbias.errors import KdbiasError
+from kdbias.tables.files import read_toml
 
 _COLUMNS = ("id", "label", "path", "image")
 
@@ -108,11 +108,7 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         KdbiasError: no such file, not TOML, unknown keys, or values of the wrong type.
     """
     file = _find(str(path))
-    try:
-        with open(file, "rb") as handle:
-            content = tomllib.load(handle)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdbiasError(f"{file}: not a TOML file ({error})") from None
+    content = read_toml(file)
     known = {entry.name: entry.type for entry in fields(Description) if entry.name != "file"}
     unknown = [key for key in content if key not in known]
     if unknown:

@@ -11,7 +11,7 @@ from kdbias.errors import KdbiasError
 from kdbias.inspection import numbers, plain
 from kdbias.inspection.recognition import CHANGES, csv_header, recognise, stage_folders
 from kdbias.inspection.values import short
-from kdbias.tables.files import read_json
+from kdbias.tables.files import read_json, read_toml
 from kdbias.tables.provenance import from_schema, read_schema
 from kdbias.tables.run_record import RECORD
 
@@ -267,12 +267,7 @@ def _data(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _toml(path: Path, rows: int) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise KdbiasError(f"{path}: not a readable TOML file ({error})") from None
+    content = read_toml(path)
     found: dict[str, Any] = {"summary": "a TOML file with " + ", ".join(content), "content": _plain(content)}
     try:
         return {**found, **_data(path, rows)}

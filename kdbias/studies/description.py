@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kdbias.errors import KdbiasError
+from kdbias.tables.files import read_toml
 
 BASELINE = "natural"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -151,12 +151,7 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         KdbiasError: no TOML, unknown keys (named), values of the wrong kind, names that do not exist.
     """
     file = Path(path)
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KdbiasError(f"{file}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdbiasError(f"{file} is not TOML: {error}") from None
+    content = read_toml(file)
     _refuse_unknown(content, ("name", "arms", "data", "rounds"), str(file))
     for key in ("arms", "data", "rounds"):
         if not isinstance(content.get(key), dict) or not content[key]:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import socket
+import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +113,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise KdbiasError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise KdbiasError(f"{path}: not a JSON file ({error})") from None
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KdbiasError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KdbiasError(f"{path}: not a TOML file ({error})") from None

@@ -8,6 +8,7 @@ bytes of float32 to move), `normalise` runs on the device.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.tables.files import read_toml
 from kdbias.teachers.warp import Matrix, resize_at_centres, warp_affine
 
 if TYPE_CHECKING:
@@ -226,22 +228,15 @@ class Preprocessing:
 
 def load_preprocessing(path: str) -> Preprocessing:
     """Read the fields of a `Preprocessing` from the table [preprocessing] of a TOML file."""
-    import tomllib
-    from pathlib import Path
-
-    file = Path(path)
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KdbiasError(f"{file} does not exist; it should hold a [preprocessing] table") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdbiasError(f"{file} is not TOML: {error}") from None
+    if not os.path.exists(path):
+        raise KdbiasError(f"{path} does not exist; it should hold a [preprocessing] table")
+    document = read_toml(path)
     if not isinstance(document.get("preprocessing"), dict):
-        raise KdbiasError(f"{file} has no [preprocessing] table")
+        raise KdbiasError(f"{path} has no [preprocessing] table")
     try:
         return Preprocessing.from_dict(document["preprocessing"])
     except KdbiasError as error:
-        raise KdbiasError(f"{file}: {error}") from None
+        raise KdbiasError(f"{path}: {error}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import atomic_path, read_toml
 
 
 def _key(default: Any, text: str, *choices: str, path: bool = False, operational: bool = False) -> Any:
@@ -119,7 +118,7 @@ class TrainingConfig:
 
         Raises KdbiasError for a file that is no TOML, and for unknown keys by name.
         """
-        given = {**(_read_toml(Path(file)) if file is not None else {})}
+        given = {**(read_toml(Path(file)) if file is not None else {})}
         cls._refuse_unknown(given, str(file))
         set_options = {k: _plain(v) for k, v in options.items() if v is not None and v != ()}
         cls._refuse_unknown(set_options, "train")
@@ -214,15 +213,6 @@ def _size(value: Any) -> tuple[int, int] | None:
     if min(height, width) < 1:
         raise KdbiasError(f"train: image_size is {height}x{width}, both sides should be at least 1")
     return height, width
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KdbiasError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdbiasError(f"{path} is not TOML: {error}") from None
 
 
 def _plain(value: Any) -> Any:

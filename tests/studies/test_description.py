@@ -37,7 +37,7 @@ def test_reads_what_is_written(tiny, tmp_path):
         ("[arms.scratch]", '[arms."a/b"]', r"'a/b' is no name"),
         ('test_where = ["split=test"]\n', "", r"say what the students are judged on"),
         ("[data.digits.train_teacher]", "[data.digits.x]", r"unknown key x"),
-        ('name = "tiny"', "name = ", r"is not TOML"),
+        ('name = "tiny"', "name = ", r"not a TOML file"),
     ],
 )
 def test_mistakes_are_named_in_one_line(tiny, tmp_path, old, new, message):

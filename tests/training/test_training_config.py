@@ -58,7 +58,7 @@ def test_wrong_options_are_refused_by_name(options: dict, words: str) -> None:
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("epochs: 3")
-    with pytest.raises(KdbiasError, match="is not TOML"):
+    with pytest.raises(KdbiasError, match="not a TOML file"):
         TrainingConfig.read(tmp_path / "x.toml", {})
     with pytest.raises(KdbiasError, match="no such file"):
         TrainingConfig.read(tmp_path / "y.toml", {})
