@@ -46,8 +46,10 @@ class OpenVinoTeacher(Teacher):
         except Exception as error:  # the runtime raises RuntimeError for any damage to the files
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
             raise KdbiasError(f"teacher {self.spec} cannot be opened by OpenVINO: {reason}") from error
-        self._queue = openvino.AsyncInferQueue(compiled)
-        self._queue.set_callback(_keep_output)
+        # Not an AsyncInferQueue: its threads take Python's lock to let go of a callback, while whoever
+        # deletes the model holds that lock and waits for the threads: now and then neither ever goes on.
+        count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
         weights = [f for f in (path, path.with_suffix(".bin")) if f.is_file()]
         content = fingerprints.of_json([fingerprints.of_file(f) for f in weights])
         self.fingerprint = teacher_fingerprint("openvino", content, self.preprocessing)
@@ -72,17 +74,20 @@ class OpenVinoTeacher(Teacher):
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         x = self.preprocessing.normalise_array(batch)
-        outputs: list[np.ndarray | None] = [None] * len(x)
+        at_once = len(self._requests)
+        outputs = []
         for i in range(len(x)):
-            self._queue.start_async({0: x[i : i + 1]}, (outputs, i))
-        self._queue.wait_all()
-        return np.stack([vector for vector in outputs if vector is not None])
+            if i >= at_once:
+                outputs.append(self._output(i - at_once))
+            self._requests[i % at_once].start_async({0: x[i : i + 1]})
+        outputs += [self._output(i) for i in range(len(outputs), len(x))]
+        return np.stack(outputs)
 
-
-def _keep_output(request: Any, place: tuple[list[np.ndarray | None], int]) -> None:
-    outputs, i = place
-    # Copied: the request's memory is used again for the next image.
-    outputs[i] = request.get_output_tensor(0).data.reshape(-1).astype(np.float32, copy=True)
+    def _output(self, i: int) -> np.ndarray:
+        """Wait for image i of the batch. Copied: the request's memory is used again for a later image."""
+        request = self._requests[i % len(self._requests)]
+        request.wait()
+        return request.get_output_tensor(0).data.reshape(-1).astype(np.float32, copy=True)
 
 
 def open_openvino(rest: str, options: TeacherOptions) -> OpenVinoTeacher:

@@ -1,6 +1,8 @@
 """Teachers in other runtimes: on tiny networks made here, and on published ones where they are at hand."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +83,30 @@ def test_openvino_computes_what_it_should_and_states_its_precision(tmp_path) -> 
     write_onnx(tmp_path / "tiny.onnx")
     teacher = open_teacher(f"openvino:{tmp_path / 'tiny.onnx'}", preprocessing=PREPROCESSING)
     np.testing.assert_allclose(teacher.embed(pixels(40)), wanted(pixels(40)), rtol=1e-4, atol=1e-4)
-    compiled = teacher._queue[0].get_compiled_model()
+    compiled = teacher._requests[0].get_compiled_model()
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     with pytest.raises(KdbiasError, match="no such file"):
         open_teacher("openvino:/nonexistent.xml")
+
+
+USE_AND_DROP = """
+import numpy as np
+from kdbias.teachers import Preprocessing, open_teacher
+
+for _ in range(40):
+    teacher = open_teacher("openvino:tiny.onnx", preprocessing=Preprocessing((4, 6)))
+    teacher.embed(np.zeros((40, 4, 6, 3), np.uint8))
+    model = teacher._requests[0].get_compiled_model()
+    del teacher
+    del model  # now its threads end
+"""
+
+
+def test_openvino_teachers_are_dropped_without_waiting_for_themselves(tmp_path) -> None:
+    pytest.importorskip("openvino")
+    write_onnx(tmp_path / "tiny.onnx")
+    # In a process of its own, since one that hangs here cannot be stopped from within.
+    subprocess.run([sys.executable, "-c", USE_AND_DROP], cwd=tmp_path, timeout=120, check=True)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
