@@ -66,7 +66,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**kept, "OMP_NUM_THREADS": "1", **more}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **more}
 
 
 def command(lab: Any, out: Path, **options: Any) -> list[str]:
@@ -99,10 +99,16 @@ def together(
         )
         for rank in range(2)
     ]
-    finished = []
+    finished, hanging = [], False
     for process in started:
-        out_text, err_text = process.communicate(timeout=120)
+        try:
+            out_text, err_text = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            hanging = True
+            process.send_signal(signal.SIGABRT)  # it says where it stood
+            out_text, err_text = process.communicate()
         finished.append(subprocess.CompletedProcess(process.args, process.returncode, out_text, err_text))
+    assert not hanging, "\n".join(f"process {i}:\n{r.stderr}" for i, r in enumerate(finished))
     return finished
 
 
