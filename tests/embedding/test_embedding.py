@@ -241,21 +241,23 @@ def child(*arguments) -> multiprocessing.Process:
     return process
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(0, 25), (2, 5)])
+@pytest.mark.parametrize(("workers", "kills"), [(0, 12), (2, 4)])
 def test_killed_at_any_moment_and_run_again_gives_the_same_table(
     images, teacher, tmp_path, workers, kills
 ) -> None:
     whole = tmp_path / "whole"
     begun = time.monotonic()
     process = child(images, whole, teacher, None, workers)
-    process.join()
+    process.join(120)
     longest = time.monotonic() - begun
     assert process.exitcode == 0
     wanted = EmbeddingTable.open(whole)
     chance = random.Random(workers)
-    died = 0
+    died = runs = 0
     out = tmp_path / "out"
-    for _ in range(kills):
+    while died < kills:
+        runs += 1
+        assert runs < 20 * kills, "the runs end before they can be killed"
         process = child(images, out, teacher, None, workers)
         time.sleep(chance.uniform(0, 0.7 * longest))
         os.kill(process.pid, signal.SIGKILL)
@@ -268,7 +270,6 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_table(
             assert EmbeddingTable.open(out).fingerprint == wanted.fingerprint
             for path in sorted(out.rglob("*"), reverse=True):
                 path.unlink() if path.is_file() else path.rmdir()
-    assert died >= kills // 3
     run(images, out, teacher, rows_per_part=3, batch_size=2)
     got = EmbeddingTable.open(out)
     assert got.fingerprint == wanted.fingerprint
@@ -282,7 +283,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_table(
 def test_full_disk_is_one_line_and_the_run_goes_on_later(images, teacher, tmp_path) -> None:
     out = tmp_path / "out"
     process = child(images, out, teacher, 3000, 0)
-    process.join()
+    process.join(120)
     assert process.exitcode == 2
     with pytest.raises(KdbiasError, match="unfinished"):
         EmbeddingTable.open(out)
