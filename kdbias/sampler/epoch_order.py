@@ -182,12 +182,13 @@ def iid_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.n
 
 
 def _compiled(size: int) -> ModuleType | None:
-    """The compiled loops, where they pay and numba is there."""
+    """The compiled loops, where they pay and numba works: it wants a NumPy that it knows and, at the first
+    use, a folder to keep what it compiled."""
     if size < _COMPILED_FROM:
         return None
     try:
         from kdbias.sampler import compiled
-    except ImportError:
+    except (ImportError, RuntimeError):
         return None
     return compiled
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+import kdbias.sampler
 from kdbias.errors import KdbiasError
 from kdbias.sampler import epoch_order
 from kdbias.sampler.epoch_order import EpochOrder, Permutation
@@ -167,6 +168,19 @@ def test_compiled_loops_give_the_same_order_bit_for_bit(kind: str, monkeypatch: 
 
 def test_without_numba_the_order_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kdbias.sampler.compiled", None)
+    monkeypatch.setattr(epoch_order, "_COMPILED_FROM", 1)
+    assert EpochOrder(np.ones(100), 100).counts(100).tolist() == [1] * 100
+
+
+def test_numba_that_finds_no_place_for_its_cache_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = pytest.importorskip("numba")
+    monkeypatch.delitem(sys.modules, "kdbias.sampler.compiled", raising=False)
+    monkeypatch.delattr(kdbias.sampler, "compiled", raising=False)
+
+    def njit(**options):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(numba, "njit", njit)
     monkeypatch.setattr(epoch_order, "_COMPILED_FROM", 1)
     assert EpochOrder(np.ones(100), 100).counts(100).tolist() == [1] * 100
 
