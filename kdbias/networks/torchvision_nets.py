@@ -32,7 +32,7 @@ def torchvision_network(
         raise KdbiasError(
             f"torchvision has no classification network {name!r}; similar: {', '.join(near) or 'none'}"
         )
-    network = models.get_model(name, weights=None, **_extra_arguments(name))
+    network = models.get_model(name, weights=None, **plain_arguments(name))
     small = max(image_size) <= 64 if small_stem is None else small_stem
     is_resnet = isinstance(network, models.ResNet)
     if min(image_size) < _SMALLEST and not (is_resnet and small):
@@ -48,11 +48,14 @@ def torchvision_network(
     return network
 
 
-def _extra_arguments(name: str) -> dict[str, Any]:
-    # Auxiliary heads return a tuple in training mode; an embedding network has one output.
-    if name == "googlenet":
-        return {"aux_logits": False, "init_weights": True}
-    return {"aux_logits": False, "init_weights": True} if name == "inception_v3" else {}
+def plain_arguments(name: str, init_weights: bool = True) -> dict[str, Any]:
+    """What to build `torchvision.models.NAME` without weights with, so that it has one output.
+
+    `init_weights` False saves the seconds that the Inceptions take to draw weights that are replaced anyway.
+    """
+    # Their auxiliary heads return a tuple in training mode.
+    inception = name in ("googlenet", "inception_v3")
+    return {"aux_logits": False, "init_weights": init_weights} if inception else {}
 
 
 def _replace_last_linear(network: nn.Module, dim: int, name: str) -> None:

@@ -2,17 +2,21 @@
 
 WEIGHTS is a published set by name (`IMAGENET1K_V2`; downloaded by torchvision), a local state dict, or
 `random[:SEED]` (untrained: for tests and baselines). Without it, torchvision's default set. The preprocessing
-is the one published with the weights; for local or random ones that of the default set.
+is the one published with the weights; for local or random ones that of the default set. What torchvision
+changes in a network for its published weights (`transform_input` of the Inceptions) holds for local ones too.
 """
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from kdbias.errors import KdbiasError
+from kdbias.networks.torchvision_nets import plain_arguments
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.state_files import load_into, random_seed, read_state
 from kdbias.teachers.teacher import TeacherOptions, split_weights
@@ -30,21 +34,21 @@ def open_torchvision(rest: str, options: TeacherOptions) -> TorchTeacher:
             f"torchvision has no classification network {name!r}; similar: {', '.join(close) or 'none'}"
         )
     published = models.get_model_weights(name)
-    spec = f"torchvision:{rest}"
-    seed = random_seed(weights)
-    if seed is not None:
-        member = published.DEFAULT
-        network = _random(name, seed)
-    elif weights is None or weights in published.__members__ or weights == "DEFAULT":
-        member = published[weights] if weights in published.__members__ else published.DEFAULT
-        network = models.get_model(name, weights=None)
-        network.load_state_dict(_download(member, name))
-        cut_classifier(network, spec)
-    else:
-        member = published.DEFAULT
-        network = models.get_model(name, weights=None)
-        cut_classifier(network, spec)
+    spec, seed = f"torchvision:{rest}", random_seed(weights)
+    named = weights is None or weights in published.__members__
+    member = published[weights or "DEFAULT"] if named else published.DEFAULT
+    # A local generator state: opening a teacher must not disturb the caller's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        if named:
+            network = _with_published_weights(name, member)
+        else:
+            network = models.get_model(name, weights=None, **plain_arguments(name, seed is not None))
+    cut_classifier(network, spec)
+    if weights is not None and not named and seed is None:
         load_into(network, read_state(weights, or_one_of=[*published.__members__, "random"]), weights)
+        if hasattr(network, "transform_input"):
+            network.transform_input = True  # type: ignore[assignment]
     preprocessing = options.preprocessing or published_preprocessing(member)
     return TorchTeacher(spec, network, preprocessing, options, kind=f"torchvision:{name}")
 
@@ -73,27 +77,17 @@ def cut_classifier(network: nn.Module, spec: str, classes: int = 1000) -> None:
     raise KdbiasError(f"teacher {spec}: no classification layer with {classes} outputs found to cut off")
 
 
-def _random(name: str, seed: int) -> nn.Module:
+def _with_published_weights(name: str, member: Any) -> nn.Module:
+    """The network as torchvision builds it for its weights: some need other arguments or keys renamed."""
     from torchvision import models
 
-    # A local generator state: opening a teacher must not disturb the caller's random numbers.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = models.get_model(name, weights=None, **_initialised(name))
-    cut_classifier(network, f"torchvision:{name}")
-    return network
-
-
-def _initialised(name: str) -> dict[str, Any]:
-    return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-
-
-def _download(member: Any, name: str) -> dict[str, torch.Tensor]:
     try:
-        return member.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
+        # Torchvision would unpickle anything; this fetches the file and refuses what is more than tensors.
+        member.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KdbiasError(
-            f"cannot get {member} from {member.url} ({reason}); download that file elsewhere and name it: "
-            f"torchvision:{name}@FILE"
+            f"cannot get {member} from {member.url} ({reason}); download that file elsewhere and copy it "
+            f"into {Path(torch.hub.get_dir()) / 'checkpoints'}"
         ) from error
+    return models.get_model(name, weights=member, progress=False)

@@ -1,6 +1,7 @@
 """Each teacher back-end against its library used directly, and what it refuses."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,38 @@ def test_preprocessing_is_the_published_one_and_part_of_the_fingerprint(small) -
     assert shrunk.fingerprint != published.fingerprint
 
 
+@pytest.mark.parametrize(("name", "last"), [("googlenet", "fc"), ("densenet121", "classifier")])
+def test_published_weights_give_torchvisions_own_network(name, last, small, monkeypatch, tmp_path) -> None:
+    """GoogLeNet then rescales its input, and DenseNet's file has the names of an older torchvision."""
+    from torchvision import models
+    from torchvision.models._api import WeightsEnum
+
+    torch.manual_seed(6)
+    fast = {"init_weights": False} if name == "googlenet" else {}
+    state = models.get_model(name, weights=None, **fast).state_dict()
+    as_published = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **options: dict(as_published))
+    official = models.get_model(name, weights="DEFAULT").eval()
+    setattr(official, last, torch.nn.Identity())
+    torch.manual_seed(1)
+    wanted_next = torch.rand(3)
+    torch.manual_seed(1)
+    teacher = open_teacher(f"torchvision:{name}", preprocessing=str(small))
+    assert torch.equal(torch.rand(3), wanted_next)
+    images = batch(teacher)
+    with torch.inference_mode():
+        wanted = official(normalised(images, teacher)).numpy()
+    close = {"rtol": 0, "atol": 1e-4 * np.abs(wanted).max()}
+    np.testing.assert_allclose(teacher.embed(images), wanted, **close)
+    torch.save(state, tmp_path / "local.pt")
+    local = open_teacher(f"torchvision:{name}@{tmp_path / 'local.pt'}", preprocessing=str(small))
+    np.testing.assert_allclose(local.embed(images), wanted, **close)
+
+
 def test_download_failure_is_one_line_with_a_way_out(monkeypatch) -> None:
     import urllib.request
 
@@ -100,7 +133,7 @@ def test_download_failure_is_one_line_with_a_way_out(monkeypatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setenv("TORCH_HOME", "/nonexistent-kdbias-test")
     monkeypatch.setattr("os.makedirs", lambda *args, **kwargs: None)
-    with pytest.raises(KdbiasError, match=r"cannot get .*torchvision:shufflenet_v2_x0_5@FILE") as caught:
+    with pytest.raises(KdbiasError, match=r"cannot get .*copy it into /nonexistent-kdbias-test/") as caught:
         open_teacher("torchvision:shufflenet_v2_x0_5@IMAGENET1K_V1")
     assert "\n" not in str(caught.value)
 
