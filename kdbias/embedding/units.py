@@ -8,6 +8,7 @@ whatever else a killed process left is made again.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -160,9 +161,9 @@ class Parts:
         return {**seconds, "elapsed": elapsed, "write": now - begun}
 
     def forget(self) -> None:
-        """Drop all records, so that the next run tries everything again."""
-        for path in (self.run.out / _RECORDS).glob("*.json"):
-            path.unlink(missing_ok=True)
+        """Leave nothing behind that would refuse mended images as changed data."""
+        shutil.rmtree(self.run.out / _RECORDS, ignore_errors=True)
+        self.run.forget()
 
     def finish(self, records: list[dict[str, Any]], details: dict[str, Any]) -> dict[str, float]:
         """Write `failures.parquet` and mark the run finished; returns the seconds by activity.

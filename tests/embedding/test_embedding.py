@@ -136,13 +136,17 @@ def test_on_error_fail_names_the_image(images, teacher, tmp_path) -> None:
     assert run(images, tmp_path / "out", teacher, on_error="skip").state == "finished"
 
 
-def test_all_failed_is_an_error_and_is_tried_again(images, teacher, tmp_path) -> None:
+def test_all_failed_keeps_nothing_so_that_mended_images_are_taken(images, teacher, tmp_path) -> None:
     whole = {path: path.read_bytes() for path in images.rglob("*.png")}
     for path in whole:
         path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(KdbiasError, match="all 41 images failed"):
         run(images, tmp_path / "out", teacher)
-    assert not (tmp_path / "out" / "failures.parquet").exists()
+    assert not (tmp_path / "out").exists()
+    for path, content in whole.items():
+        path.write_bytes(content)
+    run(images, tmp_path / "out", teacher)
+    assert_table_is(tmp_path / "out", expected(images))
 
 
 def test_flip_stores_the_mirrored_view(images, teacher, tmp_path) -> None:
