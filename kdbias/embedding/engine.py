@@ -7,13 +7,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdbias.data import Source
 from kdbias.embedding.plan import Unit
-from kdbias.embedding.units import Parts, UnitResult
+from kdbias.embedding.units import Parts, UnitResult, disk_errors
 from kdbias.errors import KdbiasError
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.teacher import Teacher
@@ -26,15 +27,25 @@ _CHECKED_ROWS = 32
 
 
 def take_precomputed(
-    vectors: Precomputed, rows: np.ndarray, units: list[Unit]
+    stored: Precomputed, rows: np.ndarray, units: list[Unit], folder: Path
 ) -> Generator[tuple[Unit, UnitResult], None, None]:
-    """The results of the units from stored vectors; `rows` (n,) says which belongs to which sample."""
+    """The results of the units from stored vectors; `rows` (n,) says which belongs to which sample.
+
+    `folder` takes a temporary file where the vectors cannot be read in the order of the data.
+    """
+    if not units:
+        return
+    begun = time.perf_counter()
+    with disk_errors(folder):
+        wanted = np.concatenate([rows[unit.start : unit.stop] for unit in units])
+        vectors, places = stored.within_reach(wanted, folder)
     for unit in units:
-        begun = time.perf_counter()
-        taken = np.asarray(vectors.vectors[rows[unit.start : unit.stop]], dtype=np.float32)
+        here, places = places[: unit.rows], places[unit.rows :]
+        taken = np.asarray(vectors[here], dtype=np.float32)
         read = time.perf_counter() - begun
         seconds = {"elapsed": read, "read": read}
         yield unit, UnitResult(np.arange(unit.start, unit.stop), taken, None, [], seconds)
+        begun = time.perf_counter()
 
 
 def run_teacher(

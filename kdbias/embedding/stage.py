@@ -180,7 +180,7 @@ def embed(
         progress.say(f"resuming: {done:,} of {len(todo.own_units):,} parts are done")
     with progress.bar(sum(unit.rows for unit in waiting), "images", "embed") as bar:
         if isinstance(network, Precomputed):
-            results = take_precomputed(network, rows, waiting)
+            results = take_precomputed(network, rows, waiting, run.out)
         else:
             results = run_teacher(network, source, waiting, batch_size, workers, flip, on_error, bar.update)
         write_units(parts, results)

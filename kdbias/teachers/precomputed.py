@@ -9,29 +9,26 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.data import Source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import align, as_strings, require_unique
-
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+from kdbias.teachers.parquet_vectors import ParquetVectors
 
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Vectors (m, d), memory-mapped where the format allows, and their ids (m,) or None."""
+    """Vectors (m, d) and their ids (m,) or None; all but those of an .npz stay on disk."""
 
     spec: str
-    vectors: np.ndarray
+    vectors: np.ndarray | ParquetVectors
     ids: pa.Array | None
     fingerprint: str
 
@@ -59,6 +56,16 @@ class Precomputed:
             )
         return source.positions
 
+    def within_reach(self, rows: np.ndarray, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+        """An array (in memory or mapped) and the rows (m,) of it that hold the vectors of `rows` (m,).
+
+        What has to be laid out for that goes to a temporary file in `folder`.
+        """
+        if isinstance(self.vectors, np.ndarray):
+            return self.vectors, rows
+        wanted, places = np.unique(rows, return_inverse=True)
+        return self.vectors.lay_out(wanted, folder), places
+
 
 def open_precomputed(rest: str, id_column: str | None = None) -> Precomputed:
     """Open `precomputed:REST`.
@@ -69,15 +76,17 @@ def open_precomputed(rest: str, id_column: str | None = None) -> Precomputed:
     if not path.exists():
         raise KdbiasError(f"precomputed:{rest}: no such file")
     suffix = path.suffix.lower()
+    vectors: np.ndarray | ParquetVectors
     if path.is_dir() or suffix == ".parquet":
-        vectors, ids = _read_parquet(path, id_column)
+        vectors = ParquetVectors.open(path, id_column)
+        ids, files = vectors.ids(), vectors.files
     elif suffix in (".npy", ".npz"):
-        vectors, ids = _read_numpy(path)
+        (vectors, ids), files = _read_numpy(path), [path]
     else:
         raise KdbiasError(
             f"precomputed:{rest}: should be a .npy, .npz or .parquet file, or a folder of the last"
         )
-    if vectors.ndim != 2 or vectors.dtype.kind != "f" or 0 in vectors.shape:
+    if len(vectors.shape) != 2 or vectors.dtype.kind != "f" or 0 in vectors.shape:
         raise KdbiasError(
             f"precomputed:{rest}: holds {vectors.dtype} {vectors.shape}, should be floats (n, d)"
         )
@@ -86,13 +95,9 @@ def open_precomputed(rest: str, id_column: str | None = None) -> Precomputed:
         if len(ids) != len(vectors):
             raise KdbiasError(f"precomputed:{rest}: {len(ids):,} ids, but {len(vectors):,} vectors")
         require_unique(ids, f"precomputed:{rest}")
-    return Precomputed(f"precomputed:{rest}", vectors, ids, _fingerprint(path))
-
-
-def _fingerprint(path: Path) -> str:
-    if path.is_dir():
-        return fingerprints.of_json([fingerprints.of_file(p) for p in sorted(path.glob("*.parquet"))])
-    return fingerprints.of_file(path)
+    digests = [fingerprints.of_file(file) for file in files]
+    fingerprint = fingerprints.of_json(digests) if path.is_dir() else digests[0]
+    return Precomputed(f"precomputed:{rest}", vectors, ids, fingerprint)
 
 
 def _read_numpy(path: Path) -> tuple[np.ndarray, pa.Array | None]:
@@ -132,43 +137,3 @@ def _only(
         return None
     known = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in arrays.items())
     raise KdbiasError(f"precomputed:{what} not clear; name it {preferred[0]!r} (the file holds {known})")
-
-
-def _read_parquet(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Array]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    files = [f for f in files if f.name != "failures.parquet"]
-    if not files:
-        raise KdbiasError(f"precomputed:{path}: the folder holds no .parquet file")
-    try:
-        schema = pq.read_schema(files[0])
-        lists = [f.name for f in schema if any(is_list(f.type) for is_list in _LISTS)]
-        column = "embedding" if "embedding" in lists else lists[0] if len(lists) == 1 else None
-        if column is None:
-            raise KdbiasError(
-                f"precomputed:{path}: no column 'embedding' of vectors among {', '.join(schema.names)}"
-            )
-        id_name = next((c for c in (id_column, "sample_id") if c is not None and c in schema.names), None)
-        if id_name is None:
-            wanted = id_column or "sample_id"
-            raise KdbiasError(f"precomputed:{path}: no id column {wanted!r} among {', '.join(schema.names)}")
-        tables = [pq.read_table(f, columns=[id_name, column]) for f in files]
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        raise KdbiasError(f"precomputed:{path}: {str(error).splitlines()[0]}") from error
-    blocks = [_matrix(chunk, path) for t in tables for chunk in t.column(column).chunks if len(chunk)]
-    widths = sorted({block.shape[1] for block in blocks})
-    if len(widths) != 1:
-        raise KdbiasError(f"precomputed:{path}: vectors of different lengths ({', '.join(map(str, widths))})")
-    ids = pa.chunked_array([as_strings(t.column(id_name)) for t in tables])
-    return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)), as_strings(ids)
-
-
-def _matrix(chunk: pa.Array, path: Path) -> np.ndarray:
-    """A chunk of a list column as (m, d); lists of unequal length or with nulls are refused."""
-    values = chunk.flatten()
-    if chunk.null_count or values.null_count or len(values) % len(chunk):
-        raise KdbiasError(f"precomputed:{os.fspath(path)}: vectors with missing entries or of unequal length")
-    if not pa.types.is_fixed_size_list(chunk.type):
-        lengths = chunk.value_lengths().to_numpy(zero_copy_only=False)
-        if (lengths != lengths[0]).any():
-            raise KdbiasError(f"precomputed:{os.fspath(path)}: vectors of unequal length")
-    return values.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
