@@ -37,8 +37,12 @@ class OnnxTeacher(Teacher):
             raise KdbiasError(f"teacher {self.spec} should have one image input (b, c, h, w); it has {given}")
         self._name, self._dtype = image.name, _DTYPES[image.type]
         self._batch = image.shape[0] if isinstance(image.shape[0], int) else None
-        self._channels_first = image.shape[1] == self.preprocessing.channels
+        # As ONNX has it, unless the file says otherwise: all axes may be left open.
+        channels = self.preprocessing.channels
+        self._channels_first = image.shape[1] == channels or image.shape[3] != channels
         self._check_size(image.shape)
+        if self._dtype is np.uint8:
+            self._require_plain_pixels()
         self._output = _vector_output(self._session.get_outputs(), self.spec)
         self.fingerprint = teacher_fingerprint("onnx", _digest(Path(file)), self.preprocessing)
         self.dim = self._probe_dim()

@@ -35,7 +35,7 @@ class OpenVinoTeacher(Teacher):
         try:
             core = openvino.Core()
             model = core.read_model(file)
-            self._set_shape(model)
+            self._set_input(model)
             settings = {
                 "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
                 "PERFORMANCE_HINT": "THROUGHPUT",
@@ -55,15 +55,18 @@ class OpenVinoTeacher(Teacher):
         self.fingerprint = teacher_fingerprint("openvino", content, self.preprocessing)
         self.dim = self._probe_dim()
 
-    def _set_shape(self, model: Any) -> None:
+    def _set_input(self, model: Any) -> None:
         height, width = self.preprocessing.size
         wanted = [1, self.preprocessing.channels, height, width]
         inputs = model.inputs
-        shape = inputs[0].get_partial_shape()
-        if len(inputs) != 1 or shape.rank.get_length() != 4:
+        shape, number = inputs[0].get_partial_shape(), inputs[0].get_element_type()
+        is_bytes = number.get_type_name() == "u8"
+        if len(inputs) != 1 or shape.rank.get_length() != 4 or not (number.is_real() or is_bytes):
             raise KdbiasError(
                 f"teacher {self.spec} should have one image input (b, c, h, w); it has {inputs}"
             )
+        if is_bytes:
+            self._require_plain_pixels()
         if shape.is_dynamic:
             model.reshape({inputs[0]: wanted})
         elif list(shape.to_shape()) != wanted:

@@ -105,6 +105,15 @@ class Teacher(ABC):
             raise KdbiasError(f"teacher {self.spec} gave {vectors.dtype} values; embeddings must be floats")
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
+    def _require_plain_pixels(self) -> None:
+        """For a network with uint8 input, which normalised numbers would be cut down to silently."""
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        if any(mean) or any(value != 1 for value in std):
+            raise KdbiasError(
+                f"teacher {self.spec} takes uint8 pixels and normalises them itself; the preprocessing has "
+                f"mean {mean} and std {std}, should have mean = [0] and std = [1]"
+            )
+
     def _probe_dim(self) -> int:
         """Dimension of the embedding of one black image."""
         height, width = self.preprocessing.size

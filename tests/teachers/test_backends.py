@@ -33,17 +33,19 @@ def wanted(batch: np.ndarray) -> np.ndarray:
     return x.transpose(0, 3, 1, 2).reshape(len(batch), -1) @ weights()
 
 
-def write_onnx(path: Path, batch: int | str = "batch") -> None:
+def write_onnx(path: Path, batch: int | str = "batch", axes=(3, 4, 6), kind: str = "FLOAT") -> None:
+    """A linear map of the flattened image; `axes` and `kind` are what it says of its input."""
     onnx = pytest.importorskip("onnx")
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     nodes = [
+        helper.make_node("Cast", ["pixels"], ["image"], to=float32),
         helper.make_node("Flatten", ["image"], ["flat"], axis=1),
         helper.make_node("MatMul", ["flat", "weights"], ["vector"]),
     ]
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", float32, [batch, 3, 4, 6])],
+        [helper.make_tensor_value_info("pixels", getattr(onnx.TensorProto, kind), [batch, *axes])],
         [helper.make_tensor_value_info("vector", float32, [batch, 7])],
         [onnx.numpy_helper.from_array(weights(), "weights")],
     )
@@ -60,6 +62,34 @@ def test_onnx_computes_what_it_should_at_any_fixed_batch(tmp_path, batch) -> Non
     teacher = open_teacher(f"onnx:{tmp_path / 'tiny.onnx'}")
     assert (teacher.dim, teacher.preprocessing) == (7, PREPROCESSING)
     np.testing.assert_allclose(teacher.embed(pixels()), wanted(pixels()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_file_that_leaves_all_axes_open_takes_channels_first(tmp_path, runtime) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime))
+    write_onnx(tmp_path / "tiny.onnx", axes=("c", "h", "w"))
+    teacher = open_teacher(f"{runtime}:{tmp_path / 'tiny.onnx'}", preprocessing=PREPROCESSING)
+    np.testing.assert_allclose(teacher.embed(pixels()), wanted(pixels()), rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_channels_last_are_seen_by_their_place(tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    write_onnx(tmp_path / "tiny.onnx", axes=("h", "w", 3))
+    teacher = open_teacher(f"onnx:{tmp_path / 'tiny.onnx'}", preprocessing=PREPROCESSING)
+    flat = ((pixels() - 127.5) / 127.5).reshape(5, -1)
+    np.testing.assert_allclose(teacher.embed(pixels()), flat @ weights(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_network_of_uint8_pixels_takes_no_normalised_ones(tmp_path, runtime) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime))
+    write_onnx(tmp_path / "tiny.onnx", kind="UINT8")
+    spec = f"{runtime}:{tmp_path / 'tiny.onnx'}"
+    with pytest.raises(KdbiasError, match=r"takes uint8 pixels.*mean \(127\.5,.*should have mean = \[0\]"):
+        open_teacher(spec, preprocessing=PREPROCESSING)
+    teacher = open_teacher(spec, preprocessing=Preprocessing((4, 6), mean=(0,), std=(1,)))
+    raw = pixels().transpose(0, 3, 1, 2).reshape(5, -1).astype(np.float64)
+    np.testing.assert_allclose(teacher.embed(pixels()), raw @ weights(), rtol=1e-4, atol=1e-2)
 
 
 def test_onnx_refusals(tmp_path) -> None:
