@@ -65,7 +65,11 @@ from kdbias.cli.common import (
     click.option(
         "--preprocessing", metavar="FILE.toml", help="Its [preprocessing] table replaces the teacher's own."
     ),
-    click.option("--channels-last/--no-channels-last", default=None, help="Memory layout [on GPUs]."),
+    click.option(
+        "--channels-last/--no-channels-last",
+        default=None,
+        help="Memory layout of a torch network [channels last with reduced --precision].",
+    ),
     click.option("--compile", is_flag=True, help="Compile the network first (torch.compile)."),
     overwrite,
 )

@@ -136,9 +136,10 @@ def embed(
     }
     network: Teacher | Precomputed
     if teacher.startswith(f"{PRECOMPUTED}:"):
-        if flip or preprocessing or precision != "fp32":
+        if flip or preprocessing or precision != "fp32" or channels_last is not None or compile:
             raise KdbiasError(
-                "precomputed embeddings take no --flip, --preprocessing or --precision: no network runs"
+                "precomputed embeddings take no --flip, --preprocessing, --precision, --channels-last or "
+                "--compile: no network runs"
             )
         with _named(teacher):
             network = open_precomputed(teacher.partition(":")[2], id_column)

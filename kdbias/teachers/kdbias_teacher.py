@@ -24,7 +24,6 @@ _USUAL_INPUT = {"iresnet": "arcface_112", "mobilefacenet": "arcface_112", "cifar
 
 def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `kdbias:REST`."""
-    options.refuse("kdbias", preprocessing=True, precision=True, device=True, compile=True)
     name, weights = split_weights(rest)
     if weights is None:
         raise KdbiasError(f"teacher kdbias:{rest}: name its weights, kdbias:{name}@FILE")

@@ -78,7 +78,7 @@ def _from_network(spec: str, made: tuple[Any, Any], source: str, options: Teache
 
     from kdbias.teachers.torch_module import TorchTeacher, state_digest
 
-    options.refuse("python", precision=True, device=True, compile=True)
+    options.refuse("python", precision=True, device=True, channels_last=True, compile=True)
     network, fields = made
     weights = state_digest(network) if isinstance(network, torch.nn.Module) else ""
     return TorchTeacher(

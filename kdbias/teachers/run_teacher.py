@@ -13,7 +13,7 @@ from kdbias.teachers.torch_module import TorchTeacher
 
 def open_run(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `run:REST`, REST being the run's folder or its `student.pt`; the preprocessing is stored in it."""
-    options.refuse("run", precision=True, device=True, compile=True)
+    options.refuse("run", precision=True, device=True, channels_last=True, compile=True)
     if not Path(rest).exists():
         raise KdbiasError(f"run:{rest}: no such file or folder; run: names what kdbias train wrote")
     network, info = load_network(rest, device="cpu")

@@ -39,10 +39,12 @@ class TeacherOptions:
 
     def refuse(self, kind: str, **supported: bool) -> None:
         """Refuse options that the back-end `kind` cannot honour, rather than dropping them silently."""
+        layout = "--no-channels-last" if self.channels_last is False else "--channels-last"
         given = {
             "--preprocessing": self.preprocessing is not None and not supported.get("preprocessing"),
             f"--precision {self.precision}": self.precision != "fp32" and not supported.get("precision"),
             f"--device {self.device}": self.device != "cpu" and not supported.get("device"),
+            layout: self.channels_last is not None and not supported.get("channels_last"),
             "--compile": self.compile and not supported.get("compile"),
         }
         refused = [option for option, bad in given.items() if bad]

@@ -535,3 +535,5 @@ def test_precomputed_refusals(images, vectors, tmp_path) -> None:
         precomputed(images, tmp_path / "objects.npy", tmp_path / "objects", same_order=True)
     with pytest.raises(KdbiasError, match="take no --flip"):
         precomputed(images, tmp_path / "zero.npy", tmp_path / "flip", same_order=True, flip=True)
+    with pytest.raises(KdbiasError, match="--channels-last or --compile: no network runs"):
+        precomputed(images, tmp_path / "zero.npy", tmp_path / "flip", same_order=True, channels_last=True)

@@ -103,6 +103,8 @@ def test_onnx_refusals(tmp_path) -> None:
         open_teacher(spec)
     with pytest.raises(KdbiasError, match="does not take --precision bf16"):
         open_teacher(spec, preprocessing=PREPROCESSING, precision="bf16")
+    with pytest.raises(KdbiasError, match="does not take --channels-last"):
+        open_teacher(spec, preprocessing=PREPROCESSING, channels_last=True)
     (tmp_path / "tiny.onnx").write_bytes(b"no network")
     with pytest.raises(KdbiasError, match="cannot be read"):
         open_teacher(spec, preprocessing=PREPROCESSING)

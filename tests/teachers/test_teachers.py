@@ -174,6 +174,14 @@ def tiny(precision: str = "fp32") -> TorchTeacher:
     return TorchTeacher("tiny", torch.nn.Sequential(*layers), Preprocessing((8, 8)), options, kind="test")
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_memory_layout_is_refused_where_it_would_be_ignored(asked) -> None:
+    options = TeacherOptions(channels_last=asked)
+    with pytest.raises(KdbiasError, match=f"does not take --{'' if asked else 'no-'}channels-last; leave it"):
+        options.refuse("onnx", device=True)
+    options.refuse("run", channels_last=True)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_stays_close_and_returns_float32(precision) -> None:
     full, reduced = tiny(), tiny(precision)
