@@ -27,8 +27,8 @@ IDS = pa.array([f"s{i}" for i in range(8)])
 def emb(tmp_path: Path) -> Path:
     vectors = np.random.default_rng(0).normal(size=(8, 5))
     groups = {"camera": pa.array(["a", "b"] * 4)}
-    config = {"teacher": "run:t"}
-    write_embedding_table(tmp_path / "emb", IDS, vectors, None, groups, config=config, rows_per_part=3)
+    table = write_embedding_table(tmp_path / "emb", IDS, vectors, None, groups, rows_per_part=3)
+    write_json(table.path / "run.json", {**table.provenance, "teacher": "run:t"})
     return tmp_path / "emb"
 
 

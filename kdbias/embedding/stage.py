@@ -92,7 +92,7 @@ def embed(
 
     The same call again resumes an interrupted run and does nothing for a finished one. What changes the table
     (teacher, preprocessing, precision, store, flip, data and filters, rows_per_part) may not change in
-    between; how it is computed (batch_size, device, workers, ...) may.
+    between; how it is computed (batch_size, device, workers, ...) and where data and teacher lie may.
 
     Args:
         data: what `kdbias.data.open_data` reads, with its options id_column ... root.
@@ -126,7 +126,6 @@ def embed(
     }
     source = open_data(data, **columns, where=where, root=root)
     config: dict[str, Any] = {
-        "teacher": teacher,
         "precision": precision,
         "store": store,
         "flip": flip,

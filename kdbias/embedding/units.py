@@ -130,7 +130,7 @@ class Parts:
             )
             arrays = [norms, *([] if flip_norms is None else [flip_norms])]
             content = _content(self.plan.store, ids, labels, groups, arrays, unit_vectors, flipped)
-            more = {"part": unit.index, "content": content}
+            more = {"part": unit.index, "teacher": self.teacher_name, "content": content}
             doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"], **more)
             write_part(
                 path, ids, labels, groups, norms, unit_vectors, doc, self.plan.store, flipped, flip_norms
@@ -183,7 +183,8 @@ class Parts:
             for name, value in record["seconds"].items():
                 seconds[name] = seconds.get(name, 0.0) + value
         counts = {"samples": samples, "failures": len(failed), "parts": sum(bool(r["rows"]) for r in records)}
-        doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"])
+        named = {"teacher": self.teacher_name}  # for people; its fingerprint is what identifies it
+        doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"], **named)
         table = pa.Table.from_pylist(failed, schema=_FAILURE_SCHEMA)
         write_table(self.run.out / FAILURES, table, doc)
         contents = [record["content"] for record in records if record["rows"]]
@@ -194,6 +195,7 @@ class Parts:
             d=self.plan.dim,
             timings={k: round(v, 3) for k, v in seconds.items()},
             images_per_second=round(samples / max(seconds["elapsed"], 1e-9), 1),
+            **named,
             **details,
         )
         return seconds

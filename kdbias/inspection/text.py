@@ -37,7 +37,7 @@ def as_text(found: dict[str, Any]) -> str:
     document = found.get("provenance") or {}
     kept = {
         k: document[k]
-        for k in ("config", "inputs", "created", "started", "finished", "seconds")
+        for k in ("teacher", "config", "inputs", "created", "started", "finished", "seconds")
         if k in document
     }
     if kept:

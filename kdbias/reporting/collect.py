@@ -252,7 +252,7 @@ def _read_evaluation(
     if named is None:
         judged = (record.get("inputs") or {}).get("model")
         table = next((e for e in embeddings if e.fingerprint == judged), None)
-        named = ((table.provenance if table else {}).get("config") or {}).get("teacher")
+        named = table.provenance.get("teacher") if table else None
         by = table.path if table else place
     if not isinstance(named, str):
         return Evaluation(place, record, metrics, None)

@@ -6,8 +6,9 @@ This imports and runs the named code. `FACTORY(device)` returns one of
   torch module is put into eval mode; `preprocessing` is a `Preprocessing` or a dictionary of its fields;
 * an object with `embed(batch)`, uint8 array (b, h, w, c) -> float array (b, d), and `preprocessing`.
 
-A resumed run must know whether the teacher is still the same. The weights of a torch module and the source
-file count by themselves; anything else should be named by an attribute `fingerprint` (any string).
+A resumed run must know whether the teacher is still the same. The weights of a torch module, the source file
+and the factory's name count by themselves; anything else should be named by an attribute `fingerprint` (any
+string).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def open_python(rest: str, options: TeacherOptions) -> Teacher:
     if not callable(factory):
         raise KdbiasError(f"teacher {spec}: {where} has no function {name!r}")
     made = factory(options.device)
-    source = fingerprints.of_file(module.__file__) if module.__file__ else where
+    source = f"{fingerprints.of_file(module.__file__) if module.__file__ else where} {name}"
     if hasattr(made, "embed") and hasattr(made, "preprocessing"):
         return EmbeddingObject(spec, made, source, options)
     if isinstance(made, tuple) and len(made) == 2 and callable(made[0]):

@@ -3,7 +3,7 @@
 WEIGHTS is a published set by name (`IMAGENET1K_V2`; downloaded by torchvision), a local state dict, or
 `random[:SEED]` (untrained: for tests and baselines). Without it, torchvision's default set. The preprocessing
 is the one published with the weights; for local or random ones that of the default set. What torchvision
-changes in a network for its published weights (`transform_input` of the Inceptions) holds for local ones too.
+changes in a network for its published weights (`transform_input` of the Inceptions) holds for all.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def open_torchvision(rest: str, options: TeacherOptions) -> TorchTeacher:
         else:
             network = models.get_model(name, weights=None, **plain_arguments(name, seed is not None))
     cut_classifier(network, spec)
+    if not named and hasattr(network, "transform_input"):
+        network.transform_input = True  # type: ignore[assignment]
     if weights is not None and not named and seed is None:
         load_into(network, read_state(weights, or_one_of=[*published.__members__, "random"]), weights)
-        if hasattr(network, "transform_input"):
-            network.transform_input = True  # type: ignore[assignment]
     preprocessing = options.preprocessing or published_preprocessing(member)
     return TorchTeacher(spec, network, preprocessing, options, kind=f"torchvision:{name}")
 

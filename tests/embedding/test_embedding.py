@@ -125,7 +125,7 @@ def test_provenance_shows_in_pandas(images, teacher, tmp_path) -> None:
     run(images, tmp_path / "out", teacher)
     doc = pd.read_parquet(tmp_path / "out" / "part-00001.parquet").attrs["kdbias"]
     assert doc["stage"] == "embed"
-    assert doc["config"]["teacher"] == teacher
+    assert doc["teacher"] == teacher
     assert doc["config"]["preprocessing"]["size"] == [6, 8]
     assert set(doc["inputs"]) == {"data", "teacher"}
 
@@ -203,6 +203,20 @@ def test_changed_teacher_code_is_refused(images, teacher, tmp_path) -> None:
     file.write_text(file.read_text().replace("+ 1", "+ 2"))
     with pytest.raises(ConfigChangedError, match="input teacher"):
         run(images, tmp_path / "out", teacher)
+
+
+def test_a_moved_teacher_is_known_by_its_content(images, teacher, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_module, "write_units", lambda *given: 1 / 0)  # a run that ends early
+        with pytest.raises(ZeroDivisionError):
+            run(images, tmp_path / "out", teacher)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "pixels.py").rename(tmp_path / "elsewhere" / "moved.py")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run(images, tmp_path / "out", "python:moved.py:factory").state == "finished"
+    assert EmbeddingTable.open(tmp_path / "out").provenance["teacher"] == "python:moved.py:factory"
+    with pytest.raises(ConfigChangedError, match="input teacher"):
+        run(images, tmp_path / "out", "python:moved.py:broken")
 
 
 def test_nan_embeddings_are_refused_with_their_ids(images, teacher, tmp_path) -> None:

@@ -60,7 +60,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
         x,
         pa.array(labels),
         {"camera": pa.array([f"cam{i % 2}" for i in range(N)])},
-        config={"where": [], "teacher": "precomputed:none"},
+        config={"where": []},
     )
     write_json(table.path / "run.json", {**table.provenance, "data": str(data), "root": None})
     potentials = {t: np.exp(-2 * t * (1 - np.clip(x @ x.T, -1, 1))).mean(1) for t in BANDWIDTHS}

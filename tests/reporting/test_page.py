@@ -170,6 +170,20 @@ def test_runs_and_evaluations_are_linked_to_their_manifest(outputs):
         assert evaluation.run.path.name == evaluation.path.name
 
 
+def test_an_evaluation_of_a_table_is_linked_to_the_run_that_made_it(outputs, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(outputs.root, moved)
+    made_by = moved / "students" / "natural-0"
+    table = read_json(moved / "emb" / "run.json")
+    write_json(moved / "emb" / "run.json", {**table, "teacher": f"run:{made_by}"})
+    file = moved / "evaluations" / "equilibrium-1" / "run.json"
+    record = read_json(file)
+    judged = {"config": {**record["config"], "model": None}, "inputs": {"model": table["fingerprint"]}}
+    write_json(file, {**record, **judged})
+    linked = [e.run.path for e in collect([moved]).evaluations if e.path == file.parent]
+    assert linked == [made_by]
+
+
 def test_links_survive_moving_the_whole_folder(outputs, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(outputs.root, moved)
