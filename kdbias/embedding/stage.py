@@ -214,10 +214,15 @@ def _named(teacher: str) -> Iterator[None]:
 
 
 def _device(device: str, world: int) -> str:
+    found = resolve_device(device)
+    if not found.startswith("cuda"):
+        return found
     if device in ("auto", "cuda") and world > 1 and "LOCAL_RANK" in os.environ:
-        found = resolve_device(device)
-        return resolve_device(f"cuda:{os.environ['LOCAL_RANK']}") if found.startswith("cuda") else found
-    return resolve_device(device)
+        found = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    import torch
+
+    torch.cuda.set_device(found)  # else pinned memory takes a context on the first GPU, in every process
+    return found
 
 
 def _first_line(teacher: Teacher, batch_size: int, workers: int) -> str:

@@ -78,6 +78,8 @@ def join_processes(device: str) -> Iterator[Processes]:
     announced = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     resolved = resolve_device(device)
     if not started and not announced:
+        if resolved.startswith("cuda"):
+            torch.cuda.set_device(resolved)  # else pinned memory takes a context on the first GPU
         yield Processes(0, 1, torch.device(resolved))
         return
     if resolved.startswith("cuda"):

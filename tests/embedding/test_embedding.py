@@ -420,6 +420,17 @@ def test_two_processes_at_once_meet_and_share_the_parts(images, teacher, tmp_pat
     assert shared.fingerprint == alone.fingerprint
 
 
+@pytest.mark.parametrize(("device", "wanted"), [("auto", "cuda:2"), ("cuda:1", "cuda:1")])
+def test_each_process_opens_its_own_gpu_alone(monkeypatch, device, wanted) -> None:
+    chosen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert embedding_module._device(device, world=4) == wanted
+    assert chosen == [wanted]
+
+
 def test_impossible_rank_is_refused(images, teacher, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "2")

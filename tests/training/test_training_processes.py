@@ -15,7 +15,7 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import NETWORKS
-from kdbias.training.processes import Processes
+from kdbias.training.processes import Processes, join_processes
 
 # A network without batch norm (whose statistics are each process's own): everything else is shared exactly.
 PLAIN = """
@@ -196,3 +196,13 @@ def test_torchrun_starts_it_and_draws_that_cannot_be_shared_are_left_out(lab: An
     # 45 draws: two processes take 22 each in steps of 8, 8 and 6, with batch norm.
     assert [row[1] for row in lab.timeless(tmp_path / "run")] == [3, 6]
     assert (tmp_path / "run" / "student.pt").is_file()
+
+
+def test_a_process_alone_opens_no_other_gpu_than_its_own(monkeypatch) -> None:
+    chosen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    with join_processes("cuda:3") as processes:
+        assert str(processes.device) == "cuda:3"
+    assert chosen == ["cuda:3"]
