@@ -82,7 +82,7 @@ class _Feed:
         self, batches: Iterator[Batch]
     ) -> Iterator[tuple[Batch, list[np.ndarray], dict[str, float]]]:
         """(batch, its vectors and, with flip, the mirrored ones, seconds) in order."""
-        stream = self.teacher.stream(self._images(batches))
+        stream = self.teacher.stream(self._images(batches), self.flip)
         begun = time.perf_counter()
         views = 2 if self.flip else 1
         collected: list[np.ndarray] = []
@@ -118,8 +118,6 @@ class _Feed:
             if not len(batch.rows):
                 continue
             yield batch.images
-            if self.flip:
-                yield batch.images.flip(2)
 
 
 def _by_unit(

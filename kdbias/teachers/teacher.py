@@ -81,13 +81,17 @@ class Teacher(ABC):
         """
         return self._checked(self._embed(np.ascontiguousarray(batch)), len(batch))
 
-    def stream(self, batches: Iterable[Any]) -> Iterator[np.ndarray]:
+    def stream(self, batches: Iterable[Any], flip: bool = False) -> Iterator[np.ndarray]:
         """Embed batch after batch, in order; items are arrays or CPU tensors, uint8 (b, h, w, c).
 
-        A back-end with its own device overlaps copies and arithmetic here.
+        With `flip`, those of the mirrored images follow each batch's own. A back-end with its own device
+        overlaps copies and arithmetic here.
         """
         for batch in batches:
-            yield self.embed(np.asarray(batch))
+            images = np.asarray(batch)
+            yield self.embed(images)
+            if flip:
+                yield self.embed(images[:, :, ::-1])
 
     def describe(self) -> str:
         """One line for people."""

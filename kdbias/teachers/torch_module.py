@@ -54,23 +54,24 @@ class TorchTeacher(Teacher):
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         return self._to_numpy(self._forward(torch.from_numpy(batch)))
 
-    def stream(self, batches: Iterable[Any]) -> Iterator[np.ndarray]:
+    def stream(self, batches: Iterable[Any], flip: bool = False) -> Iterator[np.ndarray]:
         if not self.device.startswith("cuda"):
-            yield from super().stream(batches)
+            yield from super().stream(batches, flip)
             return
         # The host queues the next batch's copy and kernels while the device works, and waits for an
         # embedding only when another batch is already behind it.
         queue: deque[tuple[torch.Tensor, torch.cuda.Event, int]] = deque()
         for batch in batches:
             images = torch.as_tensor(batch)
-            output = self._forward(images)
-            host = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
-            host.copy_(output, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record(torch.cuda.current_stream(output.device))
-            queue.append((host, done, len(images)))
-            if len(queue) == _IN_FLIGHT:
-                yield self._collect(*queue.popleft())
+            for mirrored in (False, True) if flip else (False,):
+                output = self._forward(images, mirrored)
+                host = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+                host.copy_(output, non_blocking=True)
+                done = torch.cuda.Event()
+                done.record(torch.cuda.current_stream(output.device))
+                queue.append((host, done, len(images)))
+                if len(queue) == _IN_FLIGHT:
+                    yield self._collect(*queue.popleft())
         while queue:
             yield self._collect(*queue.popleft())
 
@@ -78,12 +79,12 @@ class TorchTeacher(Teacher):
         done.synchronize()
         return self._checked(host.numpy(), count)
 
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+    def _forward(self, images: torch.Tensor, mirrored: bool = False) -> torch.Tensor:
         """uint8 (b, h, w, c) on the host -> float32 (b, d) on the device; out of memory halves the batch."""
         limit = min(self._largest or len(images), len(images))
         while True:
             try:
-                parts = [self._run(piece) for piece in images.split(limit)]
+                parts = [self._run(piece, mirrored) for piece in images.split(limit)]
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
             except RuntimeError as error:
                 if not _out_of_memory(error):
@@ -97,11 +98,12 @@ class TorchTeacher(Teacher):
             limit = self._largest = max(1, limit // 2)
             progress.say(f"out of memory on {self.device}: going on with at most {limit} images at once")
 
-    def _run(self, images: torch.Tensor) -> torch.Tensor:
+    def _run(self, images: torch.Tensor, mirrored: bool) -> torch.Tensor:
         with torch.inference_mode(), exact_float32(self.device):
-            x = self.preprocessing.normalise(
-                images.to(self.device, non_blocking=True), channels_last=self.channels_last
-            )
+            pixels = images.to(self.device, non_blocking=True)
+            if mirrored:  # here: a flipped copy on the host would not be pinned, nor its copy overlapped
+                pixels = pixels.flip(2)
+            x = self.preprocessing.normalise(pixels, channels_last=self.channels_last)
             kind = "cuda" if self.device.startswith("cuda") else "cpu"
             reduced = self.precision != "fp32"
             with torch.autocast(kind, dtype=_DTYPES[self.precision], enabled=reduced):

@@ -191,23 +191,34 @@ def test_reduced_precision_stays_close_and_returns_float32(precision) -> None:
     assert 0.99 < cosines.min() < 1 - 1e-9
 
 
+def test_mirrored_views_follow_their_batch() -> None:
+    teacher = tiny()
+    images = batch(teacher, 4)
+    mirror = np.ascontiguousarray(images[:, :, ::-1])
+    wanted = [teacher.embed(images), teacher.embed(mirror)] * 2
+    for found, right in zip(teacher.stream([images] * 2, flip=True), wanted, strict=True):
+        assert np.array_equal(found, right)
+    on_device = teacher._forward(torch.from_numpy(images), mirrored=True)
+    assert np.array_equal(on_device.numpy(), wanted[1])
+
+
 def test_out_of_memory_halves_the_batch_and_says_so(capsys) -> None:
     teacher = tiny()
     images = batch(teacher, 7)
     wanted = teacher.embed(images)
     run_whole, seen = teacher._run, []
 
-    def limited(piece: torch.Tensor) -> torch.Tensor:
+    def limited(piece: torch.Tensor, mirrored: bool) -> torch.Tensor:
         seen.append(len(piece))
         if len(piece) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return run_whole(piece)
+        return run_whole(piece, mirrored)
 
     teacher._run = limited
     np.testing.assert_allclose(teacher.embed(images), wanted, rtol=1e-4, atol=1e-6)
     assert "going on with at most 1 images" in capsys.readouterr().err
     assert max(seen[3:]) <= 3
-    teacher._run = lambda piece: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    teacher._run = lambda *given: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(KdbiasError, match="with a single image"):
         teacher.embed(images)
 
