@@ -391,6 +391,26 @@ def test_ranks_share_the_parts_and_the_last_one_finishes(images, teacher, tmp_pa
     assert np.array_equal(shared.vectors(), alone.vectors())
 
 
+def test_ranks_that_missed_each_other_are_finished_by_one_process(
+    images, teacher, tmp_path, monkeypatch
+) -> None:
+    out, late = tmp_path / "out", tmp_path / "late.json"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert run(images, out, teacher).state == "partial"
+    monkeypatch.setenv("RANK", "1")
+    record = out / "parts" / "part-00000.json"
+    record.rename(late)  # as a file system that is slow to tell would have it
+    assert run(images, out, teacher).state == "partial"
+    late.rename(record)
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    before = {part: part.stat().st_mtime_ns for part in out.glob("part-*.parquet")}
+    assert run(images, out, teacher).state == "finished"
+    assert {part: part.stat().st_mtime_ns for part in out.glob("part-*.parquet")} == before
+    assert_table_is(out, expected(images))
+
+
 def embed_as_rank(rank: int, port: int, images: Path, out: Path, teacher: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
