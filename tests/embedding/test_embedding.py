@@ -47,6 +47,14 @@ class Broken(Pixels):
 
 def broken(device):
     return Broken()
+
+class Mixing(Pixels):
+    def embed(self, batch):
+        vectors = super().embed(batch)
+        return vectors - 0.9 * vectors.mean(axis=0)
+
+def mixing(device):
+    return Mixing()
 """
 
 
@@ -476,6 +484,14 @@ def test_batch_dependent_teacher_is_refused_with_the_numbers() -> None:
     ):
         require_consistent(Mixing(), images)
     assert require_consistent(Mixing(), images[:1]) == 1.0
+
+
+def test_embed_refuses_a_batch_dependent_teacher_before_the_first_part(images, teacher, tmp_path) -> None:
+    mixing = teacher.replace("factory", "mixing")
+    with pytest.raises(KdbiasError, match=r"alone and in a batch of 3: cosine 0\.\d+ at worst"):
+        run(images, tmp_path / "out", mixing)
+    assert not list((tmp_path / "out").glob("part-*"))
+    assert run(images, tmp_path / "out", mixing, batch_size=1).state == "finished"
 
 
 # Precomputed embeddings
