@@ -491,6 +491,10 @@ def test_embed_refuses_a_batch_dependent_teacher_before_the_first_part(images, t
     with pytest.raises(KdbiasError, match=r"alone and in a batch of 3: cosine 0\.\d+ at worst"):
         run(images, tmp_path / "out", mixing)
     assert not list((tmp_path / "out").glob("part-*"))
+    for name in ("00.png", "02.png"):  # leaves one image of the first batch, which cannot tell
+        (images / "a" / name).write_bytes(b"no image at all")
+    with pytest.raises(KdbiasError, match=r"alone and in a batch of 4"):
+        run(images, tmp_path / "other", mixing)
     assert run(images, tmp_path / "out", mixing, batch_size=1).state == "finished"
 
 
