@@ -49,7 +49,10 @@ class TeacherOptions:
         }
         refused = [option for option, bad in given.items() if bad]
         if refused:
-            raise KdbiasError(f"a {kind}: teacher does not take {', '.join(refused)}; leave it out")
+            # "auto" may have chosen the device: then there is nothing to leave out.
+            device = f"--device {self.device}" in refused
+            ways = ["leave it out"] * (len(refused) > device) + ["use --device cpu"] * device
+            raise KdbiasError(f"a {kind}: teacher does not take {', '.join(refused)}; {' and '.join(ways)}")
 
 
 class Teacher(ABC):

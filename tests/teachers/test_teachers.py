@@ -182,6 +182,13 @@ def test_a_memory_layout_is_refused_where_it_would_be_ignored(asked) -> None:
     options.refuse("run", channels_last=True)
 
 
+def test_a_device_that_auto_chose_is_refused_with_one_that_serves() -> None:
+    with pytest.raises(KdbiasError, match="does not take --device cuda:0; use --device cpu"):
+        TeacherOptions("cuda:0").refuse("openvino")
+    with pytest.raises(KdbiasError, match="--compile; leave it out and use --device cpu"):
+        TeacherOptions("cuda:0", compile=True).refuse("openvino")
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_stays_close_and_returns_float32(precision) -> None:
     full, reduced = tiny(), tiny(precision)
