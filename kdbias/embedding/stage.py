@@ -110,7 +110,7 @@ def embed(
         on_error: what an unreadable image does: "skip" lists it in failures.parquet, "fail" ends the run.
         plan: say what would be done, and stop.
         overwrite: start over where `output` holds another run.
-        rows_per_part: rows of a part: the work lost at most when a run is killed.
+        rows_per_part: rows of a part; a killed run loses the one at work and the one being written at most.
 
     Raises:
         KdbiasError: wrong options, changed configuration or data, no image readable, NaN or zero embeddings,

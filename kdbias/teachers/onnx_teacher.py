@@ -1,4 +1,4 @@
-"""`onnx:FILE`: a network in ONNX, run by ONNX Runtime in float32.
+"""`onnx:FILE`: a network in ONNX, run by ONNX Runtime in the file's own precision.
 
 The file must have one image input and at least one output of one vector an image; of several the first such
 one counts. A batch size that is fixed in the file is kept to.
