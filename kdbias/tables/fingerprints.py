@@ -50,15 +50,33 @@ def _update_with_arrow(digest: hashlib.blake2b, array: pa.Array | pa.ChunkedArra
     step = 1 << 20
     for start in range(0, len(whole), step):
         # A concatenation of one slice starts at offset 0, so its buffers hold these values alone.
-        piece = pa.concat_arrays([whole.slice(start, step)])
-        if pa.types.is_dictionary(piece.type):
-            piece = piece.dictionary_decode()
+        piece = _plain(pa.concat_arrays([whole.slice(start, step)]))
         digest.update(np.packbits(piece.is_null().to_numpy(zero_copy_only=False)).tobytes())
-        if pa.types.is_boolean(piece.type):  # bits beyond the last value are anything
-            piece = piece.cast(pa.uint8())
-        if piece.null_count:  # so are values behind a null
-            text = pa.types.is_string(piece.type) or pa.types.is_large_string(piece.type)
-            piece = piece.fill_null("" if text else pa.scalar(0).cast(piece.type))
-        for buffer in piece.buffers()[1:]:
+        for buffer in _cleared(piece).buffers()[1:]:
             if buffer is not None:
                 digest.update(buffer)
+
+
+def _plain(piece: pa.Array) -> pa.Array:
+    """The same values in a type whose buffers hold them by value, one after another."""
+    if isinstance(piece, pa.ExtensionArray):
+        piece = piece.storage
+    if pa.types.is_dictionary(piece.type):
+        piece = piece.dictionary_decode()
+    if pa.types.is_boolean(piece.type):  # bits beyond the last value are anything
+        return piece.cast(pa.uint8())
+    contiguous = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}.get(str(piece.type))
+    return piece if contiguous is None else piece.cast(contiguous)
+
+
+def _cleared(piece: pa.Array) -> pa.Array:
+    """The values without what stands behind a null, which may be anything."""
+    kind = piece.type
+    if not piece.null_count:
+        return piece
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return piece.fill_null("")
+    if pa.types.is_primitive(kind) or pa.types.is_decimal(kind):
+        width = kind.bit_width // 8
+        return piece.view(pa.binary(width)).fill_null(bytes(width))
+    return piece.drop_null()

@@ -1,5 +1,8 @@
 """Joins by id and digests of inputs."""
 
+import datetime
+import decimal
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -69,3 +72,46 @@ def test_table_digest_ignores_who_wrote_it_and_when():
     for column, values in {"a": [1.0, 0.0], "b": [True, None], "c": ["x", ""]}.items():
         other = table.set_column(table.column_names.index(column), column, pa.array(values))
         assert fingerprints.of_table(other) != fingerprints.of_table(table), column
+
+
+DAY = datetime.date(2020, 1, 2)
+ANY_TYPE = {
+    "nothing": pa.nulls(4),
+    "date": pa.array([DAY, None, DAY, None]),
+    "time": pa.array([datetime.time(1), None] * 2, pa.time32("s")),
+    "decimal": pa.array([decimal.Decimal("1.5"), None] * 2, pa.decimal128(5, 2)),
+    "bytes": pa.array([b"a", None] * 2),
+    "bytes of one length": pa.array([b"ab", None] * 2, pa.binary(2)),
+    "view of text": pa.array(["as long as a view", None] * 2, pa.string_view()),
+    "list": pa.array([[1], None, [2, 3], None]),
+    "list of one length": pa.array([[1.0, 2.0], None] * 2, pa.list_(pa.float32(), 2)),
+    "struct": pa.array([{"a": 1}, None] * 2),
+    "dates by number": pa.array([DAY, None] * 2).dictionary_encode(),
+    "extension": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, None] * 2, pa.int8())),
+}
+
+
+@pytest.mark.parametrize("values", ANY_TYPE.values(), ids=ANY_TYPE)
+def test_any_type_of_column_has_a_digest_of_its_values(values):
+    chunked = pa.chunked_array([values.slice(0, 1), values.slice(1)])
+    assert fingerprints.of_arrays(values) == fingerprints.of_arrays(chunked)
+    assert fingerprints.of_arrays(values) != fingerprints.of_arrays(values.slice(1))
+    if values.null_count < len(values):
+        moved = pa.concat_arrays([values.slice(1), values.slice(0, 1)])
+        assert fingerprints.of_arrays(values) != fingerprints.of_arrays(moved)
+
+
+def test_digests_of_tables_stay_what_they_were():
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "n": pa.array([1, None], pa.int16()),
+            "x": [0.5, None],
+            "seen": [True, None],
+            "race": pa.array(["x", None], pa.large_string()),
+            "role": pa.array(["x", None]).dictionary_encode(),
+            "when": pa.array([0, None], pa.timestamp("us")),
+            "list": [[1.0], [2.0, 3.0]],
+        }
+    )
+    assert fingerprints.of_table(table) == "915599bae3495b25ac1d9987d8ea2c49"

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +45,15 @@ def test_a_hand_made_file_serves(tmp_path):
     assert manifest.ids.to_pylist() == ["007", "8"]
     np.testing.assert_allclose(manifest.weights, [0.5, 1.5])
     assert manifest.labels.null_count == 2
+
+
+def test_a_column_of_nothing_and_one_of_dates_do_no_harm(tmp_path):
+    (tmp_path / "w.csv").write_text("sample_id,weight,site,taken\na,1,,\nb,3,,2020-01-02\n")
+    manifest = read_manifest(tmp_path / "w.csv")
+    assert manifest.group_columns == ["site", "taken"]
+    np.testing.assert_allclose(manifest.weights, [0.5, 1.5])
+    pq.write_table(manifest.table, tmp_path / "w.parquet")
+    assert read_manifest(tmp_path / "w.parquet").fingerprint == manifest.fingerprint
 
 
 @pytest.mark.parametrize(
