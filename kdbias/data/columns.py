@@ -15,6 +15,7 @@ from kdbias.data.source import Images, Options, Source, make_source
 from kdbias.data.stores import StoredImages, is_uri
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
+from kdbias.tables.plain import is_bytes, plain_type
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # pandas's row numbers, a group of nothing
 
@@ -55,10 +56,10 @@ class Columns:
         path = _pick(data, schema, options.path_column, "path", "--path-column")
         named = (id, label, path, *(options.groups or ()))
         others = [n for n in schema.names if n != image and (n in named or not _PANDAS_INDEX.fullmatch(n))]
-        plain = [name for name in others if not _is_rich(schema.field(name).type)]
+        plain = [name for name in others if plain_type(schema.field(name).type) is not None]
         if options.groups is not None:
             plain = [name for name in plain if name in (*options.groups, id, label, path)]
-        skipped = [name for name in others if _is_rich(schema.field(name).type)]
+        skipped = [name for name in others if plain_type(schema.field(name).type) is None]
         if image is None and path is None:
             raise KdbiasError(
                 f"{data}: no column 'image' with image bytes and no column 'path'; name one with "
@@ -123,7 +124,7 @@ def holds_images(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold encoded images: bytes, or a struct with a field ``bytes``."""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_bytes(kind)
 
 
 def named_labels(values: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
@@ -173,16 +174,12 @@ def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool =
     return paths
 
 
-def _is_rich(kind: pa.DataType) -> bool:
-    return pa.types.is_nested(kind) or holds_images(kind)
-
-
 def _pick(data: str, schema: pa.Schema, named: str | None, usual: str, option: str) -> str | None:
     if named is None:
-        return usual if usual in schema.names and not _is_rich(schema.field(usual).type) else None
+        return usual if usual in schema.names and plain_type(schema.field(usual).type) is not None else None
     if named not in schema.names:
         raise KdbiasError(f"{data}: no column {named!r} for {option}; it has {', '.join(schema.names)}")
-    if _is_rich(schema.field(named).type):
+    if plain_type(schema.field(named).type) is None:
         raise KdbiasError(
             f"{data}: column {named!r} for {option} holds {schema.field(named).type}, not plain values"
         )

@@ -96,6 +96,8 @@ def _equals(values: pa.Array, value: str) -> np.ndarray:
             wanted = pa.scalar(int(value), values.type)
         elif pa.types.is_floating(values.type):
             wanted = pa.scalar(float(value), values.type)
+            if pa.types.is_float16(values.type):  # which Arrow does not compare
+                values, wanted = values.cast(pa.float32()), wanted.cast(pa.float32())
         else:
             values, wanted = values.cast(pa.large_string()), pa.scalar(value, pa.large_string())
     except (ValueError, OverflowError):

@@ -11,6 +11,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.columns import is_own
 from kdbias.tables.joins import as_strings, require_unique
+from kdbias.tables.plain import as_plain
 
 
 class Images(Protocol):
@@ -214,7 +215,9 @@ def make_source(
         labels = as_strings(labels)
         if labels.null_count == len(labels):
             labels = None
-    groups, renamed = _safe_groups({name: _plain(values) for name, values in (groups or {}).items()})
+    groups, renamed = _safe_groups(
+        {name: as_plain(values, name, origin) for name, values in (groups or {}).items()}
+    )
     return Source(
         kind=kind,
         origin=origin,
@@ -227,15 +230,6 @@ def make_source(
         names=dict(names or {}),
         notes=(*notes, *renamed),
     )
-
-
-def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One array without dictionary encoding."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return as_strings(values)
-    return pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
 
 
 def _safe_groups(groups: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], list[str]]:

@@ -23,6 +23,7 @@ from kdbias.tables.embedding_parts import (
 )
 from kdbias.tables.files import read_json
 from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.plain import as_plain
 from kdbias.tables.run_record import RECORD, Run
 
 STAGE = "embed"
@@ -48,13 +49,14 @@ def write_embedding_table(
         out: folder to write.
         ids: (n,) unique strings.
         vectors: (n, d) floats; rows are normalised here.
-        labels, groups: (n,) columns.
+        labels, groups: (n,) columns of plain values.
     """
     require_unique(ids, "sample ids")
     if len(ids) != len(vectors):
         raise KdbiasError(
             f"{len(ids):,} sample ids, but {len(vectors):,} vectors; each sample needs one vector"
         )
+    plain = {name: as_plain(column, name, out) for name, column in (groups or {}).items()}
     unit, norms = normalise(vectors, ids)
     run = Run.open(
         out, STAGE, config or {}, inputs or {"vectors": fingerprints.of_arrays(vectors, ids)}, overwrite
@@ -73,7 +75,7 @@ def write_embedding_table(
             paths[-1],
             ids.slice(start, length),
             labels.slice(start, length) if labels is not None else None,
-            {name: column.slice(start, length) for name, column in (groups or {}).items()},
+            {name: column.slice(start, length) for name, column in plain.items()},
             norms[rows],
             unit[rows],
             doc,

@@ -23,6 +23,7 @@ TABLE = Columns(
         "cam": pa.array([1, 2, 3, None]),
         "seen": pa.array([True, False, True, None]),
         "score": pa.array([0.5, 1.0, float("nan"), 2.0]),
+        "half": pa.array([0.5, 1.1, None, 2.0], pa.float16()),
         "note": pa.array(["a=b", "", "x!=y", "c"], pa.large_string()),
     }
 )
@@ -39,6 +40,7 @@ TABLE = Columns(
         (["seen=yes"], [0, 2]),
         (["seen!=False"], [0, 2, 3]),
         (["score=1"], [1]),
+        (["half=1.1"], [1]),
         (["split="], [3]),
         (["note="], [1]),
         (["note!="], [0, 2, 3]),
@@ -58,7 +60,7 @@ def test_no_conditions():
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("splt=train", "no column 'splt'; there are split, cam, seen, score, note"),
+        ("splt=train", "no column 'splt'; there are split, cam, seen, score, half, note"),
         ("split=tran", r"no sample has this value; split has train, test, \(missing\)"),
         ("split!=tran", "no sample has this value"),
         ("cam=one", "cam has 1, 2, 3"),

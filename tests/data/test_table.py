@@ -49,6 +49,16 @@ def test_csv_with_paths(csv):
     assert source.location(1) == "sub/0002.png"
 
 
+def test_csv_columns_of_nothing_and_of_dates(csv):
+    csv.write_text("path,site,taken\n0001.png,,\nsub/0002.png,,2020-01-02\n")
+    source = open_data(csv)
+    assert "site (0), taken (1)" in source.describe()
+    assert source.column("site").to_pylist() == [None, None]
+    assert open_data(csv, where=["site=", "taken=2020-01-02"]).ids.to_pylist() == ["sub/0002.png"]
+    with pytest.raises(KdbiasError, match=r"no sample has this value; site has \(missing\)"):
+        open_data(csv, where=["site=north"])
+
+
 def test_csv_with_named_columns_and_id(tmp_path):
     (tmp_path / "x.png").write_bytes(b"x")
     file = tmp_path / "list.tsv"
@@ -122,6 +132,27 @@ def test_parquet_struct_images_and_folder_of_parts(tmp_path):
     assert source.groups == {}
     with pytest.raises(UnreadableImage, match="null"):
         source.read(4)
+
+
+def test_columns_that_are_no_plain_values_are_left_out(tmp_path):
+    rich = {"digest": pa.array([b"0"], pa.binary(1)), "box": [[1, 2]], "raw": [b"0"]}
+    coded = {"code": pa.array([b"0"]).dictionary_encode()}
+    source = open_data(parquet(tmp_path / "m.parquet", n=1, **rich, **coded))
+    assert source.groups == {}
+    assert "columns of no plain values left out: digest, box, raw, code" in source.describe()
+
+
+def test_images_and_texts_that_arrow_keeps_as_views(tmp_path):
+    columns = {
+        "sample_id": pa.array(["a", "b"], pa.string_view()),
+        "label": pa.array(["x", None], pa.string_view()),
+        "race": pa.array(["y", None], pa.string_view()),
+        "image": pa.array([b"0", b"1"], pa.binary_view()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    source = open_data(tmp_path / "m.parquet", where=["race=y"])
+    assert (source.ids.to_pylist(), source.labels.to_pylist()) == (["a"], ["x"])
+    assert source.read(0) == b"0"
 
 
 def test_what_pandas_writes(tmp_path):

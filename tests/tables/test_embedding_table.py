@@ -184,6 +184,17 @@ def test_group_named_like_a_column_is_refused(tmp_path):
         )
 
 
+def test_groups_are_plain_values(tmp_path):
+    groups = {"site": pa.nulls(2), "race": pa.array(["x", None], pa.string_view())}
+    table = write_embedding_table(tmp_path / "emb", ids_of(2), random_vectors(2, 2), groups=groups)
+    assert table.column("site").to_pylist() == [None, None]
+    assert table.column("race").take([1, 0]).to_pylist() == [None, "x"]
+    with pytest.raises(KdbiasError, match=r"group column 'box' holds list<item: int64>"):
+        write_embedding_table(
+            tmp_path / "no", ids_of(2), random_vectors(2, 2), groups={"box": pa.array([[1], [2]])}
+        )
+
+
 @pytest.mark.parametrize("name", ["nowhere", "file"])
 def test_not_a_table(tmp_path, name):
     (tmp_path / "file").write_text("x")

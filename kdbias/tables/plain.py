@@ -1,0 +1,47 @@
+"""Plain values: what ids, labels and groups may hold, in the types that every stage can compare and count."""
+
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.joins import as_strings
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type that a column of this type is kept in; None for bytes, lists and structs.
+
+    Dictionaries and extensions are kept as what they stand for, a column of nothing as missing texts.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or is_bytes(kind):
+        return None
+    texts = ("null", "string", "large_string", "string_view")
+    return pa.large_string() if str(kind) in texts else kind
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether values of this type are bytes of any length, however Arrow keeps them."""
+    return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def as_plain(values: pa.Array | pa.ChunkedArray, name: str, where: object) -> pa.Array:
+    """A column as one array of its plain type.
+
+    Args:
+        name, where: of the column, for the message.
+
+    Raises:
+        KdbiasError: it holds bytes, lists or structs.
+    """
+    kind = plain_type(values.type)
+    if kind is None:
+        raise KdbiasError(
+            f"{where}: the group column {name!r} holds {values.type}, not one plain value a sample; "
+            "leave it out"
+        )
+    if pa.types.is_large_string(kind):
+        return as_strings(values)
+    values = values.cast(kind)
+    return pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
