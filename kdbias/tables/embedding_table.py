@@ -50,17 +50,33 @@ def write_embedding_table(
         ids: (n,) unique strings.
         vectors: (n, d) floats; rows are normalised here.
         labels, groups: (n,) columns of plain values.
+        dtype: how vectors are stored, ``float16`` or ``float32``.
+        config: what made the vectors, for the record.
+        inputs: fingerprint of each input by its role, where together they stand for all of the above;
+            default: digests of the vectors and of the columns.
+        overwrite: replace a table made from something else, which is refused otherwise.
+        rows_per_part: samples in one Parquet file.
+
+    Raises:
+        ConfigChangedError: ``out`` holds a table made from other vectors, columns or ``config``.
+        KdbiasError: repeated ids, lengths that differ, vectors that are zero or not finite, groups of no
+            plain values.
     """
     require_unique(ids, "sample ids")
-    if len(ids) != len(vectors):
-        raise KdbiasError(
-            f"{len(ids):,} sample ids, but {len(vectors):,} vectors; each sample needs one vector"
-        )
+    for name, column in [("vectors", vectors), ("labels", labels), *(groups or {}).items()]:
+        if column is not None and len(column) != len(ids):
+            raise KdbiasError(
+                f"{len(ids):,} sample ids, but {len(column):,} {name}; each sample needs one of them"
+            )
     plain = {name: as_plain(column, name, out) for name, column in (groups or {}).items()}
     unit, norms = normalise(vectors, ids)
-    run = Run.open(
-        out, STAGE, config or {}, inputs or {"vectors": fingerprints.of_arrays(vectors, ids)}, overwrite
-    )
+    if inputs is None:
+        beside = [list(plain), fingerprints.of_arrays(labels, *plain.values()), dtype]
+        inputs = {
+            "vectors": fingerprints.of_arrays(vectors, ids),
+            "columns": fingerprints.of_json(beside),
+        }
+    run = Run.open(out, STAGE, config or {}, inputs, overwrite)
     if run.state == "finished":
         return EmbeddingTable.open(out)
     paths = []

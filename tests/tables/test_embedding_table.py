@@ -177,6 +177,33 @@ def test_same_again_is_found_finished_and_other_vectors_are_refused(tmp_path):
     assert again.fingerprint != first.fingerprint
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"labels": pa.array(["x", "z"])},
+        {"groups": {"cam": pa.array([1, 3])}},
+        {"groups": {"camera": pa.array([1, 2])}},
+        {"groups": {}},
+        {"dtype": "float32"},
+    ],
+)
+def test_other_columns_or_storage_are_refused(tmp_path, other):
+    columns = {"labels": pa.array(["x", "y"]), "groups": {"cam": pa.array([1, 2])}}
+    x = random_vectors(2, 2)
+    write_embedding_table(tmp_path / "emb", ids_of(2), x, **columns)
+    write_embedding_table(tmp_path / "emb", ids_of(2), x, **columns)
+    with pytest.raises(ConfigChangedError, match="input columns"):
+        write_embedding_table(tmp_path / "emb", ids_of(2), x, **{**columns, **other})
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_columns_of_another_length_are_refused(tmp_path, n):
+    values = pa.array(["a", "b", "c"][:n])
+    for columns in ({"labels": values}, {"groups": {"labels": values}}):
+        with pytest.raises(KdbiasError, match=f"2 sample ids, but {n} labels"):
+            write_embedding_table(tmp_path / "emb", ids_of(2), random_vectors(2, 2), **columns)
+
+
 def test_group_named_like_a_column_is_refused(tmp_path):
     with pytest.raises(KdbiasError, match="'norm'"):
         write_embedding_table(
