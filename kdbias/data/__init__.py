@@ -11,8 +11,9 @@ from kdbias.data.filters import filter_source
 from kdbias.data.folder import open_folder
 from kdbias.data.huggingface import is_saved_by_datasets, open_huggingface
 from kdbias.data.lists import open_lists
+from kdbias.data.options import Options
 from kdbias.data.recordio import open_recordio
-from kdbias.data.source import Options, Source
+from kdbias.data.source import Source
 from kdbias.data.stores import is_uri, without_scheme
 from kdbias.data.table import open_table
 from kdbias.data.torchvision_sets import PREFIX as TORCHVISION
@@ -34,6 +35,9 @@ KINDS: dict[str, Callable[[str, Options], Source]] = {
     TORCHVISION: open_torchvision,
 }
 """Kind of data -> the function that opens it. ``kind`` in a description takes these names."""
+
+_WITH_PATHS = ("folder", "table", "lists", TORCHVISION)
+"""Kinds whose images are sought below a root; the others hold them, so that one would be overlooked."""
 
 _BY_SUFFIX = {
     ".csv": "table",
@@ -87,7 +91,10 @@ def open_data(
     )
     if name.lower().endswith(".toml"):
         return _open_described(name, options, where)
-    return filter_source(_opener(name, kind_of(name))(name, options), where)
+    kind = kind_of(name)
+    if root is not None and kind not in _WITH_PATHS:
+        raise KdbiasError(f"{name}: {kind} data holds its images and has no paths: leave out --root {root}")
+    return filter_source(_opener(name, kind)(name, options), where)
 
 
 def kind_of(data: str) -> str:

@@ -5,14 +5,15 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kdbias.data.columns import named_labels
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.source import Options, Source, make_source
+from kdbias.data.options import Options
+from kdbias.data.source import Source, make_source
 from kdbias.data.stores import first_line
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
@@ -73,7 +74,7 @@ def open_arrays(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no entries, keys that are missing, arrays of the wrong type or length, pickled content.
     """
-    options.refuse_columns(f"array file {data}")
+    options.refuse_unused(f"array file {data}", "arrays")
     if not options.arrays:
         raise KdbiasError(
             f"{data}: an .npz needs a .toml description with [[arrays]] that names its images and labels"
@@ -96,18 +97,18 @@ def open_arrays(data: str, options: Options) -> Source:
     except _DAMAGED as error:
         raise KdbiasError(f"{data}: not a plain .npz file ({first_line(error)})") from None
     all_labels = pa.concat_arrays([part.cast(labels[0].type) for part in labels])
-    if options.label_names is not None:
-        all_labels = named_labels(all_labels, options.label_names)
     keys = [part["images"] for part in options.arrays]
     return make_source(
         "arrays",
         data,
+        options,
         pa.array(ids),
         ArrayImages(os.path.abspath(data), keys, lengths),
         [
             fingerprints.of_file(data),
             [dict(part) for part in options.arrays],
             list(options.label_names or ()),
+            *replace(options, label_names=None).naming,
         ],
         labels=all_labels if any("labels" in part for part in options.arrays) else None,
         groups={name: pa.array(values, pa.large_string()) for name, values in groups.items()},

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.digests import digest_of
+from kdbias.data.options import Options
 from kdbias.data.pickle_reader import ARRAYS, BUFFERS, REBUILT, SCALARS, Call, Machine, Span
 from kdbias.data.random_access import RandomAccess
-from kdbias.data.source import Options, Source, make_source
+from kdbias.data.source import Source, make_source
 from kdbias.errors import KdbiasError
 
 
@@ -41,15 +42,16 @@ def open_bin(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: not such a file, or it contains code.
     """
-    options.refuse_columns(f"verification set {data}")
+    options.refuse_unused(f"verification set {data}")
     images, same = _parse(data)
     pairs = np.repeat(np.arange(len(same)), 2)
     return make_source(
         "bin",
         data,
+        options,
         _ids(data, len(images)),
         BinImages(os.path.abspath(data), images),
-        [digest_of(data)],
+        [digest_of(data), *options.naming],
         groups={"pair": pa.array(pairs), "same": pa.array(np.repeat(same, 2))},
     )
 

@@ -2,16 +2,17 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.data.folder import FolderImages
+from kdbias.data.options import Options
 from kdbias.data.roots import leaves_root
-from kdbias.data.source import Images, Options, Source, make_source
+from kdbias.data.source import Images, Source, make_source
 from kdbias.data.stores import StoredImages, is_uri
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
@@ -48,8 +49,7 @@ class Columns:
         if len(set(schema.names)) != len(schema.names):
             raise KdbiasError(f"{data}: column names occur twice ({', '.join(schema.names)})")
         for name in options.groups or ():
-            if name not in schema.names:
-                raise KdbiasError(f"{data}: no column {name!r} for groups; it has {', '.join(schema.names)}")
+            _pick(data, schema, name, name, "groups")
         image = _image_column(data, schema, options)
         id = _pick(data, schema, options.id_column, "sample_id", "--id-column")
         label = _pick(data, schema, options.label_column, "label", "--label-column")
@@ -103,13 +103,14 @@ def source_of(
         images = stored()
     else:
         images = StoredImages(root, paths) if is_uri(root) else FolderImages(root, paths)
-    labels = None if columns.label is None else _labels(table[columns.label], options.label_names)
+    labels = None if columns.label is None else _labels(table[columns.label])
     used = (columns.id, columns.label, columns.path)
     chosen = {columns.id: "sample_id", columns.label: "label"}
     notes = [f"columns of no plain values left out: {', '.join(columns.skipped)}"] if columns.skipped else []
     return make_source(
         kind,
         data,
+        replace(options, groups=None),  # chosen when the columns were read
         ids=paths if columns.id is None else table[columns.id],
         images=images,
         digest=[digest, columns.id, columns.label, columns.path, columns.image, sorted(table.column_names)],
@@ -125,24 +126,6 @@ def holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
     return is_bytes(kind)
-
-
-def named_labels(values: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
-    """Names of integer labels 0..len(names)-1.
-
-    Raises:
-        KdbiasError: a label has no name.
-    """
-    try:
-        numbers = values.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise KdbiasError(f"label_names need integer labels ({error})") from None
-    span = pc.min_max(numbers).as_py()
-    if span["min"] is not None and (span["min"] < 0 or span["max"] >= len(names)):
-        raise KdbiasError(
-            f"labels run from {span['min']} to {span['max']}, but label_names has {len(names)} names"
-        )
-    return as_strings(pa.array(list(names), pa.large_string()).take(numbers))
 
 
 def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool = True) -> pa.Array:
@@ -201,8 +184,9 @@ def _image_column(data: str, schema: pa.Schema, options: Options) -> str | None:
     return named
 
 
-def _labels(values: pa.ChunkedArray, names: Sequence[str] | None) -> pa.Array:
-    if names is not None:
-        return named_labels(values, names)
+def _labels(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Labels of which an empty text is none."""
+    if plain_type(values.type) != pa.large_string():
+        return values
     labels = as_strings(values)
     return pc.if_else(pc.equal(labels, ""), None, labels)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.data.filters import matching
+from kdbias.data.options import Options
 from kdbias.data.roots import join_root
-from kdbias.data.source import Options, Source, count_distinct
+from kdbias.data.source import Source, count_distinct
 from kdbias.data.stores import is_uri, without_scheme
 from kdbias.errors import KdbiasError
 from kdbias.tables.files import read_toml

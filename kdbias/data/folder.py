@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.data.options import Options
 from kdbias.data.roots import is_inside, read_below
-from kdbias.data.source import Options, Source, make_source
+from kdbias.data.source import Source, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 
@@ -67,7 +68,7 @@ def open_folder(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no images, a symbolic link that leaves the root, or a name that is not UTF-8.
     """
-    options.refuse_columns(f"image folder {data}")
+    options.refuse_unused(f"image folder {data}", "pattern")
     folder = os.path.abspath(data)
     root = os.path.abspath(options.root) if options.root else folder
     if not is_inside(folder, os.path.realpath(root)):
@@ -102,9 +103,10 @@ def open_folder(data: str, options: Options) -> Source:
     return make_source(
         "folder",
         data,
+        options,
         ids,
         FolderImages(root, ids),
-        [fingerprints.of_arrays(ids, sizes), options.pattern],
+        [fingerprints.of_arrays(ids, sizes), options.pattern, *options.naming],
         labels=columns.pop("label", None),
         groups=columns,
         notes=notes,

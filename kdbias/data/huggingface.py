@@ -15,8 +15,9 @@ import pyarrow as pa
 from kdbias.data.columns import Columns, holds_images, source_of
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
+from kdbias.data.options import COLUMNS, Options
 from kdbias.data.roots import join_root
-from kdbias.data.source import Options, Source
+from kdbias.data.source import Source
 from kdbias.data.stores import UNREADABLE, first_line
 from kdbias.data.table import class_names
 from kdbias.errors import KdbiasError
@@ -76,6 +77,7 @@ def open_huggingface(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: damaged files, splits with other columns, no images.
     """
+    options.refuse_unused(f"saved data set {data}", *COLUMNS)
     parts = _splits(data)
     try:
         tables = [[_mapped(file) for file in files] for _, files in parts]

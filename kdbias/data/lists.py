@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from kdbias.data.columns import Columns, source_of
 from kdbias.data.digests import digest_of
 from kdbias.data.folder import named_parts
+from kdbias.data.options import Options
 from kdbias.data.roots import join_root
-from kdbias.data.source import Options, Source
+from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings
 
@@ -30,7 +31,7 @@ def open_lists(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: lists that are missing or damaged, paths that leave the root or occur twice.
     """
-    options.refuse_columns(f"lists in {data}")
+    options.refuse_unused(f"lists in {data}", "lists", "pattern")
     if not options.lists:
         raise KdbiasError(f"{data}: lists need a .toml description with [[lists]]")
     folder = os.path.abspath(data)

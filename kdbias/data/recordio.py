@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
+from kdbias.data.options import Options
 from kdbias.data.random_access import RandomAccess
 from kdbias.data.records import (
     HEADER,
@@ -25,7 +26,7 @@ from kdbias.data.records import (
     scan_records,
     wrong_magic,
 )
-from kdbias.data.source import Options, Source, count_distinct, make_source
+from kdbias.data.source import Source, count_distinct, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 
@@ -71,7 +72,7 @@ def open_recordio(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no ``.rec`` or several, a damaged index, records without a header.
     """
-    options.refuse_columns(f"RecordIO {data}")
+    options.refuse_unused(f"RecordIO {data}")
     file = os.path.abspath(_rec_file(data))
     size = os.path.getsize(file)
     index = os.path.splitext(file)[0] + ".idx"
@@ -90,9 +91,10 @@ def open_recordio(data: str, options: Options) -> Source:
     return make_source(
         "recordio",
         data,
+        options,
         pa.array(keys).cast(pa.large_string()),
         RecordImages(file, keys, offsets),
-        [digest_of(file), fingerprints.of_arrays(keys, offsets, labels)],
+        [digest_of(file), fingerprints.of_arrays(keys, offsets, labels), *options.naming],
         labels=texts,
         notes=_property_notes(os.path.join(os.path.dirname(file), "property"), texts),
     )

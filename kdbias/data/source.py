@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from kdbias.data.options import Options
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.columns import is_own
@@ -28,44 +30,6 @@ class Images(Protocol):
     def location(self, row: int) -> str:
         """Where the image lies, for people: a path, or file and row."""
         ...
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the columns of a data set are to be read; what is None is found by its usual name.
-
-    Attributes:
-        id_column, label_column, path_column, image_column: names of columns.
-        groups: the columns kept as groups; None keeps all that are left.
-        label_names: names of the integer labels 0, 1, ...
-        root: folder that paths start from, and that none may leave.
-        arrays: parts of an ``.npz`` file, each {"images": key, "labels": key, any further group: value}.
-        lists: text files of paths, each {"file": path, "columns": names, any further group: value, ...}.
-        pattern: regular expression (RE2) on paths; its named groups become columns.
-    """
-
-    id_column: str | None = None
-    label_column: str | None = None
-    path_column: str | None = None
-    image_column: str | None = None
-    groups: Sequence[str] | None = None
-    label_names: Sequence[str] | None = None
-    root: str | None = None
-    arrays: Sequence[Mapping[str, str]] = ()
-    lists: Sequence[Mapping[str, Any]] = ()
-    pattern: str | None = None
-
-    def refuse_columns(self, what: str) -> None:
-        """For data without columns of its own: say that naming some makes no sense."""
-        given = {
-            "--id-column": self.id_column,
-            "--label-column": self.label_column,
-            "--path-column": self.path_column,
-            "--image-column": self.image_column,
-        }
-        named = [f"{option} {value}" for option, value in given.items() if value is not None]
-        if named:
-            raise KdbiasError(f"{what} has no columns to choose: leave out {', '.join(named)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,14 +147,13 @@ class Source:
 
 def count_distinct(values: pa.Array) -> int:
     """Number of distinct values, nulls apart."""
-    import pyarrow.compute as pc
-
     return pc.count_distinct(values).as_py()
 
 
 def make_source(
     kind: str,
     origin: str,
+    options: Options,
     ids: pa.Array | pa.ChunkedArray,
     images: Images,
     digest: Any,
@@ -202,22 +165,25 @@ def make_source(
     """Check and assemble a source; every kind of data ends here.
 
     Args:
+        options: their label_names name ``labels``, their groups choose among ``groups``.
         digest: JSON-able evidence of the content, becomes the fingerprint.
 
     Raises:
-        KdbiasError: no samples, or ids that are missing or repeated.
+        KdbiasError: no samples, ids that are missing or repeated, labels without a name, a group that does
+            not exist.
     """
     ids = as_strings(ids)
     if not len(ids):
         raise KdbiasError(f"{origin}: holds no samples")
     require_unique(ids, origin)
+    if options.label_names is not None:
+        labels = _named(origin, labels, options.label_names)
     if labels is not None:
         labels = as_strings(labels)
         if labels.null_count == len(labels):
             labels = None
-    groups, renamed = _safe_groups(
-        {name: as_plain(values, name, origin) for name, values in (groups or {}).items()}
-    )
+    chosen = _chosen(origin, groups or {}, options.groups)
+    groups, renamed = _safe_groups({name: as_plain(v, name, origin) for name, v in chosen.items()})
     return Source(
         kind=kind,
         origin=origin,
@@ -230,6 +196,39 @@ def make_source(
         names=dict(names or {}),
         notes=(*notes, *renamed),
     )
+
+
+def _named(
+    origin: str, labels: pa.Array | pa.ChunkedArray | None, names: Sequence[str]
+) -> pa.Array | pa.ChunkedArray:
+    """Names of integer labels 0..len(names)-1."""
+    if labels is None:
+        raise KdbiasError(f"{origin}: label_names has {len(names)} names, but there are no labels")
+    try:
+        numbers = labels.cast(pa.int64())
+    except pa.ArrowException as error:
+        raise KdbiasError(f"{origin}: label_names need integer labels ({error})") from None
+    span = pc.min_max(numbers).as_py()
+    if span["min"] is not None and (span["min"] < 0 or span["max"] >= len(names)):
+        raise KdbiasError(
+            f"{origin}: labels run from {span['min']} to {span['max']}, but label_names has {len(names)} "
+            "names"
+        )
+    return pa.array(list(names), pa.large_string()).take(numbers)
+
+
+def _chosen(
+    origin: str, groups: Mapping[str, pa.Array | pa.ChunkedArray], wanted: Sequence[str] | None
+) -> Mapping[str, pa.Array | pa.ChunkedArray]:
+    """The groups that were asked for, in their own order; all where none were."""
+    if wanted is None:
+        return groups
+    missing = [name for name in wanted if name not in groups]
+    if missing:
+        raise KdbiasError(
+            f"{origin}: no column {missing[0]!r} for groups; it has {', '.join(groups) or 'none'}"
+        )
+    return {name: values for name, values in groups.items() if name in wanted}
 
 
 def _safe_groups(groups: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], list[str]]:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from kdbias.data.columns import Columns, source_of
 from kdbias.data.digests import digest_of
+from kdbias.data.options import COLUMNS, Options
 from kdbias.data.parquet_images import ParquetImages
-from kdbias.data.source import Options, Source
+from kdbias.data.source import Source
 from kdbias.data.stores import UNREADABLE, first_line, is_uri, join, names_in, open_input, parent_of
 from kdbias.errors import KdbiasError
 
@@ -36,6 +37,7 @@ def open_table(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: missing columns, paths that leave the root, repeated ids, no rows.
     """
+    options.refuse_unused(f"table {data}", *COLUMNS)
     files, folder = _files(data)
     try:
         schema = _schema(files)

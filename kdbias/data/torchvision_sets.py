@@ -3,15 +3,15 @@
 import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kdbias.data.columns import named_labels
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.source import Options, Source, make_source
+from kdbias.data.options import Options
+from kdbias.data.source import Source, make_source
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
 from kdbias.progress import bar
@@ -79,15 +79,16 @@ def open_torchvision(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no such data set, files that are missing, or items that are not (image, label).
     """
-    options.refuse_columns(data)
+    options.refuse_unused(data)
     name, arguments = _parse(data)
     root = os.path.abspath(options.root or os.environ.get("KDBIAS_DATA") or _no_root(data))
     parts = _parts(name, root, arguments)
     opened = [_build(name, root, part) for part in parts]
     lengths = [len(dataset) for dataset in opened]
     numbers = np.concatenate([_labels(data, dataset) for dataset in opened])
-    names = options.label_names or _names(opened[0], numbers)
-    labels = pa.array(numbers)
+    naming = options.naming
+    if options.label_names is None:
+        options = replace(options, label_names=_names(opened[0], numbers))
     splits = np.repeat(np.array([part.split for part in parts], object), lengths)
     ids = [f"{part.split}/{i:06d}" for part, n in zip(parts, lengths, strict=True) for i in range(n)]
     contents = [fingerprints.of_arrays(_array(dataset)) for dataset in opened]
@@ -96,10 +97,11 @@ def open_torchvision(data: str, options: Options) -> Source:
     return make_source(
         PREFIX,
         data,
+        options,
         pa.array(ids, pa.large_string()),
         images,
-        [name, arguments, contents, fingerprints.of_arrays(numbers)],
-        labels=named_labels(labels, names) if names else labels,
+        [name, arguments, contents, fingerprints.of_arrays(numbers), *naming],
+        labels=pa.array(numbers),
         groups={"split": pa.array(splits, pa.large_string())},
     )
 

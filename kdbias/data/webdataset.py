@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.folder import EXTENSIONS
 from kdbias.data.index_cache import cached_index
+from kdbias.data.options import Options
 from kdbias.data.random_access import RandomAccess
 from kdbias.data.roots import MAX_FILE_BYTES, leaves_root
-from kdbias.data.source import Options, Source, make_source
+from kdbias.data.source import Source, make_source
 from kdbias.errors import KdbiasError
 from kdbias.progress import bar
 from kdbias.tables import fingerprints
@@ -74,8 +75,7 @@ def open_webdataset(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no tars, compressed or damaged ones, members that leave the root, no images.
     """
-    if options.path_column is not None:
-        raise KdbiasError(f"{data}: tar files have no paths to choose: leave out --path-column")
+    options.refuse_unused(f"WebDataset {data}", "id_column", "label_column", "image_column")
     files = [os.path.abspath(file) for file in expand(data)]
     form = _FORM if options.image_column is None else f"{_FORM} {options.image_column}"
     tables = []
@@ -91,20 +91,21 @@ def open_webdataset(data: str, options: Options) -> Source:
     ids, notes = _ids(data, table["key"], sizes, files, options.id_column, columns)
     label = _label(data, options.label_column, columns)
     groups = {name: v for name, v in columns.items() if name not in (options.id_column, label)}
-    if options.groups is not None:
-        missing = [name for name in options.groups if name not in groups]
-        if missing:
-            raise KdbiasError(f"{data}: no column {missing[0]!r} for groups; it has {', '.join(columns)}")
-        groups = {name: groups[name] for name in options.groups}
     offsets = table["offset"].to_numpy()
     lengths = table["size"].to_numpy()
     chosen = {options.id_column: "sample_id", label: "label"}
     return make_source(
         "webdataset",
         data,
+        options,
         ids,
         TarImages(files, sizes.astype(np.int32), offsets, lengths),
-        [fingerprints.of_arrays(as_strings(ids), offsets, lengths), _columns_digest(columns), str(label)],
+        [
+            fingerprints.of_arrays(as_strings(ids), offsets, lengths),
+            _columns_digest(columns),
+            str(label),
+            *options.naming,
+        ],
         labels=None if label is None else columns[label],
         groups=groups,
         names={name: role for name, role in chosen.items() if name is not None and name != role},
