@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.digests import digest_of
 from kdbias.data.options import Options
 from kdbias.data.source import Source, make_source
 from kdbias.data.stores import first_line
 from kdbias.errors import KdbiasError
-from kdbias.tables import fingerprints
 
 _DAMAGED = (
     OSError,
@@ -105,7 +105,7 @@ def open_arrays(data: str, options: Options) -> Source:
         pa.array(ids),
         ArrayImages(os.path.abspath(data), keys, lengths),
         [
-            fingerprints.of_file(data),
+            digest_of(data),
             [dict(part) for part in options.arrays],
             list(options.label_names or ()),
             *replace(options, label_names=None).naming,

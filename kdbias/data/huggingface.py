@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kdbias.data.columns import Columns, holds_images, source_of
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.digests import digest_of
+from kdbias.data.digests import digests_of
 from kdbias.data.options import COLUMNS, Options
 from kdbias.data.roots import join_root
 from kdbias.data.source import Source
@@ -81,9 +81,10 @@ def open_huggingface(data: str, options: Options) -> Source:
     parts = _splits(data)
     try:
         tables = [[_mapped(file) for file in files] for _, files in parts]
-        digest = [[name, [digest_of(file) for file in files]] for name, files in parts]
+        digests = iter(digests_of([file for _, files in parts for file in files]))
     except UNREADABLE as error:
         raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
+    digest = [[name, [next(digests) for _ in files]] for name, files in parts]
     schema = tables[0][0].schema.remove_metadata()
     for (name, files), group in zip(parts, tables, strict=True):
         for table in group:

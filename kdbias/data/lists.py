@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.data.columns import Columns, source_of
-from kdbias.data.digests import digest_of
+from kdbias.data.digests import digests_of
 from kdbias.data.folder import named_parts
 from kdbias.data.options import Options
 from kdbias.data.roots import join_root
@@ -52,7 +52,7 @@ def open_lists(data: str, options: Options) -> Source:
         paths = _before(f"{above}/", table["path"])
         table = table.set_column(table.column_names.index("path"), "path", paths)
     columns = Columns.choose(data, table.schema, options)
-    digest = [[digest_of(file) for file in files], [dict(entry) for entry in options.lists], options.pattern]
+    digest = [digests_of(files), [dict(entry) for entry in options.lists], options.pattern]
     return source_of(
         "lists", data, table.select(list(columns.plain)), columns, options, root, _no_images, digest
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.data.columns import Columns, source_of
-from kdbias.data.digests import digest_of
+from kdbias.data.digests import digests_of
 from kdbias.data.options import COLUMNS, Options
 from kdbias.data.parquet_images import ParquetImages
 from kdbias.data.source import Source
@@ -45,7 +45,7 @@ def open_table(data: str, options: Options) -> Source:
             options = replace(options, label_names=_class_names(schema, options.label_column or "label"))
         columns = Columns.choose(data, schema, options)
         table = _read(files, columns)
-        digest = [digest_of(file) for file in files]
+        digest = digests_of(files)
     except UNREADABLE as error:
         reason = first_line(error)
         raise KdbiasError(f"{data}: cannot be read ({reason})") from None
