@@ -35,6 +35,7 @@ _FLOAT32_EXACT = 1 << 24
 _CHUNK = 1 << 16
 _SPOT_CHECKS = 2000
 _MAX_PROPERTY_BYTES = 1 << 16
+_ADVICE = "remove the .idx, and kdbias scans the .rec instead"
 
 
 class RecordImages:
@@ -113,13 +114,14 @@ def _rec_file(data: str) -> str:
 
 def _check_index(index: str, file: str, keys: np.ndarray, offsets: np.ndarray, size: int) -> None:
     """Refuse an index that cannot belong to the file; the rows are sorted by offset."""
-    if not len(keys):
+    if not len(keys) or not size:
         raise KdbiasError(f"{file}: holds no samples")
-    advice = "remove the .idx, and kdbias scans the .rec instead"
     sorted_keys = np.sort(keys)
+    if sorted_keys[0] < 0:
+        raise KdbiasError(f"{index}: key {sorted_keys[0]} is below 0; {_ADVICE}")
     repeated = sorted_keys[1:][np.diff(sorted_keys) == 0]
     if len(repeated):
-        raise KdbiasError(f"{index}: key {repeated[0]} occurs twice; {advice}")
+        raise KdbiasError(f"{index}: key {repeated[0]} occurs twice; {_ADVICE}")
     bad = (offsets < 0) | (offsets > size - 8) | (offsets % 4 != 0) | (np.diff(offsets, prepend=-8) < 8)
     # All starts of records where they are few; else enough to notice an index of another file.
     some = np.flatnonzero(~bad)
@@ -134,7 +136,7 @@ def _check_index(index: str, file: str, keys: np.ndarray, offsets: np.ndarray, s
         what = wrong_magic(int(words[seen[0], 0])) if len(seen) else "no place for a record"
         raise KdbiasError(
             f"{index}: {int(bad.sum()):,} entries do not fit {os.path.basename(file)} (key {keys[first]}: "
-            f"{what} at byte {offsets[first]:,} of {size:,}); {advice}"
+            f"{what} at byte {offsets[first]:,} of {size:,}); {_ADVICE}"
         )
 
 
@@ -171,9 +173,12 @@ class _RecordFile:
         """Rows of the index that hold images, and the float32 label of each.
 
         Raises:
-            KdbiasError: something other than a record where the index points.
+            KdbiasError: something other than a record where the index points, or a key beyond all that
+                record 0 announces.
         """
         described = self._description()
+        if described is not None:
+            self._check_keys(described[1])
         if described is not None and max(described) < _FLOAT32_EXACT:
             found = self._labels_by_range(*described)
             if found is not None:
@@ -196,6 +201,16 @@ class _RecordFile:
         if not head.empty[0] or head.arrays[0] < 2 or not np.isfinite(head.labels[0]).all():
             return None
         return int(head.labels[0, 0]), int(head.labels[0, 1])
+
+    def _check_keys(self, end: int) -> None:
+        """Refuse keys that neither the announced end of keys nor the number of records allows."""
+        rounding = int(np.spacing(np.float32(end)))
+        last = int(self.keys.max())
+        if last >= max(end + rounding, len(self.keys)):
+            raise KdbiasError(
+                f"{self.file}: its .idx has the key {last:,}, but record 0 says that keys end at {end:,}; "
+                f"{_ADVICE}"
+            )
 
     def _labels_by_range(self, last_image: int, end: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Images and labels from the identity records, or None where these cannot be trusted."""

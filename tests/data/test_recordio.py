@@ -187,6 +187,8 @@ def test_an_index_in_another_order_and_with_blank_lines(tmp_path):
         (lambda text: text + "99\t\n", "damaged index"),
         (lambda text: "", "damaged index"),
         (lambda text: text + "1\t0\n", "key 1 occurs twice"),
+        (lambda text: text.replace("\n3\t", "\n-3\t"), "key -3 is below 0"),
+        (lambda text: text.replace("\n12\t", f"\n{10**13}\t"), "the key 10,000,000,000,000, but record 0"),
         (
             lambda text: text + "99\t1000000\n",
             r"1 entries do not fit train.rec \(key 99: no place for a record",
@@ -245,7 +247,7 @@ def test_an_empty_image_of_im2rec_is_kept_for_the_failures_table(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no samples|do not fit"),
+        (b"", "holds no samples"),
         (b"not a record file at all", "no RecordIO record at byte 0"),
         (struct.pack("<II", 0x3ED7230A, 8) + b"12345678", "obsolete kind"),
         (record(b"short"), "payload|bytes"),
@@ -264,6 +266,13 @@ def test_what_is_no_record_file(tmp_path, content, message):
     import re
 
     assert re.search(message, str(caught)), caught
+
+
+def test_an_index_of_an_empty_file(tmp_path):
+    (tmp_path / "train.rec").touch()
+    (tmp_path / "train.idx").write_text("0\t0\n")
+    with pytest.raises(KdbiasError, match=r"train\.rec: holds no samples"):
+        open_data(tmp_path)
 
 
 def test_several_rec_files_must_be_chosen_from(tmp_path):
