@@ -1,7 +1,5 @@
 """Tabular manifests: CSV and Parquet, with the images' paths or the images themselves."""
 
-import csv as text_csv
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -17,9 +15,7 @@ from kdbias.data.parquet_images import ParquetImages
 from kdbias.data.source import Source
 from kdbias.data.stores import UNREADABLE, first_line, is_uri, join, names_in, open_input, parent_of
 from kdbias.errors import KdbiasError
-
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_MAX_HEADER_BYTES = 1 << 20
+from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
 
 
 def open_table(data: str, options: Options) -> Source:
@@ -83,14 +79,16 @@ def _files(data: str) -> tuple[list[str], str]:
 
 
 def _delimiter(file: str) -> str | None:
-    return _DELIMITERS.get(os.path.splitext(file.partition("?")[0])[1].lower())
+    return DELIMITERS.get(os.path.splitext(file.partition("?")[0])[1].lower())
 
 
 def _schema(files: Sequence[str]) -> pa.Schema:
     if not files:
         raise KdbiasError("no .parquet files in this folder")
     if (delimiter := _delimiter(files[0])) is not None:
-        return _csv_header(files[0], delimiter)
+        with _csv_input(files[0]) as handle:
+            names = csv_columns(handle, delimiter, files[0])
+        return pa.schema([(name, pa.string()) for name in names])
     schemas = []
     for file in files:
         with open_input(file) as handle:
@@ -98,19 +96,6 @@ def _schema(files: Sequence[str]) -> pa.Schema:
         if not schemas[-1].equals(schemas[0]):
             raise KdbiasError(f"{file}: other columns ({', '.join(schemas[-1].names)}) than {files[0]}")
     return schemas[0]
-
-
-def _csv_header(file: str, delimiter: str) -> pa.Schema:
-    with _csv_input(file) as handle:
-        head = handle.read(_MAX_HEADER_BYTES)
-    try:
-        line = head[: head.find(b"\n") + 1 or len(head)].decode("utf-8-sig")
-        names = next(text_csv.reader(io.StringIO(line), delimiter=delimiter), [])
-    except (UnicodeDecodeError, text_csv.Error) as error:
-        raise KdbiasError(f"{file}: not a CSV file in UTF-8 ({error})") from None
-    if not names:
-        raise KdbiasError(f"{file}: empty; the first line must name the columns")
-    return pa.schema([(name, pa.string()) for name in names])
 
 
 def _csv_input(file: str) -> pa.NativeFile:
@@ -140,25 +125,11 @@ def _read(files: Sequence[str], columns: Columns) -> pa.Table:
     """All plain columns; the image column stays where it is."""
     delimiter = _delimiter(files[0])
     if delimiter is not None:
-        return _read_csv(files[0], delimiter, columns)
+        texts = [name for name in (columns.id, columns.label, columns.path) if name is not None]
+        with _csv_input(files[0]) as handle:
+            return read_csv(handle, texts, columns.plain, delimiter, files[0])
     tables = []
     for file in files:
         with open_input(file) as handle:
             tables.append(pq.ParquetFile(handle).read(columns=list(columns.plain)).replace_schema_metadata())
     return pa.concat_tables(tables)
-
-
-def _read_csv(file: str, delimiter: str, columns: Columns) -> pa.Table:
-    from pyarrow import csv
-
-    # Ids, labels and paths stay text: read as numbers, "0012" would become "12".
-    texts = [name for name in (columns.id, columns.label, columns.path) if name is not None]
-    with _csv_input(file) as handle:
-        return csv.read_csv(
-            handle,
-            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                column_types={name: pa.large_string() for name in texts},
-                include_columns=list(columns.plain),
-            ),
-        )

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
+from kdbias.tables.csv_file import read_csv
 from kdbias.tables.joins import align, as_strings
 
 _FOLDS = 10
@@ -151,15 +152,9 @@ def _from_table(file: Path) -> Pairs:
     if file.suffix.lower() == ".parquet":
         table = pq.read_table(file)
     else:
-        from pyarrow import csv
-
-        text = csv.ConvertOptions(column_types={"first": pa.large_string(), "second": pa.large_string()})
-        first_line = file.open(encoding="utf-8").readline()
-        parsing = csv.ParseOptions(delimiter="\t" if "\t" in first_line else ",")
-        try:
-            table = csv.read_csv(file, convert_options=text, parse_options=parsing)
-        except pa.ArrowInvalid as error:
-            raise KdbiasError(f"{file}: not a table of pairs ({str(error).splitlines()[0]})") from None
+        with file.open("rb") as handle:
+            delimiter = "\t" if b"\t" in handle.readline() else ","
+        table = read_csv(file, ("first", "second"), delimiter=delimiter)
     missing = [name for name in ("first", "second", "same") if name not in table.column_names]
     if missing:
         raise KdbiasError(f"{file} has no column {missing[0]!r} (it has: {', '.join(table.column_names)})")

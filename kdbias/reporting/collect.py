@@ -12,6 +12,7 @@ from kdbias.errors import KdbiasError
 from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
 from kdbias.reporting.frontier import Frontier, read_frontier
 from kdbias.reporting.places import candidates
+from kdbias.tables.csv_file import read_csv
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
 
@@ -235,12 +236,7 @@ def _read_metrics(path: Path) -> dict[str, list[Any]]:
     """Columns of metrics.csv; numbers as numbers, empty fields as None."""
     if not path.exists():
         return {}
-    from pyarrow import ArrowInvalid, csv
-
-    try:
-        return csv.read_csv(path).to_pydict()
-    except ArrowInvalid as error:
-        raise KdbiasError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from None
+    return read_csv(path).to_pydict()
 
 
 def _read_evaluation(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.columns import MANIFEST, refuse_own
+from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import write_table
@@ -105,7 +106,7 @@ class WeightManifest:
 def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
     """Read a manifest; only ``sample_id`` and ``weight`` are needed, so a hand-made file serves too.
 
-    Weights are scaled to mean 1. A ``.csv`` is read likewise.
+    Weights are scaled to mean 1. A ``.csv`` or ``.tsv`` is read likewise.
 
     Raises:
         KdbiasError: missing file or column, repeated ids, or weights that are negative, NaN or all zero.
@@ -118,20 +119,15 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
                 f"kdbias weights {file} -o weights.parquet makes one from it"
             )
         raise KdbiasError(f"{file} is a folder; a weight manifest is a .parquet or .csv file")
-    if file.suffix.lower() == ".csv":
-        from pyarrow import csv
-
-        if not file.exists():
-            raise KdbiasError(f"{file}: no such file")
-        options = csv.ConvertOptions(column_types={"sample_id": pa.string(), "label": pa.string()})
-        try:
-            table, schema = csv.read_csv(file, convert_options=options), None
-        except pa.ArrowInvalid as error:
-            raise KdbiasError(f"{file}: not a readable CSV file ({str(error).splitlines()[0]})") from None
+    delimiter = DELIMITERS.get(file.suffix.lower())
+    if delimiter is not None:
+        table, schema = read_csv(file, ("sample_id", "label"), delimiter=delimiter), None
     else:
         schema = provenance.read_schema(file)
         table = None
     names = schema.names if schema is not None else table.column_names
+    if len(set(names)) != len(names):
+        raise KdbiasError(f"{file}: column names occur twice ({', '.join(names)})")
     missing = [name for name in ("sample_id", "weight") if name not in names]
     if missing:
         raise KdbiasError(

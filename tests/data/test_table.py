@@ -59,6 +59,11 @@ def test_csv_columns_of_nothing_and_of_dates(csv):
         open_data(csv, where=["site=north"])
 
 
+def test_row_numbers_that_pandas_wrote_are_no_group(csv):
+    csv.write_text(",path,cam\n0,0001.png,1\n1,sub/0002.png,2\n")
+    assert list(open_data(csv).groups) == ["cam"]
+
+
 def test_csv_with_named_columns_and_id(tmp_path):
     (tmp_path / "x.png").write_bytes(b"x")
     file = tmp_path / "list.tsv"
@@ -263,7 +268,7 @@ def test_bad_tables_get_one_line(tmp_path, columns, options, message):
         (b"", "empty; the first line must name the columns"),
         (b"path,label\n", "holds no samples"),
         (b"path,path\na,b\n", "occur twice"),
-        (b"path,label\na.png\n", "cannot be read"),
+        (b"path,label\na.png\n", "not a readable CSV file"),
         (b"path\n\xff\xfe\n", "cannot be read|UTF-8"),
     ],
 )

@@ -47,6 +47,23 @@ def test_a_hand_made_file_serves(tmp_path):
     assert manifest.labels.null_count == 2
 
 
+def test_tabs_and_row_numbers_that_pandas_wrote(tmp_path):
+    frame = pd.DataFrame({"sample_id": ["007", "8"], "weight": [1, 3], "race": ["x", "y"]})
+    frame.to_csv(tmp_path / "w.tsv", sep="\t")
+    manifest = read_manifest(tmp_path / "w.tsv")
+    assert manifest.ids.to_pylist() == ["007", "8"]
+    assert manifest.group_columns == ["race"]
+
+
+def test_a_doubled_column_is_refused(tmp_path):
+    (tmp_path / "w.csv").write_text("sample_id,weight,weight\na,1,2\n")
+    columns = [pa.array(["a"]), pa.array([1.0]), pa.array([2.0])]
+    pq.write_table(pa.table(columns, names=["sample_id", "weight", "weight"]), tmp_path / "w.parquet")
+    for name in ("w.csv", "w.parquet"):
+        with pytest.raises(KdbiasError, match=r"column names occur twice \(sample_id, weight, weight\)"):
+            read_manifest(tmp_path / name)
+
+
 def test_a_column_of_nothing_and_one_of_dates_do_no_harm(tmp_path):
     (tmp_path / "w.csv").write_text("sample_id,weight,site,taken\na,1,,\nb,3,,2020-01-02\n")
     manifest = read_manifest(tmp_path / "w.csv")

@@ -1,0 +1,96 @@
+"""CSV files as tables: the one way that kdbias reads those with a header line."""
+
+import codecs
+import contextlib
+import csv as text_csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""Suffix -> what separates the columns."""
+
+_MAX_HEADER_BYTES = 1 << 20
+
+CsvSource: TypeAlias = "str | os.PathLike[str] | pa.NativeFile"
+"""A path, or a file open at its beginning."""
+
+
+def csv_columns(source: CsvSource, delimiter: str = ",", where: object = None) -> list[str]:
+    """Names of the columns, without those that have none (so pandas writes its row numbers).
+
+    Args:
+        where: what to call the source in a message, where it is no path.
+
+    Raises:
+        KdbiasError: not UTF-8, no header, or a name that occurs twice.
+    """
+    where = source if where is None else where
+    with _opened(source) as handle:
+        head = handle.read(_MAX_HEADER_BYTES)
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+        rows = text_csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = [name for name in next((row for row in rows if row), []) if name]
+    except (UnicodeDecodeError, text_csv.Error) as error:
+        raise KdbiasError(f"{where}: not a readable CSV file in UTF-8 ({error})") from None
+    if not names:
+        raise KdbiasError(f"{where}: empty; the first line must name the columns")
+    if len(set(names)) != len(names):
+        raise KdbiasError(f"{where}: column names occur twice ({', '.join(names)})")
+    return names
+
+
+def read_csv(
+    source: CsvSource,
+    texts: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    delimiter: str = ",",
+    where: object = None,
+) -> pa.Table:
+    """The rows of a CSV file; a quoted value may hold line breaks.
+
+    Args:
+        texts: columns that stay text whatever they hold: read as numbers, "0012" would become "12".
+        columns: those to read; None reads all that have a name.
+        where: what to call the source in a message, where it is no path.
+
+    Raises:
+        KdbiasError: not a CSV file in UTF-8, no header, or a name that occurs twice.
+    """
+    from pyarrow import csv
+
+    where = source if where is None else where
+    with _opened(source) as handle:
+        if columns is None:
+            columns = csv_columns(handle, delimiter, where)
+            handle.seek(0)
+        try:
+            return csv.read_csv(
+                handle,
+                parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                convert_options=csv.ConvertOptions(
+                    column_types=dict.fromkeys(texts, pa.string()), include_columns=list(columns)
+                ),
+            )
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise KdbiasError(f"{where}: not a readable CSV file ({reason})") from None
+
+
+@contextlib.contextmanager
+def _opened(source: CsvSource) -> Iterator[pa.NativeFile]:
+    if isinstance(source, pa.NativeFile):
+        yield source
+        return
+    try:
+        handle = pa.OSFile(os.fspath(source))  # not mapped, which an empty file cannot be
+    except FileNotFoundError:
+        raise KdbiasError(f"{source}: no such file") from None
+    with handle:
+        yield handle
