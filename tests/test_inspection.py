@@ -1,8 +1,12 @@
 """inspect(): right facts about every kind of file, one line for anything else, nothing executed."""
 
+import datetime
 import json
+import pickle
+import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -171,9 +175,29 @@ def test_arrays(tmp_path):
         {"name": "a", "type": "float64 (3,)"},
         {"name": "b", "type": "int8 (2, 2)"},
     ]
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    objects = np.array([{}], dtype=object)
+    np.save(tmp_path / "objects.npy", objects, allow_pickle=True)
     with pytest.raises(KdbiasError, match="not a readable NumPy file"):
         inspect(tmp_path / "objects.npy")
+    np.savez(tmp_path / "objects.npz", a=objects, b=np.ones(3))
+    columns = inspect(tmp_path / "objects.npz")["columns"]
+    assert columns[0]["type"].startswith("not read (Object arrays cannot be loaded")
+    assert columns[1]["type"] == "float64 (3,)"
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        (np.array([["a", "b"]]), ["a", "b"]),
+        (np.array([[1, 2]]), [1, 2]),
+        (np.array([[1.5, np.nan]]), [1.5, "nan"]),
+        (np.array([[1 + 2j]]), ["(1+2j)"]),
+    ],
+)
+def test_rows_of_an_array_of_any_type(tmp_path, values, row):
+    np.save(tmp_path / "x.npy", values)
+    assert inspect(tmp_path / "x.npy")["first_rows"] == [row]
+    check(inspect(tmp_path / "x.npy"))
 
 
 def test_image_folder_and_description(tmp_path):
@@ -198,6 +222,64 @@ def test_image_folder_and_description(tmp_path):
     check(found)
 
 
+def test_csv_as_its_readers_see_it(tmp_path):
+    rows = "id0,007,30\n" * 250_000 + 'id1,"two\nlines",unknown\n'
+    (tmp_path / "data.csv").write_text("sample_id,label,age\n" + rows)
+    found = inspect(tmp_path / "data.csv", rows=1)
+    assert found["rows"] == 250_001
+    assert found["first_rows"] == [{"sample_id": "id0", "label": "007", "age": "30"}]
+    (tmp_path / "w.tsv").write_text("sample_id\tweight\n007\t1\n8\t3\n")
+    found = inspect(tmp_path / "w.tsv")
+    assert found["kind"] == "weight manifest"
+    assert found["first_rows"][0] == {"sample_id": "007", "weight": 1}
+    check(found)
+
+
+def test_any_data_that_kdbias_reads_is_described(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBIAS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "rec").mkdir()
+    payload = struct.pack("<IfQQ", 0, 1.0, 0, 0) + b"abcd"
+    (tmp_path / "rec/train.rec").write_bytes(struct.pack("<II", 0xCED7230A, len(payload)) + payload)
+    (tmp_path / "tars").mkdir()
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(b"x")
+        with tarfile.open(tmp_path / f"tars/{name}.tar", "w") as archive:
+            archive.add(tmp_path / f"{name}.jpg", f"{name}.jpg")
+    (tmp_path / "pairs.bin").write_bytes(pickle.dumps(([b"a", b"b"], [True])))
+    (tmp_path / "hf").mkdir()
+    taken = pa.array([datetime.date(2020, 1, 2)])
+    table = pa.table({"image": [b"x"], "label": [0], "taken": taken})
+    with pa.ipc.new_stream(tmp_path / "hf/data.arrow", table.schema) as stream:
+        stream.write_table(table)
+    write_json(tmp_path / "hf/state.json", {"_data_files": [{"filename": "data.arrow"}]})
+    write_json(tmp_path / "hf/dataset_info.json", {})
+    (tmp_path / "parts").mkdir()
+    pq.write_table(pa.table({"sample_id": ["a"], "image": [b"x"]}), tmp_path / "parts/0.parquet")
+    for name, n in {
+        "rec": 1, "rec/train.rec": 1, "tars": 2, "tars/a.tar": 1, "tars/*.tar": 2, "pairs.bin": 2, "hf": 1,
+        "parts": 1,
+    }.items():  # fmt: skip
+        found = inspect(tmp_path / name)
+        assert (found["kind"], found["rows"]) == ("data set", n), name
+        check(found)
+    assert inspect(tmp_path / "hf")["first_rows"][0]["taken"] == "2020-01-02"
+    assert inspect((tmp_path / "rec").as_uri())["kind"] == "data set"
+
+
+def test_data_of_a_library_is_found_by_its_name(monkeypatch):
+    monkeypatch.delenv("KDBIAS_DATA", raising=False)
+    with pytest.raises(KdbiasError, match=r"torchvision:CIFAR10: where are its files\?"):
+        inspect("torchvision:CIFAR10")
+
+
+def test_data_in_a_store_is_described():
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/inspected/list.csv", b"path,label\na.png,007\n")
+    found = inspect("memory://inspected/list.csv")
+    assert found["path"] == "memory://inspected/list.csv"
+    assert found["first_rows"] == [{"sample_id": "a.png", "label": "007"}]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -207,6 +289,10 @@ def test_image_folder_and_description(tmp_path):
         ("broken.csv", b"a,b\n1,2,3\n", "not a readable CSV file"),
         ("binary.csv", b"\xff\xfe\x00,\n", "not a readable CSV file"),
         ("broken.npy", b"nothing", "not a readable NumPy file"),
+        ("broken.npz", b"PK\x03\x04 cut", "not a readable NumPy file"),
+        ("broken.tsv", b"a\tb\n1\n", "not a readable CSV file"),
+        ("broken.bin", b"nothing", "not a verification set"),
+        ("missing-*.tar", None, "no .tar files"),
         ("broken.pt", b"nothing", "not a file of plain weights"),
         ("notes.txt", b"hello", "nothing that kdbias knows"),
         ("notes.xml", b"<rss/>", "no OpenVINO network"),

@@ -18,7 +18,7 @@ from kdbias.data.source import Source, make_source
 from kdbias.data.stores import first_line
 from kdbias.errors import KdbiasError
 
-_DAMAGED = (
+DAMAGED = (
     OSError,
     ValueError,
     KeyError,
@@ -55,7 +55,7 @@ class ArrayImages:
             try:
                 with np.load(self.file, allow_pickle=False) as archive:
                     self._arrays[key] = archive[key]
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 raise UnreadableImage(f"cannot read {self.file}: {first_line(error)}") from None
         return self._arrays[key][row - int(self._starts[part])]
 
@@ -94,7 +94,7 @@ def open_arrays(data: str, options: Options) -> Source:
                     values += [part.get(name)] * length
     except KdbiasError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise KdbiasError(f"{data}: not a plain .npz file ({first_line(error)})") from None
     all_labels = pa.concat_arrays([part.cast(labels[0].type) for part in labels])
     keys = [part["images"] for part in options.arrays]

@@ -7,23 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdbias.data import kind_of, open_data
+from kdbias.data.stores import without_scheme
 from kdbias.errors import KdbiasError
 from kdbias.inspection import numbers, plain
-from kdbias.inspection.recognition import CHANGES, csv_header, recognise, stage_folders
+from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.inspection.values import short
+from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.files import read_json, read_toml
 from kdbias.tables.provenance import from_schema, read_schema
 from kdbias.tables.run_record import RECORD
 
 _ROWS = 5
+_TEXTS = ("sample_id", "label", "path", "first", "second")  # columns that every reader of a CSV keeps as text
 
 
 def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
     """Describe what lies at ``path``.
 
     Args:
-        path: an output of any stage (folder or file), a data manifest or description, an image folder, a
-            ``.pt`` model, a ``.npy``/``.npz`` array, a network or image file.
+        path: an output of any stage (folder or file), a data manifest, any other data that `open_data` reads
+            or its description, a ``.pt`` model, a ``.npy``/``.npz`` array, a network or image file.
         rows: how many first rows to show of a table.
 
     Returns:
@@ -33,7 +37,11 @@ def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
     Raises:
         KdbiasError: nothing there, unreadable, or nothing that kdbias knows.
     """
-    place = _shipped(Path(path))
+    name = without_scheme(os.fspath(path))
+    place = _shipped(Path(name))
+    if not place.exists():
+        kind_of(name)  # refuses what is no data set by its name either
+        return {"path": name, "kind": "data set", **_data(name, rows)}
     kind = recognise(place)
     describe: Callable[[Path, int], dict[str, Any]] = {
         "embedding table": _embedding_table,
@@ -43,7 +51,7 @@ def inspect(path: str | os.PathLike[str], rows: int = _ROWS) -> dict[str, Any]:
         "demo": _outputs,
         "outputs": _outputs,
         "image folder": _data,
-        "archive": _data,
+        "data set": _data,
         "model": numbers.model,
         "array": numbers.array,
         "arrays": numbers.arrays,
@@ -76,7 +84,8 @@ def _shipped(path: Path) -> Path:
 
 
 def _table(path: Path, rows: int) -> dict[str, Any]:
-    head, n, schema = _csv_head(path, rows) if path.suffix.lower() == ".csv" else _parquet_head(path, rows)
+    head_of = _csv_head if path.suffix.lower() in DELIMITERS else _parquet_head
+    head, n, schema = head_of(path, rows)
     found: dict[str, Any] = {
         "summary": f"{n:,} rows, {len(schema.names)} columns",
         "rows": n,
@@ -102,18 +111,8 @@ def _parquet_head(path: Path, rows: int) -> tuple[Any, int, Any]:
 
 
 def _csv_head(path: Path, rows: int) -> tuple[Any, int, Any]:
-    from pyarrow import ArrowInvalid, csv
-
-    csv_header(path)
-    try:
-        with csv.open_csv(path) as reader:
-            head, n = reader.schema.empty_table(), 0
-            for batch in reader:
-                head = batch.slice(0, rows) if n == 0 else head
-                n += batch.num_rows
-            return head, n, reader.schema
-    except ArrowInvalid as error:
-        raise KdbiasError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from None
+    table = read_csv(path, _TEXTS, delimiter=DELIMITERS[path.suffix.lower()])
+    return table.slice(0, rows), table.num_rows, table.schema
 
 
 def _weights(path: Path) -> dict[str, Any]:
@@ -254,14 +253,12 @@ def _outputs(path: Path, rows: int) -> dict[str, Any]:
     return {"summary": f"a folder of outputs: {counted or 'weight manifests'}", **found}
 
 
-def _data(path: Path, rows: int) -> dict[str, Any]:
-    from kdbias.data import open_data
-
-    source = open_data(str(path))
+def _data(path: str | Path, rows: int) -> dict[str, Any]:
+    source = open_data(path)
     first: list[dict[str, Any]] = []
     for i in range(min(rows, source.n)):
         labels = {"label": source.labels[i].as_py()} if source.labels is not None else {}
-        groups = {name: column[i].as_py() for name, column in source.groups.items()}
+        groups = {name: short(column[i].as_py()) for name, column in source.groups.items()}
         first.append({"sample_id": source.ids[i].as_py(), **labels, **groups})
     return {"summary": source.describe(), "rows": source.n, "first_rows": first}
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from kdbias.data.arrays import DAMAGED
+from kdbias.data.stores import first_line
 from kdbias.errors import KdbiasError
 from kdbias.inspection.values import short
 
@@ -41,14 +43,23 @@ def _walk(value: Any, name: str, tensors: list[tuple[str, Any]], facts: dict[str
 
 def array(path: Path, rows: int) -> dict[str, Any]:
     values = _load_arrays(path)
-    sample = [[short(float(x)) for x in row[:4]] for row in values[:rows]] if values.ndim == 2 else []
+    sample = [[short(x) for x in row[:4].tolist()] for row in values[:rows]] if values.ndim == 2 else []
     return {"summary": f"array {values.dtype} of shape {values.shape}; it holds no ids", "first_rows": sample}
 
 
 def arrays(path: Path, rows: int) -> dict[str, Any]:
     with _load_arrays(path) as archive:
-        columns = [{"name": k, "type": f"{archive[k].dtype} {archive[k].shape}"} for k in archive.files]
+        columns = [{"name": k, "type": _type(archive, k)} for k in archive.files]
     return {"summary": f"{len(columns)} arrays", "columns": columns}
+
+
+def _type(archive: Any, name: str) -> str:
+    """Type and shape of an array in an archive; one of Python objects is not unpickled."""
+    try:
+        values = archive[name]
+    except DAMAGED as error:
+        return f"not read ({first_line(error)})"
+    return f"{values.dtype} {values.shape}"
 
 
 def _load_arrays(path: Path) -> Any:
@@ -56,5 +67,5 @@ def _load_arrays(path: Path) -> Any:
 
     try:
         return np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise KdbiasError(f"{path}: not a readable NumPy file ({str(error).splitlines()[0]})") from None
+    except DAMAGED as error:
+        raise KdbiasError(f"{path}: not a readable NumPy file ({first_line(error)})") from None

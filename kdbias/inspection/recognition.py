@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kdbias.data import kind_of
+from kdbias.data.folder import EXTENSIONS
 from kdbias.errors import KdbiasError
+from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
 
@@ -19,7 +22,7 @@ FOLDER_KINDS = {
     "study": "study",
 }
 CHANGES = ("groups.csv", "hardness.csv", "samples.csv")  # what `kdbias changes -o` writes
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+_IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS}
 _LOOKED_AT = 2000  # files of a folder that are looked at before giving up on finding an image
 
 
@@ -27,7 +30,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
     """One of: embedding table, embedding part, density folder, density table, weight manifest, training run,
     evaluation, demo, frontier, study, changes, outputs, neighbour table, failures, table, run record,
     uniformity numbers, demo results, study summary, metrics, JSON document, TOML document, model, network,
-    array, arrays, image folder, image, archive, report, commands.
+    array, arrays, image folder, image, data set, report, commands.
 
     Raises:
         KdbiasError: nothing there, or nothing that kdbias knows.
@@ -39,15 +42,17 @@ def recognise(path: str | os.PathLike[str]) -> str:
         raise KdbiasError(f"{place}: no such file or folder")
     kinds = {
         ".parquet": lambda: _table_kind(place),
-        ".csv": lambda: "weight manifest" if {"sample_id", "weight"} <= set(csv_header(place)) else "table",
+        ".csv": lambda: _csv_kind(place),
+        ".tsv": lambda: _csv_kind(place),
         ".json": lambda: _json_kind(place),
         ".toml": lambda: "TOML document",
         ".pt": lambda: "model",
         ".pth": lambda: "model",
         ".npy": lambda: "array",
         ".npz": lambda: "arrays",
-        ".rec": lambda: "archive",
-        ".tar": lambda: "archive",
+        ".rec": lambda: "data set",
+        ".tar": lambda: "data set",
+        ".bin": lambda: "data set",
         ".onnx": lambda: "network",
         ".xml": lambda: "network",
         ".html": lambda: "report",
@@ -78,6 +83,8 @@ def _folder_kind(folder: Path) -> str:
         recognise_quietly(f) == "weight manifest" for f in folder.glob("*.parquet")
     ):
         return "outputs"
+    if kind_of(str(folder)) != "folder":
+        return "data set"
     for seen, file in enumerate(folder.rglob("*")):
         if file.suffix.lower() in _IMAGE_SUFFIXES:
             return "image folder"
@@ -123,6 +130,11 @@ def _table_kind(path: Path) -> str:
     return "table"
 
 
+def _csv_kind(path: Path) -> str:
+    names = csv_columns(path, DELIMITERS[path.suffix.lower()])
+    return "weight manifest" if {"sample_id", "weight"} <= set(names) else "table"
+
+
 def _json_kind(path: Path) -> str:
     content = read_json(path)
     if not isinstance(content, dict):
@@ -136,14 +148,3 @@ def _json_kind(path: Path) -> str:
     if {"planned", "finished", "learning_rates"} <= content.keys():
         return "study summary"
     return "metrics" if path.name == "metrics.json" else "JSON document"
-
-
-def csv_header(path: Path) -> list[str]:
-    """Column names of a CSV file."""
-    import csv
-
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as handle:
-            return next(csv.reader(handle), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise KdbiasError(f"{path}: not a readable CSV file ({error})") from None
