@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.reporting.mark import is_page
+from kdbias.inspection.mark import is_page
 
 _HEAD = 4096  # bytes that are read to tell what a text is
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kdbias.errors import KdbiasError
+from kdbias.inspection.mark import MARK, is_page
 from kdbias.progress import say
 from kdbias.reporting.collect import Collection, collect
 from kdbias.reporting.drawing import looks
-from kdbias.reporting.mark import MARK, is_page
 from kdbias.reporting.sections import (
     Section,
     density_sections,
