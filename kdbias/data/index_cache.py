@@ -1,8 +1,9 @@
 """Indexes of large files, built once and kept in the user's cache folder.
 
 The folder is ``$KDBIAS_CACHE``, else ``$XDG_CACHE_HOME/kdbias``, else ``~/.cache/kdbias``; it may be
-removed at any time. An entry belongs to a file's path, size and time of change. Where the folder cannot be
-written, indexes are built anew each time.
+removed at any time. An entry belongs to a file's path, size and times of change: that of its content, which
+copying may carry over, and that of the file itself, which it cannot. Where the folder cannot be written,
+indexes are built anew each time.
 """
 
 import os
@@ -34,7 +35,8 @@ def cached_index(file: str, form: str, build: Callable[[str], pa.Table]) -> pa.T
         build: makes the index of a file.
     """
     status = os.stat(file)
-    key = fingerprints.of_json([form, os.path.realpath(file), status.st_size, status.st_mtime_ns])
+    times = [status.st_mtime_ns, status.st_ctime_ns]
+    key = fingerprints.of_json([form, os.path.realpath(file), status.st_size, *times])
     entry = cache_folder() / f"{key}.parquet"
     try:
         return pq.read_table(entry)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -127,6 +128,16 @@ def test_the_index_is_kept_and_follows_the_file(tmp_path, cache, monkeypatch):
     for entry in cache.glob("*.parquet"):
         entry.write_bytes(b"damaged")
     assert open_data(folder).n == 9
+
+
+def test_a_tar_replaced_with_its_time_kept_is_indexed_anew(tmp_path):
+    file = write_tar(tmp_path / "a.tar", {"old.jpg": b"x"})
+    assert open_data(file).ids.to_pylist() == ["old"]
+    before = file.stat()
+    write_tar(file, {"new.jpg": b"x"})
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert open_data(file).ids.to_pylist() == ["new"]
 
 
 def test_an_unwritable_cache_is_no_error(tmp_path, monkeypatch):
