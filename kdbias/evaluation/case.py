@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,30 +151,27 @@ def read_embeddings(
         KdbiasError: no embedding table, a column is missing, or no row is left.
     """
     table = EmbeddingTable.open(path)
-    whole = Embeddings(
+    found = Embeddings(
         name=f"embedding table {path}",
         ids=as_strings(table.ids()),
         labels=as_strings(table.labels()),
         groups={name: table.column(name) for name in table.group_columns},
         norms=np.asarray(table.norms(), dtype=np.float32),
-        vectors=table.vectors(),
+        vectors=np.empty((table.n, 0), np.float32),  # read last, when it is known which
         fingerprint=table.fingerprint,
-        flips=table.vectors(column="embedding_flip") if flips and table.has_flip else None,
         flip_norms=table.flip_norms() if flips else None,
     )
-    return filtered(whole, where)
-
-
-def filtered(embeddings: Embeddings, where: Sequence[str]) -> Embeddings:
-    """The rows that satisfy every ``column=value`` (or ``!=``) condition, as everywhere in kdbias."""
-    if not where:
-        return embeddings
-    keep = matching(embeddings, where)
-    if keep is None or keep.all():
-        return embeddings
-    if not keep.any():
-        raise KdbiasError(f"{embeddings.name}: no row satisfies {' and '.join(where)}")
-    return embeddings.take(np.flatnonzero(keep))
+    keep, rows = matching(found, where), None
+    if keep is not None and not keep.all():
+        if not keep.any():
+            raise KdbiasError(f"{found.name}: no row satisfies {' and '.join(where)}")
+        rows = np.flatnonzero(keep)
+        found = found.take(rows)
+    return replace(
+        found,
+        vectors=table.vectors(positions=rows),
+        flips=table.vectors(column="embedding_flip", positions=rows) if flips and table.has_flip else None,
+    )
 
 
 def labelled(embeddings: Embeddings) -> Embeddings:

@@ -27,7 +27,7 @@ from typing import Any
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
-from kdbias.evaluation.case import Case, Embeddings, filtered, read_embeddings
+from kdbias.evaluation.case import Case, Embeddings, read_embeddings
 from kdbias.evaluation.inputs import embed_model, file_fingerprint, fingerprint, model_inputs, origin
 from kdbias.evaluation.measuring import measured, plain, plural, unit_table
 from kdbias.evaluation.plots import save_plots
@@ -227,11 +227,15 @@ def evaluate(
             # With a gallery from the same data all of it is embedded, else only what is judged.
             running["where"] = () if gallery_where else where
             table = embed_model(data, run.out / "embeddings", str(model), reading | running)
-        whole = read_embeddings(table, flips=getattr(judge, "READS_FLIP", False))
+        flips = getattr(judge, "READS_FLIP", False)
+        if gallery is None and gallery_where:
+            others: Embeddings | None = read_embeddings(table, gallery_where, flips)
+        else:
+            others = None if gallery is None else read_embeddings(gallery, gallery_where)
         case = Case(
-            model=filtered(whole, where if data is None or gallery_where else ()),
+            model=read_embeddings(table, where if data is None or gallery_where else (), flips),
             reference=None if reference is None else read_embeddings(reference),
-            gallery=_gallery(whole, gallery, gallery_where),
+            gallery=others,
             options=options,
         )
         say(f"evaluate: {protocol}, {case.model.n:,} x {case.model.d} float32 on the CPU, from {table}")
@@ -282,14 +286,6 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _gallery(
-    whole: Embeddings, gallery: str | os.PathLike[str] | None, where: Sequence[str]
-) -> Embeddings | None:
-    if gallery is not None:
-        return read_embeddings(gallery, where)
-    return filtered(whole, where) if where else None
 
 
 def _shown(entry: Mapping[str, Any]) -> str:

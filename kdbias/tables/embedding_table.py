@@ -211,16 +211,32 @@ class EmbeddingTable:
         for start, stored in self._stored(rows, column):
             yield start, self._unit(stored, start)
 
-    def vectors(self, dtype: Any = np.float32, column: str = "embedding") -> np.ndarray:
-        """All vectors as one (n, d) C-contiguous array of unit rows (renormalised in float32)."""
-        out = np.empty((self.n, self.d), dtype=dtype)
-        few = max(1, _NUMBERS // self.d)
-        if out.dtype == np.float32:
-            for start, stored in self._stored(few, column):
-                self._unit(stored, start, out[start : start + len(stored)])
-        else:
-            for start, block in self.batches(few, column):
-                out[start : start + len(block)] = block
+    def vectors(
+        self, dtype: Any = np.float32, column: str = "embedding", positions: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Vectors as one C-contiguous array of unit rows (renormalised in float32).
+
+        Args:
+            column: ``embedding`` or ``embedding_flip``.
+            positions: (m,) ascending row numbers to keep; others never stay in memory. None keeps all n.
+
+        Returns:
+            (m, d) or (n, d) of ``dtype``.
+        """
+        out = np.empty((self.n if positions is None else len(positions), self.d), dtype=dtype)
+        done = 0
+        for start, stored in self._stored(max(1, _NUMBERS // self.d), column):
+            kept: np.ndarray | None = None
+            if positions is not None:
+                first, last = np.searchsorted(positions, [start, start + len(stored)])
+                kept = positions[first:last]
+                stored = stored[kept - start]
+            block = out[done : done + len(stored)]
+            done += len(stored)
+            if out.dtype == np.float32:
+                self._unit(stored, start, kept, block)
+            else:
+                block[...] = self._unit(stored, start, kept)
         return out
 
     def _stored(self, rows: int, column: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -235,11 +251,19 @@ class EmbeddingTable:
                     yield start, values.reshape(-1, self.d)
                     start += batch.num_rows
 
-    def _unit(self, stored: np.ndarray, start: int, out: np.ndarray | None = None) -> np.ndarray:
+    def _unit(
+        self,
+        stored: np.ndarray,
+        start: int,
+        positions: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Stored vectors as float32 unit rows; they stand at these positions, else from ``start`` on."""
         vectors = widen(stored, out)
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         if not (np.isfinite(norms).all() and norms.all()):
-            rows = start + np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+            bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+            rows = start + bad if positions is None else positions[bad]
             named = self.column("sample_id").take(pa.array(rows[:4]))
             raise KdbiasError(
                 f"{self.path}: {len(rows):,} vectors are zero or not finite ({shown(named)}); "

@@ -9,6 +9,8 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS, evaluate
+from kdbias.evaluation.case import read_embeddings
+from kdbias.tables.embedding_parts import write_part
 from kdbias.tables.embedding_table import write_embedding_table
 
 
@@ -29,6 +31,20 @@ def digits(tmp_path):
             groups={"parity": pa.array(["even" if v % 2 == 0 else "odd" for v in y[rows]])},
         )
     return tmp_path
+
+
+def test_vectors_that_where_leaves_out_are_not_read(tmp_path):
+    ids, groups = pa.array(list("abcd")), {"part": pa.array(list("xyxy"))}
+    table = write_embedding_table(tmp_path / "emb", ids, np.eye(4, 3) + 1, groups=groups)
+    vectors = table.vectors()
+    vectors[1] = np.nan
+    write_part(table.parts[0], ids, None, groups, table.norms(), vectors, {}, flip=vectors)
+    found = read_embeddings(tmp_path / "emb", ["part=x"], flips=True)
+    assert found.ids.to_pylist() == ["a", "c"]
+    np.testing.assert_allclose(found.vectors, vectors[[0, 2]], atol=1e-3)
+    np.testing.assert_array_equal(found.flips, found.vectors)
+    with pytest.raises(KdbiasError, match="1 vectors are zero or not finite"):
+        read_embeddings(tmp_path / "emb")
 
 
 def test_real_digits_are_told_apart_and_every_file_is_there(digits):

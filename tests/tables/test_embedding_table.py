@@ -34,21 +34,38 @@ def test_every_float16_is_widened_to_the_bit():
     assert widen(np.empty((0, 3), np.float16)).shape == (0, 3)
 
 
-def test_reading_takes_little_more_than_the_result(tmp_path):
+@pytest.mark.parametrize("positions", [None, np.arange(0, 60_000, 200)])
+def test_reading_takes_little_more_than_the_result(tmp_path, positions):
     table = write_embedding_table(tmp_path / "emb", ids_of(60_000), random_vectors(60_000, 64))
-    payload = 4 * 60_000 * 64
+    kept = 60_000 if positions is None else len(positions)
+    payload, whole = 4 * kept * 64, 4 * 60_000 * 64
     before = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(before)
     pa.set_memory_pool(pool)
     tracemalloc.start()
     try:
-        x = table.vectors()
+        x = table.vectors(positions=positions)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
         pa.set_memory_pool(before)
     assert x.nbytes == payload
-    assert peak - payload + pool.max_memory() < 0.9 * payload
+    assert peak - payload + pool.max_memory() < 0.9 * whole
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("positions", [[], [0], [3, 4, 5, 11], [19], list(range(20))])
+def test_vectors_at_some_positions(tmp_path, dtype, positions):
+    table = write_embedding_table(tmp_path / "emb", ids_of(20), random_vectors(20, 3), rows_per_part=4)
+    x = table.vectors(dtype, positions=np.array(positions, np.int64))
+    np.testing.assert_array_equal(x, table.vectors(dtype)[positions])
+    assert x.dtype == dtype
+    bad = table.vectors()
+    bad[[5, 18]] = np.nan
+    write_part(table.parts[1], ids_of(20).slice(4, 4), None, {}, table.norms()[4:8], bad[4:8], {})
+    if 5 in positions:
+        with pytest.raises(KdbiasError, match=r"1 vectors are zero or not finite .'s5'"):
+            table.vectors(positions=np.array(positions))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
