@@ -82,8 +82,7 @@ def open_torchvision(data: str, options: Options) -> Source:
     options.refuse_unused(data)
     name, arguments = _parse(data)
     root = os.path.abspath(options.root or os.environ.get("KDBIAS_DATA") or _no_root(data))
-    parts = _parts(name, root, arguments)
-    opened = [_build(name, root, part) for part in parts]
+    parts, opened = zip(*_parts(name, root, arguments), strict=True)
     lengths = [len(dataset) for dataset in opened]
     numbers = np.concatenate([_labels(data, dataset) for dataset in opened])
     naming = options.naming
@@ -134,8 +133,8 @@ def _class(name: str) -> Any:
     return found
 
 
-def _parts(name: str, root: str, arguments: dict[str, Any]) -> list[_Part]:
-    """The splits that are on the disk."""
+def _parts(name: str, root: str, arguments: dict[str, Any]) -> list[tuple[_Part, Any]]:
+    """The splits that are on the disk, each with its data set."""
     parameters = {p for kind in inspect.getmro(_class(name))[:-1] for p in inspect.signature(kind).parameters}
     fixed = tuple(sorted(arguments.items()))
     if "train" in parameters and "train" not in arguments:
@@ -143,24 +142,21 @@ def _parts(name: str, root: str, arguments: dict[str, Any]) -> list[_Part]:
     elif "split" in parameters and "split" not in arguments:
         choices = [(split, ("split", split)) for split in _SPLITS]
     else:
-        return [_checked(name, root, _Part(str(arguments.get("split", "all")), fixed))]
-    found: list[_Part] = []
+        part = _Part(str(arguments.get("split", "all")), fixed)
+        return [(part, _build(name, root, part))]
+    found: list[tuple[_Part, Any]] = []
     problem = ""
     for split, choice in choices:
-        if any(_COVERED_BY.get(split) == part.split for part in found):
+        if any(_COVERED_BY.get(split) == part.split for part, _ in found):
             continue
+        part = _Part(split, (*fixed, choice))
         try:
-            found.append(_checked(name, root, _Part(split, (*fixed, choice))))
+            found.append((part, _build(name, root, part)))
         except KdbiasError as error:
             problem = problem or str(error)
     if not found:
         raise KdbiasError(problem)
     return found
-
-
-def _checked(name: str, root: str, part: _Part) -> _Part:
-    _build(name, root, part)
-    return part
 
 
 def _build(name: str, root: str, part: _Part) -> Any:

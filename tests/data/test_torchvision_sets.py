@@ -53,6 +53,17 @@ def test_arrays_with_train_and_test(tmp_path):
     assert source.location(7) == "MNIST/test#1"
 
 
+def test_each_split_is_opened_once(tmp_path, monkeypatch):
+    from kdbias.data import torchvision_sets
+
+    write_mnist(tmp_path)
+    opened = []
+    original = torchvision_sets._build
+    monkeypatch.setattr(torchvision_sets, "_build", lambda *a: opened.append(a[2].split) or original(*a))
+    assert open_data("torchvision:MNIST", root=tmp_path).read(0).shape == (28, 28)
+    assert opened == ["train", "test"]
+
+
 def test_fingerprint_follows_the_pictures(tmp_path):
     for name in "ab":
         write_mnist(tmp_path / name)
