@@ -14,7 +14,7 @@ import pyarrow as pa
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
 from kdbias.data.options import Options
-from kdbias.data.source import Source, make_source
+from kdbias.data.source import Source, make_source, numbered
 from kdbias.data.stores import first_line
 from kdbias.errors import KdbiasError
 
@@ -79,7 +79,7 @@ def open_arrays(data: str, options: Options) -> Source:
         raise KdbiasError(
             f"{data}: an .npz needs a .toml description with [[arrays]] that names its images and labels"
         )
-    ids: list[str] = []
+    ids: list[pa.Array] = []
     labels: list[pa.Array] = []
     groups: dict[str, list[str | None]] = {k: [] for part in options.arrays for k in part if k not in _KEYS}
     lengths = []
@@ -88,7 +88,7 @@ def open_arrays(data: str, options: Options) -> Source:
             for part in options.arrays:
                 length, part_labels = _part(data, archive, part)
                 lengths.append(length)
-                ids += [f"{part['images']}/{row:06d}" for row in range(length)]
+                ids.append(numbered(length, 6, f"{part['images']}/"))
                 labels.append(part_labels)
                 for name, values in groups.items():
                     values += [part.get(name)] * length
@@ -102,7 +102,7 @@ def open_arrays(data: str, options: Options) -> Source:
         "arrays",
         data,
         options,
-        pa.array(ids),
+        pa.concat_arrays(ids),
         ArrayImages(os.path.abspath(data), keys, lengths),
         [
             digest_of(data),

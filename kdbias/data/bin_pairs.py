@@ -15,7 +15,7 @@ from kdbias.data.digests import digest_of
 from kdbias.data.options import Options
 from kdbias.data.pickle_reader import ARRAYS, BUFFERS, REBUILT, SCALARS, Call, Machine, Span
 from kdbias.data.random_access import RandomAccess
-from kdbias.data.source import Source, make_source
+from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError
 
 
@@ -58,7 +58,7 @@ def open_bin(data: str, options: Options) -> Source:
 
 def _ids(data: str, n: int) -> pa.Array:
     stem = os.path.splitext(os.path.basename(data))[0]
-    return pa.array([f"{stem}/{i:06d}" for i in range(n)], pa.large_string())
+    return numbered(n, 6, f"{stem}/")
 
 
 class BinImages:

@@ -17,7 +17,7 @@ from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digests_of
 from kdbias.data.options import COLUMNS, Options
 from kdbias.data.roots import join_root
-from kdbias.data.source import Source
+from kdbias.data.source import Source, numbered
 from kdbias.data.stores import UNREADABLE, first_line
 from kdbias.data.table import class_names
 from kdbias.errors import KdbiasError
@@ -151,15 +151,12 @@ def _with_ids(table: pa.Table, names: list[str], counts: list[int], options: Opt
     """The table with ``split`` and, unless there is an id column, ``sample_id``."""
     named = any(names)
     if named and "split" not in table.column_names:
-        values = np.repeat(np.array(names, object), counts)
-        table = table.append_column("split", pa.array(values, pa.large_string()))
+        splits = pa.array(names, pa.large_string()).take(pa.array(np.repeat(np.arange(len(names)), counts)))
+        table = table.append_column("split", splits)
     if options.id_column is None and "sample_id" not in table.column_names:
-        ids = [
-            f"{name}/{row:08d}" if named else f"{row:08d}"
-            for name, count in zip(names, counts, strict=True)
-            for row in range(count)
-        ]
-        table = table.append_column("sample_id", pa.array(ids, pa.large_string()))
+        parts = zip(names, counts, strict=True)
+        ids = [numbered(count, 8, f"{name}/" if named else "") for name, count in parts]
+        table = table.append_column("sample_id", pa.concat_arrays(ids))
     return table
 
 

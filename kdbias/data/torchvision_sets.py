@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.options import Options
-from kdbias.data.source import Source, make_source
+from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
 from kdbias.progress import bar
@@ -89,7 +89,7 @@ def open_torchvision(data: str, options: Options) -> Source:
     if options.label_names is None:
         options = replace(options, label_names=_names(opened[0], numbers))
     splits = np.repeat(np.array([part.split for part in parts], object), lengths)
-    ids = [f"{part.split}/{i:06d}" for part, n in zip(parts, lengths, strict=True) for i in range(n)]
+    ids = [numbered(n, 6, f"{part.split}/") for part, n in zip(parts, lengths, strict=True)]
     contents = [fingerprints.of_arrays(_array(dataset)) for dataset in opened]
     images = TorchvisionImages(name, root, parts, lengths)
     images._opened = dict(enumerate(opened))
@@ -97,7 +97,7 @@ def open_torchvision(data: str, options: Options) -> Source:
         PREFIX,
         data,
         options,
-        pa.array(ids, pa.large_string()),
+        pa.concat_arrays(ids),
         images,
         [name, arguments, contents, fingerprints.of_arrays(numbers), *naming],
         labels=pa.array(numbers),
