@@ -149,8 +149,11 @@ def _checked(file: str, key: str, value: Any) -> Any:
         return tuple(value)
     elif key == "lists":
         parts = value if isinstance(value, list) and all(isinstance(part, dict) for part in value) else [{}]
-        plain = (texts([item]) or texts(item) for part in parts for item in part.values())
-        require(all("file" in part for part in parts) and all(plain), "a list of tables with a file")
+        require(all("file" in part for part in parts), "a list of tables with a file")
+        for part in parts:
+            columns = part.get("columns", [])
+            others = [item for name, item in part.items() if name != "columns"]
+            require(texts(columns) and texts(others), "tables of texts, their columns a list of texts")
         return tuple(value)
     elif key == "columns":
         require(isinstance(value, dict) and texts(list(value.values())), "a table of column names")
@@ -159,9 +162,8 @@ def _checked(file: str, key: str, value: Any) -> Any:
         counts = isinstance(value, dict) and all(type(count) is int for count in value.values())
         require(counts, "a table of whole numbers")
     elif key == "embeddings":
-        require(
-            isinstance(value, dict) and texts(list(value.values())) and "file" in value, "a table with a file"
-        )
+        require(isinstance(value, dict) and texts(list(value.values())), "a table of texts")
+        require("file" in value and set(value) <= {"file", "teacher"}, "a table with a file and a teacher")
     return value
 
 

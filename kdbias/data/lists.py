@@ -66,6 +66,9 @@ def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
     from pyarrow import csv
 
     names = list(entry.get("columns", ["path", "label"]))
+    every = [*names, *dict.fromkeys(groups)]
+    if len(set(every)) != len(every):
+        raise KdbiasError(f"{file}: the columns and groups of its [[lists]] occur twice ({', '.join(every)})")
     try:
         with open(file, encoding="utf-8") as handle:
             delimiter = "\t" if "\t" in handle.readline() else " "

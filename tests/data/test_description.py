@@ -73,6 +73,10 @@ def test_root_by_option_and_environment(toy, tmp_path, monkeypatch):
     [
         ("colums = 3\n", "unknown keys colums; known are name, source"),
         ("where = 'split=y'\n", "where must be a list of texts"),
+        ("[[lists]]\nfile = 'x'\nprefix = ['a']\n", "lists must be tables of texts"),
+        ("[[lists]]\nfile = 'x'\ncolumns = 'path'\n", "lists must be .* their columns a list of texts"),
+        ("[[lists]]\ncolumns = ['path']\n", "lists must be a list of tables with a file"),
+        ("[embeddings]\nfile = 'x'\ntecher = 'y'\n", "embeddings must be a table with a file and a teacher"),
         ("[columns]\nidd = 'key'\n", "columns must be a table with the keys id, label, path, image"),
         ("[expect]\nsamples = '3'\n", "expect must be a table of whole numbers"),
         ("kind = 'tabel'\n", "unknown kind 'tabel'; known are"),

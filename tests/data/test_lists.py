@@ -77,6 +77,8 @@ def test_more_columns(tmp_path):
         ('file = "list_query.txt"', 'file = "gone.txt"', "not a list of path, label"),
         ('role = "query"', 'columns = ["path"]', "not a list of path"),
         ('role = "query"', 'columns = ["name", "label"]', "must include path"),
+        ('role = "query"', 'label = "query"', r"occur twice \(path, label, .*label\)"),
+        ('role = "query"', 'columns = ["path", "path"]', r"occur twice \(path, path"),
         ("(?P<cam>", "(?P<cam>(", "is not usable"),
         ("morning|noon", "evening", "no path fits the pattern"),
         ("morning|noon", "noon", "does not fit the pattern"),
