@@ -72,14 +72,15 @@ def open_data(
         path_column: column of image paths relative to the root (default ``path``).
         image_column: column of encoded images (default ``image``).
         where: conditions "column=value" or "column!=value", see :mod:`kdbias.data.filters`.
-        root: folder that paths start from and may not leave (default: the manifest's or description's own).
+        root: folder that paths start from and may not leave (default: the manifest's or description's own);
+            without a description refused for data that holds its images itself.
 
     Returns:
         A source with at least one sample and unique ids.
 
     Raises:
-        KdbiasError: nothing there, unknown columns or values, repeated ids, paths that leave the root, or
-            no samples.
+        KdbiasError: nothing there, unknown columns or values, options that this kind of data makes no use
+            of, repeated ids, paths that leave the root, or no samples.
     """
     name = without_scheme(os.fspath(data))
     options = Options(

@@ -72,7 +72,7 @@ def open_huggingface(data: str, options: Options) -> Source:
 
     The splits of a dict become the group ``split``. Columns play their parts as in a table; without an id
     column the id is "<split>/<row>". Names of a ``ClassLabel`` become the labels. The fingerprint covers
-    the content of the files.
+    the content of the files (see :mod:`kdbias.data.digests`).
 
     Raises:
         KdbiasError: damaged files, splits with other columns, no images.

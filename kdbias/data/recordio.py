@@ -67,8 +67,8 @@ def open_recordio(data: str, options: Options) -> Source:
     there.
 
     Ids are the record keys, labels the first label of each image (as text, integers without a point).
-    Without an ``.idx`` the records are found by scanning the ``.rec``. The fingerprint covers the ``.idx``,
-    the labels and samples of the ``.rec``'s content.
+    Without an ``.idx`` the records are found by scanning the ``.rec``. The fingerprint covers keys,
+    offsets, labels and the content of the ``.rec`` (see :mod:`kdbias.data.digests`).
 
     Raises:
         KdbiasError: no ``.rec`` or several, a damaged index, records without a header.

@@ -43,8 +43,8 @@ class Source:
         labels: (n,) large_string with nulls, or None when there are no labels.
         groups: name -> (n,) array of any scalar Arrow type.
         images: reader, addressed by row of the unfiltered data.
-        fingerprint: digest that changes when ids, labels, groups, order or (as far as the kind of data can
-            tell cheaply) images change; it does not depend on where the data lies.
+        fingerprint: digest that changes when ids, labels, groups, order or images change, as far as the kind
+            of data can tell cheaply (each says what it covers); it does not depend on where the data lies.
         total: samples before any filter.
         rows: (n,) int64 positions in the unfiltered data, or None for all of them in order.
         names: original names of the columns that became ``sample_id`` and ``label``.

@@ -24,11 +24,12 @@ def open_table(data: str, options: Options) -> Source:
     Columns: the id is ``options.id_column``, else ``sample_id``, else the path relative to the root; the
     label is ``options.label_column``, else ``label`` where there is one; images come from
     ``options.image_column``, else from the path column where one is named, else from a binary column
-    ``image`` (or a struct with a field ``bytes``), else from the files in ``path``. All further scalar
-    columns become groups.
+    ``image`` (or a struct with a field ``bytes``), else from the files in ``path``. All further columns
+    of plain values that have a name become groups.
 
     Paths start from the root (default: the manifest's folder) and may not leave it. The fingerprint covers
-    the manifest's content, not that of image files it points to. Manifest and root may be URIs of a store.
+    the manifest's content (see :mod:`kdbias.data.digests`), not that of image files it points to. Manifest
+    and root may be URIs of a store.
 
     Raises:
         KdbiasError: missing columns, paths that leave the root, repeated ids, no rows.
