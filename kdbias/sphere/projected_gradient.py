@@ -6,15 +6,14 @@ each iteration costs one product K p.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from kdbias.sphere.kernel_matrix import KernelMatrix
 from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import Equilibrium, Groups
+from kdbias.sphere.solution import NOISE, Equilibrium, Groups, Point, wanted_gap
 
-NOISE = 1e-7
-"""Share of the energy: what float32 products can still resolve."""
 _CHECK_EVERY = 5
 # Checks of the gap without progress before products take float64; three times that before the end.
 _PATIENCE = 20
@@ -53,11 +52,10 @@ class _Search:
         natural = groups.sizes / groups.sizes.sum()
         fields = self._apply(np.stack([uniform, natural], axis=1))
         self.start_energy = float(natural @ fields[:, 1])
-        self.best, self.best_field = uniform, fields[:, 0]
-        if feasible.contains(natural) and self.start_energy < uniform @ fields[:, 0]:
-            self.best, self.best_field = natural, fields[:, 1]
-        self.best_energy = self.worst_energy = float(self.best @ self.best_field)
-        self.gap, self.lam = np.inf, 0.0  # of the best point
+        self.best = Point.at(uniform, fields[:, 0], feasible)
+        if feasible.contains(natural) and self.start_energy < self.best.energy:
+            self.best = Point.at(natural, fields[:, 1], feasible)
+        self.highest = self.best.energy  # no point above what the search began with is an answer
 
     def run(
         self,
@@ -68,11 +66,14 @@ class _Search:
         progress: Callable[[int, float, float], None] | None,
     ) -> str:
         """Iterate to the tolerance; returns how it ended."""
-        p, field = self.best, self.best_field
+        p, field = self.best.p, self.best.field
         if start is not None:
             p = self.feasible.project(start)
             field = self._apply(p)
-        done = self._check(p, field)
+            begin = Point.at(p, field, self.feasible)
+            if begin.energy <= self.highest:
+                self.best, self.highest = begin, begin.energy
+        done = self._met()
         previous, previous_field, momentum = p, field, 1.0
         curvature, stale = 1.0, 0
         while not done:
@@ -92,38 +93,32 @@ class _Search:
             curvature *= 0.98
             if self.iterations % _CHECK_EVERY and self.iterations < max_iterations:
                 continue
-            before = self.gap
+            before = self.best.gap
             done = self._check(p, field)
             if progress:
-                progress(self.iterations, self.best_energy, self.gap)
-            stale = 0 if self.gap < before else stale + 1
+                progress(self.iterations, self.best.energy, self.best.gap)
+            stale = 0 if self.best.gap < before else stale + 1
             if stale >= _PATIENCE * (3 if self.exact else 1):
                 if self.exact:
                     return "no further progress within rounding"
-                p, field = self._be_exact()
+                self._be_exact()
+                p, field = self.best.p, self.best.field
                 previous, previous_field, momentum, stale = p, field, 1.0, 0
         return "met the tolerance"
 
     def result(self, reason: str, seconds: float) -> Equilibrium:
-        p, energy = self.best, self.best_energy
-        binding = self.feasible.bounded_ess and p @ p > self.feasible.square * (1 - 1e-6)
         if not self.exact:
             self._be_exact()
-            energy = self.best_energy
-        return Equilibrium(
-            p=self.groups.spread(p),
-            energy=energy,
+        return Equilibrium.at(
+            self.best,
+            self.feasible,
+            self.groups,
             start_energy=self.start_energy,
-            gap=self.gap,
-            lam=self.lam if binding else 0.0,
-            ess=float(1 / (p @ p) / len(p)),
-            distinct=len(p),
-            potentials=self.best_field[self.groups.group],
+            tolerance=self.tolerance,
+            proven=self.kernel.definite,
             iterations=self.iterations,
             products=self.products,
             seconds=seconds,
-            certified=self.gap <= self._wanted(energy) and self.kernel.definite,
-            proven=self.kernel.definite,
             reason=reason,
         )
 
@@ -131,15 +126,10 @@ class _Search:
         self.products += 1
         return self.kernel.apply(p, self.exact)
 
-    def _be_exact(self) -> tuple[np.ndarray, np.ndarray]:
-        """Take products in float64 from here on and judge the best point anew; returns it and its field."""
+    def _be_exact(self) -> None:
+        """Take products in float64 from here on and judge the best point anew."""
         self.exact = True
-        self.best_field = self._apply(self.best)
-        self.best_energy, self.gap, self.lam = self._judge(self.best, self.best_field)
-        return self.best, self.best_field
-
-    def _wanted(self, energy: float) -> float:
-        return max(self.tolerance * (self.start_energy - energy), NOISE * energy)
+        self.best = Point.at(self.best.p, self._apply(self.best.p), self.feasible)
 
     def _step(
         self, y: np.ndarray, y_field: np.ndarray, curvature: float
@@ -154,25 +144,23 @@ class _Search:
                 return p, field, curvature
             curvature = max(1.5 * curvature, 1.1 * bend / length)
 
-    def _judge(self, p: np.ndarray, field: np.ndarray) -> tuple[float, float, float]:
-        """Energy, gap and multiplier at p."""
-        energy = float(p @ field)
-        lowest, multiplier = self.feasible.lowest(field)
-        return energy, max(2 * (energy - lowest), 0.0), multiplier
-
     def _check(self, p: np.ndarray, field: np.ndarray) -> bool:
-        """Keep p if its gap is the smallest so far; whether that meets the tolerance, proven in float64."""
-        energy, gap, multiplier = self._judge(p, field)
-        better = gap < self.gap and energy <= self.worst_energy * (1 + NOISE)
+        """Keep p if it is the best point so far; whether that meets the tolerance."""
+        point = Point.at(p, field, self.feasible)
         if self.exact:
             # Without float32's noise the best bound of any iterate holds for the point of least energy.
-            bound = max(self.best_energy - self.gap, energy - gap)
-            better = energy < self.best_energy
-            gap = min(energy, self.best_energy) - bound
-            self.gap = min(self.gap, gap)
-        if better:
-            self.best, self.best_field = p, field
-            self.best_energy, self.gap, self.lam = energy, gap, multiplier
-        if self.gap <= self._wanted(self.best_energy) and not self.exact:
+            bound = max(self.best.energy - self.best.gap, point.energy - point.gap)
+            lowest = min(self.best, point, key=lambda known: known.energy)
+            self.best = replace(lowest, gap=max(lowest.energy - bound, 0.0))
+        elif point.gap < self.best.gap and point.energy <= self.highest * (1 + NOISE):
+            self.best = point
+        return self._met()
+
+    def _met(self) -> bool:
+        """Whether the best point meets the tolerance, proven in float64."""
+        if not self.exact and self._is_good(self.best):
             self._be_exact()
-        return self.gap <= self._wanted(self.best_energy)
+        return self._is_good(self.best)
+
+    def _is_good(self, point: Point) -> bool:
+        return point.gap <= wanted_gap(self.tolerance, self.start_energy, point.energy)

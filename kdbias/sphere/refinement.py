@@ -15,9 +15,9 @@ import numpy as np
 
 from kdbias.sphere.kernel_matrix import KernelMatrix, TiledKernel
 from kdbias.sphere.near_kernel import NearKernel
-from kdbias.sphere.projected_gradient import NOISE, descend
+from kdbias.sphere.projected_gradient import descend
 from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import Equilibrium, Groups
+from kdbias.sphere.solution import Equilibrium, Groups, Point, wanted_gap
 
 _MOST_ROUNDS = 25
 _STEP_TOLERANCE = 0.2  # of the wanted gap: how well a round solves its stand-in problem
@@ -76,20 +76,14 @@ def refine(
         products += 1
         return kernel.apply(p, exact=True)
 
-    def judge(p: np.ndarray, field: np.ndarray) -> tuple[float, float, float]:
-        energy = float(p @ field)
-        lowest, multiplier = feasible.lowest(field)
-        return energy, max(2 * (energy - lowest), 0.0), multiplier
-
     start_energy = float(natural @ field_of(natural))
-    p = uniform if start is None else feasible.project(start)
-    field = field_of(p)
-    energy, gap, multiplier = judge(p, field)
-    damping, reason, gaps = 0.0, "met the tolerance", [gap]
+    begin = uniform if start is None else feasible.project(start)
+    point = Point.at(begin, field_of(begin), feasible)
+    damping, reason, gaps = 0.0, "met the tolerance", [point.gap]
     for rounds in range(_MOST_ROUNDS + 1):
         if progress:
-            progress(iterations, energy, gap)
-        if gap <= max(tolerance * (start_energy - energy), NOISE * energy):
+            progress(iterations, point.energy, point.gap)
+        if point.gap <= wanted_gap(tolerance, start_energy, point.energy):
             break
         left = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
         if rounds == _MOST_ROUNDS or iterations >= max_iterations or (left is not None and left <= 0):
@@ -97,44 +91,37 @@ def refine(
             reason = f"stopped after {limit} and {products:,} exact products"
             break
         step = descend(
-            _Anchored(stand_in, p, field, damping),
+            _Anchored(stand_in, point.p, point.field, damping),
             feasible,
             distinct,
             tolerance=_STEP_TOLERANCE * tolerance,
             max_iterations=max_iterations - iterations,
             max_seconds=left,
-            start=p,
+            start=point.p,
         )
         iterations += step.iterations
-        target = field_of(step.p)
-        move, bend = step.p - p, target - field
+        move, bend = step.p - point.p, field_of(step.p) - point.field
         curvature = float(move @ bend)
-        share = min(1.0, -float(move @ field) / curvature) if curvature > 0 else 1.0
-        p, field = p + share * move, field + share * bend
-        energy, gap, multiplier = judge(p, field)
+        share = min(1.0, -float(move @ point.field) / curvature) if curvature > 0 else 1.0
+        point = Point.at(point.p + share * move, point.field + share * bend, feasible)
         # How far the exact kernel lets the stand-in's step go says how far to trust the next one.
         if share < _SHORT:
             damping = max(4 * damping, _FIRST_DAMPING)
         elif share > _LONG:
             damping /= 4
-        gaps.append(gap)
-        if len(gaps) > _PATIENCE and gap > gaps[-1 - _PATIENCE] / 2:
+        gaps.append(point.gap)
+        if len(gaps) > _PATIENCE and point.gap > gaps[-1 - _PATIENCE] / 2:
             reason = STALLED
             break
-    binding = feasible.bounded_ess and p @ p > feasible.square * (1 - 1e-6)
-    return Equilibrium(
-        p=groups.spread(p),
-        energy=energy,
+    return Equilibrium.at(
+        point,
+        feasible,
+        groups,
         start_energy=start_energy,
-        gap=gap,
-        lam=multiplier if binding else 0.0,
-        ess=float(1 / (p @ p) / n),
-        distinct=n,
-        potentials=field[groups.group],
+        tolerance=tolerance,
+        proven=True,
         iterations=iterations,
         products=products,
         seconds=time.perf_counter() - began,
-        certified=reason == "met the tolerance",
-        proven=True,
         reason=reason,
     )

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdbias.sphere.simplex import FeasibleSet
+
+NOISE = 1e-7
+"""Share of the energy: what float32 products can still resolve."""
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -41,6 +46,37 @@ class Groups:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A distribution over groups and what its field proves about it.
+
+    Attributes:
+        p: (m,) float64 masses, in the feasible set.
+        field: (m,) float64, K p.
+        energy: p'Kp.
+        gap: energy - (best energy over the feasible set) is at most this, if K is positive semi-definite.
+        multiplier: of the ball (the floor on the ESS) in the bound behind ``gap``; 0 where it does not bind.
+    """
+
+    p: np.ndarray
+    field: np.ndarray
+    energy: float
+    gap: float
+    multiplier: float
+
+    @classmethod
+    def at(cls, p: np.ndarray, field: np.ndarray, feasible: FeasibleSet) -> "Point":
+        """The point p with the Frank-Wolfe gap that its field gives."""
+        energy = float(p @ field)
+        lowest, multiplier = feasible.lowest(field)
+        return cls(p, field, energy, max(2 * (energy - lowest), 0.0), multiplier)
+
+
+def wanted_gap(tolerance: float, start_energy: float, energy: float) -> float:
+    """The gap at which a search may stop: a share of the gain, but no less than products resolve."""
+    return max(tolerance * (start_energy - energy), NOISE * energy)
+
+
+@dataclass(frozen=True)
 class Equilibrium:
     """A sampling distribution of low energy and the proof of how low it could be.
 
@@ -73,6 +109,42 @@ class Equilibrium:
     certified: bool
     proven: bool
     reason: str
+
+    @classmethod
+    def at(
+        cls,
+        point: Point,
+        feasible: FeasibleSet,
+        groups: Groups,
+        *,
+        start_energy: float,
+        tolerance: float,
+        proven: bool,
+        iterations: int,
+        products: int,
+        seconds: float,
+        reason: str,
+    ) -> "Equilibrium":
+        """The answer that a point over the groups is."""
+        p = point.p
+        square = float(p @ p)
+        binding = feasible.bounded_ess and square > feasible.square * (1 - 1e-6)
+        return cls(
+            p=groups.spread(p),
+            energy=point.energy,
+            start_energy=start_energy,
+            gap=point.gap,
+            lam=point.multiplier if binding else 0.0,
+            ess=1 / square / len(p),
+            distinct=len(p),
+            potentials=point.field[groups.group],
+            iterations=iterations,
+            products=products,
+            seconds=seconds,
+            certified=proven and point.gap <= wanted_gap(tolerance, start_energy, point.energy),
+            proven=proven,
+            reason=reason,
+        )
 
     @property
     def relative_gap(self) -> float | None:
