@@ -101,8 +101,7 @@ def refine(
         )
         iterations += step.iterations
         move, bend = step.p - point.p, field_of(step.p) - point.field
-        curvature = float(move @ bend)
-        share = min(1.0, -float(move @ point.field) / curvature) if curvature > 0 else 1.0
+        share = _best_share(float(move @ point.field), float(move @ bend))
         point = Point.at(point.p + share * move, point.field + share * bend, feasible)
         # How far the exact kernel lets the stand-in's step go says how far to trust the next one.
         if share < _SHORT:
@@ -125,3 +124,13 @@ def refine(
         seconds=time.perf_counter() - began,
         reason=reason,
     )
+
+
+def _best_share(slope: float, curvature: float) -> float:
+    """The share s of a step that minimises 2 s slope + s^2 curvature, from 0 to 1.
+
+    A stand-in may lead uphill; only what lies between two feasible points is sure to be feasible.
+    """
+    if curvature > 0:
+        return min(max(-slope / curvature, 0.0), 1.0)
+    return 1.0 if 2 * slope + curvature < 0 else 0.0

@@ -6,6 +6,9 @@ import pytest
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.kernel_matrix import TiledKernel
 from kdbias.sphere.near_kernel import NearKernel
+from kdbias.sphere.refinement import refine
+from kdbias.sphere.simplex import FeasibleSet
+from kdbias.sphere.solution import Equilibrium, Groups
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -19,6 +22,25 @@ def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
 
 def recomputed(x: np.ndarray, t: float, memory: int, tile: int = 64) -> TiledKernel:
     return TiledKernel(x, t, kept=None, tile=tile, memory=memory)
+
+
+class Matrix:
+    """A stand-in kernel that is any symmetric matrix."""
+
+    definite = False
+    description = "test"
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.n, self.values = len(values), values
+
+    def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        return self.values @ p
+
+
+def refined(kernel: TiledKernel, feasible: FeasibleSet) -> Equilibrium:
+    groups = Groups.of(None, kernel.n)
+    limits: dict[str, Any] = {"max_iterations": 3000, "max_seconds": None, "start": None, "progress": None}
+    return refine(kernel, feasible, groups, tolerance=1e-3, **limits)
 
 
 def test_stand_in_with_all_pairs_near_is_the_kernel():
@@ -107,3 +129,16 @@ def test_duplicates_warm_starts_and_limits_work_alike():
     solve(kernel, min_ess=0.6, progress=lambda *state: seen.append(state))
     assert seen[0][0] == 0
     assert seen[-1][2] <= seen[0][2]
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_a_stand_in_that_leads_uphill_keeps_the_answer_feasible(kind):
+    x = rows(20, 3)
+    feasible = FeasibleSet.of(20, **OPTIONS[kind])
+    for seed in range(4):
+        values = np.random.default_rng(seed).normal(size=(20, 20))
+        kernel = recomputed(x, 3.0, 1)
+        kernel.stand_in = Matrix(values + values.T)
+        result = refined(kernel, feasible)
+        assert feasible.contains(result.p)
+        assert result.energy <= result.start_energy
