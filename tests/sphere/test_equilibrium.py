@@ -195,6 +195,28 @@ def test_kept_half_kept_and_recomputed_kernels_agree():
         assert result.energy - results[0].energy <= result.gap + 1e-9
 
 
+class Coarse:
+    """A kernel matrix whose quick products are rough."""
+
+    definite = True
+    description = "test"
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.n, self.values, self.rough = len(values), values, np.round(values * 16) / 16
+
+    def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        return (self.values if exact else self.rough) @ p
+
+
+def test_certificate_is_as_good_as_its_exact_products():
+    kernel = gram(crowded(60), 3.0)
+    best = solve(crowded(60), 3.0, tolerance=1e-7)
+    result = solve(Coarse(kernel), tolerance=1e-5)
+    assert result.certified
+    assert result.energy == pytest.approx(result.p @ kernel @ result.p)
+    assert result.energy - best.energy <= result.gap + 1e-8
+
+
 def test_warm_start_saves_iterations():
     x = crowded(300, 4)
     cold = solve(x, 0.5, min_ess=0.5, tolerance=1e-4)

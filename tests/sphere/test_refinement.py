@@ -142,3 +142,10 @@ def test_a_stand_in_that_leads_uphill_keeps_the_answer_feasible(kind):
         result = refined(kernel, feasible)
         assert feasible.contains(result.p)
         assert result.energy <= result.start_energy
+
+
+def test_steps_that_are_too_long_are_damped():
+    kernel = recomputed(rows(60, 4), 3.0, 1)
+    kernel.stand_in = Matrix(np.zeros((60, 60)))  # every step goes all the way to a corner
+    result = refined(kernel, FeasibleSet.of(60))
+    assert result.gap < 0.5 * (result.start_energy - result.energy)

@@ -93,6 +93,15 @@ def test_ties_and_single_samples_are_served():
     assert FeasibleSet.of(1, min_ess=0.5, cap=2.0).project(np.array([7.0])) == [1.0]
 
 
+@pytest.mark.parametrize("apart", [1e-10, 1e-11, 1e-12])
+def test_near_ties_raise_no_bound(apart):
+    feasible = FeasibleSet.of(8, min_ess=0.5)
+    g = np.r_[apart * np.arange(6), 1, 1]
+    cheap = feasible.project(np.r_[-0.1 * np.arange(6), -9, -9])  # most on the cheapest
+    assert feasible.contains(cheap)
+    assert feasible.lowest(g)[0] <= g @ cheap
+
+
 def test_ranges_are_checked():
     for options in ({"min_ess": -0.1}, {"min_ess": 1.1}, {"cap": 0.9}, {"cap": float("nan")}):
         with pytest.raises(KdbiasError, match=r"min_ess|cap"):
