@@ -10,7 +10,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
-from kdbias.sphere.reservoirs import EMPTY, pack, unpack
+from kdbias.sphere.reservoirs import EMPTY, pack, require_k, unpack
 
 LARGEST_GPU_K = 2048
 _QUERIES = 16_384
@@ -39,7 +39,7 @@ def flat_neighbors(
         (n, k) int64 positions and (n, k) float32 cosines, nearest first; equal cosines by smaller position.
     """
     n = len(x)
-    _require_k(n, k)
+    require_k(n, k)
     if gpu is not None and k + 1 > LARGEST_GPU_K:
         raise KdbiasError(f"FAISS on a GPU finds at most {LARGEST_GPU_K - 1:,} neighbours; got k={k:,}")
     rows = max(1, min(n, memory // (2 * 4 * x.shape[1])))
@@ -93,7 +93,7 @@ def hnsw_neighbors(
         As `flat_neighbors`; where fewer than k were found, positions -1 and cosines -2.
     """
     n, d = x.shape
-    _require_k(n, k)
+    require_k(n, k)
     faiss = _faiss()
     if threads:
         faiss.omp_set_num_threads(threads)
@@ -125,11 +125,6 @@ def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cosines, ids = unpack(keys)
     missing = keys == EMPTY
     return np.where(missing, -1, ids), np.where(missing, np.float32(-2), cosines)
-
-
-def _require_k(n: int, k: int) -> None:
-    if not 1 <= k < n:
-        raise KdbiasError(f"k={k} neighbours of {n:,} samples do not exist; choose 1 <= k <= {n - 1:,}")
 
 
 def _gpu_config(gpu: int | None) -> Any:

@@ -41,8 +41,7 @@ class Reservoirs:
     """
 
     def __init__(self, n: int, k: int) -> None:
-        if not 1 <= k < n:
-            raise KdbiasError(f"k={k} neighbours of {n:,} samples do not exist; choose 1 <= k <= {n - 1:,}")
+        require_k(n, k)
         if n > _ID_MASK:
             raise KdbiasError(f"{n:,} samples are more than one neighbour table can number (2^32 - 1)")
         self.k = k
@@ -136,6 +135,12 @@ class Reservoirs:
                 ids[rows][missing], cosines[rows][missing] = -1, -2
         del self._keys
         return ids, cosines
+
+
+def require_k(n: int, k: int) -> None:
+    """Refuse a number of neighbours that n samples do not have."""
+    if not 1 <= k < n:
+        raise KdbiasError(f"k={k} neighbours of {n:,} samples do not exist; choose 1 <= k <= {n - 1:,}")
 
 
 def capacity(k: int) -> int:

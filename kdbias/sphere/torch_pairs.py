@@ -11,7 +11,7 @@ from kdbias import progress as progress_lines
 from kdbias.errors import KdbiasError
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
 from kdbias.sphere.potentials import probabilities
-from kdbias.sphere.reservoirs import EMPTY, unpack
+from kdbias.sphere.reservoirs import EMPTY, require_k, unpack
 from kdbias.sphere.tiles import tile_order
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def torch_pairs(
 
     if precision not in PRECISIONS:
         raise KdbiasError(f"precision {precision!r} is unknown; use {', '.join(PRECISIONS)}")
-    if k and not 1 <= k < len(x):
-        raise KdbiasError(f"k={k} neighbours of {len(x):,} samples do not exist; choose 1 <= k < {len(x):,}")
+    if k:
+        require_k(len(x), k)
     weights = probabilities(len(x), weights)
     if len(bandwidths):
         Kernels(bandwidths)  # checks them
