@@ -55,15 +55,17 @@ def torch_pairs(
     while True:
         try:
             with torch.inference_mode():
-                one = _Pass(x, bandwidths, weights, k, near, device, precision)
-                return one.run(side, progress)
+                return _Pass(x, bandwidths, weights, k, near, device, precision).run(side, progress)
         except torch.cuda.OutOfMemoryError:
             if side <= SMALLEST_TILE:
                 raise KdbiasError(
                     f"{device} has too little free memory for {len(x):,} x {x.shape[1]} vectors; use "
                     "--device cpu"
                 ) from None
-        torch.cuda.empty_cache()
+        finally:
+            # Nothing refers to the pass any more; its memory is for the next attempt, or for FAISS, which
+            # cannot take from torch's cache.
+            torch.cuda.empty_cache()
         side //= 2
         progress_lines.say(f"{device} is out of memory: starting over with tile {side}")
 

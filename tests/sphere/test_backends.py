@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -209,18 +210,23 @@ def test_a_full_device_gets_smaller_tiles(monkeypatch: pytest.MonkeyPatch, capsy
 
     original = torch_pairs._Pass._tile
     sizes = []
+    passes = weakref.WeakSet()
+    alive = []
 
     def tile(self, rows: slice, columns: slice) -> None:
+        passes.add(self)
         sizes.append(rows.stop - rows.start)
         if sizes[-1] > 300:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         original(self, rows, columns)
 
     monkeypatch.setattr(torch_pairs._Pass, "_tile", tile)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(len(passes)))
     x = reference.clustered_sphere(1100, 8, 5)
     found = all_pairs(x, [3.0], k=4, device="cpu:0", tile=1024)
     np.testing.assert_allclose(found.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-5)
     assert sizes[:3] == [1024, 512, 256]
+    assert alive == [0, 0, 0]  # what each attempt held was let go before its memory was given back
     assert "out of memory" in capsys.readouterr().err
 
 
