@@ -54,7 +54,7 @@ def torch_pairs(
     side = tile or TILE
     while True:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), _product_precision(torch, "float32"):
                 return _Pass(x, bandwidths, weights, k, near, device, precision).run(side, progress)
         except torch.cuda.OutOfMemoryError:
             if side <= SMALLEST_TILE:
@@ -181,7 +181,7 @@ class _Pass:
 
 @contextmanager
 def _product_precision(torch: Any, precision: str) -> Iterator[None]:
-    """TF32 only where it was asked for, whatever the process has set; sums stay float32."""
+    """Products of float32 matrices in TF32 only where it was asked for, whatever the process has set."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:

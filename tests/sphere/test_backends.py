@@ -230,6 +230,33 @@ def test_a_full_device_gets_smaller_tiles(monkeypatch: pytest.MonkeyPatch, capsy
     assert "out of memory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("process", ["highest", "high", "medium"])
+def test_products_have_the_precision_asked_for(precision: str, process: str) -> None:
+    """Whatever the process has set for its own products."""
+    torch = pytest.importorskip("torch")
+    seen: list[str] = []
+
+    class Products(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in (torch.Tensor.matmul, torch.Tensor.__matmul__):
+                seen.append(torch.get_float32_matmul_precision())
+            return function(*args, **(kwargs or {}))
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(process)
+    try:
+        with Products():
+            all_pairs(np.eye(5, dtype=np.float32), [3.0], k=2, device="cpu:0", precision=precision, tile=8)
+        assert torch.get_float32_matmul_precision() == process
+    finally:
+        torch.set_float32_matmul_precision(before)
+    low, *others = seen
+    assert low == ("high" if precision == "tf32" else "highest")
+    assert others == ["highest"] * len(others)
+    assert len(others) == (1 if precision == "float32" else 2)  # a sum, and the exact cosines of neighbours
+
+
 def test_numpy_refuses_precisions_it_does_not_have() -> None:
     with pytest.raises(KdbiasError, match="bf16"):
         all_pairs(np.eye(3, dtype=np.float32), [2.0], precision="bf16")
