@@ -15,7 +15,7 @@ from kdbias.sphere.workers import Workspace
 LARGEST_FLOAT32_BANDWIDTH = 32.0
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """How one bandwidth's kernel is got: by squaring that of half the bandwidth, or by an exponential."""
 
     bandwidth: int
@@ -31,6 +31,7 @@ class Kernels:
     Attributes:
         bandwidths: T numbers > 0.
         factors: (T,) float64; times these, the values of `each` are the kernel.
+        chains: the order in which bandwidths are cheapest.
     """
 
     def __init__(self, bandwidths: Sequence[float]) -> None:
@@ -40,7 +41,7 @@ class Kernels:
         self.factors = np.array(
             [math.exp(-2 * t) if t <= LARGEST_FLOAT32_BANDWIDTH else 1.0 for t in self.bandwidths]
         )
-        self._chains = chains_of_doublings(self.bandwidths)
+        self.chains = chains_of_doublings(self.bandwidths)
         self._exp, self._log_base = fastest_exponential()
 
     def each(
@@ -52,7 +53,7 @@ class Kernels:
             cosines: (r, c) float32 in [-1, 1].
             blank: flat positions to set to zero (self-pairs).
         """
-        for chain in self._chains:
+        for chain in self.chains:
             kernel: np.ndarray | None = None
             for step in chain:
                 if step.squares and kernel is not None:
@@ -76,18 +77,18 @@ class Kernels:
         return kernel
 
 
-def chains_of_doublings(bandwidths: Sequence[float]) -> list[list[_Step]]:
+def chains_of_doublings(bandwidths: Sequence[float]) -> list[list[Step]]:
     """Each chain starts with an exponential and goes on by squaring."""
-    chains: list[list[_Step]] = []
+    chains: list[list[Step]] = []
     for index in sorted(range(len(bandwidths)), key=lambda i: bandwidths[i]):
         t = bandwidths[index]
         for chain in chains:
             doubled = 2 * bandwidths[chain[-1].bandwidth]
             if math.isclose(t, doubled, rel_tol=1e-12) and t <= LARGEST_FLOAT32_BANDWIDTH:
-                chain.append(_Step(index, True))
+                chain.append(Step(index, True))
                 break
         else:
-            chains.append([_Step(index, False)])
+            chains.append([Step(index, False)])
     return chains
 
 

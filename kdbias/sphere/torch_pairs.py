@@ -49,13 +49,12 @@ def torch_pairs(
     if k:
         require_k(len(x), k)
     weights = probabilities(len(x), weights)
-    if len(bandwidths):
-        Kernels(bandwidths)  # checks them
+    kernels = Kernels(bandwidths) if len(bandwidths) else None
     side = tile or TILE
     while True:
         try:
             with torch.inference_mode(), _product_precision(torch, "float32"):
-                return _Pass(x, bandwidths, weights, k, near, device, precision).run(side, progress)
+                return _Pass(x, kernels, weights, k, near, device, precision).run(side, progress)
         except torch.cuda.OutOfMemoryError:
             if side <= SMALLEST_TILE:
                 raise KdbiasError(
@@ -76,7 +75,7 @@ class _Pass:
     def __init__(
         self,
         x: np.ndarray,
-        bandwidths: Sequence[float],
+        kernels: Kernels | None,
         weights: np.ndarray,
         k: int,
         near: float | None,
@@ -86,15 +85,14 @@ class _Pass:
         import torch
 
         self.torch = torch
-        self.bandwidths, self.k, self.near, self.precision = list(bandwidths), k, near, precision
+        self.kernels, self.k, self.near, self.precision = kernels, k, near, precision
         self.n = len(x)
         self.x = torch.from_numpy(np.ascontiguousarray(x)).to(device)
         self.low = self.x.bfloat16() if precision == "bf16" else self.x
         wide = torch.from_numpy(np.ascontiguousarray((weights * self.n).T)).to(device)
         self.weights = {torch.float32: wide.float(), torch.float64: wide}
-        self.sums = torch.zeros(
-            len(weights), len(self.bandwidths), self.n, dtype=torch.float64, device=device
-        )
+        count = len(kernels.bandwidths) if kernels else 0
+        self.sums = torch.zeros(len(weights), count, self.n, dtype=torch.float64, device=device)
         self.ids = torch.arange(self.n, device=device)
         self.best = torch.full((self.n, k), EMPTY, dtype=torch.int64, device=device) if k else None
         self.threshold = torch.full((self.n,), -2.0, device=device)
@@ -109,8 +107,8 @@ class _Pass:
             if progress is not None:
                 size = (rows.stop - rows.start) * (columns.stop - columns.start)
                 progress(size if i == j else 2 * size)
-        for index, t in enumerate(self.bandwidths):
-            self.sums[:, index] *= (math.exp(-2 * t) if t <= LARGEST_FLOAT32_BANDWIDTH else 1.0) / self.n
+        if self.kernels is not None:
+            self.sums *= self.torch.from_numpy(self.kernels.factors / self.n).to(self.sums.device)[:, None]
         best: Best = (None, None)
         if self.best is not None:
             cosines, ids = unpack(self.best.cpu().numpy())
@@ -119,37 +117,41 @@ class _Pass:
 
     def _tile(self, rows: slice, columns: slice) -> None:
         diagonal = rows.start == columns.start
-        if self.bandwidths:
+        exact = None
+        if self.kernels is not None:
             with _product_precision(self.torch, self.precision):
                 low = (self.low[rows] @ self.low[columns].T).float().clamp_(-1, 1)
-            self._add_potentials(low, rows, columns, diagonal)
+            self._add_potentials(self.kernels, low, rows, columns, diagonal)
+            exact = low if self.precision == "float32" else None
         if self.best is None and self.counts is None:
             return
-        exact = low if self.bandwidths and self.precision == "float32" else self._cosines(rows, columns)
+        if exact is None:
+            exact = (self.x[rows] @ self.x[columns].T).clamp_(-1, 1)
         if diagonal:
             exact.fill_diagonal_(-3.0)
         self._count(exact, rows, columns, diagonal)
-        if self.best is not None:
-            self._merge(exact, rows, columns)
-            if not diagonal:
-                self._merge(exact.T, columns, rows)
+        self._select(exact, rows, columns, diagonal)
 
-    def _cosines(self, rows: slice, columns: slice) -> "torch.Tensor":
-        return (self.x[rows] @ self.x[columns].T).clamp_(-1, 1)
-
-    def _add_potentials(self, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool) -> None:
-        torch = self.torch
-        for index, t in enumerate(self.bandwidths):
-            if t <= LARGEST_FLOAT32_BANDWIDTH:
-                kernel = torch.mul(cosines, 2 * t / math.log(2)).exp2_()
-            else:
-                kernel = cosines.double().sub_(1).mul_(2 * t).exp_()
+    def _add_potentials(
+        self, kernels: Kernels, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool
+    ) -> None:
+        for chain in kernels.chains:
+            kernel = self._exponential(cosines, kernels.bandwidths[chain[0].bandwidth])
             if diagonal:
                 kernel.fill_diagonal_(0.0)
             weights = self.weights[kernel.dtype]
-            self.sums[:, index, rows] += (kernel @ weights[columns]).T.double()
-            if not diagonal:
-                self.sums[:, index, columns] += (weights[rows].T @ kernel).double()
+            for step in chain:
+                if step.squares:
+                    kernel.square_()
+                self.sums[:, step.bandwidth, rows] += (kernel @ weights[columns]).T.double()
+                if not diagonal:
+                    self.sums[:, step.bandwidth, columns] += (weights[rows].T @ kernel).double()
+
+    def _exponential(self, cosines: "torch.Tensor", t: float) -> "torch.Tensor":
+        """The kernel up to its factor, as in `Kernels`."""
+        if t <= LARGEST_FLOAT32_BANDWIDTH:
+            return self.torch.mul(cosines, 2 * t / math.log(2)).exp2_()
+        return cosines.double().sub_(1).mul_(2 * t).exp_()
 
     def _count(self, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool) -> None:
         if self.counts is None:
@@ -159,14 +161,27 @@ class _Pass:
         if not diagonal:
             self.counts[columns] += reached.sum(dim=0)
 
-    def _merge(self, cosines: "torch.Tensor", of: slice, among: slice) -> None:
-        """Take a tile's best entries into the k best so far; keys as in `reservoirs.pack`."""
+    def _select(self, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool) -> None:
+        """Offer a tile's entries to its rows and, off the diagonal, to its columns.
+
+        This is where the host waits for the device, once a tile: most tiles soon have nothing to offer, and
+        sorting them all the same would cost more.
+        """
+        if self.best is None:
+            return
+        offers = [(cosines, rows, columns)] + ([] if diagonal else [(cosines.T, columns, rows)])
+        reached = [entries >= self.threshold[of, None] for entries, of, _ in offers]
+        most = self.torch.stack([mask.sum(dim=1).max() for mask in reached]).tolist()
+        for (entries, of, among), mask, count in zip(offers, reached, most, strict=True):
+            if count:
+                self._merge(entries, mask, count, of, among)
+
+    def _merge(
+        self, cosines: "torch.Tensor", reached: "torch.Tensor", most: int, of: slice, among: slice
+    ) -> None:
+        """Take what was reached, at most ``most`` a row, into the k best; keys as in `reservoirs.pack`."""
         torch = self.torch
         assert self.best is not None
-        reached = cosines >= self.threshold[of, None]
-        most = int(reached.sum(dim=1).max())
-        if not most:
-            return
         bits = cosines.contiguous().view(torch.int32)
         keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
         keys += 0xFFFFFFFF - self.ids[among]

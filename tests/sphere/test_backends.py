@@ -2,7 +2,6 @@
 
 import math
 import tracemalloc
-import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -202,59 +201,6 @@ def test_faiss_finds_the_neighbours_where_its_gpu_build_is_there(monkeypatch: py
     np.testing.assert_allclose(found.cosines, reference.neighbors(x, 5)[1], atol=1e-6)
     np.testing.assert_allclose(found.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-5)
     assert found.counts is not None
-
-
-def test_a_full_device_gets_smaller_tiles(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    torch = pytest.importorskip("torch")
-    from kdbias.sphere import torch_pairs
-
-    original = torch_pairs._Pass._tile
-    sizes = []
-    passes = weakref.WeakSet()
-    alive = []
-
-    def tile(self, rows: slice, columns: slice) -> None:
-        passes.add(self)
-        sizes.append(rows.stop - rows.start)
-        if sizes[-1] > 300:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        original(self, rows, columns)
-
-    monkeypatch.setattr(torch_pairs._Pass, "_tile", tile)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(len(passes)))
-    x = reference.clustered_sphere(1100, 8, 5)
-    found = all_pairs(x, [3.0], k=4, device="cpu:0", tile=1024)
-    np.testing.assert_allclose(found.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-5)
-    assert sizes[:3] == [1024, 512, 256]
-    assert alive == [0, 0, 0]  # what each attempt held was let go before its memory was given back
-    assert "out of memory" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-@pytest.mark.parametrize("process", ["highest", "high", "medium"])
-def test_products_have_the_precision_asked_for(precision: str, process: str) -> None:
-    """Whatever the process has set for its own products."""
-    torch = pytest.importorskip("torch")
-    seen: list[str] = []
-
-    class Products(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            if function in (torch.Tensor.matmul, torch.Tensor.__matmul__):
-                seen.append(torch.get_float32_matmul_precision())
-            return function(*args, **(kwargs or {}))
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(process)
-    try:
-        with Products():
-            all_pairs(np.eye(5, dtype=np.float32), [3.0], k=2, device="cpu:0", precision=precision, tile=8)
-        assert torch.get_float32_matmul_precision() == process
-    finally:
-        torch.set_float32_matmul_precision(before)
-    low, *others = seen
-    assert low == ("high" if precision == "tf32" else "highest")
-    assert others == ["highest"] * len(others)
-    assert len(others) == (1 if precision == "float32" else 2)  # a sum, and the exact cosines of neighbours
 
 
 def test_numpy_refuses_precisions_it_does_not_have() -> None:
