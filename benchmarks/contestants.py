@@ -59,12 +59,10 @@ def gemm_rate(d: int, threads: int, cpu: bool) -> float:
 
 
 def _kdbias(x: np.ndarray, threads: int, clock: Clock, bandwidths: tuple[float, ...], k: int) -> dict:
-    from kdbias.sphere.kernels import fastest_exponential
     from kdbias.sphere.neighbors import Neighbors
     from kdbias.sphere.potentials import Potentials
     from kdbias.sphere.tiles import Epilogue, traverse
 
-    fastest_exponential()
     with clock:
         found = Neighbors(len(x), k) if k else None
         sums = Potentials(len(x), bandwidths) if bandwidths else None

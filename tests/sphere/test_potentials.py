@@ -42,6 +42,19 @@ def test_both_exponentials_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("targets", "chosen"),
+    [
+        ({"exp2": {"ff": {"current": "AVX512_SKX"}}}, np.exp2),
+        ({"exp2": {"ff": {"current": "baseline(SSE SSE2)"}}}, np.exp),
+        ({}, np.exp),
+    ],
+)
+def test_exponential_is_chosen_by_the_build_not_by_a_clock(monkeypatch, targets, chosen) -> None:
+    monkeypatch.setattr("numpy.lib.introspect.opt_func_info", lambda **what: targets)
+    assert kernels.fastest_exponential.__wrapped__()[0] is chosen
+
+
 def test_tile_and_threads_are_irrelevant() -> None:
     x = reference.clustered_sphere(257, 16, 9)
     expected = measured(x, [2.0, 8.0], tile=257, threads=1).potentials
