@@ -36,7 +36,8 @@ def flat_neighbors(
         memory: bytes for the vectors of one block. A device that runs out of memory gets smaller blocks.
 
     Returns:
-        (n, k) int64 positions and (n, k) float32 cosines, nearest first; equal cosines by smaller position.
+        (n, k) int64 positions and (n, k) float32 cosines, nearest first. Equal cosines go by the smaller
+        position, but where they tie for the last places FAISS decides which are found.
     """
     n = len(x)
     require_k(n, k)
