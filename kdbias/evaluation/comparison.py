@@ -20,14 +20,19 @@ import pyarrow.parquet as pq
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.intervals import LEVEL, resampled_weights, summarize, take
-from kdbias.evaluation.judge import METRICS, UNITS
+from kdbias.evaluation.judge import METRICS
 from kdbias.evaluation.measuring import plural
+from kdbias.evaluation.units import (
+    UNITS,
+    places_in,
+    stored_clusters,
+    stored_groups,
+    stored_results,
+    subsets_of,
+)
 from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.files import read_json, write_json
-from kdbias.tables.joins import as_strings, encode, shown
-
-_ID_COLUMNS = ("sample_id", "first", "second")
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ def compare(
         _same_question(sides[0][0], first, path, document)
     base = pq.read_table(sides[0][0] / UNITS)
     judge = importlib.import_module(PROTOCOLS[first["protocol"]])
-    clusters = _clusters(base)
-    keys, subsets = _subsets(base)
+    clusters = stored_clusters(base)
+    keys, subsets = subsets_of(stored_groups(base))
     left, right = ([_run(path, base, sides[0][0], subsets) for path in side] for side in sides)
     parameters = first["parameters"]
 
@@ -236,13 +241,8 @@ def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mappi
 def _run(path: Path, base: pa.Table, base_path: Path, subsets: list[np.ndarray | None]) -> _Run:
     """Results of one run in its own order, which a protocol may rely on (IJB's are sorted by score)."""
     units = pq.read_table(path / UNITS)
-    places = _places(units, base, path, base_path)
-    prefix = "result_"
-    columns = {
-        name.removeprefix(prefix): units[name].to_numpy()
-        for name in units.column_names
-        if name.startswith(prefix)
-    }
+    places = places_in(base, units, base_path, path)
+    columns = stored_results(units)
     slices = []
     for rows in subsets:
         if rows is None:
@@ -253,51 +253,6 @@ def _run(path: Path, base: pa.Table, base_path: Path, subsets: list[np.ndarray |
         mine = np.flatnonzero(member[places])
         slices.append((take(columns, mine), places[mine]))
     return _Run(slices)
-
-
-def _places(units: pa.Table, base: pa.Table, path: Path, base_path: Path) -> np.ndarray:
-    """Row in the base of every unit, by id."""
-    keys = np.zeros(base.num_rows + units.num_rows, dtype=np.int64)
-    for name in base.column_names:
-        if name in _ID_COLUMNS:
-            both = pa.concat_arrays([as_strings(table[name]) for table in (base, units)])
-            codes = both.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-            keys = keys * (int(codes.max()) + 1) + codes
-    wanted, have = keys[: base.num_rows], keys[base.num_rows :]
-    if np.array_equal(wanted, have):
-        return np.arange(base.num_rows)
-    missing = np.flatnonzero(~np.isin(wanted, have))
-    if len(missing) or len(wanted) != len(have):
-        ids = next(base[name] for name in base.column_names if name in _ID_COLUMNS)
-        raise KdbiasError(
-            f"{base_path} judged {len(wanted):,} units, {path} {len(have):,}; {len(missing):,} of the "
-            f"former are not among the latter ({shown(as_strings(ids).take(pa.array(missing[:4])))}); "
-            "judge both on the same test data"
-        )
-    order = np.argsort(wanted, kind="stable")
-    places = order[np.searchsorted(wanted[order], have)]
-    if len(np.unique(places)) != len(places):
-        raise KdbiasError(f"{base_path} lists a unit twice, so the rows of {path} cannot be told apart")
-    return places
-
-
-def _clusters(units: pa.Table) -> np.ndarray | None:
-    columns = [units[name].to_numpy() for name in ("cluster_0", "cluster_1") if name in units.column_names]
-    if not columns:
-        return None
-    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-
-
-def _subsets(units: pa.Table) -> tuple[list[tuple[str, str]], list[np.ndarray | None]]:
-    keys: list[tuple[str, str]] = []
-    subsets: list[np.ndarray | None] = [None]
-    for name in units.column_names:
-        if name.startswith("group_"):
-            codes, values = encode(as_strings(units[name]))
-            for code, value in enumerate(values.to_pylist()):
-                keys.append((name.removeprefix("group_"), value))
-                subsets.append(np.flatnonzero(codes == code))
-    return keys, subsets
 
 
 def _line(entry: Mapping[str, Any]) -> str:

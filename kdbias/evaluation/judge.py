@@ -29,8 +29,9 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.case import Case, Embeddings, read_embeddings
 from kdbias.evaluation.inputs import embed_model, file_fingerprint, fingerprint, model_inputs, origin
-from kdbias.evaluation.measuring import measured, plain, plural, unit_table
+from kdbias.evaluation.measuring import measured, plain, plural
 from kdbias.evaluation.plots import save_plots
+from kdbias.evaluation.units import UNITS, unit_table
 from kdbias.evaluation.views import check_fusion
 from kdbias.progress import say
 from kdbias.tables import provenance
@@ -39,7 +40,6 @@ from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 
 METRICS = "metrics.json"
-UNITS = "units.parquet"
 _STAGE = "evaluate"
 _FILES = ("pairs", "templates", "detector_scores")
 

@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Outcome
 from kdbias.evaluation.intervals import LEVEL, Estimate, bootstrap, json_estimates, resampled_weights
+from kdbias.evaluation.units import groups_of, subsets_of
 from kdbias.progress import bar
-from kdbias.tables.joins import encode
 
-_MOST_GROUPS = 256
 _REPEATS, _FEW_REPEATS, _MANY_UNITS = 1000, 200, 1_000_000
 
 
@@ -23,12 +20,7 @@ def measured(
     """Metrics, groups and their spread, all from the same resamples."""
     if repeats is None:
         repeats = _REPEATS if outcome.n <= _MANY_UNITS else _FEW_REPEATS
-    keys: list[tuple[str, str]] = []
-    subsets: list[np.ndarray | None] = [None]
-    for column in dict.fromkeys([*group_by, *outcome.always_grouped]):
-        for value, rows in _group_rows(outcome, column).items():
-            keys.append((column, value))
-            subsets.append(rows)
+    keys, subsets = subsets_of(groups_of(outcome, group_by))
 
     def score(columns: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, float]:
         return judge.score(columns, weights, outcome.parameters)
@@ -60,19 +52,6 @@ def measured(
     }
 
 
-def _group_rows(outcome: Outcome, column: str) -> dict[str, np.ndarray]:
-    if column not in outcome.groups:
-        raise KdbiasError(
-            f"cannot group by {column!r}; there is {', '.join(outcome.groups) or 'no group column'}"
-        )
-    codes, names = encode(outcome.groups[column])
-    if len(names) > _MOST_GROUPS:
-        raise KdbiasError(
-            f"{column!r} has {len(names):,} values; group by a column with at most {_MOST_GROUPS}"
-        )
-    return {name: np.flatnonzero(codes == code) for code, name in enumerate(names.to_pylist())}
-
-
 def _spread(groups: Mapping[str, Mapping[str, Estimate]], lower_is_better: frozenset[str]) -> dict[str, Any]:
     """How far the groups lie apart, metric by metric, for metrics that two groups or more have."""
     found: dict[str, Any] = {}
@@ -92,17 +71,6 @@ def _spread(groups: Mapping[str, Mapping[str, Estimate]], lower_is_better: froze
             "std": float(np.std(list(values.values()), ddof=1)),
         }
     return found
-
-
-def unit_table(outcome: Outcome, group_by: Sequence[str]) -> pa.Table:
-    columns: dict[str, Any] = dict(outcome.ids)
-    columns |= {f"result_{name}": pa.array(values) for name, values in outcome.columns.items()}
-    for column in dict.fromkeys([*group_by, *outcome.always_grouped]):
-        columns[f"group_{column}"] = outcome.groups[column]
-    if outcome.clusters is not None:
-        for i, codes in enumerate(np.atleast_2d(outcome.clusters.T)):
-            columns[f"cluster_{i}"] = pa.array(codes)
-    return pa.table(columns)
 
 
 def plural(unit: str) -> str:
