@@ -18,10 +18,14 @@ from kdbias.cli.common import StageCommand, options
     click.option("--seed", default=0, show_default=True, help="Seed of the resampling."),
 )
 def command(**parameters: Any) -> Any:
-    """Say whether the difference B - A of evaluations is real: paired bootstrap by subject, 95 % intervals.
+    """Say whether the difference B - A of evaluations is real, with 95 % intervals.
 
     A and B are folders that `kdbias evaluate` wrote by the same protocol on the same samples; several a side
     are runs with other training seeds.
+
+    One run a side: the test units are resampled for both at once, which says whether these two models differ,
+    not whether other seeds of their training would. Several runs a side: the variance between them is added
+    (a t interval); three or more are wanted, as the interval of two is very wide.
 
     \b
     Examples:

@@ -1,8 +1,9 @@
 """Is the difference between two evaluations real? A paired bootstrap over the same units.
 
 Both models were judged on the same samples, pairs or queries, so what is resampled is shared: a hard subject
-is hard for both, and its luck cancels. What the interval covers is the choice of test subjects. It does not
-cover the luck of training; give several runs a side (other seeds) for that, and runs are resampled too.
+is hard for both, and its luck cancels. From one run a side the interval covers the choice of test subjects
+alone. Several runs a side (other training seeds) add the luck of training, by the variance between them:
+:func:`kdbias.evaluation.intervals.difference`.
 """
 
 import importlib
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
-from kdbias.evaluation.intervals import LEVEL, resampled_weights, summarize, take
+from kdbias.evaluation.intervals import LEVEL, difference, resampled_weights, take
 from kdbias.evaluation.judge import METRICS
 from kdbias.evaluation.measuring import plural
 from kdbias.evaluation.units import (
@@ -50,7 +51,7 @@ class ComparisonResult:
     def summary(self) -> str:
         """One line a metric, saying whether the difference is real; of groups, the real ones alone.
 
-        With one run a side a last line says that the luck of training is not in the intervals.
+        A last line says whether the luck of training is in the intervals.
         """
         units = f"{self.document['n']:,} shared {plural(self.document['unit'])}"
         lines = [f"{self.document['protocol']}: B - A over {units}", *_lines(self.document["metrics"])]
@@ -58,21 +59,21 @@ class ComparisonResult:
             for value, metrics in groups.items():
                 real = {name: entry for name, entry in metrics.items() if entry["real"]}
                 lines += [f"{column}={value}:{'' if real else ' no real difference'}", *_lines(real)]
-        if min(len(self.document["a"]), len(self.document["b"])) < 2:
-            lines.append("one run a side: real for these two models, not for other seeds of their training")
-        return "\n".join(lines)
+        return "\n".join([*lines, _covered(len(self.document["a"]), len(self.document["b"]))])
+
+
+def _covered(a: int, b: int) -> str:
+    if a > 1 and b > 1:
+        return f"{a} against {b} runs: the intervals cover the test set and the luck of training"
+    if a == b:
+        return "one run a side: real for these two models, not for other seeds of their training"
+    single = "A" if a == 1 else "B"
+    return f"{single} is one run: real for that very model, not for other seeds of its training"
 
 
 def _lines(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     width = max((len(name) for name in metrics), default=0)
     return [f"  {name:<{width}}  {_line(entry)}" for name, entry in metrics.items()]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Results of one evaluation, cut to the whole and to each group, every unit with its row in the base."""
-
-    slices: list[tuple[dict[str, np.ndarray], np.ndarray]]
 
 
 def compare(
@@ -93,9 +94,10 @@ def compare(
         seed: of the resampling.
 
     Returns:
-        Differences B - A with 95 % intervals. ``real`` means that the interval excludes zero; the two-sided
-        bootstrap ``p_value`` is no smaller than 2 / (resamples + 1). Many metrics are tested at once: of
-        twenty that do not differ, one will look real.
+        Differences B - A with 95 % intervals, from one run a side of the test set's luck alone, from several
+        of the training's too. ``real`` means that the interval excludes zero; the two-sided ``p_value`` of
+        one run a side is no smaller than 2 / (resamples + 1). Many metrics are tested at once: of twenty that
+        do not differ, one will look real.
 
     Raises:
         KdbiasError: the evaluations judge different things.
@@ -115,26 +117,24 @@ def compare(
     left, right = ([_run(path, base, sides[0][0], subsets) for path in side] for side in sides)
     parameters = first["parameters"]
 
-    def differences(weights: np.ndarray, chosen: list[np.ndarray]) -> list[dict[str, tuple[float, float]]]:
+    def metrics(weights: np.ndarray) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Of the whole and each group: metric -> its values for the runs of both sides."""
         found = []
         for i in range(len(subsets)):
-            means = []
-            for runs in ([left[r] for r in chosen[0]], [right[r] for r in chosen[1]]):
-                cut = [run.slices[i] for run in runs]
-                means.append(_mean([judge.score(part, weights[rows], parameters) for part, rows in cut]))
-            found.append({name: (means[0][name], means[1][name]) for name in means[0]})
+            a_runs, b_runs = (
+                [judge.score(part, weights[rows], parameters) for part, rows in (run[i] for run in side)]
+                for side in (left, right)
+            )
+            found.append({name: (_values(a_runs, name), _values(b_runs, name)) for name in a_runs[0]})
         return found
 
-    everything = [np.arange(len(left)), np.arange(len(right))]
-    observed = differences(np.ones(base.num_rows), everything)
+    observed = metrics(np.ones(base.num_rows))
     draws: list[dict[str, list[float]]] = [{name: [] for name in found} for found in observed]
-    rng = np.random.default_rng([seed, 1])
     with bar(bootstrap, "resamples", "comparison") as progress:
         for weights in resampled_weights(base.num_rows, bootstrap, seed, clusters):
-            chosen = [rng.integers(len(rows), size=len(rows)) for rows in everything]
-            for kept, found in zip(draws, differences(weights, chosen), strict=True):
+            for kept, found in zip(draws, metrics(weights), strict=True):
                 for name, (x, y) in found.items():
-                    kept[name].append(y - x)
+                    kept[name].append(y.mean() - x.mean())
             progress.update(1)
     entries = [
         {
@@ -164,7 +164,7 @@ def compare(
             "level": LEVEL,
             "repeats": bootstrap,
             "resampled": first["interval"]["resampled"],
-            "runs_resampled": len(left) > 1 or len(right) > 1,
+            "method": "percentile" if len(left) == len(right) == 1 else "t",
             "seed": seed,
         },
         "metrics": entries[0],
@@ -175,32 +175,29 @@ def compare(
     return ComparisonResult(document)
 
 
-def _entry(a: float, b: float, draws: np.ndarray, lower_is_better: bool) -> dict[str, Any]:
-    estimate = summarize(b - a, draws)
+def _entry(a: np.ndarray, b: np.ndarray, draws: np.ndarray, lower_is_better: bool) -> dict[str, Any]:
+    estimate, p_value = difference(a, b, draws)
     entry: dict[str, Any] = {
-        "a": a if np.isfinite(a) else None,
-        "b": b if np.isfinite(b) else None,
+        "a": float(a.mean()) if np.isfinite(a).all() else None,
+        "b": float(b.mean()) if np.isfinite(b).all() else None,
         "difference": estimate.value,
         "low": estimate.low,
         "high": estimate.high,
         "standard_error": estimate.standard_error,
-        "p_value": None,
+        "p_value": p_value,
         "real": None,
         "better": None,
     }
     if estimate.low is None or estimate.high is None or estimate.value is None:
         return entry
-    usable = draws[np.isfinite(draws)]
-    tail = min((usable <= 0).sum(), (usable >= 0).sum())
-    entry["p_value"] = float(min(1.0, 2 * (tail + 1) / (len(usable) + 1)))
     entry["real"] = bool(estimate.low > 0 or estimate.high < 0)
     if entry["real"]:
         entry["better"] = "a" if (estimate.value > 0) == lower_is_better else "b"
     return entry
 
 
-def _mean(found: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+def _values(runs: list[dict[str, float]], metric: str) -> np.ndarray:
+    return np.array([run[metric] for run in runs])
 
 
 def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -212,6 +209,11 @@ def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
                 raise KdbiasError(f"{path} holds no {name}; compare output folders of kdbias evaluate")
     if not paths:
         raise KdbiasError("nothing to compare: give at least one evaluation a side")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise KdbiasError(
+            f"one evaluation is given twice on one side ({', '.join(map(str, paths))}); "
+            "runs of a side are separate trainings"
+        )
     return paths
 
 
@@ -238,8 +240,13 @@ def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mappi
         )
 
 
-def _run(path: Path, base: pa.Table, base_path: Path, subsets: list[np.ndarray | None]) -> _Run:
-    """Results of one run in its own order, which a protocol may rely on (IJB's are sorted by score)."""
+def _run(
+    path: Path, base: pa.Table, base_path: Path, subsets: list[np.ndarray | None]
+) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Results of one run, of the whole and of each group, every unit with its row in the base.
+
+    They stay in their own order, which a protocol may rely on (IJB's are sorted by score).
+    """
     units = pq.read_table(path / UNITS)
     places = places_in(base, units, base_path, path)
     columns = stored_results(units)
@@ -252,7 +259,7 @@ def _run(path: Path, base: pa.Table, base_path: Path, subsets: list[np.ndarray |
         member[rows] = True
         mine = np.flatnonzero(member[places])
         slices.append((take(columns, mine), places[mine]))
-    return _Run(slices)
+    return slices
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Bootstrap intervals: weigh the units again and again as resampling would, and score each time."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +107,43 @@ def summarize(value: float, draws: np.ndarray) -> Estimate:
         return Estimate(float(value))
     low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(value), float(low), float(high), float(usable.std(ddof=1)))
+
+
+def difference(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[Estimate, float | None]:
+    """How much the second side's mean over its runs exceeds the first's.
+
+    With one run a side the interval is the percentile one of the resamples: it covers the choice of test
+    units alone. A few runs of other training seeds cannot be resampled like units (of three, 95 % intervals
+    would hold the truth in 82 to 92 %). With several the interval is value +- t sqrt(V), where V is the
+    variance over resamples plus s^2 / r of each side, s^2 the variance between its r runs, and t the quantile
+    at the degrees of freedom of Welch and Satterthwaite. Noise of single runs on single units is in both
+    parts, so the interval errs to the wide side. A side of one run adds nothing to V.
+
+    Args:
+        a, b: (r,) metric of each run of a side over all units.
+        draws: (repeats,) difference of the means of the same runs on each resample of the units.
+
+    Returns:
+        The estimate, and the two-sided p-value; None where there is no interval.
+    """
+    value = float(b.mean() - a.mean())
+    found = summarize(value, draws)
+    if found.standard_error is None:
+        return found, None
+    runs = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in (a, b) if len(side) > 1]
+    if not runs:
+        usable = draws[np.isfinite(draws)]
+        tail = min((usable <= 0).sum(), (usable >= 0).sum())
+        return found, float(min(1.0, 2 * (tail + 1) / (len(usable) + 1)))
+    from scipy.stats import t
+
+    variance = found.standard_error**2 + sum(part for part, _ in runs)
+    uncertain = sum(part**2 / freedom for part, freedom in runs)
+    freedom = variance**2 / uncertain if uncertain > 0 else math.inf
+    error = math.sqrt(variance)
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    p_value = float(2 * t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    return Estimate(value, value - half, value + half, error), p_value
 
 
 def take(columns: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:

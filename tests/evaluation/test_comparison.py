@@ -86,15 +86,20 @@ def test_swapping_the_sides_mirrors_the_answer(make):
     assert (one["better"], two["better"]) == ("b", "a")
 
 
-def test_several_runs_a_side_are_resampled_too(make):
+def test_several_runs_a_side_widen_the_interval_by_their_variance(make):
     left = [make(f"l{s}", 0.30, seed=s) for s in (1, 2, 3)]
     right = [make(f"r{s}", noise, seed=s) for s, noise in ((4, 0.2), (5, 0.3), (6, 0.4))]
-    many = compare(left, right, bootstrap=150).document
-    assert many["interval"]["runs_resampled"] is True
+    many = compare(left, right, bootstrap=150)
     single = compare(left[0], right[1], bootstrap=150).document["metrics"]["distance"]
     # Runs that differ this much say nothing for sure, and the interval shows it.
-    assert many["metrics"]["distance"]["standard_error"] > 2 * single["standard_error"]
-    assert many["metrics"]["distance"]["real"] is False
+    found = many.document["metrics"]["distance"]
+    assert found["standard_error"] > 2 * single["standard_error"]
+    assert found["real"] is False
+    assert found["high"] - found["difference"] > 3.5 * found["standard_error"]  # t of few runs, not 1.96
+    assert "3 against 3 runs: the intervals cover" in many.summary()
+    assert "A is one run: real for that very model" in compare(left[0], right, bootstrap=100).summary()
+    with pytest.raises(KdbiasError, match="given twice on one side"):
+        compare([left[0], left[0]], right, bootstrap=100)
 
 
 def test_unlike_evaluations_are_refused(make, tmp_path):
