@@ -116,6 +116,8 @@ class Outcome:
         clusters: integer codes of what is resampled together, (n,) or (n, 2); None = each unit alone.
         resampled: the name of what is resampled, for the reader ("sample", "label", ...).
         parameters: further arguments of ``score``, JSON values.
+        test_data: rows that decide the answer besides the judged embeddings, by name (``{"gallery": (ids,
+            labels)}``): two models can be compared where these are the same, in any order.
         details: facts that have no interval, JSON values.
         left_out: number of units not judged, by reason.
         always_grouped: groups reported without being asked for.
@@ -129,6 +131,7 @@ class Outcome:
     clusters: np.ndarray | None = None
     resampled: str = "sample"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    test_data: Mapping[str, Sequence[pa.Array | np.ndarray]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     always_grouped: Sequence[str] = ()

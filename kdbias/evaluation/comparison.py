@@ -108,13 +108,16 @@ def compare(
     sides = [_paths(a), _paths(b)]
     documents = [[read_json(path / METRICS) for path in side] for side in sides]
     first = documents[0][0]
-    for path, document in zip(sides[0] + sides[1], documents[0] + documents[1], strict=True):
+    judged = list(zip(sides[0] + sides[1], documents[0] + documents[1], strict=True))
+    for path, document in judged:
         _same_question(sides[0][0], first, path, document)
     base = pq.read_table(sides[0][0] / UNITS)
     judge = importlib.import_module(PROTOCOLS[first["protocol"]])
     clusters = stored_clusters(base)
     keys, subsets = subsets_of(stored_groups(base))
     left, right = ([_run(path, base, sides[0][0], subsets) for path in side] for side in sides)
+    for path, document in judged:
+        _same_test_data(sides[0][0], first, path, document)
     parameters = first["parameters"]
 
     def metrics(weights: np.ndarray) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -218,7 +221,10 @@ def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
 
 
 def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mapping[str, Any]) -> None:
-    """What must agree for a difference to mean anything; galleries may differ (a model's own)."""
+    """What must agree for a difference to mean anything.
+
+    A gallery may hold other embeddings (a model's own), but of the same samples with the same labels.
+    """
     for name in ("protocol", "parameters"):
         if one[name] != other[name]:
             raise KdbiasError(f"{first} and {path} differ in {name}: {one[name]} against {other[name]}")
@@ -238,6 +244,21 @@ def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mappi
             f"{first} is grouped by {', '.join(one['groups']) or 'nothing'}, {path} by "
             f"{', '.join(other['groups']) or 'nothing'}; give both the same --group-by"
         )
+
+
+def _same_test_data(first: Path, one: Mapping[str, Any], path: Path, other: Mapping[str, Any]) -> None:
+    for name, document in ((first, one), (path, other)):
+        if "test_data" not in document:
+            raise KdbiasError(
+                f"{name} does not say which test data it used (an older kdbias made it); evaluate again"
+            )
+    for name in sorted(one["test_data"].keys() | other["test_data"].keys()):
+        used = [document["test_data"].get(name, {"n": 0}) for document in (one, other)]
+        if used[0] != used[1]:
+            raise KdbiasError(
+                f"{first} and {path} were judged with different {name} ({used[0]['n']:,} and "
+                f"{used[1]['n']:,} rows); evaluate both on the same test data"
+            )
 
 
 def _run(

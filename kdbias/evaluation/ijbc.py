@@ -88,6 +88,7 @@ def judge(case: Case) -> Outcome:
         clusters=clusters,
         resampled="subject (both of a pair)" if cluster_by else "pair",
         parameters={"far": list(fars)},
+        test_data={"templates": (image_names(case.model.ids).take(pa.array(images)), templates, media)},
         details={
             "images": len(images),
             "templates": len(names),

@@ -1,14 +1,18 @@
 """What an evaluation reads: fingerprints for its record, embeddings of a model that has none yet."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import read_json
+from kdbias.tables.joins import as_strings
 from kdbias.tables.run_record import RECORD
 
 
@@ -77,6 +81,14 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
             f"{path} is a training run, not an embedding table; give --data DATA to embed with it"
         )
     return EmbeddingTable.open(path).fingerprint
+
+
+def rows_fingerprint(columns: Sequence[pa.Array | np.ndarray]) -> dict[str, Any]:
+    """Number and digest of rows of texts or numbers, whatever their order."""
+    values = [as_strings(c) if isinstance(c, pa.Array) else c for c in columns]
+    table = pa.table(values, names=[str(i) for i in range(len(values))])
+    table = table.sort_by([(name, "ascending") for name in table.column_names])
+    return {"n": table.num_rows, "digest": fingerprints.of_table(table)}
 
 
 def origin(path: str | os.PathLike[str]) -> dict[str, Any]:

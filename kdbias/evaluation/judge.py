@@ -12,6 +12,7 @@
     spread       {column: {metric: {"worst", "best", "min", "max", "gap", "std"}}}    over groups; ddof 1
     interval     {"level", "repeats", "resampled", "seed"}              percentile bootstrap
     parameters, details                the protocol's own facts
+    test_data    {name: {"n", "digest"}}    rows that decide the answer (a gallery's ids and labels)
     units, plots                       file names beside it
 
 ``OUT/units.parquet`` has the result of every unit; :func:`kdbias.evaluation.compare` pairs two of them.
@@ -28,7 +29,14 @@ from typing import Any
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.case import Case, Embeddings, read_embeddings
-from kdbias.evaluation.inputs import embed_model, file_fingerprint, fingerprint, model_inputs, origin
+from kdbias.evaluation.inputs import (
+    embed_model,
+    file_fingerprint,
+    fingerprint,
+    model_inputs,
+    origin,
+    rows_fingerprint,
+)
 from kdbias.evaluation.measuring import measured, plain, plural
 from kdbias.evaluation.plots import save_plots
 from kdbias.evaluation.units import UNITS, unit_table
@@ -252,6 +260,7 @@ def evaluate(
             role: origin(path) for role, path in {"model": table, **paths}.items() if path is not None
         },
         "parameters": dict(outcome.parameters),
+        "test_data": {name: rows_fingerprint(rows) for name, rows in outcome.test_data.items()},
         "details": plain(outcome.details),
         "units": UNITS,
         "plots": save_plots(run.out, outcome.plots),

@@ -76,6 +76,7 @@ def judge(case: Case) -> Outcome:
         clusters=clusters,
         resampled=resampled,
         parameters={"tail": counts is not None, "distances": case.reference is not None},
+        test_data={"gallery": (gallery.ids, gallery.labels), "labels": (model.ids, model.labels)},
         details={
             "k": k,
             "gallery": {

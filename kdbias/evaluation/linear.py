@@ -52,6 +52,7 @@ def judge(case: Case) -> Outcome:
         clusters=clusters,
         resampled=resampled,
         parameters={"tail": case.options["tail_from"] is not None},
+        test_data={"gallery": (train.ids, train.labels), "labels": (model.ids, model.labels)},
         details={"gallery": {"n": train.n, "classes": len(names)}, "C": chosen},
         left_out={"no_label": case.model.n - model.n},
     )

@@ -70,6 +70,10 @@ def judge(case: Case) -> Outcome:
         groups={**kept.groups, "label": kept.labels},
         clusters=clusters,
         resampled=resampled,
+        test_data={
+            role: (e.ids, e.labels, *([] if camera is None else [e.column(camera)]))
+            for role, e in (("gallery", gallery), ("queries", kept))
+        },
         details={
             "gallery": {"n": gallery.n, "d": gallery.d},
             "camera_column": camera,

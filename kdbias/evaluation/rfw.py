@@ -67,10 +67,13 @@ def judge(case: Case) -> Outcome:
     rows = (np.concatenate([side[0] for side in sides]), np.concatenate([side[1] for side in sides]))
     clusters, resampled = subject_clusters(case.model, rows, case.options["cluster_by"])
     names = list(groups)
+    first, second = pa.concat_arrays(firsts), pa.concat_arrays(seconds)
+    group = pa.array([names[code] for code in columns["group"]], pa.large_string())
     return Outcome(
-        ids={"first": pa.concat_arrays(firsts), "second": pa.concat_arrays(seconds)},
+        ids={"first": first, "second": second},
         columns=columns,
-        groups={GROUP: pa.array([names[code] for code in columns["group"]], pa.large_string())},
+        groups={GROUP: group},
+        test_data={"groups": (first, second, group)},
         clusters=clusters,
         resampled=resampled,
         details={"groups": details},

@@ -114,6 +114,56 @@ def test_unlike_evaluations_are_refused(make, tmp_path):
         compare(base, base, bootstrap=10)
 
 
+@pytest.fixture
+def market(tmp_path):
+    """20 people under 4 cameras; the seed decides the order of the rows and the noise, nothing else."""
+
+    def build(name, seed):
+        order = np.random.default_rng(seed).permutation(160)
+        who, cam = order // 8, order % 4
+        x = np.random.default_rng(0).normal(size=(20, 16))[who]
+        x += np.random.default_rng(seed).normal(size=x.shape)
+        groups = {
+            "cam": pa.array(cam),
+            "role": pa.array(["query" if i % 8 < 2 else "gallery" if i % 8 < 6 else "extra" for i in order]),
+            "sex": pa.array([str(p % 2) for p in who]),
+        }
+        ids, labels = (pa.array([f"{letter}{i}" for i in of]) for letter, of in (("s", order), ("p", who)))
+        return write_embedding_table(tmp_path / name, ids, x, labels, groups).path
+
+    return build
+
+
+@pytest.mark.parametrize("protocol", ["reid", "knn"])
+def test_other_galleries_are_refused_and_a_model_s_own_is_not(market, tmp_path, protocol):
+    one, two = market("one", 1), market("two", 2)
+    call = dict(protocol=protocol, where=["role=query"], bootstrap=0)
+    whole = [
+        evaluate(table, tmp_path / f"w{i}", gallery_where=["role!=query"], **call).path
+        for i, table in enumerate((one, two))
+    ]
+    assert compare(*whole, bootstrap=100).document["n"] == 40
+    part = evaluate(two, tmp_path / "part", gallery_where=["role=gallery"], **call).path
+    with pytest.raises(KdbiasError, match=r"different gallery \(120 and 80 rows\)"):
+        compare(whole[0], part, bootstrap=100)
+    document = json.loads((part / "metrics.json").read_text())
+    del document["test_data"]
+    (part / "metrics.json").write_text(json.dumps(document))
+    with pytest.raises(KdbiasError, match=r"part does not say which test data .* evaluate again"):
+        compare(whole[0], part, bootstrap=100)
+
+
+def test_other_labels_of_the_same_samples_are_refused(market, tmp_path):
+    from kdbias.tables.embedding_table import EmbeddingTable
+
+    one = market("one", 1)
+    table = EmbeddingTable.open(one)
+    by_sex = write_embedding_table(tmp_path / "sex", table.ids(), table.vectors(), table.column("sex")).path
+    runs = [evaluate(t, tmp_path / f"o{t.name}", protocol="knn", bootstrap=0).path for t in (one, by_sex)]
+    with pytest.raises(KdbiasError, match=r"different gallery \(160 and 160 rows\)"):
+        compare(*runs, bootstrap=100)
+
+
 def test_order_of_rows_does_not_matter(make):
     base, mixed = make("base", 0.3), make("mixed", 0.3, rows=np.random.default_rng(0).permutation(300))
     found = compare(base, mixed, bootstrap=100).document["metrics"]["distance"]
