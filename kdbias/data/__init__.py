@@ -65,8 +65,8 @@ def open_data(
     Args:
         data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest (a path or a URI such as
             ``s3://...``), MXNet RecordIO (``train.rec`` or its folder), WebDataset tars, a verification
-            ``.bin``, a folder that ``datasets`` saved, ``torchvision:NAME``, or a ``.toml`` description (a
-            file, or the name of one that ships with kdbias).
+            ``.bin`` or a folder of them, a folder that ``datasets`` saved, ``torchvision:NAME``, or a
+            ``.toml`` description (a file, or the name of one that ships with kdbias).
         id_column: column of unique ids (default ``sample_id``, else the path relative to the root).
         label_column: column of identities or classes (default ``label`` where there is one).
         path_column: column of image paths relative to the root (default ``path``).
@@ -136,6 +136,8 @@ def _kind_of_folder(folder: str) -> str:
         return "recordio"
     if ".tar" in suffixes:
         return "webdataset"
+    if suffixes == {".bin"}:
+        return "bin"
     if ".parquet" in suffixes and not any(os.path.isdir(os.path.join(folder, name)) for name in names):
         return "table"
     return "folder"

@@ -37,22 +37,31 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[pa.Array, pa.Array, np.nda
 def open_bin(data: str, options: Options) -> Source:
     """Open the images of a verification set: ids are "<file name>/<number>", groups ``pair`` and ``same``.
 
-    The fingerprint covers the content of the file.
+    A folder of such files (RFW has one a group) is one data set. The fingerprint covers their content.
 
     Raises:
         KdbiasError: not such a file, or it contains code.
     """
     options.refuse_unused(f"verification set {data}")
-    images, same = _parse(data)
-    pairs = np.repeat(np.arange(len(same)), 2)
+    files = [data]
+    if os.path.isdir(data):
+        names = sorted(name for name in os.listdir(data) if not name.startswith("."))
+        files = [os.path.join(data, name) for name in names if name.lower().endswith(".bin")]
+        if not files:
+            raise KdbiasError(f"{data}: no verification set (.bin) in this folder")
+    parsed = [_parse(file) for file in files]
+    same = np.concatenate([flags for _, flags in parsed])
     return make_source(
         "bin",
         data,
         options,
-        _ids(data, len(images)),
-        BinImages(os.path.abspath(data), images),
-        [digest_of(data), *options.naming],
-        groups={"pair": pa.array(pairs), "same": pa.array(np.repeat(same, 2))},
+        pa.concat_arrays([_ids(file, len(images)) for file, (images, _) in zip(files, parsed, strict=True)]),
+        BinImages([os.path.abspath(file) for file in files], [images for images, _ in parsed]),
+        [*(digest_of(file) for file in files), *options.naming],
+        groups={
+            "pair": pa.array(np.repeat(np.arange(len(same)), 2)),
+            "same": pa.array(np.repeat(same, 2)),
+        },
     )
 
 
@@ -62,27 +71,33 @@ def _ids(data: str, n: int) -> pa.Array:
 
 
 class BinImages:
-    """Images of a verification set by their place in the file.
+    """Images of verification sets by their place in the files.
 
     Args:
-        file: absolute path.
-        images: a span of the file each, or the bytes where the pickle holds them in another encoding.
+        files: absolute paths.
+        images: of each file a span of it each, or the bytes where the pickle holds them in another encoding.
     """
 
-    def __init__(self, file: str, images: list["Span | bytes"]) -> None:
-        spans = [image if isinstance(image, Span) else Span(0, 0) for image in images]
+    def __init__(self, files: list[str], images: list[list["Span | bytes"]]) -> None:
+        every = [image for of_file in images for image in of_file]
+        spans = [image if isinstance(image, Span) else Span(0, 0) for image in every]
         self._spans = np.array([(s.offset, s.length) for s in spans], np.int64).reshape(-1, 2)
-        self._held = {i: image for i, image in enumerate(images) if isinstance(image, bytes)}
-        self._file = RandomAccess([file])
+        self._held = {i: image for i, image in enumerate(every) if isinstance(image, bytes)}
+        self._starts = np.cumsum([0, *map(len, images)])
+        self._files = RandomAccess(files)
 
     def read(self, row: int) -> bytes:
         if row in self._held:
             return self._held[row]
         offset, length = self._spans[row]
-        return self._file.read(0, int(offset), int(length))
+        return self._files.read(self._file_of(row), int(offset), int(length))
 
     def location(self, row: int) -> str:
-        return f"{os.path.basename(self._file.files[0])}#{row}"
+        file = self._file_of(row)
+        return f"{os.path.basename(self._files.files[file])}#{row - int(self._starts[file])}"
+
+    def _file_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
 
 
 def _parse(data: str) -> tuple[list[Span | bytes], np.ndarray]:

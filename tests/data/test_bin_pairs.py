@@ -48,6 +48,20 @@ def test_every_way_of_pickling(tmp_path, name, content):
     assert same.tolist() == SAME
 
 
+def test_a_folder_of_sets_is_one_data_set(tmp_path):
+    for name, images in (("b", IMAGES[:2]), ("a", IMAGES)):
+        content = python2(images, SAME[: len(images) // 2]) if name == "a" else pickle.dumps((images, [True]))
+        (tmp_path / f"{name}.bin").write_bytes(content)
+    source = open_data(tmp_path)
+    assert source.ids.to_pylist() == [*(f"a/{i:06d}" for i in range(6)), "b/000000", "b/000001"]
+    assert [source.read(i) for i in range(8)] == IMAGES + IMAGES[:2]
+    assert source.column("pair").to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert source.location(7) == "b.bin#1"
+    fingerprint = source.fingerprint
+    (tmp_path / "b.bin").write_bytes(pickle.dumps((IMAGES[2:4], [True])))
+    assert open_data(tmp_path).fingerprint != fingerprint
+
+
 class Attack:
     """Leaves a file behind when it is unpickled."""
 

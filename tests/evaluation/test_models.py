@@ -103,16 +103,35 @@ def test_filters_apply_before_embedding(folder, teacher, tmp_path):
     assert result.document["details"]["gallery"]["classes"] == 3
 
 
-def test_an_insightface_bin_is_data_and_list_of_pairs_at_once(teacher, tmp_path):
-    pictures = _faces(30, 4, 25, seed=3)
+def _write_bin(file, seed):
+    """60 pairs of 30 people, half of them genuine."""
+    pictures = _faces(30, 4, 25, seed)
     images, same = [], []
     for i in range(60):
         genuine = i % 2 == 0
         other = pictures[i // 2, 1 + i % 3] if genuine else pictures[(i // 2 + 7) % 30, i % 4]
         images += [_png(pictures[i // 2, 0]), _png(other)]
         same.append(genuine)
-    file = tmp_path / "tiny.bin"
     file.write_bytes(pickle.dumps((images, same)))
+    return file
+
+
+def test_a_folder_of_bins_is_data_and_one_list_of_pairs_a_group(teacher, tmp_path):
+    folder = tmp_path / "rfw"
+    folder.mkdir()
+    for seed, name in enumerate(("African", "Asian")):
+        _write_bin(folder / f"{name}_test.bin", seed)
+    machine = dict(device="cpu", workers=0, bootstrap=0)
+    result = evaluate(teacher, tmp_path / "out", protocol="rfw", data=folder, pairs=folder, **machine)
+    groups = result.document["groups"]["group"]
+    assert {name: group["n"] for name, group in groups.items()} == {"African": 60, "Asian": 60}
+    file = folder / "Asian_test.bin"
+    alone = evaluate(teacher, tmp_path / "alone", protocol="verification", data=file, pairs=file, **machine)
+    assert groups["Asian"]["metrics"]["accuracy"]["value"] == alone.value("accuracy")
+
+
+def test_an_insightface_bin_is_data_and_list_of_pairs_at_once(teacher, tmp_path):
+    file = _write_bin(tmp_path / "tiny.bin", 3)
     result = evaluate(
         teacher,
         tmp_path / "out",
