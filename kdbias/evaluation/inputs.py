@@ -58,14 +58,14 @@ def _network_fingerprint(spec: str, device: str, id_column: str | None) -> str:
 
 
 def file_fingerprint(path: str | os.PathLike[str], role: str) -> str:
-    """Of a file, or of all files of a folder."""
+    """Of a file, or of all files of a folder and of its sub-folders."""
     path = Path(path)
     if not path.exists():
         raise KdbiasError(f"{path}: no such file; --{role.replace('_', '-')} names one")
     if path.is_file():
         return fingerprints.of_file(path)
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    return fingerprints.of_json([[file.name, fingerprints.of_file(file)] for file in files])
+    files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.is_file())
+    return fingerprints.of_json([[str(f.relative_to(path)), fingerprints.of_file(f)] for f in files])
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:

@@ -66,10 +66,11 @@ def read_pairs(path: str | os.PathLike[str], folds: Sequence[int] | None = None)
     """Read a list of pairs.
 
     Args:
-        path: LFW's ``pairs.txt`` (names and image numbers; ids become ``Name_0001``), insightface's ``.bin``
-            (ids as its data source gives them), or a ``.csv``/``.parquet``/``.txt`` table with the columns
-            ``first``, ``second``, ``same`` (0/1) and optionally ``fold``; without folds, ten of equal size
-            are made in the order of the list.
+        path: LFW's ``pairs.txt`` (names and image numbers; ids become ``Name_0001``; RFW's lists, which
+            lack the line with the number of folds, likewise), insightface's ``.bin`` (ids as its data source
+            gives them), or a ``.csv``/``.parquet``/``.txt`` table with the columns ``first``, ``second``,
+            ``same`` (0/1) and optionally ``fold``; without folds, ten of equal size are made in the order of
+            the list.
         folds: keep these folds only.
 
     Raises:
@@ -109,19 +110,27 @@ def _from_text(file: Path) -> Pairs:
     lines = file.read_text(encoding="utf-8").splitlines()
     header = lines[0].split() if lines else []
     if header and all(word.isdigit() for word in header) and len(header) <= 2:
-        return _from_lfw(file, header, lines[1:])
-    return _from_table(file)
+        return _from_lfw(file, header, lines)
+    return _from_lfw(file, [], lines) if _names_a_pair(header) else _from_table(file)
+
+
+def _names_a_pair(words: list[str]) -> bool:
+    """NAME I J, two images of one person, or NAME I NAME J."""
+    numbers = words[1:] if len(words) == 3 else words[1::2]
+    return len(words) in (3, 4) and all(word.isdigit() for word in numbers)
 
 
 def _from_lfw(file: Path, header: list[str], lines: list[str]) -> Pairs:
-    """LFW: the header says folds and pairs of each kind in a fold; a fold is its same, then its different."""
+    """LFW: the header says folds and pairs of each kind in a fold; a fold is its same, then its different.
+
+    RFW has no header, and the same order: ten folds.
+    """
     first, second, same = [], [], []
-    for number, line in enumerate(lines, start=2):
+    for number, line in enumerate(lines, start=1):
         words = line.split()
-        if not words:
+        if not words or (header and number == 1):
             continue
-        numbers = words[1:] if len(words) == 3 else words[1::2]
-        if len(words) not in (3, 4) or not all(word.isdigit() for word in numbers):
+        if not _names_a_pair(words):
             raise KdbiasError(
                 f"{file}, line {number}: {line.strip()!r} is neither NAME I J nor NAME I NAME J"
             )
@@ -129,10 +138,11 @@ def _from_lfw(file: Path, header: list[str], lines: list[str]) -> Pairs:
         first.append(f"{words[0]}_{int(words[1]):04d}")
         second.append(f"{other}_{int(last):04d}")
         same.append(len(words) == 3)
-    folds = int(header[0]) if len(header) == 2 else 1
-    size = 2 * int(header[-1])
-    if len(same) != folds * size:
-        raise KdbiasError(f"{file}: its header promises {folds} x {size} pairs, it has {len(same):,}")
+    folds, size = int(header[0]) if len(header) == 2 else 1, len(same)
+    if header:
+        size = 2 * int(header[-1])
+        if len(same) != folds * size:
+            raise KdbiasError(f"{file}: its header promises {folds} x {size} pairs, it has {len(same):,}")
     return Pairs(
         pa.array(first, pa.large_string()),
         pa.array(second, pa.large_string()),

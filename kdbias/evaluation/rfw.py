@@ -5,6 +5,7 @@ wild", ICCV 2019; evaluated as insightface and TFace do). ``std_percent`` is the
 of the groups' accuracies in percent; ``ser`` their largest error divided by their smallest.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from kdbias.evaluation.verification import (
     subject_clusters,
 )
 from kdbias.evaluation.views import views_of
+from kdbias.progress import say
 from kdbias.tables.joins import encode
 
 UNIT = "pair"
@@ -39,14 +41,17 @@ OPTIONS: dict[str, Any] = {
 }
 GROUP = "group"
 
+_LISTS = frozenset({".txt", ".bin", ".csv", ".parquet"})
+_NAMED = re.compile("_(pairs|test)$")
+
 
 def judge(case: Case) -> Outcome:
     """Verify each group's pairs over its own folds.
 
-    Options: ``pairs``, a folder with one list a group (``African_pairs.txt``, ``Asian_test.bin``; the group
-    is the name up to the first underscore), or one list, split by ``group_column``, a column of the table
-    (pairs across groups are left out); ``folds``, ``style``, ``flip_fusion``, ``cluster_by`` as for
-    verification.
+    Options: ``pairs``, a folder with one list a group, in it or in its sub-folders (``African_pairs.txt``,
+    ``Asian_test.bin``: the group is what stands before ``_pairs`` or ``_test``), or one list, split by
+    ``group_column``, a column of the table (pairs across groups are left out); ``folds``, ``style``,
+    ``flip_fusion``, ``cluster_by`` as for verification.
     """
     style = check_style(case.options["style"])
     views = views_of(case.model, case.options["flip_fusion"], mirrored=style != "facex")
@@ -119,13 +124,10 @@ def _groups(case: Case) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.nda
     if source.is_dir():
         if column is not None:
             raise KdbiasError(f"{source} has one list a group already; leave out --group-column")
-        files = sorted(
-            f for f in source.iterdir() if f.suffix.lower() in {".txt", ".bin", ".csv", ".parquet"}
-        )
         found = {}
-        for file in files:
+        for group, file in lists_of(source).items():
             pairs = read_pairs(file, case.options["folds"])
-            found[file.stem.partition("_")[0]] = (pairs, pairs.rows(case.model.ids, case.model.name))
+            found[group] = (pairs, pairs.rows(case.model.ids, case.model.name))
         return found, 0
     if column is None:
         raise KdbiasError(f"one list of pairs needs --group-column; {case.model.name} has {_columns(case)}")
@@ -138,6 +140,33 @@ def _groups(case: Case) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.nda
         part = pairs.take(chosen)
         found[name] = (_refolded(part, name), (rows[0][chosen], rows[1][chosen]))
     return found, int((codes < 0).sum())
+
+
+def lists_of(folder: Path) -> dict[str, Path]:
+    """Group -> its list of pairs, of those in a folder or directly in its sub-folders.
+
+    Where some files are named ``*_pairs`` or ``*_test``, the others are none (RFW has lists of people and
+    images beside them) and are named on stderr.
+
+    Raises:
+        KdbiasError: two lists of one group.
+    """
+    files = sorted(
+        file
+        for file in (*folder.glob("*"), *folder.glob("*/*"))
+        if file.suffix.lower() in _LISTS and not file.name.startswith(".")
+    )
+    named = [file for file in files if _NAMED.search(file.stem)]
+    others = [file.name for file in files if named and file not in named]
+    if others:
+        say(f"{folder}: {', '.join(others)} left out, as lists of pairs there are named *_pairs or *_test")
+    found: dict[str, Path] = {}
+    for file in named or files:
+        group = _NAMED.sub("", file.stem)
+        if group in found:
+            raise KdbiasError(f"{found[group]} and {file} both list pairs of {group!r}; keep one of them")
+        found[group] = file
+    return found
 
 
 def _refolded(pairs: Pairs, group: str) -> Pairs:

@@ -92,6 +92,7 @@ def test_paths_as_ids_are_found_by_their_stem(tmp_path):
     [
         ("2\t1\nAda\t1\t2\n", "promises 2 x 2 pairs, it has 1"),
         ("1\nAda\tone\t2\nBob\t1\tAda\t1\n", "line 2"),
+        ("Ada\t1\t2\nBob\tone\tAda\t1\n", "line 2"),
         ("first,second,same\na,b,2\n", "0 and 1"),
         ("first,second\na,b\n", "no column 'same'"),
         ("first,second,same,fold\na,b,1,1\na,c,1,2\n", "different person"),
@@ -199,6 +200,27 @@ def test_rfw_takes_a_folder_with_one_list_a_group(people):
         (lists / f"{name}_pairs.txt").write_text("5\t10\n" + "\n".join(rows) + "\n")
     result = evaluate(people / "emb", people / "out", protocol="rfw", pairs=lists, bootstrap=0)
     assert {k: g["n"] for k, g in result.document["groups"]["group"].items()} == {"Even": 100, "Odd": 100}
+
+
+def test_rfw_s_own_lists_have_no_header_and_lie_in_folders_with_other_lists(people, capsys):
+    lines = (people / "pairs.txt").read_text().splitlines()[1:]
+    for name, parity in (("East_Asian", 0), ("East_African", 1)):
+        kept = [line for line in lines if int(line[1:3]) % 2 == parity]
+        folder = people / "txts" / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}_pairs.txt").write_text("\n".join(kept) + "\n")
+        (folder / f"{name}_people.txt").write_text("P00\t6\nP01\t6\n")
+    call = dict(protocol="rfw", pairs=people / "txts", bootstrap=0)
+    result = evaluate(people / "emb", people / "out", **call)
+    groups = result.document["groups"]["group"]
+    assert {k: g["n"] for k, g in groups.items()} == {"East_African": 200, "East_Asian": 200}
+    assert len(result.document["details"]["groups"]["East_Asian"]["folds"]) == 10
+    assert "East_African_people.txt, East_Asian_people.txt left out" in capsys.readouterr().err
+    (people / "txts" / "East_Asian_test.csv").write_text("first,second,same\n")
+    with pytest.raises(KdbiasError, match=r"both list pairs of 'East_Asian'"):
+        evaluate(people / "emb", people / "other", **call)
+    with pytest.raises(KdbiasError, match="input pairs"):
+        evaluate(people / "emb", people / "out", **call)
 
 
 def test_both_views_are_added_by_insightface_s_rule_alone(tmp_path):
