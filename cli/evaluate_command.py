@@ -7,7 +7,6 @@ import click
 from kdbias.cli.common import (
     StageCommand,
     data_columns,
-    device,
     options,
     output_folder,
     overwrite,
@@ -49,12 +48,19 @@ class _Listed(click.ParamType):
     data_columns,
     root,
     where,
-    click.option("--reference", metavar="EMB", help="The teacher's embeddings of the same samples."),
     click.option(
-        "--gallery", metavar="EMB", help="Where to search [the judged table, leaving out the sample]."
+        "--reference", metavar="EMB", help="knn, fidelity: the teacher's embeddings of the same samples."
     ),
     click.option(
-        "--gallery-where", multiple=True, metavar="COLUMN=VALUE", help="Keep these rows of the gallery."
+        "--gallery",
+        metavar="EMB",
+        help="knn, reid: where to search [the judged table, less the sample]; linear: what to learn from.",
+    ),
+    click.option(
+        "--gallery-where",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        help="Keep these rows of the gallery, or without --gallery of the judged table.",
     ),
     click.option(
         "--group-by", multiple=True, metavar="COLUMN", help="Report by this column, too; repeatable."
@@ -93,21 +99,17 @@ class _Listed(click.ParamType):
         "--bootstrap", type=click.IntRange(0), help="Resamples behind the intervals [1,000]; 0 for none."
     ),
     click.option("--seed", default=0, show_default=True, help="Seed of the resampling."),
-    device,
-    click.option(
-        "--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images a batch."
-    ),
+    click.option("--device", metavar="auto|cpu|cuda[:N]", help="--data: where to embed [auto]."),
+    click.option("--batch-size", type=click.IntRange(1), help="--data: images a batch [64]."),
     click.option(
         "--precision",
-        default="fp32",
-        show_default=True,
         type=click.Choice(["fp32", "bf16", "fp16"]),
-        help="Arithmetic of the forward pass.",
+        help="--data: arithmetic of the forward pass [fp32].",
     ),
+    click.option("--workers", type=click.IntRange(0), help="--data: decoding processes [2]."),
     click.option(
-        "--workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding processes."
+        "--flip", is_flag=True, help="--data, verification, rfw, ijbc: embed the mirrored image, too."
     ),
-    click.option("--flip", is_flag=True, help="Embed the mirrored image, too, where the protocol uses it."),
     overwrite,
 )
 def command(**parameters: Any) -> Any:

@@ -4,6 +4,8 @@ A protocol is one module of this package, named in ``PROTOCOLS``, with
 
 - ``UNIT``: what it judges one by one (``"sample"``, ``"pair"``, ``"query"``),
 - ``OPTIONS``: the options of :func:`evaluate` that it reads, with their defaults,
+- ``READS``: what it reads beside the judged embeddings (``"reference"``, ``"gallery"``, ``"flip"``: their
+  mirrored views),
 - ``LOWER_IS_BETTER``: names of metrics for which less is better,
 - ``judge(case) -> Outcome``: the result of every unit,
 - ``score(columns, weights, parameters) -> dict``: the metrics of weighted units, which is all that intervals,

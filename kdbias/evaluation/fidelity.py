@@ -14,6 +14,7 @@ from kdbias.tables.joins import align
 
 UNIT = "sample"
 LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
+READS = frozenset({"reference"})
 OPTIONS: dict[str, Any] = {"density": None, "cluster_by": None}
 DECILE = "density_decile"
 

@@ -38,7 +38,7 @@ from kdbias.tables.joins import align, as_strings, encode
 
 UNIT = "pair"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
-READS_FLIP = True
+READS = frozenset({"flip"})
 OPTIONS: dict[str, Any] = {
     "templates": None,
     "pairs": None,

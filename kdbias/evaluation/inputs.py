@@ -20,9 +20,15 @@ def model_inputs(
     model: str | os.PathLike[str],
     data: str | os.PathLike[str] | None,
     embedding: Mapping[str, Any],
-    device: str = "auto",
 ) -> dict[str, str]:
-    """Fingerprint of what is judged: of a table, or of a network (opened on `device`) and its data."""
+    """Fingerprint of what is judged: of a table, or of a network and its data.
+
+    Args:
+        embedding: options of :func:`kdbias.embed` by name, None where not given.
+
+    Raises:
+        KdbiasError: options of embedding without data, or no such table.
+    """
     if data is None:
         stray = [name for name, value in embedding.items() if value is not None]
         if stray:
@@ -36,6 +42,7 @@ def model_inputs(
 
     columns = ("id_column", "label_column", "path_column", "image_column", "root")
     source = open_data(str(data), **{name: embedding[name] for name in columns if embedding.get(name)})
+    device = embedding.get("device") or "auto"
     network = _network_fingerprint(teacher_spec(model), device, embedding.get("id_column"))
     return {"model": network, "data": source.fingerprint}
 

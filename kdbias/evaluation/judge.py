@@ -125,10 +125,10 @@ def evaluate(
     image_column: str | None = None,
     root: str | None = None,
     flip: bool = False,
-    precision: str = "fp32",
-    device: str = "auto",
-    batch_size: int = 128,
-    workers: int = 2,
+    precision: str | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
 ) -> EvaluationResult:
     """Judge embeddings by a protocol and write ``metrics.json``, ``units.parquet`` and plots.
 
@@ -139,7 +139,8 @@ def evaluate(
         protocol: a key of ``PROTOCOLS``.
         data: data to embed with the model.
         reference: the teacher's embedding table over the same ids (knn, fidelity).
-        gallery: the embedding table to search in. Without it the judged table serves, leave-one-out.
+        gallery: the embedding table to search in (knn, reid; without it the judged table serves,
+            leave-one-out) or to learn from (linear).
         where: keep the rows of the model's table with ``column=value``.
         gallery_where: the same for the gallery; without ``gallery`` it picks the gallery's rows from the
             model's own table.
@@ -147,7 +148,7 @@ def evaluate(
         cluster_by: column whose values are resampled as a whole (a subject, a class); default: each
             protocol's own; "" resamples unit by unit.
         k: neighbours that vote (knn; default 5).
-        tail_from: table whose label counts say which classes are the tail (knn).
+        tail_from: table whose label counts say which classes are the tail (knn, linear).
         density: density table over the same ids, for deciles (fidelity).
         pairs: list of pairs (verification, ijbc), or a folder of one list a group (rfw).
         folds: the folds of the list to use, by number (verification, rfw).
@@ -163,9 +164,11 @@ def evaluate(
         bootstrap: number of resamples, 0 for no intervals; default 1,000, or 200 for over a million units.
         seed: of the resampling.
         overwrite: start over where the output exists.
-        id_column, label_column, path_column, image_column, root, flip: how ``data`` is read, as for
+        id_column, label_column, path_column, image_column, root: how ``data`` is read, as for
             :func:`kdbias.embed`.
-        precision, device, batch_size, workers: how it is embedded.
+        flip: embed the mirrored images too (verification, rfw, ijbc).
+        precision, device, batch_size, workers: how ``data`` is embedded, with the defaults of
+            :func:`kdbias.embed`.
 
     Raises:
         KdbiasError: unknown protocol, an option the protocol does not read, or input that does not fit.
@@ -182,7 +185,9 @@ def evaluate(
         "detector_scores": detector_scores,
     }
     given = {
-        **{name: path for name, path in paths.items() if name not in ("reference", "gallery")},
+        **paths,
+        "gallery_where": gallery_where or None,
+        "flip": flip or None,
         "k": k,
         "cluster_by": cluster_by,
         "folds": folds,
@@ -193,7 +198,7 @@ def evaluate(
         "camera_column": camera_column,
         "keep_norm": keep_norm,
     }
-    options = _options(protocol, judge.OPTIONS, given)
+    options = _options(protocol, judge, given)
     if bootstrap is not None and bootstrap < 0:
         raise KdbiasError(f"bootstrap = {bootstrap}; give a number of resamples, or 0 for no intervals")
     reading = {
@@ -204,6 +209,7 @@ def evaluate(
         "root": root,
         "flip": flip or None,
     }
+    running = {"precision": precision, "device": device, "batch_size": batch_size, "workers": workers}
     config = {
         "protocol": protocol,
         "where": list(where),
@@ -213,9 +219,9 @@ def evaluate(
         "bootstrap": bootstrap,
         "seed": seed,
         "model": str(model) if data is not None else None,
-        "embedding": None if data is None else {**reading, "root": None, "precision": precision},
+        "embedding": None if data is None else {**reading, "root": None, "precision": precision or "fp32"},
     }
-    inputs = model_inputs(model, data, reading, device)
+    inputs = model_inputs(model, data, reading | running)
     for role, path in paths.items():
         if path is not None:
             inputs[role] = file_fingerprint(path, role) if role in _FILES else fingerprint(path)
@@ -226,16 +232,10 @@ def evaluate(
     try:
         table: str | os.PathLike[str] = model
         if data is not None:
-            running: dict[str, Any] = {
-                "precision": precision,
-                "device": device,
-                "batch_size": batch_size,
-                "workers": workers,
-            }
             # With a gallery from the same data all of it is embedded, else only what is judged.
-            running["where"] = () if gallery_where else where
-            table = embed_model(data, run.out / "embeddings", str(model), reading | running)
-        flips = getattr(judge, "READS_FLIP", False)
+            embedding = reading | running | {"where": () if gallery_where else where}
+            table = embed_model(data, run.out / "embeddings", str(model), embedding)
+        flips = "flip" in judge.READS
         if gallery is None and gallery_where:
             others: Embeddings | None = read_embeddings(table, gallery_where, flips)
         else:
@@ -278,16 +278,17 @@ def _protocol(name: str) -> Any:
     return importlib.import_module(PROTOCOLS[name])
 
 
-def _options(protocol: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _options(protocol: str, judge: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol's options; refuses what was given and it does not read."""
+    known = [*judge.OPTIONS, *sorted(judge.READS), *(["gallery_where"] if "gallery" in judge.READS else [])]
     unread = [name for name, value in given.items() if value is not None and name not in known]
     if unread:
         raise KdbiasError(
-            f"the protocol {protocol} does not read {', '.join(unread)}; "
-            f"it reads {', '.join(known) or 'no options'}"
+            f"the protocol {protocol} does not read {', '.join(unread)}; it reads {', '.join(known)}"
         )
     return {
         name: default if given.get(name) is None else _json_value(given[name])
-        for name, default in known.items()
+        for name, default in judge.OPTIONS.items()
     }
 
 

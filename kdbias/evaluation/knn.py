@@ -20,6 +20,7 @@ from kdbias.tables.joins import align, encode
 
 UNIT = "sample"
 LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
+READS = frozenset({"reference", "gallery"})
 OPTIONS: dict[str, Any] = {"k": 5, "tail_from": None, "cluster_by": None}
 
 _KINDS = ("centroid", "knn")

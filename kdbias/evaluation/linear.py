@@ -16,6 +16,7 @@ from kdbias.tables.joins import encode
 
 UNIT = "sample"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
+READS = frozenset({"gallery"})
 OPTIONS: dict[str, Any] = {"tail_from": None, "cluster_by": None}
 
 _PENALTIES = (0.01, 0.1, 1.0, 10.0)

@@ -18,6 +18,7 @@ from kdbias.tables.joins import align, encode
 
 UNIT = "query"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
+READS = frozenset({"gallery"})
 OPTIONS: dict[str, Any] = {"camera_column": None, "cluster_by": "label"}
 JUNK_LABEL = "-1"
 

@@ -30,7 +30,7 @@ from kdbias.tables.joins import encode
 
 UNIT = "pair"
 LOWER_IS_BETTER = frozenset({"std_percent", "ser", "gap"})
-READS_FLIP = True
+READS = frozenset({"flip"})
 OPTIONS: dict[str, Any] = {
     "pairs": None,
     "folds": None,

@@ -36,7 +36,7 @@ from kdbias.tables.joins import as_strings, encode
 
 UNIT = "pair"
 LOWER_IS_BETTER = frozenset({"eer", "fmr", "fnmr"})
-READS_FLIP = True
+READS = frozenset({"flip"})
 OPTIONS: dict[str, Any] = {
     "pairs": None,
     "folds": None,

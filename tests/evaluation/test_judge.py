@@ -111,6 +111,13 @@ def test_where_picks_query_and_gallery_from_one_table(digits):
     [
         ({"protocol": "nonsense"}, "known: knn"),
         ({"protocol": "fidelity", "k": 3}, "does not read k"),
+        ({"protocol": "verification", "gallery": "x", "reference": "y"}, "does not read reference, gallery"),
+        ({"protocol": "fidelity", "gallery_where": ["parity=odd"]}, "does not read gallery_where"),
+        ({"protocol": "reid", "reference": "x"}, "does not read reference; it reads camera_column"),
+        ({"data": "x", "flip": True}, "does not read flip"),
+        ({"precision": "bf16", "workers": 9}, r"precision, workers .* give --data"),
+        ({"device": "cuda"}, "give --data"),
+        ({"batch_size": 4}, "give --data"),
         ({"group_by": ["shoe"]}, "cannot group by 'shoe'"),
         ({"where": ["shoe=1"]}, "no column 'shoe'"),
         ({"where": ["parity=3"]}, "parity=3"),
@@ -131,12 +138,13 @@ def test_a_path_that_is_no_table_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_every_protocol_has_its_four_parts():
+def test_every_protocol_has_its_parts():
     from importlib import import_module
 
     for module in map(import_module, PROTOCOLS.values()):
         assert module.UNIT in {"sample", "pair", "query"}
         assert isinstance(module.OPTIONS, dict)
+        assert module.READS.issubset({"reference", "gallery", "flip"})
         assert isinstance(module.LOWER_IS_BETTER, frozenset)
         assert callable(module.judge)
         assert callable(module.score)
