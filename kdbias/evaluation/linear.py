@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Outcome, clusters_of, labelled
@@ -29,9 +30,20 @@ def judge(case: Case) -> Outcome:
 
     Features are standardised by the gallery's mean and deviation; the inverse penalty C is the one of
     0.01 ... 10 that is best on a held-out fifth of the gallery, after which the probe is fitted on all of it.
+    A sample that is judged is left out of the gallery, by id: the probe never learns its answer.
     Options: ``tail_from`` and ``cluster_by`` as for knn.
     """
-    train, model = labelled(case.need("gallery")), labelled(case.model)
+    model, train, left_out = labelled(case.model), labelled(case.need("gallery")), 0
+    judged = pc.is_in(train.ids, value_set=model.ids).to_numpy(zero_copy_only=False)
+    if judged.all():
+        raise KdbiasError(
+            f"all {train.n:,} labelled rows of the gallery are judged, so that none is left to learn from; "
+            "give other rows: --gallery, or --where and --gallery-where"
+        )
+    if judged.any():
+        left_out = int(judged.sum())
+        say(f"{left_out:,} of the gallery's {train.n:,} rows are judged, and left out of it")
+        train = train.take(np.flatnonzero(~judged))
     if model.d != train.d:
         raise KdbiasError(f"{model.name} has {model.d} dimensions, {train.name} {train.d}")
     codes, names = encode(train.labels)
@@ -54,7 +66,10 @@ def judge(case: Case) -> Outcome:
         resampled=resampled,
         parameters={"tail": case.options["tail_from"] is not None},
         test_data={"gallery": (train.ids, train.labels), "labels": (model.ids, model.labels)},
-        details={"gallery": {"n": train.n, "classes": len(names)}, "C": chosen},
+        details={
+            "gallery": {"n": train.n, "classes": len(names), "judged_samples_left_out": left_out},
+            "C": chosen,
+        },
         left_out={"no_label": case.model.n - model.n},
     )
 

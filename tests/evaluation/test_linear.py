@@ -32,3 +32,18 @@ def test_probe_reads_digits_and_reports_the_tail(tmp_path):
     assert result.document["details"]["C"] in (0.01, 0.1, 1.0, 10.0)
     with pytest.raises(KdbiasError, match="needs a gallery"):
         evaluate(tmp_path / "test", tmp_path / "o", protocol="linear")
+
+
+def test_a_probe_never_learns_what_it_is_asked(tmp_path, capsys):
+    """Labels at random cannot be predicted, however many dimensions there are to learn them by heart."""
+    rng = np.random.default_rng(0)
+    ids, labels = pa.array([f"s{i}" for i in range(200)]), pa.array([f"p{i % 10}" for i in range(200)])
+    groups = {"half": pa.array(["a"] * 100 + ["b"] * 100)}
+    table = write_embedding_table(tmp_path / "emb", ids, rng.normal(size=(200, 256)), labels, groups).path
+    call = dict(protocol="linear", gallery=table, bootstrap=0)
+    result = evaluate(table, tmp_path / "out", where=["half=a"], **call)
+    assert result.value("accuracy") < 0.3
+    assert result.document["details"]["gallery"]["judged_samples_left_out"] == 100
+    assert "100 of the gallery's 200 rows are judged" in capsys.readouterr().err
+    with pytest.raises(KdbiasError, match=r"all 200 labelled rows .* --where and --gallery-where"):
+        evaluate(table, tmp_path / "o", **call)
