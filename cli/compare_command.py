@@ -23,7 +23,8 @@ def command(**parameters: Any) -> Any:
     A and B are folders that `kdbias evaluate` wrote by the same protocol on the same samples; several a side
     are runs with other training seeds.
 
-    One run a side: the test units are resampled for both at once, which says whether these two models differ,
+    One run a side: the test units are resampled for both at once (by subject, where kdbias
+    evaluate did so), which says whether these two models differ,
     not whether other seeds of their training would. Several runs a side: the variance between them is added
     (a t interval); three or more are wanted, as the interval of two is very wide.
 

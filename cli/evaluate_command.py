@@ -66,7 +66,9 @@ class _Listed(click.ParamType):
         "--group-by", multiple=True, metavar="COLUMN", help="Report by this column, too; repeatable."
     ),
     click.option(
-        "--cluster-by", metavar="COLUMN", help="Resample its values as a whole [the protocol's own]."
+        "--cluster-by",
+        metavar="COLUMN",
+        help="Resample its values as a whole, '' for unit by unit [the label, where it names identities].",
     ),
     click.option("--k", type=click.IntRange(1), help="knn: neighbours that vote [5]."),
     click.option(

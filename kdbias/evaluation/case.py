@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.data.filters import matching
 from kdbias.errors import KdbiasError
@@ -15,6 +16,8 @@ from kdbias.tables.joins import as_strings, encode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_MANY = 30  # labels that are resampled, and samples of a label that is a class
 
 
 @dataclass(frozen=True)
@@ -188,10 +191,28 @@ def labelled(embeddings: Embeddings) -> Embeddings:
 
 
 def clusters_of(embeddings: Embeddings, column: str | None) -> tuple[np.ndarray | None, str]:
-    """Codes of the clusters that a column makes (a null is a cluster of its own), and their name."""
+    """Codes of what is resampled together, (n,) or None for each row alone, and its name.
+
+    Args:
+        column: whose values are resampled as a whole (a null is one of its own); "" for each row alone; None
+            for the label where labels are identities, else each row alone.
+    """
     if column is None:
+        column = "label" if are_identities(embeddings.labels) else ""
+    if not column:
         return None, "sample"
     codes, names = encode(embeddings.column(column))
     alone = codes < 0
     codes[alone] = len(names) + np.arange(alone.sum())
     return codes, column
+
+
+def are_identities(labels: pa.Array) -> bool:
+    """Whether labels name persons or things, of whom a test set shows some, and not classes, which are given.
+
+    They are taken for identities where there are 30 or more, with fewer than 30 samples each on average: a
+    class mostly has more samples in a test set, and fewer than 30 clusters cannot well be resampled.
+    """
+    known = len(labels) - labels.null_count
+    count = pc.count_distinct(labels).as_py()
+    return count >= _MANY and known < _MANY * count

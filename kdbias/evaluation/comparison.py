@@ -54,6 +54,7 @@ class ComparisonResult:
         A last line says whether the luck of training is in the intervals.
         """
         units = f"{self.document['n']:,} shared {plural(self.document['unit'])}"
+        units += f", resampled by {self.document['interval']['resampled']}"
         lines = [f"{self.document['protocol']}: B - A over {units}", *_lines(self.document["metrics"])]
         for column, groups in self.document["groups"].items():
             for value, metrics in groups.items():

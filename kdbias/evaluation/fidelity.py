@@ -24,7 +24,7 @@ def judge(case: Case) -> Outcome:
 
     Options: ``density``, a density table over the same ids: its deciles of ``log_density`` (1 = the most
     isolated tenth of the judged samples) become the group ``density_decile``; ``cluster_by``, the column to
-    resample by.
+    resample by (see :func:`kdbias.evaluation.case.clusters_of`).
     """
     model = case.model
     columns = fidelity_columns(model, case.need("reference"))

@@ -75,6 +75,8 @@ class EvaluationResult:
         """A few lines for people: every metric with its interval, then the groups."""
         document = self.document
         lines = [f"{document['protocol']}: {document['n']:,} {plural(document['unit'])} judged"]
+        if document["interval"]["repeats"]:
+            lines[0] += f", resampled by {document['interval']['resampled']}"
         left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
         if left_out:
             lines[0] += f"; left out: {', '.join(left_out)}"
@@ -145,8 +147,9 @@ def evaluate(
         gallery_where: the same for the gallery; without ``gallery`` it picks the gallery's rows from the
             model's own table.
         group_by: columns to report separately.
-        cluster_by: column whose values are resampled as a whole (a subject, a class); default: each
-            protocol's own; "" resamples unit by unit.
+        cluster_by: column whose values are resampled as a whole; "" resamples unit by unit. Default: the
+            label (verification, rfw: both labels of a pair; ijbc: both subjects), of knn, linear and fidelity
+            only where labels are identities: 30 or more, with fewer than 30 judged samples each.
         k: neighbours that vote (knn; default 5).
         tail_from: table whose label counts say which classes are the tail (knn, linear).
         density: density table over the same ids, for deciles (fidelity).

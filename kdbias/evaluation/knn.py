@@ -33,8 +33,9 @@ def judge(case: Case) -> Outcome:
     """Predict each labelled sample's class by nearest centroid and by its k nearest neighbours.
 
     Options: ``k`` neighbours; ``tail_from``, a table whose label counts say which classes are rare (tail =
-    the third of the classes with the fewest samples there); ``cluster_by``, the column to resample by.
-    With a reference, the distances to the teacher are reported too.
+    the third of the classes with the fewest samples there); ``cluster_by``, the column to resample by
+    (see :func:`kdbias.evaluation.case.clusters_of`). With a reference, the distances to the teacher are
+    reported too.
     """
     k = int(case.options["k"])
     gallery, leave_one_out = (case.model, True) if case.gallery is None else (case.gallery, False)
@@ -76,7 +77,11 @@ def judge(case: Case) -> Outcome:
         groups={**model.groups, "label": model.labels},
         clusters=clusters,
         resampled=resampled,
-        parameters={"tail": counts is not None, "distances": case.reference is not None},
+        parameters={
+            "tail": counts is not None,
+            "distances": case.reference is not None,
+            "classes_drawn": resampled == "label",
+        },
         test_data={"gallery": (gallery.ids, gallery.labels), "labels": (model.ids, model.labels)},
         details={
             "k": k,
@@ -100,11 +105,12 @@ def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) 
     for kind in _KINDS:
         correct = columns[f"{kind}_correct"].astype(np.float64)
         found[f"{kind}_accuracy"] = weighted_mean(correct, weights)
-        found[f"{kind}_balanced_accuracy"] = balanced_accuracy(correct, columns["class"], weights)
+        drawn = parameters["classes_drawn"]
+        found[f"{kind}_balanced_accuracy"] = balanced_accuracy(correct, columns["class"], weights, drawn)
         if parameters["tail"]:
             tail = columns["tail"]
             found[f"{kind}_tail_accuracy"] = balanced_accuracy(
-                correct[tail], columns["class"][tail], weights[tail]
+                correct[tail], columns["class"][tail], weights[tail], drawn
             )
         else:
             found[f"{kind}_tail_accuracy"] = float("nan")
@@ -113,12 +119,22 @@ def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) 
     return found
 
 
-def balanced_accuracy(correct: np.ndarray, classes: np.ndarray, weights: np.ndarray) -> float:
-    """Mean over the classes present (weight > 0) of their weighted accuracy; NaN where there is none."""
+def balanced_accuracy(
+    correct: np.ndarray, classes: np.ndarray, weights: np.ndarray, classes_drawn: bool = False
+) -> float:
+    """Mean over the classes present (weight > 0) of their weighted accuracy; NaN where there is none.
+
+    Args:
+        correct, classes, weights: (n,) each.
+        classes_drawn: whole classes were resampled, so that each counts as often as it was drawn.
+    """
     mass = np.bincount(classes, weights)
     right = np.bincount(classes, weights * correct)
     present = mass > 0
-    return float(np.mean(right[present] / mass[present])) if present.any() else float("nan")
+    if not present.any():
+        return float("nan")
+    drawn = (mass / np.maximum(np.bincount(classes), 1))[present] if classes_drawn else None
+    return float(np.average(right[present] / mass[present], weights=drawn))
 
 
 def nearest_centroid(

@@ -64,7 +64,7 @@ def judge(case: Case) -> Outcome:
         groups={**model.groups, "label": model.labels},
         clusters=clusters,
         resampled=resampled,
-        parameters={"tail": case.options["tail_from"] is not None},
+        parameters={"tail": case.options["tail_from"] is not None, "classes_drawn": resampled == "label"},
         test_data={"gallery": (train.ids, train.labels), "labels": (model.ids, model.labels)},
         details={
             "gallery": {"n": train.n, "classes": len(names), "judged_samples_left_out": left_out},
@@ -77,10 +77,11 @@ def judge(case: Case) -> Outcome:
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy, balanced accuracy, and balanced accuracy of the tail classes."""
     correct, classes, tail = columns["correct"].astype(np.float64), columns["class"], columns["tail"]
+    drawn = parameters["classes_drawn"]
     return {
         "accuracy": weighted_mean(correct, weights),
-        "balanced_accuracy": balanced_accuracy(correct, classes, weights),
-        "tail_accuracy": balanced_accuracy(correct[tail], classes[tail], weights[tail])
+        "balanced_accuracy": balanced_accuracy(correct, classes, weights, drawn),
+        "tail_accuracy": balanced_accuracy(correct[tail], classes[tail], weights[tail], drawn)
         if parameters["tail"]
         else float("nan"),
     }

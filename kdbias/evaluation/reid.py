@@ -63,7 +63,7 @@ def judge(case: Case) -> Outcome:
         )
     columns = {name: values[judged] for name, values in found.items()}
     kept = queries.take(judged)
-    clusters, resampled = clusters_of(kept, case.options["cluster_by"] or None)
+    clusters, resampled = clusters_of(kept, case.options["cluster_by"])
     curve = cmc(columns["first_rank"], min(50, gallery.n))
     return Outcome(
         ids={"sample_id": kept.ids},

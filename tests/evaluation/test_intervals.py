@@ -1,8 +1,10 @@
 """Bootstrap: coverage of what theory knows, clusters, pairs of subjects."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from kdbias.evaluation.case import are_identities
 from kdbias.evaluation.intervals import (
     Estimate,
     bootstrap,
@@ -11,6 +13,7 @@ from kdbias.evaluation.intervals import (
     summarize,
     weighted_mean,
 )
+from kdbias.evaluation.knn import balanced_accuracy
 
 
 def _mean(columns, weights):
@@ -133,3 +136,26 @@ def test_runs_that_agree_to_the_last_digit_have_an_interval_of_no_width():
     assert (found.low, found.high, p_value) == (0.0, 0.0, 1.0)
     found, p_value = difference(same, same + 0.1, np.full(100, 0.1))
     assert (found.low, p_value) == (pytest.approx(0.1), pytest.approx(0))
+
+
+@pytest.mark.parametrize(
+    ("people", "images", "identities"), [(100, 4, True), (10, 4, False), (100, 40, False), (30, 29, True)]
+)
+def test_labels_are_identities_where_many_have_few_samples(people, images, identities):
+    labels = pa.array(np.repeat([f"p{i}" for i in range(people)], images).tolist() + [None] * 50)
+    assert are_identities(labels) is identities
+
+
+def test_balanced_accuracy_of_drawn_classes_varies_as_a_mean_over_classes_does():
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(300), rng.integers(1, 6, 300))
+    correct = (rng.random(len(classes)) < rng.random(300)[classes]).astype(float)
+
+    def score(columns, weights):
+        return {"a": balanced_accuracy(columns["correct"], columns["class"], weights, classes_drawn=True)}
+
+    columns = {"correct": correct, "class": classes}
+    (found,) = bootstrap(score, columns, [None], resampled_weights(len(classes), 800, 0, classes))
+    accuracies = np.bincount(classes, correct) / np.bincount(classes)
+    assert found["a"].value == pytest.approx(accuracies.mean())
+    assert found["a"].standard_error == pytest.approx(accuracies.std() / np.sqrt(300), rel=0.1)

@@ -107,6 +107,32 @@ def test_where_picks_query_and_gallery_from_one_table(digits):
 
 
 @pytest.mark.parametrize(
+    ("protocol", "metric"), [("fidelity", "distance"), ("knn", "knn_accuracy"), ("linear", "accuracy")]
+)
+def test_samples_of_one_person_are_resampled_together_unless_told_otherwise(tmp_path, protocol, metric):
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(60), 6)
+    x = rng.normal(size=(60, 8))[who] + rng.normal(size=(360, 8))
+    miss = rng.uniform(0.1, 2, 60)[who, None] * rng.normal(size=x.shape)  # a person is easy or hard
+    labels = pa.array([f"p{p}" for p in who])
+    for name, rows in (("teacher", x), ("student", x + miss)):
+        write_embedding_table(tmp_path / name, pa.array([f"{i}" for i in range(360)]), rows, labels)
+    write_embedding_table(tmp_path / "others", pa.array([f"o{i}" for i in range(360)]), x, labels)
+    role = "reference" if protocol == "fidelity" else "gallery"
+    table = tmp_path / ("teacher" if protocol == "fidelity" else "others")
+
+    def judged(name, **options):
+        call = {"protocol": protocol, role: table, "bootstrap": 200} | options
+        return evaluate(tmp_path / "student", tmp_path / name, **call)
+
+    by_person, by_sample = judged("person"), judged("sample", cluster_by="")
+    assert "360 samples judged, resampled by label" in by_person.summary()
+    assert "360 samples judged, resampled by sample" in by_sample.summary()
+    errors = [r.document["metrics"][metric]["standard_error"] for r in (by_person, by_sample)]
+    assert errors[0] > 1.15 * errors[1]
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"protocol": "nonsense"}, "known: knn"),
