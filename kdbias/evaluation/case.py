@@ -54,10 +54,6 @@ class Embeddings:
     def d(self) -> int:
         return self.vectors.shape[1]
 
-    @property
-    def origin(self) -> str:
-        return self.name
-
     def columns(self) -> dict[str, pa.Array]:
         """What ``--where`` and ``--group-by`` can name."""
         return {"sample_id": self.ids, "label": self.labels, **self.groups}
