@@ -271,7 +271,7 @@ def evaluate(
     document["seconds"] = round(time.monotonic() - started, 3)
     write_table(run.out / UNITS, unit_table(outcome, group_by), document)
     write_json(run.out / METRICS, document)
-    run.finish(document["counts"], document["seconds"])
+    run.finish(document["counts"], document["seconds"], plots=document["plots"])
     return EvaluationResult(document, run.out)
 
 

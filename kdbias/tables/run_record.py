@@ -1,5 +1,6 @@
 """The record of one run of a stage in its output folder: same command again = resume or nothing to do."""
 
+import glob
 import json
 import os
 import shutil
@@ -23,13 +24,14 @@ _OWN = {
     ),
     "frontier": ("frontier.*",),
     "train": ("checkpoint.pt", "student.*", "metrics.csv", "config.toml", "tensorboard"),
-    "evaluate": ("metrics.json", "units.parquet", "*.png", "embeddings"),
+    "evaluate": ("metrics.json", "units.parquet", "embeddings"),
     "demo": (
         *("data", "teacher", "embeddings", "density", "weights", "students", "evaluations"),
         *("results.*", "commands.sh", "report.html"),
     ),
 }
-"""What each stage writes into its folder: starting over removes this and nothing else."""
+"""What each stage writes into its folder: starting over removes this, the ``plots`` that the record lists,
+and nothing else."""
 State = Literal["new", "resumed", "finished"]
 
 
@@ -185,8 +187,9 @@ def _empty(folder: Path, stage: str) -> None:
     """Remove what the stage wrote; whatever else lies in the folder is somebody's and stays."""
     # The record goes first: a deletion cut short must not leave a "finished" folder with parts missing.
     record = folder / RECORD
-    write_json(record, {**read_json(record), "status": "running"})
-    for pattern in _OWN.get(stage, ()):
+    found = read_json(record)
+    write_json(record, {**found, "status": "running"})
+    for pattern in (*_OWN.get(stage, ()), *map(glob.escape, found.get("plots", ()))):
         for entry in folder.glob(pattern):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)

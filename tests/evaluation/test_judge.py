@@ -91,6 +91,15 @@ def test_same_command_again_does_nothing_and_another_is_refused(digits, capsys):
     assert other.document["metrics"]["knn_accuracy"]["low"] is not None
 
 
+def test_starting_over_removes_the_run_s_own_plots_and_no_others(digits):
+    out = digits / "out"
+    evaluate(digits / "model", out, protocol="knn", bootstrap=0)
+    (out / "my_slide.png").write_bytes(b"mine")
+    call = dict(protocol="fidelity", reference=digits / "model", bootstrap=0, overwrite=True)
+    evaluate(digits / "model", out, **call)
+    assert {file.name for file in out.glob("*.png")} == {"distance_to_teacher.png", "my_slide.png"}
+
+
 def test_where_picks_query_and_gallery_from_one_table(digits):
     result = evaluate(
         digits / "model",
