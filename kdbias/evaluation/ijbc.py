@@ -34,7 +34,7 @@ from kdbias.evaluation.roc import (
 )
 from kdbias.evaluation.verification import check_fars, draw_roc
 from kdbias.evaluation.views import views_of
-from kdbias.tables.joins import align, as_strings, encode
+from kdbias.tables.joins import align, as_strings, encode, shown
 
 UNIT = "pair"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
@@ -228,7 +228,11 @@ def _read_template_pairs(
                 f"({', '.join(map(str, missing[:3]))})"
             )
         sides.append(places)
-    same = table["same"].to_numpy(zero_copy_only=False).astype(str) == "1"
+    labels = pc.unique(table["same"]).to_pylist()
+    strange = sorted(set(labels) - {"0", "1"})
+    if strange:
+        raise KdbiasError(f"{path}: pairs are labelled {shown(pa.array(strange))}; 1 means same, 0 different")
+    same = pc.equal(table["same"], "1").to_numpy(zero_copy_only=False)
     if not same.any() or same.all():
         raise KdbiasError(f"{path}: both same (1) and different (0) pairs are needed")
     return sides[0], sides[1], same
