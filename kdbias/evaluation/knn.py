@@ -15,7 +15,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, labelled
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
 from kdbias.evaluation.intervals import Columns, weighted_mean
-from kdbias.evaluation.tails import class_counts, tail_classes
+from kdbias.evaluation.tails import Tail, tail_of
 from kdbias.tables.joins import align, encode
 
 UNIT = "sample"
@@ -24,7 +24,6 @@ READS = frozenset({"reference", "gallery"})
 OPTIONS: dict[str, Any] = {"k": 5, "tail_from": None, "cluster_by": None}
 
 _KINDS = ("centroid", "knn")
-_NO_TAIL = "--tail-from names the table whose label counts say which classes are rare"
 _BLOCK = 1 << 24  # scores held at once
 _VOTE_TEMPERATURE = 0.07
 
@@ -57,20 +56,17 @@ def judge(case: Case) -> Outcome:
     voted = vote(model.vectors, gallery.vectors, gallery_codes, k, own)
     # Classes of the judged samples, whether or not the gallery has them.
     classes, class_names = encode(model.labels)
-    counts = (
-        None if case.options["tail_from"] is None else class_counts(case.options["tail_from"], class_names)
-    )
-    tail = np.zeros(len(class_names), dtype=bool) if counts is None else tail_classes(counts)
+    tail = tail_of(case.options["tail_from"], class_names)
     columns: dict[str, np.ndarray] = {
         "class": classes,
-        "tail": tail[classes],
+        "tail": tail.mask[classes],
         "centroid_correct": centroid == truth,
         "knn_correct": voted == truth,
     }
     if case.reference is not None:
         columns |= fidelity_columns(model, case.reference)
     clusters, resampled = clusters_of(model, case.options["cluster_by"])
-    per_class = _class_table(columns, class_names, counts, tail)
+    per_class = _class_table(columns, class_names, tail)
     return Outcome(
         ids={"sample_id": model.ids},
         columns=columns,
@@ -78,7 +74,7 @@ def judge(case: Case) -> Outcome:
         clusters=clusters,
         resampled=resampled,
         parameters={
-            "tail": counts is not None,
+            "tail": tail.none_why is None,
             "distances": case.reference is not None,
             "classes_drawn": resampled == "label",
         },
@@ -95,7 +91,7 @@ def judge(case: Case) -> Outcome:
         },
         left_out=left_out,
         plots=[Plot("accuracy_per_class", lambda axes: _draw_classes(axes, per_class))],
-        reasons={} if counts is not None else {f"{kind}_tail_accuracy": _NO_TAIL for kind in _KINDS},
+        reasons={f"{kind}_tail_accuracy": tail.none_why for kind in _KINDS} if tail.none_why else {},
     )
 
 
@@ -243,9 +239,7 @@ def _judged(
     return known, left_out
 
 
-def _class_table(
-    columns: Columns, names: pa.Array, counts: np.ndarray | None, tail: np.ndarray
-) -> list[dict[str, Any]]:
+def _class_table(columns: Columns, names: pa.Array, tail: Tail) -> list[dict[str, Any]]:
     sizes = np.bincount(columns["class"], minlength=len(names))
     found = {
         kind: np.bincount(columns["class"], columns[f"{kind}_correct"], minlength=len(names)) / sizes
@@ -255,8 +249,8 @@ def _class_table(
         {
             "label": name,
             "n": int(sizes[i]),
-            "natural_count": None if counts is None else int(counts[i]),
-            "tail": None if counts is None else bool(tail[i]),
+            "natural_count": None if tail.counts is None else int(tail.counts[i]),
+            "tail": None if tail.counts is None else bool(tail.mask[i]),
             "centroid_accuracy": float(found["centroid"][i]),
             "knn_accuracy": float(found["knn"][i]),
         }

@@ -11,7 +11,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Outcome, clusters_of, labelled
 from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.knn import balanced_accuracy
-from kdbias.evaluation.tails import class_counts, tail_classes
+from kdbias.evaluation.tails import tail_of
 from kdbias.progress import say
 from kdbias.tables.joins import encode
 
@@ -54,23 +54,22 @@ def judge(case: Case) -> Outcome:
         raise KdbiasError(f"no label of {model.name} occurs among the {len(names):,} labels of the gallery")
     predicted, chosen = probe(train.vectors, codes, model.vectors)
     classes, class_names = encode(model.labels)
-    tail = np.zeros(len(class_names), dtype=bool)
-    if case.options["tail_from"] is not None:
-        tail = tail_classes(class_counts(case.options["tail_from"], class_names))
+    tail = tail_of(case.options["tail_from"], class_names)
     clusters, resampled = clusters_of(model, case.options["cluster_by"])
     return Outcome(
         ids={"sample_id": model.ids},
-        columns={"class": classes, "tail": tail[classes], "correct": predicted == truth},
+        columns={"class": classes, "tail": tail.mask[classes], "correct": predicted == truth},
         groups={**model.groups, "label": model.labels},
         clusters=clusters,
         resampled=resampled,
-        parameters={"tail": case.options["tail_from"] is not None, "classes_drawn": resampled == "label"},
+        parameters={"tail": tail.none_why is None, "classes_drawn": resampled == "label"},
         test_data={"gallery": (train.ids, train.labels), "labels": (model.ids, model.labels)},
         details={
             "gallery": {"n": train.n, "classes": len(names), "judged_samples_left_out": left_out},
             "C": chosen,
         },
         left_out={"no_label": case.model.n - model.n},
+        reasons={"tail_accuracy": tail.none_why} if tail.none_why else {},
     )
 
 

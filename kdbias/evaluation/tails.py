@@ -1,6 +1,7 @@
 """Which classes are rare, by a table that counts them."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,38 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings
 from kdbias.tables.provenance import read_schema
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The rare ones of C classes.
+
+    Attributes:
+        mask: (C,) bool.
+        counts: (C,) int64 rows of each class in the table that says which are rare, None without a table.
+        none_why: why no class is rare, None where some are.
+    """
+
+    mask: np.ndarray
+    counts: np.ndarray | None
+    none_why: str | None
+
+
+def tail_of(path: str | os.PathLike[str] | None, names: pa.Array) -> Tail:
+    """Which classes are rare: the third of them (rounded up) with the fewest rows in a table.
+
+    Args:
+        path: the table, see :func:`class_counts`; None: no class is rare.
+        names: (C,) labels.
+    """
+    if path is None:
+        why = "--tail-from names the table whose label counts say which classes are rare"
+        return Tail(np.zeros(len(names), dtype=bool), None, why)
+    counts = class_counts(path, names)
+    if counts.min() == counts.max():
+        why = f"no tail: in {path} each of the {len(names):,} classes has {counts[0]:,} rows"
+        return Tail(np.zeros(len(names), dtype=bool), counts, why)
+    return Tail(tail_classes(counts), counts, None)
 
 
 def class_counts(path: str | os.PathLike[str], names: pa.Array) -> np.ndarray:

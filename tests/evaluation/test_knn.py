@@ -7,7 +7,7 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Embeddings
 from kdbias.evaluation.knn import OPTIONS, balanced_accuracy, judge, nearest_centroid, score, top_k, vote
-from kdbias.evaluation.tails import class_counts, tail_classes
+from kdbias.evaluation.tails import class_counts, tail_classes, tail_of
 from kdbias.tables.embedding_table import write_embedding_table
 
 
@@ -147,6 +147,19 @@ def test_balanced_accuracy_equals_scikit_learn_under_weights():
     weights = rng.integers(1, 4, size=200).astype(float)
     found = balanced_accuracy((predicted == truth).astype(float), truth, weights)
     assert found == pytest.approx(balanced_accuracy_score(truth, predicted, sample_weight=weights))
+
+
+def test_classes_of_one_size_have_no_tail(tmp_path):
+    table = tmp_path / "even"
+    write_embedding_table(table, pa.array(list("012345")), np.eye(6), pa.array(list("aabbcc")))
+    model = _embeddings(np.eye(6) + 0.1, list("aabbcc"))
+    outcome = judge(Case(model, options={**OPTIONS, "k": 1, "tail_from": str(table)}))
+    assert "each of the 3 classes has 2 rows" in outcome.reasons["knn_tail_accuracy"]
+    assert np.isnan(score(outcome.columns, np.ones(6), outcome.parameters)["knn_tail_accuracy"])
+    assert [row["tail"] for row in outcome.details["classes"]] == [False] * 3
+    missing = tail_of(None, pa.array(["a", "b"]))
+    assert (missing.counts, missing.mask.tolist()) == (None, [False, False])
+    assert tail_of(str(table), pa.array(["a", "b", "z"], pa.large_string())).mask.tolist() == [0, 0, 1]
 
 
 def test_tail_is_the_rarest_third_rounded_up(tmp_path):
