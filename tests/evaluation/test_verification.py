@@ -17,7 +17,7 @@ from kdbias.evaluation.verification import (
     insightface_decisions,
 )
 from kdbias.evaluation.views import views_of
-from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 
 
 def _pairs(n, seed, gap=2.0):
@@ -163,6 +163,12 @@ def test_document_of_a_whole_run(people):
     assert result.value("fnmr") == pytest.approx(1 - result.value("tar@far<=1e-2"))
     assert sum(group["n"] for group in document["groups"]["kind"].values()) < 400
     assert {"roc.png", "scores.png"} == set(document["plots"])
+    table, units = EmbeddingTable.open(people / "emb"), pq.read_table(people / "out" / "units.parquet")
+    x = dict(zip(table.ids().to_pylist(), table.vectors(), strict=True))
+    pairs = list(zip(units["first"].to_pylist(), units["second"].to_pylist(), strict=True))
+    assert units["result_score"].to_pylist() == pytest.approx([x[a] @ x[b] for a, b in pairs], abs=1e-6)
+    assert units["result_same"].to_pylist() == [a[:3] == b[:3] for a, b in pairs]
+    assert (np.diff(units["result_score"].to_numpy()) <= 0).all()  # sorted, as every resample wants them
 
 
 def test_each_group_has_its_own_folds_in_rfw(people):
