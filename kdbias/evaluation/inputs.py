@@ -15,6 +15,21 @@ from kdbias.tables.files import read_json
 from kdbias.tables.joins import as_strings
 from kdbias.tables.run_record import RECORD
 
+FILES = ("pairs", "templates", "detector_scores")
+TABLES = ("reference", "gallery", "tail_from", "density")
+"""Options of :func:`kdbias.evaluate` that name what it reads beside the judged embeddings."""
+READING = ("id_column", "label_column", "path_column", "image_column", "root")
+"""Options that say how data are read."""
+
+
+def input_fingerprints(paths: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:
+    """Of each input in FILES and TABLES that is given, by the option that names it."""
+    return {
+        role: file_fingerprint(path, role) if role in FILES else fingerprint(path)
+        for role, path in paths.items()
+        if path is not None
+    }
+
 
 def model_inputs(
     model: str | os.PathLike[str],
@@ -40,10 +55,9 @@ def model_inputs(
         return {"model": fingerprint(model)}
     from kdbias.data import open_data
 
-    columns = ("id_column", "label_column", "path_column", "image_column", "root")
-    source = open_data(str(data), **{name: embedding[name] for name in columns if embedding.get(name)})
+    source = open_data(str(data), **{name: embedding[name] for name in READING if embedding.get(name)})
     device = embedding.get("device") or "auto"
-    network = _network_fingerprint(teacher_spec(model), device, embedding.get("id_column"))
+    network = network_fingerprint(teacher_spec(model), device, embedding.get("id_column"))
     return {"model": network, "data": source.fingerprint}
 
 
@@ -52,7 +66,7 @@ def teacher_spec(model: str | os.PathLike[str]) -> str:
     return f"run:{model}" if (Path(model) / RECORD).exists() else str(model)
 
 
-def _network_fingerprint(spec: str, device: str, id_column: str | None) -> str:
+def network_fingerprint(spec: str, device: str, id_column: str | None) -> str:
     """The teacher's own: files that the spec does not name, such as a side-car, count as well."""
     from kdbias.device import resolve_device
     from kdbias.teachers import PRECOMPUTED, open_teacher

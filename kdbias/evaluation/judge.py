@@ -31,8 +31,7 @@ from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.case import Case, Embeddings, read_embeddings
 from kdbias.evaluation.inputs import (
     embed_model,
-    file_fingerprint,
-    fingerprint,
+    input_fingerprints,
     model_inputs,
     origin,
     rows_fingerprint,
@@ -49,7 +48,6 @@ from kdbias.tables.run_record import Run
 
 METRICS = "metrics.json"
 _STAGE = "evaluate"
-_FILES = ("pairs", "templates", "detector_scores")
 
 
 @dataclass(frozen=True)
@@ -224,10 +222,7 @@ def evaluate(
         "model": str(model) if data is not None else None,
         "embedding": None if data is None else {**reading, "root": None, "precision": precision or "fp32"},
     }
-    inputs = model_inputs(model, data, reading | running)
-    for role, path in paths.items():
-        if path is not None:
-            inputs[role] = file_fingerprint(path, role) if role in _FILES else fingerprint(path)
+    inputs = model_inputs(model, data, reading | running) | input_fingerprints(paths)
     run = Run.open(output, _STAGE, config, inputs, overwrite)
     if run.state == "finished":
         say(f"{run.out} is finished already; nothing to do")

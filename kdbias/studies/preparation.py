@@ -1,7 +1,7 @@
 """A study's data set made ready: images at the student's size, the teacher, its embeddings of all samples.
 
 Everything lies in one folder whose name ends in a digest of what it was made from, so that a changed
-description makes a new folder and finds the old one again when it is changed back::
+description, data file or teacher makes a new folder and finds the old one again when it is changed back::
 
     prepared.parquet    images at the student's size, all columns, and `study_part` (train or test)
     teacher/            the run of a teacher that the study trains
@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from kdbias.data import open_data
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
-from kdbias.studies.description import DataSet
+from kdbias.evaluation.inputs import FILES, READING, TABLES, input_fingerprints, network_fingerprint
+from kdbias.studies.description import DataSet, Judge
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.files import atomic_path
@@ -54,11 +55,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where a prepared data set lies; `key` is the digest in the folder's name."""
+    """Where a prepared data set lies; `key` is the digest in the folder's name.
+
+    judged_with   judge -> fingerprints of the files and data that it reads besides the study's own tables
+    """
 
     folder: Path
     key: str
     data: DataSet
+    judged_with: dict[str, dict[str, str]]
 
     @property
     def images(self) -> str:
@@ -112,11 +117,15 @@ def _open(source: str, id_column: str | None, label_column: str | None) -> Sourc
 
 
 def locate(data: DataSet, out: Path) -> Prepared:
-    """Where the data set belongs. Reads the data's columns, no image."""
+    """Where the data set belongs: by the content of data and teacher, wherever these lie; reads no image.
+
+    Raises:
+        KdbiasError: the data, the teacher or a file that a judge reads cannot be opened.
+    """
     source = _open(expand(data.source), data.id_column, data.label_column)
     made_from = {
         "source": source.fingerprint,
-        "teacher": data.teacher,
+        "teacher": data.teacher and network_fingerprint(expand(data.teacher), "cpu", data.id_column),
         "train_teacher": data.train_teacher,
         "image_size": data.image_size,
         "holdout": [data.holdout, data.holdout_seed],
@@ -124,7 +133,18 @@ def locate(data: DataSet, out: Path) -> Prepared:
         "measure": data.measure,
     }
     key = fingerprints.of_json(made_from)[:8]
-    return Prepared(out / "data" / f"{data.name}-{key}", key, data)
+    judged_with = {judge.name: _judged_with(judge) for judge in data.judge.values()}
+    return Prepared(out / "data" / f"{data.name}-{key}", key, data, judged_with)
+
+
+def _judged_with(judge: Judge) -> dict[str, str]:
+    named = {role: judge.options.get(role) for role in (*FILES, *TABLES)}
+    paths = {r: expand(p) for r, p in named.items() if isinstance(p, str) and not p.startswith("@")}
+    found = input_fingerprints(paths)
+    if judge.data is not None:
+        reading = {name: judge.options[name] for name in READING if name in judge.options}
+        found["data"] = open_data(expand(judge.data), **reading).fingerprint
+    return found
 
 
 def parts_of(source: Source, data: DataSet) -> np.ndarray:

@@ -7,7 +7,7 @@ A run's folder is named after its arm, its seed and a digest of everything that 
         result-89ab0123.json                              written last: the numbers of all judges
 
 A run is finished when its result is there, so a killed study goes on with the same command, and a changed
-description re-runs only what it changes.
+description or file re-runs only what it changes.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RunPlan:
 
     @property
     def result(self) -> Path:
-        return self.folder / f"result-{_digest(self.judges)}.json"
+        return self.folder / f"result-{self._digest(self.judges)}.json"
 
     def steps(self) -> list[Step]:
         """The calls that make the run, in order."""
@@ -94,9 +94,15 @@ class RunPlan:
             if judge.data is not None:
                 options |= {"data": expand(judge.data), **self.machine.embedding}
             judged = spec if judge.data is not None else embedded
-            out = str(folder / f"score-{judge.name}-{_digest([judge])}")
+            out = str(folder / f"score-{judge.name}-{self._digest([judge])}")
             calls.append(Step(f"{self.label}: {judge.name}", "evaluate", judged, out, options))
         return calls
+
+    def _digest(self, judges: list[Judge]) -> str:
+        """Of the judges, as described and by the content of what they read."""
+        read = self.case.prepared.judged_with
+        about = [[j.name, j.protocol, j.data, j.options, *sorted(read[j.name].items())] for j in judges]
+        return fingerprints.of_json(about)[:8]
 
     def _resolved(self, value: Any) -> Any:
         prepared = self.case.prepared
@@ -174,7 +180,3 @@ def metric_of(result: Mapping[str, Any], name: str, where: str) -> tuple[float, 
         raise KdbiasError(f"{where}: there is no metric {name!r}; there are {', '.join(plain)}, by group too")
     entry = result["metrics"][name]
     return entry["value"], entry["lower_is_better"]
-
-
-def _digest(judges: list[Judge]) -> str:
-    return fingerprints.of_json([[j.name, j.protocol, j.data, j.options] for j in judges])[:8]

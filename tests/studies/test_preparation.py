@@ -1,0 +1,84 @@
+"""What a study's folders are named after, and what its teachers are shown."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdbias.data import open_data
+from kdbias.errors import KdbiasError
+from kdbias.studies.description import read_description
+from kdbias.studies.plan import Plan
+from kdbias.studies.preparation import Machine, locate
+from kdbias.studies.runs import RunPlan
+from kdbias.tables.embedding_table import write_embedding_table
+
+CPU = Machine("cpu", 1)
+TRAINED = """
+[data.digits.train_teacher]
+loss = "softmax"
+dim = 8
+epochs = 2
+batch_size = 32
+optimizer = "adamw"
+"""
+PAIRS = """
+[data.digits.judge.pairs]
+protocol = "verification"
+options = { pairs = "PAIRS" }
+"""
+
+
+@pytest.fixture
+def stored(tiny, tmp_path) -> Path:
+    """The study with stored vectors as its teacher (vectors.npy) and a judge of pairs (pairs.csv)."""
+    source = open_data(str(tiny.source))
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(source.n, 8)).astype("f4"))
+    first, second = source.ids[0].as_py(), source.ids[1].as_py()
+    (tmp_path / "pairs.csv").write_text(f"first,second,same\n{first},{second},1\n")
+    teacher = f'teacher = "precomputed:{tmp_path / "vectors.npy"}"\nsteps = 4'
+    judge = PAIRS.replace("PAIRS", str(tmp_path / "pairs.csv"))
+    return tiny.write(tmp_path / "study.toml", (TRAINED, judge), ("steps = 4", teacher))
+
+
+def one_run(description: Path, out: Path) -> RunPlan:
+    """A run of the study as it would be named now; its draw is there only to be counted."""
+    plan = Plan(read_description(description), out, CPU)
+    (case,) = plan.cases.values()
+    source = open_data(case.prepared.source)
+    write_embedding_table(case.draw, source.ids, np.ones((source.n, 2)))
+    return RunPlan(out, case, plan.study.arms["natural"], 0, None, CPU)
+
+
+def test_another_teacher_in_the_same_file_is_another_study(stored, tmp_path):
+    before = one_run(stored, tmp_path / "out")
+    vectors = np.load(tmp_path / "vectors.npy")
+    np.save(tmp_path / "vectors.npy", vectors[::-1])
+    assert one_run(stored, tmp_path / "out").folder != before.folder
+    np.save(tmp_path / "vectors.npy", vectors)
+    assert one_run(stored, tmp_path / "out").folder == before.folder
+
+
+def test_a_teacher_may_move(stored, tmp_path):
+    before = one_run(stored, tmp_path / "out")
+    shutil.move(tmp_path / "vectors.npy", tmp_path / "moved.npy")
+    stored.write_text(stored.read_text().replace("vectors.npy", "moved.npy"))
+    assert one_run(stored, tmp_path / "out").folder == before.folder
+
+
+def test_other_pairs_in_the_same_file_are_judged_anew(stored, tmp_path):
+    before = one_run(stored, tmp_path / "out")
+    lines = (tmp_path / "pairs.csv").read_text().splitlines()
+    (tmp_path / "pairs.csv").write_text("\n".join([*lines, "a,b,0"]) + "\n")
+    after = one_run(stored, tmp_path / "out")
+    assert after.folder == before.folder  # the student is the same
+    assert after.result != before.result
+    scores = [{step.output for step in run.steps() if step.stage == "evaluate"} for run in (before, after)]
+    assert len(scores[0] & scores[1]) == 3  # knn, own and fidelity stand
+
+
+def test_a_judges_missing_file_is_named_before_anything_runs(stored, tmp_path):
+    (tmp_path / "pairs.csv").unlink()
+    with pytest.raises(KdbiasError, match=r"pairs\.csv: no such file"):
+        locate(read_description(stored).data["digits"], tmp_path / "out")
