@@ -186,18 +186,23 @@ def prepare(prepared: Prepared, machine: Machine) -> None:
         where = [f"{PART}=train"] if data.image_size else list(data.train_where)
         options = {"loss": "softmax", **data.train_teacher, **machine.training, **prepared.columns}
         kdbias.train(prepared.images, folder / "teacher", where=where, **options)
-    stored = prepared.teacher.startswith(f"{PRECOMPUTED}:")
-    if stored:
-        # Stored vectors lie in the order of the whole data.
-        kdbias.embed(
-            prepared.source, folder / "raw", teacher=prepared.teacher, same_order=True, **_columns(data)
-        )
-    else:
-        options = {**prepared.columns, **machine.embedding}
-        kdbias.embed(prepared.images, folder / "raw", teacher=prepared.teacher, **options)
+    _embed(prepared, machine)
     _with_parts(EmbeddingTable.open(folder / "raw"), source, part, prepared.table)
     with atomic_path(done) as temporary:
         temporary.write_text("finished\n")
+
+
+def _embed(prepared: Prepared, machine: Machine) -> None:
+    """A teacher of the study sees what it was trained on; any other the source, at a size of its own."""
+    import kdbias
+
+    data = prepared.data
+    trained = data.train_teacher is not None
+    images, columns = (prepared.images, prepared.columns) if trained else (prepared.source, _columns(data))
+    # Stored vectors lie in the order of the whole data.
+    stored = prepared.teacher.startswith(f"{PRECOMPUTED}:")
+    options = {"same_order": True} if stored else machine.embedding
+    kdbias.embed(images, prepared.folder / "raw", teacher=prepared.teacher, **columns, **options)
 
 
 def measure_all(prepared: Prepared, machine: Machine) -> None:

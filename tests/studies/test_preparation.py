@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdbias import embed
 from kdbias.data import open_data
 from kdbias.errors import KdbiasError
 from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan
-from kdbias.studies.preparation import Machine, locate
+from kdbias.studies.preparation import Machine, locate, prepare
 from kdbias.studies.runs import RunPlan
-from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.joins import align
 
 CPU = Machine("cpu", 1)
 TRAINED = """
@@ -22,6 +24,18 @@ dim = 8
 epochs = 2
 batch_size = 32
 optimizer = "adamw"
+"""
+PIXELS = """
+import numpy as np
+
+class Pixels:
+    preprocessing = {"size": [28, 28], "color": "L", "mean": [0], "std": [1]}
+
+    def embed(self, batch):
+        return batch.reshape(len(batch), -1).astype(np.float32) + 1
+
+def factory(device):
+    return Pixels()
 """
 PAIRS = """
 [data.digits.judge.pairs]
@@ -82,3 +96,20 @@ def test_a_judges_missing_file_is_named_before_anything_runs(stored, tmp_path):
     (tmp_path / "pairs.csv").unlink()
     with pytest.raises(KdbiasError, match=r"pairs\.csv: no such file"):
         locate(read_description(stored).data["digits"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_teacher_sees_the_source_unless_the_study_trained_it(tiny, tmp_path, trained):
+    changes = [("image_size = 12", "image_size = 8")]
+    if not trained:
+        (tmp_path / "pixels.py").write_text(PIXELS)
+        spec = f"python:{tmp_path / 'pixels.py'}:factory"
+        changes += [(TRAINED, "\n"), ("steps = 4", f'teacher = "{spec}"\nsteps = 4')]
+    description = read_description(tiny.write(tmp_path / "study.toml", *changes))
+    prepared = locate(description.data["digits"], tmp_path / "out")
+    prepare(prepared, CPU)
+    images = prepared.images if trained else prepared.source
+    embed(images, tmp_path / "own", teacher=prepared.teacher, device="cpu")
+    expected, found = EmbeddingTable.open(tmp_path / "own"), EmbeddingTable.open(prepared.table)
+    vectors = expected.vectors()[align(found.ids(), expected.ids(), "found", "expected")]
+    assert np.abs(vectors - found.vectors()).max() < 2e-3
