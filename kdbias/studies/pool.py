@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,7 @@ from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
 
 Task = tuple[str, Callable[[], Any]]
+Outcome = tuple[float, str | None, bool]
 
 
 class Workers:
@@ -26,7 +29,8 @@ class Workers:
 
     def __init__(self, count: int, threads: int) -> None:
         self.count, self.threads = count, threads
-        self._pools: dict[bool, ProcessPoolExecutor] = {}
+        self._started: list[ProcessPoolExecutor] = []
+        self._idle: dict[bool, list[ProcessPoolExecutor]] = {True: [], False: []}
 
     def __enter__(self) -> Workers:
         return self
@@ -34,21 +38,21 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pool in self._pools.values():
-            pool.shutdown(wait=error is None, cancel_futures=True)
+        for worker in self._started:
+            worker.shutdown(wait=error is None, cancel_futures=True)
 
-    def _pool(self, networks: bool) -> ProcessPoolExecutor:
-        if networks not in self._pools:
-            context = multiprocessing.get_context("spawn")
-            self._pools[networks] = ProcessPoolExecutor(
-                self.count, context, _begin_worker, (self.threads, networks)
-            )
-        return self._pools[networks]
+    def _worker(self, networks: bool) -> ProcessPoolExecutor:
+        """An idle process, or a new one. Each is an executor of its own: its death costs its task alone."""
+        if self._idle[networks]:
+            return self._idle[networks].pop()
+        context = multiprocessing.get_context("spawn")
+        self._started.append(ProcessPoolExecutor(1, context, _begin_worker, (self.threads, networks)))
+        return self._started[-1]
 
     def run(
         self, what: str, tasks: Sequence[Task], expected: Sequence[float] | None = None, networks: bool = True
     ) -> dict[str, str]:
-        """Run picklable tasks; returns the errors of those that failed, by label.
+        """Run picklable tasks; returns the errors of those that failed, by label, whatever they were.
 
         `expected` are guesses of each task's seconds, for the time left only: their ratios count once tasks
         have ended. `networks` says that tasks run networks.
@@ -56,27 +60,45 @@ class Workers:
         guesses = list(expected or [1.0] * len(tasks))
         failed: dict[str, str] = {}
         began, done, spent = time.monotonic(), 0, 0.0
-        waiting = {self._pool(networks).submit(_timed, task): i for i, (_, task) in enumerate(tasks)}
-        for future in as_completed(waiting):
-            i = waiting[future]
-            label, (seconds, error) = tasks[i][0], future.result()
-            done, spent = done + 1, spent + guesses[i]
-            left = (time.monotonic() - began) / spent * (sum(guesses) - spent)
-            if error is not None:
-                failed[label] = error
-            how = f"{seconds:.1f} s" if error is None else f"FAILED: {error}"
-            say(f"{what} [{done}/{len(tasks)}] {label}: {how}; about {left / 60:,.1f} min left")
+        todo = deque(range(len(tasks)))
+        running: dict[Future[Outcome], tuple[int, ProcessPoolExecutor]] = {}
+        while todo or running:
+            while todo and len(running) < self.count:
+                i, worker = todo.popleft(), self._worker(networks)
+                running[worker.submit(_timed, tasks[i][1])] = i, worker
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                i, worker = running.pop(future)
+                try:
+                    seconds, error, sound = future.result()
+                except BrokenProcessPool:
+                    seconds, error, sound = 0.0, "its process died; was it out of memory?", False
+                if sound:
+                    self._idle[networks].append(worker)
+                else:
+                    worker.shutdown(wait=False)
+                label = tasks[i][0]
+                done, spent = done + 1, spent + guesses[i]
+                left = (time.monotonic() - began) / spent * (sum(guesses) - spent)
+                if error is not None:
+                    failed[label] = error
+                how = f"{seconds:.1f} s" if error is None else f"FAILED: {error}"
+                say(f"{what} [{done}/{len(tasks)}] {label}: {how}; about {left / 60:,.1f} min left")
         return failed
 
 
-def _timed(task: Callable[[], Any]) -> tuple[float, str | None]:
+def _timed(task: Callable[[], Any]) -> Outcome:
+    """Seconds, the error if there was one, and whether this process may run the next task."""
     began = time.perf_counter()
+    error, sound = None, True
     with quiet():
         try:
             task()
-        except KdbiasError as error:
-            return time.perf_counter() - began, str(error)
-    return time.perf_counter() - began, None
+        except KdbiasError as refusal:
+            error = str(refusal)
+        except Exception as accident:  # a device that failed once may fail every later task of the process
+            reason = str(accident).partition("\n")[0]
+            error, sound = ": ".join(filter(None, (type(accident).__name__, reason))), False
+    return time.perf_counter() - began, error, sound
 
 
 def _begin_worker(threads: int, networks: bool) -> None:
