@@ -13,5 +13,9 @@ class ConfigChangedError(KdbiasError):
     """An output exists that was made with another configuration or from other input."""
 
 
+class DivergedError(KdbiasError):
+    """A training's loss or weights are no finite numbers any more."""
+
+
 class UnwritableError(OSError):
     """An output cannot be written: ``filename`` is the output that was asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kdbias.studies.plan import Plan
@@ -12,8 +13,9 @@ from kdbias.tables.files import atomic_path, write_json
 def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict[str, Any], list[str]]:
     """Write the conclusions from every finished run of the description; returns study.json and a summary."""
     named, unnamed = plan.runs(plan.cases.values())
-    rows = collect(named)
+    rows, diverged = collect(named)
     rates = {case.prepared.data.name: plan.rates(case) for case in plan.cases.values()}
+    failed = {**failed, **diverged, **_without_rate(rates)}
     document: dict[str, Any] = {
         "name": plan.study.name,
         "command": f"kdbias study {description} -o {plan.out}",
@@ -37,3 +39,13 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
         lines += [f"tables: {plan.out / 'results.md'}", f"plots: {', '.join(map(str, plots))}"]
     write_json(plan.out / "study.json", document)
     return document, lines
+
+
+def _without_rate(rates: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:
+    """Tuned arms that have no learning rate, and why."""
+    return {
+        f"{data} {arm}": f"every learning rate diverged ({', '.join(entry['tried'])}); give smaller ones too"
+        for data, arms in rates.items()
+        for arm, entry in (arms or {}).items()
+        if entry["lr"] is None
+    }

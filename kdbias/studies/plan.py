@@ -98,7 +98,10 @@ class Plan:
     def runs(
         self, cases: Iterable[Case], rounds: Sequence[str] = ()
     ) -> tuple[list[tuple[str, RunPlan]], int]:
-        """The runs of these cases with their rounds, and how many more cannot be named yet."""
+        """The runs of these cases with their rounds, and how many more cannot be named.
+
+        That is: before their case is drawn and their learning rate is tuned, and where every rate diverged.
+        """
         found: list[tuple[str, RunPlan]] = []
         unnamed = 0
         for case in cases:
@@ -112,6 +115,10 @@ class Plan:
                     continue
                 for seed in round_.seeds:
                     for arm in arms:
-                        rate = rates.get(baseline_of(self.study, arm).name, {}).get("lr")
+                        tuned = rates.get(baseline_of(self.study, arm).name)
+                        if tuned is not None and tuned["lr"] is None:
+                            unnamed += 1
+                            continue
+                        rate = None if tuned is None else tuned["lr"]
                         found.append((name, RunPlan(self.out, case, arm, seed, rate, self.machine)))
         return found, unnamed

@@ -37,13 +37,19 @@ class Row:
         return f"{self.dataset}/{self.bias}"
 
 
-def collect(plan: Sequence[tuple[str, RunPlan]]) -> list[Row]:
-    """The finished runs, in the plan's order; paths in the commands start at the study's folder."""
-    rows = []
+def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, str]]:
+    """The finished runs, in the plan's order, and why others diverged, by label.
+
+    Paths in the commands start at the study's folder.
+    """
+    rows, diverged = [], {}
     for round_, run in plan:
         if not run.result.exists():
             continue
         result = read_json(run.result)
+        if "diverged" in result:
+            diverged[run.label] = result["diverged"]
+            continue
         root = f"{run.out}/"
         options = run.options
         facts = {
@@ -79,7 +85,7 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> list[Row]:
                 lower_is_better={name: entry["lower_is_better"] for name, entry in entries.items()},
             )
         )
-    return rows
+    return rows, diverged
 
 
 def write_results(out: Path, rows: Iterable[Row], document: dict[str, Any]) -> Path:

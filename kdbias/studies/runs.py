@@ -7,7 +7,8 @@ A run's folder is named after its arm, its seed and a digest of everything that 
         result-89ab0123.json                              written last: the numbers of all judges
 
 A run is finished when its result is there, so a killed study goes on with the same command, and a changed
-description or file re-runs only what it changes.
+description or file re-runs only what it changes. The result of a run that diverged says so: tried again, it
+would diverge again.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdbias.demonstration.steps import Step
-from kdbias.errors import KdbiasError
+from kdbias.errors import DivergedError, KdbiasError
 from kdbias.studies.cases import Case
 from kdbias.studies.description import Arm, Judge
 from kdbias.studies.preparation import Machine, expand
@@ -112,20 +113,31 @@ class RunPlan:
         return value
 
     def execute(self) -> dict[str, Any]:
-        """Make the run, or what is left of it, and write its result."""
+        """Make the run, or what is left of it, and write its result: numbers, or why it ``diverged``."""
         if self.result.exists():
             return read_json(self.result)
         began = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         steps = self.steps()
-        for step in steps:
-            step.run()
+        try:
+            for step in steps:
+                step.run()
+        except DivergedError as error:
+            result: dict[str, Any] = {"diverged": str(error)}
+        else:
+            result = self._numbers(steps)
+        result["seconds"] = round(time.perf_counter() - began, 3)
+        write_json(self.result, result)
+        with contextlib.suppress(FileNotFoundError):  # needed for resuming alone
+            (self.folder / "student" / "checkpoint.pt").unlink()
+        return result
+
+    def _numbers(self, steps: Sequence[Step]) -> dict[str, Any]:
         record = read_json(self.folder / "student" / "run.json")
-        result = {
+        return {
             "steps": record["counts"]["steps"],
             "epochs": record["counts"]["epochs"],
             "train_seconds": record["seconds"],
-            "seconds": round(time.perf_counter() - began, 3),
             "loss": record["results"]["loss"],
             "unique_fraction": record["results"].get("unique_fraction"),
             "lr": record["config"]["lr"],
@@ -136,10 +148,6 @@ class RunPlan:
             },
             "commands": [step.command() for step in steps],
         }
-        write_json(self.result, result)
-        with contextlib.suppress(FileNotFoundError):  # needed for resuming alone
-            (self.folder / "student" / "checkpoint.pt").unlink()
-        return result
 
 
 def flat_metrics(judge: Judge, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -95,6 +95,7 @@ def study(
     from kdbias.studies.conclusions import conclude
 
     document, lines = conclude(plan, failed, os.fspath(description))
+    failed = document["failed"]
     if failed and not document["finished"]:
         label, error = next(iter(failed.items()))
         raise KdbiasError(f"all {len(failed):,} runs failed; {label}: {error}")

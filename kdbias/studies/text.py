@@ -52,8 +52,9 @@ def _rates(rates: dict[str, Any]) -> str:
 def _rate_rows(rates: dict[str, Any]) -> Iterable[list[str]]:
     for data, arms in rates.items():
         for arm, entry in (arms or {}).items():
-            tried = ", ".join(f"{rate}: {value:.4f}" for rate, value in entry["tried"].items())
-            yield [data, arm, entry["metric"], tried, f"{entry['lr']:g}"]
+            tried = (f"{r}: {'diverged' if v is None else f'{v:.4f}'}" for r, v in entry["tried"].items())
+            chosen = "none" if entry["lr"] is None else f"{entry['lr']:g}"
+            yield [data, arm, entry["metric"], ", ".join(tried), chosen]
 
 
 def _overview(cases: Sequence[CaseRows]) -> str:

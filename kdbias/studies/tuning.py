@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kdbias.errors import KdbiasError
 from kdbias.studies.cases import Case
 from kdbias.studies.description import BASELINE, Arm, Description
 from kdbias.studies.preparation import Machine
@@ -36,21 +35,31 @@ def tuning_runs(
 
 
 def chosen_rates(runs: Iterable[RunPlan]) -> dict[str, dict[str, Any]]:
-    """For each tuned arm: ``lr``, and what every rate gave (``tried``: rate -> metric)."""
-    found: dict[str, dict[str, Any]] = {}
+    """For each tuned arm: ``lr``, and what every rate gave (``tried``: rate -> metric).
+
+    A rate whose run diverged gave None and is never chosen; ``lr`` is None where all did.
+    """
+    metrics: dict[str, str] = {}
+    tried: dict[str, dict[float, tuple[float, bool] | None]] = {}
     for run in runs:
-        tune = run.case.prepared.data.tune
-        assert tune is not None
-        name = (tune.scratch_metric or tune.metric) if run.arm.scratch else tune.metric
-        value, lower = metric_of(
-            read_json(run.result), name, f"data.{run.case.prepared.data.name}.tune.metric"
-        )
-        entry = found.setdefault(run.arm.name, {"metric": name, "lower_is_better": lower, "tried": {}})
-        entry["tried"][run.lr] = value
-    for entry in found.values():
-        tried, sign = entry["tried"], -1 if entry["lower_is_better"] else 1
-        entry["lr"] = max(tried, key=lambda rate: sign * tried[rate])
-        entry["tried"] = {f"{rate:g}": value for rate, value in tried.items()}
-    if not found:
-        raise KdbiasError("nothing was tuned")
-    return found
+        data, name = run.case.prepared.data, run.arm.name
+        assert data.tune is not None
+        assert run.lr is not None
+        metrics[name] = (data.tune.scratch_metric if run.arm.scratch else None) or data.tune.metric
+        result = read_json(run.result)
+        found = None if "diverged" in result else metric_of(result, metrics[name], f"data.{data.name}.tune")
+        tried.setdefault(name, {})[run.lr] = found
+    return {name: _chosen(metric, tried[name]) for name, metric in metrics.items()}
+
+
+def _chosen(metric: str, tried: dict[float, tuple[float, bool] | None]) -> dict[str, Any]:
+    """`tried`: rate -> value and whether less is better, or None."""
+    values = {rate: found[0] for rate, found in tried.items() if found is not None}
+    lower = any(found[1] for found in tried.values() if found is not None)
+    best = min if lower else max
+    return {
+        "metric": metric,
+        "lower_is_better": lower,
+        "tried": {f"{rate:g}": values.get(rate) for rate in tried},
+        "lr": best(values, key=lambda rate: values[rate]) if values else None,
+    }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import DivergedError, KdbiasError
 from kdbias.networks.saved import read_checkpoint
 from kdbias.optional import require
 from kdbias.sampler.manifest_sampler import Epochs
@@ -67,13 +67,13 @@ class Meter:
         self._mark = now
 
     def end_epoch(self, epoch: int, rate: float, drawn: dict[str, float]) -> None:
-        """Close the epoch's row. Raises KdbiasError where the loss is no number any more."""
+        """Close the epoch's row. Raises DivergedError where the loss is no number any more."""
         assert self.loss_sum is not None
         parts = [value / self.position for value in self.loss_sum.tolist()]
         loss = sum(parts)
         self.tick()
         if not math.isfinite(loss):
-            raise KdbiasError(
+            raise DivergedError(
                 f"the loss of epoch {epoch + 1} is {loss}: lower --lr (peak {rate:g} there) or clip"
             )
         row = {"epoch": epoch + 1, "step": self.step, "loss": loss}

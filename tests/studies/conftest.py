@@ -33,7 +33,7 @@ epochs = 2
 batch_size = 32
 optimizer = "adamw"
 [data.digits.tune]
-lr = [0.003, 0.03]
+lr = [0.003, 0.03, 1e30]
 bias = "tail"
 metric = "fidelity.distance"
 scratch_metric = "own.centroid_balanced_accuracy"

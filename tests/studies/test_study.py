@@ -55,6 +55,7 @@ def test_tables_and_plots_are_written(finished):
     text = (out / "results.md").read_text()
     assert "| equilibrium |" in text
     assert "digits | natural | fidelity.distance | 0.003:" in text
+    assert "1e+30: diverged | 0.0" in text  # and another rate is chosen
     assert sorted(path.name for path in (out / "plots").iterdir()) == [
         "screen-density.svg",
         "screen-gains.svg",
