@@ -7,6 +7,7 @@ from typing import Any
 
 from kdbias.studies.plan import Plan
 from kdbias.studies.results import collect, write_results
+from kdbias.studies.tuning import end_of_range
 from kdbias.tables.files import atomic_path, write_json
 
 
@@ -15,7 +16,8 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
     named, unnamed = plan.runs(plan.cases.values())
     rows, diverged = collect(named)
     rates = {case.prepared.data.name: plan.rates(case) for case in plan.cases.values()}
-    failed = {**failed, **diverged, **_without_rate(rates)}
+    tuned = {f"{data} {arm}": e for data, arms in rates.items() for arm, e in (arms or {}).items()}
+    failed = {**failed, **diverged, **_without_rate(tuned)}
     document: dict[str, Any] = {
         "name": plan.study.name,
         "command": f"kdbias study {description} -o {plan.out}",
@@ -27,6 +29,7 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
     }
     lines = [f"{plan.out}: {len(rows):,} of {document['planned']:,} runs are finished"]
     lines += [f"failed: {label}: {error}" for label, error in failed.items()]
+    lines += _at_an_end(tuned)
     if rows:
         from kdbias.studies.figures import write_plots
         from kdbias.studies.text import results_text
@@ -41,11 +44,18 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
     return document, lines
 
 
-def _without_rate(rates: Mapping[str, Mapping[str, Any] | None]) -> dict[str, str]:
-    """Tuned arms that have no learning rate, and why."""
+def _without_rate(tuned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {
-        f"{data} {arm}": f"every learning rate diverged ({', '.join(entry['tried'])}); give smaller ones too"
-        for data, arms in rates.items()
-        for arm, entry in (arms or {}).items()
+        label: f"every learning rate diverged ({', '.join(entry['tried'])}); give smaller ones too"
+        for label, entry in tuned.items()
         if entry["lr"] is None
     }
+
+
+def _at_an_end(tuned: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"warning: {label}: the {end} of the learning rates tried ({', '.join(entry['tried'])}) was best; "
+        "a better one may lie beyond it"
+        for label, entry in tuned.items()
+        if (end := end_of_range(entry)) is not None
+    ]

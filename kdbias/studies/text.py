@@ -10,6 +10,7 @@ from kdbias.studies.comparisons import PREDICTORS, CaseRows, Compared, cases_of,
 from kdbias.studies.description import BASELINE, Description
 from kdbias.studies.results import Row
 from kdbias.studies.statistics import Correlation, Difference
+from kdbias.studies.tuning import end_of_range
 
 _BETTER, _WORSE = " ▲", " ▼"
 _READING = """\
@@ -43,7 +44,8 @@ def _rates(rates: dict[str, Any]) -> str:
     lines = [
         "## Learning rates",
         "Tuned for natural sampling alone, with a seed that no round uses; every arm takes the rate of its "
-        "baseline (natural, or natural from scratch).",
+        "baseline (natural, or natural from scratch). Where the smallest or the largest was chosen, a better "
+        "one may lie beyond.",
         _table(["data", "tuned arm", "metric", "tried", "chosen"], _rate_rows(rates)),
     ]
     return "\n\n".join(lines)
@@ -53,7 +55,8 @@ def _rate_rows(rates: dict[str, Any]) -> Iterable[list[str]]:
     for data, arms in rates.items():
         for arm, entry in (arms or {}).items():
             tried = (f"{r}: {'diverged' if v is None else f'{v:.4f}'}" for r, v in entry["tried"].items())
-            chosen = "none" if entry["lr"] is None else f"{entry['lr']:g}"
+            chosen, end = "none" if entry["lr"] is None else f"{entry['lr']:g}", end_of_range(entry)
+            chosen += "" if end is None else f" (the {end})"
             yield [data, arm, entry["metric"], ", ".join(tried), chosen]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +63,11 @@ def _chosen(metric: str, tried: dict[float, tuple[float, bool] | None]) -> dict[
         "tried": {f"{rate:g}": values.get(rate) for rate in tried},
         "lr": best(values, key=lambda rate: values[rate]) if values else None,
     }
+
+
+def end_of_range(entry: Mapping[str, Any]) -> str | None:
+    """ "smallest" or "largest" where that rate of those tried was chosen, so that the best may lie beyond."""
+    rates = sorted(entry["tried"], key=float)
+    if entry["lr"] is None or len(rates) < 2:
+        return None
+    return {rates[0]: "smallest", rates[-1]: "largest"}.get(f"{entry['lr']:g}")

@@ -11,6 +11,8 @@ from kdbias.studies.conclusions import conclude
 from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan
 from kdbias.studies.preparation import Machine
+from kdbias.studies.text import results_text
+from kdbias.studies.tuning import end_of_range
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.files import write_json
 
@@ -67,6 +69,33 @@ def test_arms_whose_every_rate_diverged_are_left_out_and_said(description, tmp_p
     document, lines = conclude(plan, {}, "study.toml")
     assert document["failed"]["digits scratch"].startswith("every learning rate diverged (0.001, 0.01, 0.1)")
     assert any("failed: digits scratch: every learning rate diverged" in line for line in lines)
+
+
+def test_a_best_rate_at_an_end_of_those_tried_is_said(description, tmp_path):
+    plan = tuned(description, tmp_path / "out", {False: (1.2, 1.1, None), True: (0.5, 0.6, 0.7)})
+    document, lines = conclude(plan, {}, "study.toml")
+    warnings = [line for line in lines if line.startswith("warning")]
+    assert warnings == [
+        "warning: digits scratch: the largest of the learning rates tried (0.001, 0.01, 0.1) was best; "
+        "a better one may lie beyond it"
+    ]
+    text = results_text(plan.study, [], document)
+    assert "0.001: 1.2000, 0.01: 1.1000, 0.1: diverged | 0.01 |" in text
+    assert "| 0.1 (the largest) |" in text
+
+
+@pytest.mark.parametrize(
+    ("tried", "lr", "end"),
+    [
+        ({"0.01": 1, "0.001": 2, "0.1": 3}, 0.01, None),
+        ({"0.01": 1, "0.001": 2, "0.1": 3}, 0.001, "smallest"),
+        ({"0.01": None, "0.1": 3}, 0.1, "largest"),
+        ({"0.01": 1}, 0.01, None),  # nothing was compared
+        ({"0.01": None, "0.1": None}, None, None),
+    ],
+)
+def test_which_end_was_chosen(tried, lr, end):
+    assert end_of_range({"tried": tried, "lr": lr}) == end
 
 
 def test_a_run_that_failed_otherwise_keeps_its_arms_waiting(description, tmp_path):
