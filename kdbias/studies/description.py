@@ -123,12 +123,15 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Round:
-    """Seeds, and which arms and cases ("DATASET/BIAS") they are for (default: all)."""
+    """Seeds, and which arms and cases ("DATASET/BIAS") they are for (default: all; an empty list: none)."""
 
     name: str
     seeds: tuple[int, ...]
     arms: tuple[str, ...] | None = None
     cases: tuple[str, ...] | None = None
+
+    def has(self, case: str) -> bool:
+        return self.cases is None or case in self.cases
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,11 @@ class Plan:
         tune = case.prepared.data.tune
         return None if tune is None else self.cases[f"{case.prepared.data.name}/{tune.bias}"]
 
-    def arms(self, case: Case, rounds: Sequence[str] = ()) -> list[Arm]:
-        """The arms of a case over these rounds (all where empty), in the order of the file."""
+    def arms(self, case: Case) -> list[Arm]:
+        """The arms of a case over all rounds, in the order of the file."""
         found = dict[str, Arm]()
-        for name, round_ in self.study.rounds.items():
-            if (not rounds or name in rounds) and (round_.cases is None or case.name in round_.cases):
+        for round_ in self.study.rounds.values():
+            if round_.has(case.name):
                 found |= {arm.name: arm for arm in self.study.arms_of(case.prepared.data, case.bias, round_)}
         return [arm for arm in self.study.arms.values() if arm.name in found]
 
@@ -107,7 +107,7 @@ class Plan:
         for case in cases:
             rates = self.rates(case)
             for name, round_ in self.study.rounds.items():
-                if (rounds and name not in rounds) or (round_.cases and case.name not in round_.cases):
+                if (rounds and name not in rounds) or not round_.has(case.name):
                     continue
                 arms = self.study.arms_of(case.prepared.data, case.bias, round_)
                 if rates is None or not case.is_drawn:

@@ -1,0 +1,39 @@
+"""Which runs a study consists of."""
+
+import numpy as np
+import pytest
+
+from kdbias.data import open_data
+from kdbias.studies.description import read_description
+from kdbias.studies.plan import Plan
+from kdbias.studies.preparation import Machine
+from kdbias.tables.embedding_table import write_embedding_table
+
+
+def plan_of(file, out):
+    return Plan(read_description(file), out, Machine("cpu", 1))
+
+
+def write_draw(case):
+    """As many samples as the source has; only their number counts here."""
+    source = open_data(case.prepared.source)
+    write_embedding_table(case.draw, source.ids, np.ones((source.n, 2)))
+
+
+@pytest.mark.parametrize(("cases", "count"), [("", 12), ('cases = ["digits/tail"]', 12), ("cases = []", 6)])
+def test_a_round_has_its_cases_alone(tiny, tmp_path, cases, count):
+    more = f"seeds = [0, 1]\n[rounds.more]\nseeds = [2, 3]\n{cases}"
+    plan = plan_of(tiny.write(tmp_path / "study.toml", ("seeds = [0, 1]", more)), tmp_path / "out")
+    assert plan.runs(plan.cases.values()) == ([], count)
+
+
+def test_a_data_set_that_no_round_asks_for_has_no_runs(tiny, tmp_path):
+    file = tiny.write(tmp_path / "study.toml", ("seeds = [0, 1]", "seeds = [0, 1]\ncases = []"))
+    plan = plan_of(file, tmp_path / "out")
+    (case,) = plan.cases.values()
+    assert plan.needed_arms(case) == []
+    assert plan.tuning([case]) == []
+    assert plan.runs([case]) == ([], 0)
+    write_draw(case)
+    assert plan.rates(case) == {}
+    assert plan.runs([case]) == ([], 0)
