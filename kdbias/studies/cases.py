@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kdbias.studies.preparation import PART, Machine, Prepared
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.files import read_json
+from kdbias.tables.run_record import RECORD
 
 MEASURES = ("uniformity", "null", "excess", "effective_distinct", "rectification")
 
@@ -59,8 +61,13 @@ class Case:
 
     @property
     def is_drawn(self) -> bool:
-        record = self.draw / "run.json"
+        record = self.draw / RECORD
         return record.exists() and read_json(record).get("status") == "finished"
+
+    @cached_property
+    def samples(self) -> int:
+        """How many the finished draw has, by its record: a large draw's parts are not opened for it."""
+        return int(read_json(self.draw / RECORD)["counts"]["samples"])
 
     def manifest(self, arm: Arm) -> Path:
         options = arm.manifest

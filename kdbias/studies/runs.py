@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from kdbias.studies.cases import Case
 from kdbias.studies.description import Arm, Judge
 from kdbias.studies.preparation import Machine, expand
 from kdbias.tables import fingerprints
-from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import read_json, write_json
 
 
@@ -47,7 +47,7 @@ class RunPlan:
         rate = "" if self.lr is None else f" lr {self.lr:g}"
         return f"{self.case.name} {self.arm.name} seed {self.seed}{rate}"
 
-    @property
+    @cached_property
     def options(self) -> dict[str, Any]:
         """What decides the student, as options of `kdbias.train`."""
         data = self.case.prepared.data
@@ -57,11 +57,10 @@ class RunPlan:
         chosen |= self.arm.train
         batch_size = int(chosen.get("batch_size", 128))
         chosen["batch_size"] = batch_size
-        samples = EmbeddingTable.open(self.case.draw).n
-        steps_an_epoch = math.ceil(samples / batch_size)
+        steps_an_epoch = math.ceil(self.case.samples / batch_size)
         return {**chosen, "epochs": max(1, round(self.case.steps / steps_an_epoch)), "seed": self.seed}
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         digest = fingerprints.of_json([self.case.key, self.arm.manifest, self.options])[:8]
         return self.out / "runs" / self.case.name / f"{self.arm.name}-seed{self.seed}-{digest}"

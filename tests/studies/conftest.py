@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from kdbias.data import open_data
 from kdbias.data.digits import write_digits
+from kdbias.studies.cases import Case
+from kdbias.tables.embedding_table import write_embedding_table
 
 TOML = """
 name = "tiny"
@@ -68,6 +72,11 @@ class Tiny:
             text = text.replace(old, new, 1)
         file.write_text(text)
         return file
+
+    def write_draw(self, case: Case) -> None:
+        """A draw of all samples that is good for nothing but to be counted: runs can be named after it."""
+        ids = open_data(str(self.source)).ids
+        write_embedding_table(case.draw, ids, np.ones((len(ids), 2)))
 
 
 @pytest.fixture(scope="session")

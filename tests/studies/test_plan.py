@@ -1,23 +1,17 @@
 """Which runs a study consists of."""
 
-import numpy as np
+import shutil
+
 import pytest
 
-from kdbias.data import open_data
 from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan
 from kdbias.studies.preparation import Machine
-from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.studies.runs import RunPlan
 
 
 def plan_of(file, out):
     return Plan(read_description(file), out, Machine("cpu", 1))
-
-
-def write_draw(case):
-    """As many samples as the source has; only their number counts here."""
-    source = open_data(case.prepared.source)
-    write_embedding_table(case.draw, source.ids, np.ones((source.n, 2)))
 
 
 @pytest.mark.parametrize(("cases", "count"), [("", 12), ('cases = ["digits/tail"]', 12), ("cases = []", 6)])
@@ -34,6 +28,19 @@ def test_a_data_set_that_no_round_asks_for_has_no_runs(tiny, tmp_path):
     assert plan.needed_arms(case) == []
     assert plan.tuning([case]) == []
     assert plan.runs([case]) == ([], 0)
-    write_draw(case)
+    tiny.write_draw(case)
     assert plan.rates(case) == {}
     assert plan.runs([case]) == ([], 0)
+
+
+def test_naming_runs_opens_no_part_of_the_draw(tiny, tmp_path):
+    plan = plan_of(tiny.write(tmp_path / "study.toml"), tmp_path / "out")
+    (case,) = plan.cases.values()
+    tiny.write_draw(case)
+    for part in case.draw.glob("part-*.parquet"):
+        part.unlink()
+    run = RunPlan(plan.out, case, plan.study.arms["natural"], 0, None, plan.machine)
+    named = run.folder, run.options
+    assert run.options["epochs"] == 1
+    shutil.rmtree(case.draw)
+    assert (run.folder, run.options) == named  # counted once

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan
 from kdbias.studies.preparation import Machine, locate, prepare
 from kdbias.studies.runs import RunPlan
-from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
 
 CPU = Machine("cpu", 1)
@@ -56,36 +57,35 @@ def stored(tiny, tmp_path) -> Path:
     return tiny.write(tmp_path / "study.toml", (TRAINED, judge), ("steps = 4", teacher))
 
 
-def one_run(description: Path, out: Path) -> RunPlan:
-    """A run of the study as it would be named now; its draw is there only to be counted."""
+def one_run(tiny: Any, description: Path, out: Path) -> RunPlan:
+    """A run of the study as it would be named now."""
     plan = Plan(read_description(description), out, CPU)
     (case,) = plan.cases.values()
-    source = open_data(case.prepared.source)
-    write_embedding_table(case.draw, source.ids, np.ones((source.n, 2)))
+    tiny.write_draw(case)
     return RunPlan(out, case, plan.study.arms["natural"], 0, None, CPU)
 
 
-def test_another_teacher_in_the_same_file_is_another_study(stored, tmp_path):
-    before = one_run(stored, tmp_path / "out")
+def test_another_teacher_in_the_same_file_is_another_study(tiny, stored, tmp_path):
+    before = one_run(tiny, stored, tmp_path / "out")
     vectors = np.load(tmp_path / "vectors.npy")
     np.save(tmp_path / "vectors.npy", vectors[::-1])
-    assert one_run(stored, tmp_path / "out").folder != before.folder
+    assert one_run(tiny, stored, tmp_path / "out").folder != before.folder
     np.save(tmp_path / "vectors.npy", vectors)
-    assert one_run(stored, tmp_path / "out").folder == before.folder
+    assert one_run(tiny, stored, tmp_path / "out").folder == before.folder
 
 
-def test_a_teacher_may_move(stored, tmp_path):
-    before = one_run(stored, tmp_path / "out")
+def test_a_teacher_may_move(tiny, stored, tmp_path):
+    before = one_run(tiny, stored, tmp_path / "out")
     shutil.move(tmp_path / "vectors.npy", tmp_path / "moved.npy")
     stored.write_text(stored.read_text().replace("vectors.npy", "moved.npy"))
-    assert one_run(stored, tmp_path / "out").folder == before.folder
+    assert one_run(tiny, stored, tmp_path / "out").folder == before.folder
 
 
-def test_other_pairs_in_the_same_file_are_judged_anew(stored, tmp_path):
-    before = one_run(stored, tmp_path / "out")
+def test_other_pairs_in_the_same_file_are_judged_anew(tiny, stored, tmp_path):
+    before = one_run(tiny, stored, tmp_path / "out")
     lines = (tmp_path / "pairs.csv").read_text().splitlines()
     (tmp_path / "pairs.csv").write_text("\n".join([*lines, "a,b,0"]) + "\n")
-    after = one_run(stored, tmp_path / "out")
+    after = one_run(tiny, stored, tmp_path / "out")
     assert after.folder == before.folder  # the student is the same
     assert after.result != before.result
     scores = [{step.output for step in run.steps() if step.stage == "evaluate"} for run in (before, after)]
