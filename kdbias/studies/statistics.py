@@ -61,7 +61,11 @@ def rank_correlation(
 ) -> Correlation | None:
     """Mean over cases of Spearman's correlation between a measure of each arm and its mean gain.
 
-    Each bootstrap resample redraws the cases, within each its arms, and each arm's seeds.
+    Each bootstrap resample redraws the cases, within each its arms, and each arm's seeds. The seeds' luck,
+    which is in the arms' mean gains already, counts twice by that: the interval is conservative. Over 4 to 11
+    arms it held the true correlation in 92 to 100 % of simulated trials, and without any effect it excluded 0
+    in about 1 % of them, not in 5 %. Redrawing arms alone, or Fisher's z, keeps the 5 %, but where 4 arms
+    correlated by 0.95 both held the truth in 45 % of trials.
 
     Args:
         cases: for each, the measure of each arm, and of each arm the gains by seed (larger = better).

@@ -98,7 +98,8 @@ def _correlations(cases: Sequence[CaseRows]) -> str:
         rows.append(["mean over cases", *(_correlation(correlate(cases, p, m)) for p, m in pairs)])
     text = (
         "Rank correlation (Spearman) across arms between a measure of the sampled data and the gain; "
-        "uniformity counts as evener = larger. 95 % bootstrap interval over cases, arms and seeds:"
+        "uniformity counts as evener = larger. 95 % bootstrap interval over cases, arms and seeds, which is "
+        "conservative: without any effect it excludes 0 in about 1 % of cases, and it may miss a weak one."
     )
     return f"{text}\n\n{_table(['case', *headings], rows)}"
 

@@ -51,6 +51,19 @@ def test_rank_correlation_is_spearmans():
     assert (perfect.rho, perfect.cases, perfect.arms) == (pytest.approx(1), 2, 6)
 
 
+@pytest.mark.parametrize(("arms", "rho", "least"), [(4, 0.95, 0.9), (6, 0.8, 0.9), (8, 0.0, 0.95)])
+def test_rank_correlation_intervals_hold_the_truth(arms, rho, least):
+    rng = np.random.default_rng(0)
+    true = 6 / np.pi * np.arcsin(rho / 2)  # Spearman's of a normal pair whose Pearson's is rho
+    held = 0
+    for trial in range(40):
+        measure = rng.normal(size=arms)
+        gains = rho * measure[:, None] + np.sqrt(3 * (1 - rho**2)) * rng.normal(size=(arms, 3))
+        found = rank_correlation([(measure, list(gains))], repeats=100, seed=trial)
+        held += found.low <= true <= found.high
+    assert held / 40 >= least
+
+
 def row(arm: str, seed: int, accuracy: float, distance: float, distinct: float, **more: object) -> Row:
     facts = {"effective_distinct": distinct, "sampling": "systematic", "method": arm, **more}
     metrics = {"a.accuracy": accuracy, "a.distance": distance}
