@@ -43,7 +43,7 @@ class Bias:
     kind        none, long-tail (`imbalance`, maybe `samples` of the largest class),
                 skew (`share` of `samples` have `value` in `column`),
                 fraction (`fraction` of the samples, or `samples` of them)
-    steps       overrides the data set's; arms: those to run here (default: the data set's)
+    steps       overrides the data set's; arms: those of the data set's to run here (default: all)
     """
 
     name: str

@@ -39,7 +39,7 @@ _GROUP_ROWS = 1000
 
 @dataclass(frozen=True)
 class Machine:
-    """How to compute, which changes no result on a CPU: device, and threads of one worker."""
+    """How to compute: device, and threads of one worker; another choice rounds differently."""
 
     device: str = "auto"
     threads: int = 1

@@ -1,5 +1,8 @@
 """A study's file is checked before anything runs; which samples a bias keeps."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.studies.bias import draw
 from kdbias.studies.description import Bias, read_description
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_reads_what_is_written(tiny, tmp_path):
@@ -16,6 +21,14 @@ def test_reads_what_is_written(tiny, tmp_path):
     assert data.bias["tail"].imbalance == 5
     assert study.arms["equilibrium"].manifest == {"method": "equilibrium", "min_ess": 0.5}
     assert [judge.name for judge in data.judge.values() if judge.in_teacher_space] == ["knn", "fidelity"]
+
+
+def test_the_studies_of_the_benchmarks_and_of_the_docs_are_read(tmp_path):
+    names = {path.stem: read_description(path).name for path in (ROOT / "benchmarks/studies").glob("*.toml")}
+    assert names == {"cpu": "cpu", "gpu": "gpu"}
+    (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/studies.md").read_text(), re.DOTALL)
+    (tmp_path / "example.toml").write_text(example)
+    assert read_description(tmp_path / "example.toml").name == "mine"
 
 
 @pytest.mark.parametrize(
