@@ -266,6 +266,8 @@ def _check_data(study: Description, data: DataSet, here: str) -> None:
     own = [judge for judge in data.judge.values() if judge.data is None]
     if own and data.holdout is None and not data.test_where:
         raise KdbiasError(f"{here}: say what the students are judged on: test_where or holdout")
+    if not data.primary:
+        raise KdbiasError(f"{here}.primary is empty, should name JUDGE.METRIC; judges: {_list(data.judge)}")
     for metric in data.primary:
         if metric.partition(".")[0] not in data.judge:
             raise KdbiasError(

@@ -45,6 +45,11 @@ def test_the_studies_of_the_benchmarks_and_of_the_docs_are_read(tmp_path):
         ('bias = "tail"', 'bias = "head"', r"tune\.bias: there is no 'head'"),
         ("[arms.natural]\n", "[arms.plain]\n", r"needs an arm named natural"),
         ('primary = ["knn.', 'primary = ["nkn.', r"primary: 'nkn\..*should be JUDGE\.METRIC"),
+        (
+            'primary = ["knn.centroid_balanced_accuracy", "fidelity.distance", "own.knn_accuracy"]',
+            "primary = []",
+            r"primary is empty, should name JUDGE\.METRIC; judges: knn, own, fidelity",
+        ),
         ("seeds = [0, 1]", "seeds = [0, 0]", r"should be different whole numbers"),
         ("seeds = [0, 1]", 'seeds = [0, 1]\narms = ["x"]', r"rounds\.screen\.arms: there is no 'x'"),
         ("[arms.scratch]", '[arms."a/b"]', r"'a/b' is no name"),
