@@ -125,6 +125,15 @@ def test_covers_on_real_embeddings(real_data, name: str) -> None:
     assert (np.array(estimate.quality["spearman"]) > 0.99).all()
 
 
+def test_samples_that_see_nothing_have_finite_errors() -> None:
+    x = reference.clustered_sphere(600, 16, 3, spread=0.2)
+    seen = reference.cosines(x)[0] > 0.5
+    estimate = estimate_pairs(x, [4.0, 300.0], reference.probabilities(seen), threads=1)
+    assert (all_pairs(x, [300.0], reference.probabilities(seen)).potentials == 0).any()
+    for name in ("rms_relative_error", "largest_relative_error", "spearman"):
+        assert np.isfinite(estimate.quality[name]).all()
+
+
 def test_rank_correlation() -> None:
     rng = np.random.default_rng(0)
     a = rng.integers(0, 20, 200)
