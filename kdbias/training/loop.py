@@ -181,18 +181,19 @@ def fit(
     needed, pinned = samples.weights > 0, device.type == "cuda"
     images = open_images(samples.source, samples.preprocessings, needed, cfg, pin_memory=pinned)
     meter = record.load(learned, sampler) if record.has_checkpoint else Meter(loss_of.names)
+    begun = meter.place(batch_size, steps_an_epoch)
     if processes.main:
         record.begin(cfg, data, meter.step)
-        say(_first_line(cfg, samples, processes, batch_size, steps, meter.step, network))
+        say(_first_line(cfg, samples, processes, batch_size, steps, begun, network))
     learn = processes.wrap(learner)
 
     with bar(steps, "steps", "train") as progress:
-        progress.update(meter.step)
-        while meter.step < steps:
-            epoch = meter.step // steps_an_epoch
-            sampler.set_epoch(epoch)
+        progress.update(begun)
+        while meter.epoch < cfg.epochs:
             meter.wait_from = time.perf_counter()
-            for batch in images.batches(sampler.batches(share)):
+            # Other processes may have left so little of an epoch that the sampler went on to the next one.
+            left = sampler.batches(share) if sampler.epoch == meter.epoch else iter(())
+            for batch in images.batches(left):
                 flips = None
                 if cfg.flip != "none":
                     flips = draw_flips(
@@ -210,27 +211,28 @@ def fit(
                 if cfg.clip_grad:
                     scaler.unscale_(optimiser)
                     nn.utils.clip_grad_norm_(learner.parameters(), cfg.clip_grad)
-                factor = rate_factor(meter.step, steps, cfg.schedule, warmup_steps, cfg.milestones)
+                place = meter.place(batch_size, steps_an_epoch)
+                rate = cfg.rate * rate_factor(place, steps, cfg.schedule, warmup_steps, cfg.milestones)
                 for group in optimiser.param_groups:
-                    group["lr"] = factor * cfg.rate
+                    group["lr"] = rate
                 scaler.step(optimiser)
                 scaler.update()
                 if average is not None:
                     average.update(network, meter.step)
 
-                meter.add(loss_of.parts, len(batch.rows), processes)
+                meter.add(loss_of.parts, len(batch.rows), rate, processes)
                 progress.update(1)
                 if processes.main:
-                    record.scalars(meter, loss_of.parts, factor * cfg.rate)
-                    if record.due(cfg.checkpoint_seconds) and meter.step % steps_an_epoch:
+                    record.scalars(meter, loss_of.parts)
+                    if record.due(cfg.checkpoint_seconds):
                         record.save(learned, sampler.state_dict(meter.position), meter)
-            drawn = sampler.drawn(epoch, meter.position) if processes.main else {}
-            meter.end_epoch(epoch, factor * cfg.rate, drawn)
+            meter.end_epoch(sampler.drawn(meter.epoch, meter.position) if processes.main else {})
+            sampler.set_epoch(meter.epoch)
             progress.set_postfix_str(meter.describe_last())
             if processes.main:
                 record.write_metrics(meter.history)
-                if record.due(cfg.checkpoint_seconds) or meter.step == steps:
-                    record.save(learned, {**sampler.state_dict(0), "epoch": epoch + 1}, meter)
+                if record.due(cfg.checkpoint_seconds) or meter.epoch == cfg.epochs:
+                    record.save(learned, sampler.state_dict(), meter)
     return (average.network if average is not None else network), how, meter
 
 

@@ -20,7 +20,7 @@ from kdbias.tables.files import atomic_path
 from kdbias.training.config import TrainingConfig
 from kdbias.training.processes import Processes
 
-FORMAT = "kdbias-checkpoint-3"
+FORMAT = "kdbias-checkpoint-4"
 _SCALARS_EVERY = 10
 
 
@@ -29,14 +29,17 @@ class Meter:
     """Where a run stands and what it has measured.
 
     terms     names of the summands of the loss
-    step      steps done; position = draws of the current epoch that all processes have used up
+    epoch     epochs done; position = draws of the next one that all processes have used up
+    step      steps done, by however many processes; rate = the learning rate of the last one
     loss_sum  (terms,) float64 summands times images, of all processes, since the epoch began
     history   one row an epoch, the columns of metrics.csv
     """
 
     terms: list[str]
-    step: int = 0
+    epoch: int = 0
     position: int = 0
+    step: int = 0
+    rate: float = 0.0
     loss_sum: torch.Tensor | None = None
     wait_seconds: float = 0.0
     seconds: float = 0.0
@@ -48,8 +51,16 @@ class Meter:
     def waited(self) -> None:
         self.wait_seconds += time.perf_counter() - self.wait_from
 
-    def add(self, parts: torch.Tensor, images: int, processes: Processes) -> None:
-        """Count a step in which each process took `images`.
+    def place(self, batch_size: int, steps_an_epoch: int) -> int:
+        """Steps from the run's start to here as these processes count them.
+
+        Others may have had one step an epoch more or fewer: what is left of an epoch at its end is no batch
+        for every number of processes. Draws count the same for all.
+        """
+        return self.epoch * steps_an_epoch + self.position // batch_size
+
+    def add(self, parts: torch.Tensor, images: int, rate: float, processes: Processes) -> None:
+        """Count a step at learning rate `rate` in which each process took `images`.
 
         Sums stay on the device, so that no step waits for its loss to arrive, and are of all processes at
         every step: a checkpoint, which one of them writes, then holds what the others have seen as well.
@@ -58,6 +69,7 @@ class Meter:
         self.loss_sum = weighted if self.loss_sum is None else self.loss_sum.to(weighted.device) + weighted
         self.position += images * processes.world_size
         self.step += 1
+        self.rate = rate
         self.wait_from = time.perf_counter()
 
     def tick(self) -> None:
@@ -66,7 +78,7 @@ class Meter:
         self.epoch_seconds += now - self._mark
         self._mark = now
 
-    def end_epoch(self, epoch: int, rate: float, drawn: dict[str, float]) -> None:
+    def end_epoch(self, drawn: dict[str, float]) -> None:
         """Close the epoch's row. Raises DivergedError where the loss is no number any more."""
         assert self.loss_sum is not None
         parts = [value / self.position for value in self.loss_sum.tolist()]
@@ -74,13 +86,14 @@ class Meter:
         self.tick()
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the loss of epoch {epoch + 1} is {loss}: lower --lr (peak {rate:g} there) or clip"
+                f"the loss of epoch {self.epoch + 1} is {loss}: lower --lr (peak {self.rate:g} there) or clip"
             )
-        row = {"epoch": epoch + 1, "step": self.step, "loss": loss}
+        self.epoch += 1
+        row = {"epoch": self.epoch, "step": self.step, "loss": loss}
         if len(parts) > 1:
             row |= {f"loss_{name}": part for name, part in zip(self.terms, parts, strict=True)}
         row |= {
-            "lr": rate,
+            "lr": self.rate,
             "images_per_second": self.position / self.epoch_seconds,
             "data_wait": self.wait_seconds / self.epoch_seconds,
         }
@@ -98,7 +111,7 @@ class Meter:
 
     def to_dict(self) -> dict[str, Any]:
         self.tick()
-        names = ("terms", "step", "position", "loss_sum", "wait_seconds", "seconds")
+        names = ("terms", "epoch", "position", "step", "rate", "loss_sum", "wait_seconds", "seconds")
         return {k: getattr(self, k) for k in (*names, "epoch_seconds", "history")}
 
 
@@ -156,13 +169,13 @@ class Record:
         sampler.load_state_dict(content["sampler"])
         return Meter(**content["meter"])
 
-    def scalars(self, meter: Meter, parts: torch.Tensor, rate: float) -> None:
+    def scalars(self, meter: Meter, parts: torch.Tensor) -> None:
         """Add the step's loss to the TensorBoard log, now and then."""
         if self._writer is None or meter.step % _SCALARS_EVERY:
             return
         values = parts.tolist()
         self._writer.add_scalar("step/loss", sum(values), meter.step)
-        self._writer.add_scalar("step/lr", rate, meter.step)
+        self._writer.add_scalar("step/lr", meter.rate, meter.step)
         if len(values) > 1:
             for name, value in zip(meter.terms, values, strict=True):
                 self._writer.add_scalar(f"step/loss_{name}", value, meter.step)

@@ -1,0 +1,90 @@
+"""Going on with another number of processes: the same draws, every epoch whole, one schedule."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdbias.training import loop
+from kdbias.training.processes import Processes
+from kdbias.training.record import Meter, Record
+
+EPOCHS, ROWS, BATCH = 3, 50, 16  # one process takes 16, 16, 16 and 2; two or four leave out the last 2
+
+
+class Alike(Processes):
+    """The first of several processes, whose others are supposed to see what it sees."""
+
+    def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
+        return module
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return self.world_size * values
+
+    def on_main(self, work: Any) -> Any:
+        return work()
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (1, 4)])
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 8])
+def test_another_number_of_processes_goes_on_where_the_first_stopped(
+    lab: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    schedule: str,
+    before: int,
+    after: int,
+    stop: int,
+) -> None:
+    steps: list[tuple[int, float]] = []  # draws and learning rate of each
+    add, save = Meter.add, Record.save
+
+    def add_and_note(self: Meter, parts: Any, images: int, rate: float, processes: Processes) -> None:
+        add(self, parts, images, rate, processes)
+        steps.append((images * processes.world_size, rate))
+
+    def save_and_stop(self: Record, *what: Any) -> None:
+        save(self, *what)
+        if len(steps) == stop:
+            raise Stopped
+
+    def run(processes: int) -> None:
+        @contextlib.contextmanager
+        def join(device: str) -> Iterator[Processes]:
+            yield Alike(0, processes, torch.device("cpu"))
+
+        monkeypatch.setattr(loop, "join_processes", join)
+        options = {"epochs": EPOCHS, "batch_size": BATCH, "schedule": schedule, "warmup": 0.0}
+        lab.run(tmp_path / "run", **options, weights=str(manifest), checkpoint_seconds=0)
+
+    manifest = tmp_path / "weights.csv"
+    manifest.write_text("\n".join(["sample_id,weight", *(f"{i},1" for i in lab.ids[:ROWS])]))
+    monkeypatch.setattr(Meter, "add", add_and_note)
+    monkeypatch.setattr(Record, "save", save_and_stop)
+    with pytest.raises(Stopped):
+        run(before)
+    monkeypatch.setattr(Record, "save", save)
+    run(after)
+
+    rows = lab.metrics(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    ends = [int(row["step"]) for row in rows]
+    assert ends[-1] == len(steps)
+    epochs = [steps[a:b] for a, b in itertools.pairwise([0, *ends])]
+    for row, taken in zip(rows, epochs, strict=True):
+        assert sum(draws for draws, _ in taken) in (ROWS - 2, ROWS)
+        assert row["unique_fraction"] >= 1 - 2 / ROWS  # no draw twice
+        assert row["lr"] == pytest.approx(taken[-1][1])
+    rates = [rate for _, rate in steps]
+    assert rates[0] == 0.05
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.2 * rates[0]  # the schedule ends with the run
