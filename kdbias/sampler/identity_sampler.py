@@ -16,6 +16,8 @@ from kdbias.tables import fingerprints
 from kdbias.tables.joins import encode
 from kdbias.tables.weight_manifest import validate_weights
 
+_TRADES = 6
+
 
 class IdentitySampler(Epochs, Sampler[list[int]]):
     """A batch sampler: each batch holds `identities` different labels and `instances` images of each.
@@ -118,8 +120,9 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
         by_identity = np.lexsort((rng.random(len(self._codes)), place_of[self._codes]))
         images = self._images(by_identity, visits, rng)
         # Visits of one identity are consecutive; dealt out in turn they fall into different batches.
-        dealt = images.reshape(self.identities, self.num_batches, self.instances).swapaxes(0, 1)
-        return dealt[rng.permutation(self.num_batches)]
+        dealt = np.arange(slots).reshape(self.identities, self.num_batches).T.copy()
+        _trade(dealt, np.repeat(shuffled, visits[shuffled]), rng)
+        return images[dealt]
 
     def _images(self, by_identity: np.ndarray, visits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(slots, instances) rows: systematic draws within each identity, dealt out to its visits in turn."""
@@ -157,6 +160,32 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
     def _counts(self, epoch: int, position: int | None) -> tuple[np.ndarray, int]:
         batches = self.num_batches if position is None else position // self.batch_size
         return np.bincount(self.order(epoch)[:batches].ravel(), minlength=self._n), len(self._rows)
+
+
+def _trade(batches: np.ndarray, owners: np.ndarray, rng: np.random.Generator) -> None:
+    """Mix visits between batches, in place, so that identities meet by chance; none comes twice in one.
+
+    batches  (b, p) numbers of the visits of each batch; owners (b * p,) the identity of each visit
+
+    Batches dealt out in turn repeat the same few groups of identities. So batches meet in random pairs, put
+    what only one of the two has into one pool and take their numbers of it back at random: the curveball
+    algorithm (Strona et al. 2014), which makes all ways of dealing that keep the rule equally likely. A visit
+    stays where it was dealt with probability 2^-rounds.
+    """
+    half, size = len(batches) // 2, batches.shape[1]
+    for _ in range(_TRADES):
+        order = rng.permutation(len(batches))
+        one, other = order[:half], order[half : 2 * half]
+        pool = np.concatenate([batches[one], batches[other]], axis=1)
+        names = owners[pool]
+        by_name = names.argsort(axis=1, kind="stable")
+        names = np.take_along_axis(names, by_name, axis=1)
+        pair, at = np.nonzero(names[:, 1:] == names[:, :-1])
+        keys = rng.random(pool.shape)
+        keys[pair, by_name[pair, at]] = -1.0  # an identity that both have stays in both
+        keys[pair, by_name[pair, at + 1]] = 2.0
+        pool = np.take_along_axis(pool, keys.argsort(axis=1, kind="stable"), axis=1)
+        batches[one], batches[other] = pool[:, :size], pool[:, size:]
 
 
 def _capped(mass: np.ndarray, batches: int, identities: int) -> np.ndarray:

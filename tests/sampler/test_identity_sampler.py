@@ -47,6 +47,38 @@ def test_identities_are_visited_floor_or_ceil_of_their_share() -> None:
         assert (visits <= np.ceil(expected)).all()
 
 
+def test_identities_meet_as_in_random_dealing() -> None:
+    labels = np.repeat(np.arange(100), 16)  # four visits to each identity an epoch, among eight a batch
+    drawn = IdentitySampler(np.ones(1600), labels, identities=8, instances=4, seed=1)
+    batches = labels[drawn.order(0)[:, :, 0]]
+    assert len({frozenset(batch) for batch in batches.tolist()}) == drawn.num_batches
+    together = np.zeros((100, 100), bool)
+    for batch in batches:
+        assert len(set(batch)) == 8
+        together[np.ix_(batch, batch)] = True
+    # Of the 28 others in its four batches an identity meets 99 (1 - (1 - 7/99)^4) = 25.2 different ones.
+    assert together.sum(1).mean() - 1 == pytest.approx(25.2, abs=1.0)
+
+
+def test_identities_that_alternate_in_the_file_do_not_give_one_sided_epochs() -> None:
+    labels = np.repeat(np.arange(100), 6)  # one and a half visits each: half of them are due another one
+    drawn = IdentitySampler(np.ones(600), labels, identities=10, instances=4, seed=1)
+    even = []
+    for epoch in range(30):
+        visits = np.bincount(labels[drawn.order(epoch)[:, :, 0].ravel()], minlength=100)
+        even.append((visits[::2] == 2).sum())
+    assert 15 < min(even) < max(even) < 35
+    assert len(set(even)) > 3
+
+
+def test_images_of_an_identity_meet_in_every_visit_anew() -> None:
+    labels = np.repeat(np.arange(8), 16)
+    drawn = IdentitySampler(np.ones(128), labels, identities=4, instances=4, seed=1)
+    visits = [frozenset(v) for e in range(20) for v in drawn.order(e).reshape(-1, 4).tolist() if 0 in v]
+    assert len(visits) == 20
+    assert len(set(visits)) > 15
+
+
 def test_an_image_repeats_within_a_visit_only_where_it_must() -> None:
     labels = ["a"] * 10 + ["b"] * 10 + ["c"] * 2 + ["d"] * 10
     drawn = IdentitySampler(np.ones(32), labels, identities=2, instances=4, num_samples=400)
