@@ -84,24 +84,28 @@ class TrainingSet:
 class Targets:
     """Stored teacher vectors: sample i has row rows[i] of `vectors` (m, dim), unit, and of `norms` (m,).
 
-    `flipped` are the vectors of the mirrored images; None where a mirrored image keeps its target. Large
-    tables are held as float16, as they are stored, and made float32 and unit again batch by batch.
+    `flipped` and `flip_norms` are those of the mirrored images; None where a mirrored image keeps its target.
+    Large tables are held as float16, as they are stored, and made float32 and unit again batch by batch.
     """
 
     vectors: np.ndarray
     norms: np.ndarray | None
     rows: np.ndarray
     flipped: np.ndarray | None
+    flip_norms: np.ndarray | None
 
     def at(self, samples: np.ndarray, flips: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         rows = self.rows[samples]
         vectors = self.vectors[rows]
+        norms = None if self.norms is None else self.norms[rows]
         if flips is not None and self.flipped is not None:
             vectors[flips] = self.flipped[rows[flips]]
+            if norms is not None and self.flip_norms is not None:
+                norms[flips] = self.flip_norms[rows[flips]]
         if vectors.dtype != np.float32:
             vectors = vectors.astype(np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors, None if self.norms is None else self.norms[rows]
+        return vectors, norms
 
 
 def _to(device: torch.device, array: np.ndarray | None) -> torch.Tensor | None:
@@ -152,15 +156,21 @@ def _stored_targets(
 ) -> Targets:
     rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
     dtype = np.float32 if 4 * table.n * table.d <= _FLOAT32_BYTES else np.float16
-    flipped = None
+    flipped = flip_norms = None
     if config.flip == "target":
         if not table.has_flip:
             raise KdbiasError(
                 f"--flip target needs the teacher's vectors of mirrored images, which {table.path} lacks: "
                 "embed again with --flip, use --live-teacher, or --flip same where mirroring changes nothing"
             )
+        if with_norms and not table.has_flip_norms:
+            raise KdbiasError(
+                f"loss {config.loss} with --flip target needs the norms of the mirrored images' vectors, "
+                f"which {table.path} lacks: embed again with --flip, or use a loss on unit vectors"
+            )
         flipped = table.vectors(dtype, column="embedding_flip")
-    return Targets(table.vectors(dtype), table.norms() if with_norms else None, rows, flipped)
+        flip_norms = table.flip_norms() if with_norms else None
+    return Targets(table.vectors(dtype), table.norms() if with_norms else None, rows, flipped, flip_norms)
 
 
 def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:

@@ -1,6 +1,7 @@
 """What teams switch on: sums of losses, flips, live teachers, averages, half precision, P x K, exports."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ def test_stored_flips_and_a_live_teacher_teach_the_same(
     lab.run(tmp_path / "none", **{**stored, "flip": "none"})
     for other in ("same", "none"):
         assert lab.metrics(tmp_path / other)[0]["loss"] != pytest.approx(losses[0][0], rel=1e-4)
+
+
+def test_a_mirrored_image_is_taught_the_norm_of_its_mirrored_view(
+    lab: Any, teacher: Path, flipped: Path, tmp_path: Path
+) -> None:
+    options = {"loss": "l2e-raw", "flip": "target", "epochs": 2}
+    lab.run(tmp_path / "stored", **options, embeddings=str(flipped))
+    lab.run(tmp_path / "live", **options, embeddings=None, live_teacher=f"run:{teacher}")
+    losses = [[r["loss"] for r in lab.metrics(tmp_path / name)] for name in ("stored", "live")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # A table may have mirrored vectors without their norms.
+    older = tmp_path / "older"
+    shutil.copytree(flipped, older)
+    for part in older.glob("part-*.parquet"):
+        pq.write_table(pq.read_table(part).drop_columns(["norm_flip"]), part)
+    with pytest.raises(KdbiasError, match="norms of the mirrored images' vectors"):
+        lab.run(tmp_path / "refused", **options, embeddings=str(older))
 
 
 def test_half_of_the_images_are_mirrored_by_step_and_rank() -> None:
@@ -296,7 +314,7 @@ def test_large_tables_are_held_in_half_precision(lab: Any, tmp_path: Path, monke
     lab.run(tmp_path / "float16")
     full, half = lab.metrics(tmp_path / "float32"), lab.metrics(tmp_path / "float16")
     assert [r["loss"] for r in half] == pytest.approx([r["loss"] for r in full], rel=1e-2)
-    targets = data.Targets(np.array([[0.6, 0.8]], np.float16), None, np.array([0, 0]), None)
+    targets = data.Targets(np.array([[0.6, 0.8]], np.float16), None, np.array([0, 0]), None, None)
     vectors, _ = targets.at(np.array([1]), None)
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors) == pytest.approx(1, abs=1e-6)
