@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,11 @@ class Meter:
     def end_epoch(self, drawn: dict[str, float]) -> None:
         """Close the epoch's row. Raises DivergedError where the loss is no number any more."""
         assert self.loss_sum is not None
+        self.require_finite([self.loss_sum])
         parts = [value / self.position for value in self.loss_sum.tolist()]
-        loss = sum(parts)
         self.tick()
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss of epoch {self.epoch + 1} is {loss}: lower --lr (peak {self.rate:g} there) or clip"
-            )
         self.epoch += 1
-        row = {"epoch": self.epoch, "step": self.step, "loss": loss}
+        row = {"epoch": self.epoch, "step": self.step, "loss": sum(parts)}
         if len(parts) > 1:
             row |= {f"loss_{name}": part for name, part in zip(self.terms, parts, strict=True)}
         row |= {
@@ -100,6 +96,15 @@ class Meter:
         self.history.append({**row, **drawn, "seconds": self.seconds})
         self.position, self.loss_sum = 0, None
         self.wait_seconds = self.epoch_seconds = 0.0
+
+    def require_finite(self, values: Iterable[torch.Tensor]) -> None:
+        """Raises DivergedError where a value is infinite or NaN."""
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise DivergedError(
+                f"the loss or a weight is infinite or NaN at step {self.step:,} (learning rate "
+                f"{self.rate:g} there), and checkpoint.pt is left as it was: start over (--overwrite) with a "
+                "lower --lr or --clip-grad"
+            )
 
     def describe_last(self) -> str:
         """The last epoch's loss, with the share of each summand where there are several."""
@@ -143,8 +148,11 @@ class Record:
         """Write checkpoint.pt: everything that the next step depends on.
 
         What is random in a step (order, flips, dropout) is a function of seed and step, so no generator's
-        state is needed.
+        state is needed. Raises DivergedError where the loss or a weight is no number any more: what a run that
+        diverged has learned must not replace what it had.
         """
+        losses = [] if meter.loss_sum is None else [meter.loss_sum]
+        meter.require_finite([*losses, *learned["learner"].state_dict().values()])
         content = {
             "format": FORMAT,
             "state": {name: part.state_dict() for name, part in learned.items() if part is not None},

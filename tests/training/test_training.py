@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from kdbias.errors import KdbiasError
-from kdbias.networks.saved import load_network
+from kdbias.networks.saved import load_network, read_checkpoint
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.training.loop import train
-from kdbias.training.record import Record
+from kdbias.training.record import Meter, Record
 
 
 def test_a_student_learns_the_teachers_vectors_joined_by_id(lab: Any, tmp_path: Path) -> None:
@@ -135,7 +135,31 @@ def test_samples_that_the_teacher_could_not_read_are_left_out(lab: Any, tmp_path
 
 def test_a_loss_that_is_no_number_ends_the_run(lab: Any, tmp_path: Path) -> None:
     with pytest.raises(KdbiasError, match="lower --lr"):
-        lab.run(tmp_path / "run", lr=1e30, clip_grad=0.0, loss="softmax", warmup=0.0)
+        lab.run(tmp_path / "run", lr=1e30, clip_grad=0.0, loss="softmax", embeddings=None, warmup=0.0)
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "weights"])
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    add, save, learners = Meter.add, Record.save, []
+
+    def spoil(self: Meter, parts: torch.Tensor, images: int, rate: float, processes: Any) -> None:
+        add(self, parts * np.nan if spoilt == "loss" and self.step == 4 else parts, images, rate, processes)
+        if spoilt == "weights" and self.step == 5:
+            next(learners[0].parameters()).data[0] = np.inf
+
+    def watch(self: Record, learned: dict, sampler: dict, meter: Meter) -> None:
+        learners.append(learned["learner"])
+        save(self, learned, sampler, meter)
+
+    monkeypatch.setattr(Meter, "add", spoil)
+    monkeypatch.setattr(Record, "save", watch)
+    with pytest.raises(KdbiasError, match=r"at step 5.*start over \(--overwrite\) with a lower --lr"):
+        lab.run(tmp_path / "run", checkpoint_seconds=0)
+    left = read_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert left["meter"]["step"] == 4
+    assert all(torch.isfinite(value).all() for value in left["state"]["learner"].values())
 
 
 @pytest.mark.parametrize(
