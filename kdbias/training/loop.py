@@ -180,7 +180,7 @@ def fit(
     steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
     needed, pinned = samples.weights > 0, device.type == "cuda"
     images = open_images(samples.source, samples.preprocessings, needed, cfg, pin_memory=pinned)
-    meter = record.load(learned, sampler) if record.has_checkpoint else Meter(loss_of.names)
+    meter = record.resume(learned, sampler, processes) or Meter(loss_of.names)
     begun = meter.place(batch_size, steps_an_epoch)
     if processes.main:
         record.begin(cfg, data, meter.step)

@@ -51,6 +51,14 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def gather(self, value: T) -> list[T]:
+        """Each process's `value`, by rank, on all of them."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
+
     def on_main(self, work: Callable[[], T]) -> T:
         """What `work` returns on the main process, on all of them; an error there is raised everywhere."""
         if self.world_size == 1:

@@ -163,8 +163,25 @@ class Record:
             torch.save(content, temporary)
         self._saved_at = time.monotonic()
 
-    def load(self, learned: dict[str, Any], sampler: Epochs) -> Meter:
-        """Put the run back to where checkpoint.pt left it."""
+    def resume(self, learned: dict[str, Any], sampler: Epochs, processes: Processes) -> Meter | None:
+        """Put the run back to where checkpoint.pt left it, on all processes; None where there is none.
+
+        Raises KdbiasError where processes do not find the main one's checkpoint.
+        """
+        if not processes.on_main(lambda: self.has_checkpoint):
+            return None
+        meter = self._load(learned, sampler) if self.has_checkpoint else None
+        steps = processes.gather(None if meter is None else meter.step)
+        for rank, step in enumerate(steps):
+            if step != steps[0]:
+                found = "finds none" if step is None else f"finds one at step {step:,}"
+                raise KdbiasError(
+                    f"{self._checkpoint} is at step {steps[0]:,} for process 0, but process {rank} {found}: "
+                    "the output folder must be on a disk that all machines share"
+                )
+        return meter
+
+    def _load(self, learned: dict[str, Any], sampler: Epochs) -> Meter:
         content = read_checkpoint(self._checkpoint)
         if content.get("format") != FORMAT:
             raise KdbiasError(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from kdbias.errors import KdbiasError
+from kdbias.sampler.manifest_sampler import ManifestSampler
 from kdbias.training import loop
 from kdbias.training.processes import Processes
 from kdbias.training.record import Meter, Record
@@ -27,6 +29,9 @@ class Alike(Processes):
 
     def on_main(self, work: Any) -> Any:
         return work()
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value] * self.world_size
 
 
 class Stopped(BaseException):
@@ -88,3 +93,33 @@ def test_another_number_of_processes_goes_on_where_the_first_stopped(
     assert rates[0] == 0.05
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 0.2 * rates[0]  # the schedule ends with the run
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "words"),
+    [(None, "is at step 8 for process 0, but process 1 finds none"), (3, "process 1 finds one at step 3")],
+)
+def test_machines_that_do_not_share_the_folder_are_told_so(
+    lab: Any, tmp_path: Path, elsewhere: int | None, words: str
+) -> None:
+    class Apart(Alike):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, elsewhere]
+
+    sampler, learned = ManifestSampler(torch.ones(50)), {"learner": torch.nn.Linear(2, 2)}
+    record = Record(tmp_path)
+    assert record.resume(learned, sampler, Alike(0, 2, torch.device("cpu"))) is None
+    record.save(learned, sampler.state_dict(), Meter(["l2e"], step=8))
+    assert record.resume(learned, sampler, Alike(0, 2, torch.device("cpu"))).step == 8
+    with pytest.raises(KdbiasError, match=f"{words}.*must be on a disk that all machines share"):
+        record.resume(learned, sampler, Apart(0, 2, torch.device("cpu")))
+
+
+def test_the_main_process_decides_whether_there_is_something_to_resume(tmp_path: Path) -> None:
+    class Nothing(Alike):
+        def on_main(self, work: Any) -> Any:
+            return False
+
+    sampler, learned = ManifestSampler(torch.ones(50)), {"learner": torch.nn.Linear(2, 2)}
+    Record(tmp_path).save(learned, sampler.state_dict(), Meter(["l2e"], step=8))
+    assert Record(tmp_path).resume(learned, sampler, Nothing(1, 2, torch.device("cpu"))) is None
