@@ -101,17 +101,18 @@ def train(
         reproducible(cfg, processes.device),
     ):
         samples = open_training_set(Path(data), cfg, processes.device)
-        run = processes.on_main(lambda: Run.open(output, "train", cfg.identity(), samples.inputs, overwrite))
+        run = processes.on_main(
+            lambda: _open_run(output, cfg.identity(), samples.inputs, resume=resume, overwrite=overwrite)
+        )
         if run.state == "finished":
             say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
             return _result(run, already_finished=True)
-        record = Record(run.out)
-        if resume and not record.has_checkpoint:
-            raise KdbiasError(
-                f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start"
-            )
         try:
-            student, network_doc, meter = fit(samples, cfg, record, processes, data)
+            student, network_doc, meter = fit(samples, cfg, Record(run.out), processes, data)
+        except KdbiasError:
+            if processes.main:
+                run.forget()
+            raise
         except torch.cuda.OutOfMemoryError as error:
             raise KdbiasError(
                 f"out of device memory at --batch-size {cfg.batch_size}: halve it (and --lr with it), or use "
@@ -146,6 +147,23 @@ def train(
         run = processes.on_main(finish)
         say(f"train: {cfg.epochs} epochs in {meter.seconds:.1f} s, {meter.describe_last()} -> {run.out}")
         return _result(run)
+
+
+def _open_run(
+    output: str | os.PathLike[str],
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Run:
+    if resume and overwrite:
+        raise KdbiasError("--resume goes on with a run and --overwrite removes it: leave one of them out")
+    run = Run.open(output, "train", config, inputs, overwrite)
+    if resume and run.state != "finished" and not Record(run.out).has_checkpoint:
+        run.forget()
+        raise KdbiasError(f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start")
+    return run
 
 
 def fit(

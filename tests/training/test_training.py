@@ -172,6 +172,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
         ({"where": ["label=class-0"], "weights": None, "loss": "softmax"}, "needs two classes"),
         ({"where": ["label=class-0"]}, "of the 45 ids"),
         ({"resume": True}, "no checkpoint to resume"),
+        ({"resume": True, "overwrite": True}, "leave one of them out"),
         ({"optimiser": "sgd"}, "unknown key optimiser"),
         ({"device": "cuda:99"}, "cuda:99"),
     ],
@@ -182,6 +183,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
     with pytest.raises(KdbiasError, match=words) as caught:
         lab.run(tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unreadable_image_is_named(lab: Any, tmp_path: Path) -> None:
