@@ -21,11 +21,11 @@ from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.config import TrainingConfig
 from kdbias.training.images import Batch, decode_row
+from kdbias.training.processes import Processes
 from kdbias.training.step import mirror
+from kdbias.training.targets import Targets, read_targets
 
 _PROBES = 32
-# Every process of a node holds the teacher's vectors: past this size, in the half that they are stored in.
-_FLOAT32_BYTES = 1 << 30
 
 
 @dataclass
@@ -80,39 +80,11 @@ class TrainingSet:
         return lesson
 
 
-@dataclass
-class Targets:
-    """Stored teacher vectors: sample i has row rows[i] of `vectors` (m, dim), unit, and of `norms` (m,).
-
-    `flipped` and `flip_norms` are those of the mirrored images; None where a mirrored image keeps its target.
-    Large tables are held as float16, as they are stored, and made float32 and unit again batch by batch.
-    """
-
-    vectors: np.ndarray
-    norms: np.ndarray | None
-    rows: np.ndarray
-    flipped: np.ndarray | None
-    flip_norms: np.ndarray | None
-
-    def at(self, samples: np.ndarray, flips: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        rows = self.rows[samples]
-        vectors = self.vectors[rows]
-        norms = None if self.norms is None else self.norms[rows]
-        if flips is not None and self.flipped is not None:
-            vectors[flips] = self.flipped[rows[flips]]
-            if norms is not None and self.flip_norms is not None:
-                norms[flips] = self.flip_norms[rows[flips]]
-        if vectors.dtype != np.float32:
-            vectors = vectors.astype(np.float32)
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors, norms
-
-
 def _to(device: torch.device, array: np.ndarray | None) -> torch.Tensor | None:
     return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def open_training_set(data: str | Path, config: TrainingConfig, device: torch.device) -> TrainingSet:
+def open_training_set(data: str | Path, config: TrainingConfig, processes: Processes) -> TrainingSet:
     """Join data, embedding table and weight manifest by id, and check them before the first step.
 
     The rows of the weight manifest are trained on, in its order; without one, all rows of the data (less
@@ -142,9 +114,9 @@ def open_training_set(data: str | Path, config: TrainingConfig, device: torch.de
     preprocessings, teacher, targets = [_student_preprocessing(drawn, config)], None, None
     if table is not None:
         inputs["embeddings"] = table.fingerprint
-        targets = _stored_targets(table, source, config, with_norms="norm" in needs)
+        targets = _stored_targets(table, source, config, processes, with_norms="norm" in needs)
     elif distils and config.live_teacher is not None:
-        teacher = open_teacher(config.live_teacher, device=str(device))
+        teacher = open_teacher(config.live_teacher, device=str(processes.device))
         inputs["teacher"] = teacher.fingerprint
         preprocessings.append(teacher.preprocessing)
     labels, classes = _class_numbers(source, str(data)) if "label" in needs else (None, [])
@@ -152,25 +124,21 @@ def open_training_set(data: str | Path, config: TrainingConfig, device: torch.de
 
 
 def _stored_targets(
-    table: EmbeddingTable, source: Source, config: TrainingConfig, with_norms: bool
+    table: EmbeddingTable, source: Source, config: TrainingConfig, processes: Processes, with_norms: bool
 ) -> Targets:
     rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
-    dtype = np.float32 if 4 * table.n * table.d <= _FLOAT32_BYTES else np.float16
-    flipped = flip_norms = None
-    if config.flip == "target":
-        if not table.has_flip:
-            raise KdbiasError(
-                f"--flip target needs the teacher's vectors of mirrored images, which {table.path} lacks: "
-                "embed again with --flip, use --live-teacher, or --flip same where mirroring changes nothing"
-            )
-        if with_norms and not table.has_flip_norms:
-            raise KdbiasError(
-                f"loss {config.loss} with --flip target needs the norms of the mirrored images' vectors, "
-                f"which {table.path} lacks: embed again with --flip, or use a loss on unit vectors"
-            )
-        flipped = table.vectors(dtype, column="embedding_flip")
-        flip_norms = table.flip_norms() if with_norms else None
-    return Targets(table.vectors(dtype), table.norms() if with_norms else None, rows, flipped, flip_norms)
+    flipped = config.flip == "target"
+    if flipped and not table.has_flip:
+        raise KdbiasError(
+            f"--flip target needs the teacher's vectors of mirrored images, which {table.path} lacks: "
+            "embed again with --flip, use --live-teacher, or --flip same where mirroring changes nothing"
+        )
+    if flipped and with_norms and not table.has_flip_norms:
+        raise KdbiasError(
+            f"loss {config.loss} with --flip target needs the norms of the mirrored images' vectors, "
+            f"which {table.path} lacks: embed again with --flip, or use a loss on unit vectors"
+        )
+    return read_targets(table, rows, processes, flipped=flipped, norms=with_norms)
 
 
 def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:

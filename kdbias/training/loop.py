@@ -100,7 +100,7 @@ def train(
         quiet(not processes.main or is_quiet()),
         reproducible(cfg, processes.device),
     ):
-        samples = open_training_set(Path(data), cfg, processes.device)
+        samples = open_training_set(Path(data), cfg, processes)
         run = processes.on_main(
             lambda: _open_run(output, cfg.identity(), samples.inputs, resume=resume, overwrite=overwrite)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -60,19 +61,30 @@ class Processes:
         return values
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """What `work` returns on the main process, on all of them; an error there is raised everywhere."""
+        """What `work` returns on the main process, on all of them; a refusal there is raised everywhere."""
+        return self._once(0, work)
+
+    def once_a_machine(self, work: Callable[[], T]) -> T:
+        """What `work` returns on the first process of this machine, on all of them; refusals likewise."""
+        machines = self.gather(socket.gethostname())
+        return self._once(machines.index(machines[self.rank]), work)
+
+    def _once(self, rank: int, work: Callable[[], T]) -> T:
         if self.world_size == 1:
             return work()
-        outcome: list[Any] = [None, None]
-        if self.main:
+        result: Any = None
+        refusal: KdbiasError | None = None
+        if self.rank == rank:
             try:
-                outcome[0] = work()
+                result = work()
             except KdbiasError as error:
-                outcome[1] = error
-        distributed.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+                refusal = error
+        outcomes = self.gather((result, refusal))
+        for _, refused in outcomes:
+            if refused is not None:
+                raise refused
+        # Not the copy that came back to the process that made it: a run there holds its folder's lock.
+        return result if self.rank == rank else outcomes[rank][0]
 
 
 @contextlib.contextmanager

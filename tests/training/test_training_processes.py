@@ -36,6 +36,7 @@ module = types.ModuleType("kdbias.networks.plain")
 exec(PLAIN, module.__dict__)
 sys.modules["kdbias.networks.plain"] = module
 kdbias.networks.NETWORKS["plain"] = "plain:plain"
+exec(os.environ.get("BEFORE_TRAINING", ""))
 if len(sys.argv) > 4:  # stop at this step, with its checkpoint written
     save = Record.save
     def save_then_die(self, learned, sampler, meter):
@@ -156,6 +157,22 @@ def test_a_refusal_reaches_every_process(lab: Any, tmp_path: Path) -> None:
         Processes(0, 3, torch.device("cpu")).share(16)
 
 
+@pytest.mark.parametrize(("machines", "calls"), [(("a", "a"), 0), (("a", "b"), 1)])
+def test_work_is_done_once_a_machine(machines: tuple[str, str], calls: int) -> None:
+    done: list[int] = []
+
+    class Second(Processes):
+        def gather(self, value: Any) -> list[Any]:
+            return list(machines) if isinstance(value, str) else [("the first's", None), value]
+
+    def work() -> str:
+        done.append(1)
+        return "its own"
+
+    found = Second(1, 2, torch.device("cpu")).once_a_machine(work)
+    assert (found, len(done)) == (("its own", 1) if calls else ("the first's", 0))
+
+
 def test_a_run_killed_by_the_system_resumes_to_the_same_student(lab: Any, tmp_path: Path) -> None:
     options = {"epochs": 60, "loss": "l2e+0.1*softmax", "flip": "same"}
     lab.run(tmp_path / "whole", **options)
@@ -183,10 +200,13 @@ def test_a_run_killed_by_the_system_resumes_to_the_same_student(lab: Any, tmp_pa
 
 
 def test_torchrun_starts_it_and_draws_that_cannot_be_shared_are_left_out(lab: Any, tmp_path: Path) -> None:
+    # The teacher's vectors count as many: both processes map one file, which is gone afterwards.
+    many = "import kdbias.training.targets; kdbias.training.targets._FLOAT32_BYTES = 0"
+    (tmp_path / "tmp").mkdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
         [*launch, *command(lab, tmp_path / "run", epochs=2, ema=0.9)],
-        env=environment(),
+        env=environment(BEFORE_TRAINING=many, TMPDIR=str(tmp_path / "tmp")),
         capture_output=True,
         text=True,
         timeout=150,
@@ -196,6 +216,7 @@ def test_torchrun_starts_it_and_draws_that_cannot_be_shared_are_left_out(lab: An
     # 45 draws: two processes take 22 each in steps of 8, 8 and 6, with batch norm.
     assert [row[1] for row in lab.timeless(tmp_path / "run")] == [3, 6]
     assert (tmp_path / "run" / "student.pt").is_file()
+    assert not list((tmp_path / "tmp").glob("kdbias*"))
 
 
 def test_a_process_alone_opens_no_other_gpu_than_its_own(monkeypatch) -> None:
