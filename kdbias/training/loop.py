@@ -39,6 +39,7 @@ from kdbias.training.step import (
     Learner,
     RunningAverage,
     build_optimiser,
+    descend,
     draw_flips,
     mirror,
     reproducible,
@@ -224,17 +225,9 @@ def fit(
                 seed_step(cfg.seed, meter.step, processes.rank)
                 pixels = pixels if flips is None else mirror(pixels, flips)
                 loss = learn(prepare.normalise(pixels, channels_last=True), lesson)
-                optimiser.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                if cfg.clip_grad:
-                    scaler.unscale_(optimiser)
-                    nn.utils.clip_grad_norm_(learner.parameters(), cfg.clip_grad)
                 place = meter.place(batch_size, steps_an_epoch)
                 rate = cfg.rate * rate_factor(place, steps, cfg.schedule, warmup_steps, cfg.milestones)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                scaler.step(optimiser)
-                scaler.update()
+                descend(loss, learner, optimiser, scaler, rate=rate, clip_grad=cfg.clip_grad)
                 if average is not None:
                     average.update(network, meter.step)
 

@@ -68,6 +68,30 @@ def build_optimiser(learner: nn.Module, cfg: TrainingConfig) -> torch.optim.Opti
     return torch.optim.SGD(groups, lr=cfg.rate, momentum=cfg.momentum, nesterov=cfg.momentum > 0)
 
 
+def descend(
+    loss: torch.Tensor,
+    learner: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    rate: float,
+    clip_grad: float,
+) -> None:
+    """One step of the optimiser down `loss`, at learning rate `rate`, along gradients of norm <= `clip_grad`.
+
+    `clip_grad` 0 leaves them as long as they are.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if clip_grad:
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(learner.parameters(), clip_grad)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    scaler.step(optimiser)
+    scaler.update()
+
+
 @contextlib.contextmanager
 def reproducible(cfg: TrainingConfig, device: torch.device) -> Iterator[None]:
     """Seed torch, choose threads, algorithms and TF32 for the block; the caller's come back after it."""
