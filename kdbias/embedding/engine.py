@@ -150,7 +150,12 @@ def _by_unit(
         yield unit, UnitResult(np.concatenate(rows), blocks[0], flipped, failures, seconds)
 
 
-def require_consistent(teacher: Teacher, images: np.ndarray, embedded: np.ndarray | None = None) -> float:
+def require_consistent(
+    teacher: Teacher,
+    images: np.ndarray,
+    embedded: np.ndarray | None = None,
+    remedy: str = "use --batch-size 1, or export the network for any batch size",
+) -> float:
     """Embed images of one batch (at most 32) again one by one and compare; returns the lowest cosine.
 
     images: uint8 (b, h, w, c); embedded: (b, d) what the teacher gave for the whole batch, if known.
@@ -175,7 +180,7 @@ def require_consistent(teacher: Teacher, images: np.ndarray, embedded: np.ndarra
         raise KdbiasError(
             f"teacher {teacher.spec} embeds an image differently alone and in a batch of {count}: cosine "
             f"{lowest:.4f} at worst, {cosines.mean():.4f} on average over {len(cosines)} images, should be "
-            f"above {_CONSISTENT}; use --batch-size 1, or export the network for any batch size"
+            f"above {_CONSISTENT}; {remedy}"
         )
     return lowest
 

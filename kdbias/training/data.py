@@ -11,6 +11,7 @@ import torch
 
 from kdbias.data import open_data
 from kdbias.data.source import Source
+from kdbias.embedding.engine import require_consistent
 from kdbias.errors import KdbiasError
 from kdbias.losses import Lesson, loss_needs
 from kdbias.progress import say
@@ -26,6 +27,9 @@ from kdbias.training.step import mirror
 from kdbias.training.targets import Targets, read_targets
 
 _PROBES = 32
+_REMEDY = (
+    "kdbias embed it with --batch-size 1 and give --embeddings, or export the network for any batch size"
+)
 
 
 @dataclass
@@ -36,7 +40,8 @@ class TrainingSet:
     preprocessings  the student's, and the live teacher's where there is one
     labels          (n,) int64 class numbers, or None; `classes` holds the label of each number
     targets         the stored vectors by sample, or None
-    teacher         embeds the pixels of the step itself, or None
+    teacher         embeds the pixels of the step itself, or None; the first batch shows whether it
+                    embeds an image alone as in a batch
     dim             of the teacher's vectors, None without a teacher
     inputs          fingerprint of each input by its role
     """
@@ -49,6 +54,7 @@ class TrainingSet:
     targets: Targets | None
     teacher: Teacher | None
     inputs: dict[str, str]
+    teacher_checked: bool = False
 
     @property
     def n(self) -> int:
@@ -65,11 +71,14 @@ class TrainingSet:
         return None if self.targets is None else self.targets.vectors.shape[1]
 
     def lesson(self, batch: Batch, flips: np.ndarray | None, device: torch.device) -> Lesson:
-        """What is to be learned from a batch, of which the images chosen by `flips` (bool) are mirrored."""
+        """What a batch teaches: of the images that `flips` (bool) chooses, by their mirrored view."""
         lesson = Lesson()
         if self.teacher is not None:
-            seen = batch.images[1]
-            vectors = self.teacher.embed((mirror(seen, flips) if flips is not None else seen).numpy())
+            seen = (mirror(batch.images[1], flips) if flips is not None else batch.images[1]).numpy()
+            vectors = self.teacher.embed(seen)
+            if not self.teacher_checked:
+                require_consistent(self.teacher, seen, vectors, remedy=_REMEDY)
+                self.teacher_checked = True
             norms = np.linalg.norm(vectors, axis=1).clip(1e-12)
             lesson.target, lesson.norm = _to(device, vectors / norms[:, None]), _to(device, norms)
         elif self.targets is not None:
@@ -116,11 +125,23 @@ def open_training_set(data: str | Path, config: TrainingConfig, processes: Proce
         inputs["embeddings"] = table.fingerprint
         targets = _stored_targets(table, source, config, processes, with_norms="norm" in needs)
     elif distils and config.live_teacher is not None:
-        teacher = open_teacher(config.live_teacher, device=str(processes.device))
+        teacher = _live_teacher(config.live_teacher, str(processes.device))
         inputs["teacher"] = teacher.fingerprint
         preprocessings.append(teacher.preprocessing)
     labels, classes = _class_numbers(source, str(data)) if "label" in needs else (None, [])
     return TrainingSet(source, weights, preprocessings, labels, classes, targets, teacher, inputs)
+
+
+def _live_teacher(spec: str, device: str) -> Teacher:
+    try:
+        return open_teacher(spec, device=device)
+    except KdbiasError as error:
+        if device == "cpu" or "--device" not in str(error):
+            raise
+        raise KdbiasError(
+            f"--live-teacher {spec} cannot run beside the student on {device} ({error}): kdbias embed it "
+            "first and give --embeddings, or train on --device cpu"
+        ) from error
 
 
 def _stored_targets(

@@ -219,7 +219,7 @@ def fit(
                         cfg.seed, meter.step, len(batch.rows), processes.rank, processes.world_size
                     )
                 pixels = batch.images[0].to(device, non_blocking=True)
-                lesson = samples.lesson(batch, flips, device)
+                lesson = samples.lesson(batch, flips if cfg.flip == "target" else None, device)
                 meter.waited()
 
                 seed_step(cfg.seed, meter.step, processes.rank)

@@ -16,6 +16,17 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.teachers import open_teacher
 
+MIXING = """
+import numpy as np
+class Teacher:
+    preprocessing = {"size": [16, 16], "color": "L", "mean": [0], "std": [1]}
+    def embed(self, batch):
+        vectors = batch.reshape(len(batch), -1)[:, :6].astype(np.float32)
+        return vectors - 0.9 * vectors.mean(0) + 1
+def teacher(device):
+    return Teacher()
+"""
+
 
 @pytest.fixture(scope="module")
 def teacher(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -84,6 +95,27 @@ def test_stored_flips_and_a_live_teacher_teach_the_same(
     lab.run(tmp_path / "none", **{**stored, "flip": "none"})
     for other in ("same", "none"):
         assert lab.metrics(tmp_path / other)[0]["loss"] != pytest.approx(losses[0][0], rel=1e-4)
+    lab.run(tmp_path / "live same", **{**live, "flip": "same"})
+    losses = [[r["loss"] for r in lab.metrics(tmp_path / name)] for name in ("same", "live same")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_live_teacher_that_mixes_the_images_of_a_batch_is_refused(lab: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mixing.py"
+    file.write_text(MIXING)
+    options = {"embeddings": None, "live_teacher": f"python:{file}:teacher"}
+    with pytest.raises(KdbiasError, match=r"alone and in a batch of 16.*and give --embeddings"):
+        lab.run(tmp_path / "run", **options)
+
+
+def test_a_live_teacher_that_cannot_run_beside_the_student_is_refused(lab: Any) -> None:
+    from kdbias.training.config import TrainingConfig
+    from kdbias.training.data import open_training_set
+    from kdbias.training.processes import Processes
+
+    config = TrainingConfig(live_teacher="openvino:net.xml")
+    with pytest.raises(KdbiasError, match=r"openvino:net.xml cannot run beside the student on cuda:0 \("):
+        open_training_set(lab.data, config, Processes(0, 1, torch.device("cuda:0")))
 
 
 def test_a_mirrored_image_is_taught_the_norm_of_its_mirrored_view(
