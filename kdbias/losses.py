@@ -44,10 +44,12 @@ class Loss(nn.Module):
     """Base of all losses.
 
     needs      names the fields of `Lesson` that `forward` reads
+    takes      names the options it has
     equal_dim  whether a student that is compared with the target must have its dimension
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"target"})
+    takes: ClassVar[frozenset[str]] = frozenset()
     equal_dim: ClassVar[bool] = True
 
     def __init__(self, dim: int, classes: int | None, options: Mapping[str, float]) -> None:
@@ -114,6 +116,7 @@ class MarginSoftmax(Loss):
     """Cross-entropy (nats) of `scale` * cosine to class centres, the own class's cosine lowered."""
 
     needs = frozenset({"label"})
+    takes = frozenset({"scale", "margin"})
     margin: float
 
     def __init__(self, dim: int, classes: int | None, options: Mapping[str, float]) -> None:
@@ -193,10 +196,15 @@ def build_loss(
 ) -> WeightedSum:
     """The loss that `text` names, a key of `LOSSES` or a sum such as "l2e+0.5*arcface".
 
-    `options` are "scale" and "margin" of arcface and cosface. Raises KdbiasError for an unknown name, or
-    fewer than two classes where labels are needed.
+    `options` are "scale" and "margin" of arcface and cosface. Raises KdbiasError for an unknown name, options
+    that no term takes, or fewer than two classes where labels are needed.
     """
     terms = parse_loss(text)
+    idle = sorted(set(options or {}).difference(*(LOSSES[name].takes for _, name in terms)))
+    if idle:
+        raise KdbiasError(
+            f"loss {text} takes no {' and no '.join(idle)} (arcface and cosface do): leave it out"
+        )
     losses = [LOSSES[name](dim, classes, options or {}) for _, name in terms]
     return WeightedSum([factor for factor, _ in terms], losses, [name for _, name in terms])
 

@@ -73,7 +73,7 @@ class TrainingConfig:
     weight_decay: float | None = _key(None, "weight decay (default: 0.0005 for sgd, 0.05 for adamw)")
     schedule: str = _key("cosine", "decay of the learning rate", "cosine", "linear", "step", "constant")
     milestones: tuple[float, ...] = _key(
-        (0.5, 0.75, 0.9), "where 'step' divides by 10, in fractions of the run"
+        (0.5, 0.75, 0.9), "where 'step' divides by 10, in fractions of the run: 0.5 is half-way"
     )
     warmup: float = _key(1.0, "epochs over which the learning rate rises")
     clip_grad: float = _key(5.0, "largest gradient norm, 0 for none")
@@ -101,8 +101,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "image_size", _size(self.image_size))
-        for name in ("where", "milestones"):
-            put(self, name, tuple(getattr(self, name) or ()))
+        put(self, "where", (self.where,) if isinstance(self.where, str) else tuple(self.where or ()))
+        put(self, "milestones", _fractions(self.milestones))
         if self.lr is None:
             put(self, "lr", {"sgd": 0.1, "adamw": 0.002}.get(self.optimizer))
         if self.weight_decay is None:
@@ -111,6 +111,20 @@ class TrainingConfig:
             _check(f, getattr(self, f.name))
         if self.ema >= 1:
             raise KdbiasError(f"train: ema is {self.ema}, should be below 1, for example 0.999")
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuse what was chosen and would change nothing."""
+        idle = {
+            "sampling": (self.instances > 0, "with instances, identities are drawn systematically"),
+            "momentum": (self.optimizer != "sgd", f"{self.optimizer} takes none"),
+            "milestones": (self.schedule != "step", f"schedule {self.schedule} has none"),
+        }
+        for f in fields(self):
+            is_idle, why = idle.get(f.name, (False, ""))
+            value = getattr(self, f.name)
+            if is_idle and value != f.default:
+                raise KdbiasError(f"train: {f.name} is {_json(value)!r}, but {why}: leave it out")
 
     @classmethod
     def read(cls, file: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> TrainingConfig:
@@ -196,6 +210,17 @@ def _check(f: Field[Any], value: Any) -> None:
         raise KdbiasError(f"train: {f.name} is {value!r}, should be a text")
     elif f.type == "bool" and not isinstance(value, bool):
         raise KdbiasError(f"train: {f.name} is {value!r}, should be true or false")
+
+
+def _fractions(value: Any) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for v in values:
+        if isinstance(v, bool) or not isinstance(v, int | float) or not 0 < v < 1:
+            raise KdbiasError(
+                f"train: milestones has {v!r}, should be fractions of the run between 0 and 1, for example "
+                "0.5,0.75,0.9 (epoch 30 of 100 is 0.3)"
+            )
+    return values
 
 
 def _size(value: Any) -> tuple[int, int] | None:

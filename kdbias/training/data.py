@@ -107,10 +107,16 @@ def open_training_set(data: str | Path, config: TrainingConfig, processes: Proce
             f"loss {config.loss} learns from a teacher: give --embeddings or --live-teacher (not both); "
             "--loss softmax learns from labels"
         )
+    unread = [f"--{k.replace('_', '-')}" for k in ("embeddings", "live_teacher") if getattr(config, k)]
+    if unread and not distils:
+        raise KdbiasError(
+            f"loss {config.loss} learns from labels alone and would not read {' or '.join(unread)}: leave it "
+            "out, or add a loss that learns from a teacher, such as l2e"
+        )
     columns = {k: getattr(config, k) for k in ("id_column", "label_column", "path_column", "image_column")}
     source = open_data(data, where=config.where, root=config.root, **columns)
     inputs = {"data": source.fingerprint}
-    table = EmbeddingTable.open(config.embeddings) if config.embeddings and distils else None
+    table = EmbeddingTable.open(config.embeddings) if config.embeddings else None
     if config.weights is not None:
         manifest = read_manifest(config.weights)
         inputs["weights"] = manifest.fingerprint
@@ -124,7 +130,7 @@ def open_training_set(data: str | Path, config: TrainingConfig, processes: Proce
     if table is not None:
         inputs["embeddings"] = table.fingerprint
         targets = _stored_targets(table, source, config, processes, with_norms="norm" in needs)
-    elif distils and config.live_teacher is not None:
+    elif config.live_teacher is not None:
         teacher = _live_teacher(config.live_teacher, str(processes.device))
         inputs["teacher"] = teacher.fingerprint
         preprocessings.append(teacher.preprocessing)

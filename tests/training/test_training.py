@@ -169,7 +169,10 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
         ({"loss": "l3"}, "unknown loss 'l3'"),
         ({"student": "net"}, "unknown network 'net'"),
         ({"dim": 4}, "--dim 4, but the teacher's vectors have 6"),
-        ({"where": ["label=class-0"], "weights": None, "loss": "softmax"}, "needs two classes"),
+        (
+            {"where": ["label=class-0"], "weights": None, "loss": "softmax", "embeddings": None},
+            "needs two classes",
+        ),
         ({"where": ["label=class-0"]}, "of the 45 ids"),
         ({"resume": True}, "no checkpoint to resume"),
         ({"resume": True, "overwrite": True}, "leave one of them out"),

@@ -49,11 +49,29 @@ def test_the_identity_of_a_run_holds_neither_paths_nor_speed() -> None:
         ({"image_size": "12x"}, "should be N or HxW"),
         ({"image_size": [0, 4]}, "at least 1"),
         ({"seed": -1}, "seed is -1, should be at least 0"),
+        (
+            {"milestones": [0.5, "a"], "schedule": "step"},
+            "milestones has 'a', should be fractions of the run",
+        ),
+        ({"milestones": [30, 60], "schedule": "step"}, r"milestones has 30, .*epoch 30 of 100 is 0.3"),
+        ({"milestones": [0.5]}, r"milestones is \[0.5\], but schedule cosine has none: leave it out"),
+        ({"sampling": "iid", "instances": 4}, "sampling is 'iid', but with instances"),
+        ({"momentum": 0.8, "optimizer": "adamw"}, "momentum is 0.8, but adamw takes none"),
     ],
 )
 def test_wrong_options_are_refused_by_name(options: dict, words: str) -> None:
     with pytest.raises(KdbiasError, match=words):
         TrainingConfig.read(None, options)
+
+
+def test_what_is_idle_but_as_by_default_is_no_choice() -> None:
+    TrainingConfig(
+        optimizer="adamw", momentum=0.9, sampling="systematic", instances=4, milestones=(0.5, 0.75, 0.9)
+    )
+
+
+def test_a_lone_condition_needs_no_list() -> None:
+    assert TrainingConfig(where="split=train").where == ("split=train",)
 
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:

@@ -294,6 +294,10 @@ def test_scalars_are_logged_for_tensorboard(lab: Any, tmp_path: Path) -> None:
         ({"instances": 5}, "--batch-size 16 is no multiple of --instances 5"),
         ({"instances": 4}, "4 identities x 4 images cannot be drawn from 3 identities"),
         ({"ema": 1.0}, "ema is 1.0, should be below 1"),
+        ({"scale": 32.0}, "loss l2e takes no scale"),
+        ({"loss": "l2e+softmax", "margin": 0.2}, "takes no margin"),
+        ({"loss": "softmax"}, "would not read --embeddings"),
+        ({"loss": "softmax", "embeddings": None, "live_teacher": "run:x"}, "would not read --live-teacher"),
         ({"loss": "l2e+nothing"}, "unknown loss 'l2e.nothing'"),
     ],
 )
