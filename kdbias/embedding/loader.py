@@ -25,6 +25,7 @@ from kdbias.teachers.preprocessing import Preprocessing
 # (unit index, first row, row after the last)
 BatchKey = tuple[int, int, int]
 _PREFETCH = 4
+_WAY_OUT = " or a smaller --batch-size; finished parts are kept"
 
 
 @dataclass
@@ -138,7 +139,7 @@ def load_batches(
                 )
             yield batch
     except (OSError, EOFError) as error:  # it died while it handed over a batch
-        raise _dead_worker(str(error) or type(error).__name__) from error
+        raise dead_worker(str(error) or type(error).__name__) from error
     finally:
         # Now, not when the iterator is collected: until then torch's signal handler would go on to report a
         # dead worker, in whatever code runs then.
@@ -147,18 +148,17 @@ def load_batches(
             shut_down()
 
 
-def worker_death(error: BaseException) -> KdbiasError | None:
+def worker_death(error: BaseException, way_out: str = _WAY_OUT) -> KdbiasError | None:
     """The error to show where `error` is torch's report of a dead decode worker, else None."""
     if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
         return None
-    return _dead_worker(str(error))
+    return dead_worker(str(error), way_out)
 
 
-def _dead_worker(report: str) -> KdbiasError:
+def dead_worker(report: str, way_out: str = _WAY_OUT) -> KdbiasError:
     return KdbiasError(
         f"a decode worker died ({report.splitlines()[0].rstrip('. ')}); usually memory or shared memory ran "
-        "out: run the same command again with fewer --workers (0 decodes in this process) or a smaller "
-        "--batch-size; finished parts are kept"
+        f"out: run the same command again with fewer --workers (0 decodes in this process){way_out}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 from kdbias.data.decode import UnreadableImage, decode_image
 from kdbias.data.source import Source
 from kdbias.device import parse_bytes
+from kdbias.embedding.loader import dead_worker, worker_death
 from kdbias.errors import KdbiasError
 from kdbias.progress import bar
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.config import TrainingConfig
+
+_WAY_OUT = "; it goes on from its last checkpoint"
 
 
 def decode_row(source: Source, row: int, color: str) -> np.ndarray:
@@ -112,9 +116,25 @@ class StreamedImages:
         try:
             for images, rows in loader:
                 yield Batch(images, rows.numpy())
+        except (ConnectionError, EOFError) as error:  # one died while it handed over a batch
+            raise dead_worker(str(error) or type(error).__name__, _WAY_OUT) from error
         except KdbiasError as error:
             # A worker's error arrives as its whole traceback; the last line is the message.
             raise KdbiasError(str(error).strip().splitlines()[-1].rpartition("KdbiasError: ")[2]) from error
+
+
+@contextlib.contextmanager
+def worker_deaths() -> Iterator[None]:
+    """Raise KdbiasError where a decode worker dies, which a signal handler reports anywhere in the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        death = worker_death(error, _WAY_OUT)
+        if death is None:
+            raise
+    else:
+        return
+    raise death  # not inside the handler: torch's report has nothing to add
 
 
 def open_images(

@@ -31,7 +31,7 @@ from kdbias.tables import provenance
 from kdbias.tables.run_record import Run
 from kdbias.training.config import TrainingConfig
 from kdbias.training.data import TrainingSet, open_training_set
-from kdbias.training.images import open_images
+from kdbias.training.images import open_images, worker_deaths
 from kdbias.training.processes import Processes, join_processes
 from kdbias.training.record import Meter, Record
 from kdbias.training.schedules import rate_factor
@@ -109,7 +109,8 @@ def train(
             say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
             return _result(run, already_finished=True)
         try:
-            student, network_doc, meter = fit(samples, cfg, Record(run.out), processes, data)
+            with worker_deaths():
+                student, network_doc, meter = fit(samples, cfg, Record(run.out), processes, data)
         except KdbiasError:
             if processes.main:
                 run.forget()

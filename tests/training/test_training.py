@@ -1,6 +1,7 @@
 """Training on tiny data: what is learned, what is left behind, and that interruption changes nothing."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from kdbias.errors import KdbiasError
 from kdbias.networks.saved import load_network, read_checkpoint
 from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.training import images
 from kdbias.training.loop import train
 from kdbias.training.record import Meter, Record
 
@@ -208,3 +210,25 @@ def test_an_unreadable_image_is_named(lab: Any, tmp_path: Path) -> None:
                 workers=workers,
             )
         assert "\n" not in str(caught.value)
+
+
+def test_a_dying_decode_worker_is_one_line_that_says_what_to_do(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, main = images._prepared, os.getpid()
+
+    def deadly(source: Any, preprocessings: Any, row: int) -> Any:
+        if row == 30 and os.getpid() != main:
+            os._exit(9)
+        return prepared(source, preprocessings, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_prepared", deadly)
+        with pytest.raises(
+            KdbiasError, match=r"a decode worker died.*fewer --workers.*last checkpoint"
+        ) as caught:
+            lab.run(tmp_path / "run", cache="0", workers=1)
+    assert "\n" not in str(caught.value)
+    lab.run(tmp_path / "run", cache="0", workers=0)
+    lab.run(tmp_path / "whole")
+    assert lab.same(tmp_path / "run", tmp_path / "whole")
