@@ -40,7 +40,8 @@ def build_network(
 
     `name` is a key of `NETWORKS` or `FAMILY:NAME`; `image_size` is (height, width) in pixels; `kwargs` go to
     the builder. The weights come from torch's global generator: seed it first for a reproducible start.
-    Raises KdbiasError for an unknown name, a dim or a size that the network cannot have.
+    Raises KdbiasError for an unknown name, a dim or a size that the network cannot have: it has embedded an
+    empty image before it is returned.
     """
     family, _, member = name.partition(":")
     where = FAMILIES.get(family) if member else NETWORKS.get(name)
@@ -54,4 +55,28 @@ def build_network(
     module, _, builder = where.partition(":")
     build = getattr(importlib.import_module(f"kdbias.networks.{module}"), builder)
     arguments = {"dim": dim, "channels": channels, "image_size": tuple(image_size), **kwargs}
-    return build(member, **arguments) if member else build(**arguments)
+    network = build(member, **arguments) if member else build(**arguments)
+    _try(network, name, (1, channels, *image_size), dim)
+    return network
+
+
+def _try(network: torch.nn.Module, name: str, shape: tuple[int, ...], dim: int) -> None:
+    """Embed an empty image; evaluation mode draws no random numbers and leaves statistics alone."""
+    import torch
+
+    reason = None
+    network.eval()
+    try:
+        with torch.no_grad():
+            found = tuple(network(torch.zeros(shape)).shape)
+        if found != (1, dim):
+            reason = f"it gives {found}, not one vector of {dim}"
+    except Exception as error:  # each library's networks have errors of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    network.train()
+    if reason is not None:
+        _, channels, height, width = shape
+        raise KdbiasError(
+            f"network {name} cannot embed images of {height}x{width} with {channels} channels: {reason}; "
+            "choose another --image-size or --student"
+        )

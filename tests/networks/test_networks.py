@@ -5,6 +5,7 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
+from kdbias.networks.torchvision_nets import torchvision_network
 
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 40), (64, 64)])
@@ -43,11 +44,28 @@ def test_torchvision_networks_end_in_an_embedding(name: str, channels: int, size
         ("convnet", {"image_size": (4, 4)}, "at least 8x8"),
         ("torchvision:mobilenet_v2", {"image_size": (16, 16)}, "at least 32x32"),
         ("torchvision:squeezenet1_1", {"image_size": (64, 64)}, "no linear classifier"),
+        ("torchvision:alexnet", {}, "alexnet cannot embed images of 32x32 with 1 channels: .*--image-size"),
+        (
+            "torchvision:vit_b_16",
+            {"image_size": (64, 64)},
+            "cannot embed images of 64x64 .*224.*--image-size",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_what_could(name: str, options: dict, words: str) -> None:
     with pytest.raises(KdbiasError, match=words):
         build_network(name, **{"dim": 8, "channels": 1, "image_size": (32, 32), **options})
+
+
+def test_trying_a_network_leaves_it_new() -> None:
+    torch.manual_seed(1)
+    network = build_network("torchvision:mobilenet_v3_small", dim=8, image_size=(32, 32))
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    alone = torchvision_network("mobilenet_v3_small", dim=8, image_size=(32, 32))
+    assert torch.equal(drawn, torch.rand(3))
+    assert network.training
+    assert all(torch.equal(v, alone.state_dict()[k]) for k, v in network.state_dict().items())
 
 
 def multiply_adds(network: torch.nn.Module, images: torch.Tensor) -> int:
