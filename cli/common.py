@@ -1,7 +1,7 @@
 """What all commands share: the error boundary, --quiet, --json, --debug, and printing.
 
 A command returns the result object of the library function it called; `summary()` is printed for people, the
-object's document for machines.
+object's document for machines. None prints nothing: under torchrun one process speaks for all.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ class StageCommand(click.Command):
         try:
             with quiet(silent or as_json):
                 result = super().invoke(ctx)
-            click.echo(
-                json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else result.summary()
-            )
+            if result is not None:
+                document = json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else None
+                click.echo(document or result.summary())
         except KdbiasError as error:
             self._fail(debug, " ".join(str(error).split("\n")), BAD_INPUT)
         except KeyboardInterrupt:

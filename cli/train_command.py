@@ -68,6 +68,8 @@ def command(**parameters: Any) -> Any:
       kdbias train photos/ -o student --embeddings emb --config recipe.toml --seed 1
     """
     from kdbias.training.loop import train
+    from kdbias.training.processes import announced_rank
 
     parameters = {name: value for name, value in parameters.items() if value not in (None, ())}
-    return train(**parameters)
+    result = train(**parameters)
+    return None if announced_rank() else result

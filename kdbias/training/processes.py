@@ -87,6 +87,13 @@ class Processes:
         return result if self.rank == rank else outcomes[rank][0]
 
 
+def announced_rank() -> int | None:
+    """This process's rank in the group that torchrun announces in the environment, None without one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or "RANK" not in os.environ:
+        return None
+    return int(os.environ["RANK"])
+
+
 @contextlib.contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
     """Join the group that torchrun announces in the environment (NCCL on CUDA, gloo on CPU), else be alone.
@@ -95,9 +102,8 @@ def join_processes(device: str) -> Iterator[Processes]:
     alone.
     """
     started = distributed.is_available() and distributed.is_initialized()
-    announced = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     resolved = resolve_device(device)
-    if not started and not announced:
+    if not started and announced_rank() is None:
         if resolved.startswith("cuda"):
             torch.cuda.set_device(resolved)  # else pinned memory takes a context on the first GPU
         yield Processes(0, 1, torch.device(resolved))
