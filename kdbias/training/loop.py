@@ -189,12 +189,13 @@ def fit(
     average = RunningAverage(network, cfg.ema) if cfg.ema else None
     learned = {"learner": learner, "optimiser": optimiser, "scaler": scaler, "average": average}
 
-    batch_size = cfg.batch_size if cfg.instances else min(cfg.batch_size, samples.n)
-    share = processes.share(batch_size)
+    share = processes.share(cfg.batch_size, cfg.batch_size if cfg.instances else samples.n)
     if share < 2 and samples.n > 1:
         raise KdbiasError(
-            f"--batch-size {batch_size} leaves {share} image a step and process; batch norm needs two or more"
+            f"--batch-size {cfg.batch_size} and {samples.n:,} images leave {share} a step for each of "
+            f"{processes.world_size} processes; batch norm needs two or more"
         )
+    batch_size = share * processes.world_size
     sampler = build_sampler(samples, cfg, processes)
     steps_an_epoch = sampler.steps(share)
     steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)

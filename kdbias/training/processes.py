@@ -32,13 +32,13 @@ class Processes:
         """The one process that writes files and speaks."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> int:
-        """This process's part of a batch of all processes together."""
+    def share(self, batch_size: int, images: int) -> int:
+        """This process's part of a batch of all processes together, which has no more than all `images`."""
         if batch_size % self.world_size:
             raise KdbiasError(
                 f"--batch-size {batch_size} cannot be shared evenly by {self.world_size} processes"
             )
-        return batch_size // self.world_size
+        return min(batch_size, images) // self.world_size
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module, its gradients averaged over the processes."""

@@ -154,7 +154,17 @@ def test_a_refusal_reaches_every_process(lab: Any, tmp_path: Path) -> None:
         assert "refused:" in result.stderr
         assert "epochs: 1 -> 2" in result.stderr
     with pytest.raises(KdbiasError, match="cannot be shared evenly by 3 processes"):
-        Processes(0, 3, torch.device("cpu")).share(16)
+        Processes(0, 3, torch.device("cpu")).share(16, 100)
+
+
+def test_a_batch_larger_than_the_data_is_all_that_the_processes_can_share(lab: Any, tmp_path: Path) -> None:
+    eight = Processes(0, 8, torch.device("cpu"))
+    assert eight.share(1000, 60) == 7
+    assert eight.share(16, 60) == 2
+    with pytest.raises(
+        KdbiasError, match="--batch-size 1 and 60 images leave 1 a step for each of 1 processes"
+    ):
+        lab.run(tmp_path / "run", batch_size=1, weights=None)
 
 
 @pytest.mark.parametrize(("machines", "calls"), [(("a", "a"), 0), (("a", "b"), 1)])
