@@ -41,9 +41,9 @@ def say(message: str) -> None:
 class _LineBar:
     """The bar's stand-in where stderr is a file: a line now and then, with rate and time left."""
 
-    def __init__(self, total: float, unit: str, label: str) -> None:
+    def __init__(self, total: float, unit: str, label: str, done: float = 0) -> None:
         self.total, self.unit, self.label = total, unit, label
-        self.done = 0.0
+        self.before = self.done = done
         self.started = self.last_line = time.monotonic()
 
     def update(self, n: float = 1) -> None:
@@ -52,7 +52,7 @@ class _LineBar:
         if now - self.last_line < _LINE_EVERY_SECONDS:
             return
         self.last_line = now
-        rate = self.done / (now - self.started)
+        rate = (self.done - self.before) / (now - self.started)
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         done = f"{self.done:,.0f}/{self.total:,.0f} {self.unit}"
         say(f"{self.label}: {done}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left")
@@ -62,15 +62,17 @@ class _LineBar:
 
 
 @contextlib.contextmanager
-def bar(total: float, unit: str, label: str) -> Iterator[Any]:
+def bar(total: float, unit: str, label: str, done: float = 0) -> Iterator[Any]:
     """A progress bar with rate and ETA; call ``.update(n)`` on what it yields.
 
-    On a terminal this is a tqdm bar on stderr; elsewhere a line every ten seconds; nothing when quiet.
+    On a terminal this is a tqdm bar on stderr; elsewhere a line every ten seconds; nothing when quiet. An
+    earlier session may have ``done`` a part of the total already, which the rate leaves out.
     """
     if is_quiet() or not sys.stderr.isatty():
-        yield _LineBar(total, unit, label)
+        yield _LineBar(total, unit, label, done)
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=f" {unit}", desc=label, file=sys.stderr, leave=False, smoothing=0.1) as shown:
+    options = {"file": sys.stderr, "leave": False, "smoothing": 0.1}
+    with tqdm(total=total, initial=done, unit=f" {unit}", desc=label, **options) as shown:
         yield shown

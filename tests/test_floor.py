@@ -63,3 +63,13 @@ def test_without_a_terminal_the_bar_prints_lines(monkeypatch):
         progress.update(10)
         progress.update(45)
     assert err.getvalue().splitlines() == ["reading: 55/100 rows, 5.0 rows/s, 9 s left"]
+
+
+def test_what_an_earlier_session_did_does_not_count_in_the_rate(monkeypatch):
+    clock = iter([0.0, 11.0])
+    monkeypatch.setattr("kdbias.progress.time.monotonic", lambda: next(clock))
+    err = io.StringIO()
+    monkeypatch.setattr("sys.stderr", err)
+    with bar(10_000, "steps", "train", done=9_000) as progress:
+        progress.update(22)
+    assert err.getvalue().splitlines() == ["train: 9,022/10,000 steps, 2.0 steps/s, 489 s left"]

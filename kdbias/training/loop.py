@@ -208,8 +208,7 @@ def fit(
         say(_first_line(cfg, samples, processes, batch_size, steps, begun, network))
     learn = processes.wrap(learner)
 
-    with bar(steps, "steps", "train") as progress:
-        progress.update(begun)
+    with bar(steps, "steps", "train", done=begun) as progress:
         while meter.epoch < cfg.epochs:
             meter.wait_from = time.perf_counter()
             # Other processes may have left so little of an epoch that the sampler went on to the next one.

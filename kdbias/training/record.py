@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -57,7 +58,7 @@ class Meter:
         Others may have had one step an epoch more or fewer: what is left of an epoch at its end is no batch
         for every number of processes. Draws count the same for all.
         """
-        return self.epoch * steps_an_epoch + self.position // batch_size
+        return self.epoch * steps_an_epoch + math.ceil(self.position / batch_size)
 
     def add(self, parts: torch.Tensor, images: int, rate: float, processes: Processes) -> None:
         """Count a step at learning rate `rate` in which each process took `images`.

@@ -13,8 +13,9 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks.saved import load_network, read_checkpoint
+from kdbias.progress import bar
 from kdbias.tables.embedding_table import write_embedding_table
-from kdbias.training import images
+from kdbias.training import images, loop
 from kdbias.training.loop import train
 from kdbias.training.record import Meter, Record
 
@@ -87,7 +88,15 @@ def test_a_killed_run_resumes_to_the_same_student(
     with pytest.raises(Killed):
         lab.run(broken, checkpoint_seconds=0)
     monkeypatch.undo()
+    shown = []
+
+    def bar_and_note(total: int, unit: str, label: str, done: int) -> Any:
+        shown.append((total, done))
+        return bar(total, unit, label, done)
+
+    monkeypatch.setattr(loop, "bar", bar_and_note)
     lab.run(broken, resume=True)
+    assert shown == [(12, step)]
     assert lab.same(whole, broken)
     assert lab.timeless(whole) == lab.timeless(broken)
 
