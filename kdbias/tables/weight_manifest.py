@@ -18,9 +18,12 @@ from kdbias.tables.density_table import DENSITY
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import write_table
 
+# Largest weights between which neither sums of weights overflow nor their inverses.
+_SUMMABLE = (1e-100, 1e100)
+
 
 def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: str = "weights") -> np.ndarray:
-    """The weights as (n,) float64, or a refusal.
+    """The weights as (n,) float64, or a refusal; huge or tiny ones come back divided by the largest.
 
     Raises:
         KdbiasError: a weight is negative, NaN or infinite, or all are zero.
@@ -35,9 +38,10 @@ def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: st
             f"{where}: {len(rows):,} of {len(values):,} weights are negative or not finite: {some}{names}; "
             "every weight must be a number >= 0"
         )
-    if not len(values) or values.sum() == 0:
+    largest = values.max(initial=0.0)
+    if largest == 0:
         raise KdbiasError(f"{where}: all {len(values):,} weights are zero, so nothing could be drawn")
-    return values
+    return values if _SUMMABLE[0] < largest < _SUMMABLE[1] else values / largest
 
 
 def mean_one(weights: np.ndarray) -> np.ndarray:

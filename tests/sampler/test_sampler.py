@@ -146,6 +146,13 @@ def test_ids_come_in_any_sequence(tmp_path: Path, kind: Callable[[list[str]], An
     assert ManifestSampler.from_manifest(manifest, kind(ids)).weights.tolist() == [0.5, 0, 1.5]
 
 
+@pytest.mark.parametrize("mode", ["systematic", "iid"])
+@pytest.mark.parametrize("weight", [5e-324, 1e308])
+def test_weights_whose_sums_leave_the_range_of_numbers_are_drawn(mode: str, weight: float) -> None:
+    drawn = list(ManifestSampler(np.full(10, weight), seed=1, mode=mode))
+    assert drawn == list(ManifestSampler(np.ones(10), seed=1, mode=mode))
+
+
 def test_what_was_drawn_is_counted() -> None:
     uniform = ManifestSampler(np.ones(1000))
     assert uniform.drawn(0) == {"unique_fraction": 1.0, "ess_fraction": 1.0}

@@ -21,6 +21,14 @@ def write(path, weights):
     )
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1.0, 1e300, 8.9e307])
+def test_weights_of_any_size_have_a_mean_of_one(tmp_path, scale):
+    pd.DataFrame({"sample_id": IDS.to_pylist(), "weight": scale * np.array([1, 2, 2, 1])}).to_csv(
+        tmp_path / "w.csv", index=False
+    )
+    np.testing.assert_allclose(read_manifest(tmp_path / "w.csv").weights, [2 / 3, 4 / 3, 4 / 3, 2 / 3])
+
+
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=50))
 def test_mean_is_one(weights):
     assert mean_one(np.array(weights)).mean() == pytest.approx(1, abs=1e-14)
