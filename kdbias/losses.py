@@ -253,7 +253,7 @@ def _scaled_distances(x: Tensor) -> Tensor:
     distances = squares.clamp_min(_EPS).sqrt()
     apart = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     distances = distances[apart]
-    return distances / distances.detach().mean().clamp_min(_EPS)
+    return distances / distances.mean().clamp_min(_EPS)
 
 
 def _angles(x: Tensor) -> Tensor:

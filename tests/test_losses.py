@@ -138,6 +138,17 @@ def test_gradients_are_finite_at_the_extremes(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_the_loss(name: str) -> None:
+    loss, known = build_loss(name, dim=8, classes=4), lesson(32, 8)
+    embedding = torch.randn(32, 8, requires_grad=True)
+    loss(embedding, known).backward()
+    step = 1e-2 * embedding.grad / embedding.grad.norm()
+    with torch.no_grad():
+        rise = loss(embedding + step, known) - loss(embedding - step, known)
+    assert rise.item() / 2e-2 == pytest.approx(embedding.grad.norm().item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_descent_brings_every_loss_down(name: str) -> None:
     loss = build_loss(name, dim=8, classes=4)
     embedding, known = torch.randn(32, 8, requires_grad=True), lesson(32, 8)
