@@ -40,8 +40,10 @@ class Epochs:
     def state_dict(self, position: int | None = None) -> dict[str, Any]:
         """Where the draw stands, in plain values.
 
-        `position` is the number of draws of this epoch that all ranks together have used up. Give it where a
-        DataLoader with workers fetches ahead: the sampler only knows what it handed out.
+        `position` is the number of draws of this epoch that all ranks together have used up. Give it within
+        an epoch where a DataLoader with workers fetches ahead: the sampler only knows what it handed out.
+        Leave it out at the end of an epoch, where a DataLoader with `drop_last` has used fewer than there
+        are: a state that has some left continues with these few.
         """
         return {
             "epoch": self.epoch,

@@ -69,6 +69,18 @@ def test_resuming_at_every_position_equals_the_uninterrupted_draw() -> None:
         assert begun + rest == uninterrupted
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_that_drops_the_last_draws_leaves_a_state_at_the_next_epoch(workers: int) -> None:
+    sampler = ManifestSampler(WEIGHTS, seed=1)
+    loader = DataLoader(
+        torch.arange(103), batch_size=10, sampler=sampler, drop_last=True, num_workers=workers
+    )
+    assert sum(len(batch) for batch in loader) == 100
+    resumed = ManifestSampler(WEIGHTS, seed=1)
+    resumed.load_state_dict(sampler.state_dict())
+    assert (resumed.epoch, resumed.position) == (1, 0)
+
+
 @pytest.mark.parametrize(("before", "after"), [(4, 3), (1, 5), (3, 1)])
 def test_a_resumed_epoch_may_have_another_world_size(before: int, after: int) -> None:
     whole = list(ManifestSampler(WEIGHTS, seed=2))
