@@ -68,7 +68,7 @@ from kdbias.cli.common import (
     click.option(
         "--channels-last/--no-channels-last",
         default=None,
-        help="Memory layout of a torch network [channels last with reduced --precision].",
+        help="Memory layout of a torch network [channels last with bf16, fp16].",
     ),
     click.option("--compile", is_flag=True, help="Compile the network first (torch.compile)."),
     overwrite,

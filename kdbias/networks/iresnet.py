@@ -1,6 +1,6 @@
 """iResNet (Duta et al. 2020) as used for face recognition: `iresnet18`, `34`, `50` and `100`.
 
-The stem keeps the resolution, the first convolution of each stage's last unit halves it, and the embedding
+The stem keeps the resolution, the second convolution of each stage's first unit halves it, and the embedding
 is a linear layer on the whole last map. Modules are named so that insightface's state dicts load key for
 key.
 """

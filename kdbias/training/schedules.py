@@ -21,9 +21,9 @@ def rate_factor(
 ) -> float:
     """Factor in (0, 1] on the learning rate for `step` (0 .. steps-1).
 
-    The rate rises linearly over the first `warmup_steps`, reaching 1 with the last of them; then "cosine" and
-    "linear" fall to nearly 0 at the end, "step" divides by ten at each milestone (fractions of the whole
-    run).
+    The rate rises linearly over the first `warmup_steps`, by 1 / (warmup_steps + 1) a step, so that the first
+    step after them has the whole of it; then "cosine" and "linear" fall to nearly 0 at the end, "step"
+    divides by ten at each milestone (fractions of the whole run).
     """
     if schedule not in DECAYS:
         raise KdbiasError(f"unknown schedule {schedule!r}; known: {', '.join(DECAYS)}")
