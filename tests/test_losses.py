@@ -137,6 +137,14 @@ def test_gradients_are_finite_at_the_extremes(name: str, case: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in loss.parameters())
 
 
+@pytest.mark.parametrize("name", ["rkd", "softmax", "arcface", "cosface"])
+def test_reduced_precision_around_a_loss_does_not_reach_its_products(name: str) -> None:
+    loss, embedding, known = build_loss(name, dim=8, classes=4), torch.randn(32, 8), lesson(32, 8)
+    expected = loss(embedding, known).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss(embedding, known).item() == expected
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_the_loss(name: str) -> None:
     loss, known = build_loss(name, dim=8, classes=4), lesson(32, 8)

@@ -166,6 +166,12 @@ def test_iresnet_has_the_keys_of_insightface() -> None:
     assert state["layer2.0.bn1.weight"].shape == (64,)
 
 
+def test_iresnet_learns_no_scale_of_its_embedding() -> None:
+    network = build_network("iresnet18", dim=16, image_size=(32, 32))
+    frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
+    assert frozen == ["features.weight"]
+
+
 def test_mobilefacenet_x2_has_the_keys_of_insightface() -> None:
     def activated(at: str) -> list[str]:
         return [f"{at}.layers.0.weight", *norm(f"{at}.layers.1"), f"{at}.layers.2.weight"]
