@@ -116,8 +116,15 @@ def join_processes(device: str) -> Iterator[Processes]:
         # it: imported before, no thread of a destroyed group is left to abort the interpreter's exit.
         importlib.import_module("torch.distributed.nn")
         distributed.init_process_group("nccl" if resolved.startswith("cuda") else "gloo")
+    place = Processes(distributed.get_rank(), distributed.get_world_size(), torch.device(resolved))
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), torch.device(resolved))
-    finally:
-        if not started:
+        yield place
+    except BaseException:
+        # Where one process fails, gloo's closed connections end the others. NCCL would have this one wait
+        # here for others that wait for it, until their time is out: it is left to the end of the process,
+        # at which torchrun stops the rest.
+        if not started and place.device.type == "cpu":
             distributed.destroy_process_group()
+        raise
+    if not started:
+        distributed.destroy_process_group()

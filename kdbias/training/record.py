@@ -149,8 +149,8 @@ class Record:
         """Write checkpoint.pt: everything that the next step depends on.
 
         What is random in a step (order, flips, dropout) is a function of seed and step, so no generator's
-        state is needed. Raises DivergedError where the loss or a weight is no number any more: what a run that
-        diverged has learned must not replace what it had.
+        state is needed. Raises DivergedError where the loss or a weight is no number any more: what a run
+        that diverged has learned must not replace what it had.
         """
         losses = [] if meter.loss_sum is None else [meter.loss_sum]
         meter.require_finite([*losses, *learned["learner"].state_dict().values()])

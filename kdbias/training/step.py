@@ -100,8 +100,10 @@ def reproducible(cfg: TrainingConfig, device: torch.device) -> Iterator[None]:
     threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     # Deterministic mode would fill every new tensor, which only helps code that reads uninitialised memory
     # and costs a tenth of a step. Float32 means float32: torch alone would let convolutions round to TF32.
+    # Batches have one size: the fastest kernels for it are worth a trial, unless they may not differ by run.
     settings: list[tuple[Any, str, bool]] = [
         (torch.utils.deterministic, "fill_uninitialized_memory", False),
+        (torch.backends.cudnn, "benchmark", not cfg.deterministic),
         (torch.backends.cudnn, "allow_tf32", cfg.precision == "tf32"),
         (torch.backends.cuda.matmul, "allow_tf32", cfg.precision == "tf32"),
     ]

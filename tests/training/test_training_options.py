@@ -333,13 +333,17 @@ def test_float32_is_float32_and_the_settings_come_back() -> None:
     from kdbias.training.config import TrainingConfig
     from kdbias.training.step import reproducible
 
-    was = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    was = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark)
     for precision, expected in (("fp32", False), ("tf32", True), ("bf16", False)):
-        with reproducible(TrainingConfig(precision=precision), torch.device("cpu")):
-            assert torch.backends.cudnn.allow_tf32 is expected
-            assert torch.backends.cuda.matmul.allow_tf32 is expected
-            assert torch.are_deterministic_algorithms_enabled()
-        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == was
+        for deterministic in (True, False):
+            config = TrainingConfig(precision=precision, deterministic=deterministic)
+            with reproducible(config, torch.device("cpu")):
+                assert cudnn.allow_tf32 is expected
+                assert matmul.allow_tf32 is expected
+                assert torch.are_deterministic_algorithms_enabled() is deterministic
+                assert cudnn.benchmark is not deterministic
+            assert (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark) == was
 
 
 def test_large_tables_are_held_in_half_precision(lab: Any, tmp_path: Path, monkeypatch: Any) -> None:

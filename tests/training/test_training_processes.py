@@ -1,5 +1,6 @@
 """Real processes: two that train together under torchrun, and one that dies by SIGKILL."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import NETWORKS
+from kdbias.training import processes
 from kdbias.training.processes import Processes, join_processes
 
 # A network without batch norm (whose statistics are each process's own): everything else is shared exactly.
@@ -155,6 +158,29 @@ def test_a_refusal_reaches_every_process(lab: Any, tmp_path: Path) -> None:
         assert "epochs: 1 -> 2" in result.stderr
     with pytest.raises(KdbiasError, match="cannot be shared evenly by 3 processes"):
         Processes(0, 3, torch.device("cpu")).share(16, 100)
+
+
+@pytest.mark.parametrize(
+    ("device", "fails", "left"),
+    [("cpu", False, 1), ("cpu", True, 1), ("cuda:0", False, 1), ("cuda:0", True, 0)],
+)
+def test_a_process_that_fails_does_not_wait_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, device: str, fails: bool, left: int
+) -> None:
+    destroyed: list[int] = []
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "resolve_device", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda name: None)
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: destroyed.append(1))
+    with contextlib.suppress(KdbiasError), join_processes(device) as place:
+        assert (place.rank, place.world_size) == (0, 2)
+        if fails:
+            raise KdbiasError("this process alone")
+    assert len(destroyed) == left
 
 
 def test_a_batch_larger_than_the_data_is_all_that_the_processes_can_share(lab: Any, tmp_path: Path) -> None:
