@@ -68,7 +68,7 @@ def test_names_lose_folder_and_suffix_only():
 
 
 @pytest.fixture
-def benchmark(tmp_path):
+def ijbc_files(tmp_path):
     """12 subjects with 3 templates each, 1 to 4 images a template, in the benchmark's own files."""
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(12, 16))
@@ -87,10 +87,10 @@ def benchmark(tmp_path):
     return tmp_path, np.array(vectors)
 
 
-def test_benchmark_s_files_give_what_a_plain_program_gives(benchmark):
+def test_benchmark_s_files_give_what_a_plain_program_gives(ijbc_files):
     from sklearn.metrics import roc_curve
 
-    folder, vectors = benchmark
+    folder, vectors = ijbc_files
     result = evaluate(
         folder / "emb",
         folder / "out",
@@ -123,8 +123,8 @@ def test_benchmark_s_files_give_what_a_plain_program_gives(benchmark):
     assert result.document["metrics"]["tar@far<=0.1"]["low"] is not None
 
 
-def test_columns_serve_instead_of_the_file(benchmark):
-    folder, vectors = benchmark
+def test_columns_serve_instead_of_the_file(ijbc_files):
+    folder, vectors = ijbc_files
     rows = [line.split()[1:] for line in (folder / "tid_mid.txt").read_text().splitlines()]
     groups = {"template": pa.array([int(r[0]) for r in rows]), "media": pa.array([int(r[1]) for r in rows])}
     ids = pa.array([str(i) for i in range(len(vectors))])
@@ -137,8 +137,8 @@ def test_columns_serve_instead_of_the_file(benchmark):
     assert alike.document["details"]["norm_kept"] is False
 
 
-def test_foreign_templates_and_files_are_refused(benchmark):
-    folder, _ = benchmark
+def test_foreign_templates_and_files_are_refused(ijbc_files):
+    folder, _ = ijbc_files
     call = dict(protocol="ijbc", templates=folder / "tid_mid.txt", bootstrap=0)
     (folder / "more.txt").write_text("100 101 1\n100 999 0\n")
     with pytest.raises(KdbiasError, match=r"1 templates have no image among the 36 .*999"):
