@@ -1,4 +1,4 @@
-"""The pass over all pairs in torch tiles, for CUDA devices (and, for tests, torch on the CPU)."""
+"""Potentials, counts and neighbours of all pairs on a torch device: CUDA, and for tests torch on the CPU."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +11,9 @@ from kdbias import progress as progress_lines
 from kdbias.errors import KdbiasError
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
 from kdbias.sphere.potentials import probabilities
-from kdbias.sphere.reservoirs import EMPTY, require_k, unpack
+from kdbias.sphere.reservoirs import require_k
 from kdbias.sphere.tiles import tile_order
+from kdbias.sphere.torch_neighbors import torch_neighbors
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +52,13 @@ def torch_pairs(
     weights = probabilities(len(x), weights)
     kernels = Kernels(bandwidths) if len(bandwidths) else None
     side = tile or TILE
+    reached = progress
+    if progress is not None and k and (kernels is not None or near is not None):
+        reached = _halved(progress)
     while True:
         try:
             with torch.inference_mode(), _product_precision(torch, "float32"):
-                return _Pass(x, kernels, weights, k, near, device, precision).run(side, progress)
+                return _all(x, kernels, weights, k, near, device, precision, side, reached)
         except torch.cuda.OutOfMemoryError:
             if side <= SMALLEST_TILE:
                 raise KdbiasError(
@@ -62,46 +66,60 @@ def torch_pairs(
                     "--device cpu"
                 ) from None
         finally:
-            # Nothing refers to the pass any more; its memory is for the next attempt, or for FAISS, which
+            # Nothing refers to the attempt any more; its memory is for the next one, or for FAISS, which
             # cannot take from torch's cache.
             torch.cuda.empty_cache()
         side //= 2
         progress_lines.say(f"{device} is out of memory: starting over with tile {side}")
 
 
+def _all(
+    x: np.ndarray,
+    kernels: Kernels | None,
+    weights: np.ndarray,
+    k: int,
+    near: float | None,
+    device: str,
+    precision: str,
+    tile: int,
+    progress: Callable[[int], object] | None,
+) -> tuple[np.ndarray, Best, np.ndarray | None]:
+    import torch
+
+    y = torch.from_numpy(np.ascontiguousarray(x)).to(device)
+    best = torch_neighbors(y, k, tile, progress) if k else (None, None)
+    sums, counts = _Pass(y, kernels, weights, near, precision).run(tile, progress)
+    return sums, best, counts
+
+
 class _Pass:
-    """One pass; its state lives on the device."""
+    """The pass of the potentials and counts; its state lives on the device."""
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: "torch.Tensor",
         kernels: Kernels | None,
         weights: np.ndarray,
-        k: int,
         near: float | None,
-        device: str,
         precision: str,
     ) -> None:
         import torch
 
         self.torch = torch
-        self.kernels, self.k, self.near, self.precision = kernels, k, near, precision
-        self.n = len(x)
-        self.x = torch.from_numpy(np.ascontiguousarray(x)).to(device)
-        self.low = self.x.bfloat16() if precision == "bf16" else self.x
+        self.kernels, self.near, self.precision = kernels, near, precision
+        self.n, device = len(x), x.device
+        self.x, self.low = x, x.bfloat16() if precision == "bf16" else x
         wide = torch.from_numpy(np.ascontiguousarray((weights * self.n).T)).to(device)
         self.weights = {torch.float32: wide.float(), torch.float64: wide}
         count = len(kernels.bandwidths) if kernels else 0
         self.sums = torch.zeros(len(weights), count, self.n, dtype=torch.float64, device=device)
-        self.ids = torch.arange(self.n, device=device)
-        self.best = torch.full((self.n, k), EMPTY, dtype=torch.int64, device=device) if k else None
-        self.threshold = torch.full((self.n,), -2.0, device=device)
         self.counts = torch.zeros(self.n, dtype=torch.int64, device=device) if near is not None else None
 
     def run(
         self, tile: int, progress: Callable[[int], object] | None
-    ) -> tuple[np.ndarray, Best, np.ndarray | None]:
-        for i, j in tile_order(self.n, tile):
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        wanted = self.kernels is not None or self.counts is not None
+        for i, j in tile_order(self.n, tile) if wanted else ():
             rows, columns = (slice(b * tile, min(self.n, (b + 1) * tile)) for b in (i, j))
             self._tile(rows, columns)
             if progress is not None:
@@ -109,11 +127,7 @@ class _Pass:
                 progress(size if i == j else 2 * size)
         if self.kernels is not None:
             self.sums *= self.torch.from_numpy(self.kernels.factors / self.n).to(self.sums.device)[:, None]
-        best: Best = (None, None)
-        if self.best is not None:
-            cosines, ids = unpack(self.best.cpu().numpy())
-            best = ids, cosines
-        return self.sums.cpu().numpy(), best, None if self.counts is None else self.counts.cpu().numpy()
+        return self.sums.cpu().numpy(), None if self.counts is None else self.counts.cpu().numpy()
 
     def _tile(self, rows: slice, columns: slice) -> None:
         diagonal = rows.start == columns.start
@@ -123,14 +137,16 @@ class _Pass:
                 low = (self.low[rows] @ self.low[columns].T).float().clamp_(-1, 1)
             self._add_potentials(self.kernels, low, rows, columns, diagonal)
             exact = low if self.precision == "float32" else None
-        if self.best is None and self.counts is None:
+        if self.counts is None:
             return
         if exact is None:
             exact = (self.x[rows] @ self.x[columns].T).clamp_(-1, 1)
         if diagonal:
             exact.fill_diagonal_(-3.0)
-        self._count(exact, rows, columns, diagonal)
-        self._select(exact, rows, columns, diagonal)
+        reached = exact >= float(np.float32(self.near))
+        self.counts[rows] += reached.sum(dim=1)
+        if not diagonal:
+            self.counts[columns] += reached.sum(dim=0)
 
     def _add_potentials(
         self, kernels: Kernels, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool
@@ -153,45 +169,10 @@ class _Pass:
             return self.torch.mul(cosines, 2 * t / math.log(2)).exp2_()
         return cosines.double().sub_(1).mul_(2 * t).exp_()
 
-    def _count(self, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool) -> None:
-        if self.counts is None:
-            return
-        reached = cosines >= float(np.float32(self.near))
-        self.counts[rows] += reached.sum(dim=1)
-        if not diagonal:
-            self.counts[columns] += reached.sum(dim=0)
 
-    def _select(self, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool) -> None:
-        """Offer a tile's entries to its rows and, off the diagonal, to its columns.
-
-        This is where the host waits for the device, once a tile: most tiles soon have nothing to offer, and
-        sorting them all the same would cost more.
-        """
-        if self.best is None:
-            return
-        offers = [(cosines, rows, columns)] + ([] if diagonal else [(cosines.T, columns, rows)])
-        reached = [entries >= self.threshold[of, None] for entries, of, _ in offers]
-        most = self.torch.stack([mask.sum(dim=1).max() for mask in reached]).tolist()
-        for (entries, of, among), mask, count in zip(offers, reached, most, strict=True):
-            if count:
-                self._merge(entries, mask, count, of, among)
-
-    def _merge(
-        self, cosines: "torch.Tensor", reached: "torch.Tensor", most: int, of: slice, among: slice
-    ) -> None:
-        """Take what was reached, at most ``most`` a row, into the k best; keys as in `reservoirs.pack`."""
-        torch = self.torch
-        assert self.best is not None
-        bits = cosines.contiguous().view(torch.int32)
-        keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
-        keys += 0xFFFFFFFF - self.ids[among]
-        keys.masked_fill_(~reached | (cosines < -2), EMPTY)
-        top = keys.topk(min(most, self.k, keys.shape[1]), dim=1).values
-        merged = torch.cat([self.best[of], top], dim=1).topk(self.k, dim=1).values
-        self.best[of] = merged
-        worst = (merged[:, -1] >> 32).int()
-        threshold = (worst ^ ((worst >> 31) & 0x7FFFFFFF)).view(torch.float32)
-        self.threshold[of] = torch.where(merged[:, -1] == EMPTY, -2.0, threshold)
+def _halved(progress: Callable[[int], object]) -> Callable[[int], object]:
+    """Of two passes over all pairs, which together count as one."""
+    return lambda pairs: progress(pairs // 2)
 
 
 @contextmanager

@@ -62,22 +62,44 @@ def test_products_have_the_precision_asked_for(precision: str, process: str) -> 
     torch.set_float32_matmul_precision(process)
     try:
         with calls_of_torch(note):
-            all_pairs(np.eye(5, dtype=np.float32), [3.0], k=2, device="cpu:0", precision=precision, tile=8)
+            all_pairs(np.eye(5, dtype=np.float32), [3.0], k=2, near=0.9, device="cpu:0", precision=precision)
         assert torch.get_float32_matmul_precision() == process
     finally:
         torch.set_float32_matmul_precision(before)
-    low, *others = seen
+    neighbours, low, *others = seen
+    assert neighbours == "highest"
     assert low == ("high" if precision == "tf32" else "highest")
     assert others == ["highest"] * len(others)
-    assert len(others) == (1 if precision == "float32" else 2)  # a sum, and the exact cosines of neighbours
+    # A sum, and the exact cosines of copies.
+    assert len(others) == (1 if precision == "float32" else 2)
 
 
-def test_a_tile_costs_an_exponential_a_chain_and_one_wait() -> None:
+def test_a_tile_costs_an_exponential_a_chain_and_no_wait() -> None:
     calls: list[object] = []
     with calls_of_torch(calls.append):
-        all_pairs(reference.random_sphere(20, 4), [2.0, 5.0, 4.0, 8.0], k=2, device="cpu:0", tile=8)
+        all_pairs(reference.random_sphere(20, 4), [2.0, 5.0, 4.0, 8.0], device="cpu:0", tile=8)
     tiles = 6
     assert calls.count(torch.Tensor.exp2_) == 2 * tiles  # 2-4-8 and 5
     tensor = torch.Tensor
     waits = (tensor.tolist, tensor.item, tensor.__int__, tensor.__float__, tensor.__bool__)
-    assert sum(calls.count(wait) for wait in waits) == tiles
+    assert sum(calls.count(wait) for wait in waits) == 0
+
+
+@pytest.mark.parametrize("tile", [3, 8, 64])
+def test_equal_cosines_go_by_the_smaller_position(tile: int) -> None:
+    """Also where they tie for the last places, within a block of columns and between blocks."""
+    x = np.repeat(np.eye(6, dtype=np.float32), [40, 30, 20, 10, 5, 1], axis=0)
+    x = np.ascontiguousarray(x[np.random.default_rng(0).permutation(len(x))])
+    found = all_pairs(x, k=12, device="cpu:0", tile=tile)
+    cosines = x @ x.T
+    np.fill_diagonal(cosines, -2)
+    expected = np.argsort(-cosines, axis=1, kind="stable")[:, :12]
+    np.testing.assert_array_equal(found.ids, expected)
+
+
+def test_progress_counts_every_pair_once() -> None:
+    x = reference.random_sphere(96, 4)
+    for asked in ({"k": 3}, {"bandwidths": [2.0]}, {"k": 3, "bandwidths": [2.0], "near": 0.9}):
+        done: list[int] = []
+        all_pairs(x, device="cpu:0", tile=8, progress=done.append, **asked)
+        assert sum(done) == 96 * 96
