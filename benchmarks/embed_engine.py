@@ -76,9 +76,9 @@ def forward_time() -> Iterator[list[float]]:
 
     run, total = TorchTeacher._run, [0.0]
 
-    def timed(teacher, images):
+    def timed(teacher, images, mirrored):
         begun = time.process_time()
-        output = run(teacher, images)
+        output = run(teacher, images, mirrored)
         total[0] += (time.process_time() - begun) * (len(images) > 1)
         return output
 
