@@ -90,7 +90,12 @@ class TrainingSet:
 
 
 def _to(device: torch.device, array: np.ndarray | None) -> torch.Tensor | None:
-    return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+    if array is None:
+        return None
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":  # from pageable memory, the copy would wait for all that the device has to do
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def open_training_set(data: str | Path, config: TrainingConfig, processes: Processes) -> TrainingSet:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from kdbias.progress import bar
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.config import TrainingConfig
 
+_AHEAD = 2
 _WAY_OUT = "; it goes on from its last checkpoint"
 
 
@@ -49,8 +50,14 @@ class CachedImages:
     """All images of a training set as uint8 tensors (n, h, w, c): a batch is one indexing away."""
 
     def __init__(
-        self, source: Source, preprocessings: list[Preprocessing], workers: int, drawn: np.ndarray
+        self,
+        source: Source,
+        preprocessings: list[Preprocessing],
+        workers: int,
+        drawn: np.ndarray,
+        pin_memory: bool,
     ) -> None:
+        self._pin = pin_memory
         self._images = [
             torch.empty((source.n, *p.size, p.channels), dtype=torch.uint8) for p in preprocessings
         ]
@@ -68,9 +75,23 @@ class CachedImages:
                 progress.update(done)
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        for rows in row_batches:
-            index = torch.from_numpy(rows)
-            yield Batch([images[index] for images in self._images], rows)
+        batches = (
+            Batch([self._gather(images, rows) for images in self._images], rows) for rows in row_batches
+        )
+        return _ahead(batches) if self._pin else batches
+
+    def _gather(self, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        out = torch.empty((len(rows), *images.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
+        return torch.index_select(images, 0, torch.from_numpy(rows), out=out)
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, made by a thread while the device computes."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, batches, None) for _ in range(_AHEAD))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(thread.submit(next, batches, None))
+            yield batch
 
 
 class _ImageRows(Dataset[tuple[list[np.ndarray], int]]):
@@ -95,26 +116,37 @@ def _stack(samples: Sequence[tuple[list[np.ndarray], int]]) -> tuple[list[torch.
     return [torch.from_numpy(np.stack(kind)) for kind in zip(*images, strict=True)], torch.tensor(rows)
 
 
+class _RowBatches:
+    """The rows of an epoch's batches; workers outlive an epoch, and are asked for the next one's."""
+
+    def __init__(self) -> None:
+        self.of_epoch: Iterable[np.ndarray] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (rows.tolist() for rows in self.of_epoch)
+
+
 class StreamedImages:
     """Images decoded when they are due, ahead of the step, by worker processes (none: in process)."""
 
     def __init__(
         self, source: Source, preprocessings: list[Preprocessing], workers: int, pin_memory: bool
     ) -> None:
-        self._rows = _ImageRows(source, preprocessings)
-        self._options: dict[str, Any] = {
-            "num_workers": workers,
-            "pin_memory": pin_memory,
-            "collate_fn": _stack,
-        }
-        if workers:
-            self._options["prefetch_factor"] = 4
+        self._rows = _RowBatches()
+        self._loader = DataLoader(
+            _ImageRows(source, preprocessings),
+            batch_sampler=self._rows,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            collate_fn=_stack,
+        )
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        lists = (rows.tolist() for rows in row_batches)
-        loader = DataLoader(self._rows, batch_sampler=lists, **self._options)
+        self._rows.of_epoch = row_batches
         try:
-            for images, rows in loader:
+            for images, rows in self._loader:
                 yield Batch(images, rows.numpy())
         except (ConnectionError, EOFError) as error:  # one died while it handed over a batch
             raise dead_worker(str(error) or type(error).__name__, _WAY_OUT) from error
@@ -151,5 +183,5 @@ def open_images(
     budget = 0 if config.cache.strip() == "0" else parse_bytes(config.cache)
     size = source.n * sum(int(np.prod(p.size)) * p.channels for p in preprocessings)
     if size <= budget:
-        return CachedImages(source, preprocessings, config.workers, drawn)
+        return CachedImages(source, preprocessings, config.workers, drawn, pin_memory)
     return StreamedImages(source, preprocessings, config.workers, pin_memory)

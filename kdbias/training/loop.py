@@ -214,6 +214,7 @@ def fit(
             # Other processes may have left so little of an epoch that the sampler went on to the next one.
             left = sampler.batches(share) if sampler.epoch == meter.epoch else iter(())
             for batch in images.batches(left):
+                meter.waited()
                 flips = None
                 if cfg.flip != "none":
                     flips = draw_flips(
@@ -221,7 +222,6 @@ def fit(
                     )
                 pixels = batch.images[0].to(device, non_blocking=True)
                 lesson = samples.lesson(batch, flips if cfg.flip == "target" else None, device)
-                meter.waited()
 
                 seed_step(cfg.seed, meter.step, processes.rank)
                 pixels = pixels if flips is None else mirror(pixels, flips)

@@ -1,0 +1,58 @@
+"""Batches that a thread makes ahead of the device, and workers that outlive an epoch."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdbias.data import open_data
+from kdbias.errors import KdbiasError
+from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.training import images
+from kdbias.training.images import StreamedImages, _ahead
+
+GREY = Preprocessing(size=(4, 4), color="RGB", mean=(127.5,) * 3, std=(127.5,) * 3)
+
+
+def test_batches_made_ahead_are_the_same_and_few() -> None:
+    made: list[int] = []
+
+    def batches() -> Iterator[Any]:
+        for number in range(6):
+            made.append(number)
+            yield number
+
+    taken = []
+    for number in _ahead(batches()):
+        taken.append(number)
+        assert len(made) <= len(taken) + images._AHEAD
+    assert taken == list(range(6))
+
+
+def test_an_error_made_ahead_arrives_in_its_place() -> None:
+    def batches() -> Iterator[Any]:
+        yield 1
+        raise KdbiasError("sample 7 cannot be read")
+
+    ahead = _ahead(batches())
+    assert next(ahead) == 1
+    with pytest.raises(KdbiasError, match="sample 7"):
+        next(ahead)
+
+
+def test_workers_stay_from_epoch_to_epoch(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stamped(source: Any, preprocessings: Any, row: int) -> list[np.ndarray]:
+        return [np.full((1,), os.getpid() % (1 << 31), np.int32)]
+
+    monkeypatch.setattr(images, "_prepared", stamped)
+    streamed = StreamedImages(open_data(lab.data), [GREY], workers=2, pin_memory=False)
+    epochs = [[np.array([0, 3]), np.array([2, 1])], [np.array([1, 0]), np.array([3, 2])]]
+    seen = []
+    for epoch in epochs:
+        batches = list(streamed.batches(iter(epoch)))
+        np.testing.assert_array_equal([batch.rows for batch in batches], epoch)
+        seen.append({int(pid) for batch in batches for pid in batch.images[0].flatten()})
+    assert seen[0] == seen[1]
+    assert os.getpid() not in seen[0]
