@@ -15,7 +15,6 @@ COVERAGE = 0.95
 PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 LARGEST_SHARE = 0.04  # of the cells that a sample may look into, where no number of probes is asked for
 _FEWEST = 8
-_NO_ERROR = 1e-300
 
 
 def widths(cells: int, probes: int | None) -> list[int]:
@@ -120,20 +119,27 @@ class CellCheck:
         """(m, T, q) exact, self included."""
         return self.exact + self.job.p[:, None, self.rows]
 
+    @property
+    def scale(self) -> np.ndarray:
+        """(m, T, q) what errors are relative to: potentials, the least of them as in natural sampling, 1 / n.
+
+        A sample of no weight may see next to nothing, which no estimate is close to and nobody asks for.
+        """
+        return np.maximum(self.potentials, 1 / self.job.n)
+
     def models(self, width: int) -> np.ndarray:
         """(m, T) the far model of the smaller root-mean-square relative error with that many probes."""
-        off = (self.estimates[:, self.probes.index(width)] - self.exact) / self.potentials
+        off = (self.estimates[:, self.probes.index(width)] - self.exact) / self.scale
         return (off[..., self.choosing] ** 2).mean(axis=-1).argmin(axis=0)
 
-    def relative_errors(self, width: int) -> np.ndarray:
-        """(m, T, q) relative errors of the potentials by that model."""
+    def off(self, width: int) -> np.ndarray:
+        """(m, T, q) errors of the potentials by that model."""
         estimates = self.estimates[:, self.probes.index(width)]
-        chosen = np.take_along_axis(estimates, self.models(width)[None, :, :, None], axis=0)[0]
-        return (chosen - self.exact) / self.potentials
+        return np.take_along_axis(estimates, self.models(width)[None, :, :, None], axis=0)[0] - self.exact
 
     def worst_rms(self, width: int) -> float:
         """The largest root-mean-square relative error over weightings and bandwidths."""
-        off = self.relative_errors(width)[..., self.choosing]
+        off = (self.off(width) / self.scale)[..., self.choosing]
         return float(np.sqrt((off**2).mean(axis=2)).max())
 
     def choose(self, tolerance: float) -> int:
@@ -142,11 +148,14 @@ class CellCheck:
 
     def verdict(self, width: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
         """(m, T) factors from standard errors to half-widths, and how good the results are."""
-        relative, potentials = (v[..., self.judging] for v in (self.relative_errors(width), self.potentials))
+        off, potentials, scale, errors = (
+            values[..., self.judging]
+            for values in (self.off(width), self.potentials, self.scale, self.errors[self.probes.index(width)])
+        )
+        relative = off / scale
         # An error below rounding is no yardstick: ratios to it would widen everything that is measured by it.
-        least = np.maximum(rounding(self.job.kernels.bandwidths) * potentials, _NO_ERROR)
-        errors = np.maximum(self.errors[self.probes.index(width)][..., self.judging], least)
-        ratios = np.sort(np.abs(relative) * potentials / errors, axis=2)
+        least = rounding(self.job.kernels.bandwidths) * scale
+        ratios = np.sort(np.abs(off) / np.maximum(errors, least), axis=2)
         count = ratios.shape[2]
         rank = min(math.ceil((count + 1) * COVERAGE), count) - 1
         names = ("fit", "gauss")
@@ -160,8 +169,8 @@ class CellCheck:
             "largest_relative_error": np.abs(relative).max(axis=2).tolist(),
             "far_model": [[names[i] for i in row] for row in self.models(width)],
             "spearman": [
-                [spearman(exact, exact * (1 + off)) for exact, off in zip(*pair, strict=True)]
-                for pair in zip(potentials, relative, strict=True)
+                [spearman(exact, found) for exact, found in zip(*pair, strict=True)]
+                for pair in zip(potentials, potentials + off, strict=True)
             ],
         }
         return ratios[:, :, rank], quality | self.neighbour_quality(found.ids, found.cosines)

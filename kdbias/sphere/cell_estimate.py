@@ -108,7 +108,8 @@ def estimate_pairs(
     tick(0.3)
     pairs = AllPairs(list(bandwidths), p, near_part.sums, ids, cosines, near_part.counts)
     factors, quality = check.verdict(width, pairs)
-    half_widths = np.maximum(errors * factors[:, :, None], rounding(bandwidths) * pairs.potentials)
+    least = rounding(bandwidths) * np.maximum(pairs.potentials, 1 / len(x))
+    half_widths = np.maximum(errors * factors[:, :, None], least)
     quality |= {"pairs_share": near_pairs / len(x) ** 2}
     # Where rows prove to be off by more than their standard errors say, so are the energies.
     energy_errors = energy_errors * np.maximum(factors / 1.96, 1.0) + rounding(bandwidths).T * energies

@@ -127,11 +127,13 @@ def test_covers_on_real_embeddings(real_data, name: str) -> None:
 
 def test_samples_that_see_nothing_have_finite_errors() -> None:
     x = reference.clustered_sphere(600, 16, 3, spread=0.2)
-    seen = reference.cosines(x)[0] > 0.5
-    estimate = estimate_pairs(x, [4.0, 300.0], reference.probabilities(seen), threads=1)
-    assert (all_pairs(x, [300.0], reference.probabilities(seen)).potentials == 0).any()
+    p = reference.probabilities(reference.cosines(x)[0] > 0.5)
+    t = [4.0, 300.0, 4300.0]
+    estimate, exact = estimate_pairs(x, t, p, threads=1), all_pairs(x, t, p, threads=1)
+    assert (exact.potentials == 0).any()
     for name in ("rms_relative_error", "largest_relative_error", "spearman"):
         assert np.isfinite(estimate.quality[name]).all()
+    assert (coverage(estimate, exact.without_self)[:, 1:] > 0.95 - 0.04).all()
 
 
 def test_rank_correlation() -> None:
