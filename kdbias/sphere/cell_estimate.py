@@ -109,7 +109,7 @@ def estimate_pairs(
     pairs = AllPairs(list(bandwidths), p, near_part.sums, ids, cosines, near_part.counts)
     factors, quality = check.verdict(width, pairs)
     least = rounding(bandwidths) * np.maximum(pairs.potentials, 1 / len(x))
-    half_widths = np.maximum(errors * factors[:, :, None], least)
+    half_widths = np.maximum(np.maximum(errors, least) * factors[:, :, None], least)
     quality |= {"pairs_share": near_pairs / len(x) ** 2}
     # Where rows prove to be off by more than their standard errors say, so are the energies.
     energy_errors = energy_errors * np.maximum(factors / 1.96, 1.0) + rounding(bandwidths).T * energies
