@@ -1,7 +1,7 @@
 """What an estimate over cells is worth: some samples are computed exactly and compared."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,8 @@ COVERAGE = 0.95
 PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 LARGEST_SHARE = 0.04  # of the cells that a sample may look into, where no number of probes is asked for
 _FEWEST = 8
+# Of a block of cosines; some ten arrays of its size are held at a time.
+_ROWS, _COLUMNS = 32, 8192
 
 
 def widths(cells: int, probes: int | None) -> list[int]:
@@ -22,13 +24,6 @@ def widths(cells: int, probes: int | None) -> list[int]:
     most = max(_FEWEST, int(LARGEST_SHARE * cells))
     wanted = [q for q in PROBES if q <= most] if probes is None else [probes]
     return sorted({min(q, cells) for q in wanted})
-
-
-def _sums_by_rank(values: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:
-    """(r, count) float64 sums of values (r, n) of equal rank."""
-    return np.stack(
-        [np.bincount(rank, weights=row, minlength=count) for rank, row in zip(ranks, values, strict=True)]
-    )
 
 
 class CellCheck:
@@ -60,48 +55,45 @@ class CellCheck:
         self.exact = np.zeros(shape[1:])
         self.estimates, self.errors = np.zeros((2, *shape)), np.zeros(shape)
         self.cosines = np.zeros((len(self.rows), job.k), dtype=np.float32)
-        self.inverted = Inverted.of(job.nearest, job.cells.count)
-        # A block of rows against all samples: at most 64 MiB a float32 matrix.
-        over_rows(len(self.rows), self._block, job.threads, rows=max(1, min(64, (1 << 24) // job.n)))
+        over_rows(len(self.rows), self._block, job.threads, _ROWS)
 
     def _block(self, part: slice, workspace: Workspace) -> None:
         job, rows = self.job, self.rows[part]
-        cosines = job.x[rows] @ job.x.T
-        np.clip(cosines, -1.0, 1.0, out=cosines)
-        selves = np.arange(len(rows)) * job.n + rows
-        ranks = np.stack([self._ranks(row) for row in rows])
-        weights = job.scaled.T  # (m, n)
-        near = np.empty((3, len(weights), len(rows), self.probes[-1] + 1))
-        for power in range(3):
-            values = cosines**power
-            values.reshape(-1)[selves] = 0.0
-            for i, weight in enumerate(weights):
-                near[power, i] = _sums_by_rank(values * weight, ranks, near.shape[-1])
-        kernel_near = np.empty((len(weights), len(job.kernels.bandwidths), len(rows), near.shape[-1]))
-        for index, kernel in job.kernels.each(cosines, workspace, selves):
-            for i, weight in enumerate(weights):
-                kernel_near[i, index] = _sums_by_rank(kernel * weight, ranks, near.shape[-1])
-            kernel_near[:, index] *= job.kernels.factors[index]
+        shape = (len(job.p), len(rows), self.probes[-1] + 1)
+        near = np.zeros((3, *shape))
+        kernel_near = np.zeros((len(job.kernels.bandwidths), *shape))
+        best = np.empty((len(rows), 0), dtype=np.float32)
+        for columns, cosines, selves in _against_all(job.x, rows, workspace):
+            ranks, weights = self._ranks(rows, columns), job.scaled[columns].T
+            for power in range(3):
+                values = cosines**power
+                values.reshape(-1)[selves] = 0.0
+                _add_by_rank(near[power], values, weights, ranks)
+            for index, kernel in job.kernels.each(cosines, workspace, selves):
+                _add_by_rank(kernel_near[index], kernel, weights, ranks)
+            if job.k:
+                best = _largest(best, cosines, selves, job.k)
         near = near.cumsum(axis=-1) / job.n
-        kernel_near = kernel_near.cumsum(axis=-1) / job.n
+        kernel_near *= job.kernels.factors[:, None, None, None]
+        kernel_near = kernel_near.cumsum(axis=-1).swapaxes(0, 1) / job.n
         self.exact[:, :, part] = kernel_near[..., -1]
         for position, width in enumerate(self.probes):
             far = job.far(rows, width, near[..., width - 1], workspace)
             self.estimates[:, position, :, :, part] = kernel_near[..., width - 1] + far.models
             self.errors[position, :, :, part] = far.errors
-        if job.k:
-            cosines.reshape(-1)[selves] = -2.0
-            cosines.partition(job.n - job.k, axis=1)
-            self.cosines[part] = -np.sort(-cosines[:, job.n - job.k :], axis=1)
+        self.cosines[part] = best
 
-    def _ranks(self, row: int) -> np.ndarray:
-        """(n,) the least width at which a side sees the other, less one; the widest where none does."""
-        cells, widest = self.job.cells, self.probes[-1]
-        of_cells = np.full(cells.count, widest)
-        of_cells[self.job.nearest[row, :widest]] = np.arange(widest)
-        ranks = of_cells[cells.cell]
-        samples, choice = self.inverted.of_cell(cells.cell[row])
-        ranks[samples] = np.minimum(ranks[samples], choice)
+    def _ranks(self, rows: np.ndarray, columns: slice) -> np.ndarray:
+        """(r, c) the least width at which a side sees the other, less one; the widest where none does."""
+        cells, nearest, widest = self.job.cells, self.job.nearest, self.probes[-1]
+        of_cells = np.full((len(rows), cells.count), widest)
+        np.put_along_axis(of_cells, nearest[rows, :widest], np.arange(widest)[None], axis=1)
+        ranks = of_cells[:, cells.cell[columns]]
+        own = cells.cell[rows]
+        inverted = Inverted.of(nearest[columns, :widest], cells.count, own)
+        for rank, cell in zip(ranks, own, strict=True):
+            samples, choice = inverted.of_cell(cell)
+            rank[samples] = np.minimum(rank[samples], choice)
         return ranks
 
     def surprise(self, width: int) -> float:
@@ -148,9 +140,9 @@ class CellCheck:
 
     def verdict(self, width: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
         """(m, T) factors from standard errors to half-widths, and how good the results are."""
+        errors = self.errors[self.probes.index(width)]
         off, potentials, scale, errors = (
-            values[..., self.judging]
-            for values in (self.off(width), self.potentials, self.scale, self.errors[self.probes.index(width)])
+            values[..., self.judging] for values in (self.off(width), self.potentials, self.scale, errors)
         )
         relative = off / scale
         # An error below rounding is no yardstick: ratios to it would widen everything that is measured by it.
@@ -202,14 +194,43 @@ def neighbour_quality(exact: np.ndarray, found: np.ndarray) -> dict[str, float |
 def exact_cosines(x: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
     """(q, k) float32 cosines of some samples (q,) to their k nearest others, descending."""
     found = np.empty((len(rows), k), dtype=np.float32)
-    step = max(1, min(64, (1 << 24) // len(x)))
-    for start in range(0, len(rows), step):
-        some = rows[start : start + step]
-        cosines = x[some] @ x.T
-        cosines[np.arange(len(some)), some] = -2.0
-        cosines.partition(len(x) - k, axis=1)
-        found[start : start + step] = -np.sort(-cosines[:, len(x) - k :], axis=1)
-    return np.clip(found, -1.0, 1.0)
+    workspace = Workspace()
+    for start in range(0, len(rows), _ROWS):
+        best = found[start : start + _ROWS, :0]
+        for _, cosines, selves in _against_all(x, rows[start : start + _ROWS], workspace):
+            best = _largest(best, cosines, selves, k)
+        found[start : start + _ROWS] = best
+    return found
+
+
+def _against_all(
+    x: np.ndarray, rows: np.ndarray, workspace: Workspace
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Some columns, the cosines of the rows (r,) with them, and the flat positions of self-pairs therein."""
+    left = x[rows]
+    for start in range(0, len(x), _COLUMNS):
+        columns = slice(start, min(len(x), start + _COLUMNS))
+        cosines = workspace.array("cosines", (len(rows), columns.stop - start))
+        np.matmul(left, x[columns].T, out=cosines)
+        np.clip(cosines, -1.0, 1.0, out=cosines)
+        inside = np.flatnonzero((rows >= start) & (rows < columns.stop))
+        yield columns, cosines, inside * cosines.shape[1] + rows[inside] - start
+
+
+def _add_by_rank(totals: np.ndarray, values: np.ndarray, weights: np.ndarray, ranks: np.ndarray) -> None:
+    """Add to totals (m, r, W) the weighted sums of values (r, c) of equal rank; weights are (m, c)."""
+    for total, weight in zip(totals, weights, strict=True):
+        for row, value, rank in zip(total, values, ranks, strict=True):
+            row += np.bincount(rank, value * weight, len(row))
+
+
+def _largest(best: np.ndarray, cosines: np.ndarray, selves: np.ndarray, k: int) -> np.ndarray:
+    """(r, at most k) the largest of the best so far and of more cosines, descending, without self-pairs."""
+    cosines.reshape(-1)[selves] = -2.0
+    pool = np.concatenate([best, cosines], axis=1)
+    first = max(0, pool.shape[1] - k)
+    pool.partition(first, axis=1)
+    return -np.sort(-pool[:, first:], axis=1)
 
 
 def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:

@@ -180,9 +180,16 @@ class Inverted:
     width: int
 
     @classmethod
-    def of(cls, probes: np.ndarray, count: int) -> "Inverted":
+    def of(cls, probes: np.ndarray, count: int, wanted: np.ndarray | None = None) -> "Inverted":
+        """From the (n, P) cells that each sample looks into, for all cells or the wanted ones alone."""
         flat = probes.reshape(-1)
-        entries = np.argsort(flat, kind="stable")
+        if wanted is None:
+            entries = np.argsort(flat, kind="stable")
+        else:
+            mask = np.zeros(count, dtype=bool)
+            mask[wanted] = True
+            entries = np.flatnonzero(mask[flat])
+            entries = entries[np.argsort(flat[entries], kind="stable")]
         return cls(entries, np.searchsorted(flat[entries], np.arange(count + 1)), probes.shape[1])
 
     def of_cell(self, cell: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,15 @@
 """The estimate past exact: close to the exact values, and its intervals hold at their stated rate."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from kdbias.sphere.all_pairs import all_pairs
-from kdbias.sphere.cell_check import neighbour_quality, spearman
+from kdbias.sphere.cell_check import CellCheck, exact_cosines, neighbour_quality, spearman
 from kdbias.sphere.cell_estimate import CellEstimate, estimate_pairs
+from kdbias.sphere.cell_job import CellJob
 from tests import reference
 
 T = [2.0, 4.0, 10.0]
@@ -170,3 +173,22 @@ def test_errors_stay_small_where_rounding_is_all_there_is() -> None:
     energy = float((p * exact.without_self[:, 0]).sum())
     assert abs(found.pair_energies[0, 0] - energy) <= 3 * found.energy_errors[0, 0]
     assert found.energy_errors[0, 0] < 0.05 * energy
+
+
+def test_a_check_takes_the_same_memory_for_any_number_of_samples() -> None:
+    x = reference.random_sphere(40_000, 4)
+    p = reference.natural(len(x))[None]
+    job = CellJob(x, T, p, 3, None, 64, lambda cells: 4, seed=0, threads=1)
+    tracemalloc.start()
+    check = CellCheck(job, 64, seed=0, probes=4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 << 20
+    exact = all_pairs(x[:2000], T, k=3)
+    some = np.arange(0, 2000, 90)
+    np.testing.assert_allclose(exact_cosines(x[:2000], some, 3), exact.cosines[some], atol=1e-6)
+    own = np.clip(x.astype(np.float64) @ x[check.rows[0]], -1, 1)
+    own[check.rows[0]] = -2
+    np.testing.assert_allclose(check.cosines[0], -np.sort(-own)[:3], atol=1e-6)
+    kernel = np.exp(-2 * T[1] * (1 - own)) * (own > -2)
+    np.testing.assert_allclose(check.exact[0, 1, 0], kernel.mean(), rtol=1e-5)
