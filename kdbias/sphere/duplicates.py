@@ -10,6 +10,7 @@ from kdbias.sphere.tiles import Epilogue, Tile
 from kdbias.sphere.workers import Workspace
 
 NEAR_DUPLICATE_COSINE = 0.999
+_ROWS = 1024
 
 
 def first_with_same_vector(x: np.ndarray) -> np.ndarray:
@@ -17,12 +18,18 @@ def first_with_same_vector(x: np.ndarray) -> np.ndarray:
 
     Rows are compared by a 128-bit digest, so no n x n comparison and no sorting of whole rows.
     """
-    rows = np.ascontiguousarray(x) + 0.0  # -0.0 and 0.0 are the same number
-    digests = np.frombuffer(
-        b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows), dtype="V16"
-    )
-    _, first, inverse = np.unique(digests.view([("a", "<u8"), ("b", "<u8")]), True, True)
-    return first[inverse.reshape(-1)].astype(np.int64)
+    digests = np.empty((len(x), 2), dtype=np.uint64)
+    for start in range(0, len(x), _ROWS):
+        rows = np.ascontiguousarray(x[start : start + _ROWS]) + 0.0  # -0.0 and 0.0 are the same number
+        joined = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
+        digests[start : start + _ROWS] = np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
+    order = np.lexsort(digests.T)  # stable, so that the first of equal rows comes first
+    digests = digests[order]
+    is_first = np.ones(len(x), dtype=bool)
+    is_first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
+    first = np.empty(len(x), dtype=np.int64)
+    first[order] = order[is_first][np.cumsum(is_first) - 1]
+    return first
 
 
 class RadiusCounts(Epilogue):

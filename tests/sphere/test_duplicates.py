@@ -1,5 +1,7 @@
 """Exact and near duplicates."""
 
+import tracemalloc
+
 import numpy as np
 
 from kdbias.sphere.duplicates import RadiusCounts, first_with_same_vector
@@ -16,6 +18,19 @@ def test_sign_of_zero_is_ignored() -> None:
     np.testing.assert_array_equal(
         first_with_same_vector(np.float32([[0.0, 1], [-0.0, 1], [0.0, -1]])), [0, 0, 2]
     )
+
+
+def test_many_rows_are_compared_without_a_copy_of_them() -> None:
+    x = reference.random_sphere(20_000, 256)
+    x[[9000, 19_999]] = x[[3, 9001]]  # further apart than a block
+    tracemalloc.start()
+    first = first_with_same_vector(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < x.nbytes * 0.6
+    expected = np.arange(len(x))
+    expected[[9000, 19_999]] = [3, 9001]
+    np.testing.assert_array_equal(first, expected)
 
 
 def test_radius_counts_against_reference() -> None:
