@@ -10,8 +10,9 @@ keep (O(n)).
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -64,13 +65,19 @@ class Epilogue:
         raise NotImplementedError(f"{type(self).__name__} cannot be saved")
 
 
-def tile_order(n: int, tile: int) -> list[tuple[int, int]]:
+def tile_order(n: int, tile: int) -> Iterator[tuple[int, int]]:
     """(row block, column block) of every tile: the diagonal first, then one parallel to it after the other.
 
     So every sample meets some neighbours at once, and early thresholds spare selection work later.
     """
     blocks = -(-n // tile)
-    return [(i, i + offset) for offset in range(blocks) for i in range(blocks - offset)]
+    return ((i, i + offset) for offset in range(blocks) for i in range(blocks - offset))
+
+
+def tile_count(n: int, tile: int) -> int:
+    """How many tiles `tile_order` gives."""
+    blocks = -(-n // tile)
+    return blocks * (blocks + 1) // 2
 
 
 def traverse(
@@ -108,12 +115,11 @@ def traverse(
             with lock:
                 progress(done)
 
-    order = tile_order(len(x), tile)
-    workers = min(workers, len(order))
+    workers = min(workers, tile_count(len(x), tile))
     if snapshots is None:
-        each(order, work, workers)
+        each(tile_order(len(x), tile), work, workers)
     else:
-        _in_waves(order, work, workers, epilogues, snapshots, progress, tile, len(x))
+        _in_waves(work, workers, epilogues, snapshots, progress, tile, len(x))
     for epilogue in epilogues:
         epilogue.finish()
     if snapshots is not None:
@@ -121,7 +127,6 @@ def traverse(
 
 
 def _in_waves(
-    order: list[tuple[int, int]],
     work: Callable[[tuple[int, int], Workspace], None],
     workers: int,
     epilogues: Sequence[Epilogue],
@@ -131,24 +136,32 @@ def _in_waves(
     n: int,
 ) -> None:
     """Do the tiles in waves; between waves no thread is at work, so that states can be saved."""
-    done = 0
-    loaded = snapshots.load()
-    if loaded is not None:
-        done, states = loaded
-        for epilogue, state in zip(epilogues, states, strict=True):
-            epilogue.restore(state)
-        if progress is not None:
-            progress(sum(_pairs(block, tile, n) for block in order[:done]))
+    order, count = tile_order(n, tile), tile_count(n, tile)
+    done = _restore(epilogues, snapshots)
+    before = sum(_pairs(block, tile, n) for block in islice(order, done))
+    if progress is not None and done:
+        progress(before)
     wave = workers
-    while done < len(order):
+    while done < count:
         started = time.monotonic()
-        each(order[done : done + wave], work, workers)
-        done = min(len(order), done + wave)
-        if done < len(order) and snapshots.due():
+        each(islice(order, wave), work, workers)
+        done = min(count, done + wave)
+        if done < count and snapshots.due():
             snapshots.save(done, [epilogue.state() for epilogue in epilogues])
         # A tenth of the time between snapshots: few barriers, and no snapshot much too late.
         seconds = max(time.monotonic() - started, 1e-3)
         wave = max(workers, min(4 * wave, int(wave * 0.1 * snapshots.every / seconds)))
+
+
+def _restore(epilogues: Sequence[Epilogue], snapshots: Snapshots) -> int:
+    """Take up a snapshot, if there is one, and let go of it; returns how many tiles it holds."""
+    loaded = snapshots.load()
+    if loaded is None:
+        return 0
+    done, states = loaded
+    for epilogue, state in zip(epilogues, states, strict=True):
+        epilogue.restore(state)
+    return done
 
 
 def _pairs(block: tuple[int, int], tile: int, n: int) -> int:
@@ -186,4 +199,4 @@ def seconds_estimate(n: int, d: int, threads: int | None = None, tile: int = TIL
         product = time.perf_counter() - started
     # Selection, exponentials and sums cost the same for an entry whatever the dimension.
     beside = 4e-9 * side * side
-    return len(tile_order(n, tile)) * (product + beside) / (threads or available_threads())
+    return tile_count(n, tile) * (product + beside) / (threads or available_threads())

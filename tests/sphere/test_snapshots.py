@@ -1,5 +1,6 @@
 """A pass that is killed and goes on gives what an uninterrupted one gives."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,37 @@ def test_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(resumed.ids, whole.ids)
     np.testing.assert_array_equal(resumed.counts, whole.counts)
     assert not snapshot.exists()
+
+
+def test_what_was_loaded_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = reference.random_sphere(300, 8)
+    snapshot, loaded = tmp_path / "pass.npz", []
+
+    def kill(pairs: int) -> None:
+        if snapshot.exists():
+            raise Killed
+
+    with pytest.raises(Killed):
+        all_pairs(x, [3.0], **OPTIONS, progress=kill, snapshot=snapshot)
+    load = Snapshots.load
+
+    def watched(snapshots: Snapshots) -> tuple[int, list[dict[str, np.ndarray]]] | None:
+        found = load(snapshots)
+        assert found is not None
+        loaded.extend(weakref.ref(array) for state in found[1] for array in state.values())
+        return found
+
+    alive: list[int] = []
+    monkeypatch.setattr(Snapshots, "load", watched)
+    all_pairs(
+        x,
+        [3.0],
+        **OPTIONS,
+        progress=lambda pairs: alive.append(sum(ref() is not None for ref in loaded)),
+        snapshot=snapshot,
+    )
+    assert loaded
+    assert not alive[-1]
 
 
 def test_snapshot_of_other_data_is_ignored(tmp_path: Path) -> None:

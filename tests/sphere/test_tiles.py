@@ -2,12 +2,13 @@
 
 import itertools
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.tiles import Epilogue, Tile, seconds_estimate, tile_order, traverse
+from kdbias.sphere.tiles import Epilogue, Tile, seconds_estimate, tile_count, tile_order, traverse
 from kdbias.sphere.workers import Workspace
 from tests import reference
 
@@ -46,9 +47,24 @@ def test_upper_triangle_shown_exactly_once(n: int, tile: int, threads: int) -> N
 
 
 def test_diagonal_tiles_come_first() -> None:
-    order = tile_order(100, 10)
+    order = list(tile_order(95, 10))
     assert order[:10] == [(i, i) for i in range(10)]
     assert sorted(order) == [(i, j) for i in range(10) for j in range(i, 10)]
+    assert tile_count(95, 10) == len(order)
+
+
+def test_tiles_are_not_listed_before_the_first() -> None:
+    class Stop(Epilogue):
+        def consume(self, tile: Tile, workspace: Workspace) -> None:
+            raise InterruptedError
+
+    x = reference.random_sphere(3000, 2)
+    tracemalloc.start()
+    with pytest.raises(InterruptedError):
+        traverse(x, [Stop()], tile=2, threads=1)  # a million tiles
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_cosines_are_clamped() -> None:
