@@ -5,15 +5,15 @@ past that each product computes the tiles anew. Both are the same matrix: float3
 Recomputed products are dear, so that kernel comes with a cheap stand-in (see `refinement`).
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from kdbias.device import parse_bytes
-from kdbias.sphere.tiles import TILE, Workspace, available_threads
+from kdbias.sphere.tiles import TILE
+from kdbias.sphere.workers import Workspace, available_threads, each
 
 
 class KernelMatrix(Protocol):
@@ -88,8 +88,6 @@ class TiledKernel:
         self.description = f"exact kernel, {f'kept as {kept.__name__}' if kept else 'recomputed tiles'}"
         self.x = np.ascontiguousarray(x, dtype=np.float32)
         self._threads = threads or available_threads()
-        starts = range(0, self.n, tile)
-        self._blocks = [(i, j) for i in starts for j in starts if j >= i]
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
         self._row_sums: np.ndarray | None = None
         # A cheap approximation of this kernel, which `refinement` makes once and leaves here.
@@ -163,17 +161,19 @@ class TiledKernel:
     ) -> np.ndarray:
         """Run ``work(block, total, workspace)`` over all tiles; totals of workers add up in a fixed order."""
 
-        def share(rank: int) -> np.ndarray:
-            total, workspace = np.zeros((self.n, columns)), Workspace()
-            for block in self._blocks[rank :: self._threads]:
-                work(block, total, workspace)
-            return total
+        totals = [np.zeros((self.n, columns)) for _ in range(self._threads)]
 
-        with threadpool_limits(1, user_api="blas"):
-            if self._threads == 1:
-                return share(0)
-            with ThreadPoolExecutor(self._threads) as pool:
-                return np.add.reduce(list(pool.map(share, range(self._threads))))
+        def share(rank: int, workspace: Workspace) -> None:
+            for block in islice(self._blocks(), rank, None, self._threads):
+                work(block, totals[rank], workspace)
+
+        each(range(self._threads), share, self._threads)
+        return np.add.reduce(totals)
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        """(first row, first column) of every tile on and above the diagonal."""
+        starts = range(0, self.n, self.tile)
+        return ((i, j) for i in starts for j in starts[i // self.tile :])
 
 
 # float16 loses digits below 6e-5, where most of K may lie; times 2^15 it keeps them down to 2e-9.

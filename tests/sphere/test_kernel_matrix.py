@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,12 @@ def test_scaled_half_precision_keeps_small_kernel_values():
     assert back == pytest.approx(values, rel=2**-11, abs=1e-12)
     assert back[0, 0] == 0
     assert back[0, -1] == 1
+
+
+def test_tiles_that_are_not_kept_are_not_listed_either():
+    x = rows(3000, 2)
+    tracemalloc.start()
+    TiledKernel(x, 1.0, kept=None, tile=2)  # a million tiles
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
