@@ -19,6 +19,7 @@ _MOST_NEAR = 512  # near pairs a row, on average; beyond it the sparse part woul
 _BYTES_A_PAIR = 24  # while the sparse matrix is put together
 _MOST_DIRECTIONS = 128
 _SMALLEST = 1e-30  # kernel values that no sum would notice
+_ROUNDING = 1e-6  # of a cosine, hence 2t times that of a kernel value
 _CHUNK = 1 << 15
 
 
@@ -40,7 +41,9 @@ class NearKernel:
         values = exact.rows(rows)
         values[np.arange(len(rows)), rows] = 0  # pairs of different samples
         per_row = min(_MOST_NEAR, max(1, memory // (_BYTES_A_PAIR * self.n)), self.n)
-        self.radius = max(float(np.quantile(values, max(0.0, 1 - per_row / self.n))), _SMALLEST)
+        quantile = float(np.quantile(values, max(0.0, 1 - per_row / self.n)))
+        # Just past it, by more than rounding: there may be any number of pairs at the very same value.
+        self.radius = max(quantile * (1 + _ROUNDING * (1 + 2 * self.t)), _SMALLEST)
         self._reduced = self._x @ _leading_directions(self._x)
         self.quadratic = self._fit(values, rows)
         self._near, self._diagonal = self._collect(exact)

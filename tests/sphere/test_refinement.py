@@ -67,6 +67,14 @@ def test_stand_in_is_linear_symmetric_and_near_the_kernel(d):
     assert share > 40 / 300  # the near pairs are exact
 
 
+def test_stand_in_keeps_no_more_pairs_than_fit_where_values_are_tied():
+    x = np.sign(np.random.default_rng(0).normal(size=(400, 16))).astype(np.float32) / 4
+    memory = 400 * 24 * 10
+    near = NearKernel(recomputed(x, 2.0, memory), memory)
+    assert 0 < int(near.description.split()[0]) <= 10  # near pairs a sample
+    assert solve(recomputed(x, 2.0, memory), tolerance=1e-4, min_ess=0.7).certified
+
+
 OPTIONS: dict[str, Any] = {
     "none": {},
     "floor": {"min_ess": 0.7},
