@@ -7,6 +7,7 @@ landmarks the kernel is fitted by a quadratic in s, the quadratic is summed exac
 the residuals correct the sum and give its standard error.
 """
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,18 +36,22 @@ class Moments:
     def of(cls, x: np.ndarray, weights: np.ndarray, threads: int | None = None) -> "Moments":
         """From (n, d) rows and (m, n) weights, in one pass over the rows."""
         m, d = len(weights), x.shape[1]
-        parts: list[Moments] = []
+        total = cls(weights.sum(axis=1), np.zeros((m, d)), np.zeros((m, d, d)))
+        lock = threading.Lock()
 
         def block(rows: slice, workspace: Workspace) -> None:
-            first = (weights[:, rows] @ x[rows].astype(np.float64)).astype(np.float64)
-            second = np.empty((m, d, d))
-            for i in range(m):
-                second[i] = (x[rows] * weights[i, rows, None].astype(np.float32)).T @ x[rows]
-            parts.append(Moments(weights[:, rows].sum(axis=1), first, second))
+            some = x[rows]
+            first = weights[:, rows] @ some.astype(np.float64)
+            with lock:
+                np.add(total.first, first, out=total.first)
+            for weight, second in zip(weights, total.second, strict=True):
+                product = (some * weight[rows, None].astype(np.float32)).T @ some
+                with lock:
+                    second += product
 
         # Blocks of 8192 rows: float32 products of that length, float64 sums of them.
         over_rows(len(x), block, threads, rows=8192)
-        return sum(parts[1:], start=parts[0])
+        return total
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.mass + other.mass, self.first + other.first, self.second + other.second)

@@ -1,5 +1,7 @@
 """Far sums: exact moments, unbiased over landmarks, with the error they state."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,18 @@ def test_moments_of_shards_add_up() -> None:
     shards = Moments.of(x[:180], p[:, :180]) + Moments.of(x[180:], p[:, 180:])
     for name in ("mass", "first", "second"):
         np.testing.assert_allclose(getattr(shards, name), getattr(whole, name), rtol=1e-5, atol=1e-8)
+
+
+def test_moments_of_many_rows_take_the_memory_of_a_few() -> None:
+    x = reference.random_sphere(100_000, 48)
+    p = reference.natural(len(x))[None]
+    peaks = []
+    for n in (20_000, 100_000):
+        tracemalloc.start()
+        Moments.of(x[:n], p[:, :n], threads=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.01 * peaks[0]
 
 
 def test_moments_along_rows_are_sums_over_all_samples() -> None:
