@@ -9,7 +9,7 @@ from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cell_check import CellCheck, rounding, widths
 from kdbias.sphere.cell_job import LANDMARKS, CellJob
 from kdbias.sphere.cell_near import NearCells
-from kdbias.sphere.cells import visit
+from kdbias.sphere.cells import lookers, visit
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.vectors import require_unit_rows
 
@@ -91,14 +91,14 @@ def estimate_pairs(
     check = CellCheck(job, queries, seed, probes)
     width = check.choose(tolerance)
     tick(0.2)
-    nearest = np.ascontiguousarray(job.nearest[:, :width])
+    job.narrow(width)
     near_part = NearCells(job, check.surprise(width))
     sizes = np.diff(job.cells.starts)
-    near_pairs = int(sizes @ np.bincount(nearest.reshape(-1), minlength=len(sizes)))
+    near_pairs = int(sizes @ lookers(job.nearest, len(sizes)))
     visit(
         x,
         job.cells,
-        nearest,
+        job.nearest,
         near_part.consume,
         threads=threads,
         progress=lambda pairs: tick(0.5 * pairs / near_pairs),
@@ -108,8 +108,12 @@ def estimate_pairs(
     tick(0.3)
     pairs = AllPairs(list(bandwidths), p, near_part.sums, ids, cosines, near_part.counts)
     factors, quality = check.verdict(width, pairs)
-    least = rounding(bandwidths) * np.maximum(pairs.potentials, 1 / len(x))
-    half_widths = np.maximum(np.maximum(errors, least) * factors[:, :, None], least)
+    least = pairs.potentials
+    np.maximum(least, 1 / len(x), out=least)
+    least *= rounding(bandwidths)
+    half_widths = np.maximum(errors, least, out=errors)
+    half_widths *= factors[:, :, None]
+    np.maximum(half_widths, least, out=half_widths)
     quality |= {"pairs_share": near_pairs / len(x) ** 2}
     # Where rows prove to be off by more than their standard errors say, so are the energies.
     energy_errors = energy_errors * np.maximum(factors / 1.96, 1.0) + rounding(bandwidths).T * energies

@@ -21,7 +21,7 @@ class CellJob:
         scaled: (n, m) float32, p n.
         k, near: neighbours to find, cosine to count others at (None for no counts).
         kernels, cells, moments, landmarks: see there.
-        nearest: (n, widest) int32, the cells nearest to each sample, the nearest first.
+        nearest: (n, widest) integers, the cells nearest to each sample, the nearest first.
     """
 
     def __init__(
@@ -48,6 +48,10 @@ class CellJob:
         self.landmarks = Landmarks(
             positions, x[positions], self.scaled[positions].T.copy(), self.cells.cell[positions], self.n
         )
+
+    def narrow(self, width: int) -> None:
+        """Forget all but the ``width`` nearest cells of each sample."""
+        self.nearest = np.ascontiguousarray(self.nearest[:, :width])
 
     def far(
         self, rows: np.ndarray | slice, width: int, near_moments: np.ndarray, workspace: Workspace

@@ -13,6 +13,8 @@ from kdbias.sphere.workers import Workspace, each, over_rows
 _ROWS = 1024
 _ROUNDS = 8
 _SAMPLE_PER_CELL = 48
+_CELLS = 64  # added up at once
+_ENTRIES = 1 << 22  # of an inverted list held at once; a few arrays of that length
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,17 @@ class Cells:
         return self.order[self.starts[cell] : self.starts[cell + 1]]
 
     def nearest(self, x: np.ndarray, probes: int, threads: int | None = None) -> np.ndarray:
-        """(len(x), probes) int32: the cells nearest to each row, the nearest first."""
-        result = np.empty((len(x), probes), dtype=np.int32)
+        """(len(x), probes), the smallest unsigned integers: the cells nearest to each row, nearest first."""
+        result = np.empty((len(x), probes), dtype=np.min_scalar_type(self.count - 1))
 
         def block(rows: slice, workspace: Workspace) -> None:
             cosines = x[rows] @ self.centroids.T
-            top = np.argpartition(-cosines, probes - 1, axis=1)[:, :probes]
-            inner = np.argsort(-np.take_along_axis(cosines, top, axis=1), axis=1, kind="stable")
+            opposite = np.negative(cosines, out=cosines)
+            top = np.argpartition(opposite, probes - 1, axis=1)[:, :probes]
+            inner = np.argsort(np.take_along_axis(opposite, top, axis=1), axis=1, kind="stable")
             result[rows] = np.take_along_axis(top, inner, axis=1)
 
-        over_rows(len(x), block, threads)
+        over_rows(len(x), block, threads, _rows_against(self.count))
         return result
 
 
@@ -66,19 +69,15 @@ def build_cells(x: np.ndarray, count: int | None = None, seed: int = 0, threads:
     if not 1 <= count <= n:
         raise KdbiasError(f"{n:,} samples cannot form {count:,} cells")
     rng = np.random.default_rng(seed)
-    sample = x[np.sort(rng.choice(n, min(n, _SAMPLE_PER_CELL * count), replace=False))]
-    centroids = sample[rng.choice(len(sample), count, replace=False)].copy()
+    sample = np.sort(rng.choice(n, min(n, _SAMPLE_PER_CELL * count), replace=False))
+    centroids = x[sample[rng.choice(len(sample), count, replace=False)]]
     for _ in range(_ROUNDS):
-        member = _assign(sample, centroids, threads)
-        sums = np.zeros((count, x.shape[1]))
-        order = np.argsort(member, kind="stable")
-        filled, begins = np.unique(member[order], return_index=True)
-        sums[filled] = np.add.reduceat(sample[order], begins, axis=0)
+        sums = _sums(x, sample, _assign(x, sample, centroids, threads), count)
         lengths = np.linalg.norm(sums, axis=1)
         lost = lengths < 1e-6
-        sums[lost], lengths[lost] = sample[rng.choice(len(sample), int(lost.sum()))], 1.0
+        sums[lost], lengths[lost] = x[sample[rng.choice(len(sample), int(lost.sum()))]], 1.0
         centroids = (sums / lengths[:, None]).astype(np.float32)
-    cell = _assign(x, centroids, threads)
+    cell = _assign(x, np.arange(n), centroids, threads)
     used, cell = np.unique(cell, return_inverse=True)  # cells without members only cost
     order = np.argsort(cell, kind="stable")
     starts = np.searchsorted(cell[order], np.arange(len(used) + 1))
@@ -129,17 +128,22 @@ def visit(
         consume: called from several threads.
         progress: called with the number of pairs after each block.
     """
-    order = Inverted.of(probes, cells.count)
     within = np.empty(len(x), dtype=np.int64)
     within[cells.order] = np.arange(len(x)) - np.repeat(cells.starts[:-1], np.diff(cells.starts))
     lock = threading.Lock()
 
+    looked_into = lookers(probes, cells.count)
+
     def blocks() -> Iterator[tuple[int, np.ndarray, int]]:
-        for cell in np.argsort(-np.diff(order.starts) * np.diff(cells.starts)):  # the dearest first
-            samples, _ = order.of_cell(cell)
-            for start in range(0, len(samples), _ROWS):
-                for first in range(0, int(cells.starts[cell + 1] - cells.starts[cell]), _ROWS):
-                    yield int(cell), samples[start : start + _ROWS], first
+        order = np.argsort(-looked_into * np.diff(cells.starts))  # the dearest first
+        cuts = np.flatnonzero(np.diff(np.cumsum(looked_into[order]) // _ENTRIES)) + 1
+        for some in np.split(order, cuts):
+            inverted = Inverted.of(probes, cells.count, some)
+            for cell in some:
+                samples, _ = inverted.of_cell(cell)
+                for start in range(0, len(samples), _ROWS):
+                    for first in range(0, int(cells.starts[cell + 1] - cells.starts[cell]), _ROWS):
+                        yield int(cell), samples[start : start + _ROWS], first
 
     def work(block: tuple[int, np.ndarray, int], workspace: Workspace) -> None:
         cell, samples, first = block
@@ -165,9 +169,17 @@ def visit(
     each(blocks(), work, threads)
 
 
+def lookers(probes: np.ndarray, count: int) -> np.ndarray:
+    """(count,) how many samples look into each cell, from the (n, P) cells that each looks into."""
+    return sum(
+        (np.bincount(probes[rows].reshape(-1), minlength=count) for rows in _chunks(probes)),
+        start=np.zeros(count, dtype=np.int64),
+    )
+
+
 @dataclass(frozen=True)
 class Inverted:
-    """Which samples look into each cell.
+    """Which samples look into some cells.
 
     Attributes:
         entries: flat positions in the (n, P) table of probes, cell by cell.
@@ -180,29 +192,54 @@ class Inverted:
     width: int
 
     @classmethod
-    def of(cls, probes: np.ndarray, count: int, wanted: np.ndarray | None = None) -> "Inverted":
-        """From the (n, P) cells that each sample looks into, for all cells or the wanted ones alone."""
-        flat = probes.reshape(-1)
-        if wanted is None:
-            entries = np.argsort(flat, kind="stable")
-        else:
-            mask = np.zeros(count, dtype=bool)
-            mask[wanted] = True
-            entries = np.flatnonzero(mask[flat])
-            entries = entries[np.argsort(flat[entries], kind="stable")]
-        return cls(entries, np.searchsorted(flat[entries], np.arange(count + 1)), probes.shape[1])
+    def of(cls, probes: np.ndarray, count: int, wanted: np.ndarray) -> "Inverted":
+        """From the (n, P) cells that each sample looks into, for the wanted ones among ``count`` cells."""
+        mask = np.zeros(count, dtype=bool)
+        mask[wanted] = True
+        width = probes.shape[1]
+        entries = np.concatenate(
+            [np.flatnonzero(mask[probes[rows].reshape(-1)]) + rows.start * width for rows in _chunks(probes)]
+        )
+        cells = probes.reshape(-1)[entries]
+        order = np.argsort(cells, kind="stable")
+        return cls(entries[order], np.searchsorted(cells[order], np.arange(count + 1)), width)
 
     def of_cell(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
-        """Samples that look into a cell, ascending, and as their how-manieth choice (0 = nearest)."""
+        """Samples that look into a wanted cell, ascending, and as their how-manieth choice (0 = nearest)."""
         entries = self.entries[self.starts[cell] : self.starts[cell + 1]]
         return entries // self.width, entries % self.width
 
 
-def _assign(x: np.ndarray, centroids: np.ndarray, threads: int | None) -> np.ndarray:
-    member = np.empty(len(x), dtype=np.int64)
+def _chunks(probes: np.ndarray) -> Iterator[slice]:
+    """Runs of rows; an index into something takes eight bytes an entry, however small its integers."""
+    step = max(1, _ENTRIES // probes.shape[1])
+    return (slice(start, start + step) for start in range(0, len(probes), step))
 
-    def block(rows: slice, workspace: Workspace) -> None:
-        member[rows] = (x[rows] @ centroids.T).argmax(axis=1)
 
-    over_rows(len(x), block, threads)
+def _rows_against(count: int) -> int:
+    """How many rows to compare with ``count`` centroids at once: 2 MiB of cosines."""
+    return max(64, (1 << 19) // count)
+
+
+def _assign(x: np.ndarray, rows: np.ndarray, centroids: np.ndarray, threads: int | None) -> np.ndarray:
+    """(r,) the nearest centroid of the rows (r,) of x."""
+    member = np.empty(len(rows), dtype=np.int64)
+
+    def block(part: slice, workspace: Workspace) -> None:
+        member[part] = (x[rows[part]] @ centroids.T).argmax(axis=1)
+
+    over_rows(len(rows), block, threads, _rows_against(len(centroids)))
     return member
+
+
+def _sums(x: np.ndarray, rows: np.ndarray, member: np.ndarray, count: int) -> np.ndarray:
+    """(count, d) float64 sums of the rows (r,) of x by the cell (r,) that each is a member of."""
+    sums = np.zeros((count, x.shape[1]))
+    order = np.argsort(member, kind="stable")
+    filled, begins = np.unique(member[order], return_index=True)
+    ends = np.append(begins[1:], len(order))
+    for first in range(0, len(filled), _CELLS):
+        some = slice(first, first + _CELLS)
+        inside = rows[order[begins[first] : ends[some][-1]]]
+        sums[filled[some]] = np.add.reduceat(x[inside], begins[some] - begins[first], axis=0)
+    return sums

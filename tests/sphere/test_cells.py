@@ -1,12 +1,14 @@
 """Cells partition the data, and a visit shows every probed pair once."""
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.cells import CellBlock, Inverted, build_cells, visit
+from kdbias.sphere import cells as module
+from kdbias.sphere.cells import CellBlock, Inverted, build_cells, lookers, visit
 from kdbias.sphere.workers import Workspace
 from tests import reference
 
@@ -41,8 +43,11 @@ def test_ranking_of_cells() -> None:
     assert (ranked[:, 0] == cells.cell).mean() > 0.99
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_visit_shows_pairs_that_a_side_looks_at(threads: int) -> None:
+@pytest.mark.parametrize(("threads", "entries"), [(1, 1 << 22), (3, 100)])
+def test_visit_shows_pairs_that_a_side_looks_at(
+    threads: int, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ENTRIES", entries)
     x = reference.clustered_sphere(400, 8, 5)
     cells = build_cells(x, 25, threads=1)
     probes = cells.nearest(x, 4, threads=1)
@@ -70,9 +75,22 @@ def test_visit_shows_pairs_that_a_side_looks_at(threads: int) -> None:
 
 def test_who_looks_into_a_cell() -> None:
     probes = np.array([[2, 0], [1, 2], [2, 1]])
-    samples, choice = Inverted.of(probes, 4).of_cell(2)
+    inverted = Inverted.of(probes, 4, np.array([3, 2]))
+    samples, choice = inverted.of_cell(2)
     assert (samples.tolist(), choice.tolist()) == ([0, 1, 2], [0, 1, 0])
-    assert Inverted.of(probes, 4).of_cell(3)[0].tolist() == []
+    assert inverted.of_cell(3)[0].tolist() == []
+    assert lookers(probes, 4).tolist() == [1, 2, 3, 0]
+
+
+def test_cells_of_many_samples_take_no_copy_of_them() -> None:
+    x = reference.clustered_sphere(20_000, 128, 20)
+    tracemalloc.start()
+    cells = build_cells(x, 417, threads=1)  # all samples are used to place them
+    cells.nearest(x, 8, threads=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < x.nbytes
+    assert cells.count == 417
 
 
 def test_same_seed_same_cells() -> None:
