@@ -47,24 +47,27 @@ class NearCells:
         of_samples, of_members = job.scaled[block.samples], job.scaled[block.members]
         mask = workspace.array("mask", cosines.shape)
         np.copyto(mask, block.one_sided)
-        squares = np.multiply(cosines, cosines, out=workspace.array("squares", cosines.shape))
-        powers = (np.ones_like(cosines), cosines, squares)
-        towards_samples = np.stack([power @ of_members for power in powers])
         row, column = block.selves // len(block.members), block.selves % len(block.members)
         itself = cosines.reshape(-1)[block.selves][:, None]
-        for power in range(3):
-            towards_samples[power, row] -= of_members[column] * itself**power
-        masked = workspace.array("masked", cosines.shape)
-        towards_members = np.stack([np.multiply(power, mask, out=masked).T @ of_samples for power in powers])
+        towards_samples = np.empty((3, *of_samples.shape), dtype=np.float32)
+        towards_members = np.empty((3, *of_members.shape), dtype=np.float32)
+        power = workspace.array("scratch", cosines.shape)
+        power.fill(1.0)
+        for exponent in range(3):
+            towards_samples[exponent] = power @ of_members
+            towards_samples[exponent, row] -= of_members[column] * itself**exponent
+            masked = np.multiply(power, mask, out=workspace.array("masked", cosines.shape))
+            towards_members[exponent] = masked.T @ of_samples
+            power *= cosines
         with self.lock:
             self.moments[:, :, block.samples] += towards_samples.transpose(0, 2, 1) / job.n
             self.moments[:, :, block.members] += towards_members.transpose(0, 2, 1) / job.n
         for index, kernel in job.kernels.each(cosines, workspace, block.selves):
             factor = job.kernels.factors[index] / job.n
             towards = kernel @ of_members
-            both = workspace.array(f"both {kernel.dtype}", kernel.shape, kernel.dtype.type)
-            back = np.multiply(kernel, mask, out=both).T @ of_samples
-            self._watch(index, both, of_members, block.samples)
+            masked = workspace.array("masked", kernel.shape, kernel.dtype.type)
+            back = np.multiply(kernel, mask, out=masked).T @ of_samples
+            self._watch(index, masked, of_members, block.samples)
             with self.lock:
                 self.sums[:, index, block.samples] += factor * towards.T
                 self.sums[:, index, block.members] += factor * back.T

@@ -49,8 +49,7 @@ class Moments:
                 with lock:
                     second += product
 
-        # Blocks of 8192 rows: float32 products of that length, float64 sums of them.
-        over_rows(len(x), block, threads, rows=8192)
+        over_rows(len(x), block, threads)  # float32 products as long as a block, float64 sums of them
         return total
 
     def __add__(self, other: "Moments") -> "Moments":
