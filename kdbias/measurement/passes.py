@@ -1,7 +1,9 @@
 """One pass over a data set's pairs, exact or estimated, and what it is expected to cost."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ import numpy as np
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
-from kdbias.sphere.all_pairs import AllPairs, all_pairs, fitting_tile
+from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile
 from kdbias.sphere.cell_check import exact_cosines, neighbour_quality
-from kdbias.sphere.cell_estimate import estimate_pairs
+from kdbias.sphere.cell_estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.tiles import TILE, seconds_estimate
 
 SEARCHES = ("exact", "ivf", "hnsw")
@@ -116,9 +118,8 @@ class PassPlan:
     ) -> PassResult:
         n, tile = len(x), None
         if self.device == "cpu":
-            tile = fitting_tile(n, k, len(p), len(bandwidths), self.threads, self.budget)
-            if tile < TILE:
-                progress.say(f"tile {tile} instead of {TILE}, to stay within --memory")
+            needed = partial(bytes_needed, n, k, len(p), len(bandwidths), self.threads)
+            tile = self._tile(needed, n, k, len(p))
         with progress.bar(n * n / 1e6, "Mpairs", "all pairs") as bar:
             pairs = all_pairs(
                 x,
@@ -140,7 +141,8 @@ class PassPlan:
     def _cells(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
     ) -> PassResult:
-        fitting_tile(len(x), k, len(p), len(bandwidths), self.threads, self.budget)  # refuses what cannot fit
+        needed = partial(estimate_bytes, len(x), x.shape[1], k, len(p), len(bandwidths), self.threads)
+        tile = self._tile(needed, len(x), k, len(p))
         with progress.bar(100, "%", "cells") as bar:
             found = estimate_pairs(
                 x,
@@ -149,11 +151,18 @@ class PassPlan:
                 k=k,
                 near=near,
                 seed=self.seed,
+                tile=tile,
                 threads=self.threads,
                 progress=lambda share: bar.update(100 * share),
             )
         search = {"kind": "ivf", "k": k, **found.quality}
         return PassResult(found.pairs, found.pair_energies, found.energy_errors, found.half_widths, search)
+
+    def _tile(self, needed: Callable[[int], int], n: int, k: int, schemes: int) -> int:
+        tile = fitting_tile(needed, self.budget, f"{n:,} samples with k={k} and {schemes} scheme(s)")
+        if tile < TILE:
+            progress.say(f"tile {tile} instead of {TILE}, to stay within --memory")
+        return tile
 
     def _graph(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere import reservoirs
 from kdbias.sphere.duplicates import RadiusCounts
 from kdbias.sphere.neighbors import Neighbors
 from kdbias.sphere.potentials import Potentials, probabilities
-from kdbias.sphere.reservoirs import capacity
 from kdbias.sphere.snapshots import Snapshots
 from kdbias.sphere.tiles import TILE, Epilogue, traverse
 from kdbias.sphere.vectors import require_unit_rows
@@ -129,24 +129,26 @@ def bytes_needed(n: int, k: int, schemes: int, bandwidths: int, threads: int, ti
 
     A thread holds a float32 tile, its kernels (float64 above t = 32), a mask and candidates.
     """
-    neighbours = n * (8 * capacity(k) + 12 * k + 12) if k else 0
     sums = n * schemes * (8 * bandwidths + 4 + 8)
-    return neighbours + sums + threads * ((4 + 8 + 1) * tile * tile + 128 * tile * k)
+    return reservoirs.bytes_needed(n, k) + sums + threads * ((4 + 8 + 1) * tile * tile + 128 * tile * k)
 
 
-def fitting_tile(n: int, k: int, schemes: int, bandwidths: int, threads: int, budget: int) -> int:
-    """The largest tile, up to the default, with which a pass on the CPU stays within ``budget`` bytes.
+def fitting_tile(needed: Callable[[int], int], budget: int, what: str) -> int:
+    """The largest tile, up to the default, with which a pass stays within ``budget`` bytes.
+
+    Args:
+        needed: bytes at a given tile.
+        what: needs them, for the message.
 
     Raises:
         KdbiasError: not even the smallest tile does; the message says how much memory would.
     """
     tile = TILE
-    while bytes_needed(n, k, schemes, bandwidths, threads, tile) > budget:
+    while needed(tile) > budget:
         if tile <= SMALLEST_TILE:
-            needed = bytes_needed(n, k, schemes, bandwidths, threads, tile)
             raise KdbiasError(
-                f"{n:,} samples with k={k} and {schemes} scheme(s) need {needed / 2**30:.3g} GiB beside the "
-                f"vectors, more than --memory {budget / 2**30:.3g} GiB; give more memory or a smaller --k"
+                f"{what} need {needed(tile) / 2**30:.3g} GiB beside the vectors, more than --memory "
+                f"{budget / 2**30:.3g} GiB; give more memory or a smaller --k"
             )
         tile //= 2
     return tile

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cell_check import CellCheck, rounding, widths
 from kdbias.sphere.cell_job import LANDMARKS, CellJob
-from kdbias.sphere.cell_near import NearCells
-from kdbias.sphere.cells import lookers, visit
+from kdbias.sphere.cell_near import FAR_ROWS, NearCells
+from kdbias.sphere.cells import ENTRIES, default_cells, lookers, visit
 from kdbias.sphere.potentials import probabilities
+from kdbias.sphere.tiles import TILE
 from kdbias.sphere.vectors import require_unit_rows
 
 
@@ -48,6 +50,7 @@ def estimate_pairs(
     landmarks: int = LANDMARKS,
     queries: int = 512,
     seed: int = 0,
+    tile: int = TILE,
     threads: int | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> CellEstimate:
@@ -69,6 +72,7 @@ def estimate_pairs(
         probes: cells a sample looks into; by default chosen.
         landmarks: samples that correct the far field.
         queries: samples that are computed exactly.
+        tile: most samples, and most members of a cell, in a block of cosines.
         progress: called with the share of the work done since the last call.
 
     Raises:
@@ -100,10 +104,11 @@ def estimate_pairs(
         job.cells,
         job.nearest,
         near_part.consume,
+        tile=tile,
         threads=threads,
         progress=lambda pairs: tick(0.5 * pairs / near_pairs),
     )
-    errors, energies, energy_errors = near_part.add_far(width, check.models(width))
+    errors, energies, energy_errors = near_part.add_far(width, check.models(width), min(tile, FAR_ROWS))
     ids, cosines = near_part.best()
     tick(0.3)
     pairs = AllPairs(list(bandwidths), p, near_part.sums, ids, cosines, near_part.counts)
@@ -118,3 +123,23 @@ def estimate_pairs(
     # Where rows prove to be off by more than their standard errors say, so are the energies.
     energy_errors = energy_errors * np.maximum(factors / 1.96, 1.0) + rounding(bandwidths).T * energies
     return CellEstimate(pairs, half_widths, energies, energy_errors, quality)
+
+
+def estimate_bytes(
+    n: int, d: int, k: int, schemes: int, bandwidths: int, threads: int, tile: int = TILE
+) -> int:
+    """Most memory that `estimate_pairs` takes beside the vectors.
+
+    A sample holds its cells, sums, their errors and potentials. A thread holds a block of cosines, its
+    kernels (float64 above t = 32) and masks, or later rows against landmarks; the check's blocks do not grow.
+    """
+    cells = default_cells(n)
+    width = widths(cells, None)[-1]
+    samples = n * (4 * width + 64 + schemes * (24 * bandwidths + 36))
+    shared = 40 * min(n * width, ENTRIES) + 8 * schemes * d**2
+    block = min(n, tile) ** 2
+    near = 28 * block + tile * (cells + 8 * d)
+    far = (20 * schemes + 40) * min(n, tile, FAR_ROWS) * min(n, LANDMARKS) + 12 * d**2
+    thread = max(near, far, 12 << 20) + 2 * LANDMARKS * cells
+    candidates = 96 * block if k else 0
+    return samples + reservoirs.bytes_needed(n, k) + shared + candidates + threads * thread

@@ -10,7 +10,7 @@ from kdbias.sphere.cells import CellBlock
 from kdbias.sphere.reservoirs import Reservoirs
 from kdbias.sphere.workers import Workspace, over_rows
 
-_ROWS = 256
+FAR_ROWS = 256
 
 
 class NearCells:
@@ -109,8 +109,10 @@ class NearCells:
         with self.lock:
             self.reservoirs.offer(block.members, block.samples, cosines, cells, True)
 
-    def add_far(self, width: int, models: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Add the far sums, each by the model (m, T) given.
+    def add_far(
+        self, width: int, models: np.ndarray, rows: int = FAR_ROWS
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Add the far sums, each by the model (m, T) given, some rows at a time.
 
         Returns:
             (m, T, n) standard errors of the sums, (m, T) pair energies and (m, T) their standard errors.
@@ -120,15 +122,15 @@ class NearCells:
         residuals = np.zeros((*self.sums.shape[:2], job.landmarks.count))
         energies = np.einsum("mn,mtn->mt", job.p, self.sums)
 
-        def block(rows: slice, workspace: Workspace) -> None:
-            far = job.far(rows, width, self.moments[:, :, rows], workspace)
-            self.sums[:, :, rows] += np.take_along_axis(far.models, models[None, :, :, None], axis=0)[0]
-            errors[:, :, rows] = far.errors
+        def block(part: slice, workspace: Workspace) -> None:
+            far = job.far(part, width, self.moments[:, :, part], workspace)
+            self.sums[:, :, part] += np.take_along_axis(far.models, models[None, :, :, None], axis=0)[0]
+            errors[:, :, part] = far.errors
             with self.lock:
                 np.add(residuals, far.by_landmark, out=residuals)
                 np.add(energies, far.energy, out=energies)
 
-        over_rows(job.n, block, job.threads, rows=_ROWS)
+        over_rows(job.n, block, job.threads, rows)
         by_landmarks = job.landmarks.error((residuals**2).sum(axis=2))
         # A bound counts as two standard errors.
         return errors, energies, np.hypot(by_landmarks, self.one_sided / 2)

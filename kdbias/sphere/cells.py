@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.tiles import TILE
 from kdbias.sphere.workers import Workspace, each, over_rows
 
-_ROWS = 1024
 _ROUNDS = 8
 _SAMPLE_PER_CELL = 48
 _CELLS = 64  # added up at once
-_ENTRIES = 1 << 22  # of an inverted list held at once; a few arrays of that length
+ENTRIES = 1 << 22  # of an inverted list held at once; a few arrays of that length
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def visit(
     probes: np.ndarray,
     consume: Callable[[CellBlock, Workspace], object],
     *,
+    tile: int = TILE,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> None:
@@ -126,6 +127,7 @@ def visit(
         x: (n, d) float32 unit rows.
         probes: (n, P) cells that each sample looks into, its own among them.
         consume: called from several threads.
+        tile: most samples, and most members of a cell, in a block.
         progress: called with the number of pairs after each block.
     """
     within = np.empty(len(x), dtype=np.int64)
@@ -136,18 +138,18 @@ def visit(
 
     def blocks() -> Iterator[tuple[int, np.ndarray, int]]:
         order = np.argsort(-looked_into * np.diff(cells.starts))  # the dearest first
-        cuts = np.flatnonzero(np.diff(np.cumsum(looked_into[order]) // _ENTRIES)) + 1
+        cuts = np.flatnonzero(np.diff(np.cumsum(looked_into[order]) // ENTRIES)) + 1
         for some in np.split(order, cuts):
             inverted = Inverted.of(probes, cells.count, some)
             for cell in some:
                 samples, _ = inverted.of_cell(cell)
-                for start in range(0, len(samples), _ROWS):
-                    for first in range(0, int(cells.starts[cell + 1] - cells.starts[cell]), _ROWS):
-                        yield int(cell), samples[start : start + _ROWS], first
+                for start in range(0, len(samples), tile):
+                    for first in range(0, int(cells.starts[cell + 1] - cells.starts[cell]), tile):
+                        yield int(cell), samples[start : start + tile], first
 
     def work(block: tuple[int, np.ndarray, int], workspace: Workspace) -> None:
         cell, samples, first = block
-        members = cells.members(cell)[first : first + _ROWS]
+        members = cells.members(cell)[first : first + tile]
         shape = (len(samples), len(members))
         cosines = workspace.array("cosines", shape)
         np.matmul(x[samples], x[members].T, out=cosines)
@@ -212,7 +214,7 @@ class Inverted:
 
 def _chunks(probes: np.ndarray) -> Iterator[slice]:
     """Runs of rows; an index into something takes eight bytes an entry, however small its integers."""
-    step = max(1, _ENTRIES // probes.shape[1])
+    step = max(1, ENTRIES // probes.shape[1])
     return (slice(start, start + step) for start in range(0, len(probes), step))
 
 

@@ -143,6 +143,11 @@ def require_k(n: int, k: int) -> None:
         raise KdbiasError(f"k={k} neighbours of {n:,} samples do not exist; choose 1 <= k <= {n - 1:,}")
 
 
+def bytes_needed(n: int, k: int) -> int:
+    """What n reservoirs and their results take at most."""
+    return n * (8 * capacity(k) + 12 * k + 12) if k else 0
+
+
 def capacity(k: int) -> int:
     """Candidates that a sample's reservoir holds: k and as many again, at least 32 more."""
     return k + max(k, 32)

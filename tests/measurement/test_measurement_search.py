@@ -93,6 +93,14 @@ def test_a_search_that_is_too_coarse_is_refused(table, tmp_path, monkeypatch: py
         uniformity(table.path, tmp_path / "out", search="ivf", **OPTIONS)
 
 
+def test_cells_stay_within_their_memory_or_are_refused(table, tmp_path, capsys) -> None:
+    options = {**OPTIONS, "search": "ivf", "threads": 1}
+    uniformity(table.path, tmp_path / "out", memory="50MiB", **options)
+    assert "tile 512 instead of 1024, to stay within --memory" in capsys.readouterr().err
+    with pytest.raises(KdbiasError, match=r"1,500 samples with k=8 and 1 scheme\(s\) need .* more memory"):
+        uniformity(table.path, tmp_path / "less", memory="8MiB", **options)
+
+
 def test_hnsw_only_warns(table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     pytest.importorskip("faiss")
     monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)

@@ -1,5 +1,6 @@
 """One suite of invariants, run on everything that can compute all pairs."""
 
+import functools
 import math
 import tracemalloc
 from collections.abc import Callable
@@ -232,8 +233,8 @@ def test_memory_is_as_planned(k: int, threads: int, tile: int) -> None:
 
 
 def test_memory_decides_the_tile() -> None:
-    roomy, needed = 4 << 30, bytes_needed(10_000, 64, 1, 5, 2)
-    assert fitting_tile(10_000, 64, 1, 5, 2, roomy) == 1024
-    assert fitting_tile(10_000, 64, 1, 5, 2, needed - 1) == 512
-    with pytest.raises(KdbiasError, match="GiB"):
-        fitting_tile(10_000, 64, 1, 5, 2, 1 << 20)
+    needed = functools.partial(bytes_needed, 10_000, 64, 1, 5, 2)
+    assert fitting_tile(needed, 4 << 30, "they") == 1024
+    assert fitting_tile(needed, needed() - 1, "they") == 512
+    with pytest.raises(KdbiasError, match=r"they need .* GiB"):
+        fitting_tile(needed, 1 << 20, "they")

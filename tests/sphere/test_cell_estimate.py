@@ -8,7 +8,7 @@ import pytest
 
 from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.cell_check import CellCheck, exact_cosines, neighbour_quality, spearman
-from kdbias.sphere.cell_estimate import CellEstimate, estimate_pairs
+from kdbias.sphere.cell_estimate import CellEstimate, estimate_bytes, estimate_pairs
 from kdbias.sphere.cell_job import CellJob
 from tests import reference
 
@@ -192,3 +192,19 @@ def test_a_check_takes_the_same_memory_for_any_number_of_samples() -> None:
     np.testing.assert_allclose(check.cosines[0], -np.sort(-own)[:3], atol=1e-6)
     kernel = np.exp(-2 * T[1] * (1 - own)) * (own > -2)
     np.testing.assert_allclose(check.exact[0, 1, 0], kernel.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "schemes", "threads", "tile"), [(0, 8, 1, 1024), (10, 3, 2, 256), (0, 1, 1, 64), (200, 1, 2, 128)]
+)
+def test_memory_is_as_planned(k: int, schemes: int, threads: int, tile: int) -> None:
+    x = np.repeat(reference.clustered_sphere(1500, 16, 40), [6] * 500 + [2] * 1000, axis=0)
+    p = np.stack([reference.probabilities(np.random.default_rng(m).random(len(x))) for m in range(schemes)])
+    t = [2.0, 4.0, 40.0]
+    estimate_pairs(x[:300], t, k=3, near=0.9)  # what is imported or set up once does not count
+    tracemalloc.start()
+    estimate_pairs(x, t, p, k=k, near=0.9, tile=tile, threads=threads)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    planned = estimate_bytes(*x.shape, k, schemes, 3, threads, tile)
+    assert planned / 4 < peak < planned

@@ -47,7 +47,7 @@ def test_ranking_of_cells() -> None:
 def test_visit_shows_pairs_that_a_side_looks_at(
     threads: int, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ENTRIES", entries)
+    monkeypatch.setattr(module, "ENTRIES", entries)
     x = reference.clustered_sphere(400, 8, 5)
     cells = build_cells(x, 25, threads=1)
     probes = cells.nearest(x, 4, threads=1)
