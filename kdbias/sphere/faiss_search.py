@@ -10,7 +10,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
-from kdbias.sphere.reservoirs import EMPTY, pack, require_k, unpack
+from kdbias.sphere.reservoirs import EMPTY, nearest_first, pack, require_k
 
 LARGEST_GPU_K = 2048
 _QUERIES = 16_384
@@ -77,7 +77,7 @@ def _flat(
             merged = np.concatenate([best[queries], _keys(cosines, ids + start, queries.start)], axis=1)
             merged.partition(merged.shape[1] - k, axis=1)
             best[queries] = merged[:, merged.shape[1] - k :]
-    return _sorted(best)
+    return nearest_first(best, k)
 
 
 def hnsw_neighbors(
@@ -109,7 +109,7 @@ def hnsw_neighbors(
         keys = _keys(cosines, ids, first)
         keys.partition(1, axis=1)
         best[first : first + _QUERIES] = keys[:, 1:]
-    return _sorted(best)
+    return nearest_first(best, k)
 
 
 def _keys(cosines: np.ndarray, ids: np.ndarray, first_query: int) -> np.ndarray:
@@ -118,14 +118,6 @@ def _keys(cosines: np.ndarray, ids: np.ndarray, first_query: int) -> np.ndarray:
     queries = np.arange(first_query, first_query + len(ids))[:, None]
     keys[(ids == queries) | (ids < 0) | (cosines < -2)] = EMPTY
     return keys
-
-
-def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    keys.sort(axis=1)
-    keys = keys[:, ::-1]
-    cosines, ids = unpack(keys)
-    missing = keys == EMPTY
-    return np.where(missing, -1, ids), np.where(missing, np.float32(-2), cosines)
 
 
 def _gpu_config(gpu: int | None) -> Any:

@@ -120,21 +120,29 @@ class Reservoirs:
 
         A sample that was offered fewer than k candidates has ids -1 and cosines -2 behind them.
         """
-        n, k = len(self._keys), self.k
-        ids = np.empty((n, k), dtype=np.int64)
-        cosines = np.empty((n, k), dtype=np.float32)
-        step = max(1, _CELLS // self._capacity)
-        for first in range(0, n, step):
-            rows = slice(first, first + step)
-            keys = self._keys[rows]
-            keys.sort(axis=1)
-            best = keys[:, : -k - 1 : -1]
-            cosines[rows], ids[rows] = unpack(best)
-            missing = best == EMPTY
-            if missing.any():
-                ids[rows][missing], cosines[rows][missing] = -1, -2
+        found = nearest_first(self._keys, self.k)
         del self._keys
-        return ids, cosines
+        return found
+
+
+def nearest_first(keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, k) int64 ids and (n, k) float32 cosines of the k largest keys (n, at least k), which get sorted.
+
+    Where there are fewer than k, ids -1 and cosines -2 stand behind them.
+    """
+    n, width = keys.shape
+    ids = np.empty((n, k), dtype=np.int64)
+    cosines = np.empty((n, k), dtype=np.float32)
+    step = max(1, _CELLS // width)
+    for first in range(0, n, step):
+        rows = slice(first, first + step)
+        keys[rows].sort(axis=1)
+        best = keys[rows, : -k - 1 : -1]
+        cosines[rows], ids[rows] = unpack(best)
+        missing = best == EMPTY
+        if missing.any():
+            ids[rows][missing], cosines[rows][missing] = -1, -2
+    return ids, cosines
 
 
 def require_k(n: int, k: int) -> None:
