@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
-from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile
+from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile, require_memory
 from kdbias.sphere.cell_check import exact_cosines, neighbour_quality
 from kdbias.sphere.cell_estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.tiles import TILE, seconds_estimate
@@ -167,20 +167,20 @@ class PassPlan:
     def _graph(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
     ) -> PassResult:
-        result = self._cells(x, bandwidths, p, 0, near)
-        search = {**result.search, "kind": "hnsw", "k": k}
         if not k:
-            return PassResult(
-                result.pairs, result.pair_energies, result.energy_errors, result.half_widths, search
-            )
-        from kdbias.sphere.faiss_search import hnsw_neighbors
+            result = self._cells(x, bandwidths, p, 0, near)
+            return replace(result, search={**result.search, "kind": "hnsw"})
+        from kdbias.sphere.faiss_search import hnsw_bytes, hnsw_neighbors
 
+        n, d = x.shape
+        kept = 16 * n * len(p) * len(bandwidths)
+        require_memory(hnsw_bytes(n, d, k) + kept, self.budget, f"{n:,} samples in a graph with k={k}")
+        result = self._cells(x, bandwidths, p, 0, near)
         ids, cosines = hnsw_neighbors(x, k, threads=self.threads, seed=self.seed)
-        rows = np.random.default_rng(self.seed).choice(len(x), min(_QUERIES, len(x)), replace=False)
-        search |= neighbour_quality(exact_cosines(x, rows, k), cosines[rows])
-        old = result.pairs
-        pairs = AllPairs(old.bandwidths, old.weights, old.without_self, ids, cosines, old.counts)
-        return PassResult(pairs, result.pair_energies, result.energy_errors, result.half_widths, search)
+        rows = np.random.default_rng(self.seed).choice(n, min(_QUERIES, n), replace=False)
+        quality = neighbour_quality(exact_cosines(x, rows, k), cosines[rows])
+        search = {**result.search, "kind": "hnsw", "k": k, **quality}
+        return replace(result, pairs=replace(result.pairs, ids=ids, cosines=cosines), search=search)
 
     def _require_quality(self, search: dict[str, Any], chosen: int) -> None:
         rank = min(row[chosen] for row in search["spearman"])

@@ -146,9 +146,15 @@ def fitting_tile(needed: Callable[[int], int], budget: int, what: str) -> int:
     tile = TILE
     while needed(tile) > budget:
         if tile <= SMALLEST_TILE:
-            raise KdbiasError(
-                f"{what} need {needed(tile) / 2**30:.3g} GiB beside the vectors, more than --memory "
-                f"{budget / 2**30:.3g} GiB; give more memory or a smaller --k"
-            )
+            require_memory(needed(tile), budget, what)
         tile //= 2
     return tile
+
+
+def require_memory(needed: int, budget: int, what: str) -> None:
+    """Refuse what needs more bytes beside the vectors than there are."""
+    if needed > budget:
+        raise KdbiasError(
+            f"{what} need {needed / 2**30:.3g} GiB beside the vectors, more than --memory "
+            f"{budget / 2**30:.3g} GiB; give more memory or a smaller --k"
+        )

@@ -112,6 +112,11 @@ def hnsw_neighbors(
     return nearest_first(best, k)
 
 
+def hnsw_bytes(n: int, d: int, k: int) -> int:
+    """Memory that `hnsw_neighbors` takes beside the vectors: its own copy of them, links and results."""
+    return n * (4 * d + 8 * _HNSW_LINKS + 64 + 20 * k)
+
+
 def _keys(cosines: np.ndarray, ids: np.ndarray, first_query: int) -> np.ndarray:
     """Candidates as sortable keys; the query itself, and what FAISS did not find (-1), as empty ones."""
     keys = pack(np.clip(cosines, -1.0, 1.0), np.maximum(ids, 0))

@@ -101,6 +101,13 @@ def test_cells_stay_within_their_memory_or_are_refused(table, tmp_path, capsys) 
         uniformity(table.path, tmp_path / "less", memory="8MiB", **options)
 
 
+def test_a_graph_that_does_not_fit_is_refused_before_anything_is_computed(table, tmp_path) -> None:
+    pytest.importorskip("faiss")
+    options = {**OPTIONS, "search": "hnsw", "k": N - 1, "threads": 1}  # results of 12 k bytes a sample
+    with pytest.raises(KdbiasError, match=r"1,500 samples in a graph with k=1499 need"):
+        uniformity(table.path, tmp_path / "out", memory="40MiB", **options)
+
+
 def test_hnsw_only_warns(table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     pytest.importorskip("faiss")
     monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
