@@ -7,11 +7,26 @@ import click
 from kdbias.cli.common import StageCommand, options
 
 
-@click.command("compare", cls=StageCommand)
+class _TwoSided(StageCommand):
+    """Takes all values that follow --to for it, so that a shell may expand `--to rectified-*`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named: list[str] = []
+        after = False
+        for argument in args:
+            if argument.startswith("-"):
+                after = argument == "--to" or argument.startswith("--to=")
+            elif after and named[-1] != "--to":
+                named.append("--to")
+            named.append(argument)
+        return super().parse_args(ctx, named)
+
+
+@click.command("compare", cls=_TwoSided)
 @options(
     click.argument("a", nargs=-1, required=True, metavar="A..."),
     click.option(
-        "--to", "b", multiple=True, required=True, metavar="B", help="What A is compared to; repeatable."
+        "--to", "b", multiple=True, required=True, metavar="B...", help="What A is compared to, one or more."
     ),
     click.option("-o", "--output", metavar="FILE.json", help="Write the comparison there."),
     click.option("--bootstrap", default=1000, show_default=True, type=click.IntRange(100), help="Resamples."),
@@ -31,7 +46,8 @@ def command(**parameters: Any) -> Any:
     \b
     Examples:
       kdbias compare score_natural --to score_rectified
-      kdbias compare natural-0 natural-1 --to rectified-0 --to rectified-1 -o difference.json
+      kdbias compare natural-0 natural-1 --to rectified-0 rectified-1 -o difference.json
+      kdbias compare runs/natural-*/score --to runs/rectified-*/score
     """
     from kdbias.evaluation import compare
 

@@ -49,13 +49,18 @@ class ComparisonResult:
     document: dict[str, Any]
 
     def summary(self) -> str:
-        """One line a metric, saying whether the difference is real; of groups, the real ones alone.
+        """The runs of each side, then a line a metric: is its difference real? Of groups, the real ones.
 
         A last line says whether the luck of training is in the intervals.
         """
+        sides = [f"  {side.upper()}: {', '.join(self.document[side])}" for side in "ab"]
         units = f"{self.document['n']:,} shared {plural(self.document['unit'])}"
         units += f", resampled by {self.document['interval']['resampled']}"
-        lines = [f"{self.document['protocol']}: B - A over {units}", *_lines(self.document["metrics"])]
+        lines = [
+            f"{self.document['protocol']}: B - A over {units}",
+            *sides,
+            *_lines(self.document["metrics"]),
+        ]
         for column, groups in self.document["groups"].items():
             for value, metrics in groups.items():
                 real = {name: entry for name, entry in metrics.items() if entry["real"]}

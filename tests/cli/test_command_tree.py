@@ -137,3 +137,20 @@ def test_one_of_several_processes_prints_the_result_of_training(monkeypatch, opt
         printed.append(CliRunner().invoke(main, ["train", "data", "-o", "run", *option]).stdout)
     assert "student.pt" in printed[0]
     assert printed[1] == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a0", "a1", "--to", "b0", "b1", "--seed", "3"],
+        ["--seed", "3", "a0", "a1", "--to=b0", "--to", "b1"],
+        ["a0", "--to", "b0", "b1", "--seed", "3", "a1"],
+    ],
+)
+def test_what_follows_to_is_what_is_compared_to(monkeypatch, arguments):
+    taken = {}
+    monkeypatch.setattr("kdbias.evaluation.compare", lambda **parameters: taken.update(parameters))
+    result = CliRunner().invoke(main, ["compare", *arguments])
+    assert result.exit_code == 0, result.output
+    assert (taken["a"], taken["b"], taken["seed"]) == (("a0", "a1"), ("b0", "b1"), 3)
+    assert "Missing argument 'A...'" in CliRunner().invoke(main, ["compare", "--to", "b0", "b1"]).output

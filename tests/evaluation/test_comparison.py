@@ -97,6 +97,8 @@ def test_several_runs_a_side_widen_the_interval_by_their_variance(make):
     assert found["real"] is False
     assert found["high"] - found["difference"] > 3.5 * found["standard_error"]  # t of few runs, not 1.96
     assert "3 against 3 runs: the intervals cover" in many.summary()
+    for side, paths in (("A", left), ("B", right)):
+        assert f"  {side}: {', '.join(map(str, paths))}\n" in many.summary()
     assert "A is one run: real for that very model" in compare(left[0], right, bootstrap=100).summary()
     with pytest.raises(KdbiasError, match="given twice on one side"):
         compare([left[0], left[0]], right, bootstrap=100)
