@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdbias.errors import KdbiasError
 from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
 from kdbias.reporting.frontier import Frontier, read_frontier
+from kdbias.reporting.naming import recipes, told_apart
 from kdbias.reporting.places import candidates
 from kdbias.tables.csv_file import read_csv
 from kdbias.tables.files import read_json
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from kdbias.tables.weight_manifest import WeightManifest
 
 NATURAL = "natural"
-UNWEIGHTED = "unweighted"
-FROM_LABELS = "trained on labels"
+_UNWEIGHTED = "unweighted"
+_FROM_LABELS = "trained on labels"
 _REPORTED = (
     *("embedding table", "density folder", "weight manifest", "frontier"),
     *("training run", "evaluation"),
@@ -58,11 +61,17 @@ class Scheme:
         return self.manifest.path
 
 
+def is_distilled(scheme: str) -> bool:
+    """Whether runs of this name learnt from a teacher."""
+    return not scheme.startswith(_FROM_LABELS)
+
+
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run; ``scheme`` names the manifest that it drew by.
+    """A training run; ``scheme`` names the manifest that it drew by, and what sets runs of it apart.
 
-    Without a manifest it is ``UNWEIGHTED``, or ``FROM_LABELS`` where no teacher taught it (as most teachers).
+    Runs of one ``scheme`` differ in nothing but the seed. Without a manifest it says whether a teacher
+    taught it.
     """
 
     path: Path
@@ -80,6 +89,17 @@ class Evaluation:
     metrics: dict[str, Any]
     run: TrainingRun | None
 
+    @property
+    def protocol(self) -> str:
+        return str(self.metrics.get("protocol", "?"))
+
+    @property
+    def question(self) -> str:
+        """What was asked of the model: evaluations that differ in it are not to be averaged."""
+        config = self.record.get("config") or {}
+        asked = {name: config.get(name) for name in ("options", "where", "gallery_where")}
+        return json.dumps([asked, self.metrics.get("n"), self.metrics.get("test_data")], sort_keys=True)
+
 
 @dataclass
 class Collection:
@@ -92,6 +112,15 @@ class Collection:
     runs: list[TrainingRun] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
+
+    @property
+    def judged_alike(self) -> list[Evaluation]:
+        """The evaluations of runs that may be averaged: of a protocol those of the most frequent question."""
+        asked: dict[str, Counter[str]] = {}
+        of_runs = [e for e in self.evaluations if e.run is not None]
+        for evaluation in of_runs:
+            asked.setdefault(evaluation.protocol, Counter())[evaluation.question] += 1
+        return [e for e in of_runs if e.question == asked[e.protocol].most_common(1)[0][0]]
 
     @property
     def empty(self) -> bool:
@@ -120,7 +149,7 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
     _read_embeddings(by_kind, found)
     _read_schemes(by_kind, found)
     found.frontiers = [read_frontier(place) for place in by_kind.get("frontier", [])]
-    found.runs = [_read_run(place, found.schemes) for place in by_kind.get("training run", [])]
+    found.runs = _read_runs(by_kind.get("training run", []), found.schemes)
     found.evaluations = [
         _read_evaluation(place, found.runs, found.embeddings) for place in by_kind.get("evaluation", [])
     ]
@@ -201,8 +230,9 @@ def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
                     places.setdefault(candidate.resolve(), candidate)
                     names[candidate.resolve()] = scheme["name"]
                     break
-    for resolved, place in places.items():
-        found.schemes.append(Scheme(names.get(resolved, place.stem), read_manifest(place)))
+    others = [place for resolved, place in places.items() if resolved not in names]
+    names |= zip((p.resolve() for p in others), told_apart(others, {*names.values()}), strict=True)
+    found.schemes = [Scheme(names[resolved], read_manifest(place)) for resolved, place in places.items()]
     order = [NATURAL, *(s["name"] for d in found.densities for s in d.numbers.get("schemes", []))]
     found.schemes.sort(key=lambda s: order.index(s.name) if s.name in order else len(order))
 
@@ -216,9 +246,13 @@ def _is_manifest(place: Path, fingerprint: str | None) -> bool:
     return fingerprint is None or read_manifest(place).fingerprint == fingerprint
 
 
-def _read_run(place: Path, schemes: Sequence[Scheme]) -> TrainingRun:
-    record = read_json(place / RECORD)
-    return TrainingRun(place, record, _scheme_of(record, schemes), _read_metrics(place / "metrics.csv"))
+def _read_runs(places: Sequence[Path], schemes: Sequence[Scheme]) -> list[TrainingRun]:
+    records = [read_json(place / RECORD) for place in places]
+    names = recipes([(_scheme_of(record, schemes), record) for record in records])
+    return [
+        TrainingRun(place, record, name, _read_metrics(place / "metrics.csv"))
+        for place, record, name in zip(places, records, names, strict=True)
+    ]
 
 
 def _scheme_of(record: dict[str, Any], schemes: Sequence[Scheme]) -> str:
@@ -228,8 +262,8 @@ def _scheme_of(record: dict[str, Any], schemes: Sequence[Scheme]) -> str:
             return scheme.name
     named = (record.get("paths") or {}).get("weights")
     if isinstance(named, str):
-        return Path(named).stem
-    return UNWEIGHTED if "embeddings" in (record.get("inputs") or {}) else FROM_LABELS
+        return told_apart([Path(named)], {scheme.name for scheme in schemes})[0]
+    return _UNWEIGHTED if "embeddings" in (record.get("inputs") or {}) else _FROM_LABELS
 
 
 def _read_metrics(path: Path) -> dict[str, list[Any]]:

@@ -71,6 +71,13 @@ def report(
         raise KdbiasError(f"pictures = {pictures}; give how many thumbnails of each kind, or 0 for none")
     found = collect([outputs] if isinstance(outputs, str | os.PathLike) else list(outputs))
     notices = [f"unfinished, not shown: {place}" for place in found.unfinished]
+    alike = found.judged_alike
+    other = [str(e.path) for e in found.evaluations if e.run is not None and e not in alike]
+    if other:
+        notices.append(
+            "judged by other options, --where or test data than most students, so shown one by one and in no "
+            f"mean: {', '.join(other)}"
+        )
     look = looks(scheme_names(found))
     sections = [uniformity_section(found, look)]
     for i, density in enumerate(found.densities):

@@ -9,7 +9,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.reporting import distributions, manifests, maps, thumbnails, uniformity_figures
-from kdbias.reporting.collect import FROM_LABELS, NATURAL, Collection, Density
+from kdbias.reporting.collect import NATURAL, Collection, Density, is_distilled
 from kdbias.reporting.drawing import Figure, Look
 from kdbias.reporting.evaluations import Image
 from kdbias.reporting.frontier import frontier_figure, frontier_table
@@ -241,9 +241,9 @@ def headline(found: Collection) -> list[Fact]:
                 best, scheme, ess = max(reached)
                 worth = f"distinct samples under “{scheme}” ({t}; ESS {100 * ess:.0f} %)"
                 facts.append(Fact(f"{best:,.1f}", worth))
-    values = values_by_scheme(found.evaluations)
+    values = values_by_scheme(found.judged_alike)
     for measure in shown_measures(values)[:1] if values else []:
-        means = {s: float(np.mean(v)) for s, v in values[measure.key].items() if s != FROM_LABELS}
+        means = {s: float(np.mean(v)) for s, v in values[measure.key].items() if is_distilled(s)}
         if NATURAL in means and len(means) > 1:
             best_name = (max if measure.higher_is_better else min)(means, key=means.__getitem__)
             factor, digits = (100, 1) if measure.percent else (1, 3)

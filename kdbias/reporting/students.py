@@ -18,14 +18,15 @@ _IN_FULL = 3  # evaluations of students that are shown one by one; of more, only
 
 def students_section(found: Collection, look: Mapping[str, Look]) -> Section:
     section = Section("students", "Training and students" if found.runs else "Evaluations")
-    values = values_by_scheme(found.evaluations, list(look))
+    alike = found.judged_alike
+    values = values_by_scheme(alike, list(look))
     table = students_table(values)
     if table is not None:
         section.tables.append(table)
         figure = training_figures.results_by_scheme("results", values, shown_measures(values), look)
         if figure is not None:
             section.figures.append(figure)
-    alone = [e for e in found.evaluations if e.run is None or table is None]
+    alone = [e for e in found.evaluations if e not in alike or table is None]
     others = evaluations.evaluations_table(alone)
     if others is not None:
         section.tables.append(others)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdbias.reporting.collect import FROM_LABELS, Collection, Density, Evaluation
+from kdbias.reporting.collect import Collection, Density, Evaluation, is_distilled
 from kdbias.reporting.tables import NONE, Cell, Table, magnitude, number, percent
 from kdbias.reporting.training_figures import Measure
 from kdbias.reporting.uniformity_figures import Point
@@ -145,7 +145,7 @@ def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table
         return None
     best = {}
     for m in measures:
-        means = {s: statistics.fmean(v) for s, v in values[m.key].items() if s != FROM_LABELS}
+        means = {s: statistics.fmean(v) for s, v in values[m.key].items() if is_distilled(s)}
         best[m.key] = (max if m.higher_is_better else min)(means, key=means.__getitem__, default=None)
     runs = {s: max(len(values[m.key].get(s, ())) for m in measures) for s in schemes}
     rows = [
