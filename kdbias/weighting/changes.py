@@ -28,14 +28,15 @@ class Changes:
 
     Attributes:
         manifest: the manifest's path.
-        groups: a row for each value of the label and each group column, by falling number of samples: column,
-            value, samples, share_before and share_after (of the draws), weight (their ratio), ess_after (of
-            the group's own samples), log_density_before (mean over samples) and log_density_after (mean over
-            draws).
+        groups: a row for each value of each group column and of the label, by falling number of samples, then
+            by value (null last): column, value, samples, share_before and share_after (of the draws), weight
+            (their ratio), ess_after (of the group's own samples), log_density_before (mean over samples) and
+            log_density_after (mean over draws).
         hardness: a row for each quarter of the samples by hardness (1 - cosine to the label's other samples):
             quarter, from_hardness, to_hardness, samples, share_before, share_after; no rows without labels.
-        samples: the most and the least drawn: change ("most" | "least"), sample_id, label, weight and
-            log_density.
+        samples: the most and the least drawn, no sample in both: change ("most" | "least"), sample_id, label,
+            weight and log_density. Of equal weights the most isolated count as drawn more, the most crowded
+            as drawn less, then the first by id.
     """
 
     manifest: Path
@@ -69,16 +70,14 @@ class Changes:
         return written
 
     def summary(self) -> str:
-        """The tables for people, the long ones cut."""
+        """The tables for people: one a column, its rarest values cut, then hardness and samples."""
         parts = [f"{self.manifest}: what it changes"]
-        for table in self._tables().values():
-            if not table.num_rows:
-                continue
-            rows = [[_cell(value) for value in row.values()] for row in table.slice(0, _FEW).to_pylist()]
-            more = table.num_rows - len(rows)
-            parts.append(
-                aligned(table.column_names, rows) + (f"\n... and {more:,} rows more" if more > 0 else "")
-            )
+        for column in pc.unique(self.groups.column("column")).to_pylist():
+            rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
+            text = _shown(rows.slice(0, _FEW), [column, *rows.column_names[1:]])
+            more = rows.num_rows - _FEW
+            parts.append(text + (f"\n... and {more:,} with fewer samples (-o writes them all)" * (more > 0)))
+        parts += [_shown(table) for table in (self.hardness, self.samples) if table.num_rows]
         return "\n\n".join(parts)
 
     def _tables(self) -> dict[str, pa.Table]:
@@ -97,7 +96,7 @@ def what_changed(
     Args:
         manifest: the weight manifest.
         density: the folder that ``uniformity`` wrote, for the hardness; by default the manifest names it.
-        group_by: columns to report by; default the label and every group column.
+        group_by: columns to report by; default every group column and the label.
         top: how many of the most and of the least drawn samples to list.
 
     Raises:
@@ -106,7 +105,7 @@ def what_changed(
     stored = read_manifest(manifest)
     if top < 1:
         raise KdbiasError(f"top {top} lists no samples; choose 1 or more")
-    known = (["label"] if "label" in stored.table.column_names else []) + stored.group_columns
+    known = stored.group_columns + (["label"] if "label" in stored.table.column_names else [])
     unknown = [name for name in group_by or () if name not in known]
     if unknown:
         raise KdbiasError(f"{stored.path} has no column {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
@@ -161,7 +160,8 @@ def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> p
     with np.errstate(divide="ignore", invalid="ignore"):
         ess = np.where(squares > 0, mass**2 / squares, 0.0)
         after = drawn / mass
-    order = np.argsort(-size, kind="stable")
+    by_name = pc.sort_indices(names).to_numpy()
+    order = by_name[np.argsort(-size[by_name], kind="stable")]
     columns = {
         "column": pa.array([column] * len(order), pa.string()),
         "value": names.take(pa.array(order)).cast(pa.large_string()),
@@ -201,20 +201,24 @@ def _by_hardness(stored: WeightManifest, hardness: np.ndarray | None) -> pa.Tabl
 
 
 def _extremes(stored: WeightManifest, log_density: np.ndarray, top: int) -> pa.Table:
-    """The ``top`` most and least drawn samples; of equal weights the first in the manifest."""
-    falling = np.argsort(-stored.weights, kind="stable")
-    rising = np.argsort(stored.weights, kind="stable")
-    top = min(top, stored.n)
-    rows = np.r_[falling[:top], rising[:top]]
-    take = pa.array(rows)
-    columns = {
-        "change": ["most"] * top + ["least"] * top,
-        "sample_id": stored.ids.take(take),
-        "label": stored.labels.take(take),
-        "weight": stored.weights[rows],
-        "log_density": _floats(log_density[rows]),
-    }
-    return pa.table(columns)
+    """The most and the least drawn samples, ``top`` of each or half of all."""
+    table = pa.table(
+        {
+            "sample_id": as_strings(stored.ids),
+            "label": stored.labels,
+            "weight": stored.weights,
+            "log_density": _floats(log_density),
+        }
+    )
+    parts = []
+    for change, order, crowded, count in (
+        ("most", "descending", "ascending", (stored.n + 1) // 2),
+        ("least", "ascending", "descending", stored.n // 2),
+    ):
+        keys = [("weight", order), ("log_density", crowded), ("sample_id", "ascending")]
+        rows = table.take(pc.select_k_unstable(table, min(top, count), keys))
+        parts.append(rows.add_column(0, "change", pa.array([change] * rows.num_rows)))
+    return pa.concat_tables(parts)
 
 
 def _log_density(stored: WeightManifest) -> np.ndarray:
@@ -243,7 +247,16 @@ def _floats(values: np.ndarray) -> pa.Array:
     return pa.array(values, mask=~np.isfinite(values))
 
 
-def _cell(value: Any) -> str:
+def _shown(table: pa.Table, columns: Sequence[str] | None = None) -> str:
+    rows = [[_cell(name, value) for name, value in row.items()] for row in table.to_pylist()]
+    return aligned(columns or table.column_names, rows)
+
+
+def _cell(name: str, value: Any) -> str:
     if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return "(none)" if name in ("value", "label") else "n/a"
+    if name.startswith("share"):
+        return f"{100 * value:.1f} %"
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.4g}"

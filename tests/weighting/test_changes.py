@@ -26,18 +26,18 @@ def test_groups_show_share_weight_and_density_before_and_after(tmp_path):
     )
     rows = what_changed(manifest).groups.to_pylist()
     assert [(r["column"], r["value"]) for r in rows] == [
-        ("label", "x"),
-        ("label", None),
         ("race", "P"),
         ("race", "Q"),
+        ("label", "x"),
+        ("label", None),
     ]
-    label = rows[0]
+    label = rows[2]
     assert (label["samples"], label["share_before"], label["share_after"]) == (3, 0.75, 0.5)
     assert label["weight"] == pytest.approx(2 / 3)
     assert label["ess_after"] == pytest.approx(4 / 1.5)
     assert label["log_density_before"] == pytest.approx(-2)
     assert label["log_density_after"] == pytest.approx((-0.5 - 1 - 3) / 2)
-    race = rows[3]
+    race = rows[1]
     assert (race["share_before"], race["share_after"], race["log_density_after"]) == (0.5, 0.625, -3.6)
     only = what_changed(manifest, group_by=["race"]).groups
     assert set(only.column("column").to_pylist()) == {"race"}
@@ -51,6 +51,41 @@ def test_samples_name_the_most_and_the_least_drawn(tmp_path):
     assert samples["change"] == ["most"] * 3 + ["least"] * 3
     assert samples["weight"][0] == pytest.approx(29 / 14.5)
     assert samples["log_density"] == [None] * 6
+
+
+def test_samples_of_equal_weight_are_ranked_by_density_then_by_id(tmp_path):
+    manifest = hand_made(
+        tmp_path / "w.parquet",
+        sample_id=["e", "d", "c", "b", "a"],
+        log_density=[-1.0, -3.0, -2.0, -3.0, -3.0],
+        weight=[1.0, 1.0, 1.0, 1.0, 1.0],
+    )
+    samples = what_changed(manifest, top=2).samples.to_pydict()
+    assert samples["sample_id"] == ["a", "b", "e", "c"]
+    samples = what_changed(manifest).samples.to_pydict()  # fewer than twice ten: none is listed twice
+    assert samples["change"] == ["most"] * 3 + ["least"] * 2
+    assert samples["sample_id"] == ["a", "b", "d", "e", "c"]
+
+
+def test_the_summary_shows_groups_before_labels_and_every_sample_asked_for(tmp_path):
+    n = 60
+    manifest = hand_made(
+        tmp_path / "w.parquet",
+        sample_id=[f"s{i:02d}" for i in range(n)],
+        label=[f"who{i // 2:02d}" for i in range(n)],
+        gender=["F" if i % 3 else None for i in range(n)],
+        weight=np.linspace(0.5, 1.5, n),
+    )
+    changes = what_changed(manifest, top=15)
+    tables = changes.summary().split("\n\n")[1:]
+    assert [table.split()[0] for table in tables] == ["gender", "label", "change"]
+    assert [line.split()[:3] for line in tables[0].splitlines()[1:]] == [
+        ["F", "40", "66.7"],
+        ["(none)", "20", "33.3"],
+    ]
+    assert tables[1].splitlines()[1].split()[0] == "who00"  # of one size, by name
+    assert tables[1].endswith("... and 18 with fewer samples (-o writes them all)")
+    assert [line.split()[0] for line in tables[2].splitlines()[1:]] == ["most"] * 15 + ["least"] * 15
 
 
 def test_hardness_comes_from_the_measurement_that_the_manifest_names(long_tailed, tmp_path):
