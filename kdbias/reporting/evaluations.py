@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdbias.evaluation.measuring import plural
 from kdbias.reporting.collect import Evaluation
 from kdbias.reporting.summaries import shown_measures, spread
 from kdbias.reporting.tables import NONE, Cell, Table, number
@@ -182,8 +183,8 @@ def plots(evaluation: Evaluation) -> list[Image]:
         content = file.read_bytes()
         if not content.startswith(_PNG):
             continue
-        count, unit = document.get("n"), document.get("unit", "unit")
-        judged = f"{count:,} {unit}s" if isinstance(count, int) else f"{unit}s"
+        count, units = document.get("n"), plural(document.get("unit", "unit"))
+        judged = f"{count:,} {units}" if isinstance(count, int) else units
         caption = f"Drawn by kdbias evaluate: protocol {document.get('protocol', '?')}, {judged}."
         uri = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         images.append(Image(f"{evaluation.path.name}: {file.stem.replace('_', ' ')}", caption, uri))

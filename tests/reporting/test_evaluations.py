@@ -39,6 +39,7 @@ def evaluation(outputs, tmp_path):
     found["spread"] = {
         "gender": {"accuracy": {"worst": "F", "gap": 0.06}, "fmr": {"worst": None, "gap": None}}
     }
+    found["unit"] = "query"
     found["plots"] = ["roc.png", "gone.png", "../secret.png", "text.png"]
     write_json(folder / "metrics.json", found)
     (folder / "roc.png").write_bytes(PNG)
@@ -71,6 +72,7 @@ def test_many_groups_are_rows(evaluation):
 def test_plots_of_the_folder_are_in_the_page_itself(evaluation, tmp_path):
     (image,) = plots(collect([evaluation]).evaluations[0])
     assert image.title == "ver: roc"
+    assert image.caption == "Drawn by kdbias evaluate: protocol knn, 90 queries."
     report(evaluation, tmp_path / "r.html")
     html = (tmp_path / "r.html").read_text()
     sources = re.findall(r'<img src="([^"]*)"', html)
