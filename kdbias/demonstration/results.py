@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.measurement.text import aligned
+from kdbias.measurement.text import aligned, rectified
 from kdbias.tables.files import read_json, write_json
 
 METRICS = {
@@ -127,7 +127,7 @@ def results_text(document: Mapping[str, Any]) -> str:
             _number(entry["effective_distinct"], 1),
             _large(entry["distinct_ceiling"]),
             _percent(entry["ess_share"]),
-            _percent(entry["rectification"]),
+            rectified(entry["rectification"]),
             *(_spread(entry["students"][name], name) for name in _SPREAD),
         ]
         for entry in document["schemes"]

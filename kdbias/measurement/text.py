@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+FEW = 12  # values of a column that a terminal shows
 _NONE = "n/a"
+_FAR_BELOW = -9.995
 _BANDWIDTH_COLUMNS = ("scheme", "t", "U", "null", "excess", "D", "ceiling", "rectified", "ESS/n")
 _SCHEME_COLUMNS = ("scheme", "ESS", "ESS/n", "eff. ids", "easy", "hard", "top 1 %", "max w", "Vendi", "KoLeo")
 
@@ -50,6 +52,21 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def first_few(columns: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> str:
+    """As :func:`aligned`, with the first ``FEW`` rows alone and a line that says where the others are."""
+    return "\n".join([aligned(columns, rows[:FEW]), *more(len(rows), where)])
+
+
+def more(count: int, where: str) -> list[str]:
+    """The line under the first ``FEW`` of ``count`` rows that says where the others are, if there are any."""
+    return [f"... and {count - FEW:,} more: {where}"] if count > FEW else []
+
+
+def rectified(share: float | None) -> str:
+    """A rectification in percent; far below natural sampling (0 %) it says no more than that."""
+    return "< -999 %" if share is not None and share <= _FAR_BELOW else _percent(share)
+
+
 def _heading(document: dict[str, Any]) -> str:
     search, duplicates = document["search"], document["duplicates"]
     recall = _NONE if search["recall"] is None else f"{search['recall']:.4g}"
@@ -83,7 +100,7 @@ def _bandwidth_row(scheme: dict[str, Any], entry: dict[str, Any]) -> list[str]:
         _number(entry["excess"], 4),
         _large(entry["effective_distinct"]),
         _large(entry["distinct_ceiling"]),
-        _percent(entry["rectification"]),
+        rectified(entry["rectification"]),
         _percent(scheme["ess_share"]),
     ]
 
@@ -116,7 +133,7 @@ def _group_table(schemes: Sequence[dict[str, Any]], name: str) -> str:
         for cell in cells:
             row += [_percent(cell[first["value"]]["mass"]), _number(cell[first["value"]]["log_density"], 3)]
         rows.append(row)
-    return aligned(columns, rows)
+    return first_few(columns, rows, "uniformity.json has them all")
 
 
 def _number(value: float | None, digits: int) -> str:

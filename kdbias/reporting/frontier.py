@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbias.reporting.drawing import Figure, Look, legend_below, panel
-from kdbias.reporting.tables import Cell, Table, magnitude, number, percent
+from kdbias.reporting.tables import Cell, Table, magnitude, number, percent, rectification
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
 
@@ -74,7 +74,7 @@ def frontier_table(frontier: Frontier) -> Table:
             percent(row["ess_share"]),
             number(row["uniformity"]),
             magnitude(row["effective_distinct"]),
-            percent(row["rectification"], note=row["rectification_reason"] or ""),
+            rectification(row["rectification"], row["rectification_reason"] or ""),
             number(row["max_weight"], 2),
             Cell(f"{row['zero_weights']:,}", True),
             number(row["effective_identities"], 1),

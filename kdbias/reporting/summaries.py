@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbias.reporting.collect import Collection, Density, Evaluation, is_distilled
-from kdbias.reporting.tables import NONE, Cell, Table, magnitude, number, percent
+from kdbias.reporting.tables import NONE, Cell, Table, magnitude, number, percent, rectification
 from kdbias.reporting.training_figures import Measure
 from kdbias.reporting.uniformity_figures import Point
 
@@ -71,7 +71,7 @@ def uniformity_table(density: Density) -> Table:
                     magnitude(b["effective_distinct"]),
                     magnitude(b["distinct_ceiling"]),
                     percent(ess_share(scheme, n)),
-                    percent(b["rectification"], note="" if b["rectification"] is not None else reason),
+                    rectification(b["rectification"], reason),
                     number(scheme.get("effective_identities"), 1),
                 ]
             )

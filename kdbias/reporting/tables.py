@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdbias.measurement.text import rectified
+
 NONE = "n/a"
 
 
@@ -40,6 +42,13 @@ def percent(value: float | None, digits: int = 1, note: str = "") -> Cell:
     return (
         Cell(NONE, True, note=note) if value is None else Cell(f"{100 * value:.{digits}f} %", True, note=note)
     )
+
+
+def rectification(value: float | None, reason: str) -> Cell:
+    """Its percentage as everywhere; the note is the reason for none, or the number where it is not shown."""
+    text = rectified(value)
+    exact = "" if value is None or not text.startswith("<") else f"{100 * value:,.1f} %"
+    return Cell(text, True, note=reason if value is None else exact)
 
 
 def magnitude(value: float | None) -> Cell:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import bandwidth_entry, rectify
-from kdbias.measurement.text import aligned
+from kdbias.measurement.text import aligned, rectified
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.solution import Equilibrium
 from kdbias.tables import provenance
@@ -93,7 +93,7 @@ class FrontierResult:
                 f"{row['ess_share']:.1%}",
                 _shown(row["uniformity"], ".4f"),
                 _shown(row["effective_distinct"], ",.1f"),
-                _shown(row["rectification"], ".1%"),
+                rectified(row["rectification"]),
                 f"{row['max_weight']:.2f}",
                 f"{row['top_mass']:.1%}",
                 _shown(row["effective_identities"], ",.1f"),

@@ -1,5 +1,6 @@
 """uniformity(): every number of its files against float64, and what happens when it is called again."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from kdbias.measurement import passes, session
 from kdbias.measurement.distribution import rectify
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import summary_table, uniformity
+from kdbias.measurement.text import rectified
 from kdbias.sphere.null import log_null
 from kdbias.tables.density_table import read_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
@@ -481,3 +483,21 @@ def test_summary_has_a_row_for_each_scheme_and_bandwidth(measured) -> None:
     header = next(line for line in lines if line.startswith("scheme"))
     rows = lines[lines.index(header) + 1 : lines.index(header) + 7]
     assert {len(line) for line in rows} == {len(header)}
+
+
+def test_summary_cuts_many_groups_and_says_where_the_rest_is(measured) -> None:
+    document = copy.deepcopy(measured.document)
+    for scheme in document["schemes"]:
+        row = scheme["groups"]["camera"][0]
+        scheme["groups"]["camera"] = [{**row, "value": f"c{i}"} for i in range(4000)]
+    text = summary_table(document)
+    assert "... and 3,988 more: uniformity.json has them all" in text
+    assert len(text.splitlines()) < 70
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(None, "n/a"), (0.625, "62.5 %"), (-9.99, "-999.0 %"), (-216.981, "< -999 %")],
+)
+def test_a_rectification_far_below_natural_sampling_stays_short(share, text) -> None:
+    assert rectified(share) == text

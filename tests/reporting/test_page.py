@@ -11,6 +11,7 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.reporting import report
 from kdbias.reporting.collect import collect
+from kdbias.reporting.tables import Cell, rectification
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.files import read_json, write_json
@@ -94,6 +95,12 @@ def test_numbers_in_the_tables_are_those_of_the_files(page, outputs):
     assert "72.0 ± 2.0" in outline.text  # mean and ddof-1 spread of .70 .72 .74
     assert "82.0 ± 2.6" in outline.text
     assert "0.4100 ± 0.0100" in outline.text
+
+
+def test_a_rectification_far_below_natural_is_shown_short_and_noted_in_full():
+    assert rectification(-216.981, "") == Cell("< -999 %", True, note="-21,698.1 %")
+    assert rectification(None, "why") == Cell("n/a", True, note="why")
+    assert rectification(0.625, "") == Cell("62.5 %", True)
 
 
 def test_every_figure_has_axis_labels_and_a_caption(page):
