@@ -31,6 +31,7 @@ from kdbias.evaluation.units import (
     stored_results,
     subsets_of,
 )
+from kdbias.measurement.text import FEW, more
 from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.files import read_json, write_json
@@ -49,7 +50,7 @@ class ComparisonResult:
     document: dict[str, Any]
 
     def summary(self) -> str:
-        """The runs of each side, then a line a metric: is its difference real? Of groups, the real ones.
+        """The runs of each side; a line a metric: is its difference real? Of groups, the real ones first.
 
         A last line says whether the luck of training is in the intervals.
         """
@@ -62,9 +63,15 @@ class ComparisonResult:
             *_lines(self.document["metrics"]),
         ]
         for column, groups in self.document["groups"].items():
-            for value, metrics in groups.items():
-                real = {name: entry for name, entry in metrics.items() if entry["real"]}
-                lines += [f"{column}={value}:{'' if real else ' no real difference'}", *_lines(real)]
+            real = {
+                value: {k: e for k, e in metrics.items() if e["real"]} for value, metrics in groups.items()
+            }
+            for value in sorted(real, key=lambda value: not real[value])[:FEW]:
+                lines += [
+                    f"{column}={value}:{'' if real[value] else ' no real difference'}",
+                    *_lines(real[value]),
+                ]
+            lines += more(len(groups), "-o FILE.json has them all")
         return "\n".join([*lines, _covered(len(self.document["a"]), len(self.document["b"]))])
 
 

@@ -40,6 +40,7 @@ from kdbias.evaluation.measuring import measured, plain, plural
 from kdbias.evaluation.plots import save_plots
 from kdbias.evaluation.units import UNITS, unit_table
 from kdbias.evaluation.views import check_fusion
+from kdbias.measurement.text import FEW, more
 from kdbias.progress import say
 from kdbias.tables import provenance
 from kdbias.tables.files import read_json, write_json
@@ -81,13 +82,14 @@ class EvaluationResult:
         width = max(len(name) for name in document["metrics"])
         lines += [f"  {name:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
         for column, groups in document["groups"].items():
-            for value, group in groups.items():
+            for value, group in list(groups.items())[:FEW]:
                 some = "  ".join(
                     f"{name} {_short(entry['value'])}"
                     for name, entry in group["metrics"].items()
                     if entry["value"] is not None
                 )
                 lines.append(f"  {column}={value} ({group['n']:,}): {some}")
+            lines += [f"  {line}" for line in more(len(groups), f"{METRICS} has them all")]
         return "\n".join(lines)
 
 

@@ -14,12 +14,10 @@ import pyarrow.parquet as pq
 from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import HARDNESS_BINS
 from kdbias.measurement.files import SCHEMES
-from kdbias.measurement.text import aligned
+from kdbias.measurement.text import aligned, first_few
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align, as_strings
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
-
-_FEW = 12  # rows of a table that a terminal shows
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,10 @@ class Changes:
         parts = [f"{self.manifest}: what it changes"]
         for column in pc.unique(self.groups.column("column")).to_pylist():
             rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
-            text = _shown(rows.slice(0, _FEW), [column, *rows.column_names[1:]])
-            more = rows.num_rows - _FEW
-            parts.append(text + (f"\n... and {more:,} with fewer samples (-o writes them all)" * (more > 0)))
-        parts += [_shown(table) for table in (self.hardness, self.samples) if table.num_rows]
+            heads = [column, *rows.column_names[1:]]
+            parts.append(first_few(heads, _cells(rows), "-o DIR writes them all"))
+        others = (self.hardness, self.samples)
+        parts += [aligned(table.column_names, _cells(table)) for table in others if table.num_rows]
         return "\n\n".join(parts)
 
     def _tables(self) -> dict[str, pa.Table]:
@@ -247,9 +245,8 @@ def _floats(values: np.ndarray) -> pa.Array:
     return pa.array(values, mask=~np.isfinite(values))
 
 
-def _shown(table: pa.Table, columns: Sequence[str] | None = None) -> str:
-    rows = [[_cell(name, value) for name, value in row.items()] for row in table.to_pylist()]
-    return aligned(columns or table.column_names, rows)
+def _cells(table: pa.Table) -> list[list[str]]:
+    return [[_cell(name, value) for name, value in row.items()] for row in table.to_pylist()]
 
 
 def _cell(name: str, value: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import compare, evaluate
+from kdbias.evaluation.comparison import ComparisonResult
 from kdbias.tables.embedding_table import write_embedding_table
 
 
@@ -102,6 +103,18 @@ def test_several_runs_a_side_widen_the_interval_by_their_variance(make):
     assert "A is one run: real for that very model" in compare(left[0], right, bootstrap=100).summary()
     with pytest.raises(KdbiasError, match="given twice on one side"):
         compare([left[0], left[0]], right, bootstrap=100)
+
+
+def test_of_many_groups_the_real_differences_are_shown_first():
+    entry = dict(a=0.1, b=0.2, difference=0.1, low=-0.1, high=0.3, p_value=0.5, real=False, better=None)
+    real = entry | dict(low=0.05, high=0.15, p_value=0.01, real=True, better="b")
+    groups = {f"g{i:02d}": {"accuracy": real if i == 30 else entry} for i in range(40)}
+    document = {"protocol": "knn", "unit": "query", "n": 9, "a": ["one"], "b": ["two"]}
+    document |= {"metrics": {}, "groups": {"who": groups}, "interval": {"resampled": "query"}}
+    lines = ComparisonResult(document).summary().splitlines()
+    assert [line.split()[0] for line in lines[3:6]] == ["who=g30:", "accuracy", "who=g00:"]
+    assert sum(line.startswith("who=") for line in lines) == 12
+    assert "... and 28 more: -o FILE.json has them all" in lines
 
 
 def test_unlike_evaluations_are_refused(make, tmp_path):

@@ -11,7 +11,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS, evaluate
 from kdbias.evaluation.case import read_embeddings
 from kdbias.tables.embedding_parts import write_part
-from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 
 
 @pytest.fixture
@@ -72,6 +72,16 @@ def test_real_digits_are_told_apart_and_every_file_is_there(digits):
     assert (out / "accuracy_per_class.png").exists()
     assert result.document["sources"]["gallery"]["path"] == str(digits / "gallery")
     assert result.document["sources"]["gallery"]["stage"] == "embed"
+
+
+def test_of_many_groups_the_summary_shows_a_few(digits):
+    model = EmbeddingTable.open(digits / "model")
+    fifths = {"fifth": pa.array([f"f{i % 50:02d}" for i in range(model.n)])}
+    write_embedding_table(digits / "many", model.ids(), model.vectors(), groups=fifths)
+    call = dict(protocol="fidelity", reference=digits / "model", group_by=["fifth"], bootstrap=0)
+    text = evaluate(digits / "many", digits / "out", **call).summary()
+    assert text.count("fifth=") == 12
+    assert text.endswith("... and 38 more: metrics.json has them all")
 
 
 def test_same_command_again_does_nothing_and_another_is_refused(digits, capsys):

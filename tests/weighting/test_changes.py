@@ -84,7 +84,7 @@ def test_the_summary_shows_groups_before_labels_and_every_sample_asked_for(tmp_p
         ["(none)", "20", "33.3"],
     ]
     assert tables[1].splitlines()[1].split()[0] == "who00"  # of one size, by name
-    assert tables[1].endswith("... and 18 with fewer samples (-o writes them all)")
+    assert tables[1].endswith("... and 18 more: -o DIR writes them all")
     assert [line.split()[0] for line in tables[2].splitlines()[1:]] == ["most"] * 15 + ["least"] * 15
 
 
