@@ -61,9 +61,9 @@ def training_curves(
     if not panels:
         return None
     caption = (
-        "Progress of each run (one line a run, one colour a scheme). The training loss is measured on the "
-        "draws, so schemes that draw harder samples end higher: compare students by the evaluation, not "
-        "by this curve. A curve that still falls at its end says that the run was too short."
+        "Progress of each run (one line a run, one colour a scheme). The training loss is a mean over what a "
+        "run draws, so curves of two schemes measure different samples: compare students by the evaluation, "
+        "not by these curves. A curve that still falls at its end says that the run was too short."
     )
     return Figure(name, "Training", caption, tuple(panels))
 
