@@ -187,7 +187,7 @@ def group_figure(name: str, shares: GroupShares, look: Mapping[str, Look]) -> Fi
             axes.plot(
                 100 * share,
                 rows,
-                "o",
+                look[scheme].marker,
                 color=look[scheme].color,
                 markersize=5.5,
                 label=scheme,

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from markupsafe import Markup
 
@@ -26,8 +26,11 @@ INK = "#010101"
 FAINT = "#010102"
 SERIES = tuple(f"#0102{i:02x}" for i in range(9))  # 0 = the baseline (natural), then eight hues
 LINE_STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "v")
 WIDTH = 4.2  # inches; narrow enough that a phone shows the text at a readable size
-HEIGHT = 3.0
+HEIGHT = 3.0  # with a legend of up to two lines
+_LEGEND_LINE = 0.18  # inches, as are the next
+_LETTER, _HANDLE = 0.06, 0.4
 
 _CSS = {INK: "currentColor", FAINT: "var(--faint)", **{c: f"var(--s{i})" for i, c in enumerate(SERIES)}}
 
@@ -44,10 +47,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and line style of one named series, the same in every figure of a page."""
+    """Colour, line style and marker of one named series, the same in every figure of a page."""
 
     color: str
     line: str
+    marker: str
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
@@ -58,10 +62,11 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
         if name in found:
             continue
         if name == "natural":
-            found[name] = Look(SERIES[0], "-")
+            found[name] = Look(SERIES[0], "-", "D")
             continue
         place = sum(other != "natural" for other in found)
-        found[name] = Look(SERIES[1 + place % hues], LINE_STYLES[place // hues % len(LINE_STYLES)])
+        turn = place // hues % len(LINE_STYLES)
+        found[name] = Look(SERIES[1 + place % hues], LINE_STYLES[turn], MARKERS[turn])
     return found
 
 
@@ -158,11 +163,16 @@ def _opening_tag(match: re.Match[str]) -> str:
 
 
 def legend_below(axes: Axes, columns: int = 2) -> None:
-    """A legend under the axes, where it can never cover data."""
-    handles, _ = axes.get_legend_handles_labels()
-    figure = axes.figure
-    if handles:
-        figure.legend(loc="outside lower center", ncols=min(columns, len(handles)), handlelength=1.6)
+    """A legend under the axes, where it can never cover data; a long one makes the panel taller."""
+    _, labels = axes.get_legend_handles_labels()
+    figure = cast("MplFigure", axes.figure)
+    if not labels:
+        return
+    entry = _HANDLE + _LETTER * max(map(len, labels))
+    columns = max(1, min(columns, len(labels), int(figure.get_figwidth() / entry)))
+    lines = math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * max(0, lines - 2))
+    figure.legend(loc="outside lower center", ncols=columns, handlelength=1.6)
 
 
 def plain_log_ticks(axis: Axis) -> None:

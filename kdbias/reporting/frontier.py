@@ -12,12 +12,12 @@ from kdbias.reporting.drawing import Figure, Look, legend_below, panel
 from kdbias.reporting.tables import Cell, Table, magnitude, number, percent, rectification
 from kdbias.tables.files import read_json
 from kdbias.tables.run_record import RECORD
+from kdbias.weighting.frontier_figure import drawn, name_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OPTIMUM = "equilibrium"
-_CURVE = "equilibrium (the frontier)"
 _PANELS = (
     ("uniformity", "uniformity (nats)", 1),
     ("effective_distinct", "effective distinct samples D", 1),
@@ -50,7 +50,7 @@ class Frontier:
     @property
     def names(self) -> list[str]:
         """Its series: each scheme, and the equilibria as one."""
-        return list(dict.fromkeys(_CURVE if r["method"] == OPTIMUM else r["scheme"] for r in self.rows))
+        return list(dict.fromkeys(OPTIMUM if r["method"] == OPTIMUM else r["scheme"] for r in self.rows))
 
     def optimum(self, column: str) -> list[tuple[float, float]]:
         """(ESS/n, value) of the equilibria, by rising ESS."""
@@ -109,6 +109,8 @@ def frontier_figure(name: str, frontier: Frontier, look: Mapping[str, Look]) -> 
         "joins the equilibria at several floors of the effective sample size: what lies beside it pays more "
         "for less."
     )
+    if any(row[c] is not None and drawn(row, c) > row[c] for row in frontier.rows for c, _, _ in _PANELS):
+        caption += " Beside an arrow stands the number of what lies below the panel."
     return Figure(name, f"Frontier at t = {frontier.t:g}", caption, tuple(panels))
 
 
@@ -121,24 +123,25 @@ def _draw(
             [100 * x for x, _ in line],
             [scale * y for _, y in line],
             "o",
-            color=look[_CURVE].color,
+            color=look[OPTIMUM].color,
             linestyle="-",
             linewidth=1.7,
             markersize=3.5,
-            label=_CURVE,
+            label=f"{OPTIMUM} (the frontier)",
         )
     for row in frontier.rows:
         if row["method"] == OPTIMUM or row[column] is None:
             continue
         axes.plot(
             100 * row["ess_share"],
-            scale * row[column],
-            "D" if row["scheme"] == "natural" else "o",
+            scale * drawn(row, column),
+            look[row["scheme"]].marker,
             color=look[row["scheme"]].color,
             markersize=7,
             linestyle="none",
             label=row["scheme"],
         )
+    name_below(axes, frontier.rows, column, scale)
     axes.set_xlabel("effective sample size (% of n)")
     axes.set_ylabel(label)
     legend_below(axes, 2)

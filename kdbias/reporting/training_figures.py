@@ -129,7 +129,7 @@ def _dots(axes: Axes, measure: Measure, data: Mapping[str, np.ndarray], look: Ma
         axes.plot(mean, row, "|", color=color, markersize=16, markeredgewidth=2.5)
         offsets = np.linspace(-0.16, 0.16, len(v)) if len(v) > 1 else np.zeros(1)
         axes.plot(factor * v, row + offsets, "o", color=color, markersize=4.5, alpha=0.75)
-    axes.set_yticks(rows, list(data))
+    axes.set_yticks(rows, [scheme.replace(" (", "\n(", 1) for scheme in data])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     better = "right" if measure.higher_is_better else "left"
     name, _, unit = measure.label.removesuffix(")").partition(" (")

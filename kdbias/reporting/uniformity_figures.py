@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kdbias.reporting.drawing import SERIES, Figure, Look, legend_below, panel, plain_log_ticks
+from kdbias.reporting.frontier import OPTIMUM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,17 +95,16 @@ def _trade_off(
         axes.plot(
             [100 * e for e, _ in ordered],
             [u for _, u in ordered],
-            color=SERIES[0],
+            color=look[OPTIMUM].color,
             linewidth=1.4,
             linestyle="--",
             label="equilibrium frontier",
         )
     for p in points:
-        marker = "D" if p.scheme == "natural" else "o"
         axes.plot(
             100 * p.ess,
             p.uniformity or 0.0,
-            marker,
+            look[p.scheme].marker,
             color=look[p.scheme].color,
             markersize=8,
             label=p.scheme,
@@ -158,7 +158,7 @@ def distinct_across_bandwidths(name: str, points: Sequence[Point], look: Mapping
             axes.plot(
                 [x for x, _ in line],
                 [y for _, y in line],
-                "o",
+                look[scheme].marker,
                 color=look[scheme].color,
                 linestyle=look[scheme].line,
                 linewidth=1.7,

@@ -1,5 +1,6 @@
 """The plot of a frontier: uniformity, effective distinct samples and rectification against the ESS."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ _PANELS = (
     ("effective_distinct", "effective distinct samples D", 1),
     ("rectification", "rectification (%)", 100),
 )
+_LOWEST = {"rectification": -1.0}
+"""The least that is drawn of a column; what lies below stands there, with its number beside it."""
 _MARKERS = "osD^vP*X<>"
 
 
@@ -74,14 +77,35 @@ def _draw(axes: "Axes", rows: list[dict[str, Any]], column: str, scale: float) -
         if _has(row, column):
             axes.plot(
                 100 * row["ess_share"],
-                scale * row[column],
+                scale * drawn(row, column),
                 _MARKERS[index % len(_MARKERS)],
                 color="black" if row["method"] == "natural" else f"C{index}",
                 linestyle="none",
                 label=row["scheme"],
             )
+    name_below(axes, rows, column, scale)
     axes.grid(alpha=0.3)
 
 
-def _has(row: dict[str, Any], column: str) -> bool:
+def drawn(row: Mapping[str, Any], column: str) -> float:
+    """Where a value is drawn: itself, or the least that is."""
+    return max(row[column], _LOWEST.get(column, row[column]))
+
+
+def name_below(axes: "Axes", rows: Sequence[Mapping[str, Any]], column: str, scale: float) -> None:
+    """Write out the values that lie below what is drawn, one above another."""
+    below = [row for row in rows if _has(row, column) and drawn(row, column) > row[column]]
+    for i, row in enumerate(below):
+        right = row["ess_share"] > 0.6
+        axes.annotate(
+            f"{row['scheme']}: {scale * row[column]:,.0f} ↓",
+            (100 * row["ess_share"], scale * drawn(row, column)),
+            (-8 if right else 8, 11 * i - 3),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize=8,
+        )
+
+
+def _has(row: Mapping[str, Any], column: str) -> bool:
     return row[column] is not None

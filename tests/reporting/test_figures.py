@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdbias.reporting import distributions, maps, uniformity_figures
-from kdbias.reporting.drawing import SERIES, looks, panel
+from kdbias.reporting.drawing import SERIES, legend_below, looks, panel
 from kdbias.reporting.training_figures import Measure, results_by_scheme
 
 
@@ -50,6 +50,7 @@ def test_natural_has_the_baseline_look_and_others_differ():
     found = looks(["natural", *(f"s{i}" for i in range(12))])
     assert found["natural"].color == SERIES[0]
     assert len({(v.color, v.line) for v in found.values()}) == 13
+    assert len({(v.color, v.marker) for v in found.values()}) == 13
     assert looks(["b", "natural", "c"])["c"] == looks(["natural", "b", "c"])["c"]
 
 
@@ -68,6 +69,24 @@ def test_svg_ids_are_unique_to_the_panel_and_text_stays_text():
     assert ">x (m)</text>" in first
     assert "&lt;one&gt; &amp; two" in first
     assert "<?xml" not in first
+
+
+def test_a_long_legend_makes_the_panel_taller_not_the_axes_smaller():
+    def axes_height(count, name):
+        drawn = []
+
+        def draw(axes):
+            drawn.append(axes)
+            for i in range(count):
+                axes.plot([0, 1], [i, i], label=f"{name} {i}")
+            legend_below(axes, 2)
+
+        panel("p", draw)
+        return drawn[0].get_position().height * drawn[0].figure.get_figheight()
+
+    assert axes_height(14, "scheme") > 0.95 * axes_height(4, "scheme")
+    long = "a scheme (student mobilefacenet)"
+    assert axes_height(4, long) > 0.95 * axes_height(4, "scheme")
 
 
 def test_dollar_signs_in_names_are_not_taken_for_mathematics():
@@ -107,7 +126,7 @@ def test_a_dot_alone_is_no_trade_off_and_the_dotted_line_is_named_only_where_it_
 def test_an_optimum_is_inside_the_panel():
     dots = [uniformity_figures.Point("natural", 2.0, 1.0, -3.0, -9.0, 9.0, 50.0)]
     frontier = {2.0: [(0.4, -3.5), (0.9, -3.1)]}
-    figure = uniformity_figures.uniformity_against_ess("u", dots, looks(["natural"]), frontier)
+    figure = uniformity_figures.uniformity_against_ess("u", dots, looks(["natural", "equilibrium"]), frontier)
     ticks = [float(v.replace("\u2212", "-")) for v in re.findall(r">(\u2212[\d.]+)<", figure.panels[0])]
     assert min(ticks) < -3.4
 

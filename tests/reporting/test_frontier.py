@@ -1,12 +1,14 @@
 """A frontier is a section of the page, and the line in the trade-off of its density."""
 
+import re
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from kdbias.reporting import report
 from kdbias.reporting.collect import collect
-from kdbias.reporting.drawing import looks
+from kdbias.reporting.drawing import SERIES, looks
 from kdbias.reporting.frontier import frontier_figure
 from kdbias.reporting.sections import scheme_names
 from kdbias.tables.density_table import read_density
@@ -31,10 +33,11 @@ def frontier(outputs, tmp_path):
         row("natural", "natural", 1.0, -1.0, 11.25, 0.0),
         row("equilibrium, ESS >= 80.0%", "equilibrium", 0.8, -1.5, 22.5, 0.5),
         row("hard", "hard", 0.7, None, None, None),
+        row("knn-distance", "knn-distance", 0.6, None, None, -216.981),
         row("equilibrium, no floor", "equilibrium", 0.4, -2.0, 33.75, 1.0),
     ]
     pq.write_table(pa.Table.from_pylist(rows), run.out / "frontier.parquet")
-    run.finish({"schemes": 4}, 0.1, skipped={"class-balanced": "no labels"})
+    run.finish({"schemes": 5}, 0.1, skipped={"class-balanced": "no labels"})
     return run.out
 
 
@@ -53,9 +56,22 @@ def test_the_equilibria_are_one_line_and_the_others_dots(frontier):
     figure = frontier_figure("f", found.frontiers[0], looks(scheme_names(found)))
     assert figure is not None
     assert len(figure.panels) == 3
+    assert "-21,698" in figure.panels[2]  # too far below natural to be drawn to scale
+    ticks = re.findall(r">(\u2212?\d+)</text>", figure.panels[2])
+    assert "\u2212100" in ticks
+    assert "\u221220000" not in ticks
 
 
 def test_a_frontier_of_the_shown_density_is_drawn_into_its_trade_off(outputs, frontier, tmp_path):
     report([outputs["density"], frontier], tmp_path / "r.html", pictures=0)
     trade_off = (tmp_path / "r.html").read_text().partition('<figure id="ess0"')[2].partition("</figure>")[0]
     assert trade_off.count("equilibrium frontier</text>") == 1  # at its own bandwidth alone
+
+
+def test_a_scheme_has_one_colour_on_the_whole_page(outputs, frontier, tmp_path):
+    report([outputs["density"], frontier], tmp_path / "r.html", pictures=0)
+    html = (tmp_path / "r.html").read_text()
+    look = looks(scheme_names(collect([outputs["density"], frontier])))["equilibrium"]
+    for figure, width in (("ess0", 1.4), ("distinct0", 1.7), ("frontier0", 1.7), ("d-lorenz", 1.7)):
+        drawn = html.partition(f'<figure id="{figure}"')[2].partition("</figure>")[0]
+        assert f"stroke: var(--s{SERIES.index(look.color)}); stroke-width: {width}" in drawn, figure
