@@ -23,6 +23,7 @@ LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
 READS = frozenset({"reference", "gallery"})
 OPTIONS: dict[str, Any] = {"k": 5, "tail_from": None, "cluster_by": None}
 
+_NAMED = 30  # classes up to which a plot names them
 _KINDS = ("centroid", "knn")
 _BLOCK = 1 << 24  # scores held at once
 _VOTE_TEMPERATURE = 0.07
@@ -259,14 +260,23 @@ def _class_table(columns: Columns, names: pa.Array, tail: Tail) -> list[dict[str
 
 
 def _draw_classes(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Accuracy of each class by name, or of many classes its distribution."""
     counted = rows[0]["natural_count"] is not None
     rows = sorted(rows, key=lambda row: (-(row["natural_count"] or 0), row["label"]))
-    places = np.arange(len(rows))
-    axes.plot(places, [row["centroid_accuracy"] for row in rows], "o-", label="nearest centroid")
-    axes.plot(places, [row["knn_accuracy"] for row in rows], "s--", label="k nearest neighbours")
-    if len(rows) <= 30:
-        axes.set_xticks(places, [row["label"] for row in rows], rotation=45, ha="right")
-    axes.set_xlabel("class, most frequent first" if counted else "class")
+    for kind, style, label in (
+        ("centroid", "o-", "nearest centroid"),
+        ("knn", "s--", "k nearest neighbours"),
+    ):
+        values = [row[f"{kind}_accuracy"] for row in rows]
+        if len(rows) <= _NAMED:
+            axes.plot(values, style, label=label)
+        else:
+            axes.plot(np.linspace(0, 100, len(rows)), sorted(values), style[1:], label=label)
+    if len(rows) <= _NAMED:
+        axes.set_xticks(range(len(rows)), [row["label"] for row in rows], rotation=45, ha="right")
+        axes.set_xlabel("class, most frequent first" if counted else "class")
+    else:
+        axes.set_xlabel(f"{len(rows):,} classes, worst first (%)")
     axes.set_ylabel("accuracy")
     axes.set_ylim(-0.02, 1.02)
     axes.legend()

@@ -168,3 +168,23 @@ def test_tail_is_the_rarest_third_rounded_up(tmp_path):
     assert class_counts(table.path, pa.array(["w", "x", "z"], pa.large_string())).tolist() == [0, 2, 2]
     with pytest.raises(KdbiasError, match="none of its labels"):
         class_counts(table.path, pa.array(["w"], pa.large_string()))
+
+
+def test_many_classes_are_drawn_as_a_distribution_and_few_by_name():
+    from matplotlib.figure import Figure
+
+    def drawn(classes):
+        rng = np.random.default_rng(0)
+        labels = [f"c{i:02d}" for i in range(classes)] * 3
+        plot = judge(
+            Case(_embeddings(_unit(rng.normal(size=(3 * classes, 4))), labels), options=OPTIONS)
+        ).plots[0]
+        axes = Figure().add_subplot()
+        plot.draw(axes)
+        return axes
+
+    axes = drawn(40)
+    assert axes.get_xlabel() == "40 classes, worst first (%)"
+    for line in axes.get_lines():
+        assert (np.diff(line.get_ydata()) >= 0).all()
+    assert [text.get_text() for text in drawn(3).get_xticklabels()] == ["c00", "c01", "c02"]
