@@ -159,7 +159,7 @@ def _by_group(
         [
             Cell(str(group)),
             Cell(scheme),
-            *(spread(values[m.key].get(group, {}).get(scheme, ()), m, False) for m in measures),
+            *(spread(values[m.key].get(group, {}).get(scheme, ()), m) for m in measures),
         ]
         for group in groups[:_GROUPS]
         for scheme in schemes

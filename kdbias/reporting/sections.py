@@ -17,6 +17,7 @@ from kdbias.reporting.summaries import (
     Provenance,
     points,
     shown_measures,
+    spread,
     uniformity_table,
     values_by_scheme,
 )
@@ -243,10 +244,12 @@ def headline(found: Collection) -> list[Fact]:
                 facts.append(Fact(f"{best:,.1f}", worth))
     values = values_by_scheme(found.judged_alike)
     for measure in shown_measures(values)[:1] if values else []:
-        means = {s: float(np.mean(v)) for s, v in values[measure.key].items() if is_distilled(s)}
+        reached_by = values[measure.key]
+        means = {s: float(np.mean(v)) for s, v in reached_by.items() if is_distilled(s)}
         if NATURAL in means and len(means) > 1:
             best_name = (max if measure.higher_is_better else min)(means, key=means.__getitem__)
-            factor, digits = (100, 1) if measure.percent else (1, 3)
-            change = f"{factor * means[NATURAL]:.{digits}f} → {factor * means[best_name]:.{digits}f}"
-            facts.append(Fact(change, f"{measure.label}: natural → “{best_name}”, mean over seeds"))
+            ends = [reached_by[NATURAL], reached_by[best_name]]
+            change = " → ".join(spread(end, measure).text.replace(" ", "\u00a0") for end in ends)
+            over = "mean ± standard deviation over seeds" if max(map(len, ends)) > 1 else "one seed each"
+            facts.append(Fact(change, f"{measure.label}: natural → “{best_name}”, {over}"))
     return facts

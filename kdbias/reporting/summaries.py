@@ -168,7 +168,7 @@ def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table
     return Table("Students", caption, columns, rows)
 
 
-def spread(values: Sequence[float], measure: Measure, best: bool) -> Cell:
+def spread(values: Sequence[float], measure: Measure, best: bool = False) -> Cell:
     if not values:
         return Cell(NONE, True)
     factor, digits = (100, 1) if measure.percent else (1, 4)

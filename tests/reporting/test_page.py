@@ -95,6 +95,7 @@ def test_numbers_in_the_tables_are_those_of_the_files(page, outputs):
     assert "72.0 ± 2.0" in outline.text  # mean and ddof-1 spread of .70 .72 .74
     assert "82.0 ± 2.6" in outline.text
     assert "0.4100 ± 0.0100" in outline.text
+    assert "72.0 ± 2.0 → 82.0 ± 2.6" in outline.text  # the first thing to see of students
 
 
 def test_a_rectification_far_below_natural_is_shown_short_and_noted_in_full():
