@@ -107,6 +107,8 @@ def strips(
 ) -> list[Strip]:
     """The strips of a density table and its weight schemes.
 
+    Of samples with equal weights the most isolated count as boosted more, the most crowded as boosted less.
+
     Args:
         source: where pictures come from; must know the ids.
         ids, labels: (n,) of the density table.
@@ -123,7 +125,8 @@ def strips(
         raise KdbiasError("the data holds none of the density table's ids")
 
     def strip(title: str, meaning: str, values: np.ndarray, descending: bool, text: str) -> Strip:
-        order = np.argsort(-values[usable] if descending else values[usable], kind="stable")
+        sign = -1 if descending else 1
+        order = np.lexsort((-sign * log_density[usable], sign * values[usable]))
         pictures: list[Thumbnail] = []
         for i in usable[order]:
             if len(pictures) == count:

@@ -4,12 +4,14 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.reporting import report
+from kdbias.reporting import report, thumbnails
 from kdbias.reporting.collect import collect
 from kdbias.reporting.tables import Cell, rectification
 from kdbias.tables import provenance
@@ -72,6 +74,13 @@ def test_the_page_loads_nothing_and_runs_nothing(page):
             assert value is None or value.startswith(("#", "data:image/")), (tag, name, value)
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
+
+
+def test_only_tables_scroll_sideways(page):
+    html, _ = page
+    assert html.count("<table>") == html.count('role="region"') > 0
+    assert re.search(r"^\.wide {[^}]*overflow-x: auto", html, re.MULTILINE)
+    assert re.search(r"^body {[^}]*overflow-wrap: break-word", html, re.MULTILINE)
 
 
 def test_user_text_is_escaped_everywhere(page, outputs):
@@ -138,6 +147,15 @@ def test_pictures_show_the_extremes_and_skip_the_unreadable(page, outputs):
     assert ids[1] == [outputs.ids[i] for i in order[::-1][:3]]
     assert ids[2][0] == outputs.ids[int(np.argmax(outputs.weights["equilibrium"]))]
     assert ids[3][0] == outputs.ids[0]  # its weight is zero
+
+
+def test_pictures_of_equal_weight_are_chosen_by_density(monkeypatch):
+    monkeypatch.setattr(thumbnails, "_picture", lambda source, row: ("data:", False))
+    ids = pa.array(list("abcd"))
+    source = SimpleNamespace(ids=ids)
+    log_density, w = np.array([-2.0, -1.0, -4.0, -3.0]), {"w": np.array([0.0, 0.0, 2.0, 2.0])}
+    found = thumbnails.strips(source, ids, ids, log_density, w, np.zeros(4, dtype=bool), 1)
+    assert [[p.sample_id for p in strip.pictures] for strip in found] == [["b"], ["c"], ["c"], ["b"]]
 
 
 def test_pictures_can_be_left_out(outputs, tmp_path):
