@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdbias.studies.comparisons import CaseRows
 from kdbias.studies.description import BASELINE
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -31,10 +27,12 @@ class Budget:
         """Arms that every case has."""
         return [arm for arm in self.cases[0].arms if all(case.of(arm) for case in self.cases)]
 
-    def curve(self, arm: str, metric: str) -> tuple[list[int], list[float]]:
-        """Steps and mean value over seeds."""
+    def curve(self, arm: str, metric: str) -> tuple[list[int], list[float], list[float]]:
+        """Steps, mean value over seeds and its standard deviation (ddof 1, NaN for one seed)."""
         steps = [case.of(arm)[0].facts["steps"] for case in self.cases]
-        return steps, [float(np.mean(list(case.values(arm, metric).values()))) for case in self.cases]
+        values = [list(case.values(arm, metric).values()) for case in self.cases]
+        spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else math.nan for v in values]
+        return steps, [float(np.mean(v)) for v in values], spreads
 
     def equivalent_steps(self, arm: str, metric: str, place: int) -> float | None:
         """Steps that natural sampling needs for what `arm` reaches in the case at `place`.
@@ -42,7 +40,7 @@ class Budget:
         Interpolated between the cases, linearly in log steps. None where natural never gets there, or was
         there before its fewest steps: neither is measured.
         """
-        steps, natural = self.curve(BASELINE, metric)
+        steps, natural, _ = self.curve(BASELINE, metric)
         sign = -1 if self.cases[0].lower_is_better(metric) else 1
         wanted = sign * self.curve(arm, metric)[1][place]
         reached = [sign * value for value in natural]
@@ -66,18 +64,3 @@ def budgets_of(cases: Sequence[CaseRows]) -> list[Budget]:
         if len({case.rows[0].facts["steps"] for case in group}) == len(group) > 1:
             found.append(Budget(tuple(group)))
     return found
-
-
-def draw_budget(axes: Axes, budget: Budget, looks: dict[str, tuple[Any, str]]) -> None:
-    """The first metric against steps, a line an arm."""
-    metric = budget.cases[0].primary[0]
-    for arm in budget.arms:
-        color, marker = looks.get(arm, ("black", "+"))
-        axes.plot(*budget.curve(arm, metric), color=color, marker=marker, markersize=4, label=arm)
-    steps = budget.curve(BASELINE, metric)[0]
-    axes.set_xscale("log")
-    axes.set_xticks(steps, [f"{step:,}" for step in steps])
-    axes.minorticks_off()
-    axes.set_xlabel("steps")
-    axes.set_ylabel(metric)
-    axes.set_title(budget.name)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.studies.budgets import budgets_of, draw_budget
+from kdbias.reporting.summaries import MEASURES
+from kdbias.studies.budgets import Budget, budgets_of
 from kdbias.studies.comparisons import CaseRows, cases_of, correlate
 from kdbias.studies.description import BASELINE, Description
 from kdbias.studies.results import Row
@@ -28,6 +29,8 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "study",
 }
+_LABELS = {measure.key: measure.label.partition(" (")[0] for measure in MEASURES}
+_LABELS |= {"distance": "distance to the teacher", "auc": "AUC"}
 _COLUMNS = 3
 _MARKERS = "osD^vP*X<>hp8d"
 _DECILE = "fidelity.distance[density_decile="
@@ -41,16 +44,10 @@ def write_plots(study: Description, rows: Sequence[Row], folder: Path) -> list[P
         own = [case for case in cases if case.round == round_ and case.of(BASELINE)]
         if not own:
             continue
-        written.append(
-            _panels(
-                folder / f"{round_}-gains.svg", own, _gains, 3.4, "error removed, against natural sampling"
-            )
-        )
-        written.append(
-            _panels(
-                folder / f"{round_}-uniformity.svg", own, _scatter, 2.8, "effective distinct samples and gain"
-            )
-        )
+        title = "error removed, against natural sampling (green, red: the 95 % interval excludes 0)"
+        written.append(_panels(folder / f"{round_}-gains.svg", own, _gains, 3.4, title))
+        title = "effective distinct samples and gain"
+        written.append(_panels(folder / f"{round_}-uniformity.svg", own, _scatter, 2.8, title))
         with_deciles = [c for c in own if _shown(c) and any(_DECILE in m for m in c.rows[0].metrics)]
         if with_deciles:
             title = "distance to the teacher by density, against natural sampling"
@@ -61,9 +58,8 @@ def write_plots(study: Description, rows: Sequence[Row], folder: Path) -> list[P
             written.append(_panels(folder / f"{round_}-groups.svg", with_groups, _by_group, 3.2, title))
         budgets = budgets_of(own)
         if budgets:
-            looks = _look(own[0])
-            title = "by the number of steps"
-            draw = partial(draw_budget, looks=looks)
+            title = "mean ± standard deviation over seeds, by steps"
+            draw = partial(_steps, looks=_look(own[0]))
             written.append(_panels(folder / f"{round_}-steps.svg", budgets, draw, 3.0, title))
     return written
 
@@ -106,9 +102,15 @@ def _look(case: CaseRows) -> dict[str, tuple[Any, str]]:
     """Colour and marker of each arm, by its place among the arms of the study."""
     import matplotlib as mpl
 
-    colors = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colors = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["Dark2"].colors]  # type: ignore[attr-defined]
     arms = [arm for arm in case.study_arms if arm != BASELINE]
-    return {arm: (colors[i % 20], _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(arms)}
+    return {arm: (colors[i % len(colors)], _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(arms)}
+
+
+def _label(metric: str) -> str:
+    """A metric for a reader: `knn.centroid_balanced_accuracy` is balanced accuracy, nearest centroid."""
+    name = metric.rpartition(".")[2]
+    return _LABELS.get(name, name.replace("_", " "))
 
 
 def _gains(axes: Axes, case: CaseRows) -> None:
@@ -126,8 +128,9 @@ def _gains(axes: Axes, case: CaseRows) -> None:
     axes.set_yticks(range(len(found)), [c.arm for c in reversed(found)])
     distilled = [c for c in found if not case.of(c.arm)[0].scratch]
     _limit(axes, [v for c in distilled for v in c.gain if v is not None])
+    _mark_beyond(axes, [100 * compared.gain[0] for compared in reversed(found)])
     axes.set_title(case.name)
-    axes.set_xlabel(f"{metric}: error removed (%)")
+    axes.set_xlabel(f"{_label(metric)}:\nerror removed (%)")
 
 
 def _limit(axes: Axes, gains: Sequence[float]) -> None:
@@ -138,6 +141,16 @@ def _limit(axes: Axes, gains: Sequence[float]) -> None:
     room = 0.15 * (high - low) + 0.1
     shown = axes.get_xlim()
     axes.set_xlim(max(shown[0], low - room), min(shown[1], high + room))
+
+
+def _mark_beyond(axes: Axes, values: Sequence[float]) -> None:
+    """Write out, in its row, each value that the picture leaves out."""
+    low, high = axes.get_xlim()
+    for place, value in enumerate(values):
+        if value < low:
+            axes.annotate(f"← {value:.0f}", (low, place), (3, -3), textcoords="offset points")
+        elif value > high:
+            axes.annotate(f"{value:.0f} →", (high, place), (-3, -3), textcoords="offset points", ha="right")
 
 
 def _scatter(axes: Axes, case: CaseRows) -> None:
@@ -158,7 +171,7 @@ def _scatter(axes: Axes, case: CaseRows) -> None:
     rho = correlate([case], "effective_distinct", repeats=0)
     axes.set_title(case.name if rho is None else f"{case.name}: rank correlation {rho.rho:+.2f}")
     axes.set_xlabel("effective distinct samples / natural's")
-    axes.set_ylabel(f"{case.primary[0].partition('.')[2]}:\nerror removed (%)")
+    axes.set_ylabel(f"{_label(case.primary[0])}:\nerror removed (%)")
 
 
 def _change(case: CaseRows, arm: str, metric: str) -> float:
@@ -198,9 +211,27 @@ def _by_group(axes: Axes, case: CaseRows) -> None:
     most = float(np.nanmax(np.abs(changes))) or 1.0
     axes.imshow(changes, cmap="RdYlGn_r", vmin=-most, vmax=most, aspect="auto")
     for i, j in np.ndindex(changes.shape):
-        axes.text(j, i, f"{changes[i, j]:+.1f}", ha="center", va="center", fontsize=6)
+        ink = "white" if abs(changes[i, j]) > 0.7 * most else "black"  # the map is dark at both ends
+        axes.text(j, i, f"{changes[i, j]:+.1f}", ha="center", va="center", fontsize=6, color=ink)
     names = [group.partition("=")[2].rstrip("]") for group in groups]
     axes.set_xticks(range(len(groups)), names, rotation=35, ha="right")
     axes.set_yticks(range(len(arms)), arms)
     axes.spines[:].set_visible(False)
     axes.set_title(f"{case.name}: change (%), green = nearer")
+
+
+def _steps(axes: Axes, budget: Budget, looks: dict[str, tuple[Any, str]]) -> None:
+    """The first metric against steps, a line an arm; arms stand side by side for their spreads to be seen."""
+    metric = budget.cases[0].primary[0]
+    for i, arm in enumerate(budget.arms):
+        color, marker = looks.get(arm, ("black", "+"))
+        steps, means, spreads = budget.curve(arm, metric)
+        places = [step * 1.02 ** (i - (len(budget.arms) - 1) / 2) for step in steps]
+        style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
+        axes.errorbar(places, means, spreads, label=arm, **style)
+    axes.set_xscale("log")
+    axes.set_xticks(steps, [f"{step:,}" for step in steps])
+    axes.minorticks_off()
+    axes.set_xlabel("steps")
+    axes.set_ylabel(_label(metric))
+    axes.set_title(budget.name)
