@@ -268,7 +268,7 @@ class Session:
             "best": head["best"],
             "schemes": entries,
         }
-        seconds = time.perf_counter() - started
+        seconds = self.run.record.get("seconds", 0.0) + time.perf_counter() - started  # of all calls
         doc = self._provenance(
             {"samples": self.table.n, **counts},
             seconds,

@@ -250,6 +250,17 @@ def test_further_weights_and_groups_are_added(table: EmbeddingTable, tmp_path: P
     assert_close(stepwise.document, at_once.document)
 
 
+def test_the_seconds_of_a_measurement_are_those_of_all_its_calls(
+    table: EmbeddingTable, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "out", {"k": 5, "t": 3, "rectification": "none"}
+    uniformity(table.path, out, **options)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"seconds": 1000.0}))
+    uniformity(table.path, out, weights=[write_weights(tmp_path / "a.parquet", table, skewed())], **options)
+    assert json.loads((out / "run.json").read_text())["seconds"] >= 1000
+
+
 def assert_close(a: object, b: object, where: str = "") -> None:
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
