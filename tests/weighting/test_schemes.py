@@ -139,13 +139,20 @@ def test_hierarchy_and_water_filling_conserve_the_budget():
     assert [len(level) for level in levels] == [400, 40]
     assert levels[0].max() < 40
     assert levels[1].max() < 5
-    values = water_filled(levels, 400, 0.3)
+    values = water_filled(levels, [40, 5], 0.3)
     assert values.sum() == pytest.approx(120)
     assert values.min() >= 0
     assert values.max() <= 1
     tops = np.bincount(levels[1][levels[0]], weights=values)
     sizes = np.bincount(levels[1][levels[0]])
     assert tops == pytest.approx(fill(sizes.astype(float), 120.0))
+
+
+def test_empty_clusters_get_nothing_and_harm_nobody():
+    # Tight bursts leave k-means with centroids that no sample is nearest to, often the last ones.
+    samples, clusters = np.array([0, 0, 0, 0, 2, 2]), np.array([0, 1, 1, 0, 0])
+    values = water_filled([samples, clusters], [5, 3], 0.5)
+    assert values == pytest.approx([0.375] * 4 + [0.75] * 2)
 
 
 def test_fill_finds_the_water_level():

@@ -44,7 +44,7 @@ def cluster_balanced(case: Case, *, keep: float = 0.2, clusters: Sequence[int] |
             "and each be 2 or more"
         )
     assignments = hierarchy(case.vectors, levels, case.seed)
-    values = water_filled(assignments, case.m, keep)
+    values = water_filled(assignments, levels, keep)
     return Scheme(values, {"keep": keep, "clusters": levels})
 
 
@@ -79,12 +79,18 @@ def hierarchy(x: np.ndarray, levels: Sequence[int], seed: int = 0) -> list[np.nd
     return assignments
 
 
-def water_filled(assignments: Sequence[np.ndarray], m: int, keep: float) -> np.ndarray:
-    """(m,) share of each sample when keep * m draws flow down the hierarchy, in [0, 1]."""
-    sizes: list[np.ndarray] = [np.ones(m)]
-    for cluster in assignments:
-        sizes.append(np.bincount(cluster, weights=sizes[-1], minlength=int(cluster.max()) + 1))
-    budget = fill(sizes[-1], keep * m)
+def water_filled(assignments: Sequence[np.ndarray], levels: Sequence[int], keep: float) -> np.ndarray:
+    """(m,) share of each sample when keep * m draws flow down the hierarchy, in [0, 1].
+
+    Args:
+        assignments: as `hierarchy` gives them.
+        levels: number of clusters on each level; any of them may be empty.
+        keep: budget as a share of the samples.
+    """
+    sizes: list[np.ndarray] = [np.ones(len(assignments[0]))]
+    for cluster, k in zip(assignments, levels, strict=True):
+        sizes.append(np.bincount(cluster, weights=sizes[-1], minlength=k))
+    budget = fill(sizes[-1], keep * len(assignments[0]))
     for cluster, below in zip(reversed(assignments), reversed(sizes[:-1]), strict=True):
         given = np.zeros(len(below))
         order = np.argsort(cluster, kind="stable")
