@@ -276,10 +276,11 @@ class Session:
             estimator=self.estimator,
         )
         columns = {name: self.table.column(name) for name in self.table.group_columns}
+        staged = self.run.stage()  # what the files say must agree at any moment
         if state in ("new", "restated"):
-            write_measured(self.run.out, self.ids, self.labels, columns, measured, doc)
-        write_schemes(self.run.out, self.ids, measured, schemes, doc)
-        write_json(self.run.out / UNIFORMITY, document)
+            write_measured(staged, self.ids, self.labels, columns, measured, doc)
+        write_schemes(staged, self.ids, measured, schemes, doc)
+        write_json(staged / UNIFORMITY, document)
         self.run.finish(doc["counts"], seconds, schemes=[s.name for s in schemes])
         return document, state
 

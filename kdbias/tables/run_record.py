@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.files import clean_temporaries, read_json, write_json
+from kdbias.tables.files import clean_temporaries, read_json, sync_folder, write_json
 from kdbias.tables.folder_lock import NAME as LOCK
 from kdbias.tables.folder_lock import FolderLock, lock_folder
 from kdbias.version import __version__
 
 RECORD = "run.json"
+_STAGED = "staged"
 _OWN = {
     "embed": ("part-*.parquet", "failures.parquet", "parts"),
     "uniformity": (
         *("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet"),
-        *("intervals.parquet", "pass.npz"),
+        *("intervals.parquet", "pass.npz", _STAGED),
     ),
     "frontier": ("frontier.*",),
     "train": ("checkpoint.pt", "student.*", "metrics.csv", "config.toml", "tensorboard"),
@@ -68,6 +69,7 @@ class Run:
     state: State
     record: dict[str, Any]
     _lock: FolderLock | None = field(default=None, repr=False, compare=False)
+    _staged: Path | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -110,6 +112,8 @@ class Run:
     ) -> "Run":
         config = json.loads(json.dumps(config))  # as it is read back: lists, not tuples
         found = cls._existing(folder, stage)
+        if found is not None and _STAGED in found:
+            found = _put_in_place(folder, found)
         if found is not None and overwrite:
             _empty(folder, stage)
             found = None
@@ -150,10 +154,19 @@ class Run:
 
     def forget(self) -> None:
         """After a refusal, leave no record behind that would refuse the mended command as a change."""
+        if self._staged is not None:
+            shutil.rmtree(self._staged)
         self.unlock()
         if self.state == "new" and [entry.name for entry in self.out.iterdir()] == [RECORD]:
             (self.out / RECORD).unlink()
             self.out.rmdir()
+
+    def stage(self) -> Path:
+        """An empty folder for files that belong together: `finish` puts all of them in place, or none."""
+        self._staged = self.out / _STAGED
+        shutil.rmtree(self._staged, ignore_errors=True)
+        self._staged.mkdir()
+        return self._staged
 
     def finish(self, counts: dict[str, Any], seconds: float, **more: Any) -> None:
         """Mark the run finished; written last, so that nothing half-done reads as whole."""
@@ -165,7 +178,14 @@ class Run:
             "seconds": round(seconds, 3),
             **more,
         }
-        write_json(self.out / RECORD, self.record)
+        if self._staged is None:
+            write_json(self.out / RECORD, self.record)
+        else:
+            # From here to the end the folder reads as running, and whoever opens it next completes it.
+            pending = {**self.record, "status": "running", _STAGED: self.record}
+            write_json(self.out / RECORD, pending)
+            _put_in_place(self.out, pending)
+            self._staged = None
         self.state = "finished"
         self.unlock()
 
@@ -173,6 +193,18 @@ class Run:
         """Let other processes into the folder."""
         if self._lock is not None:
             self._lock.release()
+
+
+def _put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Move what is staged into the folder, then write and return the record that was to stand at the end."""
+    staged = folder / _STAGED
+    if staged.exists():
+        for file in staged.iterdir():
+            os.replace(file, folder / file.name)
+        staged.rmdir()
+    sync_folder(folder)
+    write_json(folder / RECORD, record[_STAGED])
+    return record[_STAGED]
 
 
 def _barren(folder: Path, stage: str, record: dict[str, Any]) -> bool:

@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +329,57 @@ def test_an_interrupted_measurement_is_resumed(table, tmp_path, monkeypatch: pyt
     resumed = uniformity(table.path, tmp_path / "out", k=5, t="3")
     whole = uniformity(table.path, tmp_path / "whole", k=5, t="3")
     assert_close(resumed.document, whole.document)
+
+
+def test_an_addition_killed_at_any_write_leaves_the_old_numbers_or_the_new(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"k": 5, "t": "3", "rectification": "none"}
+    manifest = write_weights(tmp_path / "w.parquet", table, skewed())
+    uniformity(table.path, tmp_path / "old", **options, weights=[manifest])
+    write_weights(manifest, table, skewed() ** 2)
+    more = {**options, "weights": [manifest], "estimator": "knn"}
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    uniformity(table.path, tmp_path / "new", **more)
+    old, new = numbers_of(tmp_path / "old"), numbers_of(tmp_path / "new")
+    assert all(a != b for a, b in zip(old, new, strict=True))
+    real, seen = os.replace, set()
+    for last in range(20):
+        out = tmp_path / f"killed at {last}"
+        shutil.copytree(tmp_path / "old", out)
+        left = iter(range(last))
+
+        def die(*args, left=left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            real(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", die)
+            try:
+                uniformity(table.path, out, **more)
+            except KeyboardInterrupt:
+                status = json.loads((out / "run.json").read_text())["status"]
+                if status == "finished":
+                    assert numbers_of(out) == old
+                seen.add(status)
+            else:
+                break
+        other = uniformity(table.path, out, **options)  # whatever the next command is
+        assert other.state == "finished"
+        assert numbers_of(out) == (old if status == "finished" else new)
+        uniformity(table.path, out, **more)
+        assert numbers_of(out) == new
+        assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "new").iterdir()}
+    assert last > 5
+    assert seen == {"running", "finished"}
+
+
+def numbers_of(out: Path) -> tuple[list, list, str]:
+    """What the three files say of a scheme ``w`` and the density."""
+    density, schemes = read_density(out), pq.read_table(out / "schemes.parquet")
+    document = (out / "uniformity.json").read_text()
+    return density.numbers("log_density").tolist(), schemes.column("weight w").to_pylist(), document
 
 
 def test_defaults_on_few_samples(tmp_path) -> None:

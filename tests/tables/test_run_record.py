@@ -109,6 +109,39 @@ def test_starting_over_cut_short_never_reads_as_finished(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "d").iterdir()] == ["run.json"]
 
 
+def test_staged_files_are_put_in_place_together(tmp_path, monkeypatch):
+    out = tmp_path / "d"
+    run = Run.open(out, "uniformity", {}, {})
+    staged = run.stage()
+    for name in ("density.parquet", "schemes.parquet"):
+        (staged / name).write_text("new")
+    real = os.replace
+
+    def died(source, target):
+        if "schemes" in str(target):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", died)
+        with pytest.raises(KeyboardInterrupt):
+            run.finish({"samples": 1}, 0.0)
+    assert read_json(out / "run.json")["status"] == "running"
+    run.unlock()
+    again = Run.open(out, "uniformity", {}, {})
+    assert (again.state, again.record["counts"]) == ("finished", {"samples": 1})
+    again.unlock()
+    assert read_json(out / "run.json") == again.record
+    assert sorted(p.name for p in out.iterdir()) == ["density.parquet", "run.json", "schemes.parquet"]
+
+
+def test_a_refusal_leaves_nothing_staged(tmp_path):
+    run = Run.open(tmp_path / "d", "uniformity", {}, {})
+    (run.stage() / "density.parquet").write_text("half")
+    run.forget()
+    assert not (tmp_path / "d").exists()
+
+
 def test_a_refused_run_leaves_no_record_and_a_finished_one_keeps_its_own(tmp_path):
     run = Run.open(tmp_path / "a", "uniformity", {}, {})
     run.forget()
