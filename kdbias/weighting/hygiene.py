@@ -9,6 +9,8 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Hygiene:
@@ -70,11 +72,14 @@ def clipped(p: np.ndarray, clip: float, n: int) -> np.ndarray:
     """
     limit = clip / n
     positive = int(np.count_nonzero(p))
-    if positive * limit < 1:
+    room = positive * limit - 1
+    if room < -_ROUNDING:
         raise KdbiasError(
             f"clip {clip:g} cannot hold: {positive:,} distinct samples of {n:,} carry weight, so the mean of "
             f"theirs is {n / positive:.4g}; choose a clip above that"
         )
+    if room <= _ROUNDING:  # all of them are at the limit
+        return (p > 0) / positive
     descending = np.sort(p)[::-1]
     below = np.cumsum(descending[::-1])[::-1]  # mass of the i-th largest and all smaller ones
     capped = np.arange(len(p))

@@ -37,6 +37,14 @@ def test_clip_that_cannot_hold_names_the_mean_of_those_who_carry_weight():
     assert clipped(p, 3.0, 6) == pytest.approx(p)
 
 
+def test_clip_may_be_exactly_the_mean_of_those_who_carry_weight():
+    for n in range(2, 60):
+        for positive in range(1, n):
+            p = np.r_[np.arange(1.0, positive + 1), np.zeros(n - positive)]
+            expected = np.r_[np.full(positive, 1 / positive), np.zeros(n - positive)]
+            assert clipped(p / p.sum(), n / positive, n) == pytest.approx(expected, rel=1e-12)
+
+
 def test_clip_counts_copies_as_one_sample():
     # Four distinct samples out of eight rows: each carries 2 of the 8 draws on average.
     p = np.array([0.7, 0.1, 0.1, 0.1])
