@@ -25,12 +25,16 @@ class Request:
     method: str
     t: float | None
     hygiene: Hygiene
-    min_ess: float | None
     cap: float | None
     collapse: str
     near: float
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def min_ess(self) -> float | None:
+        """The floor on the ESS, None for none."""
+        return self.hygiene.min_ess or None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -73,10 +77,8 @@ def parse_request(
         raise KdbiasError(
             f"method {method} has no option {foreign[0]} (it has: {', '.join(known) or 'none'}); leave it out"
         )
-    min_ess = hygiene.min_ess
-    if method == "equilibrium":
-        min_ess = EQUILIBRIUM_MIN_ESS if min_ess is None else min_ess
-        hygiene = replace(hygiene, min_ess=None)  # the solver's business
+    if method == "equilibrium" and hygiene.min_ess is None:
+        hygiene = replace(hygiene, min_ess=EQUILIBRIUM_MIN_ESS)
     if method not in _USE_BANDWIDTH:
         if t is not None:
             raise KdbiasError(f"method {method} has no bandwidth; leave out t={t:g}")
@@ -88,7 +90,6 @@ def parse_request(
         method=method,
         t=t,
         hygiene=hygiene,
-        min_ess=min_ess or None,
         cap=cap,
         collapse=collapse or ("none" if method == "natural" else "exact"),
         near=near,
@@ -111,8 +112,15 @@ def solver_cap(cap: float | None, groups: Groups) -> float | None:
 
 
 def masses_of(request: Request, scheme: Scheme, groups: Groups) -> np.ndarray:
-    """(m,) masses of the distinct samples after hygiene."""
-    untouched = request.hygiene == Hygiene()
-    if scheme.equilibrium is not None and untouched:
-        return scheme.values
-    return request.hygiene.apply(scheme.values, len(groups.group))
+    """(m,) masses of the distinct samples after hygiene.
+
+    An equilibrium of which nothing more is asked stays as it was solved. Else its cap and its floor are
+    restored where other steps broke them (a temper above 1 does), so that its gap remains a proof.
+    """
+    hygiene = request.hygiene
+    if scheme.equilibrium is not None:
+        if replace(hygiene, min_ess=None) == Hygiene():
+            return scheme.values
+        limits = [limit for limit in (hygiene.clip, request.cap) if limit is not None]
+        hygiene = replace(hygiene, clip=min(limits, default=None))
+    return hygiene.apply(scheme.values, len(groups.group))

@@ -55,7 +55,8 @@ def weights(
     """Write a weight manifest: one row a sample with its weight, the expected number of draws an epoch.
 
     Steps in order: scheme, duplicates collapsed, temper, clip, mix, ESS floor, mean 1. The equilibrium meets
-    the floor within its problem; other schemes, only when asked, by mixing in natural sampling.
+    the floor and the cap within its problem, and both hold after the other steps, too; other schemes meet a
+    floor, only when asked, by mixing in natural sampling.
 
     Args:
         density: the folder that ``uniformity`` wrote (or its density.parquet).
@@ -149,15 +150,15 @@ def solver_record(scheme: Scheme, masses: np.ndarray) -> dict[str, Any] | None:
     return {
         "energy_before": result.start_energy,
         "energy": energy,
-        # The best energy is at least the solver's less its gap, whatever hygiene did to the weights later.
+        # Hygiene keeps floor and cap, so the best energy is still at least the solver's less its gap.
         "gap": max(energy - (result.energy - result.gap), 0.0) if result.proven else None,
         "lambda": result.lam,
         "ess_distinct": result.ess,
         "iterations": result.iterations,
         "products": result.products,
         "seconds": round(result.seconds, 3),
-        "certified": result.certified,
-        "reason": result.reason,
+        "certified": result.certified and not changed,
+        "reason": result.reason + (", before temper, clip and mix" if changed else ""),
     }
 
 

@@ -122,6 +122,24 @@ def test_hygiene_after_the_equilibrium_is_counted_in_its_gap(long_tailed, tmp_pa
     kernel = np.exp(-2 * (1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)))
     assert mixed.solver["energy"] == pytest.approx(p @ kernel @ p, rel=1e-5)
     assert mixed.solver["gap"] >= mixed.solver["energy"] - plain.solver["energy"]
+    assert (plain.solver["certified"], mixed.solver["certified"]) == (True, False)
+    assert "met the tolerance, before temper, clip and mix" in mixed.summary()
+
+
+@pytest.mark.parametrize(("min_ess", "cap"), [(0.5, None), (0, 2.0), (0.6, 2.5)])
+def test_floor_and_cap_of_the_equilibrium_survive_sharpening(measure, tmp_path, min_ess, cap):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(100, 6)) + np.eye(6)[rng.integers(0, 2, 100)] * 3
+    data = measure(np.concatenate([x, np.repeat(x[:1], 30, axis=0)]))
+    options = {"t": 1, "tolerance": 1e-6, "min_ess": min_ess, "cap": cap}
+    plain = weights(data.density, tmp_path / "p.parquet", **options)
+    sharp = weights(data.density, tmp_path / "s.parquet", temper=3.0, **options)
+    assert sharp.numbers["ess_distinct"] >= min_ess * (1 - 1e-9)
+    masses = np.append(read(sharp.path)[1:100], read(sharp.path)[[0, *range(100, 130)]].sum())
+    assert masses.max() <= (cap or np.inf) * (1 + 1e-9)
+    # So they are as feasible as the optimum, which has less energy: the gap says by how much at most.
+    assert sharp.solver["energy"] > plain.solver["energy"]
+    assert sharp.solver["gap"] >= sharp.solver["energy"] - plain.solver["energy"]
 
 
 def test_a_bandwidth_that_was_not_measured_is_computed_from_the_embeddings(long_tailed, tmp_path):
