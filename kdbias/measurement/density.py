@@ -239,9 +239,9 @@ def log_density(
 def intrinsic_dimension(cosines: np.ndarray) -> float | None:
     """Maximum-likelihood intrinsic dimension from neighbours' distances.
 
-    Levina & Bickel (2004), averaged over samples as MacKay & Ghahramani (2005) propose and with k - 2 for an
-    unbiased inverse; still low by some 15 % at 10 dimensions, and by more above. Neighbours within 1e-3 (near
-    copies) are left out; None where too few are left.
+    Levina & Bickel (2004), with the inverses averaged over samples as MacKay & Ghahramani (2005) propose.
+    Where the k-th neighbour is far it is still low: by some 10 % at 10 dimensions, and by more above.
+    Neighbours within 1e-3 (near copies) are left out; None where too few are left.
 
     Args:
         cosines: (n, k) of the nearest others, descending; entries below -1 are missing.
@@ -254,6 +254,6 @@ def intrinsic_dimension(cosines: np.ndarray) -> float | None:
     if not rows.any():
         return None
     logs = np.where(valid[rows], np.log(last[rows, None] / np.where(valid[rows], lengths[rows], 1.0)), 0.0)
-    terms = valid[rows].sum(axis=1) - 2
+    terms = valid[rows].sum(axis=1) - 1  # the last one's own log is 0
     total = logs.sum()
     return float(terms.sum() / total) if total > 0 else None
