@@ -1,7 +1,7 @@
 """One pass over a data set's pairs, exact or estimated, and what it is expected to cost."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ SEARCHES = ("exact", "ivf", "hnsw")
 # potential at the chosen bandwidth and from the k-th distance, against exact ones. Recall alone says little.
 LEAST_SPEARMAN = 0.99
 LEAST_KNN_SPEARMAN = 0.95
+# What `search` holds a row a scheme of.
+_OF_SCHEMES = ("rms_relative_error", "largest_relative_error", "far_model", "spearman")
 _LONG = 3600.0  # seconds; past it the estimate is pointed out
 _QUERIES = 384
 _SNAPSHOTS_FROM = 50_000  # samples; smaller passes are over before a snapshot pays
@@ -201,6 +203,18 @@ class PassPlan:
             progress.say(f"warning: {message}")
         else:
             raise KdbiasError(message)
+
+
+def with_quality(search: dict[str, Any], added: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    """The entry ``search`` with what a later pass says of its schemes, which stand at ``places`` among all.
+
+    Of an exact pass there is nothing to say. How an estimate was computed remains that of the first pass.
+    """
+    merged = dict(search)
+    for name in set(_OF_SCHEMES) & added.keys():
+        rows = dict(enumerate(search[name])) | dict(zip(places, added[name], strict=True))
+        merged[name] = [rows[place] for place in sorted(rows)]
+    return merged
 
 
 def duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ from kdbias.measurement.files import (
     write_neighbors,
     write_schemes,
 )
-from kdbias.measurement.passes import PassPlan, PassResult
+from kdbias.measurement.passes import PassPlan, PassResult, with_quality
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.tiles import TILE
@@ -145,8 +145,10 @@ class Session:
         if fresh:
             progress.say(self.plan.announcement(self.table.n, self.table.d))
         x = self.table.vectors()
+        head = {name: document[name] for name in ("search", "intrinsic_dimension", "best")}
         if fresh:
-            self._fill(fresh, self._pass(x, measured.bandwidths, fresh, 0, None), measured.bandwidths)
+            result = self._pass(x, measured.bandwidths, fresh, 0, None)
+            self._fill(fresh, result, measured.bandwidths)
             places = {scheme.name: i for i, scheme in enumerate(schemes)}
             for scheme in fresh:
                 if scheme.name in places:
@@ -159,8 +161,9 @@ class Session:
                     progress.say(f"{scheme.weights} has changed; scheme {scheme.name!r} is measured anew")
                     schemes[places[scheme.name]] = scheme
                 else:
+                    places[scheme.name] = len(schemes)
                     schemes.append(scheme)
-        head = {name: document[name] for name in ("search", "intrinsic_dimension", "best")}
+            head["search"] = with_quality(head["search"], result.search, [places[s.name] for s in fresh])
         state = "restated" if other_estimator else "extended"
         return self._write(x, measured, schemes, head, state, started)
 

@@ -79,12 +79,24 @@ def test_schemes_are_added_by_the_same_search(table, measured, tmp_path: Path) -
     w = np.random.default_rng(0).random(N)
     manifest = tmp_path / "w.parquet"
     write_manifest(manifest, table.ids(), None, {}, np.zeros(N), w, {})
-    search = measured.document["search"]["kind"]
-    more = uniformity(table.path, measured.out, search=search, weights=[manifest], **OPTIONS).document
+    search = measured.document["search"]
+    options = {**OPTIONS, "search": search["kind"], "weights": [manifest]}
+    more = uniformity(table.path, measured.out, **options).document
     assert [s["name"] for s in more["schemes"]] == ["natural", "w"]
     for entry in more["schemes"][1]["bandwidths"]:
         exact = reference.uniformity(table.vectors(), entry["t"], reference.probabilities(w))
         assert abs(entry["uniformity"] - exact) < 4 * entry["standard_error"] + 1e-5
+    # The quality of each scheme is kept, in the schemes' order.
+    per_scheme = ("rms_relative_error", "largest_relative_error", "far_model", "spearman")
+    for name in per_scheme:
+        assert more["search"][name][0] == search[name][0]
+        assert len(more["search"][name]) == 2
+    assert more["search"].keys() == search.keys()
+    write_manifest(manifest, table.ids(), None, {}, np.zeros(N), w**4, {})
+    again = uniformity(table.path, measured.out, **options).document["search"]
+    assert again["rms_relative_error"][0] == search["rms_relative_error"][0]
+    assert again["rms_relative_error"][1] != more["search"]["rms_relative_error"][1]
+    assert len(again["rms_relative_error"]) == 2
 
 
 def test_a_search_that_is_too_coarse_is_refused(table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
