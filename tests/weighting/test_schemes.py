@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
+from kdbias.measurement.files import write_neighbors
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.weighting import collapse
@@ -90,6 +91,17 @@ def test_knn_distance_is_the_power_of_the_mean_distance_within_its_limits(long_t
     assert (steep.values.min(), steep.values.max()) == (0.1, 10.0)
     assert steep.facts["limited"] > 0
     assert METHODS["knn-distance"](case, exponent=0.0).values == pytest.approx(np.ones(195))
+
+
+def test_neighbours_that_a_search_missed_do_not_count(measure):
+    data = measure(np.eye(4))
+    cosines = np.array([[0.5, 0.0], [0.5, 0.5], [0.0, -2.0], [-2.0, -2.0]], dtype=np.float32)
+    positions = np.where(cosines < -1, -1, 0)
+    write_neighbors(data.density, read_density(data.density).ids, positions, cosines, {})
+    result = METHODS["knn-distance"](case_of(data))
+    assert result.facts["neighbors"] == "kept"
+    distance = np.array([(1 + np.sqrt(2)) / 2, 1, np.sqrt(2)])
+    assert result.values == pytest.approx([*(distance / np.median(distance)), 1])
 
 
 def test_relative_power_serves_zeros_and_gaps():

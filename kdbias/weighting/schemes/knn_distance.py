@@ -18,20 +18,23 @@ DEFAULT_K = 64
 def knn_distance(case: Case, *, exponent: float = 1.0) -> Scheme:
     """w = (distance / median distance)^exponent, kept within [1/10, 10] of the median.
 
-    The distance is the mean over the k nearest neighbours: those that ``uniformity --keep-neighbors`` kept,
-    else found anew from the embeddings. The limits matter: the exact inverse density is the power of the
+    The distance is the mean over the k nearest neighbours: those that ``uniformity --keep-neighbors`` kept
+    (fewer where an approximate search missed some; a sample without any counts as the median), else found
+    anew from the embeddings. The limits matter: the exact inverse density is the power of the
     intrinsic dimension, and unlimited it spends the epoch on a few outliers.
     """
     if not (np.isfinite(exponent) and exponent >= 0):
         raise KdbiasError(f"exponent {exponent:g} must be a number >= 0")
     cosines, source = neighbour_cosines(case)
-    distance = distances(cosines).mean(axis=1)
+    found = cosines >= -1
+    total, count = distances(cosines).sum(axis=1, where=found), found.sum(axis=1)
+    distance = np.divide(total, count, out=np.full(case.m, np.nan), where=count > 0)
     values, limited = relative_power(distance, exponent, str(case.where), "neighbours")
     return Scheme(values, {"k": cosines.shape[1], "neighbors": source, "limited": limited})
 
 
 def neighbour_cosines(case: Case) -> tuple[np.ndarray, str]:
-    """Cosines (m, k) of each distinct sample to its k nearest others, and where they come from."""
+    """Cosines (m, k) of each distinct sample to its k nearest others, -2 if missing, and their source."""
     if case.m < 2:
         raise KdbiasError(
             f"{case.where} has one distinct sample, which has no neighbours; use method natural"
