@@ -62,9 +62,7 @@ class _Numbers(click.ParamType):
         type=click.Choice(["exact", "near", "none"]),
         help="Which copies share one sample's weight [exact; natural: none].",
     ),
-    click.option(
-        "--near", default=0.999, show_default=True, metavar="COS", help="Least cosine of near-copies."
-    ),
+    click.option("--near", type=float, metavar="COS", help="Least cosine of --collapse near [0.999]."),
     click.option("--beta", type=float, help="effective-number: 0 = natural, near 1 = class-balanced [0.99]."),
     click.option("--exponent", type=float, help="knn-distance, hard: power of the distance."),
     click.option(
@@ -73,17 +71,13 @@ class _Numbers(click.ParamType):
     click.option(
         "--clusters", type=_Numbers(), help="cluster-balanced: clusters of each level, e.g. 1000,100."
     ),
-    click.option(
-        "--tolerance", default=1e-3, show_default=True, help="equilibrium: relative gap to stop at."
-    ),
+    click.option("--tolerance", type=float, help="equilibrium: relative gap to stop at [0.001]."),
     click.option(
         "--max-seconds", type=float, help="equilibrium: stop by then, with the gap that was reached."
     ),
-    click.option(
-        "--memory", default="4GiB", show_default=True, metavar="SIZE", help="Most extra memory to take."
-    ),
+    click.option("--memory", metavar="SIZE", help="equilibrium: most extra memory to take [4GiB]."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads [all]."),
-    click.option("--seed", default=0, show_default=True, help="Seed of cluster-balanced."),
+    click.option("--seed", type=int, help="cluster-balanced: of the clusters [0]."),
     click.option(
         "--frontier",
         is_flag=True,
@@ -124,4 +118,4 @@ def _frontier(ctx: click.Context, parameters: dict[str, Any]) -> Any:
     other = [f"--{name.replace('_', '-')}" for name in given if name not in _OF_FRONTIER]
     if other:
         raise KdbiasError(f"--frontier compares all methods by themselves; leave out {', '.join(other)}")
-    return frontier(**{name: parameters[name] for name in _OF_FRONTIER})
+    return frontier(**{name: parameters[name] for name in _OF_FRONTIER if parameters[name] is not None})

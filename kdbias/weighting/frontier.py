@@ -28,6 +28,7 @@ from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.frontier_figure import write_figure
 from kdbias.weighting.hygiene import tempered
 from kdbias.weighting.measurements import EmbeddingSource, chosen_bandwidth
+from kdbias.weighting.request import require_bandwidth, require_tolerance
 from kdbias.weighting.schemes import METHODS
 
 STAGE = "frontier"
@@ -143,8 +144,8 @@ def frontier(
     began = time.perf_counter()
     table = read_density(density)
     t = chosen_bandwidth(table) if t is None else t
-    if not (np.isfinite(t) and t > 0):
-        raise KdbiasError(f"t {t:g} is not a bandwidth; choose a number > 0")
+    require_bandwidth(t)
+    require_tolerance(tolerance)
     wanted = _methods(methods)
     bad = [f for f in floors or () if not 0 <= f <= 1]
     if bad:

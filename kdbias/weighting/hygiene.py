@@ -37,6 +37,8 @@ class Hygiene:
             raise KdbiasError(
                 f"clip {self.clip:g} leaves no weights (their mean is 1); choose a clip above 1"
             )
+        if self.clip is not None and not self.clip < np.inf:
+            raise KdbiasError(f"clip {self.clip:g} limits nothing; leave it out")
         if not 0 <= self.mix <= 1:
             raise KdbiasError(f"mix {self.mix:g} is not a share; choose it from 0 to 1")
         if self.min_ess is not None and not 0 <= self.min_ess <= 1:

@@ -16,7 +16,7 @@ from kdbias.tables.joins import encode
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, write_manifest
 from kdbias.weighting.case import Case, Scheme
-from kdbias.weighting.collapse import NEAR, groups_of
+from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary, warnings
 from kdbias.weighting.hygiene import Hygiene
 from kdbias.weighting.measurements import EmbeddingSource
@@ -40,16 +40,16 @@ def weights(
     mix: float = 0.0,
     min_ess: float | None = None,
     collapse: str | None = None,
-    near: float = NEAR,
+    near: float | None = None,
     beta: float | None = None,
     exponent: float | None = None,
     keep: float | None = None,
     clusters: Sequence[int] | None = None,
-    tolerance: float = 1e-3,
-    memory: str | int = "4GiB",
+    tolerance: float | None = None,
+    memory: str | int | None = None,
     threads: int | None = None,
     max_seconds: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     overwrite: bool = False,
 ) -> WeightsResult:
     """Write a weight manifest: one row a sample with its weight, the expected number of draws an epoch.
@@ -72,11 +72,12 @@ def weights(
             0 for none.
         collapse: "exact" (copies share one sample's weight), "near" (near-copies too) or "none"; by default
             exact, but none for natural.
-        near: least cosine of near-copies.
+        near: least cosine of near-copies, with collapse "near"; default 0.999.
         beta: of effective-number. exponent: of knn-distance and hard. keep, clusters: of cluster-balanced.
-        tolerance: of the equilibrium: end at gap <= tolerance * (natural - reached energy).
-        memory, threads, max_seconds: limits of the solver.
-        seed: of cluster-balanced.
+        tolerance: of the equilibrium: end at gap <= tolerance * (natural - reached energy); default 1e-3.
+        memory, max_seconds: limits of the equilibrium's solver; default 4GiB and none.
+        threads: CPU threads; default all.
+        seed: of cluster-balanced; default 0.
         overwrite: replace a manifest that was made differently.
 
     Returns:
@@ -88,17 +89,14 @@ def weights(
     """
     began = time.perf_counter()
     table = read_density(density)
-    given = {"beta": beta, "exponent": exponent, "keep": keep, "clusters": clusters}
-    request = parse_request(
-        table, method, t, Hygiene(temper, clip, mix, min_ess), cap, collapse, near, seed, given
-    )
-    config = dict(request.config)
-    if method == "equilibrium":  # how far it is solved is part of what it is
-        config |= {"tolerance": tolerance, "max_seconds": max_seconds}
+    some = {"t": t, "cap": cap, "tolerance": tolerance, "max_seconds": max_seconds, "memory": memory}
+    own = {"seed": seed, "beta": beta, "exponent": exponent, "keep": keep, "clusters": clusters}
+    hygiene = Hygiene(temper, clip, mix, min_ess)
+    request = parse_request(table, method, hygiene, collapse, near, some | own)
     source = EmbeddingSource(table, embeddings)
     inputs = {"density": table.fingerprint, **source.inputs}
     path = Path(output)
-    found = _finished(path, config, inputs, overwrite)
+    found = _finished(path, request.config, inputs, overwrite)
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
         return found
@@ -110,11 +108,11 @@ def weights(
         load_vectors=source.vectors,
         min_ess=request.min_ess,
         cap=solver_cap(request.cap, groups),
-        tolerance=tolerance,
-        memory=memory,
+        tolerance=request.tolerance,
+        memory=request.memory,
         threads=threads,
-        max_seconds=max_seconds,
-        seed=seed,
+        max_seconds=request.max_seconds,
+        seed=request.seed,
     )
     scheme = METHODS[method](case, **request.options)
     masses = masses_of(request, scheme, groups)
@@ -122,7 +120,7 @@ def weights(
     numbers = summary(values, masses, encode(table.labels)[0])
     doc = provenance.document(
         STAGE,
-        config,
+        request.config,
         inputs,
         {"samples": table.n, "distinct": groups.distinct},
         time.perf_counter() - began,

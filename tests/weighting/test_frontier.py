@@ -75,3 +75,5 @@ def test_bad_options_are_refused(long_tailed, tmp_path):
         frontier(long_tailed.density, tmp_path / "f", floors=[2])
     with pytest.raises(KdbiasError, match="t 0 is not a bandwidth"):
         frontier(long_tailed.density, tmp_path / "f", t=0)
+    with pytest.raises(KdbiasError, match="tolerance nan is not a share"):
+        frontier(long_tailed.density, tmp_path / "f", tolerance=float("nan"))
