@@ -1,4 +1,5 @@
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -141,6 +142,11 @@ def test_cluster_balanced_flattens_clusters_but_never_past_its_budget(measure):
     assert METHODS["cluster-balanced"](case, clusters=[3], keep=1.0).values == pytest.approx(np.ones(190))
     again = METHODS["cluster-balanced"](case, clusters=[3], keep=0.2).values
     assert (values == again).all()
+    faiss = pytest.importorskip("faiss")
+    faiss.omp_set_num_threads(2)
+    alone = METHODS["cluster-balanced"](replace(case, threads=1), clusters=[3], keep=0.2).values
+    assert faiss.omp_get_max_threads() == 1
+    assert (values == alone).all()
 
 
 def test_hierarchy_and_water_filling_conserve_the_budget():

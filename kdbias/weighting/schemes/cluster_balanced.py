@@ -43,7 +43,7 @@ def cluster_balanced(case: Case, *, keep: float = 0.2, clusters: Sequence[int] |
             f"clusters {list(levels)} must fall from level to level, below the {case.m:,} distinct samples, "
             "and each be 2 or more"
         )
-    assignments = hierarchy(case.vectors, levels, case.seed)
+    assignments = hierarchy(case.vectors, levels, case.seed, case.threads)
     values = water_filled(assignments, levels, keep)
     return Scheme(values, {"keep": keep, "clusters": levels})
 
@@ -55,13 +55,17 @@ def default_levels(m: int) -> list[int]:
     return levels
 
 
-def hierarchy(x: np.ndarray, levels: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+def hierarchy(
+    x: np.ndarray, levels: Sequence[int], seed: int = 0, threads: int | None = None
+) -> list[np.ndarray]:
     """Spherical k-means of unit rows x (m, d), then of its centroids, level by level.
 
     Returns:
         For each level the cluster of each item of the level below (samples at the bottom), int64.
     """
     faiss: Any = optional.require("faiss", package="faiss-cpu")
+    if threads:
+        faiss.omp_set_num_threads(threads)
     items, assignments = np.ascontiguousarray(x, dtype=np.float32), []
     for k in levels:
         means = faiss.Kmeans(
