@@ -1,6 +1,7 @@
 """What is done to any scheme's weights, in this order: temper, clip, mix, ESS floor.
 
-All on one weight a distinct sample; members of a group of duplicates share it afterwards.
+All on one weight a distinct sample; members of a group of duplicates share it afterwards. So the natural
+sampling that is mixed in is that of distinct samples: it brings no copies back.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ class Hygiene:
     Attributes:
         temper: exponent on the weights, 0 (uniform) to 1 (as they are), or above to sharpen.
         clip: no sample's weight above this many times the mean; > 1.
-        mix: share of natural sampling mixed in, 0 to 1; every weight is then at least this.
+        mix: share of natural sampling mixed in, 0 to 1; no distinct sample, its copies together, is then
+            drawn less often than this times the mean one.
         min_ess: least ESS / distinct samples, reached by mixing in more natural sampling.
     """
 

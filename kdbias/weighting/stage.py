@@ -67,7 +67,7 @@ def weights(
         temper: exponent on the weights; 1 leaves them.
         clip: no sample above this many times the mean; > 1.
         cap: the same as a constraint of the equilibrium's problem, which stays optimal under it.
-        mix: share of natural sampling mixed in, 0 to 1.
+        mix: share of natural sampling mixed in, 0 to 1; each distinct sample counts once in it.
         min_ess: least effective sample size as a share of the distinct samples; equilibrium: 0.5 by default,
             0 for none.
         collapse: "exact" (copies share one sample's weight), "near" (near-copies too) or "none"; by default

@@ -90,6 +90,19 @@ def test_copies_share_one_samples_weight(measure, tmp_path):
     assert read(asked.path)[0] == pytest.approx(read(asked.path)[1] / 10)
 
 
+def test_mixing_brings_no_copies_back(measure, tmp_path):
+    x = np.random.default_rng(4).normal(size=(20, 5))
+    data = measure(np.concatenate([x, np.repeat(x[:1], 20, axis=0)]))
+    options = {"method": "inverse-density", "temper": 30.0}
+    mixed = read(weights(data.density, tmp_path / "m.parquet", mix=0.3, **options).path)
+    of_sample = np.append(mixed[[0, *range(20, 40)]].sum(), mixed[1:20])  # out of 40 draws
+    assert of_sample.min() == pytest.approx(0.3 * 2, rel=0.01)
+    assert mixed.min() == pytest.approx(of_sample[0] / 21)
+    whole = read(weights(data.density, tmp_path / "w.parquet", mix=1.0, **options).path)
+    asked = weights(data.density, tmp_path / "n.parquet", method="natural", collapse="exact")
+    assert whole == pytest.approx(read(asked.path))
+
+
 def test_near_copies_share_only_when_asked(measure, tmp_path):
     rng = np.random.default_rng(2)
     base = rng.normal(size=(20, 8))
