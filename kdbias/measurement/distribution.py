@@ -237,20 +237,23 @@ def rectify(
     Args:
         schemes: entries with ``bandwidths``.
         natural: the natural scheme's bandwidths.
-        best: for each bandwidth ``energy``, ``gap`` and ``reason`` (why there is none).
+        best: for each bandwidth ``energy``, ``gap`` and ``reason`` (why there is none); ``natural_energy``
+            where it is known better than ``natural`` has it, which may be an estimate.
     """
     for scheme in schemes:
         for entry, start, end in zip(scheme["bandwidths"], natural, best, strict=True):
             entry["rectification"], entry["rectification_reason"] = None, end["reason"]
             if end["energy"] is None:
                 continue
-            gain = start["energy"] - end["energy"]
-            if gain <= 1e-6 * start["energy"]:
+            before = end.get("natural_energy", start["energy"])
+            gain = before - end["energy"]
+            if gain <= 1e-6 * before:
                 entry["rectification_reason"] = "no re-weighting beats natural sampling at this bandwidth"
             elif end["gap"] >= 0.01 * gain:
                 entry["rectification_reason"] = (
                     f"the best energy is only certified to {end['gap'] / gain:.1%} of what can be gained"
                 )
             else:
-                entry["rectification"] = float((start["energy"] - entry["energy"]) / gain)
+                gained = 0.0 if entry is start else before - entry["energy"]
+                entry["rectification"] = float(gained / gain)
                 entry["rectification_reason"] = None

@@ -220,7 +220,8 @@ class Session:
     ) -> dict[str, Any]:
         """The least energy that any re-weighting reaches at this bandwidth, with its certificate."""
         t = natural["t"]
-        none = {"t": t, "energy": None, "gap": None, "ess_share": None, "effective_distinct": None}
+        unknown = ("energy", "natural_energy", "gap", "ess_share", "effective_distinct")
+        none: dict[str, Any] = {"t": t} | dict.fromkeys(unknown)
         if not wanted:
             return {**none, "reason": "not searched at this bandwidth; ask with --rectification all"}
         distinct = len(np.unique(first))
@@ -239,6 +240,7 @@ class Session:
         return {
             "t": t,
             "energy": found.energy,
+            "natural_energy": found.start_energy,
             "gap": found.gap,
             "ess_share": found.ess,
             "effective_distinct": 1 / found.energy,

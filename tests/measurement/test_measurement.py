@@ -219,6 +219,14 @@ def test_rectification_needs_a_certificate_of_one_percent(gap, value, reason) ->
     )
 
 
+def test_rectification_starts_at_the_exact_energy_of_natural_sampling() -> None:
+    natural, other = {"energy": 1.05}, {"energy": 0.9}  # estimates
+    best = {"energy": 0.6, "natural_energy": 1.0, "gap": 0.0, "reason": None}
+    rectify([{"bandwidths": [natural]}, {"bandwidths": [other]}], [natural], [best])
+    assert natural["rectification"] == 0
+    assert other["rectification"] == pytest.approx(0.25)
+
+
 def test_nothing_to_gain_is_a_reason() -> None:
     entry = {"energy": 1.0}
     rectify([{"bandwidths": [entry]}], [{"energy": 1.0}], [{"energy": 1.0, "gap": 0.0, "reason": None}])

@@ -99,6 +99,16 @@ def test_schemes_are_added_by_the_same_search(table, measured, tmp_path: Path) -
     assert len(again["rms_relative_error"]) == 2
 
 
+def test_rectification_of_estimates_rests_on_exact_energies(table, tmp_path: Path) -> None:
+    options = {**OPTIONS, "rectification": "all", "search": "ivf"}
+    document = uniformity(table.path, tmp_path / "out", **options).document
+    for best, natural in zip(document["best"], document["schemes"][0]["bandwidths"], strict=True):
+        exact = reference.energy(table.vectors(), best["t"])
+        assert best["natural_energy"] == pytest.approx(exact, rel=1e-6)
+        assert natural["energy"] != pytest.approx(exact, rel=1e-6)
+        assert natural["rectification"] == 0
+
+
 def test_a_search_that_is_too_coarse_is_refused(table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
     with pytest.raises(KdbiasError, match="too coarse"):
