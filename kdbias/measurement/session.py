@@ -287,6 +287,8 @@ class Session:
         write_schemes(staged, self.ids, measured, schemes, doc)
         write_json(staged / UNIFORMITY, document)
         self.run.finish(doc["counts"], seconds, schemes=[s.name for s in schemes])
+        if self.plan.snapshot is not None:
+            self.plan.snapshot.unlink(missing_ok=True)
         return document, state
 
     def _provenance(self, counts: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:

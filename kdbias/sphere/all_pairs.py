@@ -84,7 +84,8 @@ def all_pairs(
             times that, much less on average. Neighbours and counts are float32 always.
         memory: bytes on the device for the vectors that FAISS searches at once.
         tile, threads, progress: as in `tiles.traverse`.
-        snapshot: file to save the state of a pass on the CPU in every five minutes, and to go on from.
+        snapshot: file to save the state of a pass on the CPU in every five minutes, and to go on from; the
+            caller removes it.
 
     Raises:
         KdbiasError: bad vectors, weights, bandwidths or k, or a precision the device does not have.

@@ -14,7 +14,7 @@ class Snapshots:
     """Saves what the epilogues of a traversal have gathered, now and then.
 
     Args:
-        path: the file; it is removed when the pass is over.
+        path: the file; it stays when the pass is over, until its results are safe elsewhere.
         key: what is computed from what. A file with another key is ignored, and overwritten later.
         every: seconds between snapshots.
     """
@@ -47,6 +47,3 @@ class Snapshots:
         with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, key=self.key, done=done, epilogues=len(states), **arrays)  # type: ignore[arg-type]
         self._saved_at = time.monotonic()
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)

@@ -122,8 +122,6 @@ def traverse(
         _in_waves(work, workers, epilogues, snapshots, progress, tile, len(x))
     for epilogue in epilogues:
         epilogue.finish()
-    if snapshots is not None:
-        snapshots.remove()
 
 
 def _in_waves(

@@ -19,7 +19,9 @@ from kdbias.measurement.distribution import rectify
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import summary_table, uniformity
 from kdbias.measurement.text import rectified
+from kdbias.sphere import all_pairs
 from kdbias.sphere.null import log_null
+from kdbias.sphere.snapshots import Snapshots
 from kdbias.tables.density_table import read_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.weight_manifest import write_manifest
@@ -335,6 +337,26 @@ def test_an_interrupted_measurement_is_resumed(table, tmp_path, monkeypatch: pyt
             uniformity(table.path, tmp_path / "out", k=5, t="3")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "running"
     resumed = uniformity(table.path, tmp_path / "out", k=5, t="3")
+    whole = uniformity(table.path, tmp_path / "whole", k=5, t="3")
+    assert_close(resumed.document, whole.document)
+
+
+def test_a_pass_is_not_repeated_when_what_follows_it_is_killed(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args, **options) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(passes, "_SNAPSHOTS_FROM", 0)
+    monkeypatch.setattr(passes, "fitting_tile", lambda *args: 32)
+    monkeypatch.setattr(all_pairs, "Snapshots", lambda path, key: Snapshots(path, key, every=0.0))
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "solve", fail)
+        with pytest.raises(KeyboardInterrupt):
+            uniformity(table.path, tmp_path / "out", k=5, t="3")
+    assert (tmp_path / "out" / "pass.npz").exists()
+    resumed = uniformity(table.path, tmp_path / "out", k=5, t="3")
+    assert not (tmp_path / "out" / "pass.npz").exists()
     whole = uniformity(table.path, tmp_path / "whole", k=5, t="3")
     assert_close(resumed.document, whole.document)
 

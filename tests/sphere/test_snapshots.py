@@ -45,7 +45,7 @@ def test_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     np.testing.assert_allclose(resumed.potentials, whole.potentials, rtol=1e-12)
     np.testing.assert_array_equal(resumed.ids, whole.ids)
     np.testing.assert_array_equal(resumed.counts, whole.counts)
-    assert not snapshot.exists()
+    assert snapshot.exists()  # its owner removes it, once the results are written
 
 
 def test_what_was_loaded_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,5 +110,3 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert states[1] == {}
     assert Snapshots(tmp_path / "pass.npz", "other key").load() is None
     assert not snapshots.due()
-    snapshots.remove()
-    assert snapshots.load() is None
