@@ -11,8 +11,6 @@ import pyarrow.compute as pc
 
 from kdbias.sphere.null import log_null
 
-HARDNESS_BINS = 4  # quarters: the easiest and the hardest one carry names of their own
-
 
 @dataclass
 class Scheme:
@@ -158,6 +156,23 @@ def group_rows(values: pa.Array, scheme: Scheme) -> list[dict[str, Any]]:
     ]
 
 
+def hardness_quarters(hardness: np.ndarray) -> list[np.ndarray]:
+    """Rows of the quarter of the samples that is easiest, of the next two and of the hardest.
+
+    By rank, not by value: equal hardness (duplicates) must not empty a quarter.
+
+    Args:
+        hardness: (n,), NaN where a sample has no other of its label.
+
+    Returns:
+        Four arrays of rows, each by rising hardness; none where fewer than four samples have a hardness.
+    """
+    known = np.flatnonzero(np.isfinite(hardness))
+    if len(known) < 4:
+        return []
+    return np.array_split(known[np.argsort(hardness[known], kind="stable")], 4)
+
+
 def hardness_mass(hardness: np.ndarray, p: np.ndarray) -> dict[str, Any] | None:
     """How much mass the easy and the hard samples get, in quarters of the samples by hardness.
 
@@ -169,23 +184,18 @@ def hardness_mass(hardness: np.ndarray, p: np.ndarray) -> dict[str, Any] | None:
         ``edges`` (the quartiles), ``mass`` of each quarter and ``easy``/``hard`` (the first and the last), as
         shares of the mass of all samples with a hardness; None where fewer than four have one.
     """
-    known = np.isfinite(hardness)
-    mass = p[known].sum()
-    if known.sum() < HARDNESS_BINS or mass <= 0:
+    quarters = hardness_quarters(hardness)
+    masses = np.array([p[rows].sum() for rows in quarters])
+    if masses.sum() <= 0:
         return None
-    values = hardness[known]
-    edges = np.quantile(values, np.linspace(0, 1, HARDNESS_BINS + 1))
-    # By rank, not by edge: equal hardness (duplicates) must not empty a quarter.
-    rank = np.empty(len(values), dtype=np.int64)
-    rank[np.argsort(values, kind="stable")] = np.arange(len(values))
-    quarter = rank * HARDNESS_BINS // len(values)
-    masses = np.bincount(quarter, weights=p[known], minlength=HARDNESS_BINS) / mass
+    shares = (masses / masses.sum()).tolist()
+    known = hardness[np.isfinite(hardness)]
     return {
-        "edges": [float(e) for e in edges],
-        "mass": [float(m) for m in masses],
-        "easy": float(masses[0]),
-        "hard": float(masses[-1]),
-        "samples": int(known.sum()),
+        "edges": np.quantile(known, np.linspace(0, 1, 5)).tolist(),
+        "mass": shares,
+        "easy": shares[0],
+        "hard": shares[-1],
+        "samples": len(known),
     }
 
 

@@ -15,8 +15,7 @@ from kdbias.measurement.distribution import Scheme
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
 from kdbias.tables.files import atomic_path
-from kdbias.tables.joins import align
-from kdbias.tables.parquet_file import write_table
+from kdbias.tables.parquet_file import floats, write_table
 
 UNIFORMITY = "uniformity.json"
 NEIGHBORS = "neighbors.parquet"
@@ -69,20 +68,16 @@ def write_measured(
         "sample_id": ids,
         "label": labels,
         **groups,
-        "knn_distance": _floats(measured.knn_distance),
+        "knn_distance": floats(measured.knn_distance),
         **{
             potential_column(t): pa.array(measured.natural[i])
             for i, t in enumerate(measured.bandwidths.values)
         },
-        "log_density": _floats(measured.log_density),
+        "log_density": floats(measured.log_density),
         "duplicate_of": ids.take(pa.array(measured.first, mask=~repeats)),
         "near_duplicates": pa.array(measured.near_duplicates),
     }
     write_density(out / DENSITY, pa.table(columns), doc)
-
-
-def _floats(values: np.ndarray) -> pa.Array:
-    return pa.array(values, mask=np.isnan(values))
 
 
 def write_schemes(
@@ -97,12 +92,12 @@ def write_schemes(
     n = len(ids)
     columns: dict[str, Any] = {
         "sample_id": ids,
-        "hardness": _floats(measured.hardness),
-        "nearest_distance": _floats(measured.nearest),
+        "hardness": floats(measured.hardness),
+        "nearest_distance": floats(measured.nearest),
     }
     for scheme in schemes:
         columns[f"weight {scheme.name}"] = pa.array(scheme.p * n)
-        columns[f"log_density {scheme.name}"] = _floats(scheme.log_density)
+        columns[f"log_density {scheme.name}"] = floats(scheme.log_density)
     write_table(out / SCHEMES, pa.table(columns), doc)
 
 
@@ -113,16 +108,12 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
     stored = pq.read_table(out / SCHEMES, columns=["sample_id", "hardness", "nearest_distance"])
     _require_same(ids, stored.column("sample_id").combine_chunks(), out / SCHEMES)
     values = [float(entry["t"]) for entry in document["schemes"][0]["bandwidths"]]
-    first = np.arange(len(ids))
-    repeats = density.table.column("duplicate_of").combine_chunks()
-    where = np.flatnonzero(repeats.is_valid().to_numpy(zero_copy_only=False))
-    first[where] = align(repeats.take(pa.array(where)), ids, "duplicate_of", str(density.path))
     return Measured(
         Bandwidths(values, float(document["t_chosen"]), document["bandwidth_rule"]),
         natural=np.stack([density.potential(t) for t in values]),
         knn_distance=density.numbers("knn_distance"),
         nearest=stored.column("nearest_distance").to_numpy(),
-        first=first,
+        first=density.first_equal,
         near_duplicates=density.table.column("near_duplicates").to_numpy(),
         hardness=stored.column("hardness").to_numpy(),
         log_density=density.numbers("log_density"),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
-from kdbias.tables.joins import as_strings, require_unique
+from kdbias.tables.joins import align, as_strings, require_unique
 from kdbias.tables.parquet_file import write_table
 
 DENSITY = "density.parquet"
@@ -62,6 +62,16 @@ class DensityTable:
     def labels(self) -> pa.Array:
         """(n,) large_string with nulls."""
         return as_strings(self.table.column("label"))
+
+    @property
+    def first_equal(self) -> np.ndarray:
+        """(n,) int64 row of the first sample with the same vector, its own where it is the first."""
+        rows = np.arange(self.n)
+        first = as_strings(self.table.column("duplicate_of"))
+        repeats = np.flatnonzero(first.is_valid().to_numpy(zero_copy_only=False))
+        if len(repeats):
+            rows[repeats] = align(first.take(pa.array(repeats)), self.ids, "duplicate_of", str(self.path))
+        return rows
 
     def numbers(self, name: str) -> np.ndarray:
         """A numeric column as (n,) float64, nulls as NaN."""

@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
-from kdbias.measurement.distribution import HARDNESS_BINS
+from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
 from kdbias.measurement.text import aligned, first_few
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align, as_strings
+from kdbias.tables.parquet_file import floats
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 
 
@@ -168,23 +169,20 @@ def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> p
         "share_after": mass[order] / n,
         "weight": mass[order] / size[order],
         "ess_after": ess[order],
-        "log_density_before": _floats(before[order]),
-        "log_density_after": _floats(after[order]),
+        "log_density_before": floats(before[order]),
+        "log_density_after": floats(after[order]),
     }
     return pa.table(columns, schema=_GROUPS)
 
 
 def _by_hardness(stored: WeightManifest, hardness: np.ndarray | None) -> pa.Table:
-    if hardness is None:
+    quarters = [] if hardness is None else hardness_quarters(hardness)
+    if hardness is None or not quarters:
         return _HARDNESS.empty_table()
-    known = np.flatnonzero(np.isfinite(hardness))
-    if len(known) < HARDNESS_BINS:
-        return _HARDNESS.empty_table()
-    order = known[np.argsort(hardness[known], kind="stable")]
+    known = np.concatenate(quarters)
     mass = stored.weights[known].sum()
     rows = []
-    names = ["easiest", *(f"{i}" for i in range(2, HARDNESS_BINS)), "hardest"]
-    for name, quarter in zip(names, np.array_split(order, HARDNESS_BINS), strict=True):
+    for name, quarter in zip(("easiest", "2", "3", "hardest"), quarters, strict=True):
         rows.append(
             {
                 "quarter": name,
@@ -205,7 +203,7 @@ def _extremes(stored: WeightManifest, log_density: np.ndarray, top: int) -> pa.T
             "sample_id": as_strings(stored.ids),
             "label": stored.labels,
             "weight": stored.weights,
-            "log_density": _floats(log_density),
+            "log_density": floats(log_density),
         }
     )
     parts = []
@@ -239,10 +237,6 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
     measured = pq.read_table(file, columns=["sample_id", "hardness"])
     rows = align(stored.ids, as_strings(measured.column("sample_id")), str(stored.path), str(file))
     return measured.column("hardness").to_numpy().astype(np.float64)[rows]
-
-
-def _floats(values: np.ndarray) -> pa.Array:
-    return pa.array(values, mask=~np.isfinite(values))
 
 
 def _cells(table: pa.Table) -> list[list[str]]:

@@ -3,13 +3,10 @@
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.solution import Groups
 from kdbias.tables.density_table import DensityTable
-from kdbias.tables.joins import align, as_strings
 
 KINDS = ("exact", "near", "none")
 NEAR = 0.999  # the cosine that the density table counts near duplicates at
@@ -35,7 +32,7 @@ def groups_of(
         raise KdbiasError(f"unknown kind of collapse {kind!r}; choose {', '.join(KINDS)}")
     if kind == "none":
         return Groups.of(None, density.n)
-    first = first_equal(density)
+    first = density.first_equal
     if kind == "exact":
         return Groups.of(first, density.n)
     if not 0 < threshold <= 1:
@@ -45,16 +42,6 @@ def groups_of(
     if threshold >= NEAR:
         candidates = np.flatnonzero((density.numbers("near_duplicates") > 0) | (first != candidates))
     return Groups.of(near_chains(load_vectors(), first, candidates, threshold), density.n)
-
-
-def first_equal(density: DensityTable) -> np.ndarray:
-    """(n,) row of the first sample with the same vector, its own where it is the first."""
-    rows = np.arange(density.n)
-    first = as_strings(density.table.column("duplicate_of"))
-    has = np.flatnonzero(pc.is_valid(first).to_numpy(zero_copy_only=False))
-    if len(has):
-        rows[has] = align(first.take(pa.array(has)), density.ids, "duplicate_of", str(density.path))
-    return rows
 
 
 def near_chains(x: np.ndarray, first: np.ndarray, candidates: np.ndarray, threshold: float) -> np.ndarray:

@@ -15,7 +15,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement import passes, session
-from kdbias.measurement.distribution import rectify
+from kdbias.measurement.distribution import hardness_mass, hardness_quarters, rectify
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import summary_table, uniformity
 from kdbias.measurement.text import rectified
@@ -160,6 +160,21 @@ def test_hardness_quarters(measured) -> None:
     assert sum(other["mass"]) == pytest.approx(1)
     assert other["easy"] == other["mass"][0]
     assert other["hard"] == other["mass"][3]
+
+
+@pytest.mark.parametrize(
+    ("known", "sizes"), [(3, None), (4, [1, 1, 1, 1]), (5, [2, 1, 1, 1]), (7, [2, 2, 2, 1])]
+)
+def test_quarters_are_equal_by_rank(known: int, sizes: list[int] | None) -> None:
+    hardness = np.append(np.round(np.arange(known)[::-1] / 4), [np.nan, np.nan])  # with ties
+    quarters = hardness_quarters(hardness)
+    assert [len(rows) for rows in quarters] == (sizes or [])
+    mass = hardness_mass(hardness, np.full(known + 2, 1 / (known + 2)))
+    if sizes is None:
+        assert mass is None
+    else:
+        assert (np.diff(hardness[np.concatenate(quarters)]) >= 0).all()
+        assert mass["mass"] == pytest.approx([size / known for size in sizes])
 
 
 def test_density_table(table: EmbeddingTable, measured) -> None:

@@ -11,7 +11,7 @@ from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.weighting import collapse
 from kdbias.weighting.case import Case
-from kdbias.weighting.collapse import first_equal, groups_of
+from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.measurements import EmbeddingSource
 from kdbias.weighting.schemes import METHODS
@@ -190,7 +190,7 @@ def test_default_levels_shrink_tenfold():
 def test_groups_follow_the_density_table(measure):
     x = np.eye(5)[[0, 1, 0, 2, 1, 0, 3]]
     density = read_density(measure(x).density)
-    assert first_equal(density).tolist() == [0, 1, 0, 3, 1, 0, 6]
+    assert density.first_equal.tolist() == [0, 1, 0, 3, 1, 0, 6]
     groups = groups_of(density, "exact", lambda: x)
     assert groups.distinct == 4
     assert groups.sizes.tolist() == [3, 2, 1, 1]
