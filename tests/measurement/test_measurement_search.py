@@ -1,6 +1,7 @@
 """uniformity() past exact search, and its estimators of the log density."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,27 @@ def test_a_graph_that_does_not_fit_is_refused_before_anything_is_computed(table,
     options = {**OPTIONS, "search": "hnsw", "k": N - 1, "threads": 1}  # results of 12 k bytes a sample
     with pytest.raises(KdbiasError, match=r"1,500 samples in a graph with k=1499 need"):
         uniformity(table.path, tmp_path / "out", memory="40MiB", **options)
+
+
+@pytest.mark.parametrize(("rank", "refused"), [(0.98, True), (0.995, False)])
+def test_ranks_of_potentials_at_the_chosen_bandwidth_must_be_right(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch, rank: float, refused: bool
+) -> None:
+    real = passes.estimate_pairs
+
+    def estimate(*args, **options):
+        found = real(*args, **options)
+        return replace(found, quality={**found.quality, "spearman": [[rank, 0.5]]})
+
+    monkeypatch.setattr(passes, "estimate_pairs", estimate)
+    options = {**OPTIONS, "search": "ivf"}
+    if not refused:
+        assert uniformity(table.path, tmp_path / "out", **options).state == "new"
+        return
+    with pytest.raises(KdbiasError, match=r"rank correlation of potentials with exact ones 0.980 < 0.99"):
+        uniformity(table.path, tmp_path / "out", **options)
+    with pytest.raises(KdbiasError, match=r"0.500 < 0.99"):
+        uniformity(table.path, tmp_path / "other", **{**options, "t": "8,4"})
 
 
 def test_hnsw_only_warns(table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -48,7 +48,9 @@ def test_clip_may_be_exactly_the_mean_of_those_who_carry_weight():
 def test_clip_counts_copies_as_one_sample():
     # Four distinct samples out of eight rows: each carries 2 of the 8 draws on average.
     p = np.array([0.7, 0.1, 0.1, 0.1])
-    assert clipped(p, 3.0, 8) == pytest.approx([0.375, 0.625 / 3, 0.625 / 3, 0.625 / 3])
+    expected = [0.375, 0.625 / 3, 0.625 / 3, 0.625 / 3]
+    assert clipped(p, 3.0, 8) == pytest.approx(expected)
+    assert Hygiene(clip=3.0).apply(p, 8) == pytest.approx(expected)
 
 
 def test_mix_puts_a_floor_under_every_weight():
