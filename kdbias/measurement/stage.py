@@ -124,6 +124,8 @@ def uniformity(
     _require_known("--precision", precision, PRECISIONS)
     if exponent is not None and not (exponent > 0 and np.isfinite(exponent)):
         raise KdbiasError(f"--exponent {exponent:g} is not a number > 0")
+    if exponent is not None and estimator != "knn":
+        raise KdbiasError(f"--exponent {exponent:g} is of --estimator knn; add that, or leave it out")
     _require_known("--rectification", rectification, RECTIFICATIONS)
     refuse_own(table.group_columns, table.path)
     groups = {name: table.column(name) for name in dict.fromkeys(group_by)}

@@ -165,7 +165,15 @@ def test_approximate_searches_run_on_the_cpu(table, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"estimator": "best"}, {"precision": "fp8"}, {"precision": "bf16"}, {"exponent": -1.0}]
+    "options",
+    [
+        {"estimator": "best"},
+        {"precision": "fp8"},
+        {"precision": "bf16"},
+        {"estimator": "knn", "exponent": -1.0},
+        {"exponent": 2.0},
+        {"estimator": "vmf", "exponent": 2.0},
+    ],
 )
 def test_bad_options_are_refused(table, tmp_path, options: dict) -> None:
     with pytest.raises(KdbiasError):
