@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, UnwritableError, first_line
 
 BAD_INPUT = 2
 FAILED = 1
@@ -69,9 +69,7 @@ _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def _os_failure(error: OSError, output: str | None) -> str:
     """What the machine refused, by the name of the output where it was writing."""
-    from kdbias.errors import UnwritableError
-
-    reason = error.strerror or str(error).splitlines()[0]
+    reason = error.strerror or first_line(error)
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     writing = isinstance(error, UnwritableError) or error.errno in _OF_WRITING
     if output is not None and named is not None and not writing:

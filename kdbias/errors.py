@@ -19,3 +19,8 @@ class DivergedError(KdbiasError):
 
 class UnwritableError(OSError):
     """An output cannot be written: ``filename`` is the output that was asked for."""
+
+
+def first_line(error: BaseException) -> str:
+    """The message of another library's error on one line."""
+    return " ".join(str(error).strip().splitlines()[:1]) or type(error).__name__

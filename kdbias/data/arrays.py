@@ -15,8 +15,7 @@ from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
 from kdbias.data.options import Options
 from kdbias.data.source import Source, make_source, numbered
-from kdbias.data.stores import first_line
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 
 DAMAGED = (
     OSError,

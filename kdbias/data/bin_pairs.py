@@ -16,7 +16,7 @@ from kdbias.data.options import Options
 from kdbias.data.pickle_reader import ARRAYS, BUFFERS, REBUILT, SCALARS, Call, Machine, Span
 from kdbias.data.random_access import RandomAccess
 from kdbias.data.source import Source, make_source, numbered
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[pa.Array, pa.Array, np.ndarray]:
@@ -113,7 +113,7 @@ def _parse(data: str) -> tuple[list[Span | bytes], np.ndarray]:
     except KdbiasError:
         raise
     except (ValueError, IndexError, TypeError, KeyError, UnicodeDecodeError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         raise KdbiasError(f"{data}: not a verification set: damaged or truncated pickle ({text})") from None
     if len(images) != 2 * len(same) or not images:
         raise KdbiasError(f"{data}: {len(images):,} images for {len(same):,} pairs; two a pair are needed")

@@ -18,9 +18,9 @@ from kdbias.data.digests import digests_of
 from kdbias.data.options import COLUMNS, Options
 from kdbias.data.roots import join_root
 from kdbias.data.source import Source, numbered
-from kdbias.data.stores import UNREADABLE, first_line
+from kdbias.data.stores import UNREADABLE
 from kdbias.data.table import class_names
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _MAX_JSON_BYTES = 1 << 26

@@ -13,7 +13,7 @@ from kdbias.data.folder import named_parts
 from kdbias.data.options import Options
 from kdbias.data.roots import join_root
 from kdbias.data.source import Source
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.joins import as_strings
 
 _KEYS = ("file", "prefix", "columns", "label_prefix")
@@ -81,7 +81,7 @@ def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
             ),
         )
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise KdbiasError(f"{file}: not a list of {', '.join(names)} ({reason})") from None
     if "path" not in names:
         raise KdbiasError(f"{file}: its columns must include path, not only {', '.join(names)}")

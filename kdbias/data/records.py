@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.random_access import RandomAccess
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 
 MAGIC = 0xCED7230A
 LENGTH_BITS = 29
@@ -75,8 +75,7 @@ def read_index(index: str) -> tuple[np.ndarray, np.ndarray]:
         )
     except pa.ArrowInvalid as error:
         raise KdbiasError(
-            f"{index}: damaged index ({str(error).splitlines()[0]}); remove it, and kdbias scans the .rec "
-            "instead"
+            f"{index}: damaged index ({first_line(error)}); remove it, and kdbias scans the .rec instead"
         ) from None
     if table["key"].null_count or table["offset"].null_count or not len(table):
         raise KdbiasError(

@@ -9,16 +9,11 @@ from pyarrow import fs
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.roots import MAX_FILE_BYTES, leaves_root
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.optional import require
 
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What reading a damaged or missing file raises."""
-
-
-def first_line(error: BaseException) -> str:
-    """A message of another library on one line."""
-    return " ".join(str(error).splitlines()[:1]) or type(error).__name__
 
 
 def is_uri(path: str) -> bool:

@@ -13,8 +13,8 @@ from kdbias.data.digests import digests_of
 from kdbias.data.options import COLUMNS, Options
 from kdbias.data.parquet_images import ParquetImages
 from kdbias.data.source import Source
-from kdbias.data.stores import UNREADABLE, first_line, is_uri, join, names_in, open_input, parent_of
-from kdbias.errors import KdbiasError
+from kdbias.data.stores import UNREADABLE, is_uri, join, names_in, open_input, parent_of
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
 
 

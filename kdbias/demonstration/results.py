@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
+from kdbias.evaluation.judge import read_metrics
+from kdbias.measurement.files import read_uniformity
 from kdbias.measurement.text import aligned, rectified
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.files import write_json
 
 METRICS = {
     "accuracy": "centroid_accuracy",
@@ -43,7 +45,7 @@ def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, 
         mean and standard deviation (ddof 1, null for one seed) of its students; ``students``: one row each;
         ``teacher``: its own metrics.
     """
-    numbers = read_json(out / "density" / "uniformity.json")
+    numbers = read_uniformity(out / "density")
     measured = {entry["name"]: entry for entry in numbers["schemes"]}
     students: list[dict[str, Any]] = [
         {"scheme": scheme, "seed": seed, **_metrics(out / "evaluations" / f"{scheme}-{seed}")}
@@ -85,7 +87,7 @@ def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, 
 
 
 def _metrics(folder: Path) -> dict[str, float | None]:
-    found = read_json(folder / "metrics.json")["metrics"]
+    found = read_metrics(folder)["metrics"]
     return {name: found.get(metric, {}).get("value") for name, metric in METRICS.items()}
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from kdbias.embedding.units import open_run
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import STAGE
-from kdbias.tables.files import read_json
-from kdbias.tables.run_record import RECORD, Run, refuse_changes
+from kdbias.tables.run_record import RECORD, Run, read_record, refuse_changes
 
 _PATIENCE = timedelta(minutes=10)
 
@@ -44,7 +43,7 @@ def open_shared_run(
         if met or time.monotonic() > deadline:
             raise KdbiasError(f"process {rank} found no run in {out}; did process 0 start?")
         time.sleep(0.2)
-    record = read_json(out / RECORD)
+    record = read_record(out)
     if record.get("stage") != STAGE:
         raise KdbiasError(
             f"{out} holds a run of kdbias {record.get('stage')}, not of {STAGE}; choose another -o"

@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from kdbias.data import Source
 from kdbias.embedding.plan import Plan, Unit
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.embedding_parts import normalise, part_name, write_part
 from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import clean_temporaries, read_json, write_json
-from kdbias.tables.parquet_file import write_table
+from kdbias.tables.parquet_file import read_provenance, write_table
 from kdbias.tables.run_record import Run
 
 FAILURES = "failures.parquet"
@@ -64,7 +64,7 @@ def disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or first_line(error)
         raise KdbiasError(
             f"cannot write to {out} ({reason}); mend that and run the same command again: "
             "finished parts are kept"
@@ -98,7 +98,7 @@ class Parts:
     @staticmethod
     def _content_of(part: Path) -> str | None:
         try:
-            return (provenance.read(part) or {}).get("content")
+            return (read_provenance(part) or {}).get("content")
         except KdbiasError:
             return None
 

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.intervals import LEVEL, difference, resampled_weights, take
-from kdbias.evaluation.judge import METRICS
+from kdbias.evaluation.judge import METRICS, read_metrics
 from kdbias.evaluation.measuring import plural
 from kdbias.evaluation.units import (
     UNITS,
@@ -34,7 +33,8 @@ from kdbias.evaluation.units import (
 from kdbias.measurement.text import FEW, more
 from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.files import write_json
+from kdbias.tables.parquet_file import read_table
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ def compare(
     if bootstrap < 100:
         raise KdbiasError(f"bootstrap = {bootstrap}; a comparison needs 100 resamples or more")
     sides = [_paths(a), _paths(b)]
-    documents = [[read_json(path / METRICS) for path in side] for side in sides]
+    documents = [[read_metrics(path) for path in side] for side in sides]
     first = documents[0][0]
     judged = list(zip(sides[0] + sides[1], documents[0] + documents[1], strict=True))
     for path, document in judged:
         _same_question(sides[0][0], first, path, document)
-    base = pq.read_table(sides[0][0] / UNITS)
+    base = read_table(sides[0][0] / UNITS)
     judge = importlib.import_module(PROTOCOLS[first["protocol"]])
     clusters = stored_clusters(base)
     keys, subsets = subsets_of(stored_groups(base))
@@ -281,7 +281,7 @@ def _run(
 
     They stay in their own order, which a protocol may rely on (IJB's are sorted by score).
     """
-    units = pq.read_table(path / UNITS)
+    units = read_table(path / UNITS)
     places = places_in(base, units, base_path, path)
     columns = stored_results(units)
     slices = []

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot
 from kdbias.evaluation.intervals import Columns
 from kdbias.evaluation.roc import (
@@ -267,7 +267,5 @@ def _read_words(path: str | os.PathLike[str], names: list[str]) -> pa.Table:
             convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string())),
         )
     except pa.ArrowInvalid as error:
-        raise KdbiasError(
-            f"{path}: expected lines of {len(names)} words ({str(error).splitlines()[0]})"
-        ) from None
+        raise KdbiasError(f"{path}: expected lines of {len(names)} words ({first_line(error)})") from None
     return table.combine_chunks() if table.num_rows else table

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.tables import fingerprints, provenance
+from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import read_json
 from kdbias.tables.joins import as_strings
-from kdbias.tables.run_record import RECORD
+from kdbias.tables.parquet_file import read_provenance
+from kdbias.tables.run_record import RECORD, read_record
 
 FILES = ("pairs", "templates", "detector_scores")
 TABLES = ("reference", "gallery", "tail_from", "density")
@@ -96,7 +96,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         return fingerprints.of_file(path)
     if (path / "density.parquet").exists():
         return fingerprints.of_file(path / "density.parquet")
-    record = read_json(path / RECORD) if (path / RECORD).exists() else {}
+    record = read_record(path) if (path / RECORD).exists() else {}
     if record.get("stage") == "train":
         raise KdbiasError(
             f"{path} is a training run, not an embedding table; give --data DATA to embed with it"
@@ -116,9 +116,9 @@ def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Where an input lies and, for a table that kdbias made, the stage and the options that made it."""
     found: dict[str, Any] = {"path": str(path), "stage": None, "config": None}
     record = Path(path) / RECORD
-    made = read_json(record) if record.is_file() else None
+    made = read_record(path) if record.is_file() else None
     if made is None and Path(path).suffix == ".parquet":
-        made = provenance.read(path)
+        made = read_provenance(path)
     if made is not None:
         found |= {"stage": made.get("stage"), "config": made.get("config")}
     return found

@@ -43,7 +43,7 @@ from kdbias.evaluation.views import check_fusion
 from kdbias.measurement.text import FEW, more
 from kdbias.progress import say
 from kdbias.tables import provenance
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.files import read_document, write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 
@@ -228,7 +228,7 @@ def evaluate(
     run = Run.open(output, _STAGE, config, inputs, overwrite)
     if run.state == "finished":
         say(f"{run.out} is finished already; nothing to do")
-        return EvaluationResult(read_json(run.out / METRICS), run.out)
+        return EvaluationResult(read_metrics(run.out), run.out)
     try:
         table: str | os.PathLike[str] = model
         if data is not None:
@@ -270,6 +270,16 @@ def evaluate(
     write_json(run.out / METRICS, document)
     run.finish(document["counts"], document["seconds"], plots=document["plots"])
     return EvaluationResult(document, run.out)
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``metrics.json`` that ``evaluate`` left in a folder.
+
+    Raises:
+        KdbiasError: there is none, or it is damaged.
+    """
+    keys = ("protocol", "unit", "n", "metrics", "groups", "config", "inputs")
+    return read_document(Path(folder) / METRICS, *keys)
 
 
 def _protocol(name: str) -> Any:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import read_csv
 from kdbias.tables.joins import align, as_strings
+from kdbias.tables.parquet_file import read_table
 
 _FOLDS = 10
 
@@ -160,7 +160,7 @@ def _from_bin(file: Path) -> Pairs:
 
 def _from_table(file: Path) -> Pairs:
     if file.suffix.lower() == ".parquet":
-        table = pq.read_table(file)
+        table = read_table(file)
     else:
         with file.open("rb") as handle:
             delimiter = "\t" if b"\t" in handle.readline() else ","

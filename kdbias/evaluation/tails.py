@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings
-from kdbias.tables.provenance import read_schema
+from kdbias.tables.parquet_file import read_schema, read_table
 
 
 @dataclass(frozen=True)
@@ -83,4 +82,4 @@ def _labels(path: Path) -> pa.Array:
         return as_strings(EmbeddingTable.open(path).labels())
     if "label" not in read_schema(path).names:
         raise KdbiasError(f"{path} has no column 'label' to count classes by")
-    return as_strings(pq.read_table(path, columns=["label"])["label"])
+    return as_strings(read_table(path, ["label"])["label"])

@@ -14,9 +14,10 @@ from kdbias.inspection import numbers, plain
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.inspection.values import short
 from kdbias.tables.csv_file import DELIMITERS, read_csv
-from kdbias.tables.files import read_json, read_toml
-from kdbias.tables.provenance import from_schema, read_schema
-from kdbias.tables.run_record import RECORD
+from kdbias.tables.files import read_document, read_json, read_toml
+from kdbias.tables.parquet_file import read_schema, readable
+from kdbias.tables.provenance import from_schema
+from kdbias.tables.run_record import RECORD, read_record
 
 _ROWS = 5
 _TEXTS = ("sample_id", "label", "path", "first", "second")  # columns that every reader of a CSV keeps as text
@@ -104,7 +105,7 @@ def _parquet_head(path: Path, rows: int) -> tuple[Any, int, Any]:
     import pyarrow.parquet as pq
 
     schema = read_schema(path)
-    with pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         batch = next(file.iter_batches(max(rows, 1)), None)
         n = file.metadata.num_rows
     return (batch.slice(0, rows) if batch is not None else schema.empty_table()), n, schema
@@ -127,7 +128,7 @@ def _weights(path: Path) -> dict[str, Any]:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / RECORD)
+    record = read_record(folder)
     return {
         "stage": record.get("stage"),
         "status": record.get("status"),
@@ -173,7 +174,9 @@ def _density_folder(path: Path, rows: int) -> dict[str, Any]:
     if record["status"] != "finished" or not (path / "density.parquet").exists():
         return {"summary": "unfinished: run the same command again to complete it", **record}
     found = {**_table(path / "density.parquet", rows), **record}
-    measured = read_json(path / "uniformity.json")
+    from kdbias.measurement.files import read_uniformity
+
+    measured = read_uniformity(path)
     schemes = [s["name"] for s in measured.get("schemes", [])]
     bandwidths = [f"{b['t']:g}" for b in (measured["schemes"][0]["bandwidths"] if schemes else [])]
     found["summary"] = (
@@ -201,7 +204,7 @@ def _evaluation(path: Path, rows: int) -> dict[str, Any]:
     metrics = path / "metrics.json"
     found: dict[str, Any] = {"summary": f"evaluation, {record['status']}", **record}
     if metrics.exists():
-        found["metrics"] = read_json(metrics)
+        found["metrics"] = read_document(metrics, "protocol", "metrics")
     return found
 
 
@@ -225,7 +228,7 @@ def _study(path: Path, rows: int) -> dict[str, Any]:
         "summary": f"study, {record['status']}; run the same command again to complete it"
     }
     if (path / "study.json").exists():
-        document = read_json(path / "study.json")
+        document = read_document(path / "study.json", "name", "planned", "finished", "failed")
         found["summary"] = (
             f"study {document['name']}: {document['finished']:,} of {document['planned']:,} runs finished, "
             f"{len(document['failed']):,} failed; read results.md, every number is in results.parquet"
@@ -242,7 +245,7 @@ def _changes(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _outputs(path: Path, rows: int) -> dict[str, Any]:
-    inside = [(folder, read_json(folder / RECORD)) for folder in stage_folders(path)]
+    inside = [(folder, read_record(folder)) for folder in stage_folders(path)]
     found: dict[str, Any] = _record(path) if (path / RECORD).exists() else {"files": _files(path)}
     found["outputs"] = [
         {"path": str(f.relative_to(path)), "stage": r.get("stage"), "status": r.get("status")}

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.data.arrays import DAMAGED
-from kdbias.data.stores import first_line
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.inspection.values import short
 
 
@@ -15,7 +14,7 @@ def model(path: Path, rows: int) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise KdbiasError(f"{path}: not a file of plain weights, and not executed ({reason})") from None
     tensors: list[tuple[str, Any]] = []
     facts: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.inspection.mark import is_page
 
 _HEAD = 4096  # bytes that are read to tell what a text is
@@ -31,7 +31,7 @@ def image(path: Path, rows: int) -> dict[str, Any]:
             width, height = opened.size
             return {"summary": f"one {opened.format} image of {width} x {height} pixels, mode {opened.mode}"}
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise KdbiasError(f"{path}: not a readable image ({reason})") from None
 
 

@@ -10,7 +10,7 @@ from kdbias.data.folder import EXTENSIONS
 from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.files import read_json
-from kdbias.tables.run_record import RECORD
+from kdbias.tables.run_record import RECORD, read_record
 
 FOLDER_KINDS = {
     "embed": "embedding table",
@@ -71,7 +71,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
 
 def _folder_kind(folder: Path) -> str:
     if (folder / RECORD).exists():
-        stage = read_json(folder / RECORD).get("stage")
+        stage = read_record(folder).get("stage")
         if stage not in FOLDER_KINDS:
             raise KdbiasError(
                 f"{folder}: run.json names the stage {stage!r}, which this version does not know"
@@ -113,9 +113,9 @@ def recognise_quietly(path: Path) -> str | None:
 
 
 def _table_kind(path: Path) -> str:
-    from kdbias.tables import provenance
+    from kdbias.tables.parquet_file import read_schema
 
-    schema = provenance.read_schema(path)
+    schema = read_schema(path)
     names = set(schema.names)
     if {"sample_id", "embedding", "norm"} <= names:
         return "embedding part"

@@ -1,5 +1,6 @@
 """What `uniformity` leaves in its folder, and reading it back to add schemes."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from kdbias.measurement.density import Bandwidths
 from kdbias.measurement.distribution import Scheme
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
-from kdbias.tables.files import atomic_path
-from kdbias.tables.parquet_file import floats, write_table
+from kdbias.tables.files import atomic_path, read_document
+from kdbias.tables.parquet_file import floats, read_table, write_table
 
 UNIFORMITY = "uniformity.json"
 NEIGHBORS = "neighbors.parquet"
@@ -101,11 +102,20 @@ def write_schemes(
     write_table(out / SCHEMES, pa.table(columns), doc)
 
 
+def read_uniformity(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``uniformity.json`` of a folder.
+
+    Raises:
+        KdbiasError: there is none, or it is damaged.
+    """
+    return read_document(Path(out) / UNIFORMITY, "n", "d", "search", "schemes")
+
+
 def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measured:
     """The measurement that lies in ``out``, for the samples ``ids`` in their order."""
     density = read_density(out)
     _require_same(ids, density.ids, density.path)
-    stored = pq.read_table(out / SCHEMES, columns=["sample_id", "hardness", "nearest_distance"])
+    stored = read_table(out / SCHEMES, ["sample_id", "hardness", "nearest_distance"])
     _require_same(ids, stored.column("sample_id").combine_chunks(), out / SCHEMES)
     values = [float(entry["t"]) for entry in document["schemes"][0]["bandwidths"]]
     return Measured(
@@ -122,7 +132,9 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
 
 def read_schemes(out: Path, document: dict[str, Any]) -> list[Scheme]:
     """The schemes measured so far, in their order."""
-    stored = pq.read_table(out / SCHEMES)
+    names = [entry["name"] for entry in document["schemes"]]
+    columns = [f"{what} {name}" for name in names for what in ("weight", "log_density")]
+    stored = read_table(out / SCHEMES, columns)
     schemes = []
     for entry in document["schemes"]:
         p = stored.column(f"weight {entry['name']}").to_numpy()
@@ -189,7 +201,7 @@ def read_neighbors(out: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     file = out / NEIGHBORS
     if not file.exists():
         raise KdbiasError(f"{out} holds no {NEIGHBORS}; measure with --keep-neighbors")
-    table = pq.read_table(file).combine_chunks()
+    table = read_table(file, ["sample_id", "neighbors", "cosines"]).combine_chunks()
     positions, cosines = (table.column(name).combine_chunks() for name in ("neighbors", "cosines"))
     k = positions.type.list_size
     return (

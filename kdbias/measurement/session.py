@@ -25,6 +25,7 @@ from kdbias.measurement.files import (
     read_measured,
     read_neighbors,
     read_schemes,
+    read_uniformity,
     write_intervals,
     write_measured,
     write_neighbors,
@@ -36,7 +37,7 @@ from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.tiles import TILE
 from kdbias.tables import provenance
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.files import write_json
 from kdbias.tables.joins import encode
 from kdbias.tables.run_record import Run
 
@@ -119,7 +120,7 @@ class Session:
         Returns:
             The content of ``uniformity.json`` and the state: ``finished`` where there was nothing to do.
         """
-        document = read_json(self.run.out / UNIFORMITY)
+        document = read_uniformity(self.run.out)
         if keep_neighbors and not (self.run.out / NEIGHBORS).exists():
             raise KdbiasError(
                 f"{self.run.out} was measured without --keep-neighbors, so its neighbours are gone; measure "

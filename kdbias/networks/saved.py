@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.networks import build_network
 from kdbias.tables.files import atomic_path
 
@@ -73,10 +73,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise KdbiasError(
-            f"{path} is not a file of plain tensors; it was not executed ({str(error).splitlines()[0]})"
+            f"{path} is not a file of plain tensors; it was not executed ({first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise KdbiasError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise KdbiasError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise KdbiasError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbias.errors import KdbiasError
+from kdbias.evaluation.judge import read_metrics
 from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
+from kdbias.measurement.files import read_uniformity
 from kdbias.reporting.frontier import Frontier, read_frontier
 from kdbias.reporting.naming import recipes, told_apart
 from kdbias.reporting.places import candidates
 from kdbias.tables.csv_file import read_csv
-from kdbias.tables.files import read_json
-from kdbias.tables.run_record import RECORD
+from kdbias.tables.run_record import RECORD, read_record
 
 if TYPE_CHECKING:
     from kdbias.tables.density_table import DensityTable
@@ -141,7 +142,7 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
     found = Collection()
     by_kind: dict[str, list[Path]] = {}
     for place in places:
-        if place.is_dir() and read_json(place / RECORD).get("status") != "finished":
+        if place.is_dir() and read_record(place).get("status") != "finished":
             found.unfinished.append(place)
         else:
             by_kind.setdefault(recognise(place), []).append(place)
@@ -183,7 +184,7 @@ def _read_densities(by_kind: dict[str, list[Path]], found: Collection) -> None:
     from kdbias.tables.density_table import read_density
 
     for place in by_kind.get("density folder", []):
-        record, numbers = read_json(place / RECORD), read_json(place / "uniformity.json")
+        record, numbers = read_record(place), read_uniformity(place)
         found.densities.append(Density(place, record, numbers, read_density(place)))
 
 
@@ -247,7 +248,7 @@ def _is_manifest(place: Path, fingerprint: str | None) -> bool:
 
 
 def _read_runs(places: Sequence[Path], schemes: Sequence[Scheme]) -> list[TrainingRun]:
-    records = [read_json(place / RECORD) for place in places]
+    records = [read_record(place) for place in places]
     names = recipes([(_scheme_of(record, schemes), record) for record in records])
     return [
         TrainingRun(place, record, name, _read_metrics(place / "metrics.csv"))
@@ -277,7 +278,7 @@ def _read_evaluation(
     place: Path, runs: Sequence[TrainingRun], embeddings: Sequence[EmbeddingTable]
 ) -> Evaluation:
     """An evaluation names its run itself, or judged an embedding table that the run, as teacher, made."""
-    record, metrics = read_json(place / RECORD), read_json(place / "metrics.json")
+    record, metrics = read_record(place), read_metrics(place)
     named, by = (record.get("config") or {}).get("model"), place
     if named is None:
         judged = (record.get("inputs") or {}).get("model")

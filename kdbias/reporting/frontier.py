@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdbias.reporting.drawing import Figure, Look, legend_below, panel
 from kdbias.reporting.tables import Cell, Table, magnitude, number, percent, rectification
-from kdbias.tables.files import read_json
-from kdbias.tables.run_record import RECORD
+from kdbias.tables.parquet_file import read_table
+from kdbias.tables.run_record import read_record
 from kdbias.weighting.frontier_figure import drawn, name_below
 
 if TYPE_CHECKING:
@@ -60,11 +60,7 @@ class Frontier:
 
 
 def read_frontier(folder: Path) -> Frontier:
-    from pyarrow import parquet
-
-    return Frontier(
-        folder, read_json(folder / RECORD), parquet.read_table(folder / "frontier.parquet").to_pylist()
-    )
+    return Frontier(folder, read_record(folder), read_table(folder / "frontier.parquet").to_pylist())
 
 
 def frontier_table(frontier: Frontier) -> Table:

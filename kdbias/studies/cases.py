@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
+from kdbias.measurement.files import read_uniformity
 from kdbias.studies.bias import draw
 from kdbias.studies.description import Arm, Bias
 from kdbias.studies.preparation import PART, Machine, Prepared
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
-from kdbias.tables.files import read_json
-from kdbias.tables.run_record import RECORD
+from kdbias.tables.run_record import RECORD, read_record
 
 MEASURES = ("uniformity", "null", "excess", "effective_distinct", "rectification")
 
@@ -62,12 +62,12 @@ class Case:
     @property
     def is_drawn(self) -> bool:
         record = self.draw / RECORD
-        return record.exists() and read_json(record).get("status") == "finished"
+        return record.exists() and read_record(self.draw).get("status") == "finished"
 
     @cached_property
     def samples(self) -> int:
         """How many the finished draw has, by its record: a large draw's parts are not opened for it."""
-        return int(read_json(self.draw / RECORD)["counts"]["samples"])
+        return int(read_record(self.draw)["counts"]["samples"])
 
     def manifest(self, arm: Arm) -> Path:
         options = arm.manifest
@@ -121,7 +121,7 @@ def measures(case: Case, arm: Arm) -> dict[str, Any]:
 
     Also `t`, `samples`, `ess_share`, `max_weight`, and the effective identities where there are labels.
     """
-    document = read_json(case.density / "uniformity.json")
+    document = read_uniformity(case.density)
     name = "natural" if arm.manifest["method"] == "natural" else case.manifest(arm).stem
     entry = next(e for e in document["schemes"] if e["name"] == name)
     at = next(b for b in entry["bandwidths"] if b["t"] == document["t_chosen"])

@@ -10,9 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from kdbias.studies.cases import measures
-from kdbias.studies.runs import RunPlan
+from kdbias.studies.runs import RunPlan, read_result
 from kdbias.tables import provenance
-from kdbias.tables.files import read_json
 from kdbias.tables.parquet_file import write_table
 
 RESULTS = "results.parquet"
@@ -46,7 +45,7 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, s
     for round_, run in plan:
         if not run.result.exists():
             continue
-        result = read_json(run.result)
+        result = read_result(run.result)
         if "diverged" in result:
             diverged[run.label] = result["diverged"]
             continue

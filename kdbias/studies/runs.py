@@ -24,11 +24,13 @@ from typing import Any
 
 from kdbias.demonstration.steps import Step
 from kdbias.errors import DivergedError, KdbiasError
+from kdbias.evaluation.judge import read_metrics
 from kdbias.studies.cases import Case
 from kdbias.studies.description import Arm, Judge
 from kdbias.studies.preparation import Machine, expand
 from kdbias.tables import fingerprints
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.files import read_document, write_json
+from kdbias.tables.run_record import read_record
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class RunPlan:
     def execute(self) -> dict[str, Any]:
         """Make the run, or what is left of it, and write its result: numbers, or why it ``diverged``."""
         if self.result.exists():
-            return read_json(self.result)
+            return read_result(self.result)
         began = time.perf_counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         steps = self.steps()
@@ -132,7 +134,7 @@ class RunPlan:
         return result
 
     def _numbers(self, steps: Sequence[Step]) -> dict[str, Any]:
-        record = read_json(self.folder / "student" / "run.json")
+        record = read_record(self.folder / "student")
         return {
             "steps": record["counts"]["steps"],
             "epochs": record["counts"]["epochs"],
@@ -143,10 +145,22 @@ class RunPlan:
             "metrics": {
                 name: entry
                 for judge, step in zip(self.judges, steps[-len(self.judges) :], strict=True)
-                for name, entry in flat_metrics(judge, read_json(Path(step.output) / "metrics.json")).items()
+                for name, entry in flat_metrics(judge, read_metrics(step.output)).items()
             },
             "commands": [step.command() for step in steps],
         }
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What `RunPlan.execute` wrote.
+
+    Raises:
+        KdbiasError: it is damaged.
+    """
+    result = read_document(file)
+    if "diverged" not in result and "metrics" not in result:
+        raise KdbiasError(f"{file} lacks the run's metrics; remove it, and the run is done again")
+    return result
 
 
 def flat_metrics(judge: Judge, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

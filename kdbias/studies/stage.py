@@ -22,8 +22,7 @@ from kdbias.studies.description import Description, read_description
 from kdbias.studies.plan import Plan
 from kdbias.studies.pool import Workers
 from kdbias.studies.preparation import Machine, measure_all, prepare
-from kdbias.studies.runs import RunPlan
-from kdbias.tables.files import read_json
+from kdbias.studies.runs import RunPlan, read_result
 from kdbias.tables.run_record import Run
 
 STAGE = "study"
@@ -149,7 +148,7 @@ def _guesses(plan: Plan, runs: Sequence[RunPlan]) -> list[float]:
         name = run.case.name
         if name not in known:
             finished = (plan.out / "runs" / name).glob("*/result-*.json")
-            known[name] = [read_json(path)["seconds"] for path in finished]
+            known[name] = [read_result(path)["seconds"] for path in finished]
     means = {name: sum(s) / len(s) for name, s in known.items() if s}
     return [means.get(run.case.name, 5 + _SECONDS_A_STEP * run.case.steps) for run in runs]
 

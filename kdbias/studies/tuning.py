@@ -9,8 +9,7 @@ from typing import Any
 from kdbias.studies.cases import Case
 from kdbias.studies.description import BASELINE, Arm, Description
 from kdbias.studies.preparation import Machine
-from kdbias.studies.runs import RunPlan, metric_of
-from kdbias.tables.files import read_json
+from kdbias.studies.runs import RunPlan, metric_of, read_result
 
 
 def baseline_of(study: Description, arm: Arm) -> Arm:
@@ -46,7 +45,7 @@ def chosen_rates(runs: Iterable[RunPlan]) -> dict[str, dict[str, Any]]:
         assert data.tune is not None
         assert run.lr is not None
         metrics[name] = (data.tune.scratch_metric if run.arm.scratch else None) or data.tune.metric
-        result = read_json(run.result)
+        result = read_result(run.result)
         found = None if "diverged" in result else metric_of(result, metrics[name], f"data.{data.name}.tune")
         tried.setdefault(name, {})[run.lr] = found
     return {name: _chosen(metric, tried[name]) for name, metric in metrics.items()}

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """Suffix -> what separates the columns."""
@@ -79,7 +79,7 @@ def read_csv(
                 ),
             )
         except pa.ArrowException as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise KdbiasError(f"{where}: not a readable CSV file ({reason})") from None
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.joins import align, as_strings, require_unique
-from kdbias.tables.parquet_file import write_table
+from kdbias.tables.parquet_file import read_schema, read_table, write_table
 
 DENSITY = "density.parquet"
 
@@ -91,11 +90,11 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
     file = Path(path) / DENSITY if Path(path).is_dir() else Path(path)
     if not file.exists():
         raise KdbiasError(f"{path} holds no {DENSITY}; make it with kdbias uniformity")
-    schema = provenance.read_schema(file)
+    schema = read_schema(file)
     missing = [name for name in columns.DENSITY if name not in schema.names]
     if missing:
         raise KdbiasError(f"{file} is not a density table (missing: {', '.join(missing)})")
-    table = pq.read_table(file)
+    table = read_table(file)
     require_unique(table.column("sample_id"), str(file))
     potentials = [name for name in schema.names if name.startswith(columns.POTENTIAL)]
     return DensityTable(

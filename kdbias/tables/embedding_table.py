@@ -21,10 +21,10 @@ from kdbias.tables.embedding_parts import (
     widen,
     write_part,
 )
-from kdbias.tables.files import read_json
 from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.parquet_file import read_footer, read_table, readable, require_columns
 from kdbias.tables.plain import as_plain
-from kdbias.tables.run_record import RECORD, Run
+from kdbias.tables.run_record import RECORD, Run, read_record
 
 STAGE = "embed"
 _READ_AHEAD = 1 << 16  # bytes; by itself pyarrow reads a whole row group, and the next ones, at once
@@ -135,7 +135,7 @@ class EmbeddingTable:
         folder = Path(path)
         if not folder.is_dir():
             raise KdbiasError(f"{folder} is not an embedding table (a folder written by kdbias embed)")
-        record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+        record = read_record(folder) if (folder / RECORD).exists() else {}
         if record.get("stage") != STAGE:
             raise KdbiasError(
                 f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'}); "
@@ -146,7 +146,7 @@ class EmbeddingTable:
                 f"{folder} is unfinished; run the same kdbias embed command again to complete it"
             )
         parts = sorted(folder.glob(PART_PATTERN))
-        footers = [pq.read_metadata(part) for part in parts]
+        footers = [read_footer(part) for part in parts]
         rows = [footer.num_rows for footer in footers]
         expected = (record.get("counts") or {}).get("samples")
         if not sum(rows):
@@ -161,6 +161,7 @@ class EmbeddingTable:
             if not schema.equals(schemas[0]):
                 raise KdbiasError(f"{part}: its columns or dimension differ from {parts[0].name}'s")
         names = schemas[0].names
+        require_columns(parts[0], schemas[0], ("sample_id", "label", "norm", "embedding"))
         return cls(
             path=folder,
             parts=parts,
@@ -181,7 +182,7 @@ class EmbeddingTable:
             raise KdbiasError(
                 f"{self.path} has no column {name!r}; it has: label, {', '.join(self.group_columns) or '-'}"
             )
-        chunks = [pq.read_table(part, columns=[name]).column(0) for part in self.parts]
+        chunks = [read_table(part, [name]).column(0) for part in self.parts]
         values = pa.chunked_array([chunk for column in chunks for chunk in column.chunks], chunks[0].type)
         return as_strings(values) if name in ("sample_id", "label") else values.combine_chunks()
 
@@ -245,7 +246,7 @@ class EmbeddingTable:
             raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
         start = 0
         for part in self.parts:
-            with pq.ParquetFile(part, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
+            with readable(part), pq.ParquetFile(part, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
                 for batch in file.iter_batches(rows, columns=[column], use_threads=False):
                     values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
                     yield start, values.reshape(-1, self.d)

@@ -14,6 +14,8 @@ from typing import Any
 from kdbias.errors import KdbiasError, UnwritableError
 
 _SUFFIX = ".kdbias-tmp"
+MEND = "put back a whole copy, or make it again with --overwrite"
+"""What to do about a file that is damaged."""
 
 
 @contextlib.contextmanager
@@ -112,7 +114,22 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except FileNotFoundError:
         raise KdbiasError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise KdbiasError(f"{path}: not a JSON file ({error})") from None
+        raise KdbiasError(f"{path}: not a JSON file ({error}); {MEND}") from None
+
+
+def read_document(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
+    """A JSON object that has at least these keys.
+
+    Raises:
+        KdbiasError: no such file, no JSON, no object, or keys are missing (they are named).
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise KdbiasError(f"{path} holds no JSON object; {MEND}")
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise KdbiasError(f"{path} lacks {', '.join(missing)}; {MEND}")
+    return content
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -6,14 +6,11 @@ survives filtering and rewriting in pandas.
 """
 
 import json
-import os
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from kdbias.errors import KdbiasError
 from kdbias.version import __version__
 
 _KEY = b"kdbias"
@@ -69,18 +66,3 @@ def from_schema(schema: pa.Schema) -> dict[str, Any] | None:
     if _PANDAS_KEY in entries:
         return json.loads(entries[_PANDAS_KEY]).get("kdbias")
     return None
-
-
-def read(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The document of a Parquet file, or None where it has none."""
-    return from_schema(read_schema(path))
-
-
-def read_schema(path: str | os.PathLike[str]) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except FileNotFoundError:
-        raise KdbiasError(f"{path}: no such file") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise KdbiasError(f"{path}: not a readable Parquet file ({first_line})") from None

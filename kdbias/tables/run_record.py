@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.files import clean_temporaries, read_json, sync_folder, write_json
+from kdbias.tables.files import clean_temporaries, read_document, sync_folder, write_json
 from kdbias.tables.folder_lock import NAME as LOCK
 from kdbias.tables.folder_lock import FolderLock, lock_folder
 from kdbias.version import __version__
@@ -34,6 +34,15 @@ _OWN = {
 """What each stage writes into its folder: starting over removes this, the ``plots`` that the record lists,
 and nothing else."""
 State = Literal["new", "resumed", "finished"]
+
+
+def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``run.json`` of a folder.
+
+    Raises:
+        KdbiasError: there is none, or it is damaged.
+    """
+    return read_document(Path(folder) / RECORD, "stage", "status")
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -145,7 +154,10 @@ class Run:
             if any(entry.name != LOCK for entry in folder.iterdir()):
                 raise KdbiasError(f"{folder} is not empty and holds no kdbias run; choose another -o")
             return None
-        record = read_json(folder / RECORD)
+        try:
+            record = read_record(folder)
+        except KdbiasError as error:
+            raise KdbiasError(f"{error} in another -o") from None
         if record.get("stage") != stage:
             raise KdbiasError(
                 f"{folder} holds a run of kdbias {record.get('stage')}, not of {stage}; choose another -o"
@@ -219,7 +231,7 @@ def _empty(folder: Path, stage: str) -> None:
     """Remove what the stage wrote; whatever else lies in the folder is somebody's and stays."""
     # The record goes first: a deletion cut short must not leave a "finished" folder with parts missing.
     record = folder / RECORD
-    found = read_json(record)
+    found = read_record(folder)
     write_json(record, {**found, "status": "running"})
     for pattern in (*_OWN.get(stage, ()), *map(glob.escape, found.get("plots", ()))):
         for entry in folder.glob(pattern):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
@@ -16,7 +15,7 @@ from kdbias.tables.columns import MANIFEST, refuse_own
 from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.joins import as_strings, require_unique, shown
-from kdbias.tables.parquet_file import write_table
+from kdbias.tables.parquet_file import read_schema, read_table, write_table
 
 # Largest weights between which neither sums of weights overflow nor their inverses.
 _SUMMABLE = (1e-100, 1e100)
@@ -127,7 +126,7 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
     if delimiter is not None:
         table, schema = read_csv(file, ("sample_id", "label"), delimiter=delimiter), None
     else:
-        schema = provenance.read_schema(file)
+        schema = read_schema(file)
         table = None
     names = schema.names if schema is not None else table.column_names
     if len(set(names)) != len(names):
@@ -138,7 +137,7 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
             f"{file} is not a weight manifest: no column {missing[0]!r} (it has: {', '.join(names)})"
         )
     if table is None:
-        table = pq.read_table(file)
+        table = read_table(file)
     ids = as_strings(table.column("sample_id"))
     require_unique(ids, str(file))
     if not (

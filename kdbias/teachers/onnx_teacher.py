@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.optional import require
 from kdbias.tables import fingerprints
 from kdbias.teachers.side_car import find_preprocessing
@@ -96,7 +96,7 @@ def _session(file: str, device: str) -> Any:
     try:
         session = runtime.InferenceSession(file, settings, providers=[chosen])
     except Exception as error:  # the runtime has an error class of its own for each kind of damage
-        raise KdbiasError(f"teacher onnx:{file} cannot be read: {str(error).splitlines()[0]}") from error
+        raise KdbiasError(f"teacher onnx:{file} cannot be read: {first_line(error)}") from error
     if provider not in session.get_providers():
         raise KdbiasError(f"onnxruntime fell back to the CPU for {file}: CUDA or cuDNN libraries are missing")
     return session

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.joins import as_strings
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -113,7 +113,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError, OSError) as error:
-        raise KdbiasError(f"precomputed:{path}: {str(error).splitlines()[0]}") from error
+        raise KdbiasError(f"precomputed:{path}: {first_line(error)}") from error
 
 
 def _matrix(chunk: pa.Array, dim: int, path: Path) -> np.ndarray:

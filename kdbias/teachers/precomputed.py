@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data import Source
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import align, as_strings, require_unique
 from kdbias.teachers.parquet_vectors import ParquetVectors
@@ -108,7 +108,7 @@ def _read_numpy(path: Path) -> tuple[np.ndarray, pa.Array | None]:
         with loaded:
             arrays = {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise KdbiasError(f"precomputed:{path}: not an array of plain numbers ({reason})") from error
     tables = {name: a for name, a in arrays.items() if a.ndim == 2 and a.dtype.kind == "f"}
     names = {name: a for name, a in arrays.items() if a.ndim == 1 and a.dtype.kind in "USiu"}

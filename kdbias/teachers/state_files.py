@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.networks.saved import read_checkpoint
 from kdbias.optional import require
 
@@ -81,7 +81,7 @@ def _read_npz(file: Path) -> dict[str, torch.Tensor]:
         with np.load(file, allow_pickle=False) as arrays:
             return {k: torch.from_numpy(np.array(arrays[k])) for k in arrays.files}
     except (ValueError, OSError, TypeError) as error:
-        raise KdbiasError(f"{file} is not a file of plain arrays ({str(error).splitlines()[0]})") from error
+        raise KdbiasError(f"{file} is not a file of plain arrays ({first_line(error)})") from error
 
 
 def _stripped(key: str) -> str:

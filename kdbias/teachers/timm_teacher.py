@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.optional import require
 from kdbias.teachers.preprocessing import INTERPOLATIONS, Preprocessing
 from kdbias.teachers.state_files import load_into, random_seed, read_state
@@ -63,8 +63,8 @@ def _create(timm: Any, name: str, pretrained: bool) -> torch.nn.Module:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # the hub's client raises errors of its own when it is offline
         if not pretrained:
-            raise KdbiasError(f"timm cannot make {name!r}: {str(error).splitlines()[0]}") from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise KdbiasError(f"timm cannot make {name!r}: {first_line(error)}") from error
+        reason = first_line(error)
         raise KdbiasError(
             f"cannot get the pretrained weights of timm:{name} ({reason}); download them elsewhere and name "
             f"the file: timm:{name}@FILE"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdbias import progress
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
 
@@ -89,7 +89,7 @@ class TorchTeacher(Teacher):
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                message = str(error).splitlines()[0]
+                message = first_line(error)
             # Outside the handler, so that the traceback no longer holds the failed batch's memory.
             if limit == 1:
                 raise KdbiasError(f"out of memory on {self.device} with a single image: {message}")

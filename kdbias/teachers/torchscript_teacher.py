@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import fingerprints
 from kdbias.teachers.side_car import find_preprocessing
 from kdbias.teachers.teacher import TeacherOptions
@@ -30,7 +30,7 @@ def open_torchscript(rest: str, options: TeacherOptions) -> TorchTeacher:
             )  # torch prefers export; files stay as they are
             module = torch.jit.load(rest, map_location=options.device).eval()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise KdbiasError(f"teacher torchscript:{rest} is no TorchScript file ({reason})") from error
     return TorchTeacher(
         f"torchscript:{rest}",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.networks.torchvision_nets import plain_arguments
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.state_files import load_into, random_seed, read_state
@@ -85,7 +85,7 @@ def _with_published_weights(name: str, member: Any) -> nn.Module:
         # Torchvision would unpickle anything; this fetches the file and refuses what is more than tensors.
         member.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise KdbiasError(
             f"cannot get {member} from {member.url} ({reason}); download that file elsewhere and copy it "
             f"into {Path(torch.hub.get_dir()) / 'checkpoints'}"

@@ -17,6 +17,7 @@ from kdbias.losses import Lesson, loss_needs
 from kdbias.progress import say
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, shown
+from kdbias.tables.parquet_file import read_table
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.preprocessing import Preprocessing
@@ -177,9 +178,7 @@ def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:
     file = table.path / "failures.parquet" if table is not None else None
     if file is None or not file.is_file():
         return source
-    import pyarrow.parquet as pq
-
-    failed = as_strings(pq.read_table(file, columns=["sample_id"]).column(0))
+    failed = as_strings(read_table(file, ["sample_id"]).column(0))
     keep = pc.invert(pc.is_in(source.ids, value_set=failed)).to_numpy(zero_copy_only=False)
     if keep.all():
         return source

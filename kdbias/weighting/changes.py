@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import hardness_quarters
@@ -17,7 +16,7 @@ from kdbias.measurement.files import SCHEMES
 from kdbias.measurement.text import aligned, first_few
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align, as_strings
-from kdbias.tables.parquet_file import floats
+from kdbias.tables.parquet_file import floats, read_table
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 
 
@@ -234,7 +233,7 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
         if density is not None:
             raise KdbiasError(f"{density} holds no {SCHEMES}; make it with kdbias uniformity")
         return None
-    measured = pq.read_table(file, columns=["sample_id", "hardness"])
+    measured = read_table(file, ["sample_id", "hardness"])
     rows = align(stored.ids, as_strings(measured.column("sample_id")), str(stored.path), str(file))
     return measured.column("hardness").to_numpy().astype(np.float64)[rows]
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
@@ -20,7 +19,7 @@ from kdbias.sphere.solution import Equilibrium
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
-from kdbias.tables.parquet_file import write_table
+from kdbias.tables.parquet_file import read_table, write_table
 from kdbias.tables.run_record import Run
 from kdbias.weighting.case import Case
 from kdbias.weighting.collapse import groups_of
@@ -161,7 +160,7 @@ def frontier(
     run = Run.open(output, STAGE, config, {"density": table.fingerprint, **source.inputs}, overwrite)
     if run.state == "finished":
         progress.say(f"{run.out} is finished already; nothing to do")
-        stored = pq.read_table(run.out / TABLE)
+        stored = read_table(run.out / TABLE)
         return FrontierResult(run.out, stored, run.record["skipped"], "finished")
     case = Case(
         density=table,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.measurement.files import UNIFORMITY, read_uniformity
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import read_json
 from kdbias.tables.joins import align
 
 
@@ -73,8 +73,8 @@ class EmbeddingSource:
 
 def chosen_bandwidth(density: DensityTable) -> float:
     """The bandwidth that ``uniformity`` chose (that of ``log_density``)."""
-    record = density.path.parent / "uniformity.json"
-    chosen = read_json(record).get("t_chosen") if record.exists() else None
+    folder = density.path.parent
+    chosen = read_uniformity(folder).get("t_chosen") if (folder / UNIFORMITY).exists() else None
     chosen = chosen or density.provenance.get("t_chosen")
     if chosen is None and len(density.bandwidths) == 1:
         chosen = density.bandwidths[0]

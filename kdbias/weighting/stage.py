@@ -13,6 +13,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
+from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, write_manifest
 from kdbias.weighting.case import Case, Scheme
@@ -169,7 +170,7 @@ def _finished(
         raise KdbiasError(f"{path} would be a Parquet file; name it {path.with_suffix('.parquet')}")
     if overwrite or not path.exists():
         return None
-    doc = provenance.read(path)
+    doc = read_provenance(path)
     if doc is None or doc.get("stage") != STAGE:
         raise KdbiasError(
             f"{path} exists and is no weight manifest of kdbias; choose another -o, or --overwrite"

@@ -1,6 +1,7 @@
 """A whole study: what it writes, that it goes on after a kill, and what a changed file re-runs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,16 @@ def test_the_same_call_again_runs_nothing(finished):
     result = study(file, out, device="cpu")
     assert runs(out) == before
     assert result.document["missing"] == 0
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"seconds": 1.0, "met', b"{}", b"[]"])
+def test_a_damaged_result_is_named(finished, tmp_path, damaged):
+    file, out = finished
+    copy = shutil.copytree(out, tmp_path / "out")
+    for name in runs(copy):
+        (copy / name).write_bytes(damaged)
+    with pytest.raises(KdbiasError, match=r"result-\w+\.json"):
+        study(file, copy, device="cpu")
 
 
 def test_a_dry_run_runs_nothing(tiny, finished, tmp_path):

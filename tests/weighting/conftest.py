@@ -81,7 +81,8 @@ def measure(tmp_path: Path) -> Callable[..., Measured]:
             embeddings=str(embeddings),
         )
         write_density(density / "density.parquet", pa.table(columns), doc)
-        (density / "uniformity.json").write_text(json.dumps({"t_chosen": t}))
+        numbers = {"n": n, "d": x.shape[1], "t_chosen": t, "search": {}, "schemes": []}
+        (density / "uniformity.json").write_text(json.dumps(numbers))
         return Measured(density, embeddings, x, labels, t)
 
     return make
