@@ -21,6 +21,7 @@ from kdbias.tables.embedding_parts import (
     widen,
     write_part,
 )
+from kdbias.tables.files import MEND
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, readable, require_columns
 from kdbias.tables.plain import as_plain
@@ -248,6 +249,10 @@ class EmbeddingTable:
         for part in self.parts:
             with readable(part), pq.ParquetFile(part, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
                 for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+                    if batch.column(0).null_count:
+                        raise KdbiasError(
+                            f"{part}: {batch.column(0).null_count:,} rows have no vector; {MEND}"
+                        )
                     values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
                     yield start, values.reshape(-1, self.d)
                     start += batch.num_rows

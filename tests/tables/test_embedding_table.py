@@ -155,6 +155,16 @@ def test_wrong_shape_is_refused(shape):
         normalise(np.ones(shape))
 
 
+def test_a_row_without_a_vector_does_not_shift_the_others(tmp_path):
+    table = write_embedding_table(tmp_path / "emb", ids_of(6), random_vectors(6, 3), rows_per_part=3)
+    part = pq.read_table(table.parts[0])
+    vectors = pa.array([None, *part["embedding"].to_pylist()[1:]], part["embedding"].type)
+    place = part.column_names.index("embedding")
+    pq.write_table(part.set_column(place, part.schema.field(place), vectors), table.parts[0])
+    with pytest.raises(KdbiasError, match=r"part-00000\.parquet: 1 rows have no vector"):
+        table.vectors()
+
+
 def test_integers_are_refused():
     with pytest.raises(KdbiasError, match="int64"):
         normalise(np.ones((2, 2), dtype=np.int64))
