@@ -17,6 +17,7 @@ from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
 from kdbias.tables.files import atomic_path, read_document
 from kdbias.tables.parquet_file import floats, read_table, write_table
+from kdbias.tables.plain import require_numbers
 
 UNIFORMITY = "uniformity.json"
 NEIGHBORS = "neighbors.parquet"
@@ -116,6 +117,7 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
     density = read_density(out)
     _require_same(ids, density.ids, density.path)
     stored = read_table(out / SCHEMES, ["sample_id", "hardness", "nearest_distance"])
+    require_numbers(stored, out / SCHEMES, ["hardness", "nearest_distance"])
     _require_same(ids, stored.column("sample_id").combine_chunks(), out / SCHEMES)
     values = [float(entry["t"]) for entry in document["schemes"][0]["bandwidths"]]
     return Measured(

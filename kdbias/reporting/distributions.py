@@ -28,12 +28,16 @@ def density_histogram(
 
     Args:
         name: unique within the page.
-        log_density: (n,) natural log of the potential of each sample, at most 0.
+        log_density: (n,) natural log of the potential of each sample, at most 0; samples without one (NaN)
+            are left out.
         weights: scheme -> (n,) weights of the same samples; ``natural`` is added.
         look: colours by scheme.
         bandwidth: the t of ``log_density``, as text.
     """
-    low, high = float(log_density.min()), float(log_density.max())
+    known = np.isfinite(log_density)
+    weights = {scheme: w[known] for scheme, w in weights.items()}
+    log_density = log_density[known]
+    low, high = (float(log_density.min()), float(log_density.max())) if known.any() else (0.0, 0.0)
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
 
     def draw(axes: Axes) -> None:

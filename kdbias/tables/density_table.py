@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
-from kdbias.tables.joins import align, as_strings, require_unique
+from kdbias.tables.files import MEND
+from kdbias.tables.joins import align, as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_schema, read_table, write_table
+from kdbias.tables.plain import require_numbers, require_plain
 
 DENSITY = "density.parquet"
 
@@ -82,7 +84,14 @@ class DensityTable:
         if name not in self.table.column_names:
             measured = ", ".join(f"{b:g}" for b in self.bandwidths)
             raise KdbiasError(f"{self.path} has no potential at t={t:g}; measured: {measured}")
-        return self.numbers(name)
+        values = self.numbers(name)
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(bad):
+            raise KdbiasError(
+                f"{self.path}: {len(bad):,} of {self.n:,} values of {name} are not finite numbers > 0 "
+                f"({shown(self.ids.take(pa.array(bad[:4])))}); {MEND}"
+            )
+        return values
 
 
 def read_density(path: str | os.PathLike[str]) -> DensityTable:
@@ -95,13 +104,25 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
     if missing:
         raise KdbiasError(f"{file} is not a density table (missing: {', '.join(missing)})")
     table = read_table(file)
+    if not table.num_rows:
+        raise KdbiasError(f"{file} holds no samples; {MEND}")
+    potentials = {name: _bandwidth(name, file) for name in schema.names if name.startswith(columns.POTENTIAL)}
+    require_plain(table, file, schema.names)
+    require_numbers(table, file, ["knn_distance", "log_density", "near_duplicates", *potentials])
     require_unique(table.column("sample_id"), str(file))
-    potentials = [name for name in schema.names if name.startswith(columns.POTENTIAL)]
     return DensityTable(
         path=file,
         table=table,
         group_columns=[name for name in schema.names if name not in (*columns.DENSITY, *potentials)],
-        bandwidths=sorted(float(name.removeprefix(columns.POTENTIAL)) for name in potentials),
+        bandwidths=sorted(potentials.values()),
         provenance=provenance.from_schema(schema) or {},
         fingerprint=fingerprints.of_table(table),
     )
+
+
+def _bandwidth(name: str, where: Path) -> float:
+    """The t of a potential's column."""
+    try:
+        return float(name.removeprefix(columns.POTENTIAL))
+    except ValueError:
+        raise KdbiasError(f"{where}: the column {name!r} names no bandwidth, as potential_t5 does") from None

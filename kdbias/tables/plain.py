@@ -1,5 +1,7 @@
 """Plain values: what ids, labels and groups may hold, in the types that every stage can compare and count."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
@@ -24,6 +26,22 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
 def is_bytes(kind: pa.DataType) -> bool:
     """Whether values of this type are bytes of any length, however Arrow keeps them."""
     return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def require_plain(table: pa.Table, where: object, names: Iterable[str]) -> None:
+    """Refuse those of the columns that hold bytes, lists or structs."""
+    for name in names:
+        kind = table.schema.field(name).type
+        if plain_type(kind) is None:
+            raise KdbiasError(f"{where}: the column {name} holds {kind}, not one plain value a sample")
+
+
+def require_numbers(table: pa.Table, where: object, names: Iterable[str]) -> None:
+    """Refuse those of the columns that hold anything but integers, floats and nulls."""
+    for name in names:
+        kind = table.schema.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise KdbiasError(f"{where}: the column {name} holds {kind}, not numbers")
 
 
 def as_plain(values: pa.Array | pa.ChunkedArray, name: str, where: object) -> pa.Array:

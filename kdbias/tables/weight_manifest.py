@@ -16,6 +16,7 @@ from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_schema, read_table, write_table
+from kdbias.tables.plain import plain_type, require_numbers, require_plain
 
 # Largest weights between which neither sums of weights overflow nor their inverses.
 _SUMMABLE = (1e-100, 1e100)
@@ -138,18 +139,24 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
         )
     if table is None:
         table = read_table(file)
+    if not table.num_rows:
+        raise KdbiasError(f"{file} holds no samples")
+    require_plain(table, file, [name for name in ("sample_id", "label") if name in names])
+    require_numbers(table, file, [name for name in ("weight", "log_density") if name in names])
     ids = as_strings(table.column("sample_id"))
     require_unique(ids, str(file))
-    if not (
-        pa.types.is_floating(table.column("weight").type) or pa.types.is_integer(table.column("weight").type)
-    ):
-        raise KdbiasError(f"{file}: the column weight holds {table.column('weight').type}, not numbers")
     weights = validate_weights(table.column("weight").to_numpy(), ids, str(file))
     return WeightManifest(
         path=file,
         table=table,
         weights=mean_one(weights),
-        group_columns=[name for name in names if name not in MANIFEST and not name.startswith("__index")],
+        group_columns=[name for name in names if _is_group(table.schema.field(name))],
         provenance=(provenance.from_schema(schema) if schema is not None else None) or {},
         fingerprint=fingerprints.of_table(table),
     )
+
+
+def _is_group(field: pa.Field) -> bool:
+    """Whether a column is one to report by; what else a hand-made manifest holds is nobody's business."""
+    own = field.name in MANIFEST or field.name.startswith("__index")
+    return not own and plain_type(field.type) is not None

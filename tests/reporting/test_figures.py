@@ -16,6 +16,12 @@ def test_lorenz_of_known_weights():
     np.testing.assert_allclose(draws, [0, 0, 0, 0.25, 1])
 
 
+def test_samples_without_a_density_are_left_out_of_its_histogram():
+    values = np.array([np.nan, -1.0, -2.0])
+    distributions.density_histogram("density", values, {"w": np.ones(3)}, looks(["natural", "w"]), "5")
+    distributions.density_histogram("nothing", values[:1], {}, looks(["natural"]), "5")
+
+
 def test_group_shares_before_and_after():
     groups = ["a"] * 6 + ["b"] * 3 + [None]
     w = np.array([0.5] * 6 + [1.0] * 3 + [4.0])

@@ -107,8 +107,25 @@ def test_missing_column_repeated_ids_text_weights_and_no_file(tmp_path):
     pd.DataFrame({"sample_id": ["a"], "weight": ["many"]}).to_parquet(tmp_path / "w.parquet")
     with pytest.raises(KdbiasError, match="not numbers"):
         read_manifest(tmp_path / "w.parquet")
+    pd.DataFrame({"sample_id": ["a"], "weight": [1.0], "log_density": ["low"]}).to_parquet(
+        tmp_path / "w.parquet"
+    )
+    with pytest.raises(KdbiasError, match=r"log_density holds .*, not numbers"):
+        read_manifest(tmp_path / "w.parquet")
+    pd.DataFrame({"sample_id": [[1]], "weight": [1.0]}).to_parquet(tmp_path / "w.parquet")
+    with pytest.raises(KdbiasError, match=r"sample_id holds list.*, not one plain value"):
+        read_manifest(tmp_path / "w.parquet")
+    pd.DataFrame({"sample_id": [], "weight": []}).to_csv(tmp_path / "w.csv", index=False)
+    with pytest.raises(KdbiasError, match="holds no samples"):
+        read_manifest(tmp_path / "w.csv")
     with pytest.raises(KdbiasError, match="no such file"):
         read_manifest(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("hello")
     with pytest.raises(KdbiasError, match="not a readable Parquet"):
         read_manifest(tmp_path / "text.parquet")
+
+
+def test_what_is_no_plain_value_is_no_group(tmp_path):
+    columns = {"sample_id": ["a", "b"], "weight": [1, 3], "box": [[1, 2], [3, 4]], "race": ["x", "y"]}
+    pd.DataFrame(columns).to_parquet(tmp_path / "w.parquet")
+    assert read_manifest(tmp_path / "w.parquet").group_columns == ["race"]
