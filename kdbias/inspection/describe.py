@@ -204,7 +204,7 @@ def _evaluation(path: Path, rows: int) -> dict[str, Any]:
     metrics = path / "metrics.json"
     found: dict[str, Any] = {"summary": f"evaluation, {record['status']}", **record}
     if metrics.exists():
-        found["metrics"] = read_document(metrics, "protocol", "metrics")
+        found["metrics"] = read_document(metrics, "metrics")
     return found
 
 
