@@ -13,6 +13,7 @@ from kdbias.data.roots import is_inside, read_below
 from kdbias.data.source import Source, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
+from kdbias.tables.run_record import RECORD, stage_of
 
 EXTENSIONS = frozenset(
     [
@@ -61,12 +62,14 @@ def open_folder(data: str, options: Options) -> Source:
     Ids are paths relative to the root (the folder itself, unless the options name a root above it), with
     ``/``. The label is the first sub-folder of ``data``; images directly in it have none. With a pattern, its
     named groups become the label and groups, and images that do not fit it are left out. Hidden files and
-    folders and files without an image's extension are left out. Rows are sorted by id.
+    folders, files without an image's extension and outputs of kdbias (whose plots are images, too) are left
+    out. Rows are sorted by id.
 
     The fingerprint covers ids and file sizes, not the content of the files.
 
     Raises:
-        KdbiasError: no images, a symbolic link that leaves the root, or a name that is not UTF-8.
+        KdbiasError: no images, an output of kdbias, a symbolic link that leaves the root, or a name that is
+            not UTF-8.
     """
     options.refuse_unused(f"image folder {data}", "pattern")
     folder = os.path.abspath(data)
@@ -76,8 +79,10 @@ def open_folder(data: str, options: Options) -> Source:
     prefix = os.path.relpath(os.path.realpath(folder), os.path.realpath(root)).replace(os.sep, "/")
     prefix = "" if prefix == "." else prefix + "/"
 
-    skipped = [0]
-    paths, sizes = _collect(_walk(folder, "", os.path.realpath(root), (), skipped), data)
+    if (stage := stage_of(folder)) is not None:
+        raise KdbiasError(f"{data} is an output of kdbias {stage}; name the folder of the images")
+    skipped, outputs = [0], list[str]()
+    paths, sizes = _collect(_walk(folder, "", os.path.realpath(root), (), skipped, outputs), data)
     if not len(paths):
         raise KdbiasError(
             f"{data}: no images below this folder ({skipped[0]:,} other files); images end in .jpg, .png, ..."
@@ -86,6 +91,8 @@ def open_folder(data: str, options: Options) -> Source:
     paths = paths.take(order)
     sizes = sizes[order.to_numpy()]
     notes = [f"{skipped[0]:,} files that are no images left out"] if skipped[0] else []
+    if outputs:
+        notes.append(f"outputs of kdbias left out ({', '.join(sorted(outputs))})")
     if options.pattern is None:
         slash = pc.find_substring(paths, "/")
         classes = pc.replace_substring_regex(paths, "/.*", "")
@@ -168,7 +175,12 @@ def _is_utf8(name: str) -> bool:
 
 
 def _walk(
-    folder: str, below: str, real_root: str, parents: tuple[str, ...], skipped: list[int]
+    folder: str,
+    below: str,
+    real_root: str,
+    parents: tuple[str, ...],
+    skipped: list[int],
+    outputs: list[str],
 ) -> Iterator[tuple[str, int]]:
     """(relative path, bytes) of each image file; links are followed as long as they stay inside the root."""
     real = os.path.realpath(folder)
@@ -178,6 +190,9 @@ def _walk(
         entries = list(os.scandir(folder))
     except OSError as error:
         raise KdbiasError(f"{folder}: cannot list this folder ({error.strerror})") from None
+    if below and any(entry.name == RECORD for entry in entries) and stage_of(folder) is not None:
+        outputs.append(below.rstrip("/"))
+        return
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -187,7 +202,9 @@ def _walk(
                 "a --root above both"
             )
         if entry.is_dir():
-            yield from _walk(entry.path, f"{below}{entry.name}/", real_root, (*parents, real), skipped)
+            yield from _walk(
+                entry.path, f"{below}{entry.name}/", real_root, (*parents, real), skipped, outputs
+            )
         elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS and entry.is_file():
             yield below + entry.name, entry.stat().st_size
         else:

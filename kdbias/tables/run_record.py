@@ -42,7 +42,15 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         KdbiasError: there is none, or it is damaged.
     """
-    return read_document(Path(folder) / RECORD, "stage", "status")
+    return read_document(Path(folder) / RECORD, "stage")
+
+
+def stage_of(folder: str | os.PathLike[str]) -> str | None:
+    """The stage whose output a folder is; None for any other folder, whatever its run.json may be."""
+    try:
+        return read_document(Path(folder) / RECORD, "kdbias", "stage")["stage"]
+    except (KdbiasError, OSError):
+        return None
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage
 from kdbias.errors import KdbiasError
+from kdbias.tables.run_record import Run
 
 
 @pytest.fixture
@@ -30,6 +31,19 @@ def test_ids_labels_and_bytes(folder):
     assert source.labels.to_pylist() == ["a-b", "a", "b", "b", None]
     assert [source.read(i).decode() for i in range(source.n)] == source.ids.to_pylist()
     assert "1 files that are no images" in source.describe()
+
+
+def test_plots_of_outputs_that_lie_among_the_images_are_left_out(folder):
+    before = open_data(folder)
+    Run.open(folder / "scores" / "knn", "evaluate", {}, {}).finish({}, 0.0)
+    (folder / "scores" / "knn" / "accuracy.png").write_bytes(b"a plot")
+    (folder / "b" / "run.json").write_text("{}")  # no record of kdbias
+    source = open_data(folder)
+    assert source.ids.equals(before.ids)
+    assert source.fingerprint == before.fingerprint
+    assert "outputs of kdbias left out (scores/knn)" in source.describe()
+    with pytest.raises(KdbiasError, match="is an output of kdbias evaluate; name the folder of the images"):
+        open_data(folder / "scores" / "knn")
 
 
 def test_root_above_makes_longer_ids_but_the_same_classes(folder):
