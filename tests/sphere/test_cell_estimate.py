@@ -10,6 +10,8 @@ from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.cell_check import CellCheck, exact_cosines, neighbour_quality, spearman
 from kdbias.sphere.cell_estimate import CellEstimate, estimate_bytes, estimate_pairs
 from kdbias.sphere.cell_job import CellJob
+from kdbias.sphere.cell_near import NearCells
+from kdbias.sphere.cells import visit
 from tests import reference
 
 T = [2.0, 4.0, 10.0]
@@ -55,6 +57,37 @@ def test_energies_are_within_their_errors(data, estimate: CellEstimate) -> None:
     off = np.abs(estimate.pair_energies - exact.pair_energies)
     assert (off <= 4 * estimate.energy_errors + 2e-6 * exact.pair_energies).all()
     assert (estimate.energy_errors < 0.02 * exact.pair_energies).all()
+
+
+def test_energies_are_as_uncertain_as_rows_prove_to_be(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+    for factor in (1.0, 2 * 1.96):  # half-widths of a 95 % interval are 1.96 standard errors
+        factors = np.full((1, len(T)), factor)
+        monkeypatch.setattr(CellCheck, "verdict", lambda check, width, found, factors=factors: (factors, {}))
+        errors.append(estimate_pairs(data[0][:2000], T, probes=4, threads=1).energy_errors)
+    np.testing.assert_allclose(errors[1], 2 * errors[0], rtol=0.05)
+
+
+def test_what_one_side_alone_sees_counts_as_two_standard_errors(data) -> None:
+    x = data[0][:1500]
+    p, surprise = reference.natural(len(x))[None], 0.6
+    job = CellJob(x, [2.0, 10.0], p, 0, None, 300, lambda cells: 4, seed=0, threads=1)
+    near = NearCells(job, surprise)
+    visit(x, job.cells, job.nearest, near.consume, threads=1)
+    looks = (job.cells.cell[None, :, None] == job.nearest[:, None, :]).any(axis=2)  # sample, member
+    for i, t in enumerate((2.0, 10.0)):
+        excess = np.maximum(reference.kernel(x, t) - np.exp(2 * t * (surprise - 1)), 0)
+        expected = (excess * (looks & ~looks.T)).sum() / len(x) ** 2
+        assert near.one_sided[0, i] == pytest.approx(expected, rel=1e-4)
+        assert expected > 0
+    models = np.zeros((1, 2), dtype=int)
+    by_landmarks = add_far_errors(near, models, one_sided=0.0)
+    np.testing.assert_allclose(add_far_errors(near, models, one_sided=1.0), np.hypot(by_landmarks, 0.5))
+
+
+def add_far_errors(near: NearCells, models: np.ndarray, one_sided: float) -> np.ndarray:
+    near.one_sided[:] = one_sided
+    return near.add_far(4, models)[2]
 
 
 def test_neighbours_and_their_recall(data, estimate: CellEstimate) -> None:
