@@ -161,8 +161,8 @@ class CellCheck:
             "largest_relative_error": np.abs(relative).max(axis=2).tolist(),
             "far_model": [[names[i] for i in row] for row in self.models(width)],
             "spearman": [
-                [spearman(exact, found) for exact, found in zip(*pair, strict=True)]
-                for pair in zip(potentials, potentials + off, strict=True)
+                [spearman(exact, estimated) for exact, estimated in zip(*pair, strict=True)]
+                for pair in zip(scale, np.maximum(potentials + off, 1 / self.job.n), strict=True)
             ],
         }
         return ratios[:, :, rank], quality | self.neighbour_quality(found.ids, found.cosines)

@@ -167,8 +167,9 @@ def test_samples_that_see_nothing_have_finite_errors() -> None:
     t = [4.0, 300.0, 4300.0]
     estimate, exact = estimate_pairs(x, t, p, threads=1), all_pairs(x, t, p, threads=1)
     assert (exact.potentials == 0).any()
-    for name in ("rms_relative_error", "largest_relative_error", "spearman"):
+    for name in ("rms_relative_error", "largest_relative_error"):
         assert np.isfinite(estimate.quality[name]).all()
+    assert np.min(estimate.quality["spearman"]) > 0.99
     assert (coverage(estimate, exact.without_self)[:, 1:] > 0.95 - 0.04).all()
 
 
