@@ -100,6 +100,9 @@ def join_processes(device: str) -> Iterator[Processes]:
 
     Each process takes the CUDA device of its local rank. A group that is there already is used and left
     alone.
+
+    Raises:
+        KdbiasError: more processes on this machine than CUDA devices, on each of them.
     """
     started = distributed.is_available() and distributed.is_initialized()
     resolved = resolve_device(device)
@@ -109,7 +112,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         yield Processes(0, 1, torch.device(resolved))
         return
     if resolved.startswith("cuda"):
-        resolved = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+        resolved = _device_of_its_own()
         torch.cuda.set_device(resolved)
     if not started:
         # It keeps the group that is there when it is first imported (as a default argument), and DDP imports
@@ -128,3 +131,14 @@ def join_processes(device: str) -> Iterator[Processes]:
         raise
     if not started:
         distributed.destroy_process_group()
+
+
+def _device_of_its_own() -> str:
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1)), torch.cuda.device_count()
+    if max(here, local + 1) > devices:
+        raise KdbiasError(
+            f"{here} processes on this machine, but torch sees {devices} CUDA device(s), and each needs its "
+            f"own: start {devices} (--nproc-per-node {devices}), or train with --device cpu"
+        )
+    return f"cuda:{local}"

@@ -171,6 +171,7 @@ def test_a_process_that_fails_does_not_wait_for_the_others(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(processes, "resolve_device", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda name: None)
     monkeypatch.setattr(distributed, "init_process_group", lambda backend: None)
     monkeypatch.setattr(distributed, "get_rank", lambda: 0)
@@ -181,6 +182,21 @@ def test_a_process_that_fails_does_not_wait_for_the_others(
         if fails:
             raise KdbiasError("this process alone")
     assert len(destroyed) == left
+
+
+@pytest.mark.parametrize("local_rank", ["0", "1"])
+def test_more_processes_than_gpus_are_refused_by_each(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str
+) -> None:
+    for name, value in (("RANK", local_rank), ("LOCAL_RANK", local_rank)):
+        monkeypatch.setenv(name, value)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    expected = r"2 processes on this machine, but torch sees 1 CUDA device\(s\).*--nproc-per-node 1"
+    with pytest.raises(KdbiasError, match=expected), join_processes("auto"):
+        pass
 
 
 def test_a_batch_larger_than_the_data_is_all_that_the_processes_can_share(lab: Any, tmp_path: Path) -> None:
