@@ -188,7 +188,7 @@ def pair_distances(x: np.ndarray, others: np.ndarray) -> np.ndarray:
     Taken from the difference of the vectors: 1 - cos in float32 cannot tell distances below 5e-4 from zero.
     """
     result = np.empty(len(x))
-    step = 8192
+    step = 1024
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         difference = x[rows].astype(np.float64) - x[others[rows]]
