@@ -33,6 +33,8 @@ _OWN = {
 }
 """What each stage writes into its folder: starting over removes this, the ``plots`` that the record lists,
 and nothing else."""
+_NAMED = 6  # differences that a refusal names
+_LONG = 40  # characters of a value in it
 State = Literal["new", "resumed", "finished"]
 
 
@@ -53,21 +55,44 @@ def stage_of(folder: str | os.PathLike[str]) -> str | None:
         return None
 
 
-def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """``key: old -> new`` for each entry that differs."""
-    keys = sorted(old.keys() | new.keys())
-    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
-
-
 def refuse_changes(where: object, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise ConfigChangedError where two documents differ in ``config`` or ``inputs``, naming the keys."""
-    differences = differing_keys(old.get("config") or {}, new.get("config") or {})
-    differences += [f"input {d}" for d in differing_keys(old.get("inputs") or {}, new.get("inputs") or {})]
+    differences = _differing(old.get("config") or {}, new.get("config") or {})
+    inputs = [old.get("inputs") or {}, new.get("inputs") or {}]
+    for role in sorted(inputs[0].keys() | inputs[1].keys()):
+        before, now = (known.get(role) for known in inputs)
+        if before != now:
+            how = "is another one" if before and now else "was given" if before else "was not given"
+            differences.append(f"input {role} {how}")
     if differences:
+        more = f"; {len(differences) - _NAMED:,} more" if len(differences) > _NAMED else ""
         raise ConfigChangedError(
-            f"{where} was made differently ({'; '.join(differences)}); "
+            f"{where} was made differently ({'; '.join(differences[:_NAMED])}{more}); "
             "use the same options, another output, or --overwrite to start over"
         )
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """``key: old -> new`` for each value that differs, those of nested keys last."""
+    before, now = _flat(old), _flat(new)
+    keys = sorted(before.keys() | now.keys(), key=lambda key: (key.count("."), key))
+    changed = [key for key in keys if before.get(key) != now.get(key)]
+    return [f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed]
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
 @dataclass

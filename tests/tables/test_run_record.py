@@ -25,7 +25,7 @@ def test_new_resumed_finished(tmp_path):
 def test_changes_are_refused_by_name(tmp_path):
     Run.open(tmp_path / "out", "uniformity", {"k": 64, "t": "auto"}, {"embeddings": "f"})
     (tmp_path / "out" / "pass.npz").write_text("a snapshot")
-    with pytest.raises(ConfigChangedError, match=r"k: 64 -> 10; input embeddings: 'f' -> 'g'"):
+    with pytest.raises(ConfigChangedError, match=r"\(k: 64 -> 10; input embeddings is another one\)"):
         Run.open(tmp_path / "out", "uniformity", {"k": 10, "t": "auto"}, {"embeddings": "g"})
     (tmp_path / "out" / "density.parquet").write_text("old")
     run = Run.open(
@@ -33,6 +33,23 @@ def test_changes_are_refused_by_name(tmp_path):
     )
     assert run.state == "new"
     assert not (tmp_path / "out" / "density.parquet").exists()
+
+
+def test_a_refusal_names_only_what_differs_and_stays_short(tmp_path):
+    out, options = tmp_path / "out", {"k": 5, "far": [1e-3, 1e-4], "style": None}
+    config = {"protocol": "knn", "options": options, "embedding": None}
+    Run.open(out, "evaluate", config, {"model": "f" * 32, "gallery": "g" * 32}).finish({}, 0.0)
+    changed = config | {"options": options | {"k": 20, "style": "facex" * 40}}
+    with pytest.raises(ConfigChangedError) as caught:
+        Run.open(out, "evaluate", changed, {"model": "h" * 32, "pairs": "p" * 32})
+    said = str(caught.value).partition("(")[2]
+    assert said.startswith("options.k: 5 -> 20; options.style: None -> 'facexfacex")
+    assert "input gallery was given; input model is another one; input pairs was not given)" in said
+    assert "far" not in said
+    assert len(said) < 300
+    Run.open(tmp_path / "n", "train", {f"{i:03d}": 0 for i in range(100)}, {}).finish({}, 0.0)
+    with pytest.raises(ConfigChangedError, match="005: 0 -> 1; 94 more"):
+        Run.open(tmp_path / "n", "train", {f"{i:03d}": 1 for i in range(100)}, {})
 
 
 def test_another_stage_and_a_foreign_folder_are_refused(tmp_path):
