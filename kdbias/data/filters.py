@@ -1,7 +1,7 @@
 """``--where col=value``: which samples of a source to keep."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,6 +73,18 @@ def matching(table: Table, where: Sequence[str]) -> np.ndarray | None:
     return keep
 
 
+def spelled(where: Sequence[str], types: Mapping[str, pa.DataType]) -> list[str]:
+    """Conditions on columns of these types as records keep them: what means the same is spelled the same."""
+    found = set()
+    for condition in where:
+        column, sign, value = _parse(condition)
+        known = _scalar(types[column], value) if column in types and value else None
+        if known is not None:
+            value = str(known.as_py()).lower() if pa.types.is_boolean(known.type) else str(known.as_py())
+        found.add(f"{column}{sign}{value}")
+    return sorted(found)
+
+
 def _parse(condition: str) -> tuple[str, str, str]:
     match = _CONDITION.fullmatch(condition.strip())
     if match is None:
@@ -86,23 +98,29 @@ def _equals(values: pa.Array, value: str) -> np.ndarray:
         if pa.types.is_large_string(values.type):
             empty = pc.or_(empty, pc.equal(values.fill_null(""), ""))
         return empty.to_numpy(zero_copy_only=False)
-    try:
-        if pa.types.is_boolean(values.type):
-            lowered = value.lower()
-            if lowered not in _TRUE | _FALSE:
-                return np.zeros(len(values), bool)
-            wanted = pa.scalar(lowered in _TRUE)
-        elif pa.types.is_integer(values.type):
-            wanted = pa.scalar(int(value), values.type)
-        elif pa.types.is_floating(values.type):
-            wanted = pa.scalar(float(value), values.type)
-            if pa.types.is_float16(values.type):  # which Arrow does not compare
-                values, wanted = values.cast(pa.float32()), wanted.cast(pa.float32())
-        else:
-            values, wanted = values.cast(pa.large_string()), pa.scalar(value, pa.large_string())
-    except (ValueError, OverflowError):
+    wanted = _scalar(values.type, value)
+    if wanted is None:
         return np.zeros(len(values), bool)
+    if pa.types.is_float16(values.type):  # which Arrow does not compare
+        values, wanted = values.cast(pa.float32()), wanted.cast(pa.float32())
+    elif wanted.type != values.type:
+        values = values.cast(wanted.type)
     return pc.equal(values, wanted).fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _scalar(kind: pa.DataType, value: str) -> pa.Scalar | None:
+    """A value as a column of this type holds it, text for any other type; None where it cannot."""
+    try:
+        if pa.types.is_boolean(kind):
+            lowered = value.lower()
+            return pa.scalar(lowered in _TRUE) if lowered in _TRUE | _FALSE else None
+        if pa.types.is_integer(kind):
+            return pa.scalar(int(value), kind)
+        if pa.types.is_floating(kind):
+            return pa.scalar(float(value), kind)
+    except (ValueError, OverflowError):
+        return None
+    return pa.scalar(value, pa.large_string())
 
 
 def _available(values: pa.Array) -> str:

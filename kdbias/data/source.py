@@ -113,6 +113,10 @@ class Source:
                 columns.setdefault(original, columns[name])
         return columns
 
+    def types(self) -> dict[str, pa.DataType]:
+        """The type of each column."""
+        return {name: values.type for name, values in self.columns().items()}
+
     def select(self, rows: np.ndarray) -> "Source":
         """The samples at these positions (int), or where this mask is true (bool), in that order."""
         rows = np.asarray(rows)

@@ -15,6 +15,7 @@ from typing import Any
 
 from kdbias import progress
 from kdbias.data import open_data
+from kdbias.data.filters import spelled
 from kdbias.device import resolve_device
 from kdbias.embedding.engine import run_teacher, take_precomputed, write_units
 from kdbias.embedding.plan import Plan, rank_and_world
@@ -129,7 +130,7 @@ def embed(
         "precision": precision,
         "store": store,
         "flip": flip,
-        "where": list(where),
+        "where": spelled(where, source.types()),
         "rows_per_part": rows_per_part,
         **{name: column for name, column in columns.items() if column is not None},
     }

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdbias.data.filters import spelled
 from kdbias.errors import KdbiasError
 from kdbias.losses import build_loss, needs_equal_dim
 from kdbias.networks import build_network
@@ -102,8 +103,9 @@ def train(
         reproducible(cfg, processes.device),
     ):
         samples = open_training_set(Path(data), cfg, processes)
+        identity = cfg.identity() | {"where": spelled(cfg.where, samples.source.types())}
         run = processes.on_main(
-            lambda: _open_run(output, cfg.identity(), samples.inputs, resume=resume, overwrite=overwrite)
+            lambda: _open_run(output, identity, samples.inputs, resume=resume, overwrite=overwrite)
         )
         if run.state == "finished":
             say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
-from kdbias.data.filters import matching
+from kdbias.data.filters import matching, spelled
 from kdbias.errors import KdbiasError
 
 
@@ -51,6 +51,31 @@ TABLE = Columns(
 )
 def test_conditions(where, rows):
     assert matching(TABLE, where).nonzero()[0].tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (["seen=yes"], ["seen = TRUE"], True),
+        (["cam=01", "split=train"], ["split=train", "cam=1"], True),
+        (["score=1", "score=1.0"], ["score=1e0"], True),
+        (["split=yes"], ["split=true"], False),
+        (["seen=yes"], ["seen!=yes"], False),
+        (["note="], ["note=None"], False),
+        (["unknown=1"], ["unknown=01"], False),
+    ],
+)
+def test_conditions_that_mean_the_same_are_spelled_the_same(one, other, same):
+    types = {name: values.type for name, values in TABLE.columns().items()}
+    assert (spelled(one, types) == spelled(other, types)) is same
+
+
+@pytest.mark.parametrize(
+    "where", [["seen=yes"], ["cam=01", "split=train"], ["half=1.1"], ["note=a=b"], ["note!="]]
+)
+def test_conditions_keep_their_meaning_as_they_are_spelled(where):
+    types = {name: values.type for name, values in TABLE.columns().items()}
+    assert matching(TABLE, spelled(where, types)).tolist() == matching(TABLE, where).tolist()
 
 
 def test_no_conditions():

@@ -171,6 +171,8 @@ def test_where_and_float32(images, teacher, tmp_path) -> None:
     assert_table_is(tmp_path / "out", vectors)
     stored = pa.parquet.read_schema(tmp_path / "out" / "part-00000.parquet").field("embedding").type
     assert stored.value_type == pa.float32()
+    again = run(images, tmp_path / "out", teacher, where=[" label = b", "label=b"], store="float32")
+    assert again.state == "already finished"  # other words for the same rows
 
 
 def test_plan_writes_nothing(images, teacher, tmp_path, capsys) -> None:

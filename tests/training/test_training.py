@@ -113,6 +113,10 @@ def test_the_same_call_again_does_nothing_and_another_is_refused_by_key(lab: Any
     with pytest.raises(KdbiasError, match="input weights"):
         lab.run(tmp_path / "run", weights=None)
     assert not lab.run(tmp_path / "run", epochs=1, overwrite=True).already_finished
+    chosen = {"where": ["label!=class-1", "label=class-0"], "weights": None, "epochs": 1}
+    lab.run(tmp_path / "some", **chosen)
+    chosen["where"] = ["label = class-0", "label != class-1"]  # other words for the same rows
+    assert lab.run(tmp_path / "some", **chosen).already_finished
 
 
 def test_the_written_config_repeats_the_run(lab: Any, tmp_path: Path) -> None:
