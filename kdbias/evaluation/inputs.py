@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
@@ -35,8 +36,8 @@ def model_inputs(
     model: str | os.PathLike[str],
     data: str | os.PathLike[str] | None,
     embedding: Mapping[str, Any],
-) -> dict[str, str]:
-    """Fingerprint of what is judged: of a table, or of a network and its data.
+) -> tuple[dict[str, str], dict[str, pa.DataType]]:
+    """What is judged, a table or a network and its data: fingerprints, and the types of its columns.
 
     Args:
         embedding: options of :func:`kdbias.embed` by name, None where not given.
@@ -52,13 +53,19 @@ def model_inputs(
             raise KdbiasError(
                 f"{model} is no embedding table; to judge a teacher spec or a run give --data DATA too"
             )
-        return {"model": fingerprint(model)}
+        return {"model": fingerprint(model)}, column_types(model)
     from kdbias.data import open_data
 
     source = open_data(str(data), **{name: embedding[name] for name in READING if embedding.get(name)})
     device = embedding.get("device") or "auto"
     network = network_fingerprint(teacher_spec(model), device, embedding.get("id_column"))
-    return {"model": network, "data": source.fingerprint}
+    return {"model": network, "data": source.fingerprint}, source.types()
+
+
+def column_types(path: str | os.PathLike[str]) -> dict[str, pa.DataType]:
+    """The type of each column of an embedding table."""
+    schema = pq.read_schema(EmbeddingTable.open(path).parts[0])
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
 def teacher_spec(model: str | os.PathLike[str]) -> str:

@@ -26,10 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbias.errors import KdbiasError
+from kdbias.data.filters import spelled
+from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.case import Case, Embeddings, read_embeddings
 from kdbias.evaluation.inputs import (
+    column_types,
     embed_model,
     input_fingerprints,
     model_inputs,
@@ -213,19 +215,38 @@ def evaluate(
         "flip": flip or None,
     }
     running = {"precision": precision, "device": device, "batch_size": batch_size, "workers": workers}
+    judged, types = model_inputs(model, data, reading | running)
     config = {
         "protocol": protocol,
-        "where": list(where),
-        "gallery_where": list(gallery_where),
+        "where": spelled(where, types),
+        "gallery_where": spelled(gallery_where, types if gallery is None else column_types(gallery)),
         "group_by": list(group_by),
         "options": {name: value for name, value in options.items() if name not in paths},
         "bootstrap": bootstrap,
         "seed": seed,
-        "model": str(model) if data is not None else None,
         "embedding": None if data is None else {**reading, "root": None, "precision": precision or "fp32"},
     }
-    inputs = model_inputs(model, data, reading | running) | input_fingerprints(paths)
-    run = Run.open(output, _STAGE, config, inputs, overwrite)
+    inputs = judged | input_fingerprints(paths)
+
+    def read(table: str | os.PathLike[str]) -> Case:
+        flips = "flip" in judge.READS
+        if gallery is None and gallery_where:
+            others: Embeddings | None = read_embeddings(table, gallery_where, flips)
+        else:
+            others = None if gallery is None else read_embeddings(gallery, gallery_where)
+        return Case(
+            model=read_embeddings(table, where if data is None or gallery_where else (), flips),
+            reference=None if reference is None else read_embeddings(reference),
+            gallery=others,
+            options=options,
+        )
+
+    try:
+        run = Run.open(output, _STAGE, config, inputs, overwrite)
+    except ConfigChangedError:
+        if data is None:
+            read(model)  # what is wrong in itself is named before what has changed
+        raise
     if run.state == "finished":
         say(f"{run.out} is finished already; nothing to do")
         return EvaluationResult(read_metrics(run.out), run.out)
@@ -235,17 +256,7 @@ def evaluate(
             # With a gallery from the same data all of it is embedded, else only what is judged.
             embedding = reading | running | {"where": () if gallery_where else where}
             table = embed_model(data, run.out / "embeddings", str(model), embedding)
-        flips = "flip" in judge.READS
-        if gallery is None and gallery_where:
-            others: Embeddings | None = read_embeddings(table, gallery_where, flips)
-        else:
-            others = None if gallery is None else read_embeddings(gallery, gallery_where)
-        case = Case(
-            model=read_embeddings(table, where if data is None or gallery_where else (), flips),
-            reference=None if reference is None else read_embeddings(reference),
-            gallery=others,
-            options=options,
-        )
+        case = read(table)
         say(f"evaluate: {protocol}, {case.model.n:,} x {case.model.d} float32 on the CPU, from {table}")
         outcome = judge.judge(case)
         facts = measured(judge, outcome, group_by, bootstrap, seed)
@@ -268,7 +279,8 @@ def evaluate(
     document["seconds"] = round(time.monotonic() - started, 3)
     write_table(run.out / UNITS, unit_table(outcome, group_by), document)
     write_json(run.out / METRICS, document)
-    run.finish(document["counts"], document["seconds"], plots=document["plots"])
+    named = {} if data is None else {"model": str(model), "data": str(data)}
+    run.finish(document["counts"], document["seconds"], plots=document["plots"], paths=named)
     return EvaluationResult(document, run.out)
 
 

@@ -279,7 +279,7 @@ def _read_evaluation(
 ) -> Evaluation:
     """An evaluation names its run itself, or judged an embedding table that the run, as teacher, made."""
     record, metrics = read_record(place), read_metrics(place)
-    named, by = (record.get("config") or {}).get("model"), place
+    named, by = (record.get("paths") or {}).get("model"), place
     if named is None:
         judged = (record.get("inputs") or {}).get("model")
         table = next((e for e in embeddings if e.fingerprint == judged), None)

@@ -105,7 +105,7 @@ def judged_by(evaluation: Evaluation) -> str:
     """What an evaluation judged, by name."""
     if evaluation.run is not None:
         return evaluation.run.path.name
-    return str((evaluation.record.get("config") or {}).get("model") or evaluation.path.name)
+    return str((evaluation.record.get("paths") or {}).get("model") or evaluation.path.name)
 
 
 def _estimates(groups: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -101,6 +101,25 @@ def test_same_command_again_does_nothing_and_another_is_refused(digits, capsys):
     assert other.document["metrics"]["knn_accuracy"]["low"] is not None
 
 
+def test_a_mistake_is_named_before_that_the_command_differs(digits):
+    evaluate(digits / "model", digits / "out", bootstrap=0)
+    with pytest.raises(KdbiasError, match=r"parity=odder: no sample has this value"):
+        evaluate(digits / "model", digits / "out", bootstrap=0, where=["parity=odder"])
+    with pytest.raises(KdbiasError, match=r"made differently \(where: \[\] -> \['parity=odd'\]\)"):
+        evaluate(digits / "model", digits / "out", bootstrap=0, where=["parity=odd"])
+
+
+def test_conditions_that_mean_the_same_are_the_same_command(digits, capsys):
+    model = EmbeddingTable.open(digits / "model")
+    seen = {"seen": pa.array([i % 3 > 0 for i in range(model.n)])}
+    write_embedding_table(digits / "some", model.ids(), model.vectors(), model.labels(), seen)
+    call = dict(gallery=digits / "some", bootstrap=0)
+    first = evaluate(digits / "some", digits / "out", where=["seen=yes"], gallery_where=["seen=1"], **call)
+    assert first.document["config"]["where"] == ["seen=true"]
+    evaluate(digits / "some", digits / "out", where=["seen=true"], gallery_where=["seen=TRUE"], **call)
+    assert "finished already" in capsys.readouterr().err
+
+
 def test_starting_over_removes_the_run_s_own_plots_and_no_others(digits):
     out = digits / "out"
     evaluate(digits / "model", out, protocol="knn", bootstrap=0)

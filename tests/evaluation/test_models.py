@@ -11,6 +11,7 @@ from PIL import Image
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import evaluate
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import read_json
 
 PIXELS = """
 import numpy as np
@@ -68,6 +69,16 @@ def test_images_are_embedded_and_judged_in_one_call(folder, teacher, tmp_path, c
     (folder / "person0" / "0.png").rename(folder / "person0" / "other.png")
     with pytest.raises(KdbiasError, match="input data"):
         evaluate(teacher, tmp_path / "out", **call)
+
+
+def test_a_model_that_was_moved_is_the_same_model(folder, teacher, tmp_path, capsys):
+    call = dict(protocol="knn", data=folder, device="cpu", workers=0, k=3, bootstrap=0)
+    first = evaluate(teacher, tmp_path / "out", **call)
+    assert read_json(tmp_path / "out" / "run.json")["paths"] == {"model": teacher, "data": str(folder)}
+    (tmp_path / "moved.py").write_text(PIXELS)
+    again = evaluate(f"python:{tmp_path / 'moved.py'}:factory", tmp_path / "out", **call)
+    assert again.document == first.document
+    assert "finished already" in capsys.readouterr().err
 
 
 def test_a_changed_side_car_is_another_model(folder, tmp_path):

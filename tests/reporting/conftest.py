@@ -176,7 +176,7 @@ def _write_run(out: Path, manifest: Path, seed: int) -> None:
 
 def _write_evaluation(root: Path, scheme: str, seed: int) -> None:
     out = root / "evaluations" / f"{scheme}-{seed}"
-    config = {"model": str(root / "students" / f"{scheme}-{seed}"), "protocol": "knn"}
+    config = {"protocol": "knn"}
     run = Run.open(out, "evaluate", config, {"model": "m"})
 
     def estimate(value: float) -> dict[str, float]:
@@ -195,4 +195,4 @@ def _write_evaluation(root: Path, scheme: str, seed: int) -> None:
         "groups": {},
     }
     write_json(out / "metrics.json", document)
-    run.finish({"samples": N}, 0.1)
+    run.finish({"samples": N}, 0.1, paths={"model": str(root / "students" / f"{scheme}-{seed}")})

@@ -28,7 +28,7 @@ def evaluation(outputs, tmp_path):
     folder = tmp_path / "ver"
     shutil.copytree(outputs["evaluations"] / "natural-0", folder)
     record = read_json(folder / "run.json")
-    write_json(folder / "run.json", {**record, "config": {"model": "faces"}})
+    write_json(folder / "run.json", {**record, "paths": {"model": "faces"}})
     found = read_json(folder / "metrics.json")
     found["groups"] = {
         "gender": {
@@ -91,7 +91,7 @@ def test_many_students_are_put_together_by_scheme(outputs, tmp_path):
         write_json(file, {**read_json(file), "groups": {"frequency": {"tail": tail}}})
         record = file.with_name("run.json")
         moved = read_json(record)
-        moved["config"]["model"] = str(tmp_path / "all" / "students" / file.parent.name)
+        moved["paths"]["model"] = str(tmp_path / "all" / "students" / file.parent.name)
         write_json(record, moved)
     report(tmp_path / "all", tmp_path / "r.html", pictures=0)
     html = (tmp_path / "r.html").read_text()

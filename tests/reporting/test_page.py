@@ -204,7 +204,7 @@ def test_an_evaluation_of_a_table_is_linked_to_the_run_that_made_it(outputs, tmp
     write_json(moved / "emb" / "run.json", {**table, "teacher": f"run:{made_by}"})
     file = moved / "evaluations" / "equilibrium-1" / "run.json"
     record = read_json(file)
-    judged = {"config": {**record["config"], "model": None}, "inputs": {"model": table["fingerprint"]}}
+    judged = {"paths": {}, "inputs": {"model": table["fingerprint"]}}
     write_json(file, {**record, **judged})
     linked = [e.run.path for e in collect([moved]).evaluations if e.path == file.parent]
     assert linked == [made_by]
@@ -215,7 +215,7 @@ def test_links_survive_moving_the_whole_folder(outputs, tmp_path):
     shutil.copytree(outputs.root, moved)
     for record in moved.glob("evaluations/*/run.json"):  # as if the first place were gone
         document = read_json(record)
-        document["config"]["model"] = document["config"]["model"].replace(str(outputs.root), "/gone")
+        document["paths"]["model"] = document["paths"]["model"].replace(str(outputs.root), "/gone")
         write_json(record, document)
     found = collect([moved])
     assert all(e.run is not None and e.run.path.is_relative_to(moved) for e in found.evaluations)

@@ -36,7 +36,7 @@ def work(outputs, tmp_path):
     inputs = {"data": open_data(str(root / "data.parquet")).fingerprint}
     write_json(root / "emb" / "run.json", {**record, "data": "data.parquet", "inputs": inputs})
     run = root / "evaluations" / "natural-0" / "run.json"
-    write_json(run, {**read_json(run), "config": {"model": "run:students/natural-0"}})
+    write_json(run, {**read_json(run), "paths": {"model": "run:students/natural-0"}})
     return root
 
 
