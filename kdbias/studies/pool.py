@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +19,7 @@ from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
 
 Task = tuple[str, Callable[[], Any]]
+_MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
 Outcome = tuple[float, str | None, bool]
 
 
@@ -65,7 +68,8 @@ class Workers:
         while todo or running:
             while todo and len(running) < self.count:
                 i, worker = todo.popleft(), self._worker(networks)
-                running[worker.submit(_timed, tasks[i][1])] = i, worker
+                with _sigint_blocked():
+                    running[worker.submit(_timed, tasks[i][1])] = i, worker
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 i, worker = running.pop(future)
                 try:
@@ -86,10 +90,24 @@ class Workers:
         return failed
 
 
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """A process that starts in this block inherits it: Ctrl-C waits until the process can take it."""
+    if not _MASKS:
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _timed(task: Callable[[], Any]) -> Outcome:
     """Seconds, the error if there was one, and whether this process may run the next task."""
     began = time.perf_counter()
     error, sound = None, True
+    waiting = signal.signal(signal.SIGINT, signal.default_int_handler)
     with quiet():
         try:
             task()
@@ -98,10 +116,15 @@ def _timed(task: Callable[[], Any]) -> Outcome:
         except Exception as accident:  # a device that failed once may fail every later task of the process
             reason = str(accident).partition("\n")[0]
             error, sound = ": ".join(filter(None, (type(accident).__name__, reason))), False
+        finally:
+            signal.signal(signal.SIGINT, waiting)
     return time.perf_counter() - began, error, sound
 
 
 def _begin_worker(threads: int, networks: bool) -> None:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # starting or idle: the parent says it in one line
+    if _MASKS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from threadpoolctl import threadpool_limits
 
     threading.Thread(target=_end_with_parent, daemon=True).start()

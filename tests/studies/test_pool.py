@@ -1,13 +1,17 @@
 """Tasks in worker processes: one that fails, however it does, leaves the others their turn."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from kdbias.studies.pool import Workers
+from kdbias.studies.pool import Workers, _sigint_blocked
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -36,3 +40,26 @@ def test_an_interrupt_ends_them_all(tmp_path):
     with pytest.raises(KeyboardInterrupt), Workers(1, 1) as workers:
         workers.run("run", tasks, networks=False)
     assert not late.exists()
+
+
+def test_an_interrupt_ends_an_idle_worker_without_a_word(tmp_path, capfd):
+    with Workers(1, 1) as workers:
+        workers.run(
+            "run", [("pid", partial(shutil.copy, "/proc/self/stat", tmp_path / "stat"))], networks=False
+        )
+        pid = int((tmp_path / "stat").read_text().split()[0])
+        capfd.readouterr()
+        os.kill(pid, signal.SIGINT)
+        until = time.monotonic() + 30
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_process_that_starts_holds_interrupts_until_it_is_ready():
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with _sigint_blocked():
+        started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert started.stdout == "True\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
