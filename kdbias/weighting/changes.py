@@ -243,7 +243,7 @@ def _cells(table: pa.Table) -> list[list[str]]:
 
 
 def _cell(name: str, value: Any) -> str:
-    if value is None:
+    if value is None or value == "":
         return "(none)" if name in ("value", "label") else "n/a"
     if name.startswith("share"):
         return f"{100 * value:.1f} %"

@@ -73,7 +73,7 @@ def test_the_summary_shows_groups_before_labels_and_every_sample_asked_for(tmp_p
         tmp_path / "w.parquet",
         sample_id=[f"s{i:02d}" for i in range(n)],
         label=[f"who{i // 2:02d}" for i in range(n)],
-        gender=["F" if i % 3 else None for i in range(n)],
+        gender=["F" if i % 3 else "" for i in range(n)],
         weight=np.linspace(0.5, 1.5, n),
     )
     changes = what_changed(manifest, top=15)
