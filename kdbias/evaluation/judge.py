@@ -29,7 +29,7 @@ from typing import Any
 from kdbias.data.filters import spelled
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.evaluation import PROTOCOLS
-from kdbias.evaluation.case import Case, Embeddings, read_embeddings
+from kdbias.evaluation.case import Case, Embeddings, Outcome, read_embeddings
 from kdbias.evaluation.inputs import (
     column_types,
     embed_model,
@@ -241,6 +241,15 @@ def evaluate(
             options=options,
         )
 
+    def answer(table: str | os.PathLike[str]) -> tuple[Outcome, dict[str, Any]]:
+        case = read(table)
+        say(f"evaluate: {protocol}, {case.model.n:,} x {case.model.d} float32 on the CPU, from {table}")
+        outcome = judge.judge(case)
+        return outcome, measured(judge, outcome, group_by, bootstrap, seed)
+
+    # What starts over removes the old answer only once there is a new one.
+    replaces = overwrite and data is None and (Path(output) / METRICS).exists()
+    found = answer(model) if replaces else None
     try:
         run = Run.open(output, _STAGE, config, inputs, overwrite)
     except ConfigChangedError:
@@ -256,10 +265,7 @@ def evaluate(
             # With a gallery from the same data all of it is embedded, else only what is judged.
             embedding = reading | running | {"where": () if gallery_where else where}
             table = embed_model(data, run.out / "embeddings", str(model), embedding)
-        case = read(table)
-        say(f"evaluate: {protocol}, {case.model.n:,} x {case.model.d} float32 on the CPU, from {table}")
-        outcome = judge.judge(case)
-        facts = measured(judge, outcome, group_by, bootstrap, seed)
+        outcome, facts = found or answer(table)
     except KdbiasError:
         run.forget()
         raise

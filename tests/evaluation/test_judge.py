@@ -109,6 +109,14 @@ def test_a_mistake_is_named_before_that_the_command_differs(digits):
         evaluate(digits / "model", digits / "out", bootstrap=0, where=["parity=odd"])
 
 
+def test_a_mistake_in_starting_over_removes_nothing(digits):
+    first = evaluate(digits / "model", digits / "out", bootstrap=0)
+    for mistake in ({"group_by": ["shoe"]}, {"where": ["parity=odder"]}, {"protocol": "fidelity"}):
+        with pytest.raises(KdbiasError):
+            evaluate(digits / "model", digits / "out", bootstrap=0, overwrite=True, **mistake)
+    assert evaluate(digits / "model", digits / "out", bootstrap=0).document == first.document
+
+
 def test_conditions_that_mean_the_same_are_the_same_command(digits, capsys):
     model = EmbeddingTable.open(digits / "model")
     seen = {"seen": pa.array([i % 3 > 0 for i in range(model.n)])}
