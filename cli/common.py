@@ -99,11 +99,17 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
+def seed(of: str) -> Callable[[Any], Any]:
+    """The seed of something that is drawn at random."""
+    return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=f"Seed of {of}.")
+
+
 output_folder = click.option("-o", "--output", required=True, metavar="OUT", help="Folder to write.")
 overwrite = click.option("--overwrite", is_flag=True, help="Start over where the output exists already.")
 device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
 )
+threads = click.option("--threads", type=click.IntRange(1), help="CPU threads [all].")
 root = click.option("--root", metavar="DIR", help="Data root for relative paths [the data's own].")
 where = click.option(
     "--where",

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options
+from kdbias.cli.common import StageCommand, options, seed
 
 
 class _TwoSided(StageCommand):
@@ -30,7 +30,7 @@ class _TwoSided(StageCommand):
     ),
     click.option("-o", "--output", metavar="FILE.json", help="Write the comparison there."),
     click.option("--bootstrap", default=1000, show_default=True, type=click.IntRange(100), help="Resamples."),
-    click.option("--seed", default=0, show_default=True, help="Seed of the resampling."),
+    seed("the resampling"),
 )
 def command(**parameters: Any) -> Any:
     """Say whether the difference B - A of evaluations is real, with 95 % intervals.

@@ -1,5 +1,6 @@
 """kdbias evaluate"""
 
+import math
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from kdbias.cli.common import (
     output_folder,
     overwrite,
     root,
+    seed,
     where,
 )
 from kdbias.evaluation import PROTOCOLS
@@ -28,9 +30,12 @@ class _Listed(click.ParamType):
         if not isinstance(value, str):
             return value
         try:
-            return tuple(self.kind(part) for part in value.split(","))
+            numbers = tuple(self.kind(part) for part in value.split(","))
         except ValueError:
+            numbers = ()
+        if not numbers or not all(map(math.isfinite, numbers)):
             self.fail(f"{value!r} is not a list of numbers with commas between them", param, ctx)
+        return numbers
 
 
 @click.command("evaluate", cls=StageCommand)
@@ -100,7 +105,7 @@ class _Listed(click.ParamType):
     click.option(
         "--bootstrap", type=click.IntRange(0), help="Resamples behind the intervals [1,000]; 0 for none."
     ),
-    click.option("--seed", default=0, show_default=True, help="Seed of the resampling."),
+    seed("the resampling"),
     click.option("--device", metavar="auto|cpu|cuda[:N]", help="--data: where to embed [auto]."),
     click.option("--batch-size", type=click.IntRange(1), help="--data: images a batch [64]."),
     click.option(

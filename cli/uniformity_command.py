@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, device, options, output_folder, overwrite
+from kdbias.cli.common import StageCommand, device, options, output_folder, overwrite, seed, threads
 
 
 @click.command("uniformity", cls=StageCommand)
@@ -44,7 +44,7 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
     click.option(
         "--memory", default="4GiB", show_default=True, metavar="SIZE", help="Most extra memory to take."
     ),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads [all]."),
+    threads,
     click.option(
         "--group-by", multiple=True, metavar="COLUMN", help="Report by this column, too; repeatable."
     ),
@@ -56,9 +56,7 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
         help="At which bandwidths to search the best re-weighting; auto: all up to 16,384 samples.",
     ),
     click.option("--keep-neighbors", is_flag=True, help="Write neighbors.parquet."),
-    click.option(
-        "--seed", default=0, show_default=True, type=int, help="Seed of the samples that are drawn."
-    ),
+    seed("the samples that are drawn"),
     overwrite,
 )
 def command(**parameters: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from kdbias.cli.common import StageCommand, options, overwrite
+from kdbias.cli.common import StageCommand, options, overwrite, threads
 
 METHODS = (
     "natural",
@@ -76,8 +76,8 @@ class _Numbers(click.ParamType):
         "--max-seconds", type=float, help="equilibrium: stop by then, with the gap that was reached."
     ),
     click.option("--memory", metavar="SIZE", help="equilibrium: most extra memory to take [4GiB]."),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads [all]."),
-    click.option("--seed", type=int, help="cluster-balanced: of the clusters [0]."),
+    threads,
+    click.option("--seed", type=click.IntRange(0), help="cluster-balanced: of the clusters [0]."),
     click.option(
         "--frontier",
         is_flag=True,

@@ -1,9 +1,11 @@
-"""Which device a stage computes on, and how many bytes it may take."""
+"""Which device a stage computes on, in how many threads, and how many bytes it may take."""
 
 import re
 
 from kdbias.errors import KdbiasError
 
+MOST_PARALLEL = 4096
+"""Threads or processes that one machine may be asked for."""
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -38,6 +40,12 @@ def resolve_device(name: str = "auto") -> str:
             f"device {name!r} was asked for, but torch sees {count} CUDA device(s); use --device cpu"
         )
     return f"cuda:{index}"
+
+
+def check_parallel(option: str, count: int | None, least: int = 1) -> None:
+    """Refuse a number of threads or processes that no machine can run; None leaves it open."""
+    if count is not None and not least <= count <= MOST_PARALLEL:
+        raise KdbiasError(f"--{option} is {count}, should be from {least} to {MOST_PARALLEL:,}")
 
 
 def parse_bytes(text: str | int) -> int:

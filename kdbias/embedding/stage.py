@@ -16,7 +16,7 @@ from typing import Any
 from kdbias import progress
 from kdbias.data import open_data
 from kdbias.data.filters import spelled
-from kdbias.device import resolve_device
+from kdbias.device import check_parallel, resolve_device
 from kdbias.embedding.engine import run_teacher, take_precomputed, write_units
 from kdbias.embedding.plan import Plan, rank_and_world
 from kdbias.embedding.units import Parts, disk_errors, open_run
@@ -193,11 +193,8 @@ def _check_options(store: str, on_error: str, batch_size: int, workers: int, row
         raise KdbiasError(f"--store is {store!r}, should be float16 or float32")
     if on_error not in ("skip", "fail"):
         raise KdbiasError(f"--on-error is {on_error!r}, should be skip or fail")
-    for name, value, least in (
-        ("batch-size", batch_size, 1),
-        ("workers", workers, 0),
-        ("rows-per-part", rows_per_part, 1),
-    ):
+    check_parallel("workers", workers, 0)
+    for name, value, least in (("batch-size", batch_size, 1), ("rows-per-part", rows_per_part, 1)):
         if value < least:
             raise KdbiasError(f"--{name} is {value}, should be at least {least}")
 

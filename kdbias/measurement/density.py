@@ -15,6 +15,9 @@ GRID = tuple(float(f"{(1.0, 1.25, 1.6)[i % 3] * 2.0 ** (i // 3 - 1):g}") for i i
 
 _QUERIES = 1024
 _COLUMNS = 32_768
+# Below, float32 hardly tells exp(-t |x - y|^2) from 1; beyond, cosines that are rounded to float32 are not
+# exact enough for it any more, and the null's series gets long.
+_BANDWIDTHS = (1e-3, 1e3)
 _FALLBACK = 2.0  # Wang & Isola's default, where the data do not prefer any bandwidth
 
 
@@ -37,7 +40,7 @@ def parse_bandwidths(t: str | float | Sequence[float]) -> list[float] | None:
     """``"auto"`` -> None; ``"2,5,10"``, a number or a sequence of numbers -> distinct floats in that order.
 
     Raises:
-        KdbiasError: something that is not a finite number > 0.
+        KdbiasError: something that is not a number from 0.001 to 1,000.
     """
     if isinstance(t, str):
         if t.strip().lower() == "auto":
@@ -49,10 +52,19 @@ def parse_bandwidths(t: str | float | Sequence[float]) -> list[float] | None:
         values = [float(part) for part in parts]  # type: ignore[arg-type]
     except (TypeError, ValueError):
         values = []
-    if not values or not all(v > 0 and math.isfinite(v) for v in values):
-        raise KdbiasError(f"--t {t!r} is neither auto nor a list of numbers > 0 such as 2,5,10")
+    if not values:
+        raise KdbiasError(f"--t {t!r} is neither auto nor a list of numbers such as 2,5,10")
+    for value in values:
+        check_bandwidth(value)
     # Columns are named by six digits; two bandwidths that differ by less are the same.
     return list(dict.fromkeys(float(f"{v:g}") for v in values))
+
+
+def check_bandwidth(t: float) -> None:
+    """Refuse a bandwidth at which float32 measures nothing."""
+    least, most = _BANDWIDTHS
+    if not least <= t <= most:
+        raise KdbiasError(f"--t {t:g} is not a bandwidth from {least:g} to {most:g}, such as 2, 5 or 10")
 
 
 def choose_bandwidths(

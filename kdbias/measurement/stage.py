@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.device import parse_bytes, resolve_device
+from kdbias.device import check_parallel, parse_bytes, resolve_device
 from kdbias.errors import KdbiasError
 from kdbias.measurement.density import ESTIMATORS, parse_bandwidths
 from kdbias.measurement.distribution import Scheme
@@ -116,8 +116,7 @@ def uniformity(
     table = EmbeddingTable.open(embeddings)
     k = _neighbour_count(k, table.n)
     asked = parse_bandwidths(t)
-    if threads is not None and threads < 1:
-        raise KdbiasError(f"--threads {threads} is not a number >= 1")
+    check_parallel("threads", threads)
     _require_known("--search", search, SEARCHES)
     if estimator is not None:
         _require_known("--estimator", estimator, ESTIMATORS)

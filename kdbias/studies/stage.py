@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdbias.device import check_parallel
 from kdbias.errors import KdbiasError
 from kdbias.progress import say
 from kdbias.studies.cases import Case, build_case
@@ -76,8 +77,8 @@ def study(
         KdbiasError: a description that is wrong, names in `only` or `rounds` that it lacks, data that cannot
             be read, or all runs failed.
     """
-    if workers < 1 or threads < 1:
-        raise KdbiasError(f"workers = {workers}, threads = {threads}; both should be at least 1")
+    check_parallel("threads", threads)
+    check_parallel("workers", workers)
     wanted = read_description(description)
     _check_names(wanted, only, rounds)
     plan = Plan(wanted, Path(output), Machine(device, threads), tuple(only))

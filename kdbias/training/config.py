@@ -8,12 +8,14 @@ file.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
 from kdbias.tables.files import atomic_path, read_toml
 
@@ -109,8 +111,11 @@ class TrainingConfig:
             put(self, "weight_decay", {"sgd": 5e-4, "adamw": 0.05}.get(self.optimizer))
         for f in fields(self):
             _check(f, getattr(self, f.name))
-        if self.ema >= 1:
-            raise KdbiasError(f"train: ema is {self.ema}, should be below 1, for example 0.999")
+        for name, example in (("ema", 0.999), ("momentum", 0.9)):
+            if getattr(self, name) >= 1:
+                raise KdbiasError(
+                    f"train: {name} is {getattr(self, name)}, should be below 1, for example {example}"
+                )
         self._refuse_idle()
 
     def _refuse_idle(self) -> None:
@@ -193,6 +198,16 @@ _NOT_NEGATIVE = (
 )
 
 
+_MOST = {
+    "dim": 65_536,
+    "epochs": 1_000_000,
+    "seed": 2**63 - 1,
+    "threads": MOST_PARALLEL,
+    "workers": MOST_PARALLEL,
+}
+_LARGEST_SIDE = 16_384
+
+
 def _check(f: Field[Any], value: Any) -> None:
     choices = f.metadata["choices"]
     if choices and value not in choices:
@@ -203,6 +218,10 @@ def _check(f: Field[Any], value: Any) -> None:
         whole = "int" in str(f.type)
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             raise KdbiasError(f"train: {f.name} is {value!r}, should be a {'whole ' if whole else ''}number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise KdbiasError(f"train: {f.name} is {value}, should be finite")
+        if value > _MOST.get(f.name, value):
+            raise KdbiasError(f"train: {f.name} is {value}, should be at most {_MOST[f.name]:,}")
         if not (value > 0 if f.name in _POSITIVE else value >= 0):
             least = "above 0" if f.name in _POSITIVE else "at least 0"
             raise KdbiasError(f"train: {f.name} is {value}, should be {least}")
@@ -235,8 +254,11 @@ def _size(value: Any) -> tuple[int, int] | None:
         raise KdbiasError(
             f"train: image_size is {value!r}, should be N or HxW, for example 112 or 256x128"
         ) from None
-    if min(height, width) < 1:
-        raise KdbiasError(f"train: image_size is {height}x{width}, both sides should be at least 1")
+    if not 1 <= min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+        raise KdbiasError(
+            f"train: image_size is {height}x{width}, both sides should be at least 1 and at most "
+            f"{_LARGEST_SIDE:,}"
+        )
     return height, width
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias import progress
+from kdbias.device import check_parallel, parse_bytes
 from kdbias.errors import KdbiasError
+from kdbias.measurement.density import check_bandwidth
 from kdbias.measurement.distribution import bandwidth_entry, rectify
 from kdbias.measurement.text import aligned, rectified
 from kdbias.sphere.equilibrium import solve
@@ -27,7 +29,7 @@ from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.frontier_figure import write_figure
 from kdbias.weighting.hygiene import tempered
 from kdbias.weighting.measurements import EmbeddingSource, chosen_bandwidth
-from kdbias.weighting.request import require_bandwidth, require_tolerance
+from kdbias.weighting.request import require_tolerance
 from kdbias.weighting.schemes import METHODS
 
 STAGE = "frontier"
@@ -141,10 +143,12 @@ def frontier(
         KdbiasError: bad options, or no embeddings.
     """
     began = time.perf_counter()
+    require_tolerance(tolerance)
+    parse_bytes(memory)
+    check_parallel("threads", threads)
     table = read_density(density)
     t = chosen_bandwidth(table) if t is None else t
-    require_bandwidth(t)
-    require_tolerance(tolerance)
+    check_bandwidth(t)
     wanted = _methods(methods)
     bad = [f for f in floors or () if not 0 <= f <= 1]
     if bad:

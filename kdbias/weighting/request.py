@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kdbias.device import parse_bytes
 from kdbias.errors import KdbiasError
+from kdbias.measurement.density import check_bandwidth
 from kdbias.sphere.solution import Groups
 from kdbias.tables.density_table import DensityTable
 from kdbias.weighting.case import Scheme
@@ -55,13 +57,14 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.t is not None:
-            require_bandwidth(self.t)
+            check_bandwidth(self.t)
         require_tolerance(self.tolerance)
+        parse_bytes(self.memory)
         seconds = self.max_seconds
         if seconds is not None and not 0 <= seconds < np.inf:
-            raise KdbiasError(f"max_seconds {seconds:g} is not a time; choose a number >= 0, or leave it out")
+            raise KdbiasError(f"max_seconds {seconds:g} is not a finite number >= 0; leave it out for none")
         if self.cap is not None and not self.cap < np.inf:
-            raise KdbiasError(f"cap {self.cap:g} limits nothing; leave it out")
+            raise KdbiasError(f"cap {self.cap:g} is not a finite number; leave it out for no limit")
 
     @property
     def min_ess(self) -> float | None:
@@ -136,14 +139,9 @@ def parse_request(
     return request
 
 
-def require_bandwidth(t: float) -> None:
-    if not 0 < t < np.inf:
-        raise KdbiasError(f"t {t:g} is not a bandwidth; choose a number > 0")
-
-
 def require_tolerance(tolerance: float) -> None:
-    if not 0 <= tolerance < np.inf:
-        raise KdbiasError(f"tolerance {tolerance:g} is not a share of the gain; choose a number >= 0")
+    if not 0 < tolerance < np.inf:
+        raise KdbiasError(f"tolerance {tolerance:g} is not a finite number > 0, such as 0.001")
 
 
 def solver_cap(cap: float | None, groups: Groups) -> float | None:

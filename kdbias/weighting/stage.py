@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kdbias import progress
+from kdbias.device import check_parallel
 from kdbias.errors import KdbiasError
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
@@ -89,6 +90,7 @@ def weights(
             manifest made differently (keys named).
     """
     began = time.perf_counter()
+    check_parallel("threads", threads)
     table = read_density(density)
     some = {"t": t, "cap": cap, "tolerance": tolerance, "max_seconds": max_seconds, "memory": memory}
     own = {"seed": seed, "beta": beta, "exponent": exponent, "keep": keep, "clusters": clusters}
