@@ -68,7 +68,7 @@ class TrainingConfig:
     )
 
     epochs: int = _key(20, "passes over the weighted data")
-    batch_size: int = _key(128, "images a step, all processes together")
+    batch_size: int = _key(128, "images a step, all processes together; at most all samples")
     optimizer: str = _key("sgd", "optimiser", "sgd", "adamw")
     lr: float | None = _key(None, "peak learning rate (default: 0.1 for sgd, 0.002 for adamw)")
     momentum: float = _key(0.9, "momentum of sgd")
@@ -77,7 +77,7 @@ class TrainingConfig:
     milestones: tuple[float, ...] = _key(
         (0.5, 0.75, 0.9), "where 'step' divides by 10, in fractions of the run: 0.5 is half-way"
     )
-    warmup: float = _key(1.0, "epochs over which the learning rate rises")
+    warmup: float = _key(1.0, "epochs over which the learning rate rises, at most all")
     clip_grad: float = _key(5.0, "largest gradient norm, 0 for none")
     sampling: str = _key(
         "systematic", "draw: floor or ceil of each weight, or with replacement", "systematic", "iid"
@@ -116,6 +116,11 @@ class TrainingConfig:
                 raise KdbiasError(
                     f"train: {name} is {getattr(self, name)}, should be below 1, for example {example}"
                 )
+        if self.warmup > self.epochs:
+            raise KdbiasError(
+                f"train: warmup is {self.warmup:g} epochs and the run has {self.epochs:,}, so that the "
+                "learning rate would never reach its peak; give a shorter warmup"
+            )
         self._refuse_idle()
 
     def _refuse_idle(self) -> None:

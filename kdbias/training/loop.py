@@ -277,13 +277,14 @@ def _first_line(
     network: nn.Module,
 ) -> str:
     (height, width), channels = samples.preprocessing.size, samples.preprocessing.channels
+    cut = f" (of --batch-size {cfg.batch_size:,}: there are no more)" if batch_size < cfg.batch_size else ""
     together = f", {processes.world_size} processes" if processes.world_size > 1 else ""
     labels = f" of {len(samples.classes):,} classes" if samples.classes else ""
     begun = f" (resuming at step {step:,})" if step else ""
     parameters = sum(p.numel() for p in network.parameters())
     return (
         f"train: {processes.device} {cfg.precision}, {torch.get_num_threads()} threads{together}, "
-        f"batch {batch_size}, {samples.n:,} images {height}x{width}x{channels}{labels}, "
+        f"batch {batch_size}{cut}, {samples.n:,} images {height}x{width}x{channels}{labels}, "
         f"{cfg.epochs} epochs, {steps:,} steps{begun}; "
         f"{cfg.student} ({parameters:,} parameters), loss {cfg.loss}"
     )

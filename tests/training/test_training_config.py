@@ -49,6 +49,7 @@ def test_the_identity_of_a_run_holds_neither_paths_nor_speed() -> None:
         ({"image_size": "12x"}, "should be N or HxW"),
         ({"image_size": [0, 4]}, "at least 1"),
         ({"seed": -1}, "seed is -1, should be at least 0"),
+        ({"warmup": 50, "epochs": 1}, "warmup is 50 epochs and the run has 1, .* shorter warmup"),
         (
             {"milestones": [0.5, "a"], "schedule": "step"},
             "milestones has 'a', should be fractions of the run",

@@ -44,6 +44,13 @@ def flipped(lab: Any, teacher: Path) -> Path:
     return out
 
 
+def test_a_batch_of_more_than_all_samples_is_said_to_be_cut(lab: Any, tmp_path: Path, capsys: Any) -> None:
+    lab.run(tmp_path / "cut", batch_size=1000, epochs=1)
+    assert "batch 45 (of --batch-size 1,000: there are no more), 45 images" in capsys.readouterr().err
+    lab.run(tmp_path / "whole", batch_size=16, epochs=1)
+    assert "batch 16, 45 images" in capsys.readouterr().err
+
+
 def test_a_sum_of_losses_reports_every_summand(lab: Any, tmp_path: Path, capsys: Any) -> None:
     lab.run(tmp_path / "run", loss="l2e+0.05*arcface+rkd", epochs=6, scale=16.0, margin=0.2)
     rows = lab.metrics(tmp_path / "run")
