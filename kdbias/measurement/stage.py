@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.device import check_parallel, parse_bytes, resolve_device
 from kdbias.errors import KdbiasError
@@ -22,9 +24,9 @@ from kdbias.sphere.workers import available_threads
 from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import align
+from kdbias.tables.joins import align, shown
 from kdbias.tables.run_record import Run
-from kdbias.tables.weight_manifest import read_manifest
+from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 
 __all__ = ["UniformityResult", "summary_table", "uniformity"]
 
@@ -180,9 +182,10 @@ def _require_known(option: str, value: str, known: Sequence[str]) -> None:
 def _read_weights(weights: Sequence[str | os.PathLike[str]], table: EmbeddingTable) -> list[Scheme]:
     """The manifests as schemes in the table's order; each must hold exactly the table's samples."""
     schemes: dict[str, Scheme] = {}
-    ids = table.ids() if weights else None
+    ids = table.ids() if weights else pa.array([], pa.large_string())
     for path in weights:
         manifest = read_manifest(path)
+        _refuse_some(manifest, table, ids)
         rows = align(ids, manifest.ids, f"embedding table {table.path}", f"weights {path}")
         if manifest.n != table.n:
             raise KdbiasError(
@@ -197,3 +200,14 @@ def _read_weights(weights: Sequence[str | os.PathLike[str]], table: EmbeddingTab
             raise KdbiasError(f"--weights {path}: another scheme is called {name!r} already; rename the file")
         schemes[name] = Scheme(name, p / p.sum(), str(Path(path)), manifest.fingerprint)
     return list(schemes.values())
+
+
+def _refuse_some(manifest: WeightManifest, table: EmbeddingTable, ids: pa.Array) -> None:
+    """Say how to measure a manifest from which rows were dropped: without them it is of other data."""
+    absent = ids.filter(pc.invert(pc.is_in(ids, value_set=manifest.ids)))
+    if len(absent) and manifest.n + len(absent) == table.n:
+        raise KdbiasError(
+            f"weights {manifest.path} lacks {len(absent):,} of the {table.n:,} samples of embedding table "
+            f"{table.path} ({shown(absent)}); to measure it, keep all rows and give those that are not to be "
+            "drawn the weight 0"
+        )

@@ -125,6 +125,17 @@ def test_uniformity_refuses_what_is_no_table_and_changed_options(work, tmp_path)
     refused(result, "s01", "24", "2 ids")
 
 
+def test_a_manifest_of_some_samples_is_told_how_to_be_measured(work, tmp_path):
+    w = pd.read_parquet(work / "weights.parquet")
+    w[w.sample_id != "s07"].to_parquet(tmp_path / "some.parquet")
+    arguments = ["uniformity", work / "emb", "-o", tmp_path / "o", "--k", 5, "--t", 2, "--weights"]
+    way_out = "keep all rows and give those that are not to be drawn the weight 0"
+    refused(run(*arguments, tmp_path / "some.parquet"), "lacks 1 of the 24 samples", "('s07')", way_out)
+    w.loc[w.sample_id == "s07", "weight"] = 0
+    w.to_parquet(tmp_path / "zero.parquet")
+    assert run(*arguments, tmp_path / "zero.parquet").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("density", "arguments", "fragments"),
     [
