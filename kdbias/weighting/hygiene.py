@@ -35,10 +35,8 @@ class Hygiene:
             raise KdbiasError(
                 f"temper {self.temper:g} must be a number >= 0; 1 leaves the weights as they are"
             )
-        if self.clip is not None and not 1 < self.clip < np.inf:
-            raise KdbiasError(
-                f"clip {self.clip:g} leaves no weights or no limit (their mean is 1); choose one above 1"
-            )
+        if self.clip is not None and not self.clip > 1:
+            raise KdbiasError(f"clip {self.clip:g} leaves no weights (their mean is 1); choose one above 1")
         if self.clip is not None and not self.clip < np.inf:
             raise KdbiasError(f"clip {self.clip:g} limits nothing; leave it out")
         if not 0 <= self.mix <= 1:

@@ -62,9 +62,9 @@ class Request:
         parse_bytes(self.memory)
         seconds = self.max_seconds
         if seconds is not None and not 0 <= seconds < np.inf:
-            raise KdbiasError(f"max_seconds {seconds:g} is not a finite number >= 0; leave it out for none")
+            raise KdbiasError(f"max_seconds {seconds:g} is not a time; choose a number >= 0, or leave it out")
         if self.cap is not None and not self.cap < np.inf:
-            raise KdbiasError(f"cap {self.cap:g} is not a finite number; leave it out for no limit")
+            raise KdbiasError(f"cap {self.cap:g} limits nothing; leave it out")
 
     @property
     def min_ess(self) -> float | None:
@@ -141,7 +141,9 @@ def parse_request(
 
 def require_tolerance(tolerance: float) -> None:
     if not 0 < tolerance < np.inf:
-        raise KdbiasError(f"tolerance {tolerance:g} is not a finite number > 0, such as 0.001")
+        raise KdbiasError(
+            f"tolerance {tolerance:g} is not a share of the gain; choose a number > 0, such as 0.001"
+        )
 
 
 def solver_cap(cap: float | None, groups: Groups) -> float | None:
