@@ -74,9 +74,11 @@ def _flat(
         for first in range(0, n, _QUERIES):
             queries = slice(first, min(n, first + _QUERIES))
             cosines, ids = index.search(x[queries], found)
-            merged = np.concatenate([best[queries], _keys(cosines, ids + start, queries.start)], axis=1)
-            merged.partition(merged.shape[1] - k, axis=1)
-            best[queries] = merged[:, merged.shape[1] - k :]
+            keys = _keys(cosines, ids + start, queries.start)
+            if start or found < k:
+                keys = np.concatenate([best[queries], keys], axis=1)
+            keys.partition(keys.shape[1] - k, axis=1)
+            best[queries] = keys[:, keys.shape[1] - k :]
     return nearest_first(best, k)
 
 
