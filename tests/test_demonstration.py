@@ -1,6 +1,7 @@
 """The demo at a small size, through the installed script: numbers are the files', commands work."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -148,6 +149,21 @@ def test_the_script_expands_to_the_commands(story, out):
     steps = [s.command() for s in all_steps(out, f"{out}/data/demo.toml", range(2), QUICK, MACHINE)]
     assert sorted(typed[:-1]) == sorted(shlex.split(c)[1:] for c in steps)
     assert typed[-1] == ["report", out, "-o", f"{out}/report.html"]
+
+
+def test_the_script_runs_from_anywhere_and_stops_at_the_first_failure(story, tmp_path):
+    moved = shutil.copytree(story[0], tmp_path / "moved dir")
+    before = snapshot(moved)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["sh", str(moved / "commands.sh")]
+    done = subprocess.run(command, cwd="/", env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = snapshot(moved)
+    assert {Path(p).name for p in after if after[p] != before.get(p)} == {"report.html"}
+    (moved / "teacher" / "run.json").write_text("{}")
+    done = subprocess.run(command, cwd="/", env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("Error: ") == 1
 
 
 def test_an_interrupted_demo_goes_on_and_ends_the_same(story, out):

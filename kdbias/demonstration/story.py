@@ -107,8 +107,9 @@ def demo(
     _run(steps, started)
     document = collect_results(out, tuple(SCHEMES), seeds)
     write_results(out, document)
+    inside = script(".", "./data/demo.toml", seeds, size, machine)  # wherever the folder is moved to
     with atomic_path(out / "commands.sh") as temporary:
-        temporary.write_text("#!/bin/sh -e\n" + commands, encoding="utf-8")
+        temporary.write_text('#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside, encoding="utf-8")
     title = "kdbias demo: long-tailed digits" + (" (quick size)" if quick else "")
     report(out, page, title=title)
     run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
