@@ -180,9 +180,10 @@ class EmbeddingTable:
         if name not in ("sample_id", "label", "norm", *self.group_columns) and not (
             name == "norm_flip" and self.has_flip_norms
         ):
-            raise KdbiasError(
-                f"{self.path} has no column {name!r}; it has: label, {', '.join(self.group_columns) or '-'}"
-            )
+            known = ", ".join(["label", *self.group_columns])
+            is_label = name == (self.provenance.get("config") or {}).get("label_column")
+            way_out = f"{name!r} is its label: name it 'label'" if is_label else f"it has: {known}"
+            raise KdbiasError(f"{self.path} has no column {name!r}; {way_out}")
         chunks = [read_table(part, [name]).column(0) for part in self.parts]
         values = pa.chunked_array([chunk for column in chunks for chunk in column.chunks], chunks[0].type)
         return as_strings(values) if name in ("sample_id", "label") else values.combine_chunks()

@@ -165,6 +165,17 @@ def test_a_row_without_a_vector_does_not_shift_the_others(tmp_path):
         table.vectors()
 
 
+def test_a_column_that_became_the_label_is_named_so(tmp_path):
+    config = {"label_column": "race"}
+    table = write_embedding_table(
+        tmp_path / "emb", ids_of(3), random_vectors(3, 2), groups={"age": pa.array([1, 2, 3])}, config=config
+    )
+    with pytest.raises(KdbiasError, match="no column 'race'; 'race' is its label: name it 'label'"):
+        table.column("race")
+    with pytest.raises(KdbiasError, match="no column 'gender'; it has: label, age"):
+        table.column("gender")
+
+
 def test_integers_are_refused():
     with pytest.raises(KdbiasError, match="int64"):
         normalise(np.ones((2, 2), dtype=np.int64))
