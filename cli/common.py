@@ -51,7 +51,9 @@ class StageCommand(click.Command):
         except KdbiasError as error:
             self._fail(debug, " ".join(str(error).split("\n")), BAD_INPUT)
         except KeyboardInterrupt:
-            self._fail(debug, "interrupted; the same command goes on from here", INTERRUPTED)
+            self._fail(
+                debug, "interrupted; run the same command again to go on from what is saved", INTERRUPTED
+            )
         except MemoryError:
             self._fail(debug, "out of memory; give a smaller --memory, --batch-size or --cache", FAILED)
         except OSError as error:
