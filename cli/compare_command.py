@@ -29,7 +29,9 @@ class _TwoSided(StageCommand):
         "--to", "b", multiple=True, required=True, metavar="B...", help="What A is compared to, one or more."
     ),
     click.option("-o", "--output", metavar="FILE.json", help="Write the comparison there."),
-    click.option("--bootstrap", default=1000, show_default=True, type=click.IntRange(100), help="Resamples."),
+    click.option(
+        "--bootstrap", default=1000, show_default=True, type=click.IntRange(100, 1_000_000), help="Resamples."
+    ),
     seed("the resampling"),
 )
 def command(**parameters: Any) -> Any:

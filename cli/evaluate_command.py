@@ -103,7 +103,9 @@ class _Listed(click.ParamType):
     click.option("--detector-scores", metavar="PATH", help="ijbc: the benchmark's landmark and score file."),
     click.option("--keep-norm/--no-keep-norm", default=None, help="ijbc: let embedding lengths count [yes]."),
     click.option(
-        "--bootstrap", type=click.IntRange(0), help="Resamples behind the intervals [1,000]; 0 for none."
+        "--bootstrap",
+        type=click.IntRange(0, 1_000_000),
+        help="Resamples behind the intervals [1,000]; 0 for none.",
     ),
     seed("the resampling"),
     click.option("--device", metavar="auto|cpu|cuda[:N]", help="--data: where to embed [auto]."),

@@ -21,7 +21,9 @@ class _Description:
 
 @click.command("inspect", cls=StageCommand)
 @click.argument("path")
-@click.option("--rows", default=5, show_default=True, type=click.IntRange(0), help="First rows to show.")
+@click.option(
+    "--rows", default=5, show_default=True, type=click.IntRange(0, 1_000_000), help="First rows to show."
+)
 def command(**parameters: Any) -> Any:
     """Say what PATH is: kind, schema, counts, provenance, first rows.
 

@@ -85,7 +85,7 @@ REFUSED = {
         "--workers": (-1, "nan", HUGE),
         "--rows-per-part": NO_COUNT,
     },
-    "evaluate {emb}": {"--k": (*NO_COUNT, N, HUGE), "--bootstrap": (-1, "nan"), "--seed": (-1, "nan")},
+    "evaluate {emb}": {"--k": (*NO_COUNT, N, HUGE), "--bootstrap": (-1, "nan", HUGE), "--seed": (-1, "nan")},
     "evaluate {emb} --protocol verification --pairs {pairs}": {
         "--far": (*NO_SHARE, 0),
         "--folds": (-1, 0, 9),
