@@ -20,6 +20,7 @@ from kdbias.errors import KdbiasError, UnwritableError, first_line
 BAD_INPUT = 2
 FAILED = 1
 INTERRUPTED = 130
+_MAY_BE_EMPTY = ("cluster_by",)  # which then stands for no column
 
 
 class StageCommand(click.Command):
@@ -43,6 +44,7 @@ class StageCommand(click.Command):
         debug, silent = ctx.params.pop("debug"), ctx.params.pop("quiet")
         as_json = ctx.params.pop("as_json")
         try:
+            self._refuse_empty(ctx)
             with quiet(silent or as_json):
                 result = super().invoke(ctx)
             if result is not None:
@@ -58,6 +60,14 @@ class StageCommand(click.Command):
             self._fail(debug, "out of memory; give a smaller --memory, --batch-size or --cache", FAILED)
         except OSError as error:
             self._fail(debug, _os_failure(error, ctx.params.get("output")), FAILED)
+
+    def _refuse_empty(self, ctx: click.Context) -> None:
+        """Refuse an empty text: mostly a shell's variable that was never set."""
+        for parameter in self.params:
+            if parameter.name not in _MAY_BE_EMPTY and ctx.params.get(str(parameter.name)) == "":
+                raise KdbiasError(
+                    f"{parameter.get_error_hint(ctx)} is empty; is a variable of the shell not set?"
+                )
 
     def _fail(self, debug: bool, message: str, status: int) -> None:
         if debug:

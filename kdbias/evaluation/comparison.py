@@ -33,8 +33,10 @@ from kdbias.evaluation.units import (
 from kdbias.measurement.text import FEW, more
 from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.files import write_json
+from kdbias.tables.files import read_document, write_json
 from kdbias.tables.parquet_file import read_table
+
+_STAGE = "compare"
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,11 @@ def compare(
         do not differ, one will look real.
 
     Raises:
-        KdbiasError: the evaluations judge different things.
+        KdbiasError: the evaluations judge different things, or ``output`` is something else already.
     """
     started = time.monotonic()
+    if output is not None:
+        _refuse_target(Path(output))
     if bootstrap < 100:
         raise KdbiasError(f"bootstrap = {bootstrap}; a comparison needs 100 resamples or more")
     sides = [_paths(a), _paths(b)]
@@ -164,7 +168,7 @@ def compare(
         groups.setdefault(column, {})[value] = entry
     used = {f"{name}{i}": p for name, side in zip("ab", sides, strict=True) for i, p in enumerate(side)}
     document = provenance.document(
-        "compare",
+        _STAGE,
         {"bootstrap": bootstrap, "seed": seed},
         {name: fingerprints.of_file(path / UNITS) for name, path in used.items()},
         {plural(first["unit"]): base.num_rows},
@@ -189,6 +193,18 @@ def compare(
     if output is not None:
         write_json(output, document)
     return ComparisonResult(document)
+
+
+def _refuse_target(path: Path) -> None:
+    """Refuse to replace anything but another comparison."""
+    if path.is_dir():
+        raise KdbiasError(f"{path} is a folder; -o names a file, such as difference.json")
+    try:
+        replaceable = not path.exists() or read_document(path, "stage")["stage"] == _STAGE
+    except KdbiasError:
+        replaceable = False
+    if not replaceable:
+        raise KdbiasError(f"{path} exists and is no comparison that kdbias wrote; choose another -o")
 
 
 def _entry(a: np.ndarray, b: np.ndarray, draws: np.ndarray, lower_is_better: bool) -> dict[str, Any]:

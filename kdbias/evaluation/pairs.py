@@ -107,7 +107,10 @@ def contiguous_folds(n: int, folds: int = _FOLDS) -> np.ndarray:
 
 
 def _from_text(file: Path) -> Pairs:
-    lines = file.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise KdbiasError(f"{file}: not a list of pairs in UTF-8 ({error})") from None
     header = lines[0].split() if lines else []
     if header and all(word.isdigit() for word in header) and len(header) <= 2:
         return _from_lfw(file, header, lines)

@@ -110,9 +110,7 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KdbiasError(f"{path}: no such file") from None
+        return json.loads(_text(path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise KdbiasError(f"{path}: not a JSON file ({error}); {MEND}") from None
 
@@ -134,8 +132,15 @@ def read_document(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KdbiasError(f"{path}: no such file") from None
+        return tomllib.loads(_text(path))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KdbiasError(f"{path}: not a TOML file ({error})") from None
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise KdbiasError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise KdbiasError(f"{path} is a folder; a file is needed here") from None

@@ -293,3 +293,43 @@ def test_debug_shows_the_traceback(work):
     result = run("inspect", work / "nowhere", "--debug")
     assert result.exception is not None
     assert "nowhere" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["uniformity", "", "-o", "{out}"],
+        ["train", "{work}/data.parquet", "-o", "{out}", "--embeddings", ""],
+        ["weights", "{work}/emb_density", "-o", ""],
+    ],
+)
+def test_an_empty_text_is_refused(work, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    refused(run(*(a.format(work=work, out=tmp_path / "out") for a in arguments)), "is empty", "variable")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_place_of_a_file(work, tmp_path):
+    arguments = ["train", work / "data.parquet", "-o", tmp_path / "run", "--embeddings", work / "emb"]
+    refused(run(*arguments, "--config", work / "emb"), "emb is a folder")
+    refused(run("study", work / "emb", "-o", tmp_path / "study"), "emb is a folder")
+
+
+def test_a_comparison_replaces_nothing_but_a_comparison(work, tmp_path):
+    for seed in (0, 1):
+        arguments = ["evaluate", work / "emb", "-o", tmp_path / f"{seed}", "--bootstrap", 100, "--seed", seed]
+        assert run(*arguments).exit_code == 0
+    precious = tmp_path / "w.parquet"
+    precious.write_bytes((work / "weights.parquet").read_bytes())
+    arguments = ["compare", tmp_path / "0", "--to", tmp_path / "1", "--bootstrap", 100, "-o"]
+    refused(run(*arguments, precious), "w.parquet exists and is no comparison", "another -o")
+    refused(run(*arguments, tmp_path / "0" / "metrics.json"), "metrics.json exists and is no comparison")
+    refused(run(*arguments, tmp_path / "0"), "is a folder")
+    assert precious.read_bytes() == (work / "weights.parquet").read_bytes()
+    for _ in range(2):
+        assert run(*arguments, tmp_path / "difference.json").exit_code == 0
+
+
+def test_a_list_of_pairs_that_is_no_text(work, tmp_path):
+    arguments = ["evaluate", work / "emb", "-o", tmp_path / "o", "--protocol", "verification", "--pairs"]
+    refused(run(*arguments, work / "vectors.npy"), "vectors.npy: not a list of pairs")
