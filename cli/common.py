@@ -44,7 +44,7 @@ class StageCommand(click.Command):
         debug, silent = ctx.params.pop("debug"), ctx.params.pop("quiet")
         as_json = ctx.params.pop("as_json")
         try:
-            self._refuse_empty(ctx)
+            self._refuse_texts(ctx)
             with quiet(silent or as_json):
                 result = super().invoke(ctx)
             if result is not None:
@@ -61,19 +61,30 @@ class StageCommand(click.Command):
         except OSError as error:
             self._fail(debug, _os_failure(error, ctx.params.get("output")), FAILED)
 
-    def _refuse_empty(self, ctx: click.Context) -> None:
-        """Refuse an empty text: mostly a shell's variable that was never set."""
+    def _refuse_texts(self, ctx: click.Context) -> None:
+        """Refuse an empty text, mostly a shell's variable that was never set, and one that is not UTF-8."""
         for parameter in self.params:
-            if parameter.name not in _MAY_BE_EMPTY and ctx.params.get(str(parameter.name)) == "":
-                raise KdbiasError(
-                    f"{parameter.get_error_hint(ctx)} is empty; is a variable of the shell not set?"
-                )
+            given = ctx.params.get(str(parameter.name))
+            hint = parameter.get_error_hint(ctx)
+            if given == "" and parameter.name not in _MAY_BE_EMPTY:
+                raise KdbiasError(f"{hint} is empty; is a variable of the shell not set?")
+            for text in given if isinstance(given, tuple) else (given,):
+                if isinstance(text, str) and not _is_utf8(text):
+                    raise KdbiasError(f"{hint} is {os.fsencode(text)!r}, which is not UTF-8; rename it")
 
     def _fail(self, debug: bool, message: str, status: int) -> None:
         if debug:
             raise
         click.echo(f"Error: {message}", err=True)
         sys.exit(status)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

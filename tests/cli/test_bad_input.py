@@ -1,6 +1,7 @@
 """Bad input gets one line with the offending values and the way out, status 2, and no traceback."""
 
 import io
+import os
 
 import numpy as np
 import pandas as pd
@@ -306,6 +307,14 @@ def test_debug_shows_the_traceback(work):
 def test_an_empty_text_is_refused(work, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     refused(run(*(a.format(work=work, out=tmp_path / "out") for a in arguments)), "is empty", "variable")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_is_not_utf8_is_refused(work, tmp_path):
+    odd = os.fsdecode(b"bad\xff")
+    teacher = ["--teacher", f"precomputed:{work / 'vectors.npy'}", "--same-order"]
+    refused(run("embed", work / "data.parquet", "-o", tmp_path / odd, *teacher), r"bad\xff", "not UTF-8")
+    refused(run("report", work / odd, "-o", tmp_path / "r.html"), r"bad\xff", "not UTF-8")
     assert list(tmp_path.iterdir()) == []
 
 
