@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +117,11 @@ def _stack(samples: Sequence[tuple[list[np.ndarray], int]]) -> tuple[list[torch.
     return [torch.from_numpy(np.stack(kind)) for kind in zip(*images, strict=True)], torch.tensor(rows)
 
 
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: the training process decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _RowBatches:
     """The rows of an epoch's batches; workers outlive an epoch, and are asked for the next one's."""
 
@@ -141,6 +147,7 @@ class StreamedImages:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             collate_fn=_stack,
+            worker_init_fn=_leave_interrupts,
         )
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:

@@ -33,6 +33,7 @@ from kdbias.tables.run_record import Run
 from kdbias.training.config import TrainingConfig
 from kdbias.training.data import TrainingSet, open_training_set
 from kdbias.training.images import open_images, worker_deaths
+from kdbias.training.interrupts import deferred_interrupts
 from kdbias.training.processes import Processes, join_processes
 from kdbias.training.record import Meter, Record
 from kdbias.training.schedules import rate_factor
@@ -210,7 +211,9 @@ def fit(
         say(_first_line(cfg, samples, processes, batch_size, steps, begun, network))
     learn = processes.wrap(learner)
 
-    with bar(steps, "steps", "train", done=begun) as progress:
+    # Of several processes each would hear of it at another step.
+    alone = processes.world_size == 1
+    with bar(steps, "steps", "train", done=begun) as progress, deferred_interrupts(alone) as interrupted:
         while meter.epoch < cfg.epochs:
             meter.wait_from = time.perf_counter()
             # Other processes may have left so little of an epoch that the sampler went on to the next one.
@@ -238,8 +241,10 @@ def fit(
                 progress.update(1)
                 if processes.main:
                     record.scalars(meter, loss_of.parts)
-                    if record.due(cfg.checkpoint_seconds):
+                    if record.due(cfg.checkpoint_seconds) or interrupted():
                         record.save(learned, sampler.state_dict(meter.position), meter)
+                if interrupted():
+                    raise KeyboardInterrupt
             meter.end_epoch(sampler.drawn(meter.epoch, meter.position) if processes.main else {})
             sampler.set_epoch(meter.epoch)
             progress.set_postfix_str(meter.describe_last())
