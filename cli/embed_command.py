@@ -58,9 +58,7 @@ from kdbias.cli.common import (
         type=click.Choice(["skip", "fail"]),
         help="What an unreadable image does: a row in failures.parquet, or an end.",
     ),
-    click.option(
-        "--rows-per-part", default=16384, show_default=True, type=click.IntRange(1), help="Rows a file."
-    ),
+    click.option("--rows-per-part", type=click.IntRange(1), help="Rows a file [a sixteenth, 2048 to 16384]."),
     click.option("--plan", is_flag=True, help="Print counts, bytes and parts, then stop."),
     click.option(
         "--preprocessing", metavar="FILE.toml", help="Its [preprocessing] table replaces the teacher's own."

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from kdbias.errors import KdbiasError
 
+_PARTS, _ROWS = 16, (2048, 16_384)
 _BYTES = {"float16": 2, "float32": 4}
 
 
@@ -31,6 +32,11 @@ class Unit:
         """(start, stop) of each batch; none crosses units, so a resumed run repeats the same ones."""
         for start in range(self.start, self.stop, size):
             yield start, min(start + size, self.stop)
+
+
+def usual_rows(n: int) -> int:
+    """Rows of a part: an interruption costs a small run little, and a large one has few files."""
+    return min(max(-(-n // _PARTS), _ROWS[0]), _ROWS[1])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import kdbias.embedding.stage as embedding_module
 from kdbias import progress
 from kdbias.data import open_data
 from kdbias.embedding.engine import require_consistent
+from kdbias.embedding.plan import usual_rows
 from kdbias.embedding.stage import EmbedResult, embed
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.reporting.thumbnails import open_source
@@ -173,6 +174,11 @@ def test_where_and_float32(images, teacher, tmp_path) -> None:
     assert stored.value_type == pa.float32()
     again = run(images, tmp_path / "out", teacher, where=[" label = b", "label=b"], store="float32")
     assert again.state == "already finished"  # other words for the same rows
+
+
+@pytest.mark.parametrize(("n", "rows"), [(1, 2048), (32_768, 2048), (100_000, 6250), (5_179_510, 16_384)])
+def test_small_runs_have_small_parts(n: int, rows: int) -> None:
+    assert usual_rows(n) == rows
 
 
 def test_plan_writes_nothing(images, teacher, tmp_path, capsys) -> None:
