@@ -17,10 +17,13 @@ from kdbias.sphere.cell_estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.tiles import TILE, seconds_estimate
 
 SEARCHES = ("exact", "ivf", "hnsw")
-# Below these an approximate search is refused (hnsw: warned about): ranks of samples by density, from the
-# potential at the chosen bandwidth and from the k-th distance, against exact ones. Recall alone says little.
+# Beyond these an approximate search is refused (hnsw: warned about). Natural sampling's potentials at the
+# chosen bandwidth and k-th distances rank samples by density, so their ranks are held against exact ones;
+# recall alone says little. Another scheme's potentials rank nothing, and an equilibrium's are all alike, so
+# that their ranks are noise however good the estimate is: of these the relative error counts.
 LEAST_SPEARMAN = 0.99
 LEAST_KNN_SPEARMAN = 0.95
+LARGEST_SCHEME_ERROR = 0.05  # root mean square
 # What `search` holds a row a scheme of.
 _OF_SCHEMES = ("rms_relative_error", "largest_relative_error", "far_model", "spearman")
 _LONG = 3600.0  # seconds; past it the estimate is pointed out
@@ -94,26 +97,21 @@ class PassPlan:
         p: np.ndarray,
         k: int,
         near: float | None,
-        chosen: int = 0,
     ) -> PassResult:
         """See the pairs of ``x`` (n, d) under the weightings ``p`` (m, n).
 
         Args:
             k: neighbours a sample; 0 for none.
             near: cosine to count others at, None for no counts.
-            chosen: index of the bandwidth whose ranks must be right.
 
         Raises:
-            KdbiasError: too little memory, or an approximate search whose quality is below its floor.
+            KdbiasError: too little memory.
         """
         if self.search == "exact":
             return self._exact(x, bandwidths, p, k, near)
         if self.search == "ivf":
-            result = self._cells(x, bandwidths, p, k, near)
-        else:
-            result = self._graph(x, bandwidths, p, k, near)
-        self._require_quality(result.search, chosen)
-        return result
+            return self._cells(x, bandwidths, p, k, near)
+        return self._graph(x, bandwidths, p, k, near)
 
     def _exact(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
@@ -184,25 +182,45 @@ class PassPlan:
         search = {**result.search, "kind": "hnsw", "k": k, **quality}
         return replace(result, pairs=replace(result.pairs, ids=ids, cosines=cosines), search=search)
 
-    def _require_quality(self, search: dict[str, Any], chosen: int) -> None:
-        rank = min(row[chosen] for row in search["spearman"])
-        distances = search.get("knn_spearman")
-        faults = []
-        if rank < LEAST_SPEARMAN:
+
+def require_quality(search: dict[str, Any], schemes: Sequence[str], chosen: int) -> None:
+    """Refuse an approximate search that was too coarse; where a graph found the neighbours, warn.
+
+    Args:
+        search: the entry ``search`` of a pass.
+        schemes: names of its schemes.
+        chosen: index of the bandwidth of ``log_density``.
+
+    Raises:
+        KdbiasError: natural sampling's ranks, or another scheme's errors, are beyond what is allowed.
+    """
+    if search["kind"] == "exact":
+        return
+    faults = []
+    for name, ranks, errors in zip(schemes, search["spearman"], search["rms_relative_error"], strict=True):
+        rank, error = ranks[chosen], errors[chosen]
+        if name == "natural" and rank < LEAST_SPEARMAN:
             faults.append(f"rank correlation of potentials with exact ones {rank:.3f} < {LEAST_SPEARMAN}")
-        if distances is not None and distances < LEAST_KNN_SPEARMAN:
+        if name != "natural" and error > LARGEST_SCHEME_ERROR:
             faults.append(
-                f"of k-th distances {distances:.3f} < {LEAST_KNN_SPEARMAN} (recall {search['recall']:.2f})"
+                f"potentials of scheme {name!r} are off by {100 * error:.1f} % (root mean square) > "
+                f"{100 * LARGEST_SCHEME_ERROR:g} %"
             )
-        if not faults:
-            return
-        message = (
-            f"--search {self.search} is too coarse for these data: {'; '.join(faults)}; use --search exact"
+    distances = search["knn_spearman"]
+    if distances is not None and distances < LEAST_KNN_SPEARMAN:
+        faults.append(
+            f"rank correlation of k-th distances {distances:.3f} < {LEAST_KNN_SPEARMAN} "
+            f"(recall {search['recall']:.2f})"
         )
-        if self.search == "hnsw":
-            progress.say(f"warning: {message}")
-        else:
-            raise KdbiasError(message)
+    if not faults:
+        return
+    message = (
+        f"--search {search['kind']} is too coarse for these data: {'; '.join(faults)}; use --search exact"
+    )
+    if search["kind"] == "hnsw":
+        progress.say(f"warning: {message}")
+    else:
+        raise KdbiasError(message)
 
 
 def with_quality(search: dict[str, Any], added: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:

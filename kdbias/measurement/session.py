@@ -31,7 +31,7 @@ from kdbias.measurement.files import (
     write_neighbors,
     write_schemes,
 )
-from kdbias.measurement.passes import PassPlan, PassResult, with_quality
+from kdbias.measurement.passes import PassPlan, PassResult, require_quality, with_quality
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.tiles import TILE
@@ -172,7 +172,10 @@ class Session:
         self, x: np.ndarray, bandwidths: Bandwidths, schemes: list[Scheme], k: int, near: float | None
     ) -> PassResult:
         p = np.stack([scheme.p for scheme in schemes])
-        return self.plan.run(x, bandwidths.values, p, k, near, bandwidths.values.index(bandwidths.chosen))
+        result = self.plan.run(x, bandwidths.values, p, k, near)
+        chosen = bandwidths.values.index(bandwidths.chosen)
+        require_quality(result.search, [scheme.name for scheme in schemes], chosen)
+        return result
 
     def _fill(self, schemes: list[Scheme], result: PassResult, bandwidths: Bandwidths) -> None:
         chosen = bandwidths.values.index(bandwidths.chosen)

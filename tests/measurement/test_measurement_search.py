@@ -14,6 +14,7 @@ from kdbias.measurement import passes
 from kdbias.measurement.density import intrinsic_dimension, log_density
 from kdbias.measurement.passes import PassPlan, duration
 from kdbias.measurement.stage import summary_table, uniformity
+from kdbias.sphere.equilibrium import solve
 from kdbias.tables.density_table import read_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.weight_manifest import write_manifest
@@ -150,6 +151,41 @@ def test_ranks_of_potentials_at_the_chosen_bandwidth_must_be_right(
         uniformity(table.path, tmp_path / "out", **options)
     with pytest.raises(KdbiasError, match=r"0.500 < 0.99"):
         uniformity(table.path, tmp_path / "other", **{**options, "t": "8,4"})
+
+
+def test_an_equilibrium_is_judged_by_its_errors_as_its_ranks_are_noise(table, tmp_path) -> None:
+    p = solve(table.vectors(), 4.0, tolerance=1e-4).p
+    manifest = tmp_path / "even.parquet"
+    write_manifest(manifest, table.ids(), None, {}, np.zeros(N), p * N, {})
+    options = {**OPTIONS, "search": "ivf", "weights": [manifest]}
+    document = uniformity(table.path, tmp_path / "out", **options).document
+    search, chosen = document["search"], 0
+    assert search["spearman"][1][chosen] < passes.LEAST_SPEARMAN
+    assert search["rms_relative_error"][1][chosen] < passes.LARGEST_SCHEME_ERROR
+    exact = reference.energy(table.vectors(), 4.0, p)
+    assert document["schemes"][1]["bandwidths"][chosen]["energy"] == pytest.approx(exact, rel=0.02)
+    assert f"at least {min(search['spearman'][0]):.4f}" in summary_table(document)
+
+
+@pytest.mark.parametrize("added_later", [False, True])
+def test_a_scheme_whose_potentials_are_far_off_is_refused(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch, added_later: bool
+) -> None:
+    real = passes.estimate_pairs
+
+    def estimate(x, bandwidths, p, **options):
+        found = real(x, bandwidths, p, **options)
+        errors = [[0.06, 0.001] if row.std() > 0 else [0.001, 0.001] for row in p]
+        return replace(found, quality={**found.quality, "rms_relative_error": errors})
+
+    manifest = tmp_path / "w.parquet"
+    write_manifest(manifest, table.ids(), None, {}, np.zeros(N), np.arange(N) + 1.0, {})
+    options = {**OPTIONS, "search": "ivf"}
+    if added_later:
+        uniformity(table.path, tmp_path / "out", **options)
+    monkeypatch.setattr(passes, "estimate_pairs", estimate)
+    with pytest.raises(KdbiasError, match=r"potentials of scheme 'w' are off by 6.0 % .*> 5 %; use --search"):
+        uniformity(table.path, tmp_path / "out", weights=[manifest], **options)
 
 
 def test_hnsw_only_warns(table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
