@@ -128,6 +128,13 @@ class Session:
             )
         known = {entry["name"]: entry for entry in document["schemes"]}
         fresh = [s for s in added if known.get(s.name, {}).get("fingerprint") != s.fingerprint]
+        for scheme in fresh:
+            before = known.get(scheme.name, {}).get("weights")
+            if before is not None and os.path.abspath(before) != os.path.abspath(str(scheme.weights)):
+                raise KdbiasError(
+                    f"{self.run.out} has a scheme {scheme.name!r} from {before} already; rename "
+                    f"{scheme.weights}"
+                )
         old_groups = list(document["schemes"][0]["groups"])
         new_groups = [name for name in self.groups if name not in old_groups]
         other_estimator = self._wants_other(document["estimator"])
@@ -153,12 +160,6 @@ class Session:
             places = {scheme.name: i for i, scheme in enumerate(schemes)}
             for scheme in fresh:
                 if scheme.name in places:
-                    before = str(schemes[places[scheme.name]].weights)
-                    if os.path.abspath(before) != os.path.abspath(str(scheme.weights)):
-                        raise KdbiasError(
-                            f"{self.run.out} has a scheme {scheme.name!r} from {before} already; "
-                            f"rename {scheme.weights}"
-                        )
                     progress.say(f"{scheme.weights} has changed; scheme {scheme.name!r} is measured anew")
                     schemes[places[scheme.name]] = scheme
                 else:

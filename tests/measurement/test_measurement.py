@@ -324,6 +324,19 @@ def test_only_new_weights_are_passed_over(table, tmp_path, monkeypatch: pytest.M
     assert changed.document["schemes"][1]["ess"] == pytest.approx(reference.ess(p))
 
 
+def test_a_name_that_another_file_has_taken_is_refused_before_the_pass(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"k": 5, "t": 3, "rectification": "none"}
+    manifest = write_weights(tmp_path / "w.parquet", table, skewed())
+    uniformity(table.path, tmp_path / "out", **options, weights=[manifest])
+    (tmp_path / "sub").mkdir()
+    other = write_weights(tmp_path / "sub" / "w.parquet", table, skewed() + 1)
+    monkeypatch.setattr(passes, "all_pairs", lambda *a, **o: pytest.fail("a pass was made"))
+    with pytest.raises(KdbiasError, match=r"has a scheme 'w' from .*w\.parquet already; rename .*sub"):
+        uniformity(table.path, tmp_path / "out", **options, weights=[other])
+
+
 @pytest.mark.parametrize(
     ("change", "named"), [({"k": 6}, "k: 5 -> 6"), ({"t": "4"}, "t: "), ({"seed": 1}, "seed")]
 )
