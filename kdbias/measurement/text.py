@@ -34,7 +34,9 @@ def summary_table(document: dict[str, Any]) -> str:
     parts += [f"rectified {_NONE} (t={t:g}): {reason}" for reason, t in reasons.items()]
     parts.append(
         "U: uniformity in nats, lower = more even; excess: above a uniform sphere; D: distinct samples that "
-        "the draws are worth at this t"
+        "the draws are worth at this t\n"
+        "U leaves out pairs of a sample with itself, D and rectified count them: few samples drawn very "
+        "often can be lower in U and yet worth less in D"
     )
     return "\n\n".join(parts)
 

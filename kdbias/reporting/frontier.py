@@ -102,8 +102,9 @@ def frontier_figure(name: str, frontier: Frontier, look: Mapping[str, Look]) -> 
     caption = (
         "What a scheme reaches (upwards: uniformity, where down is better; distinct samples and "
         "rectification, where up is better) against what it keeps of the samples (right = more). The line "
-        "joins the equilibria at several floors of the effective sample size: what lies beside it pays more "
-        "for less."
+        "joins the equilibria at several floors of the effective sample size: what lies below it in distinct "
+        "samples and rectification pays more for less. In uniformity a scheme may beat it, as that leaves "
+        "out pairs of a sample with itself, which the others count."
     )
     if any(row[c] is not None and drawn(row, c) > row[c] for row in frontier.rows for c, _, _ in _PANELS):
         caption += " Beside an arrow stands the number of what lies below the panel."

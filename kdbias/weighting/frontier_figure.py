@@ -59,7 +59,10 @@ def write_figure(stem: Path, table: pa.Table) -> list[Path]:
 
 
 def _draw(axes: "Axes", rows: list[dict[str, Any]], column: str, scale: float) -> None:
-    """One panel: the equilibria as a line, every other scheme as a marker."""
+    """One panel: the equilibria as a line, every other scheme as a marker.
+
+    The line bounds D and rectification at its ESS, not U: that leaves out pairs of a sample with itself.
+    """
     line = sorted(
         (r["ess_share"], r[column]) for r in rows if r["method"] == "equilibrium" and _has(r, column)
     )
@@ -70,7 +73,7 @@ def _draw(axes: "Axes", rows: list[dict[str, Any]], column: str, scale: float) -
             "-o",
             color="#c22f5b",
             markersize=3,
-            label="equilibrium (the frontier)",
+            label="equilibrium (frontier of D)",
         )
     others = [r for r in rows if r["method"] != "equilibrium"]
     for index, row in enumerate(sorted(others, key=lambda r: r["scheme"])):

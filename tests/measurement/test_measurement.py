@@ -607,6 +607,7 @@ def test_summary_has_a_row_for_each_scheme_and_bandwidth(measured) -> None:
     header = next(line for line in lines if line.startswith("scheme"))
     rows = lines[lines.index(header) + 1 : lines.index(header) + 7]
     assert {len(line) for line in rows} == {len(header)}
+    assert "U leaves out pairs of a sample with itself, D and rectified count them" in text
 
 
 def test_summary_cuts_many_groups_and_says_where_the_rest_is(measured) -> None:

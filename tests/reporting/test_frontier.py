@@ -56,6 +56,7 @@ def test_the_equilibria_are_one_line_and_the_others_dots(frontier):
     figure = frontier_figure("f", found.frontiers[0], looks(scheme_names(found)))
     assert figure is not None
     assert len(figure.panels) == 3
+    assert "In uniformity a scheme may beat it" in figure.caption
     assert "-21,698" in figure.panels[2]  # too far below natural to be drawn to scale
     ticks = re.findall(r">(\u2212?\d+)</text>", figure.panels[2])
     assert "\u2212100" in ticks

@@ -35,6 +35,7 @@ def test_everything_lands_on_disk_once(long_tailed, tmp_path):
     first = frontier(long_tailed.density, tmp_path / "f", floors=[0, 0.8], methods=["natural", "equilibrium"])
     for name in ("frontier.parquet", "frontier.png", "frontier.svg", "run.json"):
         assert (tmp_path / "f" / name).stat().st_size > 200
+    assert "equilibrium (frontier of D)</text>" in (tmp_path / "f" / "frontier.svg").read_text()
     stored = pd.read_parquet(tmp_path / "f" / "frontier.parquet")
     assert stored["scheme"].tolist() == first.table.column("scheme").to_pylist()
     assert len(stored) in (2, 3)  # a floor that does not bind is the same point as none
