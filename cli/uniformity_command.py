@@ -53,7 +53,8 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
         default="auto",
         show_default=True,
         type=click.Choice(["auto", "all", "chosen", "none"]),
-        help="At which bandwidths to search the best re-weighting; auto: all up to 16,384 samples.",
+        help="At which bandwidths to search the best re-weighting; auto: all up to 16,384 samples, else the "
+        "chosen one. none leaves the search out, which takes most of a small run's time.",
     ),
     click.option("--keep-neighbors", is_flag=True, help="Write neighbors.parquet."),
     seed("the samples that are drawn"),

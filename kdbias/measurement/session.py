@@ -75,7 +75,14 @@ class Session:
         """Everything from the vectors, in one pass; returns ``uniformity.json`` and the state ``new``."""
         config = self.run.record["config"]
         k, n = config["k"], self.table.n
-        progress.say(self.plan.announcement(n, self.table.d))
+        announcement = self.plan.announcement(n, self.table.d)
+        if self._best_at != "none":
+            where = "every bandwidth" if self._best_at == "all" else "the chosen bandwidth"
+            announcement += (
+                f"; on top of that the search for the best re-weighting at {where}, which may take longer "
+                "(--rectification none leaves it out)"
+            )
+        progress.say(announcement)
         x = self.table.vectors()
         codes = self.codes if (self.codes >= 0).any() else None
         bandwidths = choose_bandwidths(x, codes, config["t"], config["seed"])
@@ -96,10 +103,8 @@ class Session:
         dimension = None if pairs.cosines is None else intrinsic_dimension(pairs.cosines)
         self._estimate(measured, pairs.cosines, dimension)
         self._fill(schemes, result, bandwidths)
-        best = [
-            self._best(x, first, entry, self._wants_best(entry["t"], bandwidths.chosen))
-            for entry in schemes[0].bandwidths
-        ]
+        searched = {"all": bandwidths.values, "chosen": [bandwidths.chosen], "none": []}[self._best_at]
+        best = [self._best(x, first, entry, entry["t"] in searched) for entry in schemes[0].bandwidths]
         if keep_neighbors:
             if pairs.ids is None or pairs.cosines is None:
                 raise KdbiasError("a single sample has no neighbours to keep; leave out --keep-neighbors")
@@ -214,11 +219,13 @@ class Session:
             return False
         return kind != stored["kind"] or (kind == "knn" and exponent not in (None, stored["exponent"]))
 
-    def _wants_best(self, t: float, chosen: float) -> bool:
-        which = self.run.record["config"]["rectification"]
+    @property
+    def _best_at(self) -> str:
+        """Bandwidths at which the best re-weighting is searched: ``all``, ``chosen`` or ``none``."""
+        which: str = self.run.record["config"]["rectification"]
         if which == "auto":
-            which = "all" if self.table.n <= ALL_BANDWIDTHS_UP_TO else "chosen"
-        return which == "all" or (which == "chosen" and t == chosen)
+            return "all" if self.table.n <= ALL_BANDWIDTHS_UP_TO else "chosen"
+        return which
 
     def _best(
         self, x: np.ndarray, first: np.ndarray, natural: dict[str, Any], wanted: bool

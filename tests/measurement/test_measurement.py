@@ -535,6 +535,23 @@ def test_orthonormal_basis_is_already_as_even_as_it_gets(tmp_path) -> None:
     assert "no re-weighting" in entry["rectification_reason"]
 
 
+@pytest.mark.parametrize(
+    ("rectification", "more", "said"),
+    [("auto", N, "at every bandwidth"), ("auto", N - 1, "at the chosen bandwidth"), ("none", N, None)],
+)
+def test_the_search_for_the_best_is_announced_with_the_pass(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys, rectification: str, more: int, said: str | None
+) -> None:
+    monkeypatch.setattr(session, "ALL_BANDWIDTHS_UP_TO", more)
+    result = uniformity(table.path, tmp_path / "out", t="4,2", device="cpu", rectification=rectification)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "about 1 s" in first
+    assert ("--rectification none leaves it out" in first) == (said is not None)
+    assert said is None or said in first
+    searched = [best["t"] for best in result.document["best"] if best["energy"] is not None]
+    assert searched == {"at every bandwidth": [2, 4], "at the chosen bandwidth": [4], None: []}[said]
+
+
 def test_rectification_needs_room_for_the_kernel(tmp_path) -> None:
     x = reference.random_sphere(600, 4)
     table = write_embedding_table(tmp_path / "emb", pa.array([str(i) for i in range(600)]), x)
