@@ -65,7 +65,8 @@ def command(**parameters: Any) -> Any:
 
     Writes OUT/density.parquet (a row a sample) and OUT/uniformity.json (a scheme a sampling distribution).
     Beside each uniformity stands its null: what points spread evenly over the sphere of this dimension would
-    give. Giving --weights for an OUT that exists adds schemes and reuses the rest.
+    give. Giving --weights for an OUT that exists adds them to the schemes that it holds, reuses the rest and
+    shows all; --overwrite starts over, with the --weights of that call alone.
 
     \b
     Examples:

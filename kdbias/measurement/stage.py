@@ -86,8 +86,9 @@ def uniformity(
 
     Writes ``density.parquet`` (a row a sample), ``uniformity.json`` (an entry a scheme), ``schemes.parquet``
     (each scheme's weights and log densities) and, if asked for, ``neighbors.parquet`` into ``output``.
-    Calling again with further ``weights`` or ``group_by`` adds them: only the new weights are passed over;
-    another ``estimator`` is computed from what is stored.
+    Calling again with further ``weights`` or ``group_by`` adds them to what ``output`` holds: only the new
+    weights are passed over; ``overwrite`` starts over with those of the call alone. Another ``estimator`` is
+    computed from what is stored.
 
     Args:
         embeddings: folder of an embedding table.
