@@ -153,7 +153,8 @@ def results_text(document: Mapping[str, Any]) -> str:
             "",
             f"t = {t:g} (chosen from the data), {document['samples']:,} samples in {document['dimension']} "
             f"dimensions; students: {spread}",
-            "U: uniformity in nats, lower = more even; null: that of a uniform sphere of this dimension",
+            "U: uniformity in nats, lower = more even, without pairs of a sample with itself, which D counts",
+            "null: that of a uniform sphere of this dimension",
             "D: distinct samples that the draws are worth at this t; no such data can exceed the ceiling",
             "acc.: % of balanced test digits, by the teacher's nearest class centroid; tail: rarest classes",
             "ESS: effective sample size; rectified: 0 % = natural sampling, 100 % = the best re-weighting",

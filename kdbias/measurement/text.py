@@ -82,9 +82,7 @@ def _heading(document: dict[str, Any]) -> str:
 def _search_line(search: dict[str, Any]) -> str:
     """What an estimate is worth, where the pass was not exact."""
     worst = max(error for row in search["rms_relative_error"] for error in row)
-    ranks = min(
-        search["spearman"][0]
-    )  # natural sampling; of an equilibrium's equal potentials they are noise
+    ranks = min(search["spearman"][0])  # of natural sampling: an equilibrium's potentials are all equal
     return (
         f"estimated: {search['probes']} of {search['cells']:,} cells a sample and {search['landmarks']:,} "
         f"landmarks; against {search['queries']} samples computed exactly, potentials are off by {worst:.2g} "

@@ -124,7 +124,7 @@ def _draw(
             linestyle="-",
             linewidth=1.7,
             markersize=3.5,
-            label=f"{OPTIMUM} (the frontier)",
+            label=f"{OPTIMUM} (frontier of D)",
         )
     for row in frontier.rows:
         if row["method"] == OPTIMUM or row[column] is None:

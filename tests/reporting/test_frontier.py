@@ -47,7 +47,7 @@ def test_the_page_of_a_frontier_shows_its_table_and_figure(frontier, tmp_path):
     for shown in ("Schemes of front", "equilibrium, ESS &gt;= 80.0%", "22.5", "33.8", "80.0 %", "n/a"):
         assert shown in html
     assert "class-balanced (no labels)" in html
-    assert html.count("equilibrium (the frontier)</text>") == 3
+    assert html.count("equilibrium (frontier of D)</text>") == 3
 
 
 def test_the_equilibria_are_one_line_and_the_others_dots(frontier):
