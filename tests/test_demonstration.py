@@ -19,6 +19,7 @@ from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, all_steps, sc
 from kdbias.demonstration.story import demo
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.tables.files import write_json
+from kdbias.tables.run_record import Run
 
 SEEDS = 1
 MACHINE = {"device": "auto", "threads": 1}
@@ -223,3 +224,15 @@ def test_spread_needs_more_than_one_seed(story):
     for entry in document["schemes"]:
         assert entry["students"]["balanced_accuracy"]["std"] is None
     assert "one seed, so no spread" in results_text(document)
+
+
+def test_a_demo_without_its_digits_leaves_the_one_it_was_to_replace(tmp_path, monkeypatch):
+    run = Run.open(tmp_path / "demo", "demo", {"quick": True}, {})
+    (tmp_path / "demo" / "report.html").write_text("the old one")
+    run.finish({"seeds": 1}, 0.0)
+    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    monkeypatch.delitem(sys.modules, "mlxtend.data", raising=False)
+    with pytest.raises(KdbiasError, match="mlxtend"):
+        demo(tmp_path / "demo", quick=True, seeds=2, overwrite=True)
+    assert read(tmp_path / "demo" / "run.json") == run.record
+    assert (tmp_path / "demo" / "report.html").read_text() == "the old one"

@@ -102,7 +102,11 @@ def demo(
     ):
         say(f"{out} is finished; nothing to do (--overwrite starts over)")
         return DemoResult(out, page, read_json(results), commands)
-    _write_data(Path(data), size)
+    try:
+        _write_data(Path(data), size)
+    except KdbiasError:
+        run.forget()
+        raise
     steps = list(all_steps(str(out), data, range(seeds), size, machine))
     _run(steps, started)
     document = collect_results(out, tuple(SCHEMES), seeds)
@@ -110,9 +114,10 @@ def demo(
     inside = script(".", "./data/demo.toml", seeds, size, machine)  # wherever the folder is moved to
     with atomic_path(out / "commands.sh") as temporary:
         temporary.write_text('#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside, encoding="utf-8")
+    # Before the page, which would else show what --overwrite has set aside; without a page it is made anew.
+    run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
     title = "kdbias demo: long-tailed digits" + (" (quick size)" if quick else "")
     report(out, page, title=title)
-    run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
     return DemoResult(out, page, document, commands)
 
 

@@ -247,9 +247,6 @@ def evaluate(
         outcome = judge.judge(case)
         return outcome, measured(judge, outcome, group_by, bootstrap, seed)
 
-    # What starts over removes the old answer only once there is a new one.
-    replaces = overwrite and data is None and (Path(output) / METRICS).exists()
-    found = answer(model) if replaces else None
     try:
         run = Run.open(output, _STAGE, config, inputs, overwrite)
     except ConfigChangedError:
@@ -265,7 +262,7 @@ def evaluate(
             # With a gallery from the same data all of it is embedded, else only what is judged.
             embedding = reading | running | {"where": () if gallery_where else where}
             table = embed_model(data, run.out / "embeddings", str(model), embedding)
-        outcome, facts = found or answer(table)
+        outcome, facts = answer(table)
     except KdbiasError:
         run.forget()
         raise

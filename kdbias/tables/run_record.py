@@ -17,6 +17,7 @@ from kdbias.version import __version__
 
 RECORD = "run.json"
 _STAGED = "staged"
+_REPLACED = ".replaced"  # what --overwrite starts over from, until the new run has finished
 _OWN = {
     "embed": ("part-*.parquet", "failures.parquet", "parts"),
     "uniformity": (
@@ -31,7 +32,7 @@ _OWN = {
         *("results.*", "commands.sh", "report.html"),
     ),
 }
-"""What each stage writes into its folder: starting over removes this, the ``plots`` that the record lists,
+"""What each stage writes into its folder: starting over replaces this, the ``plots`` that the record lists,
 and nothing else."""
 _NAMED = 6  # differences that a refusal names
 _LONG = 40  # characters of a value in it
@@ -124,6 +125,8 @@ class Run:
     ) -> "Run":
         """Begin, resume or find finished the run of ``stage`` in folder ``out``.
 
+        With ``overwrite`` what is there is set aside: `finish` removes it, `forget` puts it back.
+
         Raises:
             ConfigChangedError: the folder holds a run with other options or inputs (keys named).
             KdbiasError: the folder holds something else, or another process is at work in it.
@@ -153,11 +156,15 @@ class Run:
         lock: FolderLock | None,
     ) -> "Run":
         config = json.loads(json.dumps(config))  # as it is read back: lists, not tuples
+        if not (folder / RECORD).exists():
+            _put_back(folder, stage)  # a kill came between
         found = cls._existing(folder, stage)
         if found is not None and _STAGED in found:
             found = _put_in_place(folder, found)
+        if found is not None and found.get("status") == "finished":
+            shutil.rmtree(folder / _REPLACED, ignore_errors=True)
         if found is not None and overwrite:
-            _empty(folder, stage)
+            _set_aside(folder, stage, found)
             found = None
         elif found is not None:
             try:
@@ -165,7 +172,10 @@ class Run:
             except ConfigChangedError:
                 if not _barren(folder, stage, found):
                     raise
-                found = None  # a mistyped command claims nothing
+                # A mistyped command claims nothing, and what it was to replace is there again.
+                if _put_back(folder, stage):
+                    return cls._open(folder, stage, config, inputs, overwrite, lock)
+                found = None
         if found is None:
             record = {
                 "kdbias": __version__,
@@ -198,10 +208,17 @@ class Run:
         return record
 
     def forget(self) -> None:
-        """After a refusal, leave no record behind that would refuse the mended command as a change."""
+        """After a refusal, leave no record behind that would refuse the mended command as a change.
+
+        What the run was to replace is put back, unless it has results of its own to go on from.
+        """
         if self._staged is not None:
             shutil.rmtree(self._staged)
+        stage = self.record["stage"]
+        restored = _barren(self.out, stage, self.record) and _put_back(self.out, stage)
         self.unlock()
+        if restored:
+            return
         if self.state == "new" and [entry.name for entry in self.out.iterdir()] == [RECORD]:
             (self.out / RECORD).unlink()
             self.out.rmdir()
@@ -231,6 +248,7 @@ class Run:
             write_json(self.out / RECORD, pending)
             _put_in_place(self.out, pending)
             self._staged = None
+        shutil.rmtree(self.out / _REPLACED, ignore_errors=True)
         self.state = "finished"
         self.unlock()
 
@@ -260,16 +278,45 @@ def _barren(folder: Path, stage: str, record: dict[str, Any]) -> bool:
     return not any(entry.name != "config.toml" and not (entry / RECORD).exists() for entry in left)
 
 
-def _empty(folder: Path, stage: str) -> None:
-    """Remove what the stage wrote; whatever else lies in the folder is somebody's and stays."""
-    # The record goes first: a deletion cut short must not leave a "finished" folder with parts missing.
-    record = folder / RECORD
-    found = read_record(folder)
-    write_json(record, {**found, "status": "running"})
-    for pattern in (*_OWN.get(stage, ()), *map(glob.escape, found.get("plots", ()))):
-        for entry in folder.glob(pattern):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-    record.unlink()
+def _own(folder: Path, stage: str, record: dict[str, Any]) -> list[Path]:
+    """What the stage wrote beside its record; whatever else lies in the folder is somebody's and stays."""
+    patterns = (*_OWN.get(stage, ()), *map(glob.escape, record.get("plots", ())))
+    return list(dict.fromkeys(entry for pattern in patterns for entry in folder.glob(pattern)))
+
+
+def _set_aside(folder: Path, stage: str, record: dict[str, Any]) -> None:
+    """Make room for a new run.
+
+    The record moves first and returns last (`_put_back`): cut short in between, the folder has none, so that
+    no part of an output ever reads as the whole.
+    """
+    aside = folder / _REPLACED
+    if (aside / RECORD).exists():  # this run was to replace another and has not: that one is kept
+        _empty(folder, stage, record)
+        return
+    aside.mkdir(exist_ok=True)
+    for entry in (folder / RECORD, *_own(folder, stage, record)):
+        os.replace(entry, aside / entry.name)
+
+
+def _put_back(folder: Path, stage: str) -> bool:
+    """Undo `_set_aside`, removing what the new run wrote; False where nothing is set aside."""
+    aside = folder / _REPLACED
+    if not (aside / RECORD).exists():
+        return False
+    if (folder / RECORD).exists():
+        _empty(folder, stage, read_record(folder))
+    for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == RECORD):
+        os.replace(entry, folder / entry.name)
+    aside.rmdir()
+    return True
+
+
+def _empty(folder: Path, stage: str, record: dict[str, Any]) -> None:
+    """Remove an unfinished run, its record last."""
+    for entry in _own(folder, stage, record):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (folder / RECORD).unlink()

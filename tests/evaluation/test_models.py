@@ -71,6 +71,18 @@ def test_images_are_embedded_and_judged_in_one_call(folder, teacher, tmp_path, c
         evaluate(teacher, tmp_path / "out", **call)
 
 
+def test_a_mistake_in_starting_over_keeps_the_answer_and_its_embeddings(folder, teacher, tmp_path, capsys):
+    call = dict(protocol="knn", data=folder, device="cpu", workers=0, k=3, bootstrap=0)
+    first = evaluate(teacher, tmp_path / "out", **call)
+    for mistake in ({"group_by": ["shoe"]}, {"where": ["label=nobody"]}):
+        with pytest.raises(KdbiasError):
+            evaluate(teacher, tmp_path / "out", overwrite=True, **call, **mistake)
+    assert EmbeddingTable.open(tmp_path / "out" / "embeddings").n == 24
+    capsys.readouterr()
+    assert evaluate(teacher, tmp_path / "out", **call).document == first.document
+    assert "finished already" in capsys.readouterr().err
+
+
 def test_a_model_that_was_moved_is_the_same_model(folder, teacher, tmp_path, capsys):
     call = dict(protocol="knn", data=folder, device="cpu", workers=0, k=3, bootstrap=0)
     first = evaluate(teacher, tmp_path / "out", **call)

@@ -117,6 +117,17 @@ def test_a_search_that_is_too_coarse_is_refused(table, tmp_path, monkeypatch: py
         uniformity(table.path, tmp_path / "out", search="ivf", **OPTIONS)
 
 
+def test_a_refused_search_leaves_the_measurement_it_was_to_replace(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = uniformity(table.path, tmp_path / "out", **OPTIONS)
+    monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
+    with pytest.raises(KdbiasError, match="too coarse"):
+        uniformity(table.path, tmp_path / "out", search="ivf", overwrite=True, **OPTIONS)
+    again = uniformity(table.path, tmp_path / "out", **OPTIONS)
+    assert (again.state, again.document) == ("finished", first.document)
+
+
 def test_cells_stay_within_their_memory_or_are_refused(table, tmp_path, capsys) -> None:
     options = {**OPTIONS, "search": "ivf", "threads": 1}
     uniformity(table.path, tmp_path / "out", memory="50MiB", **options)

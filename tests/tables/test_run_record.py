@@ -1,6 +1,7 @@
 """Runs: the same command resumes, another is refused by the names of what differs."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_starting_over_removes_only_what_the_stage_wrote(tmp_path):
     (tmp_path / "d" / "best.parquet").write_text("a manifest")
     (tmp_path / "d" / "run1").mkdir()
     (tmp_path / "d" / "run1" / "student.pt").write_text("a model")
-    Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
+    Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True).finish({}, 0.0)
     left = sorted(str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*"))
     assert left == ["best.parquet", "run.json", "run1", "run1/student.pt"]
 
@@ -109,21 +110,101 @@ def test_options_are_compared_as_they_are_stored(tmp_path):
     assert Run.open(tmp_path / "d", "evaluate", {"far": (0.1, 0.2)}, {}).state == "finished"
 
 
-def test_starting_over_cut_short_never_reads_as_finished(tmp_path, monkeypatch):
-    Run.open(tmp_path / "d", "uniformity", {}, {}).finish({}, 0.0)
-    for name in ("density.parquet", "intervals.parquet"):
-        (tmp_path / "d" / name).write_text("old")
+OLD = {"density.parquet": "old", "intervals.parquet": "old"}
 
-    def died(path, *rest):
+
+def _finished(out: Path, config: dict) -> dict:
+    run = Run.open(out, "uniformity", config, {})
+    for name, text in OLD.items():
+        (out / name).write_text(text)
+    run.finish({"samples": 2}, 0.0)
+    return run.record
+
+
+def _content(out: Path) -> dict[str, str]:
+    """Every file of a folder but its record and lock."""
+    files = (p for p in out.rglob("*") if p.is_file() and p.name not in ("run.json", ".lock"))
+    return {str(p.relative_to(out)): p.read_text() for p in files}
+
+
+def test_a_refusal_puts_back_what_was_to_be_replaced(tmp_path):
+    old = _finished(tmp_path / "d", {"k": 1})
+    run = Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
+    assert (run.state, read_json(tmp_path / "d" / "run.json")["status"]) == ("new", "running")
+    (run.stage() / "density.parquet").write_text("half")
+    run.forget()
+    assert read_json(tmp_path / "d" / "run.json") == old
+    assert _content(tmp_path / "d") == OLD
+    assert not (tmp_path / "d" / ".replaced").exists()
+    run = Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
+    (tmp_path / "d" / "density.parquet").write_text("new")
+    run.finish({}, 0.0)
+    assert _content(tmp_path / "d") == {"density.parquet": "new"}
+
+
+def test_a_refusal_keeps_results_to_go_on_from(tmp_path):
+    Run.open(tmp_path / "d", "train", {"lr": 1}, {}).finish({}, 0.0)
+    run = Run.open(tmp_path / "d", "train", {"lr": 2}, {}, overwrite=True)
+    (tmp_path / "d" / "checkpoint.pt").write_text("hours of work")
+    run.forget()
+    again = Run.open(tmp_path / "d", "train", {"lr": 2}, {})
+    assert (again.state, _content(tmp_path / "d")) == ("resumed", {"checkpoint.pt": "hours of work"})
+
+
+def test_a_killed_replacement_goes_on_or_gives_way(tmp_path):
+    """Killed before its first result, and called again: as it was, with a mistake, as the old run was."""
+    old = _finished(tmp_path / "d", {"k": 1})
+    Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True).unlock()
+    run = Run.open(tmp_path / "d", "uniformity", {"k": 2}, {})
+    assert (run.state, _content(tmp_path / "d").keys()) == ("resumed", {f".replaced/{name}" for name in OLD})
+    run.forget()
+    assert (read_json(tmp_path / "d" / "run.json"), _content(tmp_path / "d")) == (old, OLD)
+
+    Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True).unlock()
+    (tmp_path / "d" / "pass.npz").write_text("a snapshot of k = 2")
+    Run.open(tmp_path / "d", "uniformity", {"k": 3}, {}, overwrite=True).forget()
+    assert (read_json(tmp_path / "d" / "run.json"), _content(tmp_path / "d")) == (old, OLD)
+
+    Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True).unlock()
+    with pytest.raises(ConfigChangedError, match="k: 1 -> 3"):
+        Run.open(tmp_path / "d", "uniformity", {"k": 3}, {})
+    assert Run.open(tmp_path / "d", "uniformity", {"k": 1}, {}).state == "finished"
+    assert _content(tmp_path / "d") == OLD
+
+
+@pytest.mark.parametrize("moves", range(7))
+def test_a_kill_while_files_move_never_mixes_two_runs(tmp_path, monkeypatch, moves: int):
+    old = _finished(tmp_path / "d", {"k": 1})
+    real, left = os.replace, iter(range(moves))
+
+    def dies(source, target):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True).forget()
+    run = Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
+    assert (run.state, _content(tmp_path / "d").keys()) == ("new", {f".replaced/{name}" for name in OLD})
+    run.forget()
+    assert (read_json(tmp_path / "d" / "run.json"), _content(tmp_path / "d")) == (old, OLD)
+
+
+def test_a_kill_while_the_replaced_is_removed_leaves_the_new(tmp_path, monkeypatch):
+    _finished(tmp_path / "d", {"k": 1})
+    run = Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}, overwrite=True)
+
+    def dies(*args, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", died)
+        patch.setattr(shutil, "rmtree", dies)
         with pytest.raises(KeyboardInterrupt):
-            Run.open(tmp_path / "d", "uniformity", {}, {}, overwrite=True)
-    assert Run.open(tmp_path / "d", "uniformity", {}, {}).state == "resumed"
-    assert Run.open(tmp_path / "d", "uniformity", {}, {}, overwrite=True).state == "new"
-    assert [p.name for p in (tmp_path / "d").iterdir()] == ["run.json"]
+            run.finish({}, 0.0)
+    assert Run.open(tmp_path / "d", "uniformity", {"k": 2}, {}).state == "finished"
+    assert not (tmp_path / "d" / ".replaced").exists()
 
 
 def test_staged_files_are_put_in_place_together(tmp_path, monkeypatch):

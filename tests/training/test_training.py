@@ -119,6 +119,14 @@ def test_the_same_call_again_does_nothing_and_another_is_refused_by_key(lab: Any
     assert lab.run(tmp_path / "some", **chosen).already_finished
 
 
+def test_a_mistake_in_starting_over_removes_nothing(lab: Any, tmp_path: Path) -> None:
+    lab.run(tmp_path / "run", epochs=1)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    with pytest.raises(KdbiasError, match="scale"):
+        lab.run(tmp_path / "run", epochs=1, loss="l2e", scale=16.0, overwrite=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
 def test_the_written_config_repeats_the_run(lab: Any, tmp_path: Path) -> None:
     lab.run(tmp_path / "run", epochs=2, seed=5)
     train(lab.data, tmp_path / "again", config=tmp_path / "run" / "config.toml")
