@@ -112,7 +112,8 @@ def _columns(data: DataSet) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _open(source: str, id_column: str | None, label_column: str | None) -> Source:
+def open_source(source: str, id_column: str | None, label_column: str | None) -> Source:
+    """The data of a study, kept until another is opened; a new study clears it, as files may have changed."""
     return open_data(source, id_column=id_column, label_column=label_column)
 
 
@@ -122,7 +123,7 @@ def locate(data: DataSet, out: Path) -> Prepared:
     Raises:
         KdbiasError: the data, the teacher or a file that a judge reads cannot be opened.
     """
-    source = _open(expand(data.source), data.id_column, data.label_column)
+    source = open_source(expand(data.source), data.id_column, data.label_column)
     made_from = {
         "source": source.fingerprint,
         "teacher": data.teacher and network_fingerprint(expand(data.teacher), "cpu", data.id_column),
@@ -178,7 +179,7 @@ def prepare(prepared: Prepared, machine: Machine) -> None:
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    source = _open(prepared.source, data.id_column, data.label_column)
+    source = open_source(prepared.source, data.id_column, data.label_column)
     part = parts_of(source, data)
     if data.image_size:
         write_images(folder / "prepared.parquet", source, part, data.image_size)

@@ -22,7 +22,7 @@ from kdbias.studies.cases import Case, build_case
 from kdbias.studies.description import Description, read_description
 from kdbias.studies.plan import Plan
 from kdbias.studies.pool import Workers
-from kdbias.studies.preparation import Machine, measure_all, prepare
+from kdbias.studies.preparation import Machine, measure_all, open_source, prepare
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.tables.run_record import Run
 
@@ -80,6 +80,7 @@ def study(
     check_parallel("threads", threads)
     check_parallel("workers", workers)
     wanted = read_description(description)
+    open_source.cache_clear()
     _check_names(wanted, only, rounds)
     plan = Plan(wanted, Path(output), Machine(device, threads), tuple(only))
     cases = plan.chosen

@@ -73,6 +73,15 @@ def test_the_same_call_again_runs_nothing(finished):
     assert result.document["missing"] == 0
 
 
+def test_data_that_changed_since_the_last_call_are_read_again(tiny, tmp_path):
+    source = Path(shutil.copy(tiny.source, tmp_path / "digits.parquet"))
+    file = tiny.write(tmp_path / "study.toml", (str(tiny.source), str(source)))
+    study(file, tmp_path / "out", device="cpu", dry_run=True)
+    source.write_bytes(b"no table any more")
+    with pytest.raises(KdbiasError, match=r"digits\.parquet"):
+        study(file, tmp_path / "out", device="cpu", dry_run=True)
+
+
 @pytest.mark.parametrize("damaged", [b"", b'{"seconds": 1.0, "met', b"{}", b"[]"])
 def test_a_damaged_result_is_named(finished, tmp_path, damaged):
     file, out = finished
