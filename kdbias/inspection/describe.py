@@ -13,7 +13,7 @@ from kdbias.errors import KdbiasError
 from kdbias.inspection import numbers, plain
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.inspection.values import short
-from kdbias.tables.csv_file import DELIMITERS, read_csv
+from kdbias.tables.csv_file import DELIMITERS, csv_head
 from kdbias.tables.files import read_document, read_json, read_toml
 from kdbias.tables.parquet_file import read_schema, readable
 from kdbias.tables.provenance import from_schema
@@ -112,8 +112,8 @@ def _parquet_head(path: Path, rows: int) -> tuple[Any, int, Any]:
 
 
 def _csv_head(path: Path, rows: int) -> tuple[Any, int, Any]:
-    table = read_csv(path, _TEXTS, delimiter=DELIMITERS[path.suffix.lower()])
-    return table.slice(0, rows), table.num_rows, table.schema
+    head, n = csv_head(path, rows, _TEXTS, DELIMITERS[path.suffix.lower()])
+    return head, n, head.schema
 
 
 def _weights(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv as text_csv
 import io
 import os
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -67,20 +67,60 @@ def read_csv(
 
     where = source if where is None else where
     with _opened(source) as handle:
-        if columns is None:
-            columns = csv_columns(handle, delimiter, where)
-            handle.seek(0)
+        options = _options(handle, texts, columns, delimiter, where)
         try:
-            return csv.read_csv(
-                handle,
-                parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=csv.ConvertOptions(
-                    column_types=dict.fromkeys(texts, pa.string()), include_columns=list(columns)
-                ),
-            )
+            return csv.read_csv(handle, **options)
         except pa.ArrowException as error:
             reason = first_line(error)
             raise KdbiasError(f"{where}: not a readable CSV file ({reason})") from None
+
+
+def csv_head(
+    path: str | os.PathLike[str], rows: int, texts: Sequence[str] = (), delimiter: str = ","
+) -> tuple[pa.Table, int]:
+    """The first ``rows`` of what `read_csv` reads, and how many there are; of a large file never all at once.
+
+    Raises:
+        KdbiasError: as `read_csv`.
+    """
+    from pyarrow import csv
+
+    with _opened(path) as handle:
+        options = _options(handle, texts, None, delimiter, path)
+        try:
+            with csv.open_csv(handle, **options) as batches:
+                first, n = [], 0
+                for batch in batches:
+                    if n < rows:
+                        first.append(batch.slice(0, rows - n))
+                    n += batch.num_rows
+                return pa.Table.from_batches(first, batches.schema), n
+        except pa.ArrowException:
+            pass
+    # The first block does not show the type of a column: only the whole file does, or what is wrong with it.
+    table = read_csv(path, texts, delimiter=delimiter)
+    return table.slice(0, rows), table.num_rows
+
+
+def _options(
+    handle: pa.NativeFile,
+    texts: Sequence[str],
+    columns: Sequence[str] | None,
+    delimiter: str,
+    where: object,
+) -> dict[str, Any]:
+    """How pyarrow is to read an open CSV file, which is left at its beginning."""
+    from pyarrow import csv
+
+    if columns is None:
+        columns = csv_columns(handle, delimiter, where)
+        handle.seek(0)
+    return {
+        "parse_options": csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        "convert_options": csv.ConvertOptions(
+            column_types=dict.fromkeys(texts, pa.string()), include_columns=list(columns)
+        ),
+    }
 
 
 @contextlib.contextmanager

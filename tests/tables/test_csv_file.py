@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.csv_file import csv_columns, read_csv
+from kdbias.tables import csv_file
+from kdbias.tables.csv_file import csv_columns, csv_head, read_csv
 
 
 def rows(file, content: str | bytes, *texts: str, **options) -> list[dict]:
@@ -45,6 +46,32 @@ def test_the_last_row_may_change_a_column(file, last):
     assert str(values[-1]) == last.strip('"')
 
 
+@pytest.mark.parametrize("shown", [0, 3, 200_000])
+def test_the_head_of_a_large_file_is_read_by_blocks(file, monkeypatch, shown):
+    n = 250_000
+    file.write_text("id,age\n" + "".join(f"{i:06d},{i}\n" for i in range(n)))
+    whole = read_csv(file, ["id"])
+    monkeypatch.delattr(csv_file, "read_csv")
+    head, counted = csv_head(file, shown, ["id"])
+    assert counted == n
+    assert head == whole.slice(0, shown)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "id,age\n",
+        "id,age\n1,2",
+        "id,age\n" + "1,30\n" * 250_000 + "1,unknown\n",
+        "id\n" + "1\n" * 5 + '"a\nb"\n',
+    ],
+)
+def test_the_head_is_the_head_of_what_is_read(file, content):
+    file.write_text(content)
+    whole = read_csv(file)
+    assert csv_head(file, 2) == (whole.slice(0, 2), len(whole))
+
+
 def test_an_open_file_has_the_name_it_is_given(file):
     file.write_text("id,n\n007,1\n")
     with pa.memory_map(str(file)) as handle:
@@ -67,6 +94,8 @@ def test_an_open_file_has_the_name_it_is_given(file):
 def test_anything_else_is_one_line(file, content, message):
     if content is not None:
         file.write_bytes(content)
+    with pytest.raises(KdbiasError, match=message):
+        csv_head(file, 5)
     with pytest.raises(KdbiasError, match=message) as caught:
         read_csv(file)
     assert "\n" not in str(caught.value)
