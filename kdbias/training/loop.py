@@ -245,6 +245,7 @@ def fit(
                         record.save(learned, sampler.state_dict(meter.position), meter)
                 if interrupted():
                     raise KeyboardInterrupt
+            record.require_finite(meter)
             meter.end_epoch(sampler.drawn(meter.epoch, meter.position) if processes.main else {})
             sampler.set_epoch(meter.epoch)
             progress.set_postfix_str(meter.describe_last())

@@ -80,9 +80,8 @@ class Meter:
         self._mark = now
 
     def end_epoch(self, drawn: dict[str, float]) -> None:
-        """Close the epoch's row. Raises DivergedError where the loss is no number any more."""
+        """Close the epoch's row."""
         assert self.loss_sum is not None
-        self.require_finite([self.loss_sum])
         parts = [value / self.position for value in self.loss_sum.tolist()]
         self.tick()
         self.epoch += 1
@@ -97,15 +96,6 @@ class Meter:
         self.history.append({**row, **drawn, "seconds": self.seconds})
         self.position, self.loss_sum = 0, None
         self.wait_seconds = self.epoch_seconds = 0.0
-
-    def require_finite(self, values: Iterable[torch.Tensor]) -> None:
-        """Raises DivergedError where a value is infinite or NaN."""
-        if not all(bool(torch.isfinite(value).all()) for value in values):
-            raise DivergedError(
-                f"the loss or a weight is infinite or NaN at step {self.step:,} (learning rate "
-                f"{self.rate:g} there), and checkpoint.pt is left as it was: start over (--overwrite) with a "
-                "lower --lr or --clip-grad"
-            )
 
     def describe_last(self) -> str:
         """The last epoch's loss, with the share of each summand where there are several."""
@@ -145,18 +135,28 @@ class Record:
     def due(self, seconds: float) -> bool:
         return time.monotonic() - self._saved_at >= seconds
 
+    def require_finite(self, meter: Meter, values: Iterable[torch.Tensor] = ()) -> None:
+        """Raises DivergedError where the loss or a value is infinite or NaN."""
+        losses = [] if meter.loss_sum is None else [meter.loss_sum]
+        if not all(bool(torch.isfinite(value).all()) for value in (*losses, *values)):
+            kept = f"; {self._checkpoint} still holds an earlier step" if self.has_checkpoint else ""
+            raise DivergedError(
+                f"the loss or a weight is infinite or NaN at step {meter.step:,} (learning rate "
+                f"{meter.rate:g} there){kept}: start over (--overwrite) with a lower --lr or --clip-grad"
+            )
+
     def save(self, learned: dict[str, Any], sampler: dict[str, Any], meter: Meter) -> None:
         """Write checkpoint.pt: everything that the next step depends on.
 
         What is random in a step (order, flips, dropout) is a function of seed and step, so no generator's
-        state is needed. Raises DivergedError where the loss or a weight is no number any more: what a run
-        that diverged has learned must not replace what it had.
+        state is needed. Raises DivergedError where the loss or a weight, or the average of one, is no number
+        any more: what a run that diverged has learned must not replace what it had.
         """
-        losses = [] if meter.loss_sum is None else [meter.loss_sum]
-        meter.require_finite([*losses, *learned["learner"].state_dict().values()])
+        state = {name: part.state_dict() for name, part in learned.items() if part is not None}
+        self.require_finite(meter, [*state["learner"].values(), *state.get("average", {}).values()])
         content = {
             "format": FORMAT,
-            "state": {name: part.state_dict() for name, part in learned.items() if part is not None},
+            "state": state,
             "sampler": sampler,
             "meter": meter.to_dict(),
         }

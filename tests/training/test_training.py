@@ -157,32 +157,38 @@ def test_samples_that_the_teacher_could_not_read_are_left_out(lab: Any, tmp_path
 
 
 def test_a_loss_that_is_no_number_ends_the_run(lab: Any, tmp_path: Path) -> None:
-    with pytest.raises(KdbiasError, match="lower --lr"):
+    with pytest.raises(KdbiasError, match="lower --lr") as caught:
         lab.run(tmp_path / "run", lr=1e30, clip_grad=0.0, loss="softmax", embeddings=None, warmup=0.0)
+    assert "checkpoint" not in str(caught.value)  # there is none
 
 
-@pytest.mark.parametrize("spoilt", ["loss", "weights"])
+@pytest.mark.parametrize("spoilt", ["loss", "weights", "average"])
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
     lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str
 ) -> None:
-    add, save, learners = Meter.add, Record.save, []
+    add, save, saved = Meter.add, Record.save, []
 
     def spoil(self: Meter, parts: torch.Tensor, images: int, rate: float, processes: Any) -> None:
         add(self, parts * np.nan if spoilt == "loss" and self.step == 4 else parts, images, rate, processes)
         if spoilt == "weights" and self.step == 5:
-            next(learners[0].parameters()).data[0] = np.inf
+            next(saved[0]["learner"].parameters()).data[0] = np.inf
+        if spoilt == "average" and self.step == 5:
+            next(saved[0]["average"].network.parameters()).data[0] = np.nan
 
     def watch(self: Record, learned: dict, sampler: dict, meter: Meter) -> None:
-        learners.append(learned["learner"])
+        saved.append(learned)
         save(self, learned, sampler, meter)
 
     monkeypatch.setattr(Meter, "add", spoil)
     monkeypatch.setattr(Record, "save", watch)
-    with pytest.raises(KdbiasError, match=r"at step 5.*start over \(--overwrite\) with a lower --lr"):
-        lab.run(tmp_path / "run", checkpoint_seconds=0)
+    with pytest.raises(
+        KdbiasError, match=r"at step 5.*checkpoint\.pt.*start over \(--overwrite\) with a lower"
+    ):
+        lab.run(tmp_path / "run", checkpoint_seconds=0, ema=0.9)
     left = read_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert left["meter"]["step"] == 4
-    assert all(torch.isfinite(value).all() for value in left["state"]["learner"].values())
+    for part in ("learner", "average"):
+        assert all(torch.isfinite(value).all() for value in left["state"][part].values())
 
 
 @pytest.mark.parametrize(
