@@ -37,8 +37,9 @@ def judge(case: Case) -> Outcome:
     judged = pc.is_in(train.ids, value_set=model.ids).to_numpy(zero_copy_only=False)
     if judged.all():
         raise KdbiasError(
-            f"all {train.n:,} labelled rows of the gallery are judged, so that none is left to learn from; "
-            "give other rows: --gallery, or --where and --gallery-where"
+            f"all {train.n:,} labelled rows of the gallery ({train.name}) are judged (in {model.name}), so "
+            "that none is left to learn from; take a table of other samples, or split one by --where and "
+            "--gallery-where"
         )
     if judged.any():
         left_out = int(judged.sum())
