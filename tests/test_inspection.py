@@ -23,6 +23,7 @@ from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.files import write_json
 from kdbias.tables.run_record import Run
 from kdbias.tables.weight_manifest import write_manifest
+from kdbias.weighting.diagnostics import summary
 
 IDS = pa.array([f"s{i}" for i in range(8)])
 
@@ -107,6 +108,21 @@ def test_parquet_rewritten_by_pandas_keeps_its_provenance(manifest, tmp_path):
     found = inspect(tmp_path / "cut.parquet")
     assert found["rows"] == 2
     assert found["provenance"]["stage"] == "weights"
+
+
+def test_an_edited_manifest_is_not_described_as_the_original(tmp_path):
+    weights = np.array([4.0, 4, 0, 0, 0, 0, 0, 0])
+    numbers = summary(weights, weights, np.full(8, -1))
+    doc = provenance.document("weights", {}, {}, {"samples": 8}, 0.1, numbers=numbers)
+    write_manifest(tmp_path / "w.parquet", IDS, None, {}, np.zeros(8), weights, doc)
+    found = inspect(tmp_path / "w.parquet")
+    assert "edited" not in found["summary"]
+    assert "counts: samples 8" in check(found)
+    pd.read_parquet(tmp_path / "w.parquet").head(5).to_parquet(tmp_path / "w.parquet")
+    found = inspect(tmp_path / "w.parquet")
+    assert found["summary"].startswith("5 samples; effective sample size 2.0 (40.0 %)")
+    assert "edited since kdbias weights wrote it" in found["summary"]
+    assert "counts:" not in check(found)
 
 
 def test_training_run(tmp_path):

@@ -118,13 +118,19 @@ def _csv_head(path: Path, rows: int) -> tuple[Any, int, Any]:
 
 def _weights(path: Path) -> dict[str, Any]:
     from kdbias.tables.weight_manifest import read_manifest
+    from kdbias.weighting.diagnostics import current, edited
 
-    w = read_manifest(path).weights
-    ess = float(w.sum() ** 2 / (w**2).sum())
-    return {
-        "summary": f"{len(w):,} samples; effective sample size {ess:,.1f} ({100 * ess / len(w):.1f} %), "
-        f"weights {w.min():.3g} to {w.max():.3g}, {int((w == 0).sum()):,} never drawn",
+    manifest = read_manifest(path)
+    now = current(manifest)
+    found: dict[str, Any] = {
+        "summary": f"{manifest.n:,} samples; effective sample size {now['ess']:,.1f} "
+        f"({100 * now['ess_share']:.1f} %), weights {manifest.weights.min():.3g} to {now['max_weight']:.3g}, "
+        f"{now['zero_weights']:,} never drawn"
     }
+    if edited(manifest, now):
+        found["summary"] += "; edited since kdbias weights wrote it, so the provenance is of the original"
+        found["counts"] = None
+    return found
 
 
 def _record(folder: Path) -> dict[str, Any]:

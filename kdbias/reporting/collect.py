@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from kdbias.reporting.naming import recipes, told_apart
 from kdbias.reporting.places import candidates
 from kdbias.tables.csv_file import read_csv
 from kdbias.tables.run_record import RECORD, read_record
+from kdbias.weighting.diagnostics import current, edited
 
 if TYPE_CHECKING:
     from kdbias.tables.density_table import DensityTable
@@ -60,6 +62,16 @@ class Scheme:
     @property
     def path(self) -> Path:
         return self.manifest.path
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """ESS, largest weight and so on, of the weights in the file."""
+        return current(self.manifest)
+
+    @cached_property
+    def edited(self) -> bool:
+        """Whether the file is no longer what its provenance describes."""
+        return edited(self.manifest, self.numbers)
 
 
 def is_distilled(scheme: str) -> bool:

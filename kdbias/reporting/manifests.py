@@ -1,4 +1,4 @@
-"""What weight manifests record of themselves, for those that ``uniformity`` did not measure."""
+"""What weight manifests hold, for those that ``uniformity`` did not measure."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ def unmeasured(found: Collection) -> list[Scheme]:
 
 
 def distinct(scheme: Scheme) -> tuple[float, float, float] | None:
-    """(t, D of natural sampling, D of the manifest) from the solver's energies; None for other methods."""
+    """(t, D of natural sampling, D of the manifest) from the solver's energies.
+
+    None for other methods, and where the weights were edited since.
+    """
     document = scheme.manifest.provenance
     solver: dict[str, Any] = document.get("solver") or {}
     t = (document.get("config") or {}).get("t")
     before, after = solver.get("energy_before"), solver.get("energy")
-    if not t or not before or not after:
+    if not t or not before or not after or scheme.edited:
         return None
     return float(t), 1 / float(before), 1 / float(after)
 
@@ -45,7 +48,7 @@ def reached(found: Collection, density: Density) -> list[tuple[float, str, float
         document, known = scheme.manifest.provenance, distinct(scheme)
         own = (document.get("inputs") or {}).get("density") == density.table.fingerprint
         if own and known is not None and f"{known[0]:g}" == density.bandwidth:
-            listed.append((known[2], scheme.name, float(document["numbers"]["ess_share"])))
+            listed.append((known[2], scheme.name, scheme.numbers["ess_share"]))
     return listed
 
 
@@ -53,26 +56,27 @@ def manifests_table(schemes: Sequence[Scheme]) -> Table | None:
     """A row a manifest."""
     rows = []
     for scheme in schemes:
-        document = scheme.manifest.provenance
-        numbers, config = document["numbers"], document.get("config") or {}
+        numbers, config = scheme.numbers, scheme.manifest.provenance.get("config") or {}
         known = distinct(scheme)
         rows.append(
             [
                 Cell(scheme.name),
-                Cell(str(config.get("method", NONE))),
+                Cell(str(config.get("method", NONE)) + (", edited since" if scheme.edited else "")),
                 Cell(f"{config['t']:g}" if config.get("t") else NONE, True),
                 magnitude(known[1] if known else None),
                 magnitude(known[2] if known else None),
-                percent(numbers.get("ess_share")),
-                number(numbers.get("max_weight"), 2),
-                number(numbers.get("zero_weights"), 0),
-                number(numbers.get("effective_identities"), 1),
+                percent(numbers["ess_share"]),
+                number(numbers["max_weight"], 2),
+                number(numbers["zero_weights"], 0),
+                number(numbers["effective_identities"], 1),
             ]
         )
     if not rows:
         return None
     caption = (
-        "What kdbias weights recorded in each manifest; kdbias uniformity --weights measures them at every "
-        "bandwidth, beside natural sampling."
+        "D as kdbias weights recorded it, the rest from the weights in each file; kdbias uniformity "
+        "--weights measures them at every bandwidth, beside natural sampling."
     )
+    if any(scheme.edited for scheme in schemes):
+        caption += " No D is recorded of a manifest that was edited since kdbias weights wrote it."
     return Table("Weight manifests", caption, _COLUMNS, rows, explain=True)

@@ -199,13 +199,18 @@ def provenances(found: Collection) -> list[Provenance]:
     ]
     listed += [(r.path, f"training run, “{r.scheme}”", r.record, "") for r in found.runs]
     listed += [(e.path, "evaluation", e.record, "") for e in found.evaluations]
-    return [_provenance(str(path), kind, record, own) for path, kind, record, own in listed]
+    edited = {scheme.path for scheme in found.schemes if scheme.edited}
+    return [_provenance(str(path), kind, record, own, path in edited) for path, kind, record, own in listed]
 
 
-def _provenance(path: str, kind: str, record: Mapping[str, Any], fingerprint: str) -> Provenance:
+def _provenance(
+    path: str, kind: str, record: Mapping[str, Any], fingerprint: str, edited: bool
+) -> Provenance:
     facts = [
         ("kdbias", str(record.get("version") or record.get("kdbias") or "not recorded (hand-made file)"))
     ]
+    if edited:
+        facts.append(("edited since", "what follows describes the file as kdbias wrote it"))
     for key in ("created", "started", "finished"):
         if record.get(key):
             facts.append((key, str(record[key])))

@@ -1,10 +1,13 @@
 """What weights cost and when to worry."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from kdbias.measurement.distribution import effective_identities, ess, top_mass
+from kdbias.tables.joins import encode
+from kdbias.tables.weight_manifest import WeightManifest
 
 # Lines past which a manifest comes with a warning. An ESS below a tenth of the samples is where
 # importance-sampling tools start to warn; a weight above 50 shows one image 50 times an epoch.
@@ -25,12 +28,30 @@ def summary(weights: np.ndarray, masses: np.ndarray, codes: np.ndarray) -> dict[
         ess (of the rows), ess_share (ess / n), ess_distinct (share of the distinct samples), max_weight,
         top_mass (of the 1 % of samples with the largest weights), zero_weights, effective_identities.
     """
+    return {**_of_rows(weights, codes), "ess_distinct": ess(masses) / len(masses)}
+
+
+def current(manifest: WeightManifest) -> dict[str, Any]:
+    """The numbers of `summary` from a file's weights as they are now, but for ess_distinct."""
+    return _of_rows(manifest.weights, encode(manifest.labels)[0])
+
+
+def edited(manifest: WeightManifest, now: dict[str, Any]) -> bool:
+    """Whether the `current` numbers are not those that ``weights`` recorded; False where it recorded none."""
+    recorded = manifest.provenance.get("numbers") or {}
+    return any(not _same(value, recorded[name]) for name, value in now.items() if name in recorded)
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    return a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-6)
+
+
+def _of_rows(weights: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
     p = weights / weights.sum()
     rows = ess(p)
     return {
         "ess": rows,
         "ess_share": rows / len(weights),
-        "ess_distinct": ess(masses) / len(masses),
         "max_weight": float(weights.max()),
         "top_mass": top_mass(p),
         "zero_weights": int((weights == 0).sum()),

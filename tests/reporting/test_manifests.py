@@ -1,8 +1,10 @@
 """A page shows what a weight manifest says of itself where uniformity did not measure it."""
 
+import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -10,7 +12,9 @@ from kdbias.reporting import report
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.files import read_json, write_json
-from kdbias.tables.weight_manifest import write_manifest
+from kdbias.tables.joins import encode
+from kdbias.tables.weight_manifest import mean_one, write_manifest
+from kdbias.weighting.diagnostics import summary
 
 
 @pytest.fixture
@@ -20,28 +24,32 @@ def walk(outputs, tmp_path):
     numbers = read_json(tmp_path / "density" / "uniformity.json")
     numbers["schemes"] = numbers["schemes"][:1]
     write_json(tmp_path / "density" / "uniformity.json", numbers)
+    weights = mean_one(np.r_[np.zeros(7), np.linspace(0.5, 2, len(outputs.ids) - 7)])
+    ids, labels = pa.array(outputs.ids), pa.array(outputs.labels)
     doc = provenance.document(
         "weights",
         {"method": "equilibrium", "t": 4.0},
         {"density": read_density(outputs["density"]).fingerprint},
-        {},
+        {"samples": len(ids)},
         0.1,
-        numbers={"ess_share": 0.55, "max_weight": 3.25, "zero_weights": 7, "effective_identities": 2.0},
+        numbers=summary(weights, weights, encode(labels)[0]),
         solver={"energy_before": 1 / 62.9, "energy": 1 / 381.8},
     )
-    weights = np.linspace(0.5, 2, len(outputs.ids))
-    ids, labels = pa.array(outputs.ids), pa.array(outputs.labels)
     write_manifest(tmp_path / "w.parquet", ids, labels, {}, outputs.log_density, weights, doc)
     return tmp_path
+
+
+def cells_of(html):
+    """The only row of the table of manifests."""
+    body = html.partition("<h3>Weight manifests</h3>")[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    return [re.sub("<.*?>", "", cell).strip() for cell in re.findall("<td.*?</td>", body, re.DOTALL)]
 
 
 def test_before_and_after_stand_in_the_tiles_and_a_table(walk):
     report([walk / "density", walk / "w.parquet"], walk / "r.html", pictures=0)
     html = (walk / "r.html").read_text()
-    assert "<b>381.8</b><span>distinct samples under “w” (t = 4; ESS 55 %)</span>" in html
-    table = html.partition("<h3>Weight manifests</h3>")[2].partition("</table>")[0]
-    for shown in ("62.9", "381.8", "55.0 %", "3.25", ">7<"):
-        assert shown in table
+    assert "<b>381.8</b><span>distinct samples under “w” (t = 4; ESS 82 %)</span>" in html
+    assert cells_of(html) == ["w", "equilibrium", "4", "62.9", "381.8", "82.1 %", "1.73", "7", "2.8"]
     assert 'id="ess0"' not in html  # natural alone trades nothing off
     assert "sample size below" not in html
 
@@ -52,3 +60,28 @@ def test_a_measured_manifest_is_shown_once(walk):
     write_json(walk / "density" / "uniformity.json", numbers)
     report([walk / "density", walk / "w.parquet"], walk / "r.html", pictures=0)
     assert "<h3>Weight manifests</h3>" not in (walk / "r.html").read_text()
+
+
+def test_an_edited_manifest_is_shown_as_it_is_now(walk):
+    """D is not known of it, and what pandas carried along of the original is not said of it."""
+    frame = pd.read_parquet(walk / "w.parquet")
+    frame.loc[frame.label == "common", "weight"] = 0
+    frame.to_parquet(walk / "w.parquet")
+    report([walk / "density", walk / "w.parquet"], walk / "r.html", pictures=0)
+    html = (walk / "r.html").read_text()
+    cells = cells_of(html)
+    assert cells[:5] == ["w", "equilibrium, edited since", "4", "n/a", "n/a"]
+    share = frame.weight.sum() ** 2 / (frame.weight**2).sum() / len(frame)
+    assert cells[5] == f"{100 * share:.1f} %"
+    assert cells[7] == "60"
+    assert "381.8" not in html
+    assert "<dt>edited since</dt>" in html
+
+
+def test_a_manifest_with_rows_left_out_is_an_edited_one(walk):
+    frame = pd.read_parquet(walk / "w.parquet")
+    frame[frame.weight > 1].to_parquet(walk / "w.parquet")
+    report([walk / "density", walk / "w.parquet"], walk / "r.html", pictures=0)
+    cells = cells_of((walk / "r.html").read_text())
+    assert cells[1] == "equilibrium, edited since"
+    assert cells[7] == "0"
