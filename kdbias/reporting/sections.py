@@ -9,12 +9,14 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.reporting import distributions, manifests, maps, thumbnails, uniformity_figures
-from kdbias.reporting.collect import NATURAL, Collection, Density, is_distilled
+from kdbias.reporting.collect import NATURAL, Collection, Density
 from kdbias.reporting.drawing import Figure, Look
 from kdbias.reporting.evaluations import Image
 from kdbias.reporting.frontier import frontier_figure, frontier_table
 from kdbias.reporting.summaries import (
     Provenance,
+    best_of,
+    distilled_means,
     points,
     shown_measures,
     spread,
@@ -245,11 +247,12 @@ def headline(found: Collection) -> list[Fact]:
     values = values_by_scheme(found.judged_alike)
     for measure in shown_measures(values)[:1] if values else []:
         reached_by = values[measure.key]
-        means = {s: float(np.mean(v)) for s, v in reached_by.items() if is_distilled(s)}
+        means = distilled_means(reached_by)
         if NATURAL in means and len(means) > 1:
-            best_name = (max if measure.higher_is_better else min)(means, key=means.__getitem__)
+            best_name = best_of({s: mean for s, mean in means.items() if s != NATURAL}, measure)[0]
             ends = [reached_by[NATURAL], reached_by[best_name]]
             change = " → ".join(spread(end, measure).text.replace(" ", "\u00a0") for end in ends)
             over = "mean ± standard deviation over seeds" if max(map(len, ends)) > 1 else "one seed each"
-            facts.append(Fact(change, f"{measure.label}: natural → “{best_name}”, {over}"))
+            none = "; no other sampling beats natural" if NATURAL in best_of(means, measure) else ""
+            facts.append(Fact(change, f"{measure.label}: natural → “{best_name}”, {over}{none}"))
     return facts

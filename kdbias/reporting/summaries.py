@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,17 @@ def shown_measures(values: Mapping[str, Any]) -> list[Measure]:
     ]
 
 
+def distilled_means(by_scheme: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Scheme -> mean over the runs that learnt from a teacher."""
+    return {s: statistics.fmean(v) for s, v in by_scheme.items() if is_distilled(s)}
+
+
+def best_of(means: Mapping[str, float], measure: Measure) -> list[str]:
+    """The schemes of the best mean: several where they are equal but for rounding errors."""
+    top = (max if measure.higher_is_better else min)(means.values(), default=math.nan)
+    return [s for s, mean in means.items() if math.isclose(mean, top, rel_tol=1e-9)]
+
+
 def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table | None:
     """Scheme by measure, mean +- standard deviation over runs, the best mean marked."""
     measures = shown_measures(values)
@@ -145,14 +157,13 @@ def students_table(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Table
         return None
     best = {}
     for m in measures:
-        means = {s: statistics.fmean(v) for s, v in values[m.key].items() if is_distilled(s)}
-        best[m.key] = (max if m.higher_is_better else min)(means, key=means.__getitem__, default=None)
+        best[m.key] = best_of(distilled_means(values[m.key]), m)
     runs = {s: max(len(values[m.key].get(s, ())) for m in measures) for s in schemes}
     rows = [
         [
             Cell(s),
             Cell(str(runs[s]), True),
-            *(spread(values[m.key].get(s, ()), m, best[m.key] == s) for m in measures),
+            *(spread(values[m.key].get(s, ()), m, s in best[m.key]) for m in measures),
         ]
         for s in schemes
     ]

@@ -107,6 +107,29 @@ def test_numbers_in_the_tables_are_those_of_the_files(page, outputs):
     assert "72.0 ± 2.0 → 82.0 ± 2.6" in outline.text  # the first thing to see of students
 
 
+@pytest.mark.parametrize(
+    ("equilibrium", "bold"),
+    [((0.70, 0.72, 0.74), ["72.0 ± 2.0", "72.0 ± 2.0"]), ((0.60, 0.61, 0.62), ["72.0 ± 2.0"])],
+)
+def test_where_natural_is_best_or_tied_the_page_says_that_nothing_beats_it(
+    outputs, tmp_path, equilibrium, bold
+):
+    for seed, value in enumerate(equilibrium):
+        for scheme in ("natural", "equilibrium"):
+            shutil.copytree(outputs["evaluations"] / f"{scheme}-{seed}", tmp_path / f"{scheme}-{seed}")
+        file = tmp_path / f"equilibrium-{seed}" / "metrics.json"
+        found = read_json(file)
+        found["metrics"]["centroid_balanced_accuracy"]["value"] = value
+        write_json(file, found)
+    manifests = [outputs["natural.parquet"], outputs["equilibrium.parquet"]]
+    report([outputs["students"], *manifests, *sorted(tmp_path.iterdir())], tmp_path / "r.html")
+    html = (tmp_path / "r.html").read_text()
+    assert "natural → “equilibrium”, mean ± standard deviation over seeds; no other sampling beats" in html
+    table = html.partition("<h3>Students</h3>")[2].partition("</table>")[0]
+    marked = re.findall(r'<td class="[^"]*best[^"]*">\s*([^<]*?)\s*</td>', table)
+    assert [text for text in marked if len(text) == len(bold[0])] == bold
+
+
 def test_a_rectification_far_below_natural_is_shown_short_and_noted_in_full():
     assert rectification(-216.981, "") == Cell("< -999 %", True, note="-21,698.1 %")
     assert rectification(None, "why") == Cell("n/a", True, note="why")
