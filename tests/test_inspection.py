@@ -110,6 +110,17 @@ def test_parquet_rewritten_by_pandas_keeps_its_provenance(manifest, tmp_path):
     assert found["provenance"]["stage"] == "weights"
 
 
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_an_interrupted_run_is_unfinished_a_live_one_is_running(tmp_path, stage):
+    pytest.importorskip("fcntl")
+    run = Run.open(tmp_path / "all" / "run", stage, {}, {})
+    assert inspect(run.out)["summary"].endswith(", running")
+    run.unlock()
+    assert inspect(run.out)["summary"].endswith(", unfinished")
+    assert "status: unfinished" in check(inspect(run.out))
+    assert [o["status"] for o in inspect(tmp_path / "all")["outputs"]] == ["unfinished"]
+
+
 def test_an_edited_manifest_is_not_described_as_the_original(tmp_path):
     weights = np.array([4.0, 4, 0, 0, 0, 0, 0, 0])
     numbers = summary(weights, weights, np.full(8, -1))

@@ -15,6 +15,7 @@ from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.inspection.values import short
 from kdbias.tables.csv_file import DELIMITERS, csv_head
 from kdbias.tables.files import read_document, read_json, read_toml
+from kdbias.tables.folder_lock import in_use
 from kdbias.tables.parquet_file import read_schema, readable
 from kdbias.tables.provenance import from_schema
 from kdbias.tables.run_record import RECORD, read_record
@@ -137,11 +138,17 @@ def _record(folder: Path) -> dict[str, Any]:
     record = read_record(folder)
     return {
         "stage": record.get("stage"),
-        "status": record.get("status"),
+        "status": _status(folder, record),
         "counts": record.get("counts"),
         "provenance": record,
         "files": _files(folder),
     }
+
+
+def _status(folder: Path, record: dict[str, Any]) -> str | None:
+    """A run that was cut short cannot record that; without a process in its folder it is not running."""
+    status = record.get("status")
+    return "unfinished" if status == "running" and not in_use(folder) else status
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
@@ -254,7 +261,7 @@ def _outputs(path: Path, rows: int) -> dict[str, Any]:
     inside = [(folder, read_record(folder)) for folder in stage_folders(path)]
     found: dict[str, Any] = _record(path) if (path / RECORD).exists() else {"files": _files(path)}
     found["outputs"] = [
-        {"path": str(f.relative_to(path)), "stage": r.get("stage"), "status": r.get("status")}
+        {"path": str(f.relative_to(path)), "stage": r.get("stage"), "status": _status(f, r)}
         for f, r in inside
     ]
     stages = [o["stage"] for o in found["outputs"]]

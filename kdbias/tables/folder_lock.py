@@ -89,6 +89,27 @@ def lock_folder(folder: Path) -> FolderLock | None:
         os.close(descriptor)
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process has locked the folder; False where there are no locks to tell it by."""
+    path = folder.resolve() / NAME
+    mine = _held.get(path)
+    if mine is not None and mine.held:
+        return True  # not looked at: a process that closes a file loses its own locks on it
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # lets go when it is closed
+    except OSError as error:
+        return error.errno in _TAKEN
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _is_still_there(path: Path, descriptor: int) -> bool:
     """False where the last holder removed the file between its opening and its locking here."""
     try:

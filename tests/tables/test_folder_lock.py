@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.folder_lock import NAME, lock_folder
+from kdbias.tables.folder_lock import NAME, in_use, lock_folder
 from kdbias.tables.run_record import Run
 
 pytest.importorskip("fcntl")
@@ -77,3 +77,18 @@ def test_a_folder_that_cannot_be_written_is_not_locked(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "open", refuse)
     assert lock_folder(tmp_path) is None
+
+
+def test_a_look_at_the_lock_neither_takes_it_nor_gives_it_back(
+    other: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert in_use(tmp_path / "run")
+    other.kill()
+    other.wait()
+    assert not in_use(tmp_path / "run")
+    run = begin(tmp_path / "run")
+    assert in_use(run.out)
+    refused = subprocess.run([sys.executable, "-c", OPEN_AND_WAIT, str(run.out)], stderr=subprocess.PIPE)
+    assert b"in use by another kdbias process" in refused.stderr
+    run.unlock()
+    assert not in_use(run.out)
