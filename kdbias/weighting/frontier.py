@@ -35,6 +35,7 @@ from kdbias.weighting.schemes import METHODS
 STAGE = "frontier"
 TABLE = "frontier.parquet"
 FIGURE = "frontier"
+_OF_FILES = (".parquet", ".csv", ".png", ".svg")  # endings that no folder is meant by
 _FLOORS = 8
 _COLUMNS = {
     "scheme": pa.string(),
@@ -140,12 +141,18 @@ def frontier(
         seed: of cluster-balanced.
 
     Raises:
-        KdbiasError: bad options, or no embeddings.
+        KdbiasError: bad options, an output named as a file, or no embeddings.
     """
     began = time.perf_counter()
     require_tolerance(tolerance)
     parse_bytes(memory)
     check_parallel("threads", threads)
+    named = Path(output)
+    if named.suffix in _OF_FILES:
+        raise KdbiasError(
+            f"{named}: a frontier is a folder, with {TABLE} and {FIGURE}.png in it; "
+            f"name a folder, such as {named.with_suffix('')}"
+        )
     table = read_density(density)
     t = chosen_bandwidth(table) if t is None else t
     check_bandwidth(t)

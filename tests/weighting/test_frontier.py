@@ -78,3 +78,10 @@ def test_bad_options_are_refused(long_tailed, tmp_path):
         frontier(long_tailed.density, tmp_path / "f", t=0)
     with pytest.raises(KdbiasError, match="tolerance nan is not a share"):
         frontier(long_tailed.density, tmp_path / "f", tolerance=float("nan"))
+
+
+@pytest.mark.parametrize("name", ["front.parquet", "front.png"])
+def test_a_file_name_makes_no_folder(long_tailed, tmp_path, name):
+    with pytest.raises(KdbiasError, match=r"a frontier is a folder, .*; name a folder, such as .*/front$"):
+        frontier(long_tailed.density, tmp_path / name)
+    assert not (tmp_path / name).exists()
