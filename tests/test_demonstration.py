@@ -149,7 +149,7 @@ def test_the_script_expands_to_the_commands(story, out):
     typed = [call.strip("\n").split("\n") for call in done.stdout.split("--end--\n") if call]
     steps = [s.command() for s in all_steps(out, f"{out}/data/demo.toml", range(2), QUICK, MACHINE)]
     assert sorted(typed[:-1]) == sorted(shlex.split(c)[1:] for c in steps)
-    assert typed[-1] == ["report", out, "-o", f"{out}/report.html"]
+    assert typed[-1] == ["report", out, "-o", f"{out}/report.html", "--title", QUICK.title]
 
 
 def test_the_script_runs_from_anywhere_and_stops_at_the_first_failure(story, tmp_path):
@@ -161,6 +161,10 @@ def test_the_script_runs_from_anywhere_and_stops_at_the_first_failure(story, tmp
     assert done.returncode == 0, done.stderr[-2000:]
     after = snapshot(moved)
     assert {Path(p).name for p in after if after[p] != before.get(p)} == {"report.html"}
+    pages = [(folder / "report.html").read_text() for folder in (story[0], moved)]
+    titles = [re.findall(r"<title>(.*)</title>|<h1>(.*)</h1>", page) for page in pages]
+    assert titles[0] == titles[1]
+    assert (QUICK.title, "") in titles[1]
     (moved / "teacher" / "run.json").write_text("{}")
     done = subprocess.run(command, cwd="/", env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.returncode == 2

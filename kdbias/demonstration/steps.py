@@ -24,12 +24,14 @@ class Size:
     """How much data and training: the options of `write_digits`, of the teacher and of every student.
 
     The students' options were chosen for natural sampling (docs/demo.md) and are the same for every scheme.
+    ``title`` is the page's.
     """
 
     digits: Mapping[str, int]
     teacher: Mapping[str, Any]
     student: Mapping[str, Any]
     measure: Mapping[str, Any] = field(default_factory=dict)
+    title: str = "kdbias demo: long-tailed digits"
 
 
 FULL = Size(
@@ -42,6 +44,7 @@ QUICK = Size(
     teacher={"epochs": 4, "batch_size": 32},
     student={"epochs": 3, "batch_size": 32, "optimizer": "adamw", "lr": 0.03},
     measure={"k": 16},
+    title="kdbias demo: long-tailed digits (quick size)",
 )
 
 
@@ -200,5 +203,6 @@ def script(out: str, data: str, seeds: int, size: Size, machine: Mapping[str, An
     lines.append(compare_step(out, size).command())
     lines += [f"for scheme in {' '.join(SCHEMES)}; do", f"for seed in {' '.join(map(str, range(seeds)))}; do"]
     lines += ["  " + s.command() for s in student_steps(out, data, SCHEME, SEED, size, machine)]
-    lines += ["done; done", f"kdbias report {shlex.quote(out)} -o {shlex.quote(f'{out}/report.html')}"]
+    page = ["kdbias", "report", out, "-o", f"{out}/report.html", "--title", size.title]
+    lines += ["done; done", shlex.join(page)]
     return "\n".join(lines) + "\n"

@@ -116,8 +116,7 @@ def demo(
         temporary.write_text('#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside, encoding="utf-8")
     # Before the page, which would else show what --overwrite has set aside; without a page it is made anew.
     run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
-    title = "kdbias demo: long-tailed digits" + (" (quick size)" if quick else "")
-    report(out, page, title=title)
+    report(out, page, title=size.title)
     return DemoResult(out, page, document, commands)
 
 
