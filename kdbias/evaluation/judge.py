@@ -40,6 +40,7 @@ from kdbias.evaluation.inputs import (
 )
 from kdbias.evaluation.measuring import measured, plain, plural
 from kdbias.evaluation.plots import save_plots
+from kdbias.evaluation.roc import far_name
 from kdbias.evaluation.units import UNITS, unit_table
 from kdbias.evaluation.views import check_fusion
 from kdbias.measurement.text import FEW, more
@@ -81,12 +82,13 @@ class EvaluationResult:
         left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
         if left_out:
             lines[0] += f"; left out: {', '.join(left_out)}"
-        width = max(len(name) for name in document["metrics"])
-        lines += [f"  {name:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
+        named = {name: _named(name, document["details"]) for name in document["metrics"]}
+        width = max(map(len, named.values()))
+        lines += [f"  {named[name]:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
         for column, groups in document["groups"].items():
             for value, group in list(groups.items())[:FEW]:
                 some = "  ".join(
-                    f"{name} {_short(entry['value'])}"
+                    f"{named.get(name, name)} {_short(entry['value'])}"
                     for name, entry in group["metrics"].items()
                     if entry["value"] is not None
                 )
@@ -321,6 +323,12 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _named(metric: str, details: Mapping[str, Any]) -> str:
+    """A metric as it is printed: error rates at one threshold with the FAR that chose it."""
+    point = details.get("operating_point")
+    return f"{metric}@far<={far_name(point['far'])}" if point and metric in ("fmr", "fnmr") else metric
 
 
 def _shown(entry: Mapping[str, Any]) -> str:
