@@ -175,7 +175,8 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
 def _expand(place: Path) -> list[Path]:
     kind = recognise(place)
     if kind in ("demo", "outputs"):
-        files = sorted(f for f in place.rglob("*.parquet") if recognise_quietly(f) == "weight manifest")
+        shown = [f for f in place.rglob("*.parquet") if "/." not in f"/{f.relative_to(place).as_posix()}"]
+        files = sorted(f for f in shown if recognise_quietly(f) == "weight manifest")
         inside = [p for p in stage_folders(place) if recognise(p) != "demo"]
         return [*inside, *(f for f in files if not any(folder in f.parents for folder in inside))]
     if kind in _REPORTED:
