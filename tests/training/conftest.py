@@ -17,8 +17,13 @@ from kdbias.networks.saved import load_network
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.weight_manifest import write_manifest
 from kdbias.training.loop import TrainingResult, train
+from kdbias.training.record import Meter, Record
 
 CLASSES, DIM, ROWS, KEPT = 3, 6, 60, 45
+
+
+class Stopped(BaseException):
+    pass
 
 
 @dataclass
@@ -50,6 +55,20 @@ class Lab:
 
     def run(self, out: Path, **changed: Any) -> TrainingResult:
         return train(self.data, out, **self.options(**changed))
+
+    def break_off(self, step: int, out: Path, **changed: Any) -> None:
+        """Run as far as this step, whose checkpoint is the last thing written."""
+        save = Record.save
+
+        def save_and_stop(record: Record, learned: Any, sampler: Any, meter: Meter) -> None:
+            save(record, learned, sampler, meter)
+            if meter.step == step:
+                raise Stopped
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Record, "save", save_and_stop)
+            with pytest.raises(Stopped):
+                self.run(out, checkpoint_seconds=0, **changed)
 
     @staticmethod
     def metrics(out: Path) -> list[dict[str, float]]:

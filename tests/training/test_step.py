@@ -10,7 +10,6 @@ from torch import nn
 
 from kdbias.networks import NETWORKS
 from kdbias.training.config import TrainingConfig
-from kdbias.training.record import Meter, Record
 from kdbias.training.step import build_optimiser, descend
 
 
@@ -84,20 +83,6 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_does(
     monkeypatch.setattr("kdbias.networks.convnet.dropping", Dropping, raising=False)
     options = {"student": "dropping", "epochs": 2, "lr": 0.01}
     lab.run(tmp_path / "whole", **options)
-
-    class Stopped(BaseException):
-        pass
-
-    save = Record.save
-
-    def save_and_stop(self: Record, learned: dict, sampler: dict, meter: Meter) -> None:
-        save(self, learned, sampler, meter)
-        if meter.step == 4:
-            raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "save", save_and_stop)
-        with pytest.raises(Stopped):
-            lab.run(tmp_path / "broken", **options, checkpoint_seconds=0)
+    lab.break_off(4, tmp_path / "broken", **options)
     lab.run(tmp_path / "broken", **options)
     assert lab.same(tmp_path / "whole", tmp_path / "broken")

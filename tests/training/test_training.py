@@ -67,27 +67,13 @@ def test_the_same_seed_gives_the_same_student_whatever_reads_the_images(lab: Any
     assert not lab.same(tmp_path / "cached", tmp_path / "seed")
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("step", [1, 3, 4, 8])
 def test_a_killed_run_resumes_to_the_same_student(
     lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     lab.run(whole)
-    save = Record.save
-
-    def save_then_die(self: Record, learned: dict, sampler: dict, meter: Any) -> None:
-        save(self, learned, sampler, meter)
-        if meter.step == step:
-            raise Killed
-
-    monkeypatch.setattr(Record, "save", save_then_die)
-    with pytest.raises(Killed):
-        lab.run(broken, checkpoint_seconds=0)
-    monkeypatch.undo()
+    lab.break_off(step, broken)
     shown = []
 
     def bar_and_note(total: int, unit: str, label: str, done: int) -> Any:

@@ -191,52 +191,22 @@ def test_reduced_precision_learns_about_the_same(lab: Any, tmp_path: Path, preci
     assert all(v.dtype in (torch.float32, torch.int64) for v in lab.student(tmp_path / precision).values())
 
 
-def test_identity_batches_train_and_resume(lab: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    from kdbias.training.record import Record
-
+def test_identity_batches_train_and_resume(lab: Any, tmp_path: Path) -> None:
     options = {"loss": "arcface", "embeddings": None, "instances": 5, "batch_size": 15, "epochs": 4}
     lab.run(tmp_path / "whole", **options)
     assert lab.metrics(tmp_path / "whole")[-1]["step"] == 4 * 3
-
-    class Killed(BaseException):
-        pass
-
-    save = Record.save
-
-    def save_then_die(self: Any, learned: dict, sampler: dict, meter: Any) -> None:
-        save(self, learned, sampler, meter)
-        if meter.step == 5:
-            raise Killed
-
-    monkeypatch.setattr(Record, "save", save_then_die)
-    with pytest.raises(Killed):
-        lab.run(tmp_path / "broken", **options, checkpoint_seconds=0)
-    monkeypatch.undo()
+    lab.break_off(5, tmp_path / "broken", **options)
     lab.run(tmp_path / "broken", **options)
     assert lab.same(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_everything_at_once_resumes_exactly(
-    lab: Any, flipped: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    from kdbias.training.record import Record
-
+def test_everything_at_once_resumes_exactly(lab: Any, flipped: Path, tmp_path: Path) -> None:
     options = {
         **{"loss": "l2e+0.1*arcface", "flip": "target", "ema": 0.95, "optimizer": "adamw", "lr": 0.01},
         **{"embeddings": str(flipped), "precision": "bf16", "sampling": "iid", "schedule": "step"},
     }
     lab.run(tmp_path / "whole", **options)
-    save = Record.save
-
-    def save_then_die(self: Any, learned: dict, sampler: dict, meter: Any) -> None:
-        save(self, learned, sampler, meter)
-        if meter.step == 7:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Record, "save", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
-        lab.run(tmp_path / "broken", **options, checkpoint_seconds=0)
-    monkeypatch.undo()
+    lab.break_off(7, tmp_path / "broken", **options)
     lab.run(tmp_path / "broken", **options)
     assert lab.same(tmp_path / "whole", tmp_path / "broken")
     assert lab.timeless(tmp_path / "whole") == lab.timeless(tmp_path / "broken")
