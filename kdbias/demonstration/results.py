@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.judge import read_metrics
+from kdbias.evaluation.result import read_metrics
 from kdbias.measurement.files import read_uniformity
 from kdbias.measurement.text import aligned, rectified
 from kdbias.tables.files import write_json

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdbias.evaluation.comparison import ComparisonResult, compare
-    from kdbias.evaluation.judge import EvaluationResult, evaluate
+    from kdbias.evaluation.judge import evaluate
+    from kdbias.evaluation.result import EvaluationResult
 
 PROTOCOLS: dict[str, str] = {
     "knn": "kdbias.evaluation.knn",
@@ -32,7 +33,7 @@ __all__ = ["PROTOCOLS", "ComparisonResult", "EvaluationResult", "compare", "eval
 
 _HOMES = {
     "evaluate": "kdbias.evaluation.judge",
-    "EvaluationResult": "kdbias.evaluation.judge",
+    "EvaluationResult": "kdbias.evaluation.result",
     "compare": "kdbias.evaluation.comparison",
     "ComparisonResult": "kdbias.evaluation.comparison",
 }

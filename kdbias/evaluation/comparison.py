@@ -20,8 +20,8 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.intervals import LEVEL, difference, resampled_weights, take
-from kdbias.evaluation.judge import METRICS, read_metrics
 from kdbias.evaluation.measuring import plural
+from kdbias.evaluation.result import METRICS, read_metrics
 from kdbias.evaluation.units import (
     UNITS,
     places_in,

@@ -22,8 +22,6 @@ import importlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kdbias.data.filters import spelled
@@ -40,61 +38,16 @@ from kdbias.evaluation.inputs import (
 )
 from kdbias.evaluation.measuring import measured, plain, plural
 from kdbias.evaluation.plots import save_plots
-from kdbias.evaluation.roc import far_name
+from kdbias.evaluation.result import METRICS, EvaluationResult, read_metrics
 from kdbias.evaluation.units import UNITS, unit_table
 from kdbias.evaluation.views import check_fusion
-from kdbias.measurement.text import FEW, more
 from kdbias.progress import say
 from kdbias.tables import provenance
-from kdbias.tables.files import read_document, write_json
+from kdbias.tables.files import write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 
-METRICS = "metrics.json"
 _STAGE = "evaluate"
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What :func:`evaluate` wrote.
-
-    Attributes:
-        document: the content of ``metrics.json``.
-        path: the output folder.
-    """
-
-    document: dict[str, Any]
-    path: Path
-
-    def value(self, metric: str) -> float | None:
-        """One metric by name, over all units."""
-        found = self.document["metrics"]
-        if metric not in found:
-            raise KdbiasError(f"{self.path} has no metric {metric!r}; it has {', '.join(found)}")
-        return found[metric]["value"]
-
-    def summary(self) -> str:
-        """A few lines for people: every metric with its interval, then the groups."""
-        document = self.document
-        lines = [f"{document['protocol']}: {document['n']:,} {plural(document['unit'])} judged"]
-        if document["interval"]["repeats"]:
-            lines[0] += f", resampled by {document['interval']['resampled']}"
-        left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
-        if left_out:
-            lines[0] += f"; left out: {', '.join(left_out)}"
-        named = {name: _named(name, document["details"]) for name in document["metrics"]}
-        width = max(map(len, named.values()))
-        lines += [f"  {named[name]:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
-        for column, groups in document["groups"].items():
-            for value, group in list(groups.items())[:FEW]:
-                some = "  ".join(
-                    f"{named.get(name, name)} {_short(entry['value'])}"
-                    for name, entry in group["metrics"].items()
-                    if entry["value"] is not None
-                )
-                lines.append(f"  {column}={value} ({group['n']:,}): {some}")
-            lines += [f"  {line}" for line in more(len(groups), f"{METRICS} has them all")]
-        return "\n".join(lines)
 
 
 def evaluate(
@@ -289,16 +242,6 @@ def evaluate(
     return EvaluationResult(document, run.out)
 
 
-def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``metrics.json`` that ``evaluate`` left in a folder.
-
-    Raises:
-        KdbiasError: there is none, or it is damaged.
-    """
-    keys = ("protocol", "unit", "n", "metrics", "groups", "config", "inputs")
-    return read_document(Path(folder) / METRICS, *keys)
-
-
 def _protocol(name: str) -> Any:
     if name not in PROTOCOLS:
         raise KdbiasError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
@@ -323,21 +266,3 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _named(metric: str, details: Mapping[str, Any]) -> str:
-    """A metric as it is printed: error rates at one threshold with the FAR that chose it."""
-    point = details.get("operating_point")
-    return f"{metric}@far<={far_name(point['far'])}" if point and metric in ("fmr", "fnmr") else metric
-
-
-def _shown(entry: Mapping[str, Any]) -> str:
-    if entry["value"] is None and "reason" in entry:
-        return f"n/a ({entry['reason']})"
-    if entry["low"] is None or entry["high"] is None:
-        return _short(entry["value"])
-    return f"{_short(entry['value'])}  [{entry['low']:.4f}, {entry['high']:.4f}]"
-
-
-def _short(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"

@@ -24,7 +24,7 @@ from typing import Any
 
 from kdbias.demonstration.steps import Step
 from kdbias.errors import DivergedError, KdbiasError
-from kdbias.evaluation.judge import read_metrics
+from kdbias.evaluation.result import read_metrics
 from kdbias.studies.cases import Case
 from kdbias.studies.description import Arm, Judge
 from kdbias.studies.preparation import Machine, expand

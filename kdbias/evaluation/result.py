@@ -1,0 +1,86 @@
+"""What an evaluation came to: ``metrics.json`` read back, and told to people."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.measuring import plural
+from kdbias.evaluation.roc import far_name
+from kdbias.measurement.text import FEW, more
+from kdbias.tables.files import read_document
+
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What :func:`evaluate` wrote.
+
+    Attributes:
+        document: the content of ``metrics.json``.
+        path: the output folder.
+    """
+
+    document: dict[str, Any]
+    path: Path
+
+    def value(self, metric: str) -> float | None:
+        """One metric by name, over all units."""
+        found = self.document["metrics"]
+        if metric not in found:
+            raise KdbiasError(f"{self.path} has no metric {metric!r}; it has {', '.join(found)}")
+        return found[metric]["value"]
+
+    def summary(self) -> str:
+        """A few lines for people: every metric with its interval, then the groups."""
+        document = self.document
+        lines = [f"{document['protocol']}: {document['n']:,} {plural(document['unit'])} judged"]
+        if document["interval"]["repeats"]:
+            lines[0] += f", resampled by {document['interval']['resampled']}"
+        left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
+        if left_out:
+            lines[0] += f"; left out: {', '.join(left_out)}"
+        named = {name: _named(name, document["details"]) for name in document["metrics"]}
+        width = max(map(len, named.values()))
+        lines += [f"  {named[name]:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
+        for column, groups in document["groups"].items():
+            for value, group in list(groups.items())[:FEW]:
+                some = "  ".join(
+                    f"{named.get(name, name)} {_short(entry['value'])}"
+                    for name, entry in group["metrics"].items()
+                    if entry["value"] is not None
+                )
+                lines.append(f"  {column}={value} ({group['n']:,}): {some}")
+            lines += [f"  {line}" for line in more(len(groups), f"{METRICS} has them all")]
+        return "\n".join(lines)
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``metrics.json`` that ``evaluate`` left in a folder.
+
+    Raises:
+        KdbiasError: there is none, or it is damaged.
+    """
+    keys = ("protocol", "unit", "n", "metrics", "groups", "config", "inputs")
+    return read_document(Path(folder) / METRICS, *keys)
+
+
+def _named(metric: str, details: Mapping[str, Any]) -> str:
+    """A metric as it is printed: error rates at one threshold with the FAR that chose it."""
+    point = details.get("operating_point")
+    return f"{metric}@far<={far_name(point['far'])}" if point and metric in ("fmr", "fnmr") else metric
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None and "reason" in entry:
+        return f"n/a ({entry['reason']})"
+    if entry["low"] is None or entry["high"] is None:
+        return _short(entry["value"])
+    return f"{_short(entry['value'])}  [{entry['low']:.4f}, {entry['high']:.4f}]"
+
+
+def _short(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
