@@ -19,8 +19,8 @@ def torch_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, k) int64 positions and (n, k) float32 cosines of the nearest others, nearest first.
 
-    Equal cosines go by the smaller position. The device holds ``tile`` x 16 ``tile`` cosines, and about half
-    as much again to select among them.
+    Equal cosines go by the smaller position. A block has ``tile`` x 16 ``tile`` cosines, 1 GiB at a tile of
+    4,096; with what selects among them a device needs up to three times that beside the vectors.
 
     Args:
         x: (n, d) float32 unit rows on the device.
@@ -39,6 +39,7 @@ def torch_neighbors(
             found.append(_nearest(cosines, first, k))
             if progress is not None:
                 progress(cosines.numel())
+            del cosines  # else the next block would be made beside it
         keys = torch.cat(found, dim=1).topk(k, dim=1).values
         best[start : start + tile] = keys.cpu().numpy()
     values, ids = unpack(best)
