@@ -1,16 +1,12 @@
 """Numbers that no option can mean are refused in one line, before anything is written."""
 
-import io
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 from kdbias.cli import main
-from kdbias.tables.embedding_table import write_embedding_table
 
 N = 24
 HUGE = 10**20
@@ -95,29 +91,15 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, object]:
+def places(small, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("work")
-    ids = [f"s{i:02d}" for i in range(N)]
-    labels = [f"c{i % 3}" for i in range(N)]
-    buffer = io.BytesIO()
-    Image.new("RGB", (12, 12)).save(buffer, "PNG")
-    frame = pd.DataFrame({"sample_id": ids, "label": labels, "image": [buffer.getvalue()] * N})
-    frame.to_parquet(root / "data.parquet")
-    vectors = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
-    np.save(root / "vectors.npy", vectors)
-    write_embedding_table(root / "emb", pa.array(ids), vectors, pa.array(labels))
-    result = run(["uniformity", root / "emb", "-o", root / "density", "--k", 5, "--t", 2, "-q"])
+    result = run(["uniformity", small["emb"], "-o", root / "density", "--k", 5, "--t", 2, "-q"])
     assert result.exit_code == 0, result.output
+    ids = [f"s{i:02d}" for i in range(N)]
     pairs = {"first": ids[:-1], "second": ids[1:], "same": [0, 1] * (N // 2 - 1) + [0]}
     pd.DataFrame(pairs).to_csv(root / "pairs.csv", index=False)
-    return {
-        "emb": root / "emb",
-        "density": root / "density",
-        "data": root / "data.parquet",
-        "vectors": root / "vectors.npy",
-        "pairs": root / "pairs.csv",
-        "study": root / "study.toml",
-    }
+    beside = {"density": root / "density", "pairs": root / "pairs.csv", "study": root / "study.toml"}
+    return {**small, **beside}
 
 
 def run(arguments):
