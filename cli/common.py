@@ -144,5 +144,5 @@ data_columns = options(
     click.option("--id-column", metavar="NAME", help="Column with unique sample ids [sample_id, else path]."),
     click.option("--label-column", metavar="NAME", help="Column with the identity or class [label]."),
     click.option("--path-column", metavar="NAME", help="Column with image paths [path]."),
-    click.option("--image-column", metavar="NAME", help="Column with image bytes [image]."),
+    click.option("--image-column", metavar="NAME", help="Column of image bytes [image]; in tars, extension."),
 )

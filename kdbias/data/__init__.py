@@ -18,7 +18,7 @@ from kdbias.data.stores import is_uri, without_scheme
 from kdbias.data.table import open_table
 from kdbias.data.torchvision_sets import PREFIX as TORCHVISION
 from kdbias.data.torchvision_sets import open_torchvision
-from kdbias.data.webdataset import open_webdataset
+from kdbias.data.webdataset import COMPRESSED, open_webdataset
 from kdbias.errors import KdbiasError
 
 __all__ = ["KINDS", "Options", "Source", "open_data"]
@@ -118,6 +118,8 @@ def kind_of(data: str) -> str:
     if suffix not in _BY_SUFFIX:
         if not os.path.exists(data):
             raise KdbiasError(f"{data}: no such file or folder")
+        if data.lower().endswith(COMPRESSED):
+            raise KdbiasError(f"{data}: a compressed tar; decompress it first: images are read in any order")
         known = ", ".join((*_BY_SUFFIX, ".toml"))
         raise KdbiasError(f"{data}: not a kind of data kdbias reads; give a folder or one of {known}")
     is_pattern = suffix == ".tar" and any(c in data for c in "*?[{")

@@ -151,7 +151,7 @@ def _collect(files: Iterator[tuple[str, int]], data: str) -> tuple[pa.Array, np.
         try:
             parts.append(pa.array(names, pa.large_string()))
         except UnicodeEncodeError:
-            bad = next(name for name in names if not _is_utf8(name))
+            bad = next(name for name in names if not is_utf8(name))
             raise KdbiasError(f"{data}: file name {os.fsencode(bad)!r} is not UTF-8; rename it") from None
         sizes.append(np.array(lengths, np.int64))
         names.clear()
@@ -166,9 +166,10 @@ def _collect(files: Iterator[tuple[str, int]], data: str) -> tuple[pa.Array, np.
     return pa.concat_arrays(parts), np.concatenate(sizes)
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a text is Unicode: without halves of surrogate pairs, which stand for bytes that are not."""
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True

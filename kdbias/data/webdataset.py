@@ -1,35 +1,33 @@
 """WebDataset: samples in tar files, the members of one sample side by side under one key."""
 
 import glob
-import json
+import itertools
+import math
 import os
 import re
-import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.folder import EXTENSIONS
 from kdbias.data.index_cache import cached_index
 from kdbias.data.options import Options
 from kdbias.data.random_access import RandomAccess
-from kdbias.data.roots import MAX_FILE_BYTES, leaves_root
+from kdbias.data.roots import MAX_FILE_BYTES
 from kdbias.data.source import Source, make_source
+from kdbias.data.tar_index import NO_FILE, RESERVED, Remarks, index_tar, joined
 from kdbias.errors import KdbiasError
 from kdbias.progress import bar
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import as_strings
 
-_FORM = "webdataset 1"
-_TEXTS = ("cls", "label", "id", "index")
-_MAX_TEXT_BYTES = 256
-_MAX_JSON_BYTES = 1 << 20
-_RESERVED = ("key", "image", "offset", "size", "shard")
+_FORM = "webdataset 2"
+_MAX_TARS = 1_000_000
+_SHOWN = 8
+COMPRESSED = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+"""Endings of tars that must be decompressed before images can be read from them in any order."""
 
 
 class TarImages:
@@ -38,7 +36,7 @@ class TarImages:
     Args:
         files: absolute paths of the tars.
         shards: (n,) number of the tar of each image.
-        offsets, sizes: (n,) int64, in bytes.
+        offsets, sizes: (n,) int64, in bytes; a size below 0 is that of no image.
     """
 
     def __init__(
@@ -49,45 +47,64 @@ class TarImages:
 
     def read(self, row: int) -> bytes:
         size = int(self.sizes[row])
+        if size == NO_FILE:
+            raise UnreadableImage(
+                "no image: a link or device; pack files (tar --dereference --hard-dereference)"
+            )
         if size < 0:
-            raise UnreadableImage("no image: the sample has no member with an image's extension")
+            raise UnreadableImage("no image: the sample has no member with the image's extension")
         if size > MAX_FILE_BYTES:
             raise UnreadableImage(f"member of {size:,} bytes, limit {MAX_FILE_BYTES:,}")
         return self._access.read(int(self.shards[row]), int(self.offsets[row]), size)
 
     def location(self, row: int) -> str:
-        return f"{os.path.basename(self._access.files[self.shards[row]])}@{self.offsets[row]}"
+        file = os.path.basename(self._access.files[self.shards[row]])
+        return file if self.sizes[row] < 0 else f"{file}@{self.offsets[row]}"
 
 
 def open_webdataset(data: str, options: Options) -> Source:
     """Open one ``.tar``, a folder of them, a pattern (``shards/*.tar``) or a range (``{0000..0012}.tar``).
 
     Ids are the keys (a member's path up to the first dot of its name), with the tar's name before them if a
-    key occurs in several tars. Columns come from members ``.cls``, ``.label``, ``.id``, ``.index`` (short
-    texts) and the plain values of ``.json``; the label is ``cls``, else ``label``, unless the options name
-    another. The image is the first member with an image's extension, or the one whose extension is
-    ``options.image_column``.
+    key occurs in several tars; the members of a key may stand anywhere in its tar. Columns come from members
+    ``.cls``, ``.label``, ``.id``, ``.index`` (short texts) and the plain values of ``.json``; the label is
+    ``cls``, else ``label``, unless the options name another. The image is the first member with an image's
+    extension, or the one whose extension (all that follows the first dot) is ``options.image_column``; where
+    a key has none such, every member that ends in it is a sample, by its name up to there. Upper and lower
+    case of extensions count alike. A sample without an image is an unreadable one. What is left out or stays
+    empty is counted in the source's notes: further images of a sample, names without an extension, labels
+    and ``.json`` that are not UTF-8, too long, or give a name two values. Hidden files do not count.
 
     Each tar is read through once to note the offsets, which are then kept (see
     :mod:`kdbias.data.index_cache`). The fingerprint covers keys, columns, offsets and sizes, not the
     content of the images.
 
     Raises:
-        KdbiasError: no tars, compressed or damaged ones, members that leave the root, no images.
+        KdbiasError: no tars, compressed, cut or damaged ones, members that leave the root or occur twice,
+            images that are no sample's for certain, no images.
     """
     options.refuse_unused(f"WebDataset {data}", "id_column", "label_column", "image_column")
     files = [os.path.abspath(file) for file in expand(data)]
-    form = _FORM if options.image_column is None else f"{_FORM} {options.image_column}"
+    image = (options.image_column or "").lower().lstrip(".") or None
+    form = f"{_FORM} {image or ''}"
     tables = []
     with bar(len(files), "tars", "index") as progress:
         for file in files:
-            tables.append(cached_index(file, form, lambda f: index_tar(f, options.image_column)))
+            tables.append(cached_index(file, form, lambda f: index_tar(f, image)))
             progress.update(1)
-    table = _joined(tables)
+    remarks = Remarks()
+    for indexed in tables:
+        remarks.join(indexed.schema.metadata)
+    table = joined(tables)
     sizes = np.repeat(np.arange(len(files)), [t.num_rows for t in tables])
     if not table.num_rows or pc.max(table["size"]).as_py() < 0:
-        raise KdbiasError(f"{data}: no images in {len(files)} tar files")
-    columns = {name: table[name] for name in table.column_names if name not in _RESERVED}
+        found = ", ".join(f"{'.' + ending!r} ({n:,})" for ending, n in remarks.endings.most_common(_SHOWN))
+        wanted = f" with the extension .{image}" if image else ""
+        raise KdbiasError(
+            f"{data}: no images{wanted} in its tar files ({len(files):,}), whose members end in "
+            f"{found or 'nothing'}; --image-column names the extension of the images"
+        )
+    columns = {name: table[name] for name in table.column_names if name not in RESERVED}
     ids, notes = _ids(data, table["key"], sizes, files, options.id_column, columns)
     label = _label(data, options.label_column, columns)
     groups = {name: v for name, v in columns.items() if name not in (options.id_column, label)}
@@ -109,7 +126,7 @@ def open_webdataset(data: str, options: Options) -> Source:
         labels=None if label is None else columns[label],
         groups=groups,
         names={name: role for name, role in chosen.items() if name is not None and name != role},
-        notes=notes,
+        notes=[*notes, *remarks.notes()],
     )
 
 
@@ -117,13 +134,21 @@ def expand(data: str) -> list[str]:
     """The tar files that a path, folder, pattern or range stands for, sorted (ranges in their order).
 
     Raises:
-        KdbiasError: none, or one that does not exist.
+        KdbiasError: none, one that does not exist, a compressed one beside them, or too many.
     """
     if os.path.isdir(data):
-        files = sorted(os.path.join(data, n) for n in os.listdir(data) if n.endswith(".tar") and n[0] != ".")
+        names = [name for name in sorted(os.listdir(data)) if name[0] != "."]
+        packed = [name for name in names if name.lower().endswith(COMPRESSED)]
+        if packed:
+            raise KdbiasError(
+                f"{data}: holds compressed tars ({', '.join(packed[:3])}): decompress them first"
+            )
+        files = [os.path.join(data, name) for name in names if name.lower().endswith(".tar")]
+    elif os.path.exists(data):
+        files = [data]
     elif "{" in data:
-        files = list(_ranges(data))
-    elif any(c in data for c in "*?[") and not os.path.exists(data):
+        files = _ranges(data)
+    elif any(c in data for c in "*?["):
         files = sorted(glob.glob(data))
     else:
         files = [data]
@@ -131,145 +156,23 @@ def expand(data: str) -> list[str]:
         raise KdbiasError(f"{data}: no .tar files")
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
-        raise KdbiasError(f"{data}: {len(missing)} of {len(files)} tar files do not exist ({missing[0]})")
+        raise KdbiasError(f"{data}: {len(missing):,} of {len(files):,} tar files do not exist ({missing[0]})")
     return files
 
 
-def _ranges(pattern: str) -> Iterator[str]:
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if found is None:
-        if "{" in pattern:
-            raise KdbiasError(f"{pattern}: write ranges as {{0000..0012}}")
-        yield pattern
-        return
-    first, last = found.groups()
-    for number in range(int(first), int(last) + 1):
-        rest = f"{number:0{len(first)}d}" + pattern[found.end() :]
-        yield from _ranges(pattern[: found.start()] + rest)
-
-
-@dataclass
-class _Sample:
-    key: str
-    image: str = ""
-    offset: int = -1
-    size: int = -1
-    columns: dict[str, Any] = field(default_factory=dict)
-    extensions: set[str] = field(default_factory=set)
-
-
-def index_tar(file: str, image: str | None = None) -> pa.Table:
-    """Keys, image offsets and columns of one tar, in the order of the tar.
-
-    Args:
-        image: extension of the images; None takes the first one that is an image's.
-
-    Raises:
-        KdbiasError: compressed, damaged, or with members that leave the root.
-    """
-    samples: list[_Sample] = []
-    size = os.path.getsize(file)
-    try:
-        with tarfile.open(file, "r:") as archive:
-            for member in archive:
-                if leaves_root(member.name):
-                    raise KdbiasError(f"{file}: refused: the member {member.name!r} leaves the data root")
-                if not member.isreg() or member.issparse():
-                    continue  # folders, and links, whose content would lie elsewhere
-                if member.offset_data + member.size > size:
-                    raise KdbiasError(f"{file}: truncated inside the member {member.name!r}")
-                _add(samples, archive, member, image)
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-        if isinstance(error, KdbiasError):
-            raise
-        raise KdbiasError(
-            f"{file}: not a plain .tar ({error}); decompress compressed tars first: images are read "
-            "in any order"
-        ) from None
-    return _table(file, samples)
-
-
-def _add(
-    samples: list[_Sample], archive: tarfile.TarFile, member: tarfile.TarInfo, image: str | None
-) -> None:
-    folder, _, name = member.name.removeprefix("./").rpartition("/")
-    base, dot, extension = name.partition(".")
-    if not base or not dot:  # hidden files, and names without an extension
-        return
-    key = f"{folder}/{base}" if folder else base
-    extension = extension.lower()
-    if not samples or samples[-1].key != key:
-        samples.append(_Sample(key))
-    sample = samples[-1]
-    if extension in sample.extensions:
-        raise KdbiasError(f"{archive.name!s}: the member {member.name!r} occurs twice")
-    sample.extensions.add(extension)
-    if (extension == image) if image else (extension in EXTENSIONS and not sample.image):
-        sample.image, sample.offset, sample.size = extension, member.offset_data, member.size
-    elif extension in _TEXTS and member.size <= _MAX_TEXT_BYTES:
-        text = _content(archive, member).decode("utf-8", "replace").strip()
-        sample.columns[extension] = text
-    elif extension == "json" and member.size <= _MAX_JSON_BYTES:
-        sample.columns |= _plain_values(_content(archive, member))
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    handle = archive.extractfile(member)  # in memory; nothing is written
-    return b"" if handle is None else handle.read()
-
-
-def _plain_values(text: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    return {
-        (f"json_{name}" if name in _RESERVED else name): value
-        for name, value in values.items()
-        if isinstance(value, (str, int, float, bool))
-    }
-
-
-def _table(file: str, samples: list[_Sample]) -> pa.Table:
-    samples = [s for s in samples if s.image or s.columns]
-    arrays: dict[str, pa.Array] = {
-        "key": pa.array([s.key for s in samples], pa.large_string()),
-        "offset": pa.array([s.offset for s in samples], pa.int64()),
-        "size": pa.array([s.size for s in samples], pa.int64()),
-    }
-    for name in sorted({name for s in samples for name in s.columns}):
-        arrays[name] = _column([s.columns.get(name) for s in samples])
-    return pa.table(arrays)
-
-
-def _column(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # mixed types
-        return pa.array([None if v is None else str(v) for v in values], pa.large_string())
-
-
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table; a column that has another type in another tar becomes text."""
-    types: dict[str, set[pa.DataType]] = {}
-    for table in tables:
-        for entry in table.schema:
-            if not pa.types.is_null(entry.type):
-                types.setdefault(entry.name, set()).add(entry.type)
-    unified = pa.schema([(n, next(iter(t)) if len(t) == 1 else pa.large_string()) for n, t in types.items()])
-    cast = []
-    for table in tables:
-        columns = {}
-        for entry in unified:
-            if entry.name in table.column_names:
-                columns[entry.name] = table[entry.name].cast(entry.type)
-            else:
-                columns[entry.name] = pa.nulls(table.num_rows, entry.type)
-        cast.append(pa.table(columns, schema=unified))
-    return pa.concat_tables(cast)
+def _ranges(pattern: str) -> list[str]:
+    parts = re.split(r"\{(\d{1,18})\.\.(\d{1,18})\}", pattern)  # text, first, last, text, first, ..., text
+    texts, firsts, lasts = parts[::3], parts[1::3], parts[2::3]
+    if "{" in "".join(texts):
+        raise KdbiasError(f"{pattern[:100]}: write ranges as {{0000..0012}}")
+    numbers = [range(int(first), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]
+    if not 0 < math.prod(map(len, numbers)) <= _MAX_TARS:
+        raise KdbiasError(f"{pattern[:100]}: ranges that stand for no tar files, or more than {_MAX_TARS:,}")
+    return [
+        "".join(f"{text}{n:0{len(f)}d}" for text, n, f in zip(texts, chosen, firsts, strict=False))
+        + texts[-1]
+        for chosen in itertools.product(*numbers)
+    ]
 
 
 def _ids(
