@@ -6,6 +6,7 @@ copying may carry over, and that of the file itself, which it cannot. Where the 
 indexes are built anew each time.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 
 from kdbias.tables import fingerprints
 from kdbias.tables.files import atomic_path
+
+_DIGEST = 16  # bytes, before the table
 
 
 def cache_folder() -> Path:
@@ -37,15 +40,24 @@ def cached_index(file: str, form: str, build: Callable[[str], pa.Table]) -> pa.T
     status = os.stat(file)
     times = [status.st_mtime_ns, status.st_ctime_ns]
     key = fingerprints.of_json([form, os.path.realpath(file), status.st_size, *times])
-    entry = cache_folder() / f"{key}.parquet"
+    entry = cache_folder() / f"{key}.index"
     try:
-        return pq.read_table(entry)
+        stored = entry.read_bytes()
+        if stored[:_DIGEST] == _digest(stored[_DIGEST:]):  # a cache that rotted is built anew
+            return pq.read_table(pa.BufferReader(stored[_DIGEST:]))
     except (OSError, pa.ArrowInvalid):
         pass
     table = build(file)
+    packed = pa.BufferOutputStream()
+    pq.write_table(table, packed, compression="zstd")
+    content = packed.getvalue().to_pybytes()
     try:
         with atomic_path(entry) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            temporary.write_bytes(_digest(content) + content)
     except OSError:
         pass
     return table
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
