@@ -7,18 +7,24 @@ Decisions, the same for every source and teacher:
 - 16-bit grey is scaled to 8 bits (Pillow alone would clip it); CMYK, palette, 1-bit and YCbCr are converted.
 - Of animations and multi-page files the first frame counts.
 - A truncated file is refused, never padded with grey.
+- A side of more than 65,535 pixels, or more than 89,478,485 pixels in all, are refused before decoding. So is
+  an image that would take more pixels than that once its shorter side is scaled to a network's.
+- Whatever the decoder raises, want of memory included, makes one unreadable image.
 """
 
 import io
 import warnings
+import zlib
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kdbias.errors import KdbiasError
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels (256 MiB as RGB) are refused as decompression bombs before they are decoded."""
+MAX_SIDE = 65_535
+"""Images with a longer side are refused likewise: no JPEG has one."""
 
 Image.init()
 FORMATS = tuple(
@@ -29,6 +35,27 @@ FORMATS = tuple(
 """Plain raster formats, as far as this Pillow reads them. Others (EPS) may start outside programs."""
 
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what turns the picture upright; exif_transpose fails where other EXIF is broken."""
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour
+_PNG_PASSES = [
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+]
+_PNG_PIECE = 1 << 20
 _REASON_LENGTH = 200
 _CHANNELS = {"RGB": 3, "L": 1}
 
@@ -61,7 +88,7 @@ def decode_image(
     Args:
         data: bytes of an image file, or a uint8 array (height, width) or (height, width, 1, 3 or 4 channels).
         color: "RGB" (3 channels) or "L" (1 channel, luma of ITU-R BT.601).
-        max_pixels: limit on width x height.
+        max_pixels: limit on width x height; the limit on each of them is `MAX_SIDE`.
         at_least: (height, width) that will do. A larger JPEG is then decoded at 1/2, 1/4 or 1/8 of its size,
             as small as both sides allow: several times faster, with slightly other pixels than decoding it
             whole and shrinking it, so this is part of a preprocessing.
@@ -70,7 +97,7 @@ def decode_image(
         uint8 of shape (height, width, channels), C-contiguous.
 
     Raises:
-        UnreadableImage: not an image, truncated, damaged, without pixels, or over the limit.
+        UnreadableImage: not an image, truncated, damaged, without pixels, or over a limit.
     """
     if color not in _CHANNELS:
         raise KdbiasError(f"color {color!r} is unknown; use RGB or L")
@@ -81,9 +108,11 @@ def decode_image(
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have asked Pillow to pad truncated files
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size, max_pixels)
+            check_size(*image.size, max_pixels)
             _draft(image, color, at_least)
             image.load()
+            if image.format == "PNG":
+                _check_whole(data, image)
             return _to_array(_upright(image), color)
     except UnreadableImage:
         raise
@@ -92,18 +121,45 @@ def decode_image(
     except Image.DecompressionBombError:
         raise UnreadableImage(f"too many pixels: over the limit of {max_pixels:,}") from None
     except MemoryError:
-        raise
+        raise UnreadableImage(f"out of memory while decoding {len(data):,} bytes") from None
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         text = str(error) or type(error).__name__
         reason = text if "truncated" in text.lower() else f"damaged: {text}"
         raise UnreadableImage(reason) from None
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> None:
+    """Raise UnreadableImage for an image without pixels, or with a side or an area over the limits."""
     if width < 1 or height < 1:
         raise UnreadableImage(f"zero size: {width} x {height} pixels")
     if width * height > max_pixels:
         raise UnreadableImage(f"too many pixels: {width} x {height}, limit {max_pixels:,}")
+    if max(width, height) > max_side:
+        raise UnreadableImage(f"too long: {width} x {height} pixels, limit {max_side:,} a side")
+
+
+def _check_whole(data: bytes, image: Image.Image) -> None:
+    """Refuse a PNG whose pixels end early though its stream is in order: Pillow leaves the rest black."""
+    width, height = image.size
+    if np.asarray(image.crop((0, max(0, height - 2), width, height))).any():
+        return
+    depth, color, interlaced = data[24], data[25], data[28]
+    bits = depth * _PNG_CHANNELS[color]
+    missing = sum(
+        rows * (1 + -(-columns * bits // 8))
+        for x, y, dx, dy in (_PNG_PASSES if interlaced else [(0, 0, 1, 1)])
+        if (columns := -(-(width - x) // dx)) > 0 and (rows := -(-(height - y) // dy)) > 0
+    )
+    stream, at = zlib.decompressobj(), 8
+    while missing > 0 and at < len(data) and not stream.eof:
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        piece = data[at + 8 : end] if data[at + 4 : at + 8] == b"IDAT" else b""
+        while piece and missing > 0:
+            missing -= len(stream.decompress(piece, _PNG_PIECE))
+            piece = stream.unconsumed_tail
+        at = end + 4
+    if missing > 0:
+        raise UnreadableImage(f"truncated: {missing:,} bytes of pixels are missing")
 
 
 def _draft(image: Image.Image, color: str, at_least: tuple[int, int] | None) -> None:
@@ -125,7 +181,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_array(image: Image.Image, color: str) -> np.ndarray:
@@ -157,7 +214,7 @@ def _convert_array(array: np.ndarray, color: str, max_pixels: int) -> np.ndarray
         raise UnreadableImage(
             f"array of {array.dtype} {array.shape} is no uint8 image (height, width[, 1, 3 or 4])"
         )
-    _check_size(array.shape[1], array.shape[0], max_pixels)
+    check_size(array.shape[1], array.shape[0], max_pixels)
     array = array[:, :, None] if array.ndim == 2 else array[:, :, :3]
     if color == "RGB" and array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)

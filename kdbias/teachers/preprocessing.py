@@ -111,7 +111,7 @@ class Preprocessing:
         """uint8 (H, W, 1 or 3; RGB) -> uint8 (h, w, c), contiguous, in the network's colour order.
 
         Raises KdbiasError where the image does not fit (wrong channel count, affine for another size, a crop
-        larger than the scaled image).
+        larger than the scaled image), UnreadableImage where scaling its shorter side takes too many pixels.
         """
         image = self._colored(image)
         if self.affine is not None:
@@ -205,11 +205,14 @@ class Preprocessing:
     def _cropped(self, image: np.ndarray) -> np.ndarray:
         # The long side is truncated and the margin rounded as torchvision does, so that its published weights
         # see the very pixels that they were validated on.
+        from kdbias.data.decode import check_size
+
         assert self.shorter_side is not None
         height, width = image.shape[:2]
         longer = int(self.shorter_side * max(height, width) / min(height, width))
         scaled = (self.shorter_side, longer) if height <= width else (longer, self.shorter_side)
         h, w = self.size
+        check_size(longer, self.shorter_side, max_side=longer)
         if scaled[0] < h or scaled[1] < w:
             raise KdbiasError(
                 f"image of {height}x{width} scaled to {scaled[0]}x{scaled[1]} is smaller than {h}x{w}"

@@ -1,12 +1,16 @@
 """Decoding: every way an image can be wrong is refused, every odd but valid one is converted."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from kdbias.data.decode import MAX_PIXELS, UnreadableImage, decode_image
+from kdbias.teachers.preprocessing import Preprocessing
 
 
 def encoded(array: np.ndarray, kind: str = "PNG", mode: str | None = None, **more) -> bytes:
@@ -67,11 +71,15 @@ def test_cmyk_and_one_bit():
     assert decode_image(encoded(bits, mode="1"), "L")[:, :, 0].tolist() == bits.tolist()
 
 
-def test_exif_orientation_is_applied(picture):
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_is_applied(picture, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees: the stored left column is the top row seen from the right
-    out = decode_image(encoded(picture, "PNG", exif=exif))
-    np.testing.assert_array_equal(out, np.rot90(picture, -1))
+    exif[0x0112] = orientation
+    data = encoded(picture, "PNG", exif=exif)
+    out = decode_image(data)
+    np.testing.assert_array_equal(out, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+    if orientation == 6:  # turned by 90 degrees: the stored left column is the top row seen from the right
+        np.testing.assert_array_equal(out, np.rot90(picture, -1))
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -120,19 +128,101 @@ def test_what_is_no_image_is_refused(data):
         decode_image(data)
 
 
-def test_bomb_is_refused_from_its_header():
-    import struct
-    import zlib
+def bomb(width: int = 89_478_485, height: int = 1, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of a few bytes that says it is as large; chunks come before its pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return assembled([(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")])
 
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 1000)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    with pytest.raises(UnreadableImage, match="pixels"):
-        decode_image(bomb)
+def assembled(parts: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG of these chunks."""
+    checked = [struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(checked)
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((60_000, 60_000), "too many pixels: "),
+        ((89_478_485, 1), "too long: 89478485 x 1 pixels, limit 65,535 a side"),
+        ((1, 65_536), "too long: 1 x 65536 pixels, limit 65,535 a side"),
+        ((1, 65_535), "truncated"),
+        ((2**31 - 1, 2**31 - 1), "too many pixels"),
+    ],
+)
+def test_bombs_are_refused_from_their_header(size, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_image(bomb(*size))
     assert MAX_PIXELS < 60_000 * 60_000
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (19, 2), (33, 40)])
+def test_a_png_with_too_few_pixels_is_truncated_and_a_black_one_is_not(mode, size, interlace):
+    chunks = {}
+    data = encoded(
+        np.zeros(size[::-1], np.uint8) if mode != "I;16" else np.zeros(size[::-1], np.uint16),
+        "PNG",
+        None if mode == "I;16" else mode,
+    )
+    at = 8
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        chunks[data[at + 4 : at + 8]] = data[at + 8 : at + 8 + length]
+        at += 12 + length
+    header = chunks[b"IHDR"][:12] + bytes([interlace])
+    between = {name: body for name, body in chunks.items() if name not in (b"IHDR", b"IDAT", b"IEND")}
+    bits = header[8] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[header[9]]
+    starts = [
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ]
+    raw = 0
+    for x, y, dx, dy in starts if interlace else [(0, 0, 1, 1)]:
+        columns, rows = len(range(x, size[0], dx)), len(range(y, size[1], dy))
+        raw += rows * (1 + (columns * bits + 7) // 8) if columns else 0
+
+    def png(pixels: int) -> bytes:
+        parts = [(b"IHDR", header), *between.items(), (b"IDAT", zlib.compress(bytes(pixels))), (b"IEND", b"")]
+        return assembled(parts)
+
+    assert not decode_image(png(raw)).any()
+    for short in {1, max(1, raw // 2), raw}:
+        with pytest.raises(UnreadableImage):
+            decode_image(png(raw - short))
+
+
+@pytest.mark.parametrize("name", [b"iCCP", b"zTXt"])
+def test_bombs_in_what_goes_with_an_image(name):
+    packed = zlib.compress(bytes(1 << 28))
+    with pytest.raises(UnreadableImage, match="too large"):
+        decode_image(bomb(8, 8, (name, b"x\0\0" + packed)))
+
+
+def test_a_strip_that_scaling_would_blow_up_is_one_unreadable_image():
+    strip = np.zeros((2, 50_000, 3), np.uint8)
+    narrow = Preprocessing(size=(8, 8), shorter_side=8)
+    assert narrow.apply(decode_image(strip)).shape == (8, 8, 3)
+    with pytest.raises(UnreadableImage, match=r"too many pixels: 5600000 x 224, limit 89,478,485"):
+        Preprocessing(size=(224, 224), shorter_side=224).apply(decode_image(strip))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RecursionError("deep"), struct.error("short"), OverflowError()]
+)
+def test_whatever_a_decoder_raises_is_one_unreadable_image(picture, monkeypatch, error):
+    def load(*args, **more):
+        raise error
+
+    monkeypatch.setattr(PngImageFile, "load", load)
+    with pytest.raises(UnreadableImage, match=r"out of memory while decoding [\d,]+ bytes|damaged: "):
+        decode_image(encoded(picture))
 
 
 def test_pixel_limit_is_exact(picture):
