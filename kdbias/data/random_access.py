@@ -57,13 +57,13 @@ class RandomAccess:
         """
         try:
             handle = self._handle(file)
-            parts, missing = [], length
-            while missing:
-                part = os.pread(handle.number, missing, offset + length - missing)
-                if not part:
-                    break
-                parts.append(part)
-                missing -= len(part)
+            parts: list[bytes] = []
+            missing = offset + length - os.fstat(handle.number).st_size
+            if missing <= 0:  # else a damaged length would be asked of the memory
+                missing = length
+                while missing and (part := os.pread(handle.number, missing, offset + length - missing)):
+                    parts.append(part)
+                    missing -= len(part)
         except OSError as error:
             raise UnreadableImage(f"cannot read {self.files[file]}: {error.strerror or error}") from None
         if missing:

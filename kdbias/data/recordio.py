@@ -66,12 +66,12 @@ def open_recordio(data: str, options: Options) -> Source:
     """Open a ``.rec`` file, or the folder that holds one, with its ``.idx`` and ``property`` if they are
     there.
 
-    Ids are the record keys, labels the first label of each image (as text, integers without a point).
-    Without an ``.idx`` the records are found by scanning the ``.rec``. The fingerprint covers keys,
-    offsets, labels and the content of the ``.rec`` (see :mod:`kdbias.data.digests`).
+    Ids are the record keys, labels the first label of each image (as text, integers without a point; NaN,
+    infinite ones and -1 are none). Without an ``.idx`` the records are found by scanning the ``.rec``. The
+    fingerprint covers keys, offsets, labels and the content of the ``.rec`` (see :mod:`kdbias.data.digests`).
 
     Raises:
-        KdbiasError: no ``.rec`` or several, a damaged index, records without a header.
+        KdbiasError: no ``.rec`` or several, a damaged index or one that leaves out records.
     """
     options.refuse_unused(f"RecordIO {data}")
     file = os.path.abspath(_rec_file(data))
@@ -88,7 +88,7 @@ def open_recordio(data: str, options: Options) -> Source:
     keys, offsets = keys[images], offsets[images]
     by_key = np.argsort(keys, kind="stable")
     keys, offsets, labels = keys[by_key], offsets[by_key], labels[by_key]
-    texts = _label_texts(labels)
+    texts, notes = _label_texts(labels)
     return make_source(
         "recordio",
         data,
@@ -97,7 +97,7 @@ def open_recordio(data: str, options: Options) -> Source:
         RecordImages(file, keys, offsets),
         [digest_of(file), fingerprints.of_arrays(keys, offsets, labels), *options.naming],
         labels=texts,
-        notes=_property_notes(os.path.join(os.path.dirname(file), "property"), texts),
+        notes=[*notes, *_property_notes(os.path.join(os.path.dirname(file), "property"), texts)],
     )
 
 
@@ -151,9 +151,10 @@ class _Heads:
     """What the beginnings of m records say."""
 
     labels: np.ndarray  # (m, 2) float32: label (scalar, or first of the array), second of the array
-    lengths: np.ndarray  # (m,) int64: bytes of the payload (of its first part, if split)
+    lengths: np.ndarray  # (m,) int64: bytes of the payload
     starts: np.ndarray  # (m,) int64: where the image begins in the payload
     arrays: np.ndarray  # (m,) int64: number of labels in the array, 0 for a scalar
+    firsts: np.ndarray  # (m,) int64: bytes of the first part (all of the payload, if not split)
 
     @property
     def empty(self) -> np.ndarray:
@@ -184,6 +185,7 @@ class _RecordFile:
             if found is not None:
                 return found
         heads = self.heads(np.arange(len(self.keys)))
+        self._check_gaps(heads)
         images = np.ones(len(self.keys), bool)
         if described is not None:
             # The number in record 0 may be rounded, so identity records are also told by having no image.
@@ -203,14 +205,31 @@ class _RecordFile:
         return int(head.labels[0, 0]), int(head.labels[0, 1])
 
     def _check_keys(self, end: int) -> None:
-        """Refuse keys that neither the announced end of keys nor the number of records allows."""
+        """Refuse keys that neither the announced end of keys nor the number of records allows, or too few."""
         rounding = int(np.spacing(np.float32(end)))
         last = int(self.keys.max())
-        if last >= max(end + rounding, len(self.keys)):
+        if last >= max(end + rounding, len(self.keys)) or last < end - 1 - rounding:
             raise KdbiasError(
-                f"{self.file}: its .idx has the key {last:,}, but record 0 says that keys end at {end:,}; "
-                f"{_ADVICE}"
+                f"{self.file}: its last key is {last:,}, but record 0 says that keys end at {end:,}; "
+                f"it is cut, or the .idx damaged: {_ADVICE}"
             )
+
+    def _check_gaps(self, heads: _Heads) -> None:
+        """Refuse an index that leaves out records; a damaged length, which may look so, spoils one image."""
+        content = np.memmap(self.file, np.uint8, "r")
+        ends = np.r_[0, self.offsets + 8 + _padded(heads.firsts)]
+        following = np.r_[self.offsets, len(content)]
+        while len(rows := np.flatnonzero(ends + 8 <= following)):
+            words = _gather(content, ends[rows], 8).view("<u4")
+            ends[rows[words[:, 0] != MAGIC]] = len(content)
+            part = words[:, 1] >> LENGTH_BITS
+            missing = rows[(words[:, 0] == MAGIC) & (part < 2)]
+            if len(missing):
+                place = ends[missing[0]]
+                raise KdbiasError(
+                    f"{self.file}: its .idx leaves out records, such as that at byte {place:,}; {_ADVICE}"
+                )
+            ends[rows] += 8 + _padded(words[:, 1] & ((1 << LENGTH_BITS) - 1))
 
     def _labels_by_range(self, last_image: int, end: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Images and labels from the identity records, or None where these cannot be trusted."""
@@ -219,7 +238,8 @@ class _RecordFile:
         if not 1 < last_image < end <= len(row_of) or (row_of[1:end] < 0).any():
             return None
         people = self.heads(row_of[last_image:end])
-        if not people.empty.all() or (people.arrays < 2).any() or not np.isfinite(people.labels).all():
+        exact = (np.abs(people.labels) < _FLOAT32_EXACT).all()  # and no NaN
+        if not people.empty.all() or (people.arrays < 2).any() or not exact:
             return None
         ranges = people.labels.astype(np.int64)
         begins, ends = ranges[np.argsort(ranges[:, 0], kind="stable")].T
@@ -244,7 +264,7 @@ class _RecordFile:
         """
         content = np.memmap(self.file, np.uint8, "r")
         chunks = [self._heads(content, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        columns = zip(*((c.labels, c.lengths, c.starts, c.arrays) for c in chunks), strict=True)
+        columns = zip(*((c.labels, c.lengths, c.starts, c.arrays, c.firsts) for c in chunks), strict=True)
         return _Heads(*(np.concatenate(column) for column in columns))
 
     def _heads(self, content: np.ndarray, rows: np.ndarray) -> _Heads:
@@ -261,11 +281,12 @@ class _RecordFile:
         labels = np.ascontiguousarray(raw[:, 8 + HEADER.itemsize :]).view("<f4").copy()
         arrays = header["flag"].astype(np.int64)
         labels[arrays == 0, 0] = header["label"][arrays == 0]
-        lengths = (words[:, 1] & ((1 << LENGTH_BITS) - 1)).astype(np.int64)
+        firsts = (words[:, 1] & ((1 << LENGTH_BITS) - 1)).astype(np.int64)
+        lengths = firsts.copy()
         # A split record may be cut inside its header: those few are joined first.
         for i in np.flatnonzero(words[:, 1] >> LENGTH_BITS == 1):
             labels[i], lengths[i], arrays[i] = self._joined_head(int(self.offsets[rows[i]]))
-        return _Heads(labels, lengths, HEADER.itemsize + 4 * arrays, arrays)
+        return _Heads(labels, lengths, HEADER.itemsize + 4 * arrays, arrays, firsts)
 
     def _joined_head(self, offset: int) -> tuple[np.ndarray, int, int]:
         try:
@@ -282,12 +303,29 @@ class _RecordFile:
         return labels, len(payload), array
 
 
-def _label_texts(labels: np.ndarray) -> pa.Array:
-    """Labels as text: 12 for 12.0, 0.25 for 0.25, null for NaN."""
-    if (np.abs(labels) < _FLOAT32_EXACT).all() and (labels == np.round(labels)).all():
-        return pa.array(labels.astype(np.int64)).cast(pa.large_string())
-    texts = [None if np.isnan(v) else str(int(v)) if v == np.round(v) else repr(float(v)) for v in labels]
-    return pa.array(texts, pa.large_string())
+def _padded(lengths: np.ndarray) -> np.ndarray:
+    return (lengths.astype(np.int64) + 3) // 4 * 4
+
+
+def _label_texts(labels: np.ndarray) -> tuple[pa.Array, list[str]]:
+    """Labels as text (12 for 12.0, 0.25 for 0.25), null where there is none, and what to say of them."""
+    none = ~np.isfinite(labels) | (labels == -1)
+    rounded = int((np.abs(labels[~none]) >= _FLOAT32_EXACT).sum())
+    notes = []
+    if none.any():
+        notes.append(f"{int(none.sum()):,} labels are NaN, infinite or -1: taken for none")
+    if rounded:
+        notes.append(
+            f"{rounded:,} labels of 2^24 or more are exact no longer (float32): people may share one"
+        )
+    if not rounded and (labels[~none] == np.round(labels[~none])).all():
+        whole = np.where(none, 0, labels).astype(np.int64)
+        return pa.array(whole, mask=none).cast(pa.large_string()), notes
+    texts = [
+        None if skip else str(int(v)) if v == np.round(v) else repr(float(v))
+        for v, skip in zip(labels, none, strict=True)
+    ]
+    return pa.array(texts, pa.large_string()), notes
 
 
 def _property_notes(file: str, labels: pa.Array) -> list[str]:

@@ -8,12 +8,14 @@ that follow) and then the encoded image.
 """
 
 import os
+from array import array
 
 import numpy as np
 import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.random_access import RandomAccess
+from kdbias.data.roots import MAX_FILE_BYTES
 from kdbias.errors import KdbiasError, first_line
 
 MAGIC = 0xCED7230A
@@ -27,9 +29,10 @@ def read_record(file: RandomAccess, offset: int) -> bytes:
     """The payload at an offset of file 0, parts joined.
 
     Raises:
-        UnreadableImage: no record there, parts out of order, or the file ends before.
+        UnreadableImage: no record there, parts out of order, too large, or the file ends before.
     """
     parts: list[bytes] = []
+    total = 0
     while True:
         magic, word = np.frombuffer(file.read(0, offset, 8), "<u4").tolist()
         if magic != MAGIC:
@@ -37,6 +40,9 @@ def read_record(file: RandomAccess, offset: int) -> bytes:
         flag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
         if (flag in (0, 1)) != (not parts) or flag > 3:
             raise UnreadableImage(f"damaged: part {flag} of a split record out of order at byte {offset:,}")
+        total += length
+        if total > MAX_FILE_BYTES:
+            raise UnreadableImage(f"record of more than {MAX_FILE_BYTES:,} bytes")
         parts.append(file.read(0, offset + 8, length))
         if flag in (0, 3):
             return MAGIC.to_bytes(4, "little").join(parts)
@@ -88,24 +94,32 @@ def scan_records(file: str) -> tuple[np.ndarray, np.ndarray]:
     """Keys 0, 1, ... and byte offsets of all records, found by walking from record to record.
 
     Raises:
-        KdbiasError: a record that does not follow on its predecessor.
+        KdbiasError: a record, or a part of one, that does not follow on its predecessor.
     """
     size = os.path.getsize(file)
     access = RandomAccess([file])
-    offsets, offset = [], 0
+    offsets, offset, inside = array("q"), 0, False
     while offset < size:
         if size - offset < 8:
             raise KdbiasError(f"{file}: truncated: {size - offset} bytes after the last record")
         magic, word = np.frombuffer(access.read(0, offset, 8), "<u4").tolist()
         if magic != MAGIC:
             raise KdbiasError(f"{file}: {wrong_magic(magic)} at byte {offset:,}")
-        if word >> LENGTH_BITS in (0, 1):
+        part = word >> LENGTH_BITS
+        if part > 3 or (part in (2, 3)) != inside:
+            raise KdbiasError(
+                f"{file}: damaged: part {part} of a split record out of order at byte {offset:,}"
+            )
+        inside = part in (1, 2)
+        if part in (0, 1):
             offsets.append(offset)
         offset += 8 + ((word & ((1 << LENGTH_BITS) - 1)) + 3) // 4 * 4
     if offset > size:
         raise KdbiasError(
             f"{file}: truncated: the last record ends {offset - size:,} bytes behind the file's end"
         )
+    if inside:
+        raise KdbiasError(f"{file}: truncated: the last part of a split record is missing")
     return np.arange(len(offsets), dtype=np.int64), np.array(offsets, np.int64)
 
 

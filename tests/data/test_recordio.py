@@ -188,7 +188,10 @@ def test_an_index_in_another_order_and_with_blank_lines(tmp_path):
         (lambda text: "", "damaged index"),
         (lambda text: text + "1\t0\n", "key 1 occurs twice"),
         (lambda text: text.replace("\n3\t", "\n-3\t"), "key -3 is below 0"),
-        (lambda text: text.replace("\n12\t", f"\n{10**13}\t"), "the key 10,000,000,000,000, but record 0"),
+        (
+            lambda text: text.replace("\n12\t", f"\n{10**13}\t"),
+            "its last key is 10,000,000,000,000, but record 0",
+        ),
         (
             lambda text: text + "99\t1000000\n",
             r"1 entries do not fit train.rec \(key 99: no place for a record",
@@ -281,3 +284,96 @@ def test_several_rec_files_must_be_chosen_from(tmp_path):
     with pytest.raises(KdbiasError, match=r"2 .rec files \(a.rec, b.rec\)"):
         open_data(tmp_path)
     assert open_data(tmp_path / "b.rec").n == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_that_are_none(tmp_path):
+    values = [float("inf"), float("-inf"), float("nan"), -1.0, -2.0, 0.5, 3.0]
+    source = open_data(write(tmp_path, {i: packed(v, image(i)) for i, v in enumerate(values)}))
+    assert source.labels.to_pylist() == [None, None, None, None, "-2", "0.5", "3"]
+    assert source.notes == ("4 labels are NaN, infinite or -1: taken for none",)
+    source = open_data(write(tmp_path / "whole", {i: packed(v, image(i)) for i, v in enumerate([-1.0, 7.0])}))
+    assert source.labels.to_pylist() == [None, "7"]
+
+
+def test_labels_that_float32_rounds_are_said(tmp_path):
+    values = [float(1 << 24), 3.0, 1e38]
+    source = open_data(write(tmp_path, {i: packed(v, image(i)) for i, v in enumerate(values)}))
+    assert source.labels.to_pylist() == ["16777216", "3", str(int(np.float32(1e38)))]
+    assert "2 labels of 2^24 or more are exact no longer" in source.describe()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [3e38, -5.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("key", [0, 10])
+def test_ranges_of_people_that_are_no_keys(tmp_path, number, key):
+    records = insightface(False)
+    records[key] = packed([1.0, number], b"")
+    write(tmp_path, records)
+    try:
+        source = open_data(tmp_path)
+    except KdbiasError as error:
+        refusal = str(error)
+    else:
+        assert set(source.ids.to_pylist()) >= {str(i) for i in range(1, 10)}
+        return
+    assert "record 0 says that keys end at" in refusal
+
+
+@pytest.mark.parametrize("described", [False, True])
+@pytest.mark.parametrize("left_out", [slice(0, 1), slice(4, 6), slice(7, 8), slice(-1, None)])
+def test_an_index_that_leaves_out_records_is_refused(tmp_path, described, left_out):
+    records = insightface(False) if described else {i: packed(float(i), image(i)) for i in range(9)}
+    records[4] = SPLIT["twice"]
+    write(tmp_path, records)
+    lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
+    del lines[left_out]
+    (tmp_path / "train.idx").write_text("".join(lines))
+    with pytest.raises(
+        KdbiasError, match=r"its \.idx leaves out records|its last key is .*; it is cut"
+    ) as caught:
+        open_data(tmp_path)
+    assert "scans the .rec" in str(caught.value)
+    (tmp_path / "train.idx").unlink()
+    assert open_data(tmp_path).n == 9
+
+
+def test_a_file_cut_between_records_is_refused_where_record_0_counts_them(tmp_path):
+    write(tmp_path, insightface(False), index=False)
+    content = (tmp_path / "train.rec").read_bytes()
+    for end in range(content.index(MAGIC, 1), len(content), 4):
+        if content[end : end + 4] == MAGIC and end > 60:
+            (tmp_path / "train.rec").write_bytes(content[:end])
+            with pytest.raises(
+                KdbiasError, match=r"its last key is \d+, but record 0 says that keys end at 13"
+            ):
+                open_data(tmp_path)
+
+
+@pytest.mark.parametrize("part", [2, 3, 4, 7])
+def test_parts_out_of_order_are_refused_by_a_scan(tmp_path, part):
+    content = bytearray(record(packed(1.0, image(4))) * 3)
+    step = len(content) // 3
+    content[step + 4 : step + 8] = struct.pack("<I", part << 29 | step - 8)
+    (tmp_path / "x.rec").write_bytes(content)
+    with pytest.raises(KdbiasError, match=f"part {part} of a split record out of order at byte {step}"):
+        open_data(tmp_path / "x.rec")
+    (tmp_path / "x.rec").write_bytes(record(SPLIT["in the image"])[:-8])
+    with pytest.raises(KdbiasError, match="truncated"):
+        open_data(tmp_path / "x.rec")
+
+
+def test_labels_and_lengths_beyond_a_record_are_one_unreadable_image(tmp_path):
+    write(tmp_path, {i: packed(float(i), image(4)) for i in range(4)})
+    content = bytearray((tmp_path / "train.rec").read_bytes())
+    step = len(content) // 4
+    content[step + 8 : step + 12] = b"\xff" * 4
+    content[2 * step + 4 : 2 * step + 8] = struct.pack("<I", (1 << 29) - 1)
+    content[3 * step + 4 : 3 * step + 8] = struct.pack("<I", 3)
+    (tmp_path / "train.rec").write_bytes(content)
+    source = open_data(tmp_path)
+    assert source.n == 4
+    assert source.read(0) == image(4)
+    for row, reason in [(1, "4294967295 labels announced"), (2, "truncated"), (3, "shorter than a header")]:
+        with pytest.raises(UnreadableImage, match=reason):
+            source.read(row)
