@@ -56,6 +56,7 @@ _PNG_PASSES = [
     (0, 1, 1, 2),
 ]
 _PNG_PIECE = 1 << 20
+_ZEROS = bytes(64)
 _REASON_LENGTH = 200
 _CHANNELS = {"RGB": 3, "L": 1}
 
@@ -111,8 +112,7 @@ def decode_image(
             check_size(*image.size, max_pixels)
             _draft(image, color, at_least)
             image.load()
-            if image.format == "PNG":
-                _check_whole(data, image)
+            _check_whole(data, image)
             return _to_array(_upright(image), color)
     except UnreadableImage:
         raise
@@ -139,7 +139,17 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS, max_side: 
 
 
 def _check_whole(data: bytes, image: Image.Image) -> None:
-    """Refuse a PNG whose pixels end early though its stream is in order: Pillow leaves the rest black."""
+    """Refuse pixels that end early where Pillow makes some up: it leaves the rest of a PNG black, and decodes
+    the zeros that a crash or a full disk leaves in a JPEG."""
+    if image.format == "PNG":
+        _check_png(data, image)
+    elif image.format == "JPEG" and data.endswith(_ZEROS):
+        written = data.rstrip(b"\0")
+        if written.rfind(b"\xff\xd9") < written.rfind(b"\xff\xda"):  # no end behind the last scan's start
+            raise UnreadableImage(f"truncated: its last {len(data) - len(written):,} bytes are zeros")
+
+
+def _check_png(data: bytes, image: Image.Image) -> None:
     width, height = image.size
     if np.asarray(image.crop((0, max(0, height - 2), width, height))).any():
         return

@@ -113,6 +113,13 @@ def test_truncated_files_are_refused(picture, kind, left):
         decode_image(data[: int(len(data) * left)])
 
 
+def test_a_jpeg_whose_end_is_zeros_is_truncated(picture):
+    data = encoded(np.tile(picture, (4, 4, 1)), "JPEG")
+    with pytest.raises(UnreadableImage, match=r"truncated: its last [\d,]+ bytes are zeros"):
+        decode_image(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    np.testing.assert_array_equal(decode_image(data + bytes(1000)), decode_image(data))
+
+
 def test_truncated_stays_refused_when_another_library_asks_pillow_to_pad(picture, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     data = encoded(np.tile(picture, (4, 4, 1)), "JPEG")
