@@ -128,6 +128,14 @@ def seed(of: str) -> Callable[[Any], Any]:
 
 
 output_folder = click.option("-o", "--output", required=True, metavar="OUT", help="Folder to write.")
+# Where a teacher is named, --output is its: the folder has the short name alone.
+teacher_folder = click.option("-o", "output", required=True, metavar="OUT", help="Folder to write.")
+teacher_output = click.option(
+    "--output",
+    "teacher_output",
+    metavar="NAME|INDEX",
+    help="Which output of a network with several (onnx, openvino, torchscript, python).",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Start over where the output exists already.")
 device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."

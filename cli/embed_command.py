@@ -9,9 +9,10 @@ from kdbias.cli.common import (
     data_columns,
     device,
     options,
-    output_folder,
     overwrite,
     root,
+    teacher_folder,
+    teacher_output,
     where,
 )
 
@@ -19,8 +20,9 @@ from kdbias.cli.common import (
 @click.command("embed", cls=StageCommand)
 @options(
     click.argument("data"),
-    output_folder,
+    teacher_folder,
     click.option("--teacher", required=True, metavar="SPEC", help="What computes the embeddings; see above."),
+    teacher_output,
     data_columns,
     where,
     root,

@@ -9,10 +9,11 @@ from kdbias.cli.common import (
     StageCommand,
     data_columns,
     options,
-    output_folder,
     overwrite,
     root,
     seed,
+    teacher_folder,
+    teacher_output,
     where,
 )
 from kdbias.evaluation import PROTOCOLS
@@ -41,7 +42,7 @@ class _Listed(click.ParamType):
 @click.command("evaluate", cls=StageCommand)
 @options(
     click.argument("model", metavar="MODEL|EMB"),
-    output_folder,
+    teacher_folder,
     click.option(
         "--protocol",
         default="knn",
@@ -50,6 +51,7 @@ class _Listed(click.ParamType):
         help="How to judge.",
     ),
     click.option("--data", help="Data to embed with the model (MODEL = a run folder or a teacher spec)."),
+    teacher_output,
     data_columns,
     root,
     where,

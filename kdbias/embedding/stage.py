@@ -69,6 +69,7 @@ def embed(
     *,
     teacher: str,
     preprocessing: str | None = None,
+    teacher_output: str | None = None,
     id_column: str | None = None,
     label_column: str | None = None,
     path_column: str | None = None,
@@ -100,6 +101,7 @@ def embed(
         output: folder to write `part-*.parquet`, `failures.parquet` and `run.json` to.
         teacher: a spec of `kdbias.teachers.open_teacher`, or `precomputed:FILE`.
         preprocessing: TOML file with a [preprocessing] table, instead of the teacher's own.
+        teacher_output: name or index of the output that gives the embeddings, of a network with several.
         same_order: rows of a precomputed array without ids stand in the order of `data` before `where`.
         batch_size: images a batch; halved by itself when the device runs out of memory.
         device: "auto", "cpu", "cuda" or "cuda:N"; under torchrun "auto" takes the process's own GPU.
@@ -136,12 +138,14 @@ def embed(
         "rows_per_part": rows_per_part,
         **{name: column for name, column in columns.items() if column is not None},
     }
+    details = {"source": source.describe(), "data": os.fspath(data), "root": _text(root)}
     network: Teacher | Precomputed
     if teacher.startswith(f"{PRECOMPUTED}:"):
-        if flip or preprocessing or precision != "fp32" or channels_last is not None or compile:
+        network_options = (flip or None, preprocessing, teacher_output, channels_last, compile or None)
+        if precision != "fp32" or any(option is not None for option in network_options):
             raise KdbiasError(
-                "precomputed embeddings take no --flip, --preprocessing, --precision, --channels-last or "
-                "--compile: no network runs"
+                "precomputed embeddings take no --flip, --preprocessing, --output, --precision, "
+                "--channels-last or --compile: no network runs"
             )
         with _named(teacher):
             network = open_precomputed(teacher.partition(":")[2], id_column)
@@ -159,7 +163,10 @@ def embed(
                 preprocessing=preprocessing,
                 channels_last=channels_last,
                 compile=compile,
+                output=teacher_output,
             )
+        about = {"teacher_weights": network.note or None, "teacher_output": network.output}
+        details |= {name: value for name, value in about.items() if value is not None}
         config["preprocessing"] = network.preprocessing.to_dict()
         progress.say(_first_line(network, batch_size, workers))
     todo = Plan(source.n, network.dim, rows_per_part, store, flip, rank, world)
@@ -187,7 +194,7 @@ def embed(
         else:
             results = run_teacher(network, source, waiting, batch_size, workers, flip, on_error, bar.update)
         write_units(parts, results)
-    return _conclude(parts, todo, {"source": source.describe(), "data": os.fspath(data), "root": _text(root)})
+    return _conclude(parts, todo, details)
 
 
 def _check_options(

@@ -57,8 +57,7 @@ def model_inputs(
     from kdbias.data import open_data
 
     source = open_data(str(data), **{name: embedding[name] for name in READING if embedding.get(name)})
-    device = embedding.get("device") or "auto"
-    network = network_fingerprint(teacher_spec(model), device, embedding.get("id_column"))
+    network = network_fingerprint(teacher_spec(model), embedding)
     return {"model": network, "data": source.fingerprint}, source.types()
 
 
@@ -73,16 +72,19 @@ def teacher_spec(model: str | os.PathLike[str]) -> str:
     return f"run:{model}" if (Path(model) / RECORD).exists() else str(model)
 
 
-def network_fingerprint(spec: str, device: str, id_column: str | None) -> str:
+def network_fingerprint(spec: str, embedding: Mapping[str, Any]) -> str:
     """The teacher's own: files that the spec does not name, such as a side-car, count as well."""
+    from kdbias import progress
     from kdbias.device import resolve_device
     from kdbias.teachers import PRECOMPUTED, open_teacher
 
     if spec.startswith(f"{PRECOMPUTED}:"):
         from kdbias.teachers.precomputed import open_precomputed
 
-        return open_precomputed(spec.partition(":")[2], id_column).fingerprint
-    return open_teacher(spec, device=resolve_device(device)).fingerprint
+        return open_precomputed(spec.partition(":")[2], embedding.get("id_column")).fingerprint
+    device = resolve_device(embedding.get("device") or "auto")
+    with progress.quiet():  # what there is to say of it is said when it embeds
+        return open_teacher(spec, device=device, output=embedding.get("teacher_output")).fingerprint
 
 
 def file_fingerprint(path: str | os.PathLike[str], role: str) -> str:

@@ -84,6 +84,7 @@ def evaluate(
     image_column: str | None = None,
     root: str | None = None,
     flip: bool = False,
+    teacher_output: str | None = None,
     precision: str | None = None,
     device: str | None = None,
     batch_size: int | None = None,
@@ -127,7 +128,7 @@ def evaluate(
         id_column, label_column, path_column, image_column, root: how ``data`` is read, as for
             :func:`kdbias.embed`.
         flip: embed the mirrored images too (verification, rfw, ijbc).
-        precision, device, batch_size, workers: how ``data`` is embedded, with the defaults of
+        teacher_output, precision, device, batch_size, workers: how ``data`` is embedded, with the defaults of
             :func:`kdbias.embed`.
 
     Raises:
@@ -169,7 +170,13 @@ def evaluate(
         "root": root,
         "flip": flip or None,
     }
-    running = {"precision": precision, "device": device, "batch_size": batch_size, "workers": workers}
+    running = {
+        "teacher_output": teacher_output,
+        "precision": precision,
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+    }
     judged, types = model_inputs(model, data, reading | running)
     config = {
         "protocol": protocol,

@@ -12,12 +12,25 @@ from typing import Any
 
 import torch
 
-from kdbias.errors import KdbiasError, first_line
+from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
+from kdbias.networks.places import load_into
+from kdbias.networks.plain_values import plain_values, why_refused
 from kdbias.tables.files import atomic_path
 
 FORMAT = "kdbias-network-1"
 FILE_NAME = "student.pt"
+# What torch's reader raises over bytes that are no checkpoint.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 def save_network(
@@ -59,7 +72,7 @@ def load_network(path: str | Path, device: str = "cpu") -> tuple[torch.nn.Module
     if content.get("format") != FORMAT:
         raise KdbiasError(f"{path} is no network that kdbias saved (format {content.get('format')!r})")
     network = build_network(content["name"], **content["kwargs"])
-    network.load_state_dict(content["state"])
+    load_into(network, content["state"], str(path))
     info = {key: content[key] for key in ("name", "kwargs", "preprocessing", "provenance")}
     return network.to(device).eval(), {**info, "path": str(path)}
 
@@ -70,13 +83,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise KdbiasError(f"no such file: {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with plain_values():
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise KdbiasError(
-            f"{path} is not a file of plain tensors; it was not executed ({first_line(error)})"
+            f"{path} is not a file of plain tensors; it was not executed ({why_refused(error)})"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise KdbiasError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
+    except _DAMAGE as error:
+        raise KdbiasError(f"{path} cannot be read as a checkpoint: {why_refused(error)}") from error
     if not isinstance(content, dict):
         raise KdbiasError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content

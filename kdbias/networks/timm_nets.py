@@ -15,7 +15,7 @@ def timm_network(
     name: str, *, dim: int, channels: int = 3, image_size: tuple[int, int] = (224, 224)
 ) -> nn.Module:
     """Return timm's NAME with random weights and `dim` outputs; transformers are built for `image_size`."""
-    timm = require("timm", extra="timm")
+    timm, name = require("timm", extra="timm"), plain_name(name)
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:6] or timm.list_models(f"{name[:4]}*")[:6]
         raise KdbiasError(f"timm has no network {name!r}; similar: {', '.join(near) or 'none'}")
@@ -29,6 +29,13 @@ def timm_network(
         raise KdbiasError(
             f"timm:{name} cannot be built for {channels}x{image_size} -> {dim}: {reason}"
         ) from error
+
+
+def plain_name(name: str) -> str:
+    """`hf-hub:timm/NAME` and `timm/NAME`, as the hub writes timm's own networks, are `NAME`; others stay."""
+    for source in ("hf-hub:timm/", "hf_hub:timm/", "timm/"):
+        name = name.removeprefix(source)
+    return name
 
 
 def _takes_image_size(timm: Any, name: str) -> bool:

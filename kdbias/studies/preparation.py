@@ -126,7 +126,8 @@ def locate(data: DataSet, out: Path) -> Prepared:
     source = open_source(expand(data.source), data.id_column, data.label_column)
     made_from = {
         "source": source.fingerprint,
-        "teacher": data.teacher and network_fingerprint(expand(data.teacher), "cpu", data.id_column),
+        "teacher": data.teacher
+        and network_fingerprint(expand(data.teacher), {"device": "cpu", "id_column": data.id_column}),
         "train_teacher": data.train_teacher,
         "image_size": data.image_size,
         "holdout": [data.holdout, data.holdout_seed],

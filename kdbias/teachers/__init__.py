@@ -40,13 +40,14 @@ def open_teacher(
     preprocessing: str | Preprocessing | None = None,
     channels_last: bool | None = None,
     compile: bool = False,
+    output: str | None = None,
 ) -> Teacher:
     """Open a teacher from its spec, `KIND:REST`; a folder that `kdbias train` wrote may be named alone.
 
     device         "cpu" or "cuda:N"
     precision      "fp32", "bf16" or "fp16"
     preprocessing  a `Preprocessing`, a TOML file with a [preprocessing] table, or a shipped name
-    channels_last, compile   see `TeacherOptions`
+    channels_last, compile, output   see `TeacherOptions`
     Raises KdbiasError for an unknown kind, a missing library or file, an option the back-end cannot honour.
     """
     kind, colon, rest = spec.partition(":")
@@ -61,6 +62,6 @@ def open_teacher(
         from kdbias.teachers.side_car import named_preprocessing
 
         preprocessing = named_preprocessing(preprocessing)
-    options = TeacherOptions(device, precision, preprocessing, channels_last, compile)
+    options = TeacherOptions(device, precision, preprocessing, channels_last, compile, output)
     module, _, function = KINDS[kind][0].partition(":")
     return getattr(importlib.import_module(f"kdbias.teachers.{module}"), function)(rest, options)

@@ -13,7 +13,7 @@ import torch
 from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
 from kdbias.teachers.side_car import find_preprocessing
-from kdbias.teachers.state_files import load_into, random_seed, read_state
+from kdbias.teachers.state_files import random_seed, read_state, split_choice
 from kdbias.teachers.teacher import TeacherOptions, split_weights
 from kdbias.teachers.torch_module import TorchTeacher
 
@@ -28,20 +28,21 @@ def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
     if weights is None:
         raise KdbiasError(f"teacher kdbias:{rest}: name its weights, kdbias:{name}@FILE")
     usual = next((u for start, u in _USUAL_INPUT.items() if name.startswith(start)), None)
-    preprocessing = find_preprocessing(weights, options, usual)
+    preprocessing = find_preprocessing(split_choice(weights)[0], options, usual)
     shape = {"channels": preprocessing.channels, "image_size": preprocessing.size}
-    seed = random_seed(weights)
+    seed, note = random_seed(weights), ""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
         network = build_network(name, dim=_DIM, **shape)  # type: ignore[arg-type]
         if seed is None:
-            state = read_state(weights, or_one_of=["random"])
+            file = read_state(weights, or_one_of=["random"])
+            state = file.tensors_of(network)
             if name.startswith("cifar_resnet") and "embedding.weight" not in state:  # a published classifier
                 network = build_network(name, dim=64, head=False, **shape)  # type: ignore[arg-type]
             elif (dim := embedding_dim(network.state_dict(), state)) != _DIM:
                 network = build_network(name, dim=dim, **shape)  # type: ignore[arg-type]
-            load_into(network, state, weights)
-    return TorchTeacher(f"kdbias:{rest}", network, preprocessing, options, kind=f"kdbias:{name}")
+            note = file.load_into(network)
+    return TorchTeacher(f"kdbias:{rest}", network, preprocessing, options, kind=f"kdbias:{name}", note=note)
 
 
 def embedding_dim(built: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> int:

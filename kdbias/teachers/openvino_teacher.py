@@ -1,8 +1,8 @@
 """`openvino:FILE.xml` (or `.onnx`): a network run by OpenVINO on the CPU.
 
-Images go through one by one, several at once: most published files have a fixed batch of 1, and this way an
-embedding cannot depend on its batch. The precision is always stated to the runtime, because on CPUs with
-bfloat16 its own choice is bfloat16.
+Unless the file fixes another batch size, images go through one by one, several at once: most published files
+have a fixed batch of 1, and this way an embedding cannot depend on its batch. The precision is always stated
+to the runtime, because on CPUs with bfloat16 its own choice is bfloat16.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
 from kdbias.tables import fingerprints
+from kdbias.teachers.exported import ExportedTeacher, Port
 from kdbias.teachers.side_car import find_preprocessing
-from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
+from kdbias.teachers.teacher import TeacherOptions, teacher_fingerprint
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
-class OpenVinoTeacher(Teacher):
+class OpenVinoTeacher(ExportedTeacher):
     """A compiled OpenVINO model on prepared images."""
 
     def __init__(self, file: str, options: TeacherOptions) -> None:
@@ -35,7 +36,14 @@ class OpenVinoTeacher(Teacher):
         try:
             core = openvino.Core()
             model = core.read_model(file)
-            self._set_input(model)
+            inputs = model.inputs
+            self._set_ports(
+                [_port(each, i, "input") for i, each in enumerate(inputs)],
+                [_port(each, i, "output", options.output) for i, each in enumerate(model.outputs)],
+                options.output,
+            )
+            if inputs[0].get_partial_shape().is_dynamic:
+                model.reshape({inputs[0]: [self._batch or 1, *self._image_shape]})
             settings = {
                 "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
                 "PERFORMANCE_HINT": "THROUGHPUT",
@@ -52,47 +60,42 @@ class OpenVinoTeacher(Teacher):
         self._requests = [compiled.create_infer_request() for _ in range(count)]
         weights = [f for f in (path, path.with_suffix(".bin")) if f.is_file()]
         content = fingerprints.of_json([fingerprints.of_file(f) for f in weights])
-        self.fingerprint = teacher_fingerprint("openvino", content, self.preprocessing)
+        self.fingerprint = teacher_fingerprint("openvino", content, self.preprocessing, self.output)
         self.dim = self._probe_dim()
 
-    def _set_input(self, model: Any) -> None:
-        height, width = self.preprocessing.size
-        wanted = [1, self.preprocessing.channels, height, width]
-        inputs = model.inputs
-        shape, number = inputs[0].get_partial_shape(), inputs[0].get_element_type()
-        is_bytes = number.get_type_name() == "u8"
-        if len(inputs) != 1 or shape.rank.get_length() != 4 or not (number.is_real() or is_bytes):
-            raise KdbiasError(
-                f"teacher {self.spec} should have one image input (b, c, h, w); it has {inputs}"
-            )
-        if is_bytes:
-            self._require_plain_pixels()
-        if shape.is_dynamic:
-            model.reshape({inputs[0]: wanted})
-        elif list(shape.to_shape()) != wanted:
-            raise KdbiasError(
-                f"teacher {self.spec} takes input of shape {list(shape.to_shape())}, the preprocessing gives "
-                f"{wanted}"
-            )
+    def _step(self, count: int) -> int:
+        return self._batch or 1
 
-    def _embed(self, batch: np.ndarray) -> np.ndarray:
-        x = self.preprocessing.normalise_array(batch)
-        at_once = len(self._requests)
+    def _infer(self, x: np.ndarray, step: int) -> list[np.ndarray]:
+        at_once, pieces = len(self._requests), [x[i : i + step] for i in range(0, len(x), step)]
         outputs = []
-        for i in range(len(x)):
+        for i, piece in enumerate(pieces):
             if i >= at_once:
-                outputs.append(self._output(i - at_once))
-            self._requests[i % at_once].start_async({0: x[i : i + 1]})
-        outputs += [self._output(i) for i in range(len(outputs), len(x))]
-        return np.stack(outputs)
+                outputs.append(self._result(i - at_once))
+            self._requests[i % at_once].start_async({0: piece})
+        return outputs + [self._result(i) for i in range(len(outputs), len(pieces))]
 
-    def _output(self, i: int) -> np.ndarray:
-        """Wait for image i of the batch. Copied: the request's memory is used again for a later image."""
+    def _result(self, i: int) -> np.ndarray:
+        """Wait for piece i. Copied: the request's memory is used again for a later one."""
         request = self._requests[i % len(self._requests)]
         request.wait()
-        return request.get_output_tensor(0).data.reshape(-1).astype(np.float32, copy=True)
+        return np.array(request.get_output_tensor(self._output).data)
 
 
 def open_openvino(rest: str, options: TeacherOptions) -> OpenVinoTeacher:
     """Open `openvino:REST`."""
     return OpenVinoTeacher(rest, options)
+
+
+def _port(port: Any, index: int, kind: str, asked: str | None = None) -> Port:
+    names = sorted(port.get_names())
+    name = asked if asked in names else next(iter(names), f"{kind} {index}")
+    shape, number = port.get_partial_shape(), port.get_element_type()
+    axes = (
+        [None if axis.is_dynamic else axis.get_length() for axis in shape] if shape.rank.is_static else None
+    )
+    try:
+        stated = np.dtype(number.to_dtype()).name
+    except (RuntimeError, TypeError):  # bfloat16 and what is smaller than a byte
+        stated = number.get_type_name()
+    return Port(str(name), stated, None if axes is None else tuple(axes))

@@ -6,6 +6,8 @@ This imports and runs the named code. `FACTORY(device)` returns one of
   torch module is put into eval mode; `preprocessing` is a `Preprocessing` or a dictionary of its fields;
 * an object with `embed(batch)`, uint8 array (b, h, w, c) -> float array (b, d), and `preprocessing`.
 
+Either may give several outputs, as a tuple or a dictionary: then --output chooses.
+
 A resumed run must know whether the teacher is still the same. The weights of a torch module, the source file
 and the factory's name count by themselves; anything else should be named by an attribute `fingerprint` (any
 string).
@@ -37,14 +39,16 @@ class EmbeddingObject(Teacher):
     def __init__(self, spec: str, thing: Any, source: str, options: TeacherOptions) -> None:
         options.refuse("python (with an embed method)", device=True)
         self.spec, self.device, self.precision = spec, options.device, options.precision
+        self._asked = options.output
         self.preprocessing = _preprocessing(thing.preprocessing, spec)
         content = f"{source} {getattr(thing, 'fingerprint', '')}"
-        self.fingerprint = teacher_fingerprint("python", content, self.preprocessing)
         self._call: Callable[[np.ndarray], Any] = thing.embed
         self.dim = self._probe_dim()
+        self.fingerprint = teacher_fingerprint("python", content, self.preprocessing, self.output)
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         output = self._call(batch)
+        output = self._chosen(np.asarray(output) if isinstance(output, list) else output)
         if hasattr(output, "detach"):
             output = output.detach().cpu().numpy()
         return np.asarray(output)

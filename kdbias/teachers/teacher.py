@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class TeacherOptions:
     preprocessing  replaces the teacher's own, or supplies it where the model file holds none
     channels_last  memory layout of torch networks; None: channels_last with reduced precision only
     compile        pass torch networks through torch.compile (slow start, faster batches)
+    output         name or index of the output to take, where a network has several
     """
 
     device: str = "cpu"
@@ -32,6 +33,7 @@ class TeacherOptions:
     preprocessing: Preprocessing | None = None
     channels_last: bool | None = None
     compile: bool = False
+    output: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -63,6 +65,8 @@ class Teacher(ABC):
     preprocessing  what happens to an image before it
     fingerprint    digest of weights and preprocessing: equal means equal embeddings up to rounding
     runs_code      True where opening it executed code that is not kdbias's
+    output         name or index of the output that gives the embeddings, where the network has several
+    note           what was taken of a file of weights, and what was left out
     """
 
     spec: str
@@ -70,6 +74,9 @@ class Teacher(ABC):
     preprocessing: Preprocessing
     fingerprint: str
     runs_code: bool = False
+    _asked: str | None = None
+    output: str | None = None
+    note: str = ""
     device: str = "cpu"
     precision: str = "fp32"
 
@@ -98,11 +105,40 @@ class Teacher(ABC):
 
     def describe(self) -> str:
         """One line for people."""
+        output = f", output {self.output}" if self.output is not None else ""
         code = ", runs its author's code" if self.runs_code else ""
-        return f"teacher {self.spec} ({self.dim}-d{code})"
+        return f"teacher {self.spec} ({self.dim}-d{output}{code})"
+
+    def _vectors(self, output: np.ndarray, count: int) -> np.ndarray:
+        """What a network gave for `count` images as (count, d): axes of length 1 go, a map is refused."""
+        long = [axis for axis in output.shape[1:] if axis > 1]
+        if output.ndim > 2 and len(output) == count and len(long) > 1:
+            raise KdbiasError(
+                f"teacher {self.spec} gave a map of shape {output.shape} for {count} images, not one vector "
+                "an image: pool it inside the network, or take another of its outputs with --output"
+            )
+        return output.reshape(count, -1) if output.ndim > 2 and len(output) == count else output
+
+    def _chosen(self, output: Any) -> Any:
+        """The output that was asked for of what a Python function gave: one thing, or several."""
+        if isinstance(output, Mapping):
+            names, values = [str(key) for key in output], list(output.values())
+        elif isinstance(output, list | tuple):
+            fields = getattr(output, "_fields", range(len(output)))
+            names, values = [str(field) for field in fields], list(output)
+        else:
+            names, values = ["0"], [output]
+        told = [
+            f"{n} {getattr(v, 'dtype', type(v).__name__)} {_shape(v)}"
+            for n, v in zip(names, values, strict=True)
+        ]
+        index = choose_output(names, told, self._asked, self.spec)
+        if len(names) > 1:
+            self.output = names[index]
+        return values[index]
 
     def _checked(self, output: np.ndarray, count: int) -> np.ndarray:
-        vectors = np.asarray(output)
+        vectors = self._vectors(np.asarray(output), count)
         dim = getattr(self, "dim", None)
         wanted = f"({count}, {dim if dim is not None else 'd'})"
         if vectors.ndim != 2 or len(vectors) != count or (dim is not None and vectors.shape[1] != dim):
@@ -138,9 +174,39 @@ class Teacher(ABC):
             ) from error
 
 
-def teacher_fingerprint(kind: str, content: str, preprocessing: Preprocessing) -> str:
-    """Digest of what decides the embeddings: back-end, content (digest of the weights), preprocessing."""
-    return fingerprints.of_json({"kind": kind, "content": content, "preprocessing": preprocessing.to_dict()})
+def teacher_fingerprint(
+    kind: str, content: str, preprocessing: Preprocessing, output: str | None = None
+) -> str:
+    """Digest of what decides the embeddings: back-end, content (digest of the weights), preprocessing.
+
+    `output` is the chosen one of several, None where there is one only.
+    """
+    chosen = {} if output is None else {"output": output}
+    return fingerprints.of_json(
+        {"kind": kind, "content": content, "preprocessing": preprocessing.to_dict(), **chosen}
+    )
+
+
+def choose_output(names: Sequence[str], described: Sequence[str], asked: str | None, spec: str) -> int:
+    """The index of the output `asked` for by name or index; not to be asked for where there is but one.
+
+    Raises KdbiasError listing them as `described` where `asked` names none of several, or another.
+    """
+    if asked is None and len(names) == 1:
+        return 0
+    if asked is not None and asked in names:
+        return list(names).index(asked)
+    if asked is not None and asked.isdecimal() and int(asked) < len(names):
+        return int(asked)
+    listed = "; ".join(f"{i}: {each}" for i, each in enumerate(described)) or "none"
+    what = f"has no output {asked!r}" if asked is not None else f"has {len(names)} outputs"
+    raise KdbiasError(
+        f"teacher {spec} {what}; choose one with --output NAME|INDEX (kdbias embed, evaluate): {listed}"
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if hasattr(value, "shape") else ""
 
 
 def split_weights(rest: str) -> tuple[str, str | None]:

@@ -1,29 +1,36 @@
 """`timm:NAME[@WEIGHTS]`: any image network of timm, its pooled features as the embedding.
 
 WEIGHTS is a local state dict or `random[:SEED]`; without it timm downloads its pretrained set (a tag belongs
-to the name: `timm:vit_small_patch14_dinov2.lvd142m`). The preprocessing is the one timm states for them.
+to the name: `timm:vit_small_patch14_dinov2.lvd142m`; `hf-hub:OWNER/NAME` is one of the hub). The
+preprocessing is the one timm states for them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.networks.timm_nets import plain_name
 from kdbias.optional import require
 from kdbias.teachers.preprocessing import INTERPOLATIONS, Preprocessing
-from kdbias.teachers.state_files import load_into, random_seed, read_state
+from kdbias.teachers.state_files import random_seed, read_state
 from kdbias.teachers.teacher import TeacherOptions, split_weights
 from kdbias.teachers.torch_module import TorchTeacher
+
+_HUB = ("hf-hub:", "hf_hub:")
 
 
 def open_timm(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `timm:REST`."""
     timm = require("timm", extra="timm")
     name, weights = split_weights(rest)
-    if not timm.is_model(name.split(".")[0]):
+    name = plain_name(name)
+    if not name.startswith(_HUB) and not timm.is_model(name.split(".")[0]):
         close = timm.list_models(f"*{name.split('.')[0][:8]}*")[:6]
         raise KdbiasError(f"timm has no network {name!r}; similar: {', '.join(close) or 'none'}")
     seed = random_seed(weights)
@@ -31,10 +38,14 @@ def open_timm(rest: str, options: TeacherOptions) -> TorchTeacher:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
         network = _create(timm, name, pretrained=weights is None)
+    note = ""
     if weights is not None and seed is None:
-        load_into(network, read_state(weights, or_one_of=["random"]), weights)
+        heads: Any = network.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        note = read_state(weights, or_one_of=["random"]).load_into(network, heads)
     preprocessing = options.preprocessing or stated_preprocessing(timm, network, rest)
-    return TorchTeacher(f"timm:{rest}", network, preprocessing, options, kind=f"timm:{name.split('.')[0]}")
+    kind = f"timm:{name.split('.')[0]}"
+    return TorchTeacher(f"timm:{rest}", network, preprocessing, options, kind=kind, note=note)
 
 
 def stated_preprocessing(timm: Any, network: torch.nn.Module, rest: str) -> Preprocessing:
@@ -60,12 +71,33 @@ def stated_preprocessing(timm: Any, network: torch.nn.Module, rest: str) -> Prep
 
 def _create(timm: Any, name: str, pretrained: bool) -> torch.nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        with _no_vain_retries():
+            return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # the hub's client raises errors of its own when it is offline
-        if not pretrained:
-            raise KdbiasError(f"timm cannot make {name!r}: {first_line(error)}") from error
         reason = first_line(error)
+        if not pretrained:
+            raise KdbiasError(f"timm cannot make {name!r}: {reason}") from error
         raise KdbiasError(
             f"cannot get the pretrained weights of timm:{name} ({reason}); download them elsewhere and name "
             f"the file: timm:{name}@FILE"
         ) from error
+
+
+@contextlib.contextmanager
+def _no_vain_retries() -> Iterator[None]:
+    """Tell the hub's client where the hub is out of reach: it would try each file for half a minute."""
+    try:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import get_session
+    except ImportError:  # an older timm does without
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception:  # of whichever library sends the request
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

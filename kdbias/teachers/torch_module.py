@@ -33,9 +33,11 @@ class TorchTeacher(Teacher):
         kind: str,
         content: str | None = None,
         runs_code: bool = False,
+        note: str = "",
     ) -> None:
         """`kind` and `content` (default: digest of the module's weights) identify it in its fingerprint."""
-        self.spec, self.preprocessing, self.runs_code = spec, preprocessing, runs_code
+        self.spec, self.preprocessing, self.runs_code, self.note = spec, preprocessing, runs_code, note
+        self._asked = options.output
         self.device, self.precision = options.device, options.precision
         reduced = options.precision != "fp32"
         self.channels_last = reduced if options.channels_last is None else options.channels_last
@@ -47,9 +49,9 @@ class TorchTeacher(Teacher):
                 network = network.to(memory_format=torch.channels_last)
         if content is None:
             raise KdbiasError(f"teacher {spec}: nothing identifies its weights; give it a fingerprint")
-        self.fingerprint = teacher_fingerprint(kind, content, preprocessing)
         self._network = torch.compile(network) if options.compile else network
         self.dim = self._probe_dim()
+        self.fingerprint = teacher_fingerprint(kind, content, preprocessing, self.output)
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         return self._to_numpy(self._forward(torch.from_numpy(batch)))
@@ -107,13 +109,12 @@ class TorchTeacher(Teacher):
             kind = "cuda" if self.device.startswith("cuda") else "cpu"
             reduced = self.precision != "fp32"
             with torch.autocast(kind, dtype=_DTYPES[self.precision], enabled=reduced):
-                output = self._network(x)
+                output = self._chosen(self._network(x))
             if not isinstance(output, torch.Tensor):
                 raise KdbiasError(
                     f"teacher {self.spec} gave {type(output).__name__}; it should give one tensor (b, d)"
                 )
-            # Global pooling often leaves (b, d, 1, 1).
-            return (output.flatten(1) if output.ndim == 4 else output).float()
+            return output.float() if output.is_floating_point() else output
 
     @staticmethod
     def _to_numpy(output: torch.Tensor) -> np.ndarray:

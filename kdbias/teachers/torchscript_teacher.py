@@ -19,7 +19,9 @@ from kdbias.teachers.torch_module import TorchTeacher
 
 def open_torchscript(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `torchscript:REST`."""
-    options.refuse("torchscript", preprocessing=True, precision=True, device=True, channels_last=True)
+    options.refuse(
+        "torchscript", preprocessing=True, precision=True, device=True, channels_last=True, output=True
+    )
     if not Path(rest).is_file():
         raise KdbiasError(f"teacher torchscript:{rest}: no such file")
     preprocessing = find_preprocessing(rest, options)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbias.errors import KdbiasError, first_line
+from kdbias.errors import KdbiasError
+from kdbias.networks.plain_values import why_refused
 from kdbias.networks.torchvision_nets import plain_arguments
 from kdbias.teachers.preprocessing import Preprocessing
-from kdbias.teachers.state_files import load_into, random_seed, read_state
+from kdbias.teachers.state_files import random_seed, read_state
 from kdbias.teachers.teacher import TeacherOptions, split_weights
 from kdbias.teachers.torch_module import TorchTeacher
 
@@ -44,13 +45,15 @@ def open_torchvision(rest: str, options: TeacherOptions) -> TorchTeacher:
             network = _with_published_weights(name, member)
         else:
             network = models.get_model(name, weights=None, **plain_arguments(name, seed is not None))
-    cut_classifier(network, spec)
+    # With the auxiliary heads of the Inceptions.
+    heads = (cut_classifier(network, spec), "aux1", "aux2", "AuxLogits")
     if not named and hasattr(network, "transform_input"):
         network.transform_input = True  # type: ignore[assignment]
+    note = ""
     if weights is not None and not named and seed is None:
-        load_into(network, read_state(weights, or_one_of=[*published.__members__, "random"]), weights)
+        note = read_state(weights, or_one_of=[*published.__members__, "random"]).load_into(network, heads)
     preprocessing = options.preprocessing or published_preprocessing(member)
-    return TorchTeacher(spec, network, preprocessing, options, kind=f"torchvision:{name}")
+    return TorchTeacher(spec, network, preprocessing, options, kind=f"torchvision:{name}", note=note)
 
 
 def published_preprocessing(member: Any) -> Preprocessing:
@@ -66,14 +69,17 @@ def published_preprocessing(member: Any) -> Preprocessing:
     )
 
 
-def cut_classifier(network: nn.Module, spec: str, classes: int = 1000) -> None:
-    """Replace the last layer with `classes` outputs (linear or 1x1 convolution) by the identity, in place."""
+def cut_classifier(network: nn.Module, spec: str, classes: int = 1000) -> str:
+    """Replace the last layer with `classes` outputs (linear or 1x1 convolution) by the identity, in place.
+
+    Returns the layer's name.
+    """
     for path, module in reversed(list(network.named_modules())):
         outputs = getattr(module, "out_features", None) or getattr(module, "out_channels", None)
         if isinstance(module, nn.Linear | nn.Conv2d) and outputs == classes:
             parent, _, leaf = path.rpartition(".")
             setattr(network.get_submodule(parent), leaf, nn.Identity())
-            return
+            return path
     raise KdbiasError(f"teacher {spec}: no classification layer with {classes} outputs found to cut off")
 
 
@@ -85,7 +91,7 @@ def _with_published_weights(name: str, member: Any) -> nn.Module:
         # Torchvision would unpickle anything; this fetches the file and refuses what is more than tensors.
         member.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = first_line(error)
+        reason = why_refused(error)
         raise KdbiasError(
             f"cannot get {member} from {member.url} ({reason}); download that file elsewhere and copy it "
             f"into {Path(torch.hub.get_dir()) / 'checkpoints'}"

@@ -167,6 +167,57 @@ def test_wrong_weights_are_refused_by_tensor(resnet_state, tmp_path) -> None:
         open_teacher(f"torchvision:resnet18@{tmp_path / 'grey.pt'}")
 
 
+def test_tensors_without_a_place_are_refused_whatever_the_library(resnet_state, small, tmp_path) -> None:
+    timm = pytest.importorskip("timm")
+    deeper = {"layer4.2.conv1.weight": torch.ones(4, 4, 3, 3)}
+    published = timm.create_model("test_resnet", num_classes=3).state_dict()
+    torch.save({"model": resnet_state[1].state_dict() | deeper}, tmp_path / "tv.pt")
+    torch.save({"model": published | deeper}, tmp_path / "timm.pt")
+    for spec in (f"torchvision:resnet18@{tmp_path / 'tv.pt'}", f"timm:test_resnet@{tmp_path / 'timm.pt'}"):
+        with pytest.raises(
+            KdbiasError, match=r"1 of its \d+ tensors find no place .*layer4\.2\.conv1\.weight"
+        ):
+            open_teacher(spec)
+    torch.save({"model_ema": published}, tmp_path / "timm.pt")
+    teacher = open_teacher(f"timm:test_resnet@{tmp_path / 'timm.pt'}")
+    assert teacher.note.startswith("weights taken from [model_ema]; left out: model_ema.fc.weight (3, ")
+
+
+def test_a_copy_is_named_after_the_file_beside_its_side_car(tmp_path) -> None:
+    from kdbias.networks import build_network
+
+    torch.manual_seed(0)
+    student, teacher = (build_network("convnet", dim=8, image_size=(16, 16)) for _ in range(2))
+    torch.save({"student": student.state_dict(), "teacher": teacher.state_dict()}, tmp_path / "kd.pt")
+    (tmp_path / "kd.pt.toml").write_text("[preprocessing]\nsize = [16, 16]\n")
+    for part, network in (("", teacher), ("#student", student)):
+        opened = open_teacher(f"kdbias:convnet@{tmp_path / 'kd.pt'}{part}")
+        images = batch(opened)
+        with torch.inference_mode():
+            wanted = network.eval()(normalised(images, opened)).numpy()
+        np.testing.assert_allclose(opened.embed(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_names_of_timm_s_hub_are_timm_s_and_fail_at_once_where_it_is_out_of_reach(
+    monkeypatch, tmp_path
+) -> None:
+    pytest.importorskip("timm")
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits to try again"))
+    for name in ("hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k", "hf-hub:somebody/network"):
+        with pytest.raises(
+            KdbiasError, match=r"cannot get the pretrained weights of timm:.*@FILE$"
+        ) as caught:
+            open_teacher(f"timm:{name}")
+        assert "\n" not in str(caught.value)
+    assert constants.HF_HUB_OFFLINE is False
+    assert open_teacher("timm:hf-hub:timm/test_resnet.r160_in1k@random").dim == 96
+    with pytest.raises(KdbiasError, match="timm has no network 'resnat18'"):
+        open_teacher("timm:hf-hub:timm/resnat18@random")
+
+
 def tiny(precision: str = "fp32") -> TorchTeacher:
     torch.manual_seed(2)
     layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 6)]
