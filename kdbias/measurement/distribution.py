@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.sphere.null import log_null
+from kdbias.tables.weight_manifest import never_drawn
 
 
 @dataclass
@@ -229,7 +230,7 @@ def scheme_entry(
         "hardness": hardness_mass(hard, p),
         "top_mass": top_mass(p),
         "max_weight": float(p.max() * len(p)),
-        "zero_weights": int((p == 0).sum()),
+        "zero_weights": never_drawn(p),
         "vendi_score": vendi_score(x, p),
         "koleo_entropy": koleo_entropy(nearest, p),
         "bandwidths": scheme.bandwidths,

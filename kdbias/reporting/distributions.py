@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdbias.reporting.drawing import INK, SERIES, Figure, Look, legend_below, panel, plain_log_ticks
+from kdbias.tables.weight_manifest import never_drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +81,7 @@ def weight_histogram(name: str, weights: Mapping[str, np.ndarray], look: Mapping
         for scheme, w in varied.items():
             inside = np.clip(w[w > 0], edges[0], edges[-1])
             share = np.histogram(inside, bins=edges)[0] * (100 / len(w))
-            zeros = int((w == 0).sum())
+            zeros = never_drawn(w)
             label = f"{scheme} ({zeros:,} never drawn)" if zeros else scheme
             axes.stairs(
                 share,

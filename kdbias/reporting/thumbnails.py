@@ -133,7 +133,8 @@ def strips(
                 break
             picture = _picture(source, int(rows[i]))
             if picture is not None:
-                said = text.format(values[i]) if values[i] != 0 else "never drawn"
+                never = values is not log_density and values[i] == 0
+                said = "never drawn" if never else text.format(values[i])
                 pictures.append(
                     Thumbnail(picture[0], ids[int(i)].as_py(), labels[int(i)].as_py() or "", said, picture[1])
                 )

@@ -63,6 +63,26 @@ class FeasibleSet:
         p, _ = self._shrink(v, 1.0)
         return p
 
+    def without_noise(self, p: np.ndarray, least: np.ndarray) -> np.ndarray:
+        """p with 0 for masses below ``least`` (n,), a tiny share of all, still in the set.
+
+        The others grow by that share. Where that breaks a limit they are pulled towards their own mean, which
+        lifts the small ones: none falls below ``least`` anew.
+        """
+        kept = p >= least
+        if not p[~kept].any():
+            return np.where(kept, p, 0.0)  # no -0.0 either
+        rest = p[kept] / p[kept].sum()
+        centre, share = 1 / len(rest), 1.0
+        square, most = float(rest @ rest), float(rest.max())
+        if square > self.square and square > centre:
+            share = np.sqrt(max(self.square - centre, 0.0) / (square - centre))
+        if most > self.cap and most > centre:
+            share = min(share, max(self.cap - centre, 0.0) / (most - centre))
+        clean = np.zeros_like(p)
+        clean[kept] = centre + (rest - centre) * share if share < 1 else rest
+        return clean
+
     def lowest(self, g: np.ndarray) -> tuple[float, float]:
         """A proven lower bound on g'q over the set, exact up to ties, and the multiplier of the ball.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.sphere.simplex import FeasibleSet
+from kdbias.tables.weight_manifest import LEAST_WEIGHT
 
 NOISE = 1e-7
 """Share of the energy: what float32 products can still resolve."""
@@ -39,6 +40,11 @@ class Groups:
     def collapse(self, p: np.ndarray) -> np.ndarray:
         """(n,) masses of rows -> (m,) masses of groups."""
         return np.bincount(self.group, weights=p, minlength=self.distinct)
+
+    @property
+    def least(self) -> np.ndarray:
+        """(m,) least masses that are not 0: those of members of `LEAST_WEIGHT`."""
+        return self.sizes * (LEAST_WEIGHT / len(self.group))
 
     def spread(self, masses: np.ndarray) -> np.ndarray:
         """(m,) masses of groups -> (n,) equal shares of the members."""
@@ -125,15 +131,18 @@ class Equilibrium:
         seconds: float,
         reason: str,
     ) -> "Equilibrium":
-        """The answer that a point over the groups is."""
-        p = point.p
+        """The answer that a point over the groups is, without the noise of the search."""
+        p = feasible.without_noise(point.p, groups.least)
+        # K's entries are at most 1, so the square of this change, 1e-18, is all that the sum leaves out.
+        energy = point.energy + 2 * float((p - point.p) @ point.field)
+        gap = max(energy - (point.energy - point.gap), 0.0)
         square = float(p @ p)
         binding = feasible.bounded_ess and square > feasible.square * (1 - 1e-6)
         return cls(
             p=groups.spread(p),
-            energy=point.energy,
+            energy=energy,
             start_energy=start_energy,
-            gap=point.gap,
+            gap=gap,
             lam=point.multiplier if binding else 0.0,
             ess=1 / square / len(p),
             distinct=len(p),
@@ -141,7 +150,7 @@ class Equilibrium:
             iterations=iterations,
             products=products,
             seconds=seconds,
-            certified=proven and point.gap <= wanted_gap(tolerance, start_energy, point.energy),
+            certified=proven and gap <= wanted_gap(tolerance, start_energy, energy),
             proven=proven,
             reason=reason,
         )

@@ -20,6 +20,8 @@ from kdbias.tables.plain import plain_type, require_numbers, require_plain
 
 # Largest weights between which neither sums of weights overflow nor their inverses.
 _SUMMABLE = (1e-100, 1e100)
+LEAST_WEIGHT = 1e-9
+"""The least weight (of mean 1) that is not 0: all below it together are not one draw in an epoch of 10^9."""
 
 
 def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: str = "weights") -> np.ndarray:
@@ -45,9 +47,18 @@ def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: st
 
 
 def mean_one(weights: np.ndarray) -> np.ndarray:
-    """Weights scaled to mean exactly 1 (to float64 rounding): the expected number of draws an epoch."""
+    """Weights scaled to mean exactly 1 (to float64 rounding): the expected number of draws an epoch.
+
+    What would be below `LEAST_WEIGHT`, rounding noise and powers such as 1e-300, becomes 0.
+    """
     scaled = weights * (len(weights) / weights.sum())
+    scaled = np.where(scaled < LEAST_WEIGHT, 0.0, scaled)
     return scaled * (len(scaled) / scaled.sum())
+
+
+def never_drawn(weights: np.ndarray) -> int:
+    """How many of the weights (n,) are 0."""
+    return int(np.count_nonzero(weights == 0))
 
 
 def write_manifest(
@@ -80,7 +91,7 @@ class WeightManifest:
     Attributes:
         path: the Parquet or CSV file.
         table: its columns.
-        weights: (n,) float64, >= 0, mean 1.
+        weights: (n,) float64, mean 1, each 0 or (up to the scale) `LEAST_WEIGHT` and more.
         provenance: what made it ({} for a hand-made file).
         fingerprint: digest of the values.
     """
@@ -110,7 +121,7 @@ class WeightManifest:
 def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
     """Read a manifest; only ``sample_id`` and ``weight`` are needed, so a hand-made file serves too.
 
-    Weights are scaled to mean 1. A ``.csv`` or ``.tsv`` is read likewise.
+    Weights are scaled to mean 1 by `mean_one`. A ``.csv`` or ``.tsv`` is read likewise.
 
     Raises:
         KdbiasError: missing file or column, repeated ids, or weights that are negative, NaN or all zero.

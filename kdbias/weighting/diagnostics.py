@@ -7,7 +7,7 @@ import numpy as np
 
 from kdbias.measurement.distribution import effective_identities, ess, top_mass
 from kdbias.tables.joins import encode
-from kdbias.tables.weight_manifest import WeightManifest
+from kdbias.tables.weight_manifest import WeightManifest, never_drawn
 
 # Lines past which a manifest comes with a warning. An ESS below a tenth of the samples is where
 # importance-sampling tools start to warn; a weight above 50 shows one image 50 times an epoch.
@@ -54,7 +54,7 @@ def _of_rows(weights: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
         "ess_share": rows / len(weights),
         "max_weight": float(weights.max()),
         "top_mass": top_mass(p),
-        "zero_weights": int((weights == 0).sum()),
+        "zero_weights": never_drawn(weights),
         "effective_identities": effective_identities(p, codes),
     }
 

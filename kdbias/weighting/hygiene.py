@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.simplex import FeasibleSet
+from kdbias.tables.weight_manifest import LEAST_WEIGHT
 
 _ROUNDING = 1e-9
 
@@ -39,12 +41,19 @@ class Hygiene:
             raise KdbiasError(f"clip {self.clip:g} leaves no weights (their mean is 1); choose one above 1")
         if self.clip is not None and not self.clip < np.inf:
             raise KdbiasError(f"clip {self.clip:g} limits nothing; leave it out")
-        if not 0 <= self.mix <= 1:
-            raise KdbiasError(f"mix {self.mix:g} is not a share; choose it from 0 to 1")
+        if self.mix != 0 and not LEAST_WEIGHT <= self.mix <= 1:
+            raise KdbiasError(
+                f"mix {self.mix:g} is not a share that is ever drawn; choose 0, or from {LEAST_WEIGHT:g} to 1"
+            )
         if self.min_ess is not None and not 0 <= self.min_ess <= 1:
             raise KdbiasError(
                 f"min_ess {self.min_ess:g} is not a share of the samples; choose it from 0 to 1"
             )
+
+    def limits(self, m: int, n: int) -> FeasibleSet:
+        """What clip and floor leave to the masses of m distinct samples out of n."""
+        floor = self.min_ess or 0.0
+        return FeasibleSet(m, min((self.clip or n) / n, 1.0), 1 / (floor * m) if floor * m > 1 else 1.0)
 
     def apply(self, values: np.ndarray, n: int) -> np.ndarray:
         """Masses (m,), sum 1, of m distinct samples out of n from their relative weights (m,)."""

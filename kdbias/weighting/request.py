@@ -163,12 +163,13 @@ def masses_of(request: Request, scheme: Scheme, groups: Groups) -> np.ndarray:
     """(m,) masses of the distinct samples after hygiene.
 
     An equilibrium of which nothing more is asked stays as it was solved. Else its cap and its floor are
-    restored where other steps broke them (a temper above 1 does), so that its gap remains a proof.
+    restored where other steps broke them (a temper above 1 does), so that its gap remains a proof. No mass is
+    left so small that it would never be drawn.
     """
-    hygiene = request.hygiene
+    n, hygiene = len(groups.group), request.hygiene
     if scheme.equilibrium is not None:
         if replace(hygiene, min_ess=None) == Hygiene():
             return scheme.values
         limits = [limit for limit in (hygiene.clip, request.cap) if limit is not None]
         hygiene = replace(hygiene, clip=min(limits, default=None))
-    return hygiene.apply(scheme.values, len(groups.group))
+    return hygiene.limits(groups.distinct, n).without_noise(hygiene.apply(scheme.values, n), groups.least)

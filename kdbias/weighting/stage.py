@@ -11,6 +11,7 @@ import numpy as np
 from kdbias import progress
 from kdbias.device import check_parallel
 from kdbias.errors import KdbiasError
+from kdbias.measurement.distribution import ess
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
@@ -154,7 +155,7 @@ def solver_record(scheme: Scheme, masses: np.ndarray) -> dict[str, Any] | None:
         # Hygiene keeps floor and cap, so the best energy is still at least the solver's less its gap.
         "gap": max(energy - (result.energy - result.gap), 0.0) if result.proven else None,
         "lambda": result.lam,
-        "ess_distinct": result.ess,
+        "ess_distinct": ess(masses) / len(masses),
         "iterations": result.iterations,
         "products": result.products,
         "seconds": round(result.seconds, 3),

@@ -106,3 +106,22 @@ def test_ranges_are_checked():
     for options in ({"min_ess": -0.1}, {"min_ess": 1.1}, {"cap": 0.9}, {"cap": float("nan")}):
         with pytest.raises(KdbiasError, match=r"min_ess|cap"):
             FeasibleSet.of(5, **options)
+
+
+@pytest.mark.parametrize(("cap", "square"), [(1.0, 1.0), (0.25, 1.0), (1.0, 0.2), (0.22, 0.21)])
+def test_masses_below_the_least_go_and_limits_hold_without_them(cap, square):
+    few = FeasibleSet(5, cap, square).project(np.array([0.5, 0.3, 0.2, 0.1, 0.05]))
+    noise = np.array([5e-11, 1e-16, 5e-324, -0.0, 0.0])
+    feasible = FeasibleSet(10, cap, square)
+    clean = feasible.without_noise(np.append(few * (1 - noise.sum()), noise), np.full(10, 1e-9 / 10))
+    assert clean[5:].tolist() == [0.0] * 5
+    assert not np.signbit(clean).any()
+    assert clean[:5] == pytest.approx(few, rel=1e-9)
+    assert clean.sum() == pytest.approx(1, abs=1e-15)
+    assert clean.max() <= cap * (1 + 1e-15)
+    assert clean @ clean <= square * (1 + 1e-15)
+
+
+def test_without_noise_nothing_changes():
+    p = np.array([0.5, 0.5 - 1e-7, 1e-7, 0.0])
+    assert (FeasibleSet(4).without_noise(p, np.full(4, 1e-9 / 4)) == p).all()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.weight_manifest import mean_one, read_manifest, write_manifest
+from kdbias.inspection.describe import inspect
+from kdbias.tables.weight_manifest import mean_one, never_drawn, read_manifest, write_manifest
 
 IDS = pa.array(["a", "b", "c", "d"])
 
@@ -129,3 +130,14 @@ def test_what_is_no_plain_value_is_no_group(tmp_path):
     columns = {"sample_id": ["a", "b"], "weight": [1, 3], "box": [[1, 2], [3, 4]], "race": ["x", "y"]}
     pd.DataFrame(columns).to_parquet(tmp_path / "w.parquet")
     assert read_manifest(tmp_path / "w.parquet").group_columns == ["race"]
+
+
+def test_what_would_never_be_drawn_is_0_to_every_reader(tmp_path):
+    file, values = tmp_path / "w.csv", [1.0, 3.0, 1e-300, 5e-324, -0.0, 1e-12, 0.0, 1e-8]
+    pd.DataFrame({"sample_id": list("abcdefgh"), "weight": values}).to_csv(file, index=False)
+    weights = read_manifest(file).weights
+    assert weights.tolist() == pytest.approx([2, 6, 0, 0, 0, 0, 0, 2e-8])
+    assert (weights == 0).tolist() == [False, False, True, True, True, True, True, False]
+    assert not np.signbit(weights).any()
+    assert never_drawn(weights) == 5
+    assert "5 never drawn" in inspect(file)["summary"]

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pandas as pd
 import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.inspection.describe import inspect
 from kdbias.weighting.schemes import METHODS
 from kdbias.weighting.stage import weights
 
@@ -153,6 +155,57 @@ def test_floor_and_cap_of_the_equilibrium_survive_sharpening(measure, tmp_path, 
     # So they are as feasible as the optimum, which has less energy: the gap says by how much at most.
     assert sharp.solver["energy"] > plain.solver["energy"]
     assert sharp.solver["gap"] >= sharp.solver["energy"] - plain.solver["energy"]
+
+
+_EQUILIBRIA = [
+    {"t": 3, "tolerance": 1e-9},
+    {"t": 0.3, "tolerance": 1e-9},
+    {"t": 3, "tolerance": 1e-9, "min_ess": 0.2, "cap": 2.0},
+    {"t": 3, "memory": "20KiB"},
+    {"t": 3, "tolerance": 1e-9, "temper": 0.1, "min_ess": 0},
+    {"t": 3, "temper": 2000.0, "min_ess": 0},
+    {"t": 3, "temper": 40.0, "clip": 30.0, "min_ess": 0},
+    {"method": "inverse-density", "temper": 300.0},
+    {"method": "inverse-density", "temper": 300.0, "min_ess": 0.01},
+    {"method": "class-balanced", "temper": 40.0, "clip": 50.0},
+]
+
+
+@pytest.mark.parametrize("options", _EQUILIBRIA, ids=lambda o: ",".join(map(str, o.values())))
+def test_what_is_never_drawn_is_exactly_0_and_counted_alike(measure, tmp_path, options):
+    rng = np.random.default_rng(5)
+    crowd = rng.normal(size=(150, 6)) + np.eye(6)[rng.integers(0, 2, 150)] * 3
+    labels = ["a"] * 100 + ["b"] * 49 + ["c"] * 31
+    data = measure(np.concatenate([crowd, np.repeat(crowd[:1], 30, axis=0)]), labels=labels)
+    result = weights(data.density, tmp_path / "w.parquet", **options)
+    w = read(result.path)
+    assert not np.signbit(w).any()
+    assert not ((w > 0) & (w < 1e-9)).any()
+    assert w.mean() == pytest.approx(1, abs=1e-12)
+    zeros = int((w == 0).sum())
+    assert result.numbers["zero_weights"] == zeros
+    assert re.search(rf"never drawn +{zeros}\n", result.summary() + "\n")
+    assert f" {zeros} never drawn" in inspect(result.path)["summary"]
+    masses = np.append(w[1:150], w[[0, *range(150, 180)]].sum()) / 180
+    p, floor = w / 180, options.get("min_ess", 0.5 if "method" not in options else 0.0)
+    assert 1 / (masses @ masses) >= floor * 150 * (1 - 1e-9)
+    assert masses.max() * 180 <= min(options.get("cap", 180), options.get("clip", 180)) * (1 + 1e-9)
+    if result.solver is None:
+        return
+    kernel = np.exp(-2 * options["t"] * (1 - np.clip(data.x @ data.x.T, -1, 1)))
+    assert result.solver["energy"] == pytest.approx(p @ kernel @ p, rel=1e-5)
+    assert result.solver["ess_distinct"] == pytest.approx(1 / (masses @ masses) / 150, rel=1e-12)
+    hygiene = options.keys() & {"temper", "clip"}
+    assert result.solver["certified"] == (not hygiene)
+    assert ("before temper" in result.summary()) == bool(hygiene)
+
+
+def test_noise_of_the_solver_is_no_weight_that_a_temper_could_lift(long_tailed, tmp_path):
+    solved = weights(long_tailed.density, tmp_path / "w.parquet", t=3, tolerance=1e-9, min_ess=0.3)
+    lifted = weights(
+        long_tailed.density, tmp_path / "l.parquet", t=3, tolerance=1e-9, min_ess=0.3, temper=0.01
+    )
+    assert solved.numbers["zero_weights"] == lifted.numbers["zero_weights"] > 0
 
 
 def test_a_bandwidth_that_was_not_measured_is_computed_from_the_embeddings(long_tailed, tmp_path):
