@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/kdbias demo -o kdbias-demo
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: install
 	$(BIN)/ruff check .

@@ -23,10 +23,10 @@ from kdbias.cli.common import StageCommand, device, options, overwrite
 def command(**parameters: Any) -> Any:
     """All stages on real digits, in minutes on two cores, offline.
 
-    5,000 handwritten digits, cut to a long tail with near-duplicates: a teacher is trained and embeds them,
-    density and uniformity are measured, four weight manifests are written, a student is distilled with each,
-    and all are judged on balanced test digits. Every number comes from a file in DIR; the separate commands
-    that do the same are printed.
+    5,000 handwritten digits, cut to a long tail with near-duplicates: a teacher that comes with kdbias embeds
+    them, density and uniformity are measured, four weight manifests are written, a student is distilled with
+    each, and all are judged on balanced test digits. Every number comes from a file in DIR; the separate
+    commands that do the same are printed.
 
     \b
     Examples:

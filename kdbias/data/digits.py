@@ -50,7 +50,8 @@ def write_digits(
         Counts: "digits", "test", "train", "copies", "biased".
     """
     images, labels = _load()
-    rng = np.random.default_rng(seed)
+    # Copies draw from a generator of their own: which digits are held out depends on nothing but the seed.
+    rng, copying = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     rows: list[dict[str, Any]] = []
     kept = np.round(head * (tail / head) ** (np.arange(_CLASSES) / (_CLASSES - 1))).astype(int)
     for digit in range(_CLASSES):
@@ -65,7 +66,7 @@ def write_digits(
             few = members[test_per_class : test_per_class + min(originals, kept[digit])]
             for index in few:
                 for number in range(copies):
-                    copy = _near_duplicate(images[index], rng)
+                    copy = _near_duplicate(images[index], copying)
                     rows.append(_row(f"digit-{index:04d}-copy{number:02d}", copy, digit, "copy", True))
     rows.sort(key=lambda row: row["sample_id"])
     table = pa.Table.from_pylist(rows)

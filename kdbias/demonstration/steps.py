@@ -21,14 +21,13 @@ SCHEME, SEED = "@scheme@", "@seed@"  # stand for the loop variables of the print
 
 @dataclass(frozen=True)
 class Size:
-    """How much data and training: the options of `write_digits`, of the teacher and of every student.
+    """How much data and training: the options of `write_digits` and of every student.
 
     The students' options were chosen for natural sampling (docs/demo.md) and are the same for every scheme.
     ``title`` is the page's.
     """
 
     digits: Mapping[str, int]
-    teacher: Mapping[str, Any]
     student: Mapping[str, Any]
     measure: Mapping[str, Any] = field(default_factory=dict)
     title: str = "kdbias demo: long-tailed digits"
@@ -36,12 +35,10 @@ class Size:
 
 FULL = Size(
     digits={},
-    teacher={"epochs": 10, "batch_size": 64},
     student={"epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 0.03},
 )
 QUICK = Size(
     digits={"limit_per_class": 60, "test_per_class": 20, "head": 40, "tail": 3, "originals": 4, "copies": 10},
-    teacher={"epochs": 4, "batch_size": 32},
     student={"epochs": 3, "batch_size": 32, "optimizer": "adamw", "lr": 0.03},
     measure={"k": 16},
     title="kdbias demo: long-tailed digits (quick size)",
@@ -100,17 +97,12 @@ def all_steps(
 
 
 def teacher_steps(out: str, data: str, size: Size, machine: Mapping[str, Any]) -> Iterator[Step]:
-    """Teacher, its embeddings of what the students get and of the test digits, and what is biased there."""
+    """The teacher's embeddings of what the students get and of the test digits, and what is biased there."""
     biased, test = f"{out}/embeddings/biased", f"{out}/embeddings/test"
-    yield Step(
-        "the teacher learns from labels, on the balanced training digits",
-        "train",
-        data,
-        f"{out}/teacher",
-        {"where": ["split=train"], "loss": "softmax", "dim": 64, **size.teacher, **machine},
-    )
     embedding = {"teacher": f"run:{out}/teacher", "workers": 0, "device": machine["device"]}
-    yield Step("it embeds the biased digits", "embed", data, biased, {**embedding, "where": ["biased=yes"]})
+    yield Step(
+        "the teacher embeds the biased digits", "embed", data, biased, {**embedding, "where": ["biased=yes"]}
+    )
     yield Step("it embeds the test digits", "embed", data, test, {**embedding, "where": ["split=test"]})
     yield Step(
         "how good the teacher itself is",

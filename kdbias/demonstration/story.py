@@ -16,6 +16,7 @@ from typing import Any
 
 from kdbias.demonstration.results import collect_results, results_text, write_results
 from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, all_steps, script
+from kdbias.demonstration.teacher import write_teacher
 from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
 from kdbias.tables.files import atomic_path, read_json
@@ -66,8 +67,9 @@ def demo(
 ) -> DemoResult:
     """Run all stages on real digits cut to a long tail with near-duplicates; minutes on two cores, offline.
 
-    A teacher learns from the labels of the balanced training digits. The students get the biased cut: they
-    are distilled from the teacher's embeddings, drawing by a weight manifest, one student for each manifest
+    The teacher learned from the labels of the balanced training digits; its weights ship with the package, so
+    that what is measured in its space is the same everywhere. The students get the biased cut: they are
+    distilled from the teacher's embeddings, drawing by a weight manifest, one student for each manifest
     and seed with the same steps and options, and judged on balanced test digits. The same call again resumes;
     more ``seeds`` add students.
 
@@ -104,6 +106,8 @@ def demo(
         return DemoResult(out, page, read_json(results), commands)
     try:
         _write_data(Path(data), size)
+        if not (out / "teacher" / "student.pt").exists():
+            write_teacher(out / "teacher")
     except KdbiasError:
         run.forget()
         raise

@@ -42,6 +42,16 @@ def test_held_out_digits_never_occur_in_training(digits):
     assert not originals & set(test.ids.to_pylist())
 
 
+def test_a_small_cut_holds_nothing_that_the_teacher_learned_from(digits, tmp_path):
+    """The demo's teacher knows the train digits of the full cut, whatever the size of the students' data."""
+    small = tmp_path / "small.parquet"
+    write_digits(small, limit_per_class=60, test_per_class=20, head=40, tail=3, originals=4, copies=10)
+    learned = set(open_data(digits[0], where=["split=train"]).ids.to_pylist())
+    shown = {name.split("-copy")[0] for name in open_data(small).ids.to_pylist()}
+    assert len(shown) == 600
+    assert not shown & learned
+
+
 def test_copies_are_near_their_originals_but_not_equal(digits):
     file, _ = digits
     biased = open_data(file, where=["biased=yes"])
