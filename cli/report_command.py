@@ -24,6 +24,11 @@ from kdbias.cli.common import StageCommand, options
         help="Sample images of each kind (most crowded, most isolated, most and least drawn); 0 for none.",
     ),
     click.option(
+        "--root",
+        metavar="DIR",
+        help="Folder that holds the data: sample images come from below it or from below an OUTPUT alone.",
+    ),
+    click.option(
         "--overwrite/--no-overwrite",
         default=True,
         show_default=True,
@@ -38,7 +43,7 @@ def command(**parameters: Any) -> Any:
 
     \b
     Examples:
-      kdbias report density weights.parquet -o bias.html
+      kdbias report density weights.parquet -o bias.html --root photos/
       kdbias report kdbias-demo -o story.html --pictures 0
     """
     from kdbias.reporting import report

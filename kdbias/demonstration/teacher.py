@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "teacher.npz"
-NETWORK = {"dim": 64, "channels": 1, "image_size": [28, 28]}
+NETWORK: dict[str, Any] = {"dim": 64, "channels": 1, "image_size": [28, 28]}
 SOURCE = {"made_by": "benchmarks/demo_teacher.py", "trained_on": "the 4,000 digits of split=train, by label"}
 
 

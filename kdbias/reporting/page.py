@@ -47,6 +47,7 @@ def report(
     *,
     title: str = "kdbias report",
     pictures: int = 10,
+    root: str | os.PathLike[str] | None = None,
     overwrite: bool = True,
 ) -> ReportResult:
     """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
@@ -59,6 +60,8 @@ def report(
         title: heading of the page.
         pictures: thumbnails of each kind (most crowded, most isolated, most and least drawn); 0 leaves them
             out, so that no picture of a person leaves with the page.
+        root: folder that holds the data. Pictures come from below it or below a folder among ``outputs``,
+            never from elsewhere, whatever the outputs (somebody else's, perhaps) have recorded.
         overwrite: False refuses to replace an existing page, too.
 
     Raises:
@@ -69,7 +72,11 @@ def report(
     _refuse_target(target, overwrite)
     if pictures < 0:
         raise KdbiasError(f"pictures = {pictures}; give how many thumbnails of each kind, or 0 for none")
-    found = collect([outputs] if isinstance(outputs, str | os.PathLike) else list(outputs))
+    named = [outputs] if isinstance(outputs, str | os.PathLike) else list(outputs)
+    if root is not None and not Path(root).is_dir():
+        raise KdbiasError(f"root {root} is no folder; name the one that holds the data")
+    roots = [Path(place) for place in (*named, *([] if root is None else [root])) if Path(place).is_dir()]
+    found = collect(named)
     notices = [f"unfinished, not shown: {place}" for place in found.unfinished]
     alike = found.judged_alike
     other = [str(e.path) for e in found.evaluations if e.run is not None and e not in alike]
@@ -81,7 +88,7 @@ def report(
     look = looks(scheme_names(found))
     sections = [uniformity_section(found, look)]
     for i, density in enumerate(found.densities):
-        sections += density_sections(found, density, look, f"d{i}" if i else "d", pictures, notices)
+        sections += density_sections(found, density, look, f"d{i}" if i else "d", pictures, roots, notices)
     sections.append(frontier_section(found, look))
     sections.append(students_section(found, look))
     sections.append(Section("provenance", "What was read", provenances=provenances(found)))

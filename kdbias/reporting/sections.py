@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -115,6 +116,7 @@ def density_sections(
     look: Mapping[str, Look],
     name: str,
     pictures: int,
+    roots: Sequence[Path],
     notices: list[str],
 ) -> list[Section]:
     """Density, weights, groups, map and thumbnails of one density table."""
@@ -142,7 +144,7 @@ def density_sections(
             section.figures.append(figure)
     samples = Section(f"{name}-samples", f"Samples{many}")
     if pictures:
-        samples.strips = _strips(embeddings, density, log_density, weights, pictures, notices)
+        samples.strips = _strips(embeddings, density, log_density, weights, pictures, roots, notices)
     return [section, samples]
 
 
@@ -204,13 +206,14 @@ def _strips(
     log_density: np.ndarray,
     weights: Mapping[str, np.ndarray],
     count: int,
+    roots: Sequence[Path],
     notices: list[str],
 ) -> list[thumbnails.Strip]:
     if embeddings is None:
         notices.append(f"no pictures for {density.path}: its embedding table is not here")
         return []
     try:
-        source = thumbnails.open_source(embeddings.provenance, embeddings.path)
+        source = thumbnails.open_source(embeddings.provenance, embeddings.path, roots)
         duplicate = density.table.table.column("duplicate_of").is_valid().to_numpy()
         table = density.table
         return thumbnails.strips(source, table.ids, table.labels, log_density, weights, duplicate, count)

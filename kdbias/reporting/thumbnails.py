@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
+import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdbias.data.description import read_description
+from kdbias.data.roots import is_inside, join_root
 from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
 from kdbias.reporting.places import bases, candidates
@@ -45,41 +48,79 @@ class Strip:
     pictures: Sequence[Thumbnail]
 
 
-def open_source(record: Mapping[str, Any], place: Path) -> Source:
-    """The data source that an embedding run read, opened by its recorded configuration.
+def open_source(record: Mapping[str, Any], place: Path, roots: Sequence[Path]) -> Source:
+    """The data source that an embedding run read, opened by its recorded configuration below a root.
+
+    A record may be somebody else's: a path in it is followed only to what lies, links followed, in a folder
+    that the user named, or it could bring any picture of the machine onto the page.
 
     Args:
         record: of the embedding run.
         place: its folder; where a relative path of the record is not found from the current folder, it is
-            looked for from there and above, and taken where the data has the recorded fingerprint.
+            looked for from there, from the roots and above, and taken where the data has the recorded
+            fingerprint.
+        roots: folders that the user named.
 
     Raises:
-        KdbiasError: the record names no data, or the data is not where it was.
+        KdbiasError: the record names no data, or the data is not where it was, or below no root.
     """
     data = record.get("data")
     if not isinstance(data, str):
         raise KdbiasError("the embedding table's record names no data")
     root = _options(record)["root"]
-    try:
-        found = _open(record, data, root)
-    except KdbiasError as error:
-        found, problem = None, error
     known = (record.get("inputs") or {}).get("data")
-    if is_uri(data) or known is None or (found is not None and found.fingerprint == known):
-        places: list[tuple[Path, str | None]] = []
-    elif root is None:
-        places = [(path, None) for path in candidates(data, place, known=True)]
-    else:
-        places = [(base / data, str(base / root)) for base in bases(place)]
-    for path, here in places:
-        if path.exists():
-            with contextlib.suppress(KdbiasError):
-                other = _open(record, str(path), here)
-                if other.fingerprint == known:
-                    return other
-    if found is None:
+    places: list[tuple[str, str | None]] = [(data, root)]
+    if not is_uri(data) and known is not None:
+        if root is None:
+            below = [found for base in roots for found in candidates(data, base, known=True)]
+            places += [(str(path), None) for path in (*candidates(data, place, known=True), *below)]
+        else:
+            places += [(str(base / data), str(base / root)) for base in bases(place)]
+    allowed = [os.path.realpath(path) for path in roots]
+    problem = KdbiasError(
+        f"the data, recorded as {data}, lies in no folder that you named; name one that holds it with --root"
+    )
+    as_recorded = None
+    for path, here in dict.fromkeys(places):
+        if not _stays(path, here, allowed):
+            continue
+        try:
+            found = _open(record, path, here)
+        except KdbiasError as error:
+            problem = error if (path, here) == places[0] else problem
+            continue
+        if known is None or found.fingerprint == known:
+            return found
+        if (path, here) == places[0]:
+            as_recorded = found
+    if as_recorded is None:
         raise problem
-    return found
+    return as_recorded
+
+
+def _stays(data: str, root: str | None, allowed: Sequence[str]) -> bool:
+    """Whether everything that this data would read its pictures from lies in one of the real folders."""
+    files = [data] if root is None else [data, root]
+    if data.endswith(".toml"):
+        try:
+            description = read_description(data)
+            files = [description.data_root(root)]
+            source = join_root(files[0], description.source, description.file)
+        except KdbiasError:
+            return False
+        files.append(source)
+    return all(_inside(file, allowed) for file in files)
+
+
+def _inside(file: str, allowed: Sequence[str]) -> bool:
+    """Whether a file, or a folder or a pattern with all that is linked there, lies in the real folders."""
+    if is_uri(file):
+        return False
+    if not os.path.exists(file):  # a pattern of files, or nothing
+        file = os.path.dirname(file) or "."
+    found = ((where, name) for where, below, names in os.walk(file) for name in (*below, *names))
+    links = (path for path in itertools.starmap(os.path.join, found) if os.path.islink(path))
+    return all(any(is_inside(path, folder) for folder in allowed) for path in (file, *links))
 
 
 def _options(record: Mapping[str, Any]) -> dict[str, Any]:
