@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from kdbias.errors import KdbiasError, UnwritableError, first_line
+from kdbias.wording import visible, visible_lines
 
 BAD_INPUT = 2
 FAILED = 1
@@ -38,6 +39,13 @@ class StageCommand(click.Command):
             click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
         ]
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.ClickException as error:  # it quotes what was typed, a file's name perhaps
+            error.message = visible(error.message)  # type: ignore[misc]
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         from kdbias.progress import quiet
 
@@ -49,7 +57,7 @@ class StageCommand(click.Command):
                 result = super().invoke(ctx)
             if result is not None:
                 document = json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else None
-                click.echo(document or result.summary())
+                click.echo(document or visible_lines(result.summary()))
         except KdbiasError as error:
             self._fail(debug, " ".join(str(error).split("\n")), BAD_INPUT)
         except KeyboardInterrupt:
@@ -75,7 +83,7 @@ class StageCommand(click.Command):
     def _fail(self, debug: bool, message: str, status: int) -> None:
         if debug:
             raise
-        click.echo(f"Error: {message}", err=True)
+        click.echo(f"Error: {visible(message)}", err=True)
         sys.exit(status)
 
 

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from kdbias.wording import visible
+
 _QUIET: ContextVar[bool] = ContextVar("kdbias_quiet", default=False)
 _LINE_EVERY_SECONDS = 10.0
+# tqdm's own, but for whole numbers where a bar counts in millions.
+_COUNT = "{n:,.0f}/{total:,.0f}{unit}"
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| " + _COUNT + " [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 @contextlib.contextmanager
@@ -26,9 +31,10 @@ def is_quiet() -> bool:
 
 
 def say(message: str) -> None:
-    """Print one line to stderr unless quiet."""
+    """Print one line to stderr unless quiet; what a terminal would obey is escaped."""
     if is_quiet():
         return
+    message = visible(message)
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -73,6 +79,6 @@ def bar(total: float, unit: str, label: str, done: float = 0) -> Iterator[Any]:
         return
     from tqdm import tqdm
 
-    options = {"file": sys.stderr, "leave": False, "smoothing": 0.1}
+    options = {"file": sys.stderr, "leave": False, "smoothing": 0.1, "bar_format": _BAR}
     with tqdm(total=total, initial=done, unit=f" {unit}", desc=label, **options) as shown:
         yield shown

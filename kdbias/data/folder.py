@@ -14,6 +14,7 @@ from kdbias.data.source import Source, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.run_record import RECORD, stage_of
+from kdbias.wording import counted
 
 EXTENSIONS = frozenset(
     [
@@ -90,7 +91,7 @@ def open_folder(data: str, options: Options) -> Source:
     order = pc.sort_indices(paths)
     paths = paths.take(order)
     sizes = sizes[order.to_numpy()]
-    notes = [f"{skipped[0]:,} files that are no images left out"] if skipped[0] else []
+    notes = [f"{counted(skipped[0], 'file')} that are no images left out"] if skipped[0] else []
     if outputs:
         notes.append(f"outputs of kdbias left out ({', '.join(sorted(outputs))})")
     if options.pattern is None:
@@ -100,7 +101,7 @@ def open_folder(data: str, options: Options) -> Source:
     else:
         fits, columns = named_parts(data, paths, options.pattern)
         if len(fits) < len(paths):
-            notes.append(f"{len(paths) - len(fits):,} images that do not fit the pattern left out")
+            notes.append(f"{counted(len(paths) - len(fits), 'image')} that do not fit the pattern left out")
         paths, sizes = paths.take(pa.array(fits)), sizes[fits]
     if prefix:
         text = pa.large_string()

@@ -14,6 +14,7 @@ from kdbias.tables import fingerprints
 from kdbias.tables.columns import is_own
 from kdbias.tables.joins import as_strings, require_unique
 from kdbias.tables.plain import as_plain
+from kdbias.wording import counted
 
 
 class Images(Protocol):
@@ -139,11 +140,12 @@ class Source:
         """One line: counts, labels and groups."""
         name = self.about.get("name") or self.origin
         kept = f" of {self.total:,}" if self.rows is not None and self.n != self.total else ""
-        parts = [f"{name} ({self.kind}): {self.n:,}{kept} samples"]
+        n = f"{self.n:,}{kept} samples" if kept else counted(self.n, "sample")
+        parts = [f"{name} ({self.kind}): {n}"]
         if self.labels is None:
             parts.append("no labels")
         else:
-            parts.append(f"{count_distinct(self.labels):,} labels")
+            parts.append(counted(count_distinct(self.labels), "label"))
         if self.groups:
             parts.append("groups " + ", ".join(f"{k} ({count_distinct(v)})" for k, v in self.groups.items()))
         return "; ".join([", ".join(parts), *self.notes])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kdbias.errors import KdbiasError
+from kdbias.wording import counted
 
 _PARTS, _ROWS = 16, (2048, 16_384)
 _BYTES = {"float16": 2, "float32": 4}
@@ -69,11 +70,11 @@ class Plan:
 
     def describe(self) -> str:
         """One line for people."""
-        parts = len(self.units)
         views = " and their mirror images" if self.flip else ""
         text = (
-            f"plan: {self.n:,} samples{views} -> {parts:,} part{'s' if parts != 1 else ''} of up to "
-            f"{self.rows_per_part:,} rows, {self.dim}-d {self.store} vectors, {_human(self.vector_bytes)}"
+            f"plan: {counted(self.n, 'sample')}{views} -> {counted(len(self.units), 'part')} of up to "
+            f"{counted(self.rows_per_part, 'row')}, {self.dim}-d {self.store} vectors, "
+            f"{_human(self.vector_bytes)}"
         )
         if self.world > 1:
             text += f"; process {self.rank} of {self.world} makes {len(self.own_units):,} of them"

@@ -25,6 +25,7 @@ from kdbias.tables.embedding_parts import STORES
 from kdbias.tables.run_record import Run
 from kdbias.teachers import PRECOMPUTED, Teacher, open_teacher
 from kdbias.teachers.precomputed import Precomputed, open_precomputed
+from kdbias.wording import counted, visible
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class EmbedResult:
     def summary(self) -> str:
         """A line for people, and where the time went."""
         lines = [
-            f"{self.path}: {self.state}, {self.samples:,} samples of {self.dim} numbers in {self.parts:,} "
-            f"parts, {self.failures:,} failures"
+            f"{self.path}: {self.state}, {counted(self.samples, 'sample')} of {self.dim} numbers in "
+            f"{counted(self.parts, 'part')}, {counted(self.failures, 'failure')}"
         ]
         if self.images_per_second is not None:
             spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
             lines.append(f"{self.images_per_second:,.0f} images/s ({spent})")
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
 
 def embed(
@@ -179,7 +180,7 @@ def embed(
         run = _open_run(Path(output), config, inputs, overwrite, rank, world)
     if run.state == "finished":
         counts = run.record["counts"]
-        progress.say(f"{run.out} is finished already ({counts['samples']:,} samples); nothing to do")
+        progress.say(f"{run.out} is finished already ({counted(counts['samples'], 'sample')}); nothing to do")
         return EmbedResult(
             run.out, "already finished", counts["samples"], counts["failures"], network.dim, counts["parts"]
         )
@@ -239,7 +240,7 @@ def _first_line(teacher: Teacher, batch_size: int, workers: int) -> str:
 
     threads = torch.get_num_threads()
     return (
-        f"embed: {teacher.device}, {teacher.precision}, {threads} threads, batch {batch_size}, "
+        f"embed: {teacher.device}, {teacher.precision}, {counted(threads, 'thread')}, batch {batch_size}, "
         f"{workers} decode workers; {teacher.describe()}; {teacher.preprocessing.describe()}"
     )
 
@@ -264,7 +265,7 @@ def _conclude(parts: Parts, todo: Plan, details: dict[str, Any]) -> EmbedResult:
     if len(complete) < len(records):
         own = len(todo.own_units)
         progress.say(
-            f"process {todo.rank} of {todo.world} is done with its {own:,} parts; "
+            f"process {todo.rank} of {todo.world} is done with its {counted(own, 'part')}; "
             f"{len(records) - len(complete):,} of all {len(records):,} are still to come from others"
         )
         samples = sum(record["rows"] for record in complete)
@@ -276,9 +277,6 @@ def _conclude(parts: Parts, todo: Plan, details: dict[str, Any]) -> EmbedResult:
     result = EmbedResult(
         parts.run.out, "finished", counts["samples"], counts["failures"], todo.dim, counts["parts"], seconds
     )
-    spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "elapsed")
-    rate = f"{result.images_per_second:,.1f} images/s" if result.images_per_second else "no time taken"
-    progress.say(f"embedded {result.samples:,} samples in {seconds['elapsed']:.1f} s ({rate}; {spent})")
     if result.failures:
-        progress.say(f"{result.failures:,} images failed; see {parts.run.out / 'failures.parquet'}")
+        progress.say(f"{counted(result.failures, 'image')} failed; see {parts.run.out / 'failures.parquet'}")
     return result

@@ -20,7 +20,6 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.intervals import LEVEL, difference, resampled_weights, take
-from kdbias.evaluation.measuring import plural
 from kdbias.evaluation.result import METRICS, read_metrics
 from kdbias.evaluation.units import (
     UNITS,
@@ -35,6 +34,7 @@ from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.files import read_document, write_json
 from kdbias.tables.parquet_file import read_table
+from kdbias.wording import plural, visible
 
 _STAGE = "compare"
 
@@ -70,7 +70,7 @@ class ComparisonResult:
             }
             for value in sorted(real, key=lambda value: not real[value])[:FEW]:
                 lines += [
-                    f"{column}={value}:{'' if real[value] else ' no real difference'}",
+                    visible(f"{column}={value}:{'' if real[value] else ' no real difference'}"),
                     *_lines(real[value]),
                 ]
             lines += more(len(groups), "-o FILE.json has them all")

@@ -36,7 +36,7 @@ from kdbias.evaluation.inputs import (
     origin,
     rows_fingerprint,
 )
-from kdbias.evaluation.measuring import measured, plain, plural
+from kdbias.evaluation.measuring import measured, plain
 from kdbias.evaluation.plots import save_plots
 from kdbias.evaluation.result import METRICS, EvaluationResult, read_metrics
 from kdbias.evaluation.units import UNITS, unit_table
@@ -46,6 +46,7 @@ from kdbias.tables import provenance
 from kdbias.tables.files import write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
+from kdbias.wording import plural
 
 _STAGE = "evaluate"
 

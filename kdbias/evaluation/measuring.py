@@ -73,10 +73,6 @@ def _spread(groups: Mapping[str, Mapping[str, Estimate]], lower_is_better: froze
     return found
 
 
-def plural(unit: str) -> str:
-    return "queries" if unit == "query" else f"{unit}s"
-
-
 def plain(value: Any) -> Any:
     """JSON values: NumPy scalars and arrays unwrapped, numbers that are not finite as null."""
     if isinstance(value, Mapping):

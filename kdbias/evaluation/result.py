@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.measuring import plural
 from kdbias.evaluation.roc import far_name
 from kdbias.measurement.text import FEW, more
 from kdbias.tables.files import read_document
+from kdbias.wording import counted, visible
 
 METRICS = "metrics.json"
 
@@ -37,7 +37,7 @@ class EvaluationResult:
     def summary(self) -> str:
         """A few lines for people: every metric with its interval, then the groups."""
         document = self.document
-        lines = [f"{document['protocol']}: {document['n']:,} {plural(document['unit'])} judged"]
+        lines = [f"{document['protocol']}: {counted(document['n'], document['unit'])} judged"]
         if document["interval"]["repeats"]:
             lines[0] += f", resampled by {document['interval']['resampled']}"
         left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
@@ -53,7 +53,7 @@ class EvaluationResult:
                     for name, entry in group["metrics"].items()
                     if entry["value"] is not None
                 )
-                lines.append(f"  {column}={value} ({group['n']:,}): {some}")
+                lines.append(visible(f"  {column}={value} ({group['n']:,}): {some}"))
             lines += [f"  {line}" for line in more(len(groups), f"{METRICS} has them all")]
         return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from kdbias.tables.folder_lock import in_use
 from kdbias.tables.parquet_file import read_schema, readable
 from kdbias.tables.provenance import from_schema
 from kdbias.tables.run_record import RECORD, read_record
+from kdbias.wording import counted
 
 _ROWS = 5
 _TEXTS = ("sample_id", "label", "path", "first", "second")  # columns that every reader of a CSV keeps as text
@@ -89,7 +90,7 @@ def _table(path: Path, rows: int) -> dict[str, Any]:
     head_of = _csv_head if path.suffix.lower() in DELIMITERS else _parquet_head
     head, n, schema = head_of(path, rows)
     found: dict[str, Any] = {
-        "summary": f"{n:,} rows, {len(schema.names)} columns",
+        "summary": f"{counted(n, 'row')}, {counted(len(schema.names), 'column')}",
         "rows": n,
         "columns": [{"name": f.name, "type": str(f.type)} for f in schema],
         "first_rows": [{k: short(v) for k, v in row.items()} for row in head.to_pylist()],
@@ -124,7 +125,7 @@ def _weights(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     now = current(manifest)
     found: dict[str, Any] = {
-        "summary": f"{manifest.n:,} samples; effective sample size {now['ess']:,.1f} "
+        "summary": f"{counted(manifest.n, 'sample')}; effective sample size {now['ess']:,.1f} "
         f"({100 * now['ess_share']:.1f} %), weights {manifest.weights.min():.3g} to {now['max_weight']:.3g}, "
         f"{now['zero_weights']:,} never drawn"
     }
@@ -163,7 +164,7 @@ def _embedding_table(path: Path, rows: int) -> dict[str, Any]:
         return {"summary": f"no part yet; status {record['status']}", **record}
     first = _table(parts[0], rows)
     if record["status"] != "finished":
-        done = f"{len(parts)} part{'s' if len(parts) > 1 else ''} so far"
+        done = f"{counted(len(parts), 'part')} so far"
         return {
             **first,
             **record,
@@ -177,8 +178,8 @@ def _embedding_table(path: Path, rows: int) -> dict[str, Any]:
         **first,
         **record,
         "rows": table.n,
-        "summary": f"{table.n:,} unit vectors of {table.d} dimensions in {len(parts)} "
-        f"part{'s' if len(parts) > 1 else ''}{groups}",
+        "summary": f"{counted(table.n, 'unit vector')} of {table.d} dimensions in "
+        f"{counted(len(parts), 'part')}{groups}",
     }
 
 
@@ -193,7 +194,7 @@ def _density_folder(path: Path, rows: int) -> dict[str, Any]:
     schemes = [s["name"] for s in measured.get("schemes", [])]
     bandwidths = [f"{b['t']:g}" for b in (measured["schemes"][0]["bandwidths"] if schemes else [])]
     found["summary"] = (
-        f"{found['rows']:,} samples, d = {measured.get('d')}, t = {', '.join(bandwidths)}; "
+        f"{counted(found['rows'], 'sample')}, d = {measured.get('d')}, t = {', '.join(bandwidths)}; "
         f"schemes: {', '.join(schemes)}"
     )
     return found
@@ -208,7 +209,7 @@ def _training_run(path: Path, rows: int) -> dict[str, Any]:
         found["columns"] = table["columns"]
         found["rows"] = table["rows"]
         found["last_rows"] = table["first_rows"][-rows:] if rows else []
-        found["summary"] += f", {table['rows']:,} rows of metrics"
+        found["summary"] += f", {counted(table['rows'], 'row')} of metrics"
     return found
 
 
@@ -250,9 +251,9 @@ def _study(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _changes(path: Path, rows: int) -> dict[str, Any]:
-    counted = ", ".join(f"{name} {_table(path / name, 0)['rows']:,} rows" for name in CHANGES)
+    rows_of = ", ".join(f"{name} {counted(_table(path / name, 0)['rows'], 'row')}" for name in CHANGES)
     return {
-        "summary": f"what a weight manifest changes (kdbias changes -o): {counted}",
+        "summary": f"what a weight manifest changes (kdbias changes -o): {rows_of}",
         "files": _files(path),
     }
 
@@ -265,8 +266,8 @@ def _outputs(path: Path, rows: int) -> dict[str, Any]:
         for f, r in inside
     ]
     stages = [o["stage"] for o in found["outputs"]]
-    counted = ", ".join(f"{stages.count(s)} {s}" for s in dict.fromkeys(stages))
-    return {"summary": f"a folder of outputs: {counted or 'weight manifests'}", **found}
+    by_stage = ", ".join(f"{stages.count(s)} {s}" for s in dict.fromkeys(stages))
+    return {"summary": f"a folder of outputs: {by_stage or 'weight manifests'}", **found}
 
 
 def _data(path: str | Path, rows: int) -> dict[str, Any]:
@@ -290,14 +291,15 @@ def _toml(path: Path, rows: int) -> dict[str, Any]:
 
 def _json(path: Path, rows: int) -> dict[str, Any]:
     content = read_json(path)
-    keys = ", ".join(content) if isinstance(content, dict) else f"{len(content)} entries"
+    keys = ", ".join(content) if isinstance(content, dict) else counted(len(content), "entry")
     return {"summary": f"JSON: {keys}", "content": content}
 
 
 def _demo_results(path: Path, rows: int) -> dict[str, Any]:
     content = read_json(path)
     schemes = ", ".join(entry["scheme"] for entry in content["schemes"])
-    summary = f"what kdbias demo found: {len(content['students']):,} students over {content['seeds']} seeds"
+    students = counted(len(content["students"]), "student")
+    summary = f"what kdbias demo found: {students} over {counted(content['seeds'], 'seed')}"
     return {"summary": f"{summary}; schemes: {schemes}", "content": content}
 
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from kdbias.wording import visible
+
 _WIDTH = 110
 _CELL = 24
 _COLUMNS_SHOWN = 40
@@ -42,7 +44,7 @@ def as_text(found: dict[str, Any]) -> str:
     }
     if kept:
         lines += ["", "  provenance", *_document(kept)]
-    return "\n".join(lines)
+    return "\n".join(map(visible, lines))
 
 
 def _version(document: dict[str, Any]) -> str:
@@ -53,8 +55,9 @@ def _version(document: dict[str, Any]) -> str:
 def _columns(columns: Sequence[dict[str, str]]) -> list[str]:
     if not columns:
         return []
-    width = max(len(c["name"]) for c in columns[:_COLUMNS_SHOWN])
-    lines = ["", "  columns", *(f"    {c['name']:<{width}}  {c['type']}" for c in columns[:_COLUMNS_SHOWN])]
+    shown = [(visible(c["name"]), c["type"]) for c in columns[:_COLUMNS_SHOWN]]
+    width = max(len(name) for name, _ in shown)
+    lines = ["", "  columns", *(f"    {name:<{width}}  {kind}" for name, kind in shown)]
     if len(columns) > _COLUMNS_SHOWN:
         lines.append(f"    … {len(columns) - _COLUMNS_SHOWN:,} more")
     return lines
@@ -82,6 +85,7 @@ def _rows(title: str, rows: Sequence[Any]) -> list[str]:
 
 
 def _cell(text: str) -> str:
+    text = visible(text)
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kdbias.wording import counted, visible
+
 FEW = 12  # values of a column that a terminal shows
 _NONE = "n/a"
 _FAR_BELOW = -9.995
@@ -43,13 +45,14 @@ def summary_table(document: dict[str, Any]) -> str:
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first flush left, the others flush right."""
-    widths = [max(len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
+    cells = [list(map(visible, line)) for line in (columns, *rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = [
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in (columns, *rows)
+        for line in cells
     ]
     return "\n".join(lines)
 
@@ -72,9 +75,10 @@ def rectified(share: float | None) -> str:
 def _heading(document: dict[str, Any]) -> str:
     search, duplicates = document["search"], document["duplicates"]
     recall = _NONE if search["recall"] is None else f"{search['recall']:.4g}"
+    copies = counted(duplicates["exact_duplicates"], "exact duplicate")
     return (
-        f"{document['n']:,} samples x {document['d']} dimensions; {search['kind']} search, k={search['k']}, "
-        f"recall {recall}; {duplicates['exact_duplicates']:,} exact duplicates, "
+        f"{counted(document['n'], 'sample')} x {counted(document['d'], 'dimension')}; "
+        f"{search['kind']} search, k={search['k']}, recall {recall}; {copies}, "
         f"{duplicates['near_duplicates']:,} with a near one; log density at t={document['t_chosen']:g}"
     )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdbias.evaluation.measuring import plural
 from kdbias.reporting.collect import Evaluation
 from kdbias.reporting.summaries import shown_measures, spread
 from kdbias.reporting.tables import NONE, Cell, Table, number
 from kdbias.reporting.training_figures import Measure
+from kdbias.wording import plural
 
 _GROUPS = 40  # rows of a table by group
 _METRICS = 8  # its columns

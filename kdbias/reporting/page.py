@@ -25,6 +25,7 @@ from kdbias.reporting.students import students_section
 from kdbias.reporting.summaries import provenances
 from kdbias.tables.files import atomic_path
 from kdbias.version import __version__
+from kdbias.wording import counted, visible, visible_lines
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class ReportResult:
 
     def summary(self) -> str:
         size = self.path.stat().st_size / 2**20
-        lines = [f"{self.path}: one page about {self.inputs:,} outputs, {size:.1f} MiB, opens in any browser"]
-        return "\n".join([*lines, *(f"note: {notice}" for notice in self.notices)])
+        about = f"one page about {counted(self.inputs, 'output')}, {size:.1f} MiB, opens in any browser"
+        lines = [f"{self.path}: {about}"]
+        return "\n".join(map(visible, [*lines, *(f"note: {notice}" for notice in self.notices)]))
 
 
 def report(
@@ -95,7 +97,7 @@ def report(
     sections = [section for section in sections if not section.empty]
     _write(target, title, found, sections, notices)
     inputs = len(provenances(found))
-    say(f"wrote {target} about {inputs:,} outputs")
+    say(f"wrote {target} about {counted(inputs, 'output')}")
     return ReportResult(target, inputs, tuple(notices))
 
 
@@ -117,13 +119,21 @@ def _refuse_target(target: Path, overwrite: bool) -> None:
         )
 
 
+def _shown(value: object) -> object:
+    """A text of somebody else's as a reader may trust it; markup of kdbias itself as it is."""
+    return visible_lines(value) if type(value) is str else value
+
+
 def _write(
     target: Path, title: str, found: Collection, sections: Sequence[Section], notices: Sequence[str]
 ) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("kdbias.reporting", "."), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("kdbias.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
     )
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     html = environment.get_template("page.html").render(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
 
@@ -16,6 +17,10 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """Suffix -> what separates the columns."""
 
 _MAX_HEADER_BYTES = 1 << 20
+
+# A cell that a spreadsheet would compute, with any number of the marks that keep it from doing so.
+_FORMULA = "('*[=+\\-@\\t\\r\\n＝＋－＠])"
+_FOR_PEOPLE = (["change", "sample_id"], ["column", "value"])  # how the files of `for_people` begin
 
 CsvSource: TypeAlias = "str | os.PathLike[str] | pa.NativeFile"
 """A path, or a file open at its beginning."""
@@ -69,7 +74,7 @@ def read_csv(
     with _opened(source) as handle:
         options = _options(handle, texts, columns, delimiter, where)
         try:
-            return csv.read_csv(handle, **options)
+            return _as_meant(csv.read_csv(handle, **options))
         except pa.ArrowException as error:
             reason = first_line(error)
             raise KdbiasError(f"{where}: not a readable CSV file ({reason})") from None
@@ -94,12 +99,32 @@ def csv_head(
                     if n < rows:
                         first.append(batch.slice(0, rows - n))
                     n += batch.num_rows
-                return pa.Table.from_batches(first, batches.schema), n
+                return _as_meant(pa.Table.from_batches(first, batches.schema)), n
         except pa.ArrowException:
             pass
     # The first block does not show the type of a column: only the whole file does, or what is wrong with it.
     table = read_csv(path, texts, delimiter=delimiter)
     return table.slice(0, rows), table.num_rows
+
+
+def for_people(table: pa.Table) -> pa.Table:
+    """A table for a CSV file that people open: texts that a spreadsheet would take for formulas begin with '.
+
+    `read_csv` takes that mark away again from tables that begin with the columns of `_FOR_PEOPLE`.
+    """
+    return _replaced(table, f"^{_FORMULA}", r"'\1")
+
+
+def _as_meant(table: pa.Table) -> pa.Table:
+    return _replaced(table, f"^'{_FORMULA}", r"\1") if table.column_names[:2] in _FOR_PEOPLE else table
+
+
+def _replaced(table: pa.Table, pattern: str, replacement: str) -> pa.Table:
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            values = pc.replace_substring_regex(table.column(i), pattern, replacement)
+            table = table.set_column(i, field.name, values)
+    return table
 
 
 def _options(

@@ -15,6 +15,7 @@ from kdbias import progress
 from kdbias.errors import KdbiasError, first_line
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
+from kdbias.wording import counted
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _IN_FLIGHT = 2
@@ -98,7 +99,9 @@ class TorchTeacher(Teacher):
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()
             limit = self._largest = max(1, limit // 2)
-            progress.say(f"out of memory on {self.device}: going on with at most {limit} images at once")
+            progress.say(
+                f"out of memory on {self.device}: going on with at most {counted(limit, 'image')} at once"
+            )
 
     def _run(self, images: torch.Tensor, mirrored: bool) -> torch.Tensor:
         with torch.inference_mode(), exact_float32(self.device):

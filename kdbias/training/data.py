@@ -26,6 +26,7 @@ from kdbias.training.images import Batch, decode_row
 from kdbias.training.processes import Processes
 from kdbias.training.step import mirror
 from kdbias.training.targets import Targets, read_targets
+from kdbias.wording import counted
 
 _PROBES = 32
 _REMEDY = (
@@ -182,9 +183,8 @@ def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:
     keep = pc.invert(pc.is_in(source.ids, value_set=failed)).to_numpy(zero_copy_only=False)
     if keep.all():
         return source
-    say(
-        f"train: {source.n - int(keep.sum()):,} samples that the teacher could not read are left out ({file})"
-    )
+    unread = counted(source.n - int(keep.sum()), "sample")
+    say(f"train: without {unread} that the teacher could not read ({file})")
     return source.select(np.flatnonzero(keep))
 
 

@@ -47,6 +47,7 @@ from kdbias.training.step import (
     reproducible,
     seed_step,
 )
+from kdbias.wording import counted
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class TrainingResult:
     def summary(self) -> str:
         """A line for people."""
         return (
-            f"{self.student}: {self.epochs:,} epochs, {self.steps:,} steps, loss {self.loss:.4f}, "
-            f"{self.seconds:.1f} s"
+            f"{self.student}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}, "
+            f"loss {self.loss:.4f}, {self.seconds:.1f} s"
         )
 
 
@@ -150,7 +151,8 @@ def train(
             return run
 
         run = processes.on_main(finish)
-        say(f"train: {cfg.epochs} epochs in {meter.seconds:.1f} s, {meter.describe_last()} -> {run.out}")
+        epochs = f"{counted(cfg.epochs, 'epoch')} in {meter.seconds:.1f} s"
+        say(f"train: {epochs}, {meter.describe_last()} -> {run.out}")
         return _result(run)
 
 
@@ -284,14 +286,14 @@ def _first_line(
 ) -> str:
     (height, width), channels = samples.preprocessing.size, samples.preprocessing.channels
     cut = f" (of --batch-size {cfg.batch_size:,}: there are no more)" if batch_size < cfg.batch_size else ""
-    together = f", {processes.world_size} processes" if processes.world_size > 1 else ""
+    together = f", {counted(processes.world_size, 'process')}" if processes.world_size > 1 else ""
     labels = f" of {len(samples.classes):,} classes" if samples.classes else ""
     begun = f" (resuming at step {step:,})" if step else ""
     parameters = sum(p.numel() for p in network.parameters())
     return (
-        f"train: {processes.device} {cfg.precision}, {torch.get_num_threads()} threads{together}, "
-        f"batch {batch_size}{cut}, {samples.n:,} images {height}x{width}x{channels}{labels}, "
-        f"{cfg.epochs} epochs, {steps:,} steps{begun}; "
+        f"train: {processes.device} {cfg.precision}, {counted(torch.get_num_threads(), 'thread')}{together}, "
+        f"batch {batch_size}{cut}, {counted(samples.n, 'image')} {height}x{width}x{channels}{labels}, "
+        f"{counted(cfg.epochs, 'epoch')}, {counted(steps, 'step')}{begun}; "
         f"{cfg.student} ({parameters:,} parameters), loss {cfg.loss}"
     )
 

@@ -14,10 +14,12 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
 from kdbias.measurement.text import aligned, first_few
+from kdbias.tables.csv_file import for_people
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align, as_strings
 from kdbias.tables.parquet_file import floats, read_table
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
+from kdbias.wording import visible
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,13 @@ class Changes:
         for name, table in self._tables().items():
             path = Path(folder) / f"{name}.csv"
             with atomic_path(path) as temporary:
-                csv.write_csv(table, temporary)
+                csv.write_csv(for_people(table), temporary)
             written.append(path)
         return written
 
     def summary(self) -> str:
         """The tables for people: one a column, its rarest values cut, then hardness and samples."""
-        parts = [f"{self.manifest}: what it changes"]
+        parts = [visible(f"{self.manifest}: what it changes")]
         for column in pc.unique(self.groups.column("column")).to_pylist():
             rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
             heads = [column, *rows.column_names[1:]]

@@ -31,6 +31,7 @@ from kdbias.weighting.hygiene import tempered
 from kdbias.weighting.measurements import EmbeddingSource, chosen_bandwidth
 from kdbias.weighting.request import require_tolerance
 from kdbias.weighting.schemes import METHODS
+from kdbias.wording import visible
 
 STAGE = "frontier"
 TABLE = "frontier.parquet"
@@ -109,7 +110,7 @@ class FrontierResult:
             notes.append(f"without {', '.join(self.skipped)}: {next(iter(self.skipped.values()))}")
         reasons = {r for r in self.table.column("rectification_reason").to_pylist() if r}
         notes += [f"rectified n/a: {reason}" for reason in sorted(reasons)]
-        return "\n".join([f"{self.out}: schemes at t={t:g}", aligned(heads, lines), *notes])
+        return "\n".join([visible(f"{self.out}: schemes at t={t:g}"), aligned(heads, lines), *notes])
 
 
 def frontier(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kdbias.wording import counted, visible
+
 
 @dataclass(frozen=True)
 class WeightsResult:
@@ -43,7 +45,7 @@ def manifest_text(result: WeightsResult) -> str:
     identities = numbers["effective_identities"]
     copies = f", {n - result.distinct:,} of them copies" if result.distinct < n else ""
     lines = [
-        f"{result.path}: {scheme}, {n:,} samples{copies}, mean weight 1",
+        f"{result.path}: {scheme}, {counted(n, 'sample')}{copies}, mean weight 1",
         f"  effective samples     {numbers['ess']:,.0f} ({numbers['ess_share']:.1%})",
         f"  largest weight        {numbers['max_weight']:.3g}",
         f"  top 1 % of samples    {numbers['top_mass']:.1%} of the draws",
@@ -53,7 +55,7 @@ def manifest_text(result: WeightsResult) -> str:
         lines.append(f"  effective identities  {identities:,.1f}")
     if result.solver is not None:
         lines += _solver_lines(result.solver)
-    return "\n".join(lines + [f"  warning: {line}" for line in result.warnings])
+    return "\n".join(map(visible, lines + [f"  warning: {line}" for line in result.warnings]))
 
 
 def _solver_lines(solver: dict[str, Any]) -> list[str]:
@@ -69,6 +71,6 @@ def _solver_lines(solver: dict[str, Any]) -> list[str]:
         f"  energy                {before:.6g} -> {energy:.6g}",
         f"  effective distinct    {1 / before:,.1f} -> {1 / energy:,.1f}",
         f"  certificate           {proof}; {solver['reason']}",
-        f"  solver                {solver['iterations']:,} iterations in {solver['seconds']:.1f} s, "
+        f"  solver                {counted(solver['iterations'], 'iteration')} in {solver['seconds']:.1f} s, "
         f"lambda {solver['lambda']:.3g}",
     ]

@@ -138,8 +138,8 @@ def _by_climbing(work: Path, home: Path) -> dict:
 
 
 def _by_description(work: Path, home: Path) -> dict:
-    _secret(home / "photos" / "img" / "000.png")
-    (work / "it.toml").write_text(f'name = "it"\nsource = "photos"\nroot = "{os.path.relpath(home, work)}"\n')
+    _secret(home / "img" / "000.png")
+    (work / "it.toml").write_text(f'name = "it"\nsource = "img"\nroot = "{os.path.relpath(home, work)}"\n')
     return {"data": str(work / "it.toml")}
 
 

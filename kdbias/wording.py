@@ -1,0 +1,35 @@
+"""Words for people: counts with their noun, and texts of others without what a terminal would obey."""
+
+import unicodedata
+
+_JOINERS = "\u200c\u200d"  # invisible, but part of how Persian or emoji are written
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def plural(noun: str) -> str:
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 part``, ``2,000 parts``."""
+    return f"{n:,} {noun if n == 1 else plural(noun)}"
+
+
+def visible(text: str) -> str:
+    """One line in which control characters, line breaks and marks that turn the writing are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(_escaped(character) for character in text)
+
+
+def visible_lines(text: str) -> str:
+    """As :func:`visible`, of a text of several lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def _escaped(character: str) -> str:
+    if character in _JOINERS or unicodedata.category(character) not in _HIDDEN:
+        return character
+    return character.encode("unicode_escape").decode()
