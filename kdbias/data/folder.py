@@ -91,7 +91,7 @@ def open_folder(data: str, options: Options) -> Source:
     order = pc.sort_indices(paths)
     paths = paths.take(order)
     sizes = sizes[order.to_numpy()]
-    notes = [f"{counted(skipped[0], 'file')} that are no images left out"] if skipped[0] else []
+    notes = [f"{counted(skipped[0], 'file')} left out: no images"] if skipped[0] else []
     if outputs:
         notes.append(f"outputs of kdbias left out ({', '.join(sorted(outputs))})")
     if options.pattern is None:
@@ -101,7 +101,7 @@ def open_folder(data: str, options: Options) -> Source:
     else:
         fits, columns = named_parts(data, paths, options.pattern)
         if len(fits) < len(paths):
-            notes.append(f"{counted(len(paths) - len(fits), 'image')} that do not fit the pattern left out")
+            notes.append(f"{counted(len(paths) - len(fits), 'image')} left out: no fit for the pattern")
         paths, sizes = paths.take(pa.array(fits)), sizes[fits]
     if prefix:
         text = pa.large_string()

@@ -113,5 +113,5 @@ def test_pattern_on_a_folder(tmp_path):
     assert source.labels.to_pylist() == ["0002", "0003"]
     assert source.column("cam").to_pylist() == ["1", "2"]
     assert source.column("role").to_pylist() == ["bounding_box_train", "query"]
-    assert "1 images that do not fit the pattern left out" in source.describe()
+    assert "1 image left out: no fit for the pattern" in source.describe()
     assert source.read(1) == names[1].encode()

@@ -274,7 +274,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(capsys) -> None:
 
     teacher._run = limited
     np.testing.assert_allclose(teacher.embed(images), wanted, rtol=1e-4, atol=1e-6)
-    assert "going on with at most 1 images" in capsys.readouterr().err
+    assert "going on with at most 1 image" in capsys.readouterr().err
     assert max(seen[3:]) <= 3
     teacher._run = lambda *given: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(KdbiasError, match="with a single image"):
