@@ -91,7 +91,7 @@ def open_folder(data: str, options: Options) -> Source:
     order = pc.sort_indices(paths)
     paths = paths.take(order)
     sizes = sizes[order.to_numpy()]
-    notes = [f"{counted(skipped[0], 'file')} left out: no images"] if skipped[0] else []
+    notes = [f"{counted(skipped[0], 'file')} of other kinds left out"] if skipped[0] else []
     if outputs:
         notes.append(f"outputs of kdbias left out ({', '.join(sorted(outputs))})")
     if options.pattern is None:

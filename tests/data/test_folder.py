@@ -30,7 +30,7 @@ def test_ids_labels_and_bytes(folder):
     assert source.ids.to_pylist() == ["a-b/x.jpg", "a/deep/y.jpeg", "b/1.PNG", "b/2.png", "top.webp"]
     assert source.labels.to_pylist() == ["a-b", "a", "b", "b", None]
     assert [source.read(i).decode() for i in range(source.n)] == source.ids.to_pylist()
-    assert "1 files that are no images" in source.describe()
+    assert "1 file of other kinds left out" in source.describe()
 
 
 def test_plots_of_outputs_that_lie_among_the_images_are_left_out(folder):

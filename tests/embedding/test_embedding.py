@@ -549,7 +549,8 @@ def test_the_record_says_how_the_data_was_read(teacher, tmp_path) -> None:
     pa.parquet.write_table(table, tmp_path / "data.parquet")
     columns = {"id_column": "key", "label_column": "who", "image_column": "picture"}
     run(tmp_path / "data.parquet", tmp_path / "out", teacher, **columns)
-    source = open_source(json.loads((tmp_path / "out" / "run.json").read_text()), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    source = open_source(record, tmp_path / "out", [tmp_path])
     assert source.ids.to_pylist() == ["a", "b", "c"]
     assert source.read(2)[:4] == b"\x89PNG"
 
