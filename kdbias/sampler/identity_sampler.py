@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from torch.utils.data import Sampler
 
 from kdbias.errors import KdbiasError
 from kdbias.sampler.epoch_order import systematic_ticks
-from kdbias.sampler.manifest_sampler import Epochs, place
+from kdbias.sampler.manifest_sampler import Epochs
+from kdbias.sampler.places import given_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import encode
 from kdbias.tables.weight_manifest import validate_weights
@@ -19,7 +19,7 @@ from kdbias.tables.weight_manifest import validate_weights
 _TRADES = 6
 
 
-class IdentitySampler(Epochs, Sampler[list[int]]):
+class IdentitySampler(Epochs):
     """A batch sampler: each batch holds `identities` different labels and `instances` images of each.
 
     An identity is visited in proportion to the sum of its samples' weights (floor or ceil of that in every
@@ -30,7 +30,7 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
 
     weights      (n,) >= 0; labels (n,) strings or integers, null = never drawn
     num_samples  draws an epoch, all ranks together, rounded down to whole batches; default n
-    rank, world_size  each rank gets its share of the identities of every batch
+    rank, world_size  each rank gets its share of the identities of every batch; defaults as `ManifestSampler`
 
     Raises KdbiasError for bad weights, fewer identities than a batch needs, or P that the ranks cannot share.
     """
@@ -52,7 +52,7 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
         codes, _ = encode(values)
         if len(codes) != len(array):
             raise KdbiasError(f"{len(array):,} weights, but {len(codes):,} labels; each sample needs both")
-        self.rank, self.world_size = place(rank, world_size)
+        self._given = given_place(rank, world_size)
         self.identities, self.instances, self.seed = identities, instances, seed
         self._n = len(array)
         self._rows = np.flatnonzero((array > 0) & (codes >= 0))
@@ -63,8 +63,7 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
                 f"batches of {identities} identities x {instances} images cannot be drawn from "
                 f"{len(names):,} identities of positive weight"
             )
-        if identities % self.world_size:
-            raise KdbiasError(f"{identities} identities a batch cannot be shared by {self.world_size} ranks")
+        self._settle()
         self.num_batches = max(1, (num_samples or self._n) // self.batch_size)
         self.num_draws = self.num_batches * self.batch_size
         self._mass = np.bincount(self._codes, self._weights)
@@ -81,7 +80,8 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        for block in self.batches(self.batch_size // self.world_size):
+        self._begin()
+        for block in self._rest():
             yield block.tolist()
 
     def steps(self, batch_size: int) -> int:
@@ -97,6 +97,9 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
         """The rest of this rank's epoch: int64 arrays of `batch_size` positions, identity by identity."""
         self.steps(batch_size)
         self._begin()
+        yield from self._rest()
+
+    def _rest(self) -> Iterator[np.ndarray]:
         for batch in self.order()[self.position // self.batch_size :, self.rank :: self.world_size]:
             self.position = self._after(batch.size)
             yield batch.ravel()
@@ -147,6 +150,10 @@ class IdentitySampler(Epochs, Sampler[list[int]]):
 
     def _smallest_step(self) -> int:
         return self.batch_size
+
+    def _require_shares(self, world_size: int) -> None:
+        if self.identities % world_size:
+            raise KdbiasError(f"{self.identities} identities a batch cannot be shared by {world_size} ranks")
 
     def _identity(self) -> dict[str, Any]:
         return {

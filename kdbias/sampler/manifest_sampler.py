@@ -9,27 +9,36 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import DistributedSampler, WeightedRandomSampler
 
 from kdbias.errors import KdbiasError
+from kdbias.progress import say
 from kdbias.sampler.epoch_order import EpochOrder, check_mode
+from kdbias.sampler.places import ALONE, Place, find_slicer, given_place, in_group, usual_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import align, as_strings
 from kdbias.tables.weight_manifest import read_manifest, validate_weights
 
 
-class Epochs:
+class Epochs(DistributedSampler[Any]):
     """Where a draw stands: epoch and position, kept by every sampler here in the same way.
 
     epoch      number of the pass
     position   draws of this epoch that all ranks together have taken
+    rank, world_size   the share of the pass at hand; looked up anew by each, unless given
+
+    A `DistributedSampler` in name alone: so trainers (Lightning, Ray) know a sampler that slices by itself,
+    which they neither wrap nor replace.
     """
 
     epoch = 0
     position = 0
     num_draws: int
     world_size: int
+    _given: Place | None
     _begun = False
+    _wrapped = False
+    _told = False
 
     def set_epoch(self, epoch: int) -> None:
         """Start `epoch` (>= 0) with the next pass; a position just loaded for that same epoch is kept."""
@@ -82,6 +91,36 @@ class Epochs:
         if self._begun:
             self.epoch, self.position = self.epoch + 1, 0
         self._begun = True
+        self._settle()
+        if self._given is None and self.world_size > 1 and not in_group():
+            raise KdbiasError(
+                f"RANK={self.rank} and WORLD_SIZE={self.world_size} announce processes that are in no group: "
+                "call torch.distributed.init_process_group() before the first batch, or give the sampler "
+                "rank and world_size (0 and 1 where each process shall draw all)"
+            )
+        if self._given == ALONE and not self._told and find_slicer() is None and usual_place()[1] > 1:
+            self._told = True
+            say(
+                f"{type(self).__name__}(rank=0, world_size=1): each process draws the whole epoch; leave "
+                "both out to share it"
+            )
+
+    def find_place(self) -> Place:
+        """(rank, world size) for whoever asks now; refuses a world size that cannot share the draws."""
+        slicer = find_slicer()
+        # What wraps a sampler asks how long it is, and may let others fetch what it then hands out.
+        self._wrapped = self._wrapped or isinstance(slicer, DistributedSampler)
+        rank, world_size = ALONE if self._wrapped or slicer is not None else self._given or usual_place()
+        self._require_shares(world_size)
+        return rank, world_size
+
+    def _settle(self) -> None:
+        self.rank, self.world_size = self.find_place()
+        self.num_replicas = self.world_size  # as DistributedSampler calls it
+
+    def _require_shares(self, world_size: int) -> None:
+        """Raises KdbiasError where so many processes cannot share the draws."""
+        raise NotImplementedError
 
     def _after(self, taken: int) -> int:
         return min(self.position + taken * self.world_size, self.num_draws)
@@ -111,11 +150,13 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     mode         "systematic" (default): each sample floor or ceil of its expected count in each epoch, equal
                  weights give one shuffled pass; "iid": draws with replacement, as WeightedRandomSampler does
     seed         >= 0; the same on every rank
-    rank, world_size  default: those of torch.distributed where it is initialised, else 0 of 1
+    rank, world_size  default: those of torch.distributed when a pass begins; 0 of 1 without a group, and
+                 where a wrapper hands the draws out to the processes (see `kdbias.sampler.places`)
     drop_last    True (default): every rank draws equally often, at most world_size - 1 draws of an epoch are
                  left out; False: all draws are given out, and ranks may differ by one
 
-    Raises KdbiasError for weights that are negative, not finite or all zero.
+    Raises KdbiasError for weights that are negative, not finite or all zero; a pass where RANK and WORLD_SIZE
+    announce processes that are in no group.
     """
 
     def __init__(
@@ -131,17 +172,17 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     ) -> None:
         array = validate_weights(np.asarray(weights, dtype=np.float64))
         draws = len(array) if num_samples is None else int(num_samples)
-        self.rank, self.world_size = place(rank, world_size)
+        self._given = given_place(rank, world_size)
         check_mode(mode)
         if seed < 0:
             raise KdbiasError(f"seed {seed} is negative: use a whole number >= 0")
-        if draws < self.world_size:
-            raise KdbiasError(f"{draws} draws an epoch cannot be shared by {self.world_size} ranks")
         self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
         self._array = array
         self._order: tuple[int, EpochOrder] | None = None
         self._fingerprint: str | None = None
-        super().__init__(torch.from_numpy(array), max(1, self._share(0)), replacement=True)  # type: ignore[arg-type]
+        self._settle()
+        shown = torch.from_numpy(array)
+        WeightedRandomSampler.__init__(self, shown, max(1, len(self)), replacement=True)  # type: ignore[arg-type]
 
     @classmethod
     def from_manifest(
@@ -192,7 +233,7 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
 
     def __len__(self) -> int:
         """Draws of this rank in a whole epoch."""
-        return self._share(0)
+        return self._share(0, *self.find_place())
 
     def steps(self, batch_size: int) -> int:
         """Batches of `batch_size` that `batches` gives this rank in an epoch."""
@@ -208,14 +249,16 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     def _remaining(self, size: int) -> Iterator[np.ndarray]:
         start, stop = self.position, self.num_draws
         if self.drop_last:
-            stop = start + self._share(start) * self.world_size
+            stop = start + self._share(start, self.rank, self.world_size) * self.world_size
         return self.order().blocks(start + self.rank, stop, self.world_size, size)
 
-    def _share(self, position: int) -> int:
+    def _share(self, position: int, rank: int, world_size: int) -> int:
         left = self.num_draws - position
-        return (
-            left // self.world_size if self.drop_last else max(0, -(-(left - self.rank) // self.world_size))
-        )
+        return left // world_size if self.drop_last else max(0, -(-(left - rank) // world_size))
+
+    def _require_shares(self, world_size: int) -> None:
+        if self.num_draws < world_size:
+            raise KdbiasError(f"{self.num_draws} draws an epoch cannot be shared by {world_size} ranks")
 
     def _smallest_step(self) -> int:
         return self.world_size if self.drop_last else 1
@@ -232,17 +275,3 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
             "num_draws": self.num_draws,
             "weights": self._fingerprint,
         }
-
-
-def place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """The given rank and world size, else those of torch.distributed, else 0 of 1."""
-    if (rank is None) != (world_size is None):
-        raise KdbiasError(f"rank={rank}, world_size={world_size}: give both or neither")
-    if rank is None or world_size is None:
-        initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not initialised:
-            return 0, 1
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if not 0 <= rank < world_size:
-        raise KdbiasError(f"rank {rank} is not one of 0 .. {world_size - 1}")
-    return rank, world_size
