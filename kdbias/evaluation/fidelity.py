@@ -9,6 +9,7 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of
 from kdbias.evaluation.intervals import Columns, weighted_mean
+from kdbias.evaluation.meeting import compare_labels
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import align
 
@@ -83,6 +84,7 @@ def fidelity_columns(model: Embeddings, reference: Embeddings) -> dict[str, np.n
             "the distance to a teacher needs one space"
         )
     rows = align(model.ids, reference.ids, "the model", reference.name)
+    compare_labels(model, reference, rows)
     cosine, distance = np.empty(model.n), np.empty(model.n)
     for start in range(0, model.n, 65536):
         part = slice(start, start + 65536)

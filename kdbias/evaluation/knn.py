@@ -15,7 +15,9 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, labelled
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
 from kdbias.evaluation.intervals import Columns, weighted_mean
+from kdbias.evaluation.meeting import compare_labels, strangers
 from kdbias.evaluation.tails import Tail, tail_of
+from kdbias.progress import say
 from kdbias.tables.joins import align, encode
 
 UNIT = "sample"
@@ -47,6 +49,7 @@ def judge(case: Case) -> Outcome:
         raise KdbiasError(f"knn needs two classes or more; {gallery.name} has only {names.to_pylist()}")
     model, left_out = _judged(case.model, names, gallery_codes if leave_one_out else None)
     own = align(model.ids, gallery.ids, "the model", gallery.name, allow_missing=True)
+    compare_labels(model, gallery, own)
     available = gallery.n - int((own >= 0).any())
     if not 1 <= k <= available:
         raise KdbiasError(
@@ -235,9 +238,22 @@ def _judged(
                 f"{model.name}: every label has one sample; leave-one-out needs two, or a --gallery"
             )
         return known.take(np.flatnonzero(keep)), left_out
-    if (codes < 0).all():
-        raise KdbiasError(f"no label of {model.name} occurs among the {len(names):,} labels of the gallery")
+    count_absent_classes(known, names)
     return known, left_out
+
+
+def count_absent_classes(model: Embeddings, names: pa.Array) -> int:
+    """How many labelled samples are of no class among the gallery's ``names``; says so where some are.
+
+    Raises:
+        KdbiasError: all of them, or a class that is spelled otherwise in the gallery.
+    """
+    absent = strangers(
+        model.labels, names, "labels", (model.name, "the gallery"), "are both of the same data?"
+    )
+    if absent.any():
+        say(f"{absent.sum():,} of {model.n:,} samples are of classes that the gallery lacks: errors")
+    return int(absent.sum())
 
 
 def _class_table(columns: Columns, names: pa.Array, tail: Tail) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Outcome, clusters_of, labelled
 from kdbias.evaluation.intervals import Columns, weighted_mean
-from kdbias.evaluation.knn import balanced_accuracy
+from kdbias.evaluation.knn import balanced_accuracy, count_absent_classes
 from kdbias.evaluation.tails import tail_of
 from kdbias.progress import say
 from kdbias.tables.joins import encode
@@ -51,8 +51,7 @@ def judge(case: Case) -> Outcome:
     if len(names) < 2:
         raise KdbiasError(f"a probe needs two classes or more; {train.name} has only {names.to_pylist()}")
     truth, _ = encode(model.labels, names)
-    if (truth < 0).all():
-        raise KdbiasError(f"no label of {model.name} occurs among the {len(names):,} labels of the gallery")
+    count_absent_classes(model, names)
     predicted, chosen = probe(train.vectors, codes, model.vectors)
     classes, class_names = encode(model.labels)
     tail = tail_of(case.options["tail_from"], class_names)

@@ -1,7 +1,8 @@
 """Person (and object) re-identification: CMC, mAP and mINP with same-camera exclusion.
 
 For each query the gallery is ranked by cosine after dropping the images of the same identity taken by the
-same camera (and the query image itself). A query without any match left is not judged. AP is the mean of the
+same camera or by one that is not known (and the query image itself). A query of no known camera, or without
+any match left, is not judged. AP is the mean of the
 precision at every match (not interpolated); INP is the number of matches over the rank of the last one (Ye et
 al., "Deep learning for person re-identification: a survey and outlook", 2021).
 """
@@ -10,11 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of
 from kdbias.evaluation.intervals import Columns, weighted_mean
-from kdbias.tables.joins import align, encode
+from kdbias.evaluation.meeting import compare_labels, strangers
+from kdbias.progress import say
+from kdbias.tables.joins import align, as_strings, encode
 
 UNIT = "query"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
@@ -23,6 +27,7 @@ OPTIONS: dict[str, Any] = {"camera_column": None, "cluster_by": "label"}
 JUNK_LABEL = "-1"
 
 _CAMERA_NAMES = ("camera", "cam", "camid", "camera_id", "cam_id")
+_NONE = "give --camera-column none to exclude nothing"
 _RANKS = (1, 5, 10)
 _BLOCK = 1 << 24  # scores held at once
 
@@ -48,12 +53,13 @@ def judge(case: Case) -> Outcome:
     camera = _camera_column(case.options["camera_column"], queries, gallery)
     people, _ = encode(queries.labels, names)
     others, _ = encode(gallery.labels, names)
-    if camera is None:
-        cameras = (np.zeros(queries.n, np.int64), np.full(gallery.n, -2, np.int64))
-    else:
-        mine, places = encode(queries.column(camera))
-        cameras = (mine, encode(gallery.column(camera), places)[0])
+    where = (queries.name, f"the gallery {gallery.name}")
+    absent = strangers(queries.labels, gallery.labels, "identities", where, "are they of the same data?")
+    cameras, blind, facts = _cameras(camera, queries, gallery, where)
+    unlabelled = people < 0
+    people[blind] = -1
     own = align(queries.ids, gallery.ids, "the queries", gallery.name, allow_missing=True)
+    compare_labels(queries, gallery, own)
     found = rank(queries.vectors, gallery.vectors, people, others, *cameras, own)
     judged = np.flatnonzero(found["matches"] > 0)
     if not len(judged):
@@ -78,11 +84,14 @@ def judge(case: Case) -> Outcome:
         details={
             "gallery": {"n": gallery.n, "d": gallery.d},
             "camera_column": camera,
+            **facts,
+            "queries_of_absent_identities": int(absent.sum()),
             "identities": len(set(kept.labels.to_pylist())),
             "cmc": curve,
         },
         left_out={
-            "no_label": int((people < 0).sum()),
+            "no_label": int(unlabelled.sum()),
+            "no_camera": int((blind & ~unlabelled).sum()),
             "no_match_in_gallery": int(((found["matches"] == 0) & (people >= 0)).sum()),
         },
         plots=[Plot("cmc", lambda axes: _draw(axes, curve))],
@@ -115,7 +124,8 @@ def rank(
         queries: (q, d) float32 unit rows.
         gallery: (g, d) float32 unit rows.
         people, others: identity codes of queries (q,) and gallery (g,); negative = unknown, matches nothing.
-        cameras, other_cameras: camera codes, likewise; a negative camera is no camera's.
+        cameras, other_cameras: camera codes; a query of a negative one drops nothing, a gallery image of a
+            negative one is dropped as if it were the query's camera's.
         own: (q,) gallery row of the query itself, -1 where it is not there.
 
     Returns:
@@ -134,7 +144,7 @@ def rank(
                 continue
             found = cosines[i - start]
             same = others == people[i]
-            dropped = same & (other_cameras == cameras[i]) & (cameras[i] >= 0)
+            dropped = same & ((other_cameras == cameras[i]) | (other_cameras < 0)) & (cameras[i] >= 0)
             if own is not None and own[i] >= 0:
                 dropped[own[i]] = True
                 found[own[i]] = -np.inf
@@ -171,6 +181,35 @@ def _camera_column(wanted: str | None, queries: Embeddings, gallery: Embeddings)
         f"{queries.name} has no camera column (its groups: {', '.join(queries.groups) or '-'}); "
         "give --camera-column NAME, or none to exclude nothing"
     )
+
+
+def _cameras(
+    camera: str | None, queries: Embeddings, gallery: Embeddings, where: tuple[str, str]
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, dict[str, int]]:
+    """Codes for `rank`, which queries (q,) have no camera, and facts for the reader.
+
+    Raises KdbiasError where no camera of the queries is one of the gallery's: nothing would be excluded.
+    """
+    if camera is None:
+        return (np.full(queries.n, -1), np.full(gallery.n, -1)), np.zeros(queries.n, bool), {}
+    mine, theirs = as_strings(queries.column(camera)), as_strings(gallery.column(camera))
+    if not len(mine.drop_null()) or not len(theirs.drop_null()):
+        raise KdbiasError(f"column {camera!r} of {where[not len(theirs.drop_null())]} is empty; {_NONE}")
+    unknown = strangers(mine, theirs, f"cameras (column {camera!r})", where, f"spell them alike, or {_NONE}")
+    _, names = encode(pa.concat_arrays([mine, theirs]))
+    codes = encode(mine, names)[0], encode(theirs, names)[0]
+    facts = {
+        "queries_of_cameras_not_in_gallery": int(unknown.sum()),
+        "gallery_images_without_camera": int((codes[1] < 0).sum()),
+    }
+    if unknown.any():
+        say(f"{unknown.sum():,} queries are of cameras that the gallery lacks: of them nothing is excluded")
+    if facts["gallery_images_without_camera"]:
+        say(
+            f"{facts['gallery_images_without_camera']:,} gallery images have no camera: they are no match of "
+            "their person, since they may be of the query's camera"
+        )
+    return codes, codes[0] < 0, facts
 
 
 def _without_junk(gallery: Embeddings) -> Embeddings:

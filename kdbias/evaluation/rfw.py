@@ -12,21 +12,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Outcome, Plot
 from kdbias.evaluation.intervals import Columns
+from kdbias.evaluation.meeting import refuse_two_spellings
 from kdbias.evaluation.pairs import Pairs, contiguous_folds, read_pairs
 from kdbias.evaluation.verification import (
     check_style,
     common_value,
     compare_pairs,
     fold_accuracy,
+    question_labels,
     subject_clusters,
 )
 from kdbias.evaluation.views import views_of
 from kdbias.progress import say
-from kdbias.tables.joins import encode
+from kdbias.tables.joins import as_strings, encode
 
 UNIT = "pair"
 LOWER_IS_BETTER = frozenset({"std_percent", "ser", "gap"})
@@ -55,13 +58,14 @@ def judge(case: Case) -> Outcome:
     """
     style = check_style(case.options["style"])
     views = views_of(case.model, case.options["flip_fusion"], mirrored=style != "facex")
-    groups, crossing = _groups(case)
+    groups, left_out = _groups(case)
     if len(groups) < 2:
         raise KdbiasError(f"rfw compares groups, and the pairs hold only {list(groups) or 'none'}")
     parts: list[dict[str, np.ndarray]] = []
     firsts, seconds, sides = [], [], []
     details: dict[str, Any] = {}
     for code, (name, (pairs, rows)) in enumerate(groups.items()):
+        question_labels(case.model, pairs, rows)
         columns, facts = compare_pairs(views, pairs, rows, style)
         parts.append({**columns, "group": np.full(pairs.n, code)})
         details[name] = facts
@@ -82,7 +86,7 @@ def judge(case: Case) -> Outcome:
         clusters=clusters,
         resampled=resampled,
         details={"groups": details},
-        left_out={"pairs_across_groups": crossing},
+        left_out=left_out,
         always_grouped=(GROUP,),
         plots=[Plot("accuracy_per_group", lambda axes: _draw(axes, columns, names))],
     )
@@ -115,7 +119,7 @@ def skewed_error_ratio(accuracies: np.ndarray) -> float:
     return float(errors.max() / errors.min()) if errors.min() > 0 else float("nan")
 
 
-def _groups(case: Case) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.ndarray]]], int]:
+def _groups(case: Case) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.ndarray]]], dict[str, int]]:
     if case.options["pairs"] is None:
         raise KdbiasError(
             "rfw needs pairs: give --pairs FOLDER (one list a group) or FILE with --group-column"
@@ -128,18 +132,26 @@ def _groups(case: Case) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.nda
         for group, file in lists_of(source).items():
             pairs = read_pairs(file, case.options["folds"])
             found[group] = (pairs, pairs.rows(case.model.ids, case.model.name))
-        return found, 0
+        return found, {"pairs_across_groups": 0}
     if column is None:
         raise KdbiasError(f"one list of pairs needs --group-column; {case.model.name} has {_columns(case)}")
     pairs = read_pairs(source, case.options["folds"])
     rows = pairs.rows(case.model.ids, case.model.name)
-    codes, names = encode(common_value(case.model.column(column), rows))
+    values = as_strings(case.model.column(column))
+    kinds = pc.unique(values.drop_null()).to_pylist()
+    refuse_two_spellings(kinds, f"column {column!r} of {case.model.name}")
+    codes, names = encode(common_value(values, rows))
+    if unpaired := sorted(set(kinds) - set(names.to_pylist())):
+        say(f"no pair within {', '.join(unpaired)}: such groups are not compared")
+    unknown = values.is_null().to_numpy(zero_copy_only=False)
+    nowhere = int((unknown[rows[0]] | unknown[rows[1]]).sum())
     found = {}
     for code, name in enumerate(names.to_pylist()):
         chosen = np.flatnonzero(codes == code)
         part = pairs.take(chosen)
         found[name] = (_refolded(part, name), (rows[0][chosen], rows[1][chosen]))
-    return found, int((codes < 0).sum())
+    left_out = {"pairs_across_groups": int((codes < 0).sum()) - nowhere, "pairs_of_unknown_group": nowhere}
+    return found, left_out
 
 
 def lists_of(folder: Path) -> dict[str, Path]:

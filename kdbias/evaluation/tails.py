@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
+from kdbias.evaluation.meeting import strangers
+from kdbias.progress import say
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings
 from kdbias.tables.parquet_file import read_schema, read_table
@@ -58,14 +60,16 @@ def class_counts(path: str | os.PathLike[str], names: pa.Array) -> np.ndarray:
         (C,) int64 counts, 0 for a label that the table does not have.
 
     Raises:
-        KdbiasError: the table has no labels, or none of these.
+        KdbiasError: the table has no labels, none of these, or spells one otherwise.
     """
     labels = _labels(Path(path))
+    absent = strangers(
+        names, labels, "labels", ("the judged samples", str(path)), "are both of the same data?"
+    )
+    if absent.any():
+        say(f"{absent.sum():,} of {len(names):,} classes have no row in {path}: they count as the rarest")
     found = pc.index_in(labels, value_set=names, skip_nulls=True).drop_null().to_numpy(zero_copy_only=False)
-    counts = np.bincount(found, minlength=len(names))
-    if not counts.any():
-        raise KdbiasError(f"{path}: none of its labels is among the {len(names):,} labels judged")
-    return counts
+    return np.bincount(found, minlength=len(names))
 
 
 def tail_classes(counts: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from kdbias.evaluation.roc import (
     threshold_index,
 )
 from kdbias.evaluation.views import Views, views_of
+from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
 UNIT = "pair"
@@ -61,6 +62,7 @@ def judge(case: Case) -> Outcome:
     style = check_style(case.options["style"])
     fars = check_fars(case.options["far"])
     rows = pairs.rows(case.model.ids, case.model.name)
+    question_labels(case.model, pairs, rows)
     views = views_of(case.model, case.options["flip_fusion"], mirrored=style != "facex")
     columns, details = compare_pairs(views, pairs, rows, style)
     order = np.argsort(-columns["score"], kind="stable")  # sorted once, so that no resample has to
@@ -233,6 +235,17 @@ def pair_cosines(views: Views, first: np.ndarray, second: np.ndarray) -> np.ndar
         part = slice(start, start + 65536)
         cosines[part] = np.einsum("ij,ij->i", vectors[left[part]], vectors[right[part]])
     return np.clip(cosines, -1, 1)
+
+
+def question_labels(model: Embeddings, pairs: Pairs, rows: tuple[np.ndarray, np.ndarray]) -> None:
+    """Say how many pairs the list calls the same person's and the labels do not."""
+    equal = pc.equal(*(model.labels.take(pa.array(side)) for side in rows))
+    differ = pc.fill_null(pc.invert(equal), False).to_numpy(zero_copy_only=False) & pairs.same
+    if differ.any():
+        say(
+            f"{differ.sum():,} of {pairs.same.sum():,} pairs that the list calls the same have two labels in "
+            f"{model.name}; the list counts"
+        )
 
 
 def subject_clusters(
