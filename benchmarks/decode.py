@@ -40,18 +40,16 @@ def bare(encoded: list[bytes]) -> int:
 
 def loader(images: Path, batch_size: int, workers: int) -> Callable[[], int]:
     from kdbias.data import open_data
-    from kdbias.embedding.loader import load_batches
-    from kdbias.embedding.plan import Plan
+    from kdbias.loading import ImageLoader
     from kdbias.teachers.preprocessing import Preprocessing
 
     source = open_data(images)
     width, height = Image.open(io.BytesIO(source.read(0))).size
     prepare = Preprocessing(size=(height, width))  # as large as they are: nothing is resized
-    units = Plan(source.n, 1, 16_384, "float16", False).units
+    rows = np.split(np.arange(source.n), range(batch_size, source.n, batch_size))
 
     def run() -> int:
-        batches = load_batches(source, prepare, units, batch_size, workers, pin=False)
-        return sum(len(batch.rows) for batch in batches)
+        return sum(len(batch.rows) for batch in ImageLoader(source, [prepare], workers).batches(rows))
 
     return run
 

@@ -100,12 +100,10 @@ def bare_decode(encoded: list[bytes], prepare) -> float:
 
 def engine_decode(source, prepare, batch_size: int, workers: int) -> float:
     """Seconds to get all images prepared into this process, without the workers' start."""
-    from kdbias.embedding.loader import load_batches
-    from kdbias.embedding.plan import Plan
+    from kdbias.loading import ImageLoader
 
-    batches = load_batches(
-        source, prepare, Plan(source.n, 1, 1 << 20, "float16", False).units, batch_size, workers, pin=False
-    )
+    rows = np.split(np.arange(source.n), range(batch_size, source.n, batch_size))
+    batches = ImageLoader(source, [prepare], workers).batches(rows)
     first = len(next(batches).rows)
     begun = time.perf_counter()
     count = sum(len(batch.rows) for batch in batches)

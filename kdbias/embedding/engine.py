@@ -20,7 +20,9 @@ from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
-    from kdbias.embedding.loader import Batch
+    from kdbias.loading import Prepared
+
+WAY_OUT = "; finished parts are kept"
 
 _CONSISTENT = 0.999
 _CHECKED_ROWS = 32
@@ -61,12 +63,14 @@ def run_teacher(
     """The results of the units, in order; `advance(n)` is called for every n images done."""
     if not units:
         return
-    from kdbias.embedding.loader import load_batches
+    from kdbias.loading import ImageLoader
 
     feed = _Feed(teacher, source, on_error, flip)
     pin = teacher.device.startswith("cuda")
-    loaded = load_batches(source, teacher.preprocessing, units, batch_size, workers, pin)
-    yield from _by_unit(units, feed.embedded(loaded), teacher.dim, advance)
+    batches = (np.arange(*ends) for unit in units for ends in unit.batches(batch_size))
+    workers = min(workers, sum(-(-unit.rows // batch_size) for unit in units))
+    loader = ImageLoader(source, [teacher.preprocessing], workers, pin=pin, way_out=WAY_OUT)
+    yield from _by_unit(units, feed.embedded(loader.batches(batches)), teacher.dim, advance)
 
 
 class _Feed:
@@ -75,12 +79,12 @@ class _Feed:
     def __init__(self, teacher: Teacher, source: Source, on_error: str, flip: bool) -> None:
         self.teacher, self.source, self.on_error, self.flip = teacher, source, on_error, flip
         self.waited = 0.0
-        self._pending: deque[Batch] = deque()
+        self._pending: deque[Prepared] = deque()
         self._unchecked = True
 
     def embedded(
-        self, batches: Iterator[Batch]
-    ) -> Iterator[tuple[Batch, list[np.ndarray], dict[str, float]]]:
+        self, batches: Iterator[Prepared]
+    ) -> Iterator[tuple[Prepared, list[np.ndarray], dict[str, float]]]:
         """(batch, its vectors and, with flip, the mirrored ones, seconds) in order."""
         stream = self.teacher.stream(self._images(batches), self.flip)
         begun = time.perf_counter()
@@ -93,7 +97,7 @@ class _Feed:
             while not len(self._pending[0].rows):
                 yield self._pending.popleft(), [], {}
             if self._unchecked and len(collected[0]) > 1:
-                require_consistent(self.teacher, self._pending[0].images.numpy(), collected[0])
+                require_consistent(self.teacher, self._pending[0].images[0].numpy(), collected[0])
                 self._unchecked = False
             elapsed = time.perf_counter() - begun
             yield self._pending.popleft(), collected, {"elapsed": elapsed, "wait": self.waited}
@@ -101,7 +105,7 @@ class _Feed:
         while self._pending:
             yield self._pending.popleft(), [], {}
 
-    def _images(self, batches: Iterator[Batch]) -> Iterator[Any]:
+    def _images(self, batches: Iterator[Prepared]) -> Iterator[Any]:
         while True:
             begun = time.perf_counter()
             batch = next(batches, None)
@@ -117,12 +121,12 @@ class _Feed:
             self._pending.append(batch)
             if not len(batch.rows):
                 continue
-            yield batch.images
+            yield batch.images[0]
 
 
 def _by_unit(
     units: list[Unit],
-    batches: Iterator[tuple[Batch, list[np.ndarray], dict[str, float]]],
+    batches: Iterator[tuple[Prepared, list[np.ndarray], dict[str, float]]],
     dim: int,
     advance: Callable[[int], Any],
 ) -> Iterator[tuple[Unit, UnitResult]]:
@@ -133,8 +137,10 @@ def _by_unit(
         views: list[list[np.ndarray]] = []
         failures: list[tuple[int, str]] = []
         seconds = {"elapsed": 0.0, "read": 0.0, "decode": 0.0, "wait": 0.0}
-        while ahead is not None and ahead[0].unit == unit.index:
+        missing = unit.rows
+        while missing and ahead is not None:
             batch, vectors, spent = ahead
+            missing -= len(batch.rows) + len(batch.failures)
             rows.append(batch.rows)
             failures += batch.failures
             views = views or [[] for _ in vectors]
@@ -190,18 +196,10 @@ def write_units(parts: Parts, results: Generator[tuple[Unit, UnitResult], None, 
 
     Raises KdbiasError where a decode worker dies (torch says so from a signal handler: anywhere in here).
     """
-    try:
-        with contextlib.closing(results):
-            _write_in_order(parts, results)
-    except RuntimeError as error:
-        from kdbias.embedding.loader import worker_death
+    from kdbias.loading import worker_deaths
 
-        death = worker_death(error)
-        if death is None:
-            raise
-    else:
-        return
-    raise death  # not inside the handler: torch's report has nothing to add
+    with worker_deaths(WAY_OUT), contextlib.closing(results):
+        _write_in_order(parts, results)
 
 
 def _write_in_order(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> None:

@@ -30,9 +30,7 @@ from kdbias.tables.run_record import Run
 
 FAILURES = "failures.parquet"
 _RECORDS = "parts"
-_FAILURE_SCHEMA = pa.schema(
-    [("sample_id", pa.large_string()), ("path", pa.string()), ("reason", pa.string())]
-)
+FAILURE_SCHEMA = pa.schema([("sample_id", pa.large_string()), ("path", pa.string()), ("reason", pa.string())])
 
 
 @dataclass
@@ -185,7 +183,7 @@ class Parts:
         counts = {"samples": samples, "failures": len(failed), "parts": sum(bool(r["rows"]) for r in records)}
         named = {"teacher": self.teacher_name}  # for people; its fingerprint is what identifies it
         doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"], **named)
-        table = pa.Table.from_pylist(failed, schema=_FAILURE_SCHEMA)
+        table = pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA)
         write_table(self.run.out / FAILURES, table, doc)
         contents = [record["content"] for record in records if record["rows"]]
         self.run.finish(

@@ -54,7 +54,17 @@ def students_section(found: Collection, look: Mapping[str, Look]) -> Section:
 
 _X_AXES = ("epoch", "step", "steps")
 # Columns of metrics.csv that say how a run went along, not what it learnt.
-_BOOKKEEPING = {"epoch", "step", "steps", "lr", "images_per_second", "data_wait", "ess_fraction", "seconds"}
+_BOOKKEEPING = {
+    "epoch",
+    "step",
+    "steps",
+    "lr",
+    "images_per_second",
+    "data_wait",
+    "ess_fraction",
+    "unreadable",
+    "seconds",
+}
 
 
 def _curves(

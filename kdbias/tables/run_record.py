@@ -25,7 +25,7 @@ _OWN = {
         *("intervals.parquet", "pass.npz", _STAGED),
     ),
     "frontier": ("frontier.*",),
-    "train": ("checkpoint.pt", "student.*", "metrics.csv", "config.toml", "tensorboard"),
+    "train": ("checkpoint.pt", "student.*", "metrics.csv", "config.toml", "failures.parquet", "tensorboard"),
     "evaluate": ("metrics.json", "units.parquet", "embeddings"),
     "demo": (
         *("data", "teacher", "embeddings", "density", "weights", "students", "evaluations"),

@@ -92,6 +92,13 @@ class TrainingConfig:
     seed: int = _key(0, "decides the first weights and the order of samples")
     deterministic: bool = _key(True, "use deterministic algorithms only")
 
+    on_error: str = _key(
+        "skip",
+        "what an unreadable image does: its draws go to another (failures.parquet lists it), or an end",
+        "skip",
+        "fail",
+        operational=True,
+    )
     device: str = _key("auto", "auto, cpu, cuda or cuda:N", operational=True)
     threads: int | None = _key(None, "CPU threads (default: torch's)", operational=True)
     workers: int = _key(2, "processes or threads that decode images", operational=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pyarrow.compute as pc
 import torch
 
 from kdbias.data import open_data
+from kdbias.data.decode import decode_image
 from kdbias.data.source import Source
 from kdbias.embedding.engine import require_consistent
 from kdbias.errors import KdbiasError
+from kdbias.loading import Prepared, failure_reason
 from kdbias.losses import Lesson, loss_needs
 from kdbias.progress import say
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -22,7 +25,7 @@ from kdbias.tables.weight_manifest import read_manifest
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.config import TrainingConfig
-from kdbias.training.images import Batch, decode_row
+from kdbias.training.images import Unreadable
 from kdbias.training.processes import Processes
 from kdbias.training.step import mirror
 from kdbias.training.targets import Targets, read_targets
@@ -46,6 +49,7 @@ class TrainingSet:
                     embeds an image alone as in a batch
     dim             of the teacher's vectors, None without a teacher
     inputs          fingerprint of each input by its role
+    unreadable      the samples whose images cannot be read, as far as known
     """
 
     source: Source
@@ -56,6 +60,7 @@ class TrainingSet:
     targets: Targets | None
     teacher: Teacher | None
     inputs: dict[str, str]
+    unreadable: Unreadable
     teacher_checked: bool = False
 
     @property
@@ -72,7 +77,7 @@ class TrainingSet:
             return self.teacher.dim
         return None if self.targets is None else self.targets.vectors.shape[1]
 
-    def lesson(self, batch: Batch, flips: np.ndarray | None, device: torch.device) -> Lesson:
+    def lesson(self, batch: Prepared, flips: np.ndarray | None, device: torch.device) -> Lesson:
         """What a batch teaches: of the images that `flips` (bool) chooses, by their mirrored view."""
         lesson = Lesson()
         if self.teacher is not None:
@@ -132,8 +137,9 @@ def open_training_set(data: str | Path, config: TrainingConfig, processes: Proce
     else:
         source = _without_failures(source, table)
         weights = np.ones(source.n)
-    drawn = source.select(weights > 0)  # an image that is never drawn need not be readable
-    preprocessings, teacher, targets = [_student_preprocessing(drawn, config)], None, None
+    unreadable = Unreadable(source, config)
+    drawn = np.flatnonzero(weights > 0)  # an image that is never drawn need not be readable
+    preprocessings, teacher, targets = [_student_preprocessing(drawn, config, unreadable)], None, None
     if table is not None:
         inputs["embeddings"] = table.fingerprint
         targets = _stored_targets(table, source, config, processes, with_norms="norm" in needs)
@@ -142,7 +148,7 @@ def open_training_set(data: str | Path, config: TrainingConfig, processes: Proce
         inputs["teacher"] = teacher.fingerprint
         preprocessings.append(teacher.preprocessing)
     labels, classes = _class_numbers(source, str(data)) if "label" in needs else (None, [])
-    return TrainingSet(source, weights, preprocessings, labels, classes, targets, teacher, inputs)
+    return TrainingSet(source, weights, preprocessings, labels, classes, targets, teacher, inputs, unreadable)
 
 
 def _live_teacher(spec: str, device: str) -> Teacher:
@@ -205,10 +211,23 @@ def _class_numbers(source: Source, where: str) -> tuple[np.ndarray, list[str]]:
     return pc.index_in(labels, value_set=names).to_numpy().astype(np.int64), names.to_pylist()
 
 
-def _student_preprocessing(source: Source, config: TrainingConfig) -> Preprocessing:
-    """Size of the first image unless --image-size says another; grey where the sampled images are grey."""
-    rows = np.unique(np.linspace(0, source.n - 1, min(_PROBES, source.n)).astype(np.int64))
-    images = [decode_row(source, int(row), "RGB") for row in (rows if config.color == "auto" else rows[:1])]
+def _student_preprocessing(
+    drawn: np.ndarray, config: TrainingConfig, unreadable: Unreadable
+) -> Preprocessing:
+    """Size of the first image unless --image-size says another; grey where the sampled images are grey.
+
+    Raises KdbiasError where none of the images that are drawn can be read.
+    """
+    probes = np.unique(np.linspace(0, len(drawn) - 1, min(_PROBES, len(drawn))).astype(np.int64))
+    images: list[np.ndarray] = []
+    for i, row in enumerate(map(int, chain(drawn[probes], drawn))):
+        if images and (i >= len(probes) or config.color != "auto"):
+            break
+        try:
+            images.append(decode_image(unreadable.source.read(row)))
+        except Exception as error:  # decoders raise almost anything on damaged files
+            unreadable.note([(row, failure_reason(error))])
+    unreadable.note((), left=len(images))
     color = config.color
     if color == "auto":
         grey = all((image == image[:, :, :1]).all() for image in images)

@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from kdbias.data.decode import UnreadableImage, decode_image
 from kdbias.data.source import Source
 from kdbias.device import parse_bytes
-from kdbias.embedding.loader import dead_worker, worker_death
 from kdbias.errors import KdbiasError
-from kdbias.progress import bar
+from kdbias.loading import ImageLoader, Prepared, failure_reason, prepare_image
+from kdbias.progress import bar, say
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.config import TrainingConfig
 
 _AHEAD = 2
-_WAY_OUT = "; it goes on from its last checkpoint"
+WAY_OUT = "; it goes on from its last checkpoint"
 
 
-def decode_row(source: Source, row: int, color: str) -> np.ndarray:
-    try:
-        return decode_image(source.read(row), color)
-    except UnreadableImage as error:
-        name = source.ids[row].as_py()
-        raise KdbiasError(
-            f"sample {name} cannot be read ({error.reason}); leave it out of the weights"
-        ) from error
+class Unreadable:
+    """The samples of a run whose images cannot be read, and what becomes of their draws.
 
-
-@dataclass
-class Batch:
-    """One step's images and the rows (b,) of the training set they come from.
-
-    `images` holds one uint8 tensor (b, h, w, c) a preprocessing: the student's, then the live teacher's.
+    reasons    row of the training set -> why, of those met so far
+    skip       their draws go to the next sample of the training set that can be read and is drawn at all: a
+               function of the data alone, so that any number of processes and a resumed run agree
     """
 
-    images: list[torch.Tensor]
-    rows: np.ndarray
+    def __init__(self, source: Source, config: TrainingConfig) -> None:
+        self.source, self.skip = source, config.on_error == "skip"
+        self.weighted = config.weights is not None
+        self.reasons: dict[int, str] = {}
+
+    def note(self, failures: Iterable[tuple[int, str]], left: int = 1) -> None:
+        """Count failures; `left` is how many images there are in spite of them.
+
+        Raises KdbiasError for the first one where draws are not to be skipped, and where no image is left.
+        """
+        for row, reason in failures:
+            if row in self.reasons:
+                continue
+            text = f"sample {self.source.ids[row].as_py()} cannot be read ({reason})"
+            if not self.skip:
+                way_out = "leave it out of the weights, or " if self.weighted else ""
+                raise KdbiasError(f"{text}; {way_out}let --on-error skip train without such")
+            if not self.reasons:
+                say(f"{text}: draws of such go to the next that can (--on-error fail ends the run instead)")
+            self.reasons[row] = reason
+        if not left:
+            row, reason = next(iter(self.reasons.items()))
+            raise KdbiasError(
+                f"none of the {len(self.reasons):,} samples that are drawn can be read; the first: "
+                f"{self.source.ids[row].as_py()} ({self.source.location(row)}): {reason}"
+            )
+
+    def rows(self) -> list[dict[str, str]]:
+        """Id, path and reason of each, in the data's order."""
+        ids, place = self.source.ids, self.source.location
+        return [
+            {"sample_id": ids[row].as_py(), "path": place(row), "reason": reason}
+            for row, reason in sorted(self.reasons.items())
+        ]
 
 
 class CachedImages:
@@ -56,7 +74,8 @@ class CachedImages:
         preprocessings: list[Preprocessing],
         workers: int,
         drawn: np.ndarray,
-        pin_memory: bool,
+        unreadable: Unreadable,
+        pin_memory: bool = False,
     ) -> None:
         self._pin = pin_memory
         self._images = [
@@ -64,29 +83,45 @@ class CachedImages:
         ]
         arrays = [images.numpy() for images in self._images]
 
-        def fill(start: int) -> int:
-            for row in start + np.flatnonzero(drawn[start : start + 256]):
-                for array, image in zip(arrays, _prepared(source, preprocessings, int(row)), strict=True):
-                    array[row] = image
-            return min(256, source.n - start)
+        def fill(start: int) -> tuple[int, list[tuple[int, str]]]:
+            failures = []
+            for row in (start + np.flatnonzero(drawn[start : start + 256])).tolist():
+                try:
+                    images = prepare_image(source.read(row), preprocessings)
+                except Exception as error:  # decoders raise almost anything on damaged files
+                    failures.append((row, failure_reason(error)))
+                else:
+                    for array, image in zip(arrays, images, strict=True):
+                        array[row] = image
+            return min(256, source.n - start), failures
 
+        readable = drawn.copy()
         starts = range(0, source.n, 256)
         with bar(source.n, "images", "decoding") as progress, ThreadPoolExecutor(max(1, workers)) as pool:
-            for done in pool.map(fill, starts):
+            for done, failures in pool.map(fill, starts):
                 progress.update(done)
+                readable[[row for row, _ in failures]] = False
+                unreadable.note(failures)
+        unreadable.note((), left=int(readable.sum()))
+        # Each row's own place, or that of the next one that can be read.
+        places = np.flatnonzero(readable)
+        self._places = places[np.searchsorted(places, np.arange(source.n)) % len(places)]
 
-    def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        batches = (
-            Batch([self._gather(images, rows) for images in self._images], rows) for rows in row_batches
-        )
+    def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Prepared]:
+        batches = (self._batch(rows) for rows in row_batches)
         return _ahead(batches) if self._pin else batches
+
+    def _batch(self, asked: np.ndarray) -> Prepared:
+        rows = self._places[asked]
+        images = [self._gather(images, rows) for images in self._images]
+        return Prepared(images, rows, replaced=int((rows != asked).sum()))
 
     def _gather(self, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         out = torch.empty((len(rows), *images.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
         return torch.index_select(images, 0, torch.from_numpy(rows), out=out)
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _ahead(batches: Iterator[Prepared]) -> Iterator[Prepared]:
     """The same batches, made by a thread while the device computes."""
     with ThreadPoolExecutor(1) as thread:
         coming = deque(thread.submit(next, batches, None) for _ in range(_AHEAD))
@@ -95,85 +130,28 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-class _ImageRows(Dataset[tuple[list[np.ndarray], int]]):
-    def __init__(self, source: Source, preprocessings: list[Preprocessing]) -> None:
-        self.source, self.preprocessings = source, preprocessings
-
-    def __len__(self) -> int:
-        return self.source.n
-
-    def __getitem__(self, row: int) -> tuple[list[np.ndarray], int]:
-        return _prepared(self.source, self.preprocessings, row), row
-
-
-def _prepared(source: Source, preprocessings: list[Preprocessing], row: int) -> list[np.ndarray]:
-    colors = {p.decode_color for p in preprocessings}
-    decoded = {color: decode_row(source, row, color) for color in colors}
-    return [p.apply(decoded[p.decode_color]) for p in preprocessings]
-
-
-def _stack(samples: Sequence[tuple[list[np.ndarray], int]]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    images, rows = zip(*samples, strict=True)
-    return [torch.from_numpy(np.stack(kind)) for kind in zip(*images, strict=True)], torch.tensor(rows)
-
-
-def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: the training process decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _RowBatches:
-    """The rows of an epoch's batches; workers outlive an epoch, and are asked for the next one's."""
-
-    def __init__(self) -> None:
-        self.of_epoch: Iterable[np.ndarray] = ()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (rows.tolist() for rows in self.of_epoch)
-
-
 class StreamedImages:
     """Images decoded when they are due, ahead of the step, by worker processes (none: in process)."""
 
     def __init__(
-        self, source: Source, preprocessings: list[Preprocessing], workers: int, pin_memory: bool
+        self,
+        source: Source,
+        preprocessings: list[Preprocessing],
+        workers: int,
+        drawn: np.ndarray,
+        unreadable: Unreadable,
+        pin_memory: bool = False,
     ) -> None:
-        self._rows = _RowBatches()
-        self._loader = DataLoader(
-            _ImageRows(source, preprocessings),
-            batch_sampler=self._rows,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            collate_fn=_stack,
-            worker_init_fn=_leave_interrupts,
+        self._unreadable = unreadable
+        stand_ins = drawn if unreadable.skip else None
+        self._loader = ImageLoader(
+            source, preprocessings, workers, pin=pin_memory, stand_ins=stand_ins, keep=True, way_out=WAY_OUT
         )
 
-    def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        self._rows.of_epoch = row_batches
-        try:
-            for images, rows in self._loader:
-                yield Batch(images, rows.numpy())
-        except (ConnectionError, EOFError) as error:  # one died while it handed over a batch
-            raise dead_worker(str(error) or type(error).__name__, _WAY_OUT) from error
-        except KdbiasError as error:
-            # A worker's error arrives as its whole traceback; the last line is the message.
-            raise KdbiasError(str(error).strip().splitlines()[-1].rpartition("KdbiasError: ")[2]) from error
-
-
-@contextlib.contextmanager
-def worker_deaths() -> Iterator[None]:
-    """Raise KdbiasError where a decode worker dies, which a signal handler reports anywhere in the block."""
-    try:
-        yield
-    except RuntimeError as error:
-        death = worker_death(error, _WAY_OUT)
-        if death is None:
-            raise
-    else:
-        return
-    raise death  # not inside the handler: torch's report has nothing to add
+    def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Prepared]:
+        for batch in self._loader.batches(row_batches):
+            self._unreadable.note(batch.failures, len(batch.rows))
+            yield batch
 
 
 def open_images(
@@ -181,6 +159,7 @@ def open_images(
     preprocessings: list[Preprocessing],
     drawn: np.ndarray,
     config: TrainingConfig,
+    unreadable: Unreadable,
     pin_memory: bool = False,
 ) -> CachedImages | StreamedImages:
     """Decoded images from memory where they fit `config.cache`, else from workers; same order and bytes.
@@ -189,6 +168,5 @@ def open_images(
     """
     budget = 0 if config.cache.strip() == "0" else parse_bytes(config.cache)
     size = source.n * sum(int(np.prod(p.size)) * p.channels for p in preprocessings)
-    if size <= budget:
-        return CachedImages(source, preprocessings, config.workers, drawn, pin_memory)
-    return StreamedImages(source, preprocessings, config.workers, pin_memory)
+    kind = CachedImages if size <= budget else StreamedImages
+    return kind(source, preprocessings, config.workers, drawn, unreadable, pin_memory)

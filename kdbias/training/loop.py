@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import nn
 
 from kdbias.data.filters import spelled
+from kdbias.embedding.units import FAILURE_SCHEMA, FAILURES
 from kdbias.errors import KdbiasError
+from kdbias.loading import worker_deaths
 from kdbias.losses import build_loss, needs_equal_dim
 from kdbias.networks import build_network
 from kdbias.networks.saved import save_network
@@ -29,10 +32,11 @@ from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
 from kdbias.tables import provenance
+from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 from kdbias.training.config import TrainingConfig
 from kdbias.training.data import TrainingSet, open_training_set
-from kdbias.training.images import open_images, worker_deaths
+from kdbias.training.images import WAY_OUT, open_images
 from kdbias.training.interrupts import deferred_interrupts
 from kdbias.training.processes import Processes, join_processes
 from kdbias.training.record import Meter, Record
@@ -57,6 +61,7 @@ class TrainingResult:
     output   the run folder; `student` the file with the trained network
     loss     mean loss of the last epoch
     epochs, steps, seconds   how much was trained (seconds: all sessions of the run together)
+    failures   samples whose images could not be read; failures.parquet lists them
     already_finished   True where the call found the run finished and did nothing
     """
 
@@ -66,13 +71,15 @@ class TrainingResult:
     epochs: int
     steps: int
     seconds: float
+    failures: int = 0
     already_finished: bool = False
 
     def summary(self) -> str:
         """A line for people."""
+        failed = f"; {counted(self.failures, 'sample')} cannot be read ({FAILURES})" if self.failures else ""
         return (
             f"{self.student}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}, "
-            f"loss {self.loss:.4f}, {self.seconds:.1f} s"
+            f"loss {self.loss:.4f}, {self.seconds:.1f} s{failed}"
         )
 
 
@@ -113,7 +120,7 @@ def train(
             say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
             return _result(run, already_finished=True)
         try:
-            with worker_deaths():
+            with worker_deaths(WAY_OUT):
                 student, network_doc, meter = fit(samples, cfg, Record(run.out), processes, data)
         except KdbiasError:
             if processes.main:
@@ -129,10 +136,13 @@ def train(
             "steps": meter.step,
             "epochs": cfg.epochs,
             "classes": len(samples.classes),
+            "failures": len(meter.unreadable),
         }
 
         def finish() -> Run:
             doc = provenance.document("train", run.record["config"], samples.inputs, counts, meter.seconds)
+            if failed := samples.unreadable.rows():
+                write_table(run.out / FAILURES, pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA), doc)
             path, prepared = run.out / "student.pt", samples.preprocessing.to_dict()
             save_network(
                 path, student, cfg.student, network_doc, prepared, {**doc, "classes": samples.classes}
@@ -153,6 +163,10 @@ def train(
         run = processes.on_main(finish)
         epochs = f"{counted(cfg.epochs, 'epoch')} in {meter.seconds:.1f} s"
         say(f"train: {epochs}, {meter.describe_last()} -> {run.out}")
+        if meter.unreadable:
+            say(
+                f"{len(meter.unreadable):,} of {samples.n:,} samples cannot be read; see {run.out / FAILURES}"
+            )
         return _result(run)
 
 
@@ -205,8 +219,11 @@ def fit(
     steps_an_epoch = sampler.steps(share)
     steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
     needed, pinned = samples.weights > 0, device.type == "cuda"
-    images = open_images(samples.source, samples.preprocessings, needed, cfg, pin_memory=pinned)
+    unreadable = samples.unreadable
+    images = open_images(samples.source, samples.preprocessings, needed, cfg, unreadable, pin_memory=pinned)
     meter = record.resume(learned, sampler, processes) or Meter(loss_of.names)
+    unreadable.reasons |= meter.unreadable
+    meter.unreadable = unreadable.reasons
     begun = meter.place(batch_size, steps_an_epoch)
     if processes.main:
         record.begin(cfg, data, meter.step)
@@ -239,7 +256,7 @@ def fit(
                 if average is not None:
                     average.update(network, meter.step)
 
-                meter.add(loss_of.parts, len(batch.rows), rate, processes)
+                meter.add(loss_of.parts, len(batch.rows), rate, processes, batch.replaced)
                 progress.update(1)
                 if processes.main:
                     record.scalars(meter, loss_of.parts)
@@ -248,6 +265,8 @@ def fit(
                 if interrupted():
                     raise KeyboardInterrupt
             record.require_finite(meter)
+            for reasons in processes.gather(unreadable.reasons):
+                unreadable.reasons |= reasons
             meter.end_epoch(sampler.drawn(meter.epoch, meter.position) if processes.main else {})
             sampler.set_epoch(meter.epoch)
             progress.set_postfix_str(meter.describe_last())
@@ -307,5 +326,6 @@ def _result(run: Run, already_finished: bool = False) -> TrainingResult:
         epochs=counts["epochs"],
         steps=counts["steps"],
         seconds=run.record["seconds"],
+        failures=counts.get("failures", 0),
         already_finished=already_finished,
     )

@@ -21,7 +21,7 @@ from kdbias.tables.files import atomic_path
 from kdbias.training.config import TrainingConfig
 from kdbias.training.processes import Processes
 
-FORMAT = "kdbias-checkpoint-4"
+FORMAT = "kdbias-checkpoint-5"
 _SCALARS_EVERY = 10
 
 
@@ -32,7 +32,9 @@ class Meter:
     terms     names of the summands of the loss
     epoch     epochs done; position = draws of the next one that all processes have used up
     step      steps done, by however many processes; rate = the learning rate of the last one
-    loss_sum  (terms,) float64 summands times images, of all processes, since the epoch began
+    sums      (terms + 1,) float64 of all processes, since the epoch began: summands of the loss times images,
+              and the draws whose image could not be read
+    unreadable  row of the training set -> why it cannot be read, of the samples met so far
     history   one row an epoch, the columns of metrics.csv
     """
 
@@ -41,11 +43,12 @@ class Meter:
     position: int = 0
     step: int = 0
     rate: float = 0.0
-    loss_sum: torch.Tensor | None = None
+    sums: torch.Tensor | None = None
     wait_seconds: float = 0.0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
     wait_from: float = field(default_factory=time.perf_counter)
     _mark: float = field(default_factory=time.perf_counter)
 
@@ -60,14 +63,20 @@ class Meter:
         """
         return self.epoch * steps_an_epoch + math.ceil(self.position / batch_size)
 
-    def add(self, parts: torch.Tensor, images: int, rate: float, processes: Processes) -> None:
+    def add(
+        self, parts: torch.Tensor, images: int, rate: float, processes: Processes, unreadable: int = 0
+    ) -> None:
         """Count a step at learning rate `rate` in which each process took `images`.
+
+        `unreadable` of this one's were asked for and replaced by others.
 
         Sums stay on the device, so that no step waits for its loss to arrive, and are of all processes at
         every step: a checkpoint, which one of them writes, then holds what the others have seen as well.
         """
-        weighted = processes.sum(parts.double() * images)
-        self.loss_sum = weighted if self.loss_sum is None else self.loss_sum.to(weighted.device) + weighted
+        here = torch.full((len(parts) + 1,), float(unreadable), dtype=torch.float64, device=parts.device)
+        here[:-1] = parts * images
+        here = processes.sum(here)
+        self.sums = here if self.sums is None else self.sums.to(here.device) + here
         self.position += images * processes.world_size
         self.step += 1
         self.rate = rate
@@ -81,8 +90,9 @@ class Meter:
 
     def end_epoch(self, drawn: dict[str, float]) -> None:
         """Close the epoch's row."""
-        assert self.loss_sum is not None
-        parts = [value / self.position for value in self.loss_sum.tolist()]
+        assert self.sums is not None
+        *sums, unreadable = self.sums.tolist()
+        parts = [value / self.position for value in sums]
         self.tick()
         self.epoch += 1
         row = {"epoch": self.epoch, "step": self.step, "loss": sum(parts)}
@@ -93,8 +103,8 @@ class Meter:
             "images_per_second": self.position / self.epoch_seconds,
             "data_wait": self.wait_seconds / self.epoch_seconds,
         }
-        self.history.append({**row, **drawn, "seconds": self.seconds})
-        self.position, self.loss_sum = 0, None
+        self.history.append({**row, **drawn, "unreadable": unreadable, "seconds": self.seconds})
+        self.position, self.sums = 0, None
         self.wait_seconds = self.epoch_seconds = 0.0
 
     def describe_last(self) -> str:
@@ -107,8 +117,8 @@ class Meter:
 
     def to_dict(self) -> dict[str, Any]:
         self.tick()
-        names = ("terms", "epoch", "position", "step", "rate", "loss_sum", "wait_seconds", "seconds")
-        return {k: getattr(self, k) for k in (*names, "epoch_seconds", "history")}
+        names = ("terms", "epoch", "position", "step", "rate", "sums", "wait_seconds", "seconds")
+        return {k: getattr(self, k) for k in (*names, "epoch_seconds", "history", "unreadable")}
 
 
 class Record:
@@ -137,7 +147,7 @@ class Record:
 
     def require_finite(self, meter: Meter, values: Iterable[torch.Tensor] = ()) -> None:
         """Raises DivergedError where the loss or a value is infinite or NaN."""
-        losses = [] if meter.loss_sum is None else [meter.loss_sum]
+        losses = [] if meter.sums is None else [meter.sums]
         if not all(bool(torch.isfinite(value).all()) for value in (*losses, *values)):
             kept = f"; {self._checkpoint} still holds an earlier step" if self.has_checkpoint else ""
             raise DivergedError(

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
 from kdbias.networks.saved import load_network, read_checkpoint
 from kdbias.progress import bar
 from kdbias.tables.embedding_table import write_embedding_table
-from kdbias.training import images, loop
+from kdbias.training import loop
 from kdbias.training.loop import train
 from kdbias.training.record import Meter, Record
 
@@ -154,8 +155,9 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
 ) -> None:
     add, save, saved = Meter.add, Record.save, []
 
-    def spoil(self: Meter, parts: torch.Tensor, images: int, rate: float, processes: Any) -> None:
-        add(self, parts * np.nan if spoilt == "loss" and self.step == 4 else parts, images, rate, processes)
+    def spoil(self: Meter, parts: torch.Tensor, images: int, rate: float, processes: Any, *more: int) -> None:
+        parts = parts * np.nan if spoilt == "loss" and self.step == 4 else parts
+        add(self, parts, images, rate, processes, *more)
         if spoilt == "weights" and self.step == 5:
             next(saved[0]["learner"].parameters()).data[0] = np.inf
         if spoilt == "average" and self.step == 5:
@@ -204,39 +206,18 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreadable_image_is_named(lab: Any, tmp_path: Path) -> None:
-    table = pq.read_table(lab.data)
-    images = table.column("image").to_pylist()
-    images[17] = images[17][:40]
-    broken = table.set_column(table.column_names.index("image"), "image", pa.array(images))
-    pq.write_table(broken, tmp_path / "data.parquet")
-    for cache, workers in (("1GiB", 2), ("0", 0), ("0", 2)):
-        with pytest.raises(KdbiasError, match="sample s017 cannot be read") as caught:
-            train(
-                tmp_path / "data.parquet",
-                tmp_path / f"run{cache}{workers}",
-                embeddings=lab.folder / "emb",
-                epochs=1,
-                color="L",
-                device="cpu",
-                cache=cache,
-                workers=workers,
-            )
-        assert "\n" not in str(caught.value)
-
-
 def test_a_dying_decode_worker_is_one_line_that_says_what_to_do(
     lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared, main = images._prepared, os.getpid()
+    read, main = Source.read, os.getpid()
 
-    def deadly(source: Any, preprocessings: Any, row: int) -> Any:
+    def deadly(source: Source, row: int) -> Any:
         if row == 30 and os.getpid() != main:
             os._exit(9)
-        return prepared(source, preprocessings, row)
+        return read(source, row)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "_prepared", deadly)
+        patch.setattr(Source, "read", deadly)
         with pytest.raises(
             KdbiasError, match=r"a decode worker died.*fewer --workers.*last checkpoint"
         ) as caught:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdbias import loading
 from kdbias.data import open_data
 from kdbias.errors import KdbiasError
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training import images
-from kdbias.training.images import StreamedImages, _ahead
+from kdbias.training.config import TrainingConfig
+from kdbias.training.images import StreamedImages, Unreadable, _ahead
 
 GREY = Preprocessing(size=(4, 4), color="RGB", mean=(127.5,) * 3, std=(127.5,) * 3)
 
@@ -43,11 +45,13 @@ def test_an_error_made_ahead_arrives_in_its_place() -> None:
 
 
 def test_workers_stay_from_epoch_to_epoch(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stamped(source: Any, preprocessings: Any, row: int) -> list[np.ndarray]:
-        return [np.full((1,), os.getpid() % (1 << 31), np.int32)]
+    def stamped(data: Any, preprocessings: Any) -> list[np.ndarray]:
+        return [np.full((4, 4, 3), os.getpid() % 251, np.uint8)]
 
-    monkeypatch.setattr(images, "_prepared", stamped)
-    streamed = StreamedImages(open_data(lab.data), [GREY], workers=2, pin_memory=False)
+    monkeypatch.setattr(loading, "prepare_image", stamped)
+    source = open_data(lab.data)
+    unreadable = Unreadable(source, TrainingConfig())
+    streamed = StreamedImages(source, [GREY], 2, np.ones(source.n, bool), unreadable)
     epochs = [[np.array([0, 3]), np.array([2, 1])], [np.array([1, 0]), np.array([3, 2])]]
     seen = []
     for epoch in epochs:
@@ -55,4 +59,4 @@ def test_workers_stay_from_epoch_to_epoch(lab: Any, monkeypatch: pytest.MonkeyPa
         np.testing.assert_array_equal([batch.rows for batch in batches], epoch)
         seen.append({int(pid) for batch in batches for pid in batch.images[0].flatten()})
     assert seen[0] == seen[1]
-    assert os.getpid() not in seen[0]
+    assert os.getpid() % 251 not in seen[0]

@@ -53,8 +53,10 @@ def test_another_number_of_processes_goes_on_where_the_first_stopped(
     steps: list[tuple[int, float]] = []  # draws and learning rate of each
     add, save = Meter.add, Record.save
 
-    def add_and_note(self: Meter, parts: Any, images: int, rate: float, processes: Processes) -> None:
-        add(self, parts, images, rate, processes)
+    def add_and_note(
+        self: Meter, parts: Any, images: int, rate: float, processes: Processes, *more: int
+    ) -> None:
+        add(self, parts, images, rate, processes, *more)
         steps.append((images * processes.world_size, rate))
 
     def save_and_stop(self: Record, *what: Any) -> None:
