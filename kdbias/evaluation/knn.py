@@ -15,10 +15,10 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, labelled
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
 from kdbias.evaluation.intervals import Columns, weighted_mean
-from kdbias.evaluation.meeting import compare_labels, strangers
+from kdbias.evaluation.meeting import rows_in, strangers
 from kdbias.evaluation.tails import Tail, tail_of
 from kdbias.progress import say
-from kdbias.tables.joins import align, encode
+from kdbias.tables.joins import encode
 
 UNIT = "sample"
 LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
@@ -48,8 +48,7 @@ def judge(case: Case) -> Outcome:
     if len(names) < 2:
         raise KdbiasError(f"knn needs two classes or more; {gallery.name} has only {names.to_pylist()}")
     model, left_out = _judged(case.model, names, gallery_codes if leave_one_out else None)
-    own = align(model.ids, gallery.ids, "the model", gallery.name, allow_missing=True)
-    compare_labels(model, gallery, own)
+    own = rows_in(model, gallery)
     available = gallery.n - int((own >= 0).any())
     if not 1 <= k <= available:
         raise KdbiasError(

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Embeddings
 from kdbias.progress import say
-from kdbias.tables.joins import as_strings, shown
+from kdbias.sphere.duplicates import vector_digests
+from kdbias.tables.joins import align, as_strings, shown
 
 
 def strangers(
@@ -60,6 +61,30 @@ def refuse_two_spellings(values: Iterable[str], what: str) -> None:
         other = seen.setdefault(_spelling(value), value)
         if other != value:
             raise KdbiasError(f"{what} has both {other!r} and {value!r}; spell them alike")
+
+
+def rows_in(model: Embeddings, gallery: Embeddings) -> np.ndarray:
+    """(n,) row of the gallery that is the judged sample itself, by id; -1 where it is not there.
+
+    Says how many samples may be there under another id, where they would be their own answer: those with the
+    very vector of a row.
+
+    Raises:
+        KdbiasError: see :func:`compare_labels`.
+    """
+    rows = align(model.ids, gallery.ids, "the model", gallery.name, allow_missing=True)
+    compare_labels(model, gallery, rows)
+    absent = np.flatnonzero(rows < 0)
+    if len(absent):
+        digests = vector_digests(gallery.vectors)[:, 0]
+        twins = np.isin(vector_digests(model.vectors[absent])[:, 0], digests)
+        if twins.any():
+            say(
+                f"{twins.sum():,} of {model.n:,} judged samples have the very vector of a gallery sample of "
+                f"another id ({shown(model.ids.take(pa.array(absent[twins][:4])))}): where that is the same "
+                "image, the figures flatter; give it the same id"
+            )
+    return rows
 
 
 def compare_labels(model: Embeddings, other: Embeddings, rows: np.ndarray) -> None:

@@ -16,9 +16,9 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of
 from kdbias.evaluation.intervals import Columns, weighted_mean
-from kdbias.evaluation.meeting import compare_labels, strangers
+from kdbias.evaluation.meeting import rows_in, strangers
 from kdbias.progress import say
-from kdbias.tables.joins import align, as_strings, encode
+from kdbias.tables.joins import as_strings, encode
 
 UNIT = "query"
 LOWER_IS_BETTER: frozenset[str] = frozenset()
@@ -58,8 +58,7 @@ def judge(case: Case) -> Outcome:
     cameras, blind, facts = _cameras(camera, queries, gallery, where)
     unlabelled = people < 0
     people[blind] = -1
-    own = align(queries.ids, gallery.ids, "the queries", gallery.name, allow_missing=True)
-    compare_labels(queries, gallery, own)
+    own = rows_in(queries, gallery)
     found = rank(queries.vectors, gallery.vectors, people, others, *cameras, own)
     judged = np.flatnonzero(found["matches"] > 0)
     if not len(judged):

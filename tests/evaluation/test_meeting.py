@@ -229,3 +229,14 @@ def test_pairs_that_contradict_the_labels_are_said(tmp_path, capsys) -> None:
     call = dict(protocol="verification", pairs=_write_csv(tmp_path / "pairs.csv", frame), bootstrap=0)
     evaluate(tmp_path / "emb", tmp_path / "out", **call)
     assert "1 of 21 pairs that the list calls the same have two labels" in capsys.readouterr().err
+
+
+def test_a_sample_that_is_in_the_gallery_under_another_id_is_said(tmp_path, capsys) -> None:
+    cameras = ["0"] * 4
+    model = _people(tmp_path, "model", cameras, ids=[f"{i:03}.jpg" for i in range(24)])
+    same = _people(tmp_path, "same", cameras, ids=[f"{i}.jpg" for i in range(24)])
+    evaluate(model, tmp_path / "o1", protocol="knn", gallery=same, bootstrap=0)
+    assert "24 of 24 judged samples have the very vector of a gallery sample" in capsys.readouterr().err
+    other = _people(tmp_path, "other", cameras, seed=2)
+    evaluate(model, tmp_path / "o2", protocol="knn", gallery=other, bootstrap=0)
+    assert "very vector" not in capsys.readouterr().err
