@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import provenance
 from kdbias.tables.files import MEND, atomic_path
+from kdbias.tables.foreign import mistaken
 
 
 def write_table(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
@@ -41,6 +42,8 @@ def readable(path: str | os.PathLike[str]) -> Iterator[None]:
         # Of damage, Arrow raises OSErrors that have no number.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
+        if (mistake := mistaken(path, "Parquet")) is not None:
+            raise KdbiasError(mistake) from None
         reason = first_line(error)
         raise KdbiasError(f"{path}: not a readable Parquet file ({reason}); {MEND}") from None
 
