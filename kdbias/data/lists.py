@@ -1,6 +1,7 @@
 """Text files of paths and labels ("path label" a line), as re-identification and face sets come with."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from kdbias.data.options import Options
 from kdbias.data.roots import join_root
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.csv_file import read_text
 from kdbias.tables.joins import as_strings
 
 _KEYS = ("file", "prefix", "columns", "label_prefix")
@@ -63,23 +65,12 @@ def _no_images() -> Any:
 
 
 def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
-    from pyarrow import csv
-
     names = list(entry.get("columns", ["path", "label"]))
     every = [*names, *dict.fromkeys(groups)]
     if len(set(every)) != len(every):
         raise KdbiasError(f"{file}: the columns and groups of its [[lists]] occur twice ({', '.join(every)})")
     try:
-        with open(file, encoding="utf-8") as handle:
-            delimiter = "\t" if "\t" in handle.readline() else " "
-        table = csv.read_csv(
-            file,
-            read_options=csv.ReadOptions(column_names=names),
-            parse_options=csv.ParseOptions(delimiter=delimiter, quote_char=False),
-            convert_options=csv.ConvertOptions(
-                column_types={name: pa.large_string() for name in ("path", "label") if name in names}
-            ),
-        )
+        table = _parsed(read_text(file), names)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         reason = first_line(error)
         raise KdbiasError(f"{file}: not a list of {', '.join(names)} ({reason})") from None
@@ -93,6 +84,34 @@ def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
         value = pa.scalar(entry.get(name), pa.large_string())
         table = table.append_column(name, pa.repeat(value, table.num_rows))
     return table
+
+
+def _parsed(text: str, names: list[str]) -> pa.Table:
+    """Lines of values with tabs between them, or blanks: then a path with a suffix may hold blanks, too."""
+    from pyarrow import csv
+
+    def parsed(text: str, delimiter: str) -> pa.Table:
+        texts = [name for name in ("path", "label") if name in names]
+        table = csv.read_csv(
+            pa.BufferReader(text.encode()),
+            read_options=csv.ReadOptions(column_names=names),
+            parse_options=csv.ParseOptions(delimiter=delimiter, quote_char=False),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.large_string())),
+        )
+        for name in texts:
+            table = table.set_column(names.index(name), name, pc.utf8_trim_whitespace(table[name]))
+        return table
+
+    if "\t" in text[: text.find("\n")]:
+        return parsed(text, "\t")
+    try:
+        return parsed(text, " ")
+    except pa.ArrowInvalid:  # more words than columns
+        if len(names) == 1:
+            raise
+        words = (r"(\S.*\.\w+)" if name == "path" else r"(\S+)" for name in names)
+        tabs = "\t".join(rf"\{number}" for number in range(1, len(names) + 1))
+        return parsed(re.sub(rf"^ *{' +'.join(words)} *$", tabs, text, flags=re.MULTILINE), "\t")
 
 
 def _before(prefix: str, values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -115,3 +115,26 @@ def test_pattern_on_a_folder(tmp_path):
     assert source.column("role").to_pylist() == ["bounding_box_train", "query"]
     assert "1 image left out: no fit for the pattern" in source.describe()
     assert source.read(1) == names[1].encode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "lines", ["a b.jpg 007\nc.jpg  8 \n", "a b.jpg\t007\r\nc.jpg\t 8\r\n", "a b.jpg 007\n\nc.jpg 8"]
+)
+def test_marks_and_blanks(tmp_path, encoding, lines):
+    (tmp_path / "list.txt").write_bytes(lines.encode(encoding))
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\nsource = "."\nkind = "lists"\n[[lists]]\nfile = "list.txt"\n'
+    )
+    source = open_data(tmp_path / "x.toml")
+    assert source.ids.to_pylist() == ["a b.jpg", "c.jpg"]
+    assert source.labels.to_pylist() == ["007", "8"]
+
+
+def test_a_column_that_nobody_named_is_no_part_of_a_path(tmp_path):
+    (tmp_path / "list.txt").write_text("a.jpg 7 3\nb.jpg 7 4\n")
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\nsource = "."\nkind = "lists"\n[[lists]]\nfile = "list.txt"\n'
+    )
+    with pytest.raises(KdbiasError, match="not a list of path, label"):
+        open_data(tmp_path / "x.toml")
