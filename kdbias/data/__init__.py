@@ -13,6 +13,7 @@ from kdbias.data.huggingface import is_saved_by_datasets, open_huggingface
 from kdbias.data.lists import open_lists
 from kdbias.data.options import Options
 from kdbias.data.recordio import open_recordio
+from kdbias.data.shards import parquet_below
 from kdbias.data.source import Source
 from kdbias.data.stores import is_uri, without_scheme
 from kdbias.data.table import open_table
@@ -36,7 +37,7 @@ KINDS: dict[str, Callable[[str, Options], Source]] = {
 }
 """Kind of data -> the function that opens it. ``kind`` in a description takes these names."""
 
-_WITH_PATHS = ("folder", "table", "lists", TORCHVISION)
+_WITH_PATHS = ("folder", "table", "lists", "huggingface", TORCHVISION)
 """Kinds whose images are sought below a root; the others hold them, so that one would be overlooked."""
 
 _BY_SUFFIX = {
@@ -59,6 +60,7 @@ def open_data(
     image_column: str | None = None,
     where: Sequence[str] = (),
     root: str | os.PathLike[str] | None = None,
+    images: bool = True,
 ) -> Source:
     """Open a data set.
 
@@ -74,6 +76,7 @@ def open_data(
         where: conditions "column=value" or "column!=value", see :mod:`kdbias.data.filters`.
         root: folder that paths start from and may not leave (default: the manifest's or description's own);
             without a description refused for data that holds its images itself.
+        images: whether there must be images; without, a table of ids, labels and groups will do.
 
     Returns:
         A source with at least one sample and unique ids.
@@ -89,6 +92,7 @@ def open_data(
         path_column=path_column,
         image_column=image_column,
         root=None if root is None else without_scheme(os.fspath(root)),
+        images=images,
     )
     if name.lower().endswith(".toml"):
         return _open_described(name, options, where)
@@ -129,7 +133,7 @@ def kind_of(data: str) -> str:
 
 
 def _kind_of_folder(folder: str) -> str:
-    """By what lies directly in the folder; a folder of folders is one of images."""
+    """By what lies directly in the folder; one of folders holds images, or Parquet files and no image."""
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
     if is_saved_by_datasets(names):
         return "huggingface"
@@ -140,9 +144,7 @@ def _kind_of_folder(folder: str) -> str:
         return "webdataset"
     if suffixes == {".bin"}:
         return "bin"
-    if ".parquet" in suffixes and not any(os.path.isdir(os.path.join(folder, name)) for name in names):
-        return "table"
-    return "folder"
+    return "table" if parquet_below(folder) else "folder"
 
 
 def _opener(data: str, kind: str) -> Callable[[str, Options], Source]:

@@ -12,11 +12,14 @@ import pyarrow.compute as pc
 from kdbias.data.folder import FolderImages
 from kdbias.data.options import Options
 from kdbias.data.roots import leaves_root
-from kdbias.data.source import Images, Source, make_source
-from kdbias.data.stores import StoredImages, is_uri
+from kdbias.data.source import Images, NoImages, Source, make_source
+from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
-from kdbias.tables.plain import is_bytes, plain_type
+from kdbias.tables.plain import as_names, is_bytes, plain_type, without_missing
+
+ROW_ID = "\0row"
+"""Column of the ids that stand in for those that a table lacks; no file has one of this name."""
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # pandas's row numbers, a group of nothing
 
@@ -60,15 +63,10 @@ class Columns:
         if options.groups is not None:
             plain = [name for name in plain if name in (*options.groups, id, label, path)]
         skipped = [name for name in others if plain_type(schema.field(name).type) is None]
-        if image is None and path is None:
+        if options.images and image is None and path is None:
             raise KdbiasError(
                 f"{data}: no column 'image' with image bytes and no column 'path'; name one with "
                 f"--image-column or --path-column; it has {', '.join(schema.names)}"
-            )
-        if id is None and path is None:
-            raise KdbiasError(
-                f"{data}: no column 'sample_id' and no paths to take ids from; name one with --id-column; "
-                f"it has {', '.join(schema.names)}"
             )
         return cls(id, label, path, image, tuple(plain), tuple(skipped))
 
@@ -96,27 +94,38 @@ def source_of(
     """
     if not table.num_rows:
         raise KdbiasError(f"{data}: holds no samples")
+    by_path = options.images and columns.image is None
     paths = None
-    if columns.path is not None and (columns.image is None or columns.id is None):
-        paths = relative_paths(data, table[columns.path], root, refuse=columns.image is None)
-    if columns.image is not None:
-        images = stored()
+    if columns.path is not None and (by_path or columns.id is None):
+        paths = relative_paths(data, table[columns.path], root, refuse=by_path)
+    if by_path:
+        images: Images = FolderImages(root, paths)
     else:
-        images = StoredImages(root, paths) if is_uri(root) else FolderImages(root, paths)
-    labels = None if columns.label is None else _labels(table[columns.label])
-    used = (columns.id, columns.label, columns.path)
-    chosen = {columns.id: "sample_id", columns.label: "label"}
+        images = NoImages() if columns.image is None else stored()
     notes = [f"columns of no plain values left out: {', '.join(columns.skipped)}"] if columns.skipped else []
+    if columns.id is None and paths is None:
+        columns = replace(columns, id=ROW_ID)
+        notes.append("no column of ids: they are the file's name and the row")
+    ids = pc.replace_substring(paths, "\\", "/") if columns.id is None else as_names(table[columns.id])
+    labels = None if columns.label is None else table[columns.label]
+    if labels is not None:
+        notes += _said(columns.label, labels)
+        labels = as_names(labels) if options.label_names is None else without_missing(labels)
+    used = (columns.id, columns.label, columns.path, ROW_ID)
+    groups = {name: table[name] for name in table.column_names if name not in used}
+    notes += [note for name, values in groups.items() for note in _said(name, values)]
+    groups = {name: without_missing(values) for name, values in groups.items()}
+    chosen = {columns.id: "sample_id", columns.label: "label"}
     return make_source(
         kind,
         data,
         replace(options, groups=None),  # chosen when the columns were read
-        ids=paths if columns.id is None else table[columns.id],
+        ids=ids,
         images=images,
         digest=[digest, columns.id, columns.label, columns.path, columns.image, sorted(table.column_names)],
         labels=labels,
-        groups={name: table[name] for name in table.column_names if name not in used},
-        names={name: role for name, role in chosen.items() if name is not None and name != role},
+        groups=groups,
+        names={name: role for name, role in chosen.items() if name not in (None, ROW_ID, role)},
         notes=notes,
     )
 
@@ -129,7 +138,7 @@ def holds_images(kind: pa.DataType) -> bool:
 
 
 def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool = True) -> pa.Array:
-    """Paths relative to the root, with ``/``.
+    """Paths relative to the root.
 
     Args:
         refuse: paths that leave the root are an error (they are mere names where the images lie elsewhere).
@@ -137,16 +146,15 @@ def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool =
     Raises:
         KdbiasError: paths that are missing or leave the root.
     """
-    paths = as_strings(values)
-    missing = paths.null_count + (pc.sum(pc.equal(paths, "")).as_py() or 0)
-    if missing:
+    paths = without_missing(as_strings(values))
+    if missing := paths.null_count:
         raise KdbiasError(f"{data}: {missing:,} rows have no path; drop them, or name another --path-column")
     base = root.rstrip("/" if is_uri(root) else os.sep) + ("/" if is_uri(root) else os.sep)
     inside = pc.starts_with(paths, base)
     if pc.any(inside).as_py():
         paths = pc.if_else(inside, pc.replace_substring_regex(paths, "^.{%d}" % len(base), ""), paths)  # noqa: UP031
-    if pc.any(pc.starts_with(paths, "./")).as_py():
-        paths = pc.replace_substring_regex(paths, r"^(\./)+", "")
+    if pc.any(pc.match_substring_regex(paths, r"^\.[/\\]")).as_py():
+        paths = pc.replace_substring_regex(paths, r"^(\.[/\\])+", "")
     suspect = paths.filter(pc.match_substring_regex(paths, r"^[/\\]|^.:|://|(^|[/\\])\.\.([/\\]|$)|\x00"))
     leaving = [path for path in suspect.to_pylist() if leaves_root(path) or is_uri(path)] if refuse else []
     if leaving:
@@ -184,9 +192,11 @@ def _image_column(data: str, schema: pa.Schema, options: Options) -> str | None:
     return named
 
 
-def _labels(values: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Labels of which an empty text is none."""
+def _said(name: str | None, values: pa.ChunkedArray) -> list[str]:
+    """A note on texts other than the empty one that are taken for missing values."""
     if plain_type(values.type) != pa.large_string():
-        return values
-    labels = as_strings(values)
-    return pc.if_else(pc.equal(labels, ""), None, labels)
+        return []
+    values = as_strings(values)
+    lost = values.filter(pc.and_(pc.is_null(without_missing(values)), pc.not_equal(values, "")))
+    texts = ", ".join(map(repr, pc.unique(lost).to_pylist()))
+    return [f"{len(lost):,} values of {name} are missing ones ({texts})"] if len(lost) else []

@@ -201,6 +201,7 @@ def options_of(description: Description, given: Options, root: str) -> Options:
         arrays=description.arrays,
         lists=description.lists,
         pattern=description.pattern,
+        images=given.images,
     )
 
 

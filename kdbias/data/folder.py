@@ -1,6 +1,7 @@
 """An image folder: files below sub-folders, the first sub-folder naming the class."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.data.options import Options
-from kdbias.data.roots import is_inside, read_below
+from kdbias.data.roots import is_inside
 from kdbias.data.source import Source, make_source
+from kdbias.data.stores import read_at
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.run_record import RECORD, stage_of
@@ -43,7 +45,7 @@ class FolderImages:
     """Image files by their path below a root.
 
     Attributes:
-        root: absolute folder.
+        root: absolute folder, or URI of one in a store.
         paths: (n,) large_string, relative POSIX paths.
     """
 
@@ -51,7 +53,7 @@ class FolderImages:
     paths: pa.Array
 
     def read(self, row: int) -> bytes:
-        return read_below(self.root, self.paths[row].as_py())
+        return read_at(self.root, self.paths[row].as_py())
 
     def location(self, row: int) -> str:
         return self.paths[row].as_py()
@@ -82,16 +84,19 @@ def open_folder(data: str, options: Options) -> Source:
 
     if (stage := stage_of(folder)) is not None:
         raise KdbiasError(f"{data} is an output of kdbias {stage}; name the folder of the images")
-    skipped, outputs = [0], list[str]()
+    skipped, outputs = Counter[str](), list[str]()
     paths, sizes = _collect(_walk(folder, "", os.path.realpath(root), (), skipped, outputs), data)
     if not len(paths):
         raise KdbiasError(
-            f"{data}: no images below this folder ({skipped[0]:,} other files); images end in .jpg, .png, ..."
+            f"{data}: no images below this folder ({skipped.total():,} other files); images end in .jpg, "
+            ".png, ..."
         )
     order = pc.sort_indices(paths)
     paths = paths.take(order)
     sizes = sizes[order.to_numpy()]
-    notes = [f"{counted(skipped[0], 'file')} of other kinds left out"] if skipped[0] else []
+    notes = [f"{counted(skipped.total(), 'file')} of other kinds left out"] if skipped else []
+    if tables := skipped[".parquet"]:
+        notes.append(f"{counted(tables, 'Parquet file')} among them (to read these, name one, or a folder of them)")
     if outputs:
         notes.append(f"outputs of kdbias left out ({', '.join(sorted(outputs))})")
     if options.pattern is None:
@@ -181,7 +186,7 @@ def _walk(
     below: str,
     real_root: str,
     parents: tuple[str, ...],
-    skipped: list[int],
+    skipped: Counter[str],
     outputs: list[str],
 ) -> Iterator[tuple[str, int]]:
     """(relative path, bytes) of each image file; links are followed as long as they stay inside the root."""
@@ -210,4 +215,4 @@ def _walk(
         elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS and entry.is_file():
             yield below + entry.name, entry.stat().st_size
         else:
-            skipped[0] += 1
+            skipped[os.path.splitext(entry.name)[1].lower()] += 1

@@ -7,19 +7,21 @@ library. What the Hub offers as Parquet files is read as a table (see :mod:`kdbi
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from kdbias.data.columns import Columns, holds_images, source_of
-from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digests_of
+from kdbias.data.features import told
 from kdbias.data.options import COLUMNS, Options
+from kdbias.data.parquet_images import image_bytes
 from kdbias.data.roots import join_root
+from kdbias.data.schemas import conform, unified
 from kdbias.data.source import Source, numbered
 from kdbias.data.stores import UNREADABLE
-from kdbias.data.table import class_names
 from kdbias.errors import KdbiasError, first_line
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -36,11 +38,12 @@ class ArrowImages:
 
     Args:
         files: absolute paths, one schema.
-        column: a binary column, or a struct with a binary field ``bytes``.
+        column: a column of images, see `image_bytes`.
+        root: folder that paths beside missing bytes start from.
     """
 
-    def __init__(self, files: Sequence[str], column: str) -> None:
-        self.files, self.column = tuple(files), column
+    def __init__(self, files: Sequence[str], column: str, root: str) -> None:
+        self.files, self.column, self.root = tuple(files), column, root
         self._mapped: tuple[list[pa.Array], np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,16 +55,7 @@ class ArrowImages:
             self._mapped = chunks, np.concatenate([[0], np.cumsum([len(c) for c in chunks])])
         chunks, starts = self._mapped
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        value = chunks[number][row - int(starts[number])]
-        path = None
-        if pa.types.is_struct(value.type):
-            has_path = value.is_valid and value.type.get_field_index("path") >= 0
-            path = value["path"].as_py() if has_path else None
-            value = value["bytes"] if value.is_valid else value
-        if not value.is_valid:
-            where = f"; it was left at {path!r}" if path else ""
-            raise UnreadableImage(f"no image: its bytes are not in the data set{where}")
-        return value.as_py()
+        return image_bytes(chunks[number][row - int(starts[number])], self.root)
 
     def location(self, row: int) -> str:
         return f"{os.path.basename(os.path.dirname(self.files[0]))}#{row}"
@@ -78,6 +72,7 @@ def open_huggingface(data: str, options: Options) -> Source:
         KdbiasError: damaged files, splits with other columns, no images.
     """
     options.refuse_unused(f"saved data set {data}", *COLUMNS)
+    root = os.path.abspath(options.root or data)
     parts = _splits(data)
     try:
         tables = [[_mapped(file) for file in files] for _, files in parts]
@@ -85,29 +80,27 @@ def open_huggingface(data: str, options: Options) -> Source:
     except UNREADABLE as error:
         raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
     digest = [[name, [next(digests) for _ in files]] for name, files in parts]
-    schema = tables[0][0].schema.remove_metadata()
-    for (name, files), group in zip(parts, tables, strict=True):
-        for table in group:
-            if not table.schema.remove_metadata().equals(schema):
-                raise KdbiasError(f"{data}: the split {name!r} has other columns ({files[0]})")
-    names, counts = [name for name, _ in parts], [sum(t.num_rows for t in group) for group in tables]
-    table = pa.concat_tables([t.replace_schema_metadata() for group in tables for t in group])
-    table = _with_ids(table, names, counts, options)
+    files = [file for _, group in parts for file in group]
+    counts = [sum(table.num_rows for table in group) for group in tables]
+    mapped = list(zip(files, (table for group in tables for table in group), strict=True))
+    schema = unified([(file, table.schema.remove_metadata()) for file, table in mapped])
+    options = replace(options, **told(options, [(f, _features(f)) for _, (f, *_) in parts]))
     if options.image_column is None:
         options = _image_option(options, schema)
-    if options.label_names is None:
-        options = _label_option(options, os.path.dirname(parts[0][1][0]), schema)
-    columns = Columns.choose(data, table.schema, options)
-    if columns.image is None:
+    made = _made_columns([name for name, _ in parts], counts, schema, options)
+    schema = pa.schema([*schema, *(pa.field(name, values.type) for name, values in made.items())])
+    columns = Columns.choose(data, schema, options)
+    if options.images and columns.image is None:
         raise KdbiasError(
             f"{data}: no column of images; name one with --image-column ({', '.join(schema.names)})"
         )
-    files = [file for _, group in parts for file in group]
-    image = columns.image
-    plain = table.select(list(columns.plain))
-    return source_of(
-        "huggingface", data, plain, columns, options, data, lambda: ArrowImages(files, image), digest
-    )
+    stored = [name for name in columns.plain if name not in made]
+    read = [conform(table.select(stored), schema, file) for file, table in mapped] if stored else []
+    found = pa.concat_tables(read) if read else {}
+    plain = pa.table({name: made[name] if name in made else found[name] for name in columns.plain})
+    image = columns.image or ""
+    images = ArrowImages(files, image, root)
+    return source_of("huggingface", data, plain, columns, options, root, lambda: images, digest)
 
 
 def _splits(data: str) -> list[tuple[str, list[str]]]:
@@ -147,33 +140,30 @@ def _mapped(file: str) -> pa.Table:
     return table
 
 
-def _with_ids(table: pa.Table, names: list[str], counts: list[int], options: Options) -> pa.Table:
-    """The table with ``split`` and, unless there is an id column, ``sample_id``."""
+def _made_columns(
+    names: list[str], counts: list[int], schema: pa.Schema, options: Options
+) -> dict[str, pa.Array]:
+    """``split`` and, unless there is an id column, ``sample_id`` of all rows."""
+    made: dict[str, pa.Array] = {}
     named = any(names)
-    if named and "split" not in table.column_names:
-        splits = pa.array(names, pa.large_string()).take(pa.array(np.repeat(np.arange(len(names)), counts)))
-        table = table.append_column("split", splits)
-    if options.id_column is None and "sample_id" not in table.column_names:
+    if named and "split" not in schema.names:
+        rows = pa.array(np.repeat(np.arange(len(names)), counts))
+        made["split"] = pa.array(names, pa.large_string()).take(rows)
+    if options.id_column is None and "sample_id" not in schema.names:
         parts = zip(names, counts, strict=True)
-        ids = [numbered(count, 8, f"{name}/" if named else "") for name, count in parts]
-        table = table.append_column("sample_id", pa.concat_arrays(ids))
-    return table
+        made["sample_id"] = pa.concat_arrays(
+            [numbered(count, 8, f"{name}/" if named else "") for name, count in parts]
+        )
+    return made
 
 
 def _image_option(options: Options, schema: pa.Schema) -> Options:
     """The only column that can hold images is the image column, whatever its name."""
-    from dataclasses import replace
-
     rich = [field.name for field in schema if holds_images(field.type)]
     return replace(options, image_column=rich[0]) if len(rich) == 1 else options
 
 
-def _label_option(options: Options, folder: str, schema: pa.Schema) -> Options:
-    from dataclasses import replace
-
-    label = options.label_column or "label"
-    if label not in schema.names or not pa.types.is_integer(schema.field(label).type):
-        return options
-    info = os.path.join(folder, _INFO)
-    features = _json(info).get("features") if os.path.isfile(info) else None
-    return replace(options, label_names=class_names(features, label) if isinstance(features, dict) else None)
+def _features(file: str) -> Any:
+    """What the library wrote of the columns beside this Arrow file."""
+    info = os.path.join(os.path.dirname(file), _INFO)
+    return _json(info).get("features") if os.path.isfile(info) else None

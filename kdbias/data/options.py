@@ -33,6 +33,7 @@ class Options:
         arrays: parts of an ``.npz`` file, each {"images": key, "labels": key, any further group: value}.
         lists: text files of paths, each {"file": path, "columns": names, any further group: value, ...}.
         pattern: regular expression (RE2) on paths; its named groups become columns.
+        images: whether the data must have images; else a table of ids, labels and groups will do.
     """
 
     id_column: str | None = None
@@ -45,6 +46,7 @@ class Options:
     arrays: Sequence[Mapping[str, str]] = ()
     lists: Sequence[Mapping[str, Any]] = ()
     pattern: str | None = None
+    images: bool = True
 
     def refuse_unused(self, what: str, *used: str) -> None:
         """Say that what was given makes no sense for a kind of data, so that nothing is overlooked.

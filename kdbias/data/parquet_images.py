@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.stores import UNREADABLE, open_input
+from kdbias.data.stores import UNREADABLE, open_input, read_at
 
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory by one process, in bytes of encoded images (at least one row group is kept)."""
@@ -20,7 +20,7 @@ _LARGE_GROUP = 1 << 24
 
 
 class ParquetImages:
-    """A binary column, or a struct column with a binary field ``bytes``, of one or more Parquet files.
+    """A column of images, see `image_bytes`, of one or more Parquet files.
 
     Each process opens the files for itself on first use, so the object may be pickled, forked and shared by
     threads freely.
@@ -29,11 +29,15 @@ class ParquetImages:
         files: paths or URIs of Parquet files with the same schema.
         column: name of the image column.
         cache_bytes: limit on cached row groups.
+        root: folder or URI that paths beside missing bytes start from; None follows none.
     """
 
-    def __init__(self, files: Sequence[str], column: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, files: Sequence[str], column: str, cache_bytes: int = CACHE_BYTES, *, root: str | None = None
+    ) -> None:
         self.files = tuple(files)
         self.column = column
+        self.root = root
         self.cache_bytes = cache_bytes
         groups = []
         for number, file in enumerate(self.files):
@@ -69,10 +73,7 @@ class ParquetImages:
 
     def read(self, row: int) -> bytes:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        value = self._row_group(group)[row - int(self._starts[group])]
-        if not value.is_valid:
-            raise UnreadableImage("no image: the value is null")
-        return value.as_py()
+        return image_bytes(self._row_group(group)[row - int(self._starts[group])], self.root)
 
     def location(self, row: int) -> str:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -100,11 +101,30 @@ class ParquetImages:
             table = self._opened[number].read_row_group(index, columns=[self.column], use_threads=False)
         except UNREADABLE as error:
             raise UnreadableImage(f"row group {index} of {self.files[number]} is damaged: {error}") from None
-        values = table[self.column]
-        if not pa.types.is_struct(values.type):
-            return values
-        kind = values.type.field("bytes").type
-        return pa.chunked_array([chunk.field("bytes") for chunk in values.chunks], kind)
+        return table[self.column]
+
+
+def image_bytes(value: pa.Scalar, root: str | None) -> bytes:
+    """The image of a binary value, or of a struct with a binary field ``bytes``.
+
+    Where the bytes are null, the field ``path`` may name a file, which is read from below the root alone.
+
+    Raises:
+        UnreadableImage: neither bytes nor such a file.
+    """
+    path = None
+    if isinstance(value, pa.StructScalar) and value.is_valid:
+        if value.type.get_field_index("path") >= 0:
+            path = value["path"].as_py()
+        value = value["bytes"]
+    if value.is_valid and not pa.types.is_struct(value.type):
+        return value.as_py()
+    if not path or root is None:
+        raise UnreadableImage("no image: the value is null")
+    try:
+        return read_at(root, path.removeprefix(f"{root.rstrip('/')}/"))
+    except UnreadableImage as error:
+        raise UnreadableImage(f"no image: its bytes are null; it was left at {path!r} ({error})") from None
 
 
 def _column_bytes(group: pq.RowGroupMetaData, column: str) -> int:

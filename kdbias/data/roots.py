@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import unicodedata
 from functools import lru_cache
 
 from kdbias.data.decode import UnreadableImage
@@ -43,8 +44,28 @@ def join_root(root: str, path: str, what: str) -> str:
     return os.path.join(root, *path.replace("\\", "/").split("/"))
 
 
+def spellings(name: str) -> list[str]:
+    """A name or path as it stands, and as other systems write it: with ``/``, composed and decomposed."""
+    slashed = name.replace("\\", "/")
+    forms = [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
+    return list(dict.fromkeys((name, slashed, *forms)))
+
+
+def _found(root: str, path: str) -> str | None:
+    """Another spelling of a relative path under which a file is there; each folder may have its own."""
+    found = ""
+    for part in path.replace("\\", "/").split("/"):
+        there = (os.path.join(found, name) for name in spellings(part))
+        found = next((name for name in there if os.path.lexists(os.path.join(root, name))), "")
+        if not found:
+            return None
+    return found if found != path else None
+
+
 def read_below(root: str, path: str) -> bytes:
     """Bytes of a regular file at a relative path below ``root``.
+
+    Where no file has the path as it stands, one is sought that has it in another of its `spellings`.
 
     Raises:
         UnreadableImage: missing, not a regular file, too large, or outside the root once links are followed.
@@ -62,6 +83,8 @@ def read_below(root: str, path: str) -> bytes:
     except UnreadableImage:
         raise
     except OSError as error:
+        if error.errno == errno.ENOENT and (other := _found(root, path)) is not None:
+            return read_below(root, other)
         raise UnreadableImage(f"cannot open {path!r}: {error.strerror or error}") from None
     with os.fdopen(handle, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())

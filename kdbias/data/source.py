@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.data.decode import UnreadableImage
 from kdbias.data.options import Options
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
@@ -15,6 +16,8 @@ from kdbias.tables.columns import is_own
 from kdbias.tables.joins import as_strings, require_unique
 from kdbias.tables.plain import as_plain
 from kdbias.wording import counted
+
+_NO_CLASS = -1
 
 
 class Images(Protocol):
@@ -31,6 +34,16 @@ class Images(Protocol):
     def location(self, row: int) -> str:
         """Where the image lies, for people: a path, or file and row."""
         ...
+
+
+class NoImages:
+    """Stands in a table of ids, labels and groups, whose vectors exist already, where images would be."""
+
+    def read(self, row: int) -> bytes | np.ndarray:
+        raise UnreadableImage("the data hold no images")
+
+    def location(self, row: int) -> str:
+        return f"row {row}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +206,10 @@ def make_source(
         raise KdbiasError(f"{origin}: holds no samples")
     require_unique(ids, origin)
     if options.label_names is not None:
+        known = len(ids) - (0 if labels is None else labels.null_count)
         labels = _named(origin, labels, options.label_names)
+        if hidden := known - (len(ids) - labels.null_count):
+            notes = (*notes, f"{hidden:,} labels are {_NO_CLASS}, which is none")
     if labels is not None:
         labels = as_strings(labels)
         if labels.null_count == len(labels):
@@ -217,13 +233,14 @@ def make_source(
 def _named(
     origin: str, labels: pa.Array | pa.ChunkedArray | None, names: Sequence[str]
 ) -> pa.Array | pa.ChunkedArray:
-    """Names of integer labels 0..len(names)-1."""
+    """Names of integer labels 0..len(names)-1; -1 is none, as where a test set's labels are hidden."""
     if labels is None:
         raise KdbiasError(f"{origin}: label_names has {len(names)} names, but there are no labels")
     try:
         numbers = labels.cast(pa.int64())
     except pa.ArrowException as error:
         raise KdbiasError(f"{origin}: label_names need integer labels ({error})") from None
+    numbers = pc.if_else(pc.equal(numbers, _NO_CLASS), None, numbers)
     span = pc.min_max(numbers).as_py()
     if span["min"] is not None and (span["min"] < 0 or span["max"] >= len(names)):
         raise KdbiasError(

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.roots import MAX_FILE_BYTES, leaves_root
+from kdbias.data.roots import MAX_FILE_BYTES, leaves_root, read_below, spellings
 from kdbias.errors import KdbiasError, first_line
 from kdbias.optional import require
 
@@ -77,34 +77,31 @@ def parent_of(path: str) -> str:
     return base.rpartition("/")[0] + mark + options
 
 
-class StoredImages:
-    """Image files in a store by their path below a root URI.
+def read_at(root: str, path: str) -> bytes:
+    """Bytes of a file at a relative path below a folder or URI, sought as `read_below` does.
 
-    Each process connects for itself. (The S3 client does not survive a fork: workers should be spawned.)
+    Each process connects to a store for itself. (The S3 client does not survive a fork: workers should be
+    spawned.)
 
-    Args:
-        root: URI of a folder.
-        paths: (n,) large_string, relative paths.
+    Raises:
+        UnreadableImage: missing, too large, or outside the root.
     """
-
-    def __init__(self, root: str, paths: pa.Array) -> None:
-        self.root, self.paths = root, paths
-
-    def read(self, row: int) -> bytes:
-        path = self.paths[row].as_py()
-        if leaves_root(path):
-            raise UnreadableImage(f"path {path!r} leaves the data root")
+    if not is_uri(root):
+        return read_below(root, path)
+    if leaves_root(path):
+        raise UnreadableImage(f"path {path!r} leaves the data root")
+    for spelling in spellings(path):
         try:
-            with open_input(join(self.root, path)) as file:
+            with open_input(join(root, spelling)) as file:
                 size = file.size()
                 if size > MAX_FILE_BYTES:
                     raise UnreadableImage(f"{path!r} has {size:,} bytes, limit {MAX_FILE_BYTES:,}")
                 return file.read()
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise UnreadableImage(f"cannot read {path!r}: {first_line(error)}") from None
-
-    def location(self, row: int) -> str:
-        return self.paths[row].as_py()
+    raise UnreadableImage(f"cannot read {path!r}: no such file")
 
 
 def join(root: str, path: str) -> str:

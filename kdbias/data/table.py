@@ -4,57 +4,67 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbias.data.columns import Columns, source_of
+from kdbias.data.columns import ROW_ID, Columns, source_of
 from kdbias.data.digests import digests_of
+from kdbias.data.features import told
 from kdbias.data.options import COLUMNS, Options
 from kdbias.data.parquet_images import ParquetImages
+from kdbias.data.schemas import conform, unified
+from kdbias.data.shards import parquet_below, row_ids, splits_of
 from kdbias.data.source import Source
 from kdbias.data.stores import UNREADABLE, is_uri, join, names_in, open_input, parent_of
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
+from kdbias.tables.foreign import mistaken
 
 
 def open_table(data: str, options: Options) -> Source:
-    """Open a ``.csv``, ``.tsv`` or ``.parquet`` manifest, or a folder of Parquet files with one schema.
+    """Open a ``.csv``, ``.tsv`` or ``.parquet`` manifest, or a folder of Parquet files with the same columns.
 
-    Columns: the id is ``options.id_column``, else ``sample_id``, else the path relative to the root; the
-    label is ``options.label_column``, else ``label`` where there is one; images come from
-    ``options.image_column``, else from the path column where one is named, else from a binary column
-    ``image`` (or a struct with a field ``bytes``), else from the files in ``path``. All further columns
-    of plain values that have a name become groups.
+    Columns: the id is ``options.id_column``, else ``sample_id``, else the path relative to the root, else the
+    file's name within the folder and the row; the label is ``options.label_column``, else ``label`` where
+    there is one; images come from ``options.image_column``, else from the path column where one is named,
+    else from a binary column ``image`` (or a struct with a field ``bytes``; where the bytes are null, from
+    the file that its field ``path`` names), else from the files in ``path``. All further columns of plain
+    values that have a name become groups, and so do the splits that files are named after
+    (``train-00000-of-00002.parquet``). Ids, labels and groups that say there is none (see
+    :mod:`kdbias.tables.plain`) are missing.
 
     Paths start from the root (default: the manifest's folder) and may not leave it. The fingerprint covers
     the manifest's content (see :mod:`kdbias.data.digests`), not that of image files it points to. Manifest
     and root may be URIs of a store.
 
     Raises:
-        KdbiasError: missing columns, paths that leave the root, repeated ids, no rows.
+        KdbiasError: missing columns, files whose columns differ, paths that leave the root, repeated ids, no
+            rows.
     """
     options.refuse_unused(f"table {data}", *COLUMNS)
-    files, folder = _files(data)
-    try:
-        schema = _schema(files)
-        if options.label_names is None:
-            options = replace(options, label_names=_class_names(schema, options.label_column or "label"))
-        columns = Columns.choose(data, schema, options)
-        table = _read(files, columns)
-        digest = digests_of(files)
-    except UNREADABLE as error:
-        reason = first_line(error)
-        raise KdbiasError(f"{data}: cannot be read ({reason})") from None
+    files, names, folder = _files(data)
     root = options.root or folder
+    root = root if is_uri(root) else os.path.abspath(root)
+    try:
+        schema, features = _schema(files)
+        options = replace(options, **told(options, features))
+        columns = Columns.choose(data, schema, options)
+        table = _read(files, names, columns, schema, options.groups is None)
+        digest: Any = digests_of(files)
+    except UNREADABLE as error:
+        raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
+    if not {ROW_ID, *(["split"] if "split" not in schema.names else [])}.isdisjoint(table.column_names):
+        digest = [digest, names]  # ids or splits come from them
     source = source_of(
         "table",
         data,
         table,
         columns,
         options,
-        root if is_uri(root) else os.path.abspath(root),
-        lambda: _images(data, files, columns.image or ""),
+        root,
+        lambda: _images(data, files, columns.image or "", root),
         digest,
     )
     if isinstance(source.images, ParquetImages) and source.images.is_slow_at_random:
@@ -63,40 +73,45 @@ def open_table(data: str, options: Options) -> Source:
     return source
 
 
-def _images(data: str, files: Sequence[str], column: str) -> ParquetImages:
+def _images(data: str, files: Sequence[str], column: str, root: str) -> ParquetImages:
     try:
-        return ParquetImages(files, column)
+        return ParquetImages(files, column, root=root)
     except UNREADABLE as error:
         raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
 
 
-def _files(data: str) -> tuple[list[str], str]:
-    """The files of a manifest, and the folder they lie in."""
+def _files(data: str) -> tuple[list[str], list[str], str]:
+    """The files of a manifest, their names within it, and the folder that holds it."""
     names = names_in(data)
     if names is None:
-        return [data], parent_of(data)
-    parts = sorted(n for n in names if n.endswith(".parquet") and not n.startswith("."))
-    return [join(data, name) if is_uri(data) else os.path.join(data, name) for name in parts], data
+        return [data], [os.path.basename(data.partition("?")[0])], parent_of(data)
+    below = [] if is_uri(data) else parquet_below(data)
+    parts = below or sorted(n for n in names if n.endswith(".parquet") and not n.startswith("."))
+    return [join(data, name) if is_uri(data) else os.path.join(data, name) for name in parts], parts, data
 
 
 def _delimiter(file: str) -> str | None:
     return DELIMITERS.get(os.path.splitext(file.partition("?")[0])[1].lower())
 
 
-def _schema(files: Sequence[str]) -> pa.Schema:
+def _schema(files: Sequence[str]) -> tuple[pa.Schema, list[tuple[str, Any]]]:
+    """The columns, and what the ``datasets`` library left in the metadata of each file."""
     if not files:
         raise KdbiasError("no .parquet files in this folder")
     if (delimiter := _delimiter(files[0])) is not None:
         with _csv_input(files[0]) as handle:
             names = csv_columns(handle, delimiter, files[0])
-        return pa.schema([(name, pa.string()) for name in names])
+        return pa.schema([(name, pa.string()) for name in names]), []
     schemas = []
     for file in files:
-        with open_input(file) as handle:
-            schemas.append(pq.read_schema(handle))
-        if not schemas[-1].equals(schemas[0]):
-            raise KdbiasError(f"{file}: other columns ({', '.join(schemas[-1].names)}) than {files[0]}")
-    return schemas[0]
+        try:
+            with open_input(file) as handle:
+                schemas.append((file, pq.read_schema(handle)))
+        except UNREADABLE:
+            if (mistake := mistaken(file, "Parquet")) is not None:
+                raise KdbiasError(mistake) from None
+            raise
+    return unified(schemas), [(file, _features(schema)) for file, schema in schemas]
 
 
 def _csv_input(file: str) -> pa.NativeFile:
@@ -104,33 +119,36 @@ def _csv_input(file: str) -> pa.NativeFile:
     return open_input(file) if is_uri(file) else pa.OSFile(file)
 
 
-def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
-    """Names of integer labels that the ``datasets`` library left in a Parquet file's metadata."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    if text is None or label not in schema.names or not pa.types.is_integer(schema.field(label).type):
-        return None
+def _features(schema: pa.Schema) -> Any:
     try:
-        return class_names(json.loads(text)["info"]["features"], label)
-    except (ValueError, KeyError, TypeError):
+        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def class_names(features: dict, label: str) -> list[str] | None:
-    """Names of integer labels in a ``features`` document of the ``datasets`` library."""
-    feature = features.get(label)
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-
-
-def _read(files: Sequence[str], columns: Columns) -> pa.Table:
-    """All plain columns; the image column stays where it is."""
-    delimiter = _delimiter(files[0])
-    if delimiter is not None:
-        texts = [name for name in (columns.id, columns.label, columns.path) if name is not None]
-        with _csv_input(files[0]) as handle:
-            return read_csv(handle, texts, columns.plain, delimiter, files[0])
+def _read(
+    files: Sequence[str], names: Sequence[str], columns: Columns, schema: pa.Schema, splits: bool
+) -> pa.Table:
+    """All plain columns, and those that the files' names stand for; the image column stays where it is."""
+    split_names = splits_of(names) if splits and "split" not in schema.names else None
     tables = []
-    for file in files:
-        with open_input(file) as handle:
-            tables.append(pq.ParquetFile(handle).read(columns=list(columns.plain)).replace_schema_metadata())
+    for number, file in enumerate(files):
+        table = _plain(file, columns, schema)
+        if columns.id is None and columns.path is None:
+            table = table.append_column(ROW_ID, row_ids(names[number], table.num_rows))
+        if split_names is not None:
+            split = pa.repeat(pa.scalar(split_names[number], pa.large_string()), table.num_rows)
+            table = table.append_column("split", split)
+        tables.append(table)
     return pa.concat_tables(tables)
+
+
+def _plain(file: str, columns: Columns, schema: pa.Schema) -> pa.Table:
+    """The plain columns of a file."""
+    if (delimiter := _delimiter(file)) is not None:
+        texts = [name for name in (columns.id, columns.label, columns.path) if name is not None]
+        with _csv_input(file) as handle:
+            return read_csv(handle, texts, columns.plain, delimiter, file)
+    with open_input(file) as handle:
+        table = pq.ParquetFile(handle).read(columns=list(columns.plain)).replace_schema_metadata()
+    return conform(table, schema, file)

@@ -1,11 +1,57 @@
 """Plain values: what ids, labels and groups may hold, in the types that every stage can compare and count."""
 
+import contextlib
 from collections.abc import Iterable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings
+
+NO_VALUE = (
+    "",
+    "nan",
+    "NaN",
+    "NAN",
+    "-nan",
+    "NaT",
+    "NULL",
+    "null",
+    "Null",
+    "None",
+    "NA",
+    "N/A",
+    "n/a",
+    "<NA>",
+    "#N/A",
+)
+"""Texts that stand for a missing value: what pandas, R, databases and spreadsheets write for one."""
+
+
+def without_missing(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """A column of plain values with null for what says that there is none: NaN, and texts of NO_VALUE."""
+    kind = plain_type(values.type)
+    if kind is not None and pa.types.is_floating(kind):
+        values = values.cast(kind)
+        return pc.if_else(pc.is_nan(values), None, values)
+    if kind is not None and pa.types.is_large_string(kind):
+        values = as_strings(values)
+        none = pc.is_in(values, value_set=pa.array(NO_VALUE, pa.large_string()))
+        return pc.if_else(none, None, values) if pc.any(none).as_py() else values
+    return values
+
+
+def as_names(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Ids or labels as one large_string array, null where there is none.
+
+    Whole floats, as pandas makes integers beside a missing value, are named as the integers: "7", not "7.0".
+    """
+    values = without_missing(values)
+    if pa.types.is_floating(values.type):
+        with contextlib.suppress(pa.ArrowInvalid):  # some are not whole
+            values = values.cast(pa.float64()).cast(pa.int64())
+    return as_strings(values)
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType | None:

@@ -4,6 +4,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -133,3 +134,45 @@ def test_parquet_of_the_hub_keeps_its_class_names(tmp_path):
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "train-00000-of-00001.parquet")
     source = open_data(tmp_path, id_column="key")
     assert source.labels.to_pylist() == ["dog", "cat"]
+
+
+def write_split(folder: Path, labels: pa.Array, names: list[str], age: pa.Array) -> None:
+    """Rows whose images are the texts 0, 1, ..."""
+    save_by_hand(folder, slice(0, 1))
+    images = pa.array([{"bytes": str(i).encode(), "path": None} for i in range(len(labels))])
+    table = pa.table({"picture": images, "label": labels, "age": age})
+    file = next(folder.glob("*.arrow"))
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    features = {"label": {"names": names, "_type": "ClassLabel"}, "picture": {"_type": "Image"}}
+    (folder / "dataset_info.json").write_text(json.dumps({"features": features}))
+
+
+def test_a_split_with_hidden_labels_and_other_types(tmp_path):
+    write_split(tmp_path / "d/train", pa.array([1, 0]), ["cat", "dog"], pa.array([30, 31]))
+    write_split(tmp_path / "d/test", pa.array([-1, -1]), ["cat", "dog"], pa.array([np.nan, 0.5]))
+    write_split(tmp_path / "d/blind", pa.nulls(1), ["cat", "dog"], pa.nulls(1))
+    (tmp_path / "d/dataset_dict.json").write_text(json.dumps({"splits": ["train", "test", "blind"]}))
+    source = open_data(tmp_path / "d")
+    assert source.labels.to_pylist() == ["dog", "cat", None, None, None]
+    assert source.column("age").to_pylist() == [30, 31, None, 0.5, None]
+    assert [source.read(i) for i in range(5)] == [b"0", b"1", b"0", b"1", b"0"]
+    assert "2 labels are -1" in source.describe()
+    write_split(tmp_path / "e/train", pa.array([1]), ["cat", "dog"], pa.array([30]))
+    write_split(tmp_path / "e/test", pa.array([1]), ["dog", "cat"], pa.array([30]))
+    (tmp_path / "e/dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    with pytest.raises(KdbiasError, match=r"names the classes of 'label' dog, cat, but .* cat, dog"):
+        open_data(tmp_path / "e")
+
+
+def test_a_path_beside_missing_bytes_is_read_below_the_root(tmp_path):
+    write_split(tmp_path / "d", pa.array([0]), ["cat"], pa.array([1]))
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"picture": pa.array([{"bytes": None, "path": "x.png"}], kind), "label": [0]})
+    file = str(next((tmp_path / "d").glob("*.arrow")))
+    with pa.OSFile(file, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    (tmp_path / "x.png").write_bytes(b"found")
+    assert open_data(tmp_path / "d", root=tmp_path).read(0) == b"found"
+    with pytest.raises(UnreadableImage, match=r"left at 'x\.png'"):
+        open_data(tmp_path / "d").read(0)
