@@ -22,9 +22,10 @@ from kdbias.tables.embedding_parts import (
     write_part,
 )
 from kdbias.tables.files import MEND
+from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, readable, require_columns
-from kdbias.tables.plain import as_plain
+from kdbias.tables.plain import as_names, as_plain, without_missing
 from kdbias.tables.run_record import RECORD, Run, read_record
 
 STAGE = "embed"
@@ -34,10 +35,10 @@ _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the pro
 
 def write_embedding_table(
     out: str | os.PathLike[str],
-    ids: pa.Array,
-    vectors: np.ndarray,
-    labels: pa.Array | None = None,
-    groups: Mapping[str, pa.Array] | None = None,
+    ids: Any,
+    vectors: Any,
+    labels: Any = None,
+    groups: Mapping[str, Any] | None = None,
     dtype: str = "float16",
     config: dict[str, Any] | None = None,
     inputs: dict[str, str] | None = None,
@@ -48,9 +49,10 @@ def write_embedding_table(
 
     Args:
         out: folder to write.
-        ids: (n,) unique strings.
-        vectors: (n, d) floats; rows are normalised here.
-        labels, groups: (n,) columns of plain values.
+        ids: (n,) unique texts or numbers: an Arrow or NumPy array, a list, a pandas Series.
+        vectors: (n, d) numbers: an array, a tensor, a list of rows, a Series of them; normalised here.
+        labels, groups: (n,) columns of plain values, given like ``ids``. Labels and groups that say there is
+            none (NaN, ``"nan"``, ``""``, see :mod:`kdbias.tables.plain`) are null.
         dtype: how vectors are stored, ``float16`` or ``float32``.
         config: what made the vectors, for the record.
         inputs: fingerprint of each input by its role, where together they stand for all of the above;
@@ -60,16 +62,21 @@ def write_embedding_table(
 
     Raises:
         ConfigChangedError: ``out`` holds a table made from other vectors, columns or ``config``.
-        KdbiasError: repeated ids, lengths that differ, vectors that are zero or not finite, groups of no
-            plain values.
+        KdbiasError: repeated ids, lengths that differ, vectors that are zero or not finite or of different
+            lengths, groups of no plain values.
     """
+    ids = as_column(ids, "sample ids")
+    ids = ids if isinstance(ids, pa.StringArray) else as_strings(ids)
     require_unique(ids, "sample ids")
-    for name, column in [("vectors", vectors), ("labels", labels), *(groups or {}).items()]:
+    vectors = as_matrix(vectors, "vectors")
+    labels = None if labels is None else as_names(as_column(labels, "labels"))
+    groups = {name: without_missing(as_column(values, name)) for name, values in (groups or {}).items()}
+    for name, column in [("vectors", vectors), ("labels", labels), *groups.items()]:
         if column is not None and len(column) != len(ids):
             raise KdbiasError(
                 f"{len(ids):,} sample ids, but {len(column):,} {name}; each sample needs one of them"
             )
-    plain = {name: as_plain(column, name, out) for name, column in (groups or {}).items()}
+    plain = {name: as_plain(column, name, out) for name, column in groups.items()}
     unit, norms = normalise(vectors, ids)
     if inputs is None:
         beside = [list(plain), fingerprints.of_arrays(labels, *plain.values()), dtype]
@@ -135,12 +142,14 @@ class EmbeddingTable:
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise KdbiasError(f"{folder} is not an embedding table (a folder written by kdbias embed)")
+            raise KdbiasError(
+                f"{folder} is not an embedding table (a folder written by kdbias embed){_way_in(folder)}"
+            )
         record = read_record(folder) if (folder / RECORD).exists() else {}
         if record.get("stage") != STAGE:
             raise KdbiasError(
-                f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'}); "
-                "make one with kdbias embed"
+                f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'})"
+                f"{_way_in(folder) or '; make one with kdbias embed'}"
             )
         if require_finished and record.get("status") != "finished":
             raise KdbiasError(
@@ -278,3 +287,9 @@ class EmbeddingTable:
             )
         vectors /= norms[:, None]
         return vectors
+
+
+def _way_in(path: Path) -> str:
+    """What to say of a path that is no embedding table but holds vectors; nothing of others."""
+    command = command_for(path)
+    return f"; make one of its vectors with: {command}" if command else ""

@@ -16,7 +16,7 @@ from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_schema, read_table, write_table
-from kdbias.tables.plain import plain_type, require_numbers, require_plain
+from kdbias.tables.plain import as_names, plain_type, require_numbers, require_plain
 
 # Largest weights between which neither sums of weights overflow nor their inverses.
 _SUMMABLE = (1e-100, 1e100)
@@ -115,7 +115,7 @@ class WeightManifest:
     def labels(self) -> pa.Array:
         if "label" not in self.table.column_names:
             return pa.nulls(self.n, pa.large_string())
-        return as_strings(self.table.column("label"))
+        return as_names(self.table.column("label"))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
