@@ -123,13 +123,14 @@ def embed(
     """
     _check_options(store, on_error, batch_size, workers, rows_per_part)
     rank, world = rank_and_world()
-    columns = {
+    columns: dict[str, Any] = {
         "id_column": id_column,
         "label_column": label_column,
         "path_column": path_column,
         "image_column": image_column,
     }
-    source = open_data(data, **columns, where=where, root=root)
+    stored = teacher.startswith(f"{PRECOMPUTED}:")
+    source = open_data(data, **columns, where=where, root=root, images=not stored)
     rows_per_part = rows_per_part or usual_rows(source.n)
     config: dict[str, Any] = {
         "precision": precision,
@@ -141,7 +142,7 @@ def embed(
     }
     details = {"source": source.describe(), "data": os.fspath(data), "root": _text(root)}
     network: Teacher | Precomputed
-    if teacher.startswith(f"{PRECOMPUTED}:"):
+    if stored:
         network_options = (flip or None, preprocessing, teacher_output, channels_last, compile or None)
         if precision != "fp32" or any(option is not None for option in network_options):
             raise KdbiasError(
@@ -151,6 +152,10 @@ def embed(
         with _named(teacher):
             network = open_precomputed(teacher.partition(":")[2], id_column)
         rows = network.rows_for(source, same_order)
+        source, remark = network.label(source, rows)
+        if remark is not None:
+            progress.say(remark)
+            details["source"] = source.describe()
         progress.say(
             f"embed: no network runs; {network.vectors.dtype} vectors of {teacher} ({network.dim}-d)"
         )

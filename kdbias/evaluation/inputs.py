@@ -55,8 +55,10 @@ def model_inputs(
             )
         return {"model": fingerprint(model)}, column_types(model)
     from kdbias.data import open_data
+    from kdbias.teachers import PRECOMPUTED
 
-    source = open_data(str(data), **{name: embedding[name] for name in READING if embedding.get(name)})
+    reading: dict[str, Any] = {name: embedding[name] for name in READING if embedding.get(name)}
+    source = open_data(str(data), **reading, images=not teacher_spec(model).startswith(f"{PRECOMPUTED}:"))
     network = network_fingerprint(teacher_spec(model), embedding)
     return {"model": network, "data": source.fingerprint}, source.types()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,24 +13,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.foreign import mistaken
+from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
+from kdbias.tables.plain import as_names, plain_type
 
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _READ_AHEAD = 1 << 16  # bytes; by itself pyarrow reads whole row groups
 _NUMBERS = 1 << 18  # in memory at a time
 
 
 @dataclass(frozen=True)
 class ParquetVectors:
-    """A column of ids and one of lists of numbers, of equal length, in one file or several.
+    """A column of lists or tensors of floats, of equal length, in one file or several.
 
-    shape  (n, d)
-    dtype  of the numbers as they are stored
+    id_column  the column of ids, None without
+    shape      (n, d)
+    dtype      of the numbers as they are stored
     """
 
     path: Path
     files: list[Path]
-    id_column: str
+    id_column: str | None
     column: str
     shape: tuple[int, int]
     dtype: np.dtype
@@ -51,33 +54,33 @@ class ParquetVectors:
         with _readable(path):
             footers = [pq.read_metadata(f) for f in files]
             schemas = [footer.schema.to_arrow_schema() for footer in footers]
-            names = schemas[0].names
-            lists = [f.name for f in schemas[0] if any(is_list(f.type) for is_list in _LISTS)]
-            column = "embedding" if "embedding" in lists else lists[0] if len(lists) == 1 else None
+            column = vector_column(schemas[0])
             if column is None:
-                raise KdbiasError(
-                    f"precomputed:{path}: no column 'embedding' of vectors among {', '.join(names)}"
-                )
-            ids = next((c for c in (id_column, "sample_id") if c is not None and c in names), None)
-            if ids is None:
-                wanted = id_column or "sample_id"
-                raise KdbiasError(f"precomputed:{path}: no id column {wanted!r} among {', '.join(names)}")
+                kinds = ", ".join(f"{field.name} ({field.type})" for field in schemas[0])
+                raise KdbiasError(f"precomputed:{path}: no column 'embedding' of vectors among {kinds}")
+            ids = id_column_of(schemas[0], id_column)
+            types = []
             for file, schema in zip(files, schemas, strict=True):
-                if not {ids, column} <= set(schema.names):
-                    wanted = f"{ids!r} and {column!r}, as {files[0].name} has"
-                    raise KdbiasError(f"precomputed:{file}: should have the columns {wanted}")
-            types = [schema.field(column).type for schema in schemas]
-            dtype = np.result_type(*(kind.value_type.to_pandas_dtype() for kind in types))
+                if not {ids or column, column} <= set(schema.names):
+                    wanted = f"{ids!r} and {column!r}" if ids else repr(column)
+                    raise KdbiasError(
+                        f"precomputed:{file}: should have the columns {wanted}, as {files[0].name} has"
+                    )
+                if (kind := float_type(schema.field(column).type)) is None:
+                    raise KdbiasError(f"precomputed:{file}: its column {column!r} holds no lists of floats")
+                types.append(kind.to_pandas_dtype())
+            dtype = np.result_type(*types)
             n = sum(footer.num_rows for footer in footers)
             found = cls(path, files, ids, column, (n, 0), np.dtype(dtype))
             dim = next((block.shape[1] for _, block in found.blocks(1)), 0)
         return replace(found, shape=(n, dim))
 
-    def ids(self) -> pa.Array:
-        """(n,) large_string."""
+    def texts(self, name: str | None) -> pa.Array | None:
+        """(n,) large_string of a column of plain values, None where not every file has it."""
+        if name is None:
+            return None
         with _readable(self.path):
-            tables = [pq.read_table(f, columns=[self.id_column]) for f in self.files]
-        return as_strings(pa.chunked_array([as_strings(t.column(0)) for t in tables]))
+            return _texts(self.files, name)
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Stream (first row, (m, d) vectors as they are stored), m <= rows, holding little more in memory.
@@ -88,10 +91,11 @@ class ParquetVectors:
         start = 0
         for path in self.files:
             with _readable(path), pq.ParquetFile(path, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
+                first = 0
                 for batch in file.iter_batches(rows, columns=[self.column], use_threads=False):
                     if batch.num_rows:
-                        yield start, _matrix(batch.column(0), self.shape[1], path)
-                    start += batch.num_rows
+                        yield start, _matrix(batch.column(0), self.shape[1], path, first)
+                    start, first = start + batch.num_rows, first + batch.num_rows
 
     def lay_out(self, rows: np.ndarray, folder: Path) -> np.ndarray:
         """The vectors of some rows, (m, d) of float16 or float32, mapped from a temporary file in `folder`.
@@ -113,20 +117,53 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError, OSError) as error:
+        if path.is_file() and (mistake := mistaken(path, "Parquet")) is not None:
+            raise KdbiasError(f"precomputed:{mistake}") from error
         raise KdbiasError(f"precomputed:{path}: {first_line(error)}") from error
 
 
-def _matrix(chunk: pa.Array, dim: int, path: Path) -> np.ndarray:
-    """Rows of a list column as (m, dim); any length where `dim` is 0."""
-    values = chunk.flatten()
-    if chunk.null_count or values.null_count:
-        raise KdbiasError(f"precomputed:{path}: vectors with missing entries")
-    lengths = np.unique(
-        [chunk.type.list_size]
-        if pa.types.is_fixed_size_list(chunk.type)
-        else chunk.value_lengths().to_numpy(zero_copy_only=False)
-    )
-    if len(lengths) > 1 or (dim and lengths[0] != dim):
+def read_beside(
+    files: Sequence[Path], id_column: str | None
+) -> tuple[list[int], pa.Array | None, pa.Array | None]:
+    """Rows of each file, ids and labels of all, for vectors that lie elsewhere.
+
+    Raises KdbiasError for a file that is no whole Parquet file.
+    """
+    with _readable(files[0].parent):
+        footers = [pq.read_metadata(file) for file in files]
+        name = id_column_of(footers[0].schema.to_arrow_schema(), id_column)
+        ids = None if name is None else _texts(files, name)
+        return [footer.num_rows for footer in footers], ids, _texts(files, "label")
+
+
+def _texts(files: Sequence[Path], name: str) -> pa.Array | None:
+    """A column of plain values as ids or labels, None where not every file has it."""
+    schemas = [pq.read_schema(file) for file in files]
+    if any(name not in schema.names or plain_type(schema.field(name).type) is None for schema in schemas):
+        return None
+    return as_strings(pa.chunked_array([as_names(pq.read_table(f, columns=[name])[name]) for f in files]))
+
+
+def _matrix(chunk: pa.Array, dim: int, path: Path, first: int) -> np.ndarray:
+    """Rows of a column of lists as (m, dim), of any length where `dim` is 0; they begin at row `first`."""
+    if isinstance(chunk, pa.ExtensionArray):
+        chunk = chunk.storage
+    valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+    if not valid.all():
+        raise KdbiasError(f"precomputed:{path}: row {first + int(np.argmin(valid)):,} has no vector")
+    if pa.types.is_fixed_size_list(chunk.type):
+        lengths = np.full(len(chunk), chunk.type.list_size)
+    else:
+        lengths = chunk.value_lengths().to_numpy(zero_copy_only=False)
+    dim = dim or int(lengths[0])
+    if (lengths != dim).any():
+        row = int(np.argmax(lengths != dim))
         found = ", ".join(map(str, np.union1d(lengths, [dim])[:4]))
-        raise KdbiasError(f"precomputed:{path}: vectors of different lengths ({found})")
-    return values.to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+        raise KdbiasError(
+            f"precomputed:{path}: vectors of different lengths ({found}), as that of row {first + row:,}"
+        )
+    values = chunk.flatten()
+    if values.null_count:
+        row = int(np.argmin(values.is_valid().to_numpy(zero_copy_only=False))) // dim
+        raise KdbiasError(f"precomputed:{path}: vectors with missing entries, as that of row {first + row:,}")
+    return values.to_numpy(zero_copy_only=False).reshape(len(chunk), dim)

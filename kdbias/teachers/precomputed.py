@@ -1,35 +1,42 @@
 """`precomputed:FILE`: embeddings that exist already, joined to the data by id.
 
-* `.parquet`, or a folder of them: a column of ids (`sample_id`, or what --id-column names) and one of vectors
-  (`embedding`, else the only list column);
-* `.npz`: a 2-D float array, and a 1-D array of as many ids;
-* `.npy`, or an `.npz` without ids: rows by position. Taken only where the caller asserts the order
+* `.parquet`, or a folder of them: a column of vectors (`embedding` or another usual name, else the only one
+  of lists or tensors of floats) and one of ids (what --id-column names, else `sample_id` or another usual
+  name);
+* `.npz`: a 2-D float array, and a 1-D array of ids;
+* a folder of numbered `.npy` files, with a `metadata` folder of Parquet files of ids, as clip-retrieval
+  leaves them;
+* `.npy`, or any of these without ids: rows by position. Taken only where the caller asserts the order
   (`same_order`) and the count equals the data's before any filter.
+
+Labels that lie beside the vectors become those of data that have none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.data import Source
-from kdbias.errors import KdbiasError, first_line
+from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
-from kdbias.tables.joins import align, as_strings, require_unique
-from kdbias.teachers.parquet_vectors import ParquetVectors
+from kdbias.tables.joins import align, require_unique
+from kdbias.teachers.numpy_vectors import ArrayParts, load, metadata_of, open_numbered, read_archive
+from kdbias.teachers.parquet_vectors import ParquetVectors, read_beside
 
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Vectors (m, d) and their ids (m,) or None; all but those of an .npz stay on disk."""
+    """Vectors (m, d), which stay on disk but in .npz; ids (m,) or None, labels (m,) or None."""
 
     spec: str
-    vectors: np.ndarray | ParquetVectors
+    vectors: np.ndarray | ArrayParts | ParquetVectors
     ids: pa.Array | None
+    labels: pa.Array | None
     fingerprint: str
 
     @property
@@ -39,10 +46,15 @@ class Precomputed:
     def rows_for(self, source: Source, same_order: bool) -> np.ndarray:
         """(n,) int64: which vector belongs to each sample of `source`.
 
+        With `same_order` by position, unless the ids of both are the same ones.
+
         Raises KdbiasError where ids are missing, or positions were not asserted or cannot hold.
         """
-        if self.ids is not None:
-            return align(source.ids, self.ids, f"the data {source.origin}", self.spec)
+        what = f"the data {source.origin}"
+        if self.ids is not None and not same_order:
+            return align(source.ids, self.ids, what, self.spec)
+        if self.ids is not None and pc.any(pc.is_in(source.ids, value_set=self.ids)).as_py():
+            return align(source.ids, self.ids, what, self.spec)
         count = len(self.vectors)
         if not same_order:
             raise KdbiasError(
@@ -56,12 +68,29 @@ class Precomputed:
             )
         return source.positions
 
-    def within_reach(self, rows: np.ndarray, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    def label(self, source: Source, rows: np.ndarray) -> tuple[Source, str | None]:
+        """The data with the labels of the vectors where it has none of its own, and a remark on them.
+
+        Args:
+            rows: what `rows_for` gave.
+        """
+        if self.labels is None:
+            return source, None
+        own, stored = source.labels, self.labels.take(pa.array(rows))
+        if stored.null_count == len(stored):
+            return source, None
+        if own is None:
+            return replace(source, labels=stored), f"labels of {self.spec}, as the data has none"
+        other = int(np.sum(pc.not_equal(own, stored).fill_null(False).to_numpy(zero_copy_only=False)))
+        remark = f"labels are the data's; those of {self.spec} differ in {other:,} of {len(own):,} samples"
+        return source, remark if other else None
+
+    def within_reach(self, rows: np.ndarray, folder: Path) -> tuple[np.ndarray | ArrayParts, np.ndarray]:
         """An array (in memory or mapped) and the rows (m,) of it that hold the vectors of `rows` (m,).
 
         What has to be laid out for that goes to a temporary file in `folder`.
         """
-        if isinstance(self.vectors, np.ndarray):
+        if not isinstance(self.vectors, ParquetVectors):
             return self.vectors, rows
         wanted, places = np.unique(rows, return_inverse=True)
         return self.vectors.lay_out(wanted, folder), places
@@ -75,65 +104,53 @@ def open_precomputed(rest: str, id_column: str | None = None) -> Precomputed:
     path = Path(rest)
     if not path.exists():
         raise KdbiasError(f"precomputed:{rest}: no such file")
-    suffix = path.suffix.lower()
-    vectors: np.ndarray | ParquetVectors
-    if path.is_dir() or suffix == ".parquet":
-        vectors = ParquetVectors.open(path, id_column)
-        ids, files = vectors.ids(), vectors.files
-    elif suffix in (".npy", ".npz"):
-        (vectors, ids), files = _read_numpy(path), [path]
-    else:
-        raise KdbiasError(
-            f"precomputed:{rest}: should be a .npy, .npz or .parquet file, or a folder of the last"
-        )
+    vectors, ids, labels, files = _opened(path, id_column)
     if len(vectors.shape) != 2 or vectors.dtype.kind != "f" or 0 in vectors.shape:
         raise KdbiasError(
             f"precomputed:{rest}: holds {vectors.dtype} {vectors.shape}, should be floats (n, d)"
         )
     if ids is not None:
-        ids = as_strings(ids)
         if len(ids) != len(vectors):
             raise KdbiasError(f"precomputed:{rest}: {len(ids):,} ids, but {len(vectors):,} vectors")
         require_unique(ids, f"precomputed:{rest}")
     digests = [fingerprints.of_file(file) for file in files]
     fingerprint = fingerprints.of_json(digests) if path.is_dir() else digests[0]
-    return Precomputed(f"precomputed:{rest}", vectors, ids, fingerprint)
+    return Precomputed(f"precomputed:{rest}", vectors, ids, labels, fingerprint)
 
 
-def _read_numpy(path: Path) -> tuple[np.ndarray, pa.Array | None]:
-    try:
-        loaded: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError) as error:
-        reason = first_line(error)
-        raise KdbiasError(f"precomputed:{path}: not an array of plain numbers ({reason})") from error
-    tables = {name: a for name, a in arrays.items() if a.ndim == 2 and a.dtype.kind == "f"}
-    names = {name: a for name, a in arrays.items() if a.ndim == 1 and a.dtype.kind in "USiu"}
-    vectors = _only(tables, ("embedding", "embeddings", "vectors"), f"{path}: 2-D float array", arrays)
-    assert vectors is not None
-    matching = {name: a for name, a in names.items() if len(a) == len(vectors)}
-    ids = _only(matching, ("sample_id", "ids", "id"), f"{path}: 1-D array of ids", arrays, optional=True)
-    if ids is None:
-        return vectors, None
-    return vectors, pa.array(np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids.astype(str))
+_Opened = tuple[np.ndarray | ArrayParts | ParquetVectors, pa.Array | None, pa.Array | None, list[Path]]
 
 
-def _only(
-    found: dict[str, np.ndarray],
-    preferred: tuple[str, ...],
-    what: str,
-    arrays: dict[str, np.ndarray],
-    optional: bool = False,
-) -> np.ndarray | None:
-    for name in preferred:
-        if name in found:
-            return found[name]
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if optional and not found:
-        return None
-    known = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in arrays.items())
-    raise KdbiasError(f"precomputed:{what} not clear; name it {preferred[0]!r} (the file holds {known})")
+def _opened(path: Path, id_column: str | None) -> _Opened:
+    """Vectors, ids, labels and the files that hold them."""
+    suffix = path.suffix.lower()
+    if path.is_dir() and (numbered := open_numbered(path)) is not None:
+        vectors, files = numbered
+        return vectors, *_beside(vectors, files, id_column)
+    if path.is_dir() or suffix == ".parquet":
+        stored = ParquetVectors.open(path, id_column)
+        return stored, stored.texts(stored.id_column), stored.texts("label"), stored.files
+    if suffix == ".npz":
+        return *read_archive(path, id_column), [path]
+    if suffix == ".npy":
+        return load(path), None, None, [path]
+    raise KdbiasError(
+        f"precomputed:{path}: should be a .npy, .npz or .parquet file, or a folder of .npy or .parquet files"
+    )
+
+
+def _beside(
+    vectors: ArrayParts, files: list[Path], id_column: str | None
+) -> tuple[pa.Array | None, pa.Array | None, list[Path]]:
+    """Ids and labels from the tables beside numbered arrays, and all files.
+
+    Raises KdbiasError for a table of another length than its array.
+    """
+    tables = metadata_of(files)
+    if tables is None:
+        return None, None, files
+    counts, ids, labels = read_beside(tables, id_column)
+    for file, table, n, part in zip(files, tables, counts, vectors.parts, strict=True):
+        if n != len(part):
+            raise KdbiasError(f"precomputed:{table}: {n:,} rows, but {file.name} holds {len(part):,} vectors")
+    return ids, labels, [*files, *tables]
