@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.csv_file import read_csv
-from kdbias.tables.joins import align, as_strings
+from kdbias.tables.csv_file import read_csv, read_text
+from kdbias.tables.joins import align, as_strings, shown
 from kdbias.tables.parquet_file import read_table
 
 _FOLDS = 10
@@ -46,15 +46,18 @@ class Pairs:
             KdbiasError: ids are missing (counts and some of them), or a stem fits two samples.
         """
         both = pa.concat_arrays([self.first, self.second])
-        if pc.all(pc.is_in(both, value_set=ids)).as_py():
-            rows = align(both, ids, "the pairs", where)
-        else:
-            stems = pc.replace_substring_regex(ids, r"^.*[/\\]", "")
-            stems = pc.replace_substring_regex(stems, r"\.[A-Za-z]{3,4}$", "")
-            if pc.count_distinct(stems).as_py() != len(stems):
-                rows = align(both, ids, "the pairs", where)
-            else:
-                rows = align(both, stems, "the pairs", where)
+        rows = align(both, ids, "the pairs", where, allow_missing=True)
+        stems = pc.replace_substring_regex(ids, r"^.*[/\\]", "")
+        stems = pc.replace_substring_regex(stems, r"\.[A-Za-z]{3,4}$", "")
+        if (rows < 0).any() and pc.count_distinct(stems).as_py() == len(stems):
+            rows = np.where(rows < 0, align(both, stems, "the pairs", where, allow_missing=True), rows)
+        if (rows < 0).any():
+            missing = pc.unique(both.filter(pa.array(rows < 0)))
+            raise KdbiasError(
+                f"{len(missing):,} of the {pc.count_distinct(both).as_py():,} ids of the pairs "
+                f"({(rows < 0).sum():,} of the {len(both):,} ids as listed) are not among the {len(ids):,} "
+                f"ids of {where} ({shown(missing)}); are they from the same data?"
+            )
         return rows[: self.n], rows[self.n :]
 
     def take(self, rows: np.ndarray) -> "Pairs":
@@ -67,10 +70,10 @@ def read_pairs(path: str | os.PathLike[str], folds: Sequence[int] | None = None)
 
     Args:
         path: LFW's ``pairs.txt`` (names and image numbers; ids become ``Name_0001``; RFW's lists, which
-            lack the line with the number of folds, likewise), insightface's ``.bin`` (ids as its data source
-            gives them), or a ``.csv``/``.parquet``/``.txt`` table with the columns ``first``, ``second``,
-            ``same`` (0/1) and optionally ``fold``; without folds, ten of equal size are made in the order of
-            the list.
+            lack the line with the number of folds, likewise), lines of two paths and 0 or 1 (before or after
+            them; by tabs where a path has blanks), insightface's ``.bin`` (ids as its data source gives
+            them), or a ``.csv``/``.parquet``/``.txt`` table with the columns ``first``, ``second``, ``same``
+            (0/1) and optionally ``fold``; without folds, ten of equal size are made in the order of the list.
         folds: keep these folds only.
 
     Raises:
@@ -108,13 +111,24 @@ def contiguous_folds(n: int, folds: int = _FOLDS) -> np.ndarray:
 
 def _from_text(file: Path) -> Pairs:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = [_words(line) for line in read_text(file).splitlines()]
     except UnicodeDecodeError as error:
         raise KdbiasError(f"{file}: not a list of pairs in UTF-8 ({error})") from None
-    header = lines[0].split() if lines else []
+    flag = _flag_of([words for words in lines if words])
+    if flag is not None:
+        return _from_paths([words for words in lines if words], flag)
+    header = lines[0] if lines else []
     if header and all(word.isdigit() for word in header) and len(header) <= 2:
         return _from_lfw(file, header, lines)
-    return _from_lfw(file, [], lines) if _names_a_pair(header) else _from_table(file)
+    if _names_a_pair(header):
+        return _from_lfw(file, [], lines)
+    if len(header) > 2 and {header[0], header[-1]} & {"0", "1"}:
+        odd = (n for n, words in enumerate(lines, start=1) if words and _flag_of([words]) is None)
+        number = next(odd, len(lines))
+        raise KdbiasError(
+            f"{file}, line {number}: not two paths and 0 or 1; separate them by tabs where a path has blanks"
+        )
+    return _from_table(file)
 
 
 def _names_a_pair(words: list[str]) -> bool:
@@ -123,19 +137,44 @@ def _names_a_pair(words: list[str]) -> bool:
     return len(words) in (3, 4) and all(word.isdigit() for word in numbers)
 
 
-def _from_lfw(file: Path, header: list[str], lines: list[str]) -> Pairs:
+def _words(line: str) -> list[str]:
+    """The words of a line, by tabs where there are any (names may then hold blanks), else by blanks."""
+    return [word.strip() for word in line.strip().split("\t")] if "\t" in line.strip() else line.split()
+
+
+def _flag_of(lines: list[list[str]]) -> int | None:
+    """Which of three words, the last or the first, is 0 or 1 (different or same) in every line; None if none.
+
+    LFW's lists are none of these: they hold lines of four words.
+    """
+    if not lines or any(len(words) != 3 for words in lines):
+        return None
+    return next((place for place in (2, 0) if {words[place] for words in lines} <= {"0", "1"}), None)
+
+
+def _from_paths(lines: list[list[str]], flag: int) -> Pairs:
+    """PATH PATH 0/1, or 0/1 PATH PATH."""
+    first, second = (0, 1) if flag == 2 else (1, 2)
+    return Pairs(
+        pa.array([words[first] for words in lines], pa.large_string()),
+        pa.array([words[second] for words in lines], pa.large_string()),
+        np.array([words[flag] == "1" for words in lines]),
+        contiguous_folds(len(lines)),
+    )
+
+
+def _from_lfw(file: Path, header: list[str], lines: list[list[str]]) -> Pairs:
     """LFW: the header says folds and pairs of each kind in a fold; a fold is its same, then its different.
 
     RFW has no header, and the same order: ten folds.
     """
     first, second, same = [], [], []
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
+    for number, words in enumerate(lines, start=1):
         if not words or (header and number == 1):
             continue
         if not _names_a_pair(words):
             raise KdbiasError(
-                f"{file}, line {number}: {line.strip()!r} is neither NAME I J nor NAME I NAME J"
+                f"{file}, line {number}: {' '.join(words)!r} is neither NAME I J nor NAME I NAME J"
             )
         other, last = (words[0], words[2]) if len(words) == 3 else (words[2], words[3])
         first.append(f"{words[0]}_{int(words[1]):04d}")
@@ -165,9 +204,7 @@ def _from_table(file: Path) -> Pairs:
     if file.suffix.lower() == ".parquet":
         table = read_table(file)
     else:
-        with file.open("rb") as handle:
-            delimiter = "\t" if b"\t" in handle.readline() else ","
-        table = read_csv(file, ("first", "second"), delimiter=delimiter)
+        table = read_csv(file, ("first", "second"))
     missing = [name for name in ("first", "second", "same") if name not in table.column_names]
     if missing:
         raise KdbiasError(f"{file} has no column {missing[0]!r} (it has: {', '.join(table.column_names)})")
@@ -175,6 +212,8 @@ def _from_table(file: Path) -> Pairs:
     if same.dtype.kind not in "biuf" or not np.isin(same, (0, 1)).all():
         raise KdbiasError(f"{file}: the column same must hold 0 and 1 alone")
     if "fold" in table.column_names:
+        if table["fold"].null_count:
+            raise KdbiasError(f"{file}: {table['fold'].null_count:,} pairs have no fold")
         _, folds = np.unique(table["fold"].to_numpy(), return_inverse=True)
         folds = folds.astype(np.int64) + 1
     else:
