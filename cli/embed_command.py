@@ -88,13 +88,14 @@ def command(**parameters: Any) -> Any:
       kdbias:iresnet50@FILE           insightface state dicts load
       run:RUN_DIR                     a model that kdbias train made
       python:package.module:factory   your own code (it is run)
-      precomputed:FILE.npy|.npz|.parquet
+      precomputed:FILE.npy|.npz|.parquet   or a folder of them; DATA then needs no images
 
     \b
     Examples:
       kdbias embed photos/ -o emb --teacher torchvision:resnet50
       kdbias embed people.parquet -o emb --teacher run:teacher --label-column person --where split=train
       kdbias embed faces.parquet -o emb --teacher precomputed:vectors.npy --same-order
+      kdbias embed vectors.parquet -o emb --teacher precomputed:vectors.parquet
     """
     from kdbias.embedding.stage import embed
 
