@@ -57,6 +57,8 @@ class Columns:
         id = _pick(data, schema, options.id_column, "sample_id", "--id-column")
         label = _pick(data, schema, options.label_column, "label", "--label-column")
         path = _pick(data, schema, options.path_column, "path", "--path-column")
+        if id is None and path is None and "sample_id" in schema.names:
+            _pick(data, schema, "sample_id", "sample_id", "--id-column")  # refused: of no plain values
         named = (id, label, path, *(options.groups or ()))
         others = [n for n in schema.names if n != image and (n in named or not _PANDAS_INDEX.fullmatch(n))]
         plain = [name for name in others if plain_type(schema.field(name).type) is not None]

@@ -133,22 +133,25 @@ def _read(
     split_names = splits_of(names) if splits and "split" not in schema.names else None
     tables = []
     for number, file in enumerate(files):
-        table = _plain(file, columns, schema)
+        table, n = _plain(file, columns, schema)
+        found = dict(zip(table.column_names, table.columns, strict=True))
         if columns.id is None and columns.path is None:
-            table = table.append_column(ROW_ID, row_ids(names[number], table.num_rows))
+            found[ROW_ID] = row_ids(names[number], n)
         if split_names is not None:
-            split = pa.repeat(pa.scalar(split_names[number], pa.large_string()), table.num_rows)
-            table = table.append_column("split", split)
-        tables.append(table)
+            found["split"] = pa.repeat(pa.scalar(split_names[number], pa.large_string()), n)
+        tables.append(pa.table(found))
     return pa.concat_tables(tables)
 
 
-def _plain(file: str, columns: Columns, schema: pa.Schema) -> pa.Table:
-    """The plain columns of a file."""
+def _plain(file: str, columns: Columns, schema: pa.Schema) -> tuple[pa.Table, int]:
+    """The plain columns of a file, and how many rows it has."""
     if (delimiter := _delimiter(file)) is not None:
         texts = [name for name in (columns.id, columns.label, columns.path) if name is not None]
         with _csv_input(file) as handle:
-            return read_csv(handle, texts, columns.plain, delimiter, file)
+            table = read_csv(handle, texts, columns.plain, delimiter, file)
+        return table, table.num_rows
     with open_input(file) as handle:
-        table = pq.ParquetFile(handle).read(columns=list(columns.plain)).replace_schema_metadata()
-    return conform(table, schema, file)
+        parquet = pq.ParquetFile(handle)
+        table = parquet.read(columns=list(columns.plain)).replace_schema_metadata()
+    table.validate(full=True)  # texts that are not UTF-8
+    return conform(table, schema, file), parquet.metadata.num_rows

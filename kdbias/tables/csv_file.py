@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.foreign import mistaken
+from kdbias.tables.plain import NO_VALUE
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """Suffix -> what usually separates the columns."""
@@ -54,6 +55,7 @@ class _Form:
             "read_options": csv.ReadOptions(encoding=self.encoding),
             "parse_options": csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
             "convert_options": csv.ConvertOptions(
+                null_values=[*csv.ConvertOptions().null_values, *NO_VALUE],
                 column_types={name: pa.string() for name in chosen if name.strip() in texts},
                 include_columns=chosen,
             ),

@@ -70,7 +70,10 @@ def write_embedding_table(
     require_unique(ids, "sample ids")
     vectors = as_matrix(vectors, "vectors")
     labels = None if labels is None else as_names(as_column(labels, "labels"))
-    groups = {name: without_missing(as_column(values, name)) for name, values in (groups or {}).items()}
+    groups = {
+        name: without_missing(as_column(values, f"the group column {name!r}"))
+        for name, values in (groups or {}).items()
+    }
     for name, column in [("vectors", vectors), ("labels", labels), *groups.items()]:
         if column is not None and len(column) != len(ids):
             raise KdbiasError(

@@ -26,6 +26,8 @@ _STARTS = (
 _CONTROLS = dict.fromkeys(map(ord, "\r\n\t"))
 _WAYS_OUT = {
     "a Parquet file": "name it .parquet",
+    "a gzip file": "unpack it",
+    "a Zstandard file": "unpack it",
     "a text file": "name it .csv if it is one",
 }
 _OUT_OF_PANDAS = "write it with pandas' to_parquet, or as .csv"

@@ -68,13 +68,15 @@ def as_column(values: Any, name: str) -> pa.Array | pa.ChunkedArray:
     Raises:
         KdbiasError: values of several kinds, or more than one dimension.
     """
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
     try:
-        values = _array_of(values)
-        return pa.array(values if hasattr(values, "dtype") else list(values), from_pandas=True)
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
+            values = _array_of(values)
+            values = pa.array(values if hasattr(values, "dtype") else list(values), from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise KdbiasError(f"{name}: not one plain value a sample ({first_line(error)})") from None
+    if plain_type(values.type) is None:
+        raise KdbiasError(f"{name} holds {values.type}, not one plain value a sample")
+    return values
 
 
 def as_matrix(values: Any, name: str) -> np.ndarray:
@@ -95,7 +97,7 @@ def as_matrix(values: Any, name: str) -> np.ndarray:
         matrix = np.asarray(values)
         if matrix.dtype == object:
             matrix = np.stack([np.asarray(row) for row in matrix])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise KdbiasError(f"{name}: not all of one length, as vectors are ({first_line(error)})") from None
     whole = matrix.dtype.kind in "iu" and not hasattr(values, "dtype")  # numbers as people type them
     return matrix.astype(np.float64) if whole else matrix

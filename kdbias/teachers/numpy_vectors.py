@@ -68,17 +68,17 @@ def read_archive(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Arra
     """
     try:
         with load(path) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: _decoded(archive[name]) for name in archive.files}
     except DAMAGED as error:
         raise _unreadable(path, error) from error
     tables = {name: a for name, a in arrays.items() if a.ndim == 2 and a.dtype.kind == "f"}
     vectors = tables[_only(tables, VECTORS, f"{path}: 2-D float array", arrays)]
     columns = {name: a for name, a in arrays.items() if a.ndim == 1 and len(a) == len(vectors)}
-    names = {name: _column(a) for name, a in columns.items() if a.dtype.kind in "USiub"}
+    names = {name: as_names(pa.array(a)) for name, a in columns.items() if a.dtype.kind in "Uiub"}
     label = next((name for name in LABELS if name in names and name != id_column), None)
     ids = next((name for name in (id_column, *IDS) if name in names), None)
     if ids is None:
-        texts = [name for name in names if columns[name].dtype.kind in "US" and name not in LABELS]
+        texts = [name for name in names if columns[name].dtype.kind == "U" and name not in LABELS]
         distinct = [name for name in texts if pc.count_distinct(names[name]).as_py() == len(vectors)]
         ids = distinct[0] if len(distinct) == 1 else None
     return vectors, names.get(ids), names.get(label)
@@ -149,8 +149,8 @@ def number_of(file: Path) -> tuple[int, str]:
     return (int(found[1]), "") if found else (-1, file.stem)
 
 
-def _column(values: np.ndarray) -> pa.Array:
-    return as_names(pa.array(np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values))
+def _decoded(values: np.ndarray) -> np.ndarray:
+    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
 
 
 def _only(

@@ -141,7 +141,9 @@ def _texts(files: Sequence[Path], name: str) -> pa.Array | None:
     schemas = [pq.read_schema(file) for file in files]
     if any(name not in schema.names or plain_type(schema.field(name).type) is None for schema in schemas):
         return None
-    return as_strings(pa.chunked_array([as_names(pq.read_table(f, columns=[name])[name]) for f in files]))
+    texts = pa.chunked_array([as_names(pq.read_table(f, columns=[name])[name]) for f in files])
+    texts.validate(full=True)  # texts that are not UTF-8
+    return as_strings(texts)
 
 
 def _matrix(chunk: pa.Array, dim: int, path: Path, first: int) -> np.ndarray:

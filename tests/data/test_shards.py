@@ -207,3 +207,17 @@ def test_the_path_beside_missing_bytes_is_read_below_the_root(tmp_path):
     assert inner.read(1) == b"zero"
     with pytest.raises(UnreadableImage, match="cannot open"):
         inner.read(0)
+
+
+def test_a_file_of_images_alone(tmp_path):
+    pq.write_table(pa.table({"image": [b"x", b"y"]}), tmp_path / "m.parquet")
+    source = open_data(tmp_path / "m.parquet")
+    assert source.ids.to_pylist() == ["m/00000000", "m/00000001"]
+    assert source.read(1) == b"y"
+
+
+def test_texts_that_are_not_utf8(tmp_path):
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+    pq.write_table(pa.table({"sample_id": ["a"], "label": bad, "image": [b"x"]}), tmp_path / "m.parquet")
+    with pytest.raises(KdbiasError, match=r"cannot be read .*UTF8"):
+        open_data(tmp_path / "m.parquet")

@@ -78,7 +78,9 @@ def test_labels_and_groups_in_any_form(tmp_path, labels, found):
         (np.ones((2, 2)), ROWS[:2], {}, "sample ids: not one plain value"),
         (["a", "b"], ROWS, {}, "2 sample ids, but 3 vectors"),
         (["a", "b"], ROWS[:2], {"labels": ["x"]}, "2 sample ids, but 1 labels"),
-        (["a", "b"], ROWS[:2], {"groups": {"g": [[1], [2]]}}, "group column 'g' holds list"),
+        (["a", "b"], ROWS[:2], {"groups": {"g": [[1], [2]]}}, "the group column 'g' holds list"),
+        ([{}, {}], ROWS[:2], {}, "sample ids holds struct"),
+        (["a", "b"], None, {}, "vectors: not all of one length"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path, ids, vectors, more, message):

@@ -252,3 +252,13 @@ def test_a_table_of_vectors_and_labels_is_data_and_teacher(tmp_path) -> None:
     np.testing.assert_allclose(found.vectors(), unit, atol=1e-6)
     with pytest.raises(KdbiasError, match="no column 'image'"):
         embed(tmp_path / "v.parquet", tmp_path / "no", teacher="torchvision:resnet18@random")
+
+
+def test_ids_that_are_not_utf8(tmp_path) -> None:
+    np.savez(tmp_path / "v.npz", x=VECTORS[:1], ids=np.array([b"\xe9"]))
+    with pytest.raises(KdbiasError, match=r"not an array of plain numbers .'utf-8'"):
+        open_precomputed(str(tmp_path / "v.npz"))
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+    pq.write_table(pa.table({"sample_id": bad, "embedding": [[1.0, 2.0]]}), tmp_path / "v.parquet")
+    with pytest.raises(KdbiasError, match="UTF8"):
+        open_precomputed(str(tmp_path / "v.parquet"))
