@@ -17,6 +17,7 @@ from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
 from kdbias.tables.plain import as_names, is_bytes, plain_type, without_missing
+from kdbias.wording import counted
 
 ROW_ID = "\0row"
 """Column of the ids that stand in for those that a table lacks; no file has one of this name."""
@@ -201,4 +202,4 @@ def _said(name: str | None, values: pa.ChunkedArray) -> list[str]:
     values = as_strings(values)
     lost = values.filter(pc.and_(pc.is_null(without_missing(values)), pc.not_equal(values, "")))
     texts = ", ".join(map(repr, pc.unique(lost).to_pylist()))
-    return [f"{len(lost):,} values of {name} are missing ones ({texts})"] if len(lost) else []
+    return [f"{counted(len(lost), 'value')} of {name} read as missing ({texts})"] if len(lost) else []

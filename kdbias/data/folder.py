@@ -96,7 +96,7 @@ def open_folder(data: str, options: Options) -> Source:
     sizes = sizes[order.to_numpy()]
     notes = [f"{counted(skipped.total(), 'file')} of other kinds left out"] if skipped else []
     if tables := skipped[".parquet"]:
-        notes.append(f"{counted(tables, 'Parquet file')} among them (to read these, name one, or a folder of them)")
+        notes.append(f"{counted(tables, 'Parquet file')} among them (to read one, name it, or its folder)")
     if outputs:
         notes.append(f"outputs of kdbias left out ({', '.join(sorted(outputs))})")
     if options.pattern is None:

@@ -209,7 +209,7 @@ def make_source(
         known = len(ids) - (0 if labels is None else labels.null_count)
         labels = _named(origin, labels, options.label_names)
         if hidden := known - (len(ids) - labels.null_count):
-            notes = (*notes, f"{hidden:,} labels are {_NO_CLASS}, which is none")
+            notes = (*notes, f"{counted(hidden, 'label')} of {_NO_CLASS} read as missing")
     if labels is not None:
         labels = as_strings(labels)
         if labels.null_count == len(labels):

@@ -157,7 +157,7 @@ def test_a_split_with_hidden_labels_and_other_types(tmp_path):
     assert source.labels.to_pylist() == ["dog", "cat", None, None, None]
     assert source.column("age").to_pylist() == [30, 31, None, 0.5, None]
     assert [source.read(i) for i in range(5)] == [b"0", b"1", b"0", b"1", b"0"]
-    assert "2 labels are -1" in source.describe()
+    assert "2 labels of -1" in source.describe()
     write_split(tmp_path / "e/train", pa.array([1]), ["cat", "dog"], pa.array([30]))
     write_split(tmp_path / "e/test", pa.array([1]), ["dog", "cat"], pa.array([30]))
     (tmp_path / "e/dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))

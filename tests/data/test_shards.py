@@ -54,7 +54,7 @@ def test_a_snapshot_of_the_hub(snapshot):
     assert source.column("split").to_pylist() == ["test", "test", "train", "train", "train"]
     assert [source.read(i) for i in range(5)] == [b"d", b"e", b"a", b"b", b"c"]
     assert "no column of ids: they are the file's name and the row" in source.describe()
-    assert "2 labels are -1, which is none" in source.describe()
+    assert "2 labels of -1 read as missing" in source.describe()
     assert open_data(snapshot, where=["split=train"]).labels.to_pylist() == ["cat", "dog", "dog"]
 
 
@@ -104,7 +104,7 @@ def test_folders_of_images_stay_folders(tmp_path):
     (tmp_path / "a/0.jpg").write_bytes(b"x")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "meta.parquet")
     assert kind_of(str(tmp_path)) == "folder"
-    assert "1 Parquet files among them" in open_data(tmp_path).describe()
+    assert "1 Parquet file among them" in open_data(tmp_path).describe()
     (tmp_path / "a/0.jpg").unlink()
     assert kind_of(str(tmp_path)) == "table"
     (tmp_path / "run.json").write_text("{}")

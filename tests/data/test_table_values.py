@@ -26,8 +26,8 @@ def test_values_that_say_there_is_none(csv):
     source = open_data(csv)
     assert source.labels.to_pylist() == [None, None, "7"]
     assert source.column("race").to_pylist() == [None, None, "Asian"]
-    assert "2 values of label are missing ones ('nan', 'NULL')" in source.describe()
-    assert "2 values of race are missing ones ('NA', '<NA>')" in source.describe()
+    assert "2 values of label read as missing ('nan', 'NULL')" in source.describe()
+    assert "2 values of race read as missing ('NA', '<NA>')" in source.describe()
     csv.write_text("path,label\n0001.png,None\nsub/0002.png,n/a\n")
     assert open_data(csv).labels is None
 
