@@ -17,6 +17,13 @@ class DivergedError(KdbiasError):
     """A training's loss or weights are no finite numbers any more."""
 
 
+class MachineError(KdbiasError):
+    """The machine failed (disk, memory, a process), not the command: the same call goes on later.
+
+    The command line exits with status 1.
+    """
+
+
 class UnwritableError(OSError):
     """An output cannot be written: ``filename`` is the output that was asked for."""
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.files import refuse_special
 from kdbias.tables.foreign import mistaken
 from kdbias.tables.plain import NO_VALUE
 
@@ -272,6 +273,7 @@ def _opened(source: CsvSource) -> Iterator[pa.NativeFile]:
         source.seek(0)
         yield source
         return
+    refuse_special(source)
     try:
         handle = pa.OSFile(os.fspath(source))  # not mapped, which an empty file cannot be
     except FileNotFoundError:

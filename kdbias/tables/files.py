@@ -2,9 +2,13 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import re
 import socket
+import stat
+import time
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -16,6 +20,28 @@ from kdbias.errors import KdbiasError, UnwritableError
 _SUFFIX = ".kdbias-tmp"
 MEND = "put back a whole copy, or make it again with --overwrite"
 """What to do about a file that is damaged."""
+_DAY = 86_400.0  # seconds
+_STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a drive of Windows
+_writing: set[Path] = set()  # temporary files of this process
+
+
+def refuse_store(path: str | os.PathLike[str], verb: str = "write to") -> None:
+    """Refuse a URI (``s3://...``), which whatever knows no stores would take for a folder ``s3:``."""
+    text = os.fspath(path)
+    if _STORE.match(text):
+        text = text if "://" in text else text.replace(":/", "://", 1)  # a Path has lost a slash
+        raise KdbiasError(f"{text} is in a store, which kdbias does not {verb} here; give a local path")
+
+
+def refuse_special(path: str | os.PathLike[str]) -> None:
+    """Refuse a FIFO, a socket or a device: reading one may wait for ever, writing replace it."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says what is wrong
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise KdbiasError(f"{path} is {kind}; a plain file is needed here")
 
 
 @contextlib.contextmanager
@@ -30,6 +56,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     owner = f"{_host()}-{os.getpid()}"
     temporary = target.with_name(f"{target.name}.{owner}-{uuid.uuid4().hex[:8]}{_SUFFIX}")
+    refuse_store(path)
+    refuse_special(path)
+    _writing.add(temporary)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -45,6 +74,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             code = errno.ENOTDIR if code == errno.EEXIST else code  # a file where its folder should be
             raise UnwritableError(code, os.strerror(code), str(target)) from error
         raise
+    finally:
+        _writing.discard(temporary)
 
 
 def _is_about(error: OSError, temporary: Path) -> bool:
@@ -71,12 +102,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def clean_temporaries(folder: str | os.PathLike[str]) -> int:
-    """Remove what killed processes left behind in ``folder``; returns how many files.
+def clean_temporaries(folder: str | os.PathLike[str], name: str = "") -> int:
+    """Remove what killed processes left behind in ``folder``, or of its file ``name``; returns how many.
 
-    A file whose process still runs, or may run on another host, is left alone.
+    A file whose process still runs, or may run on another host (which writes to it within a day), is left.
     """
-    stale = [path for path in Path(folder).glob(f"*{_SUFFIX}") if not _may_be_alive(path)]
+    pattern = f"{glob.escape(name)}{'.' if name else ''}*{_SUFFIX}"
+    stale = [path for path in Path(folder).glob(pattern) if not _may_be_alive(path)]
     for path in stale:
         path.unlink(missing_ok=True)
     return len(stale)
@@ -91,7 +123,11 @@ def _may_be_alive(path: Path) -> bool:
     if len(owner) != 3 or not owner[1].isdigit():
         return False
     if owner[0] != _host():
-        return True
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime < _DAY
+        return False
+    if int(owner[1]) == os.getpid():  # or of another process before, that had its number: in a container
+        return path in _writing
     try:
         os.kill(int(owner[1]), 0)
     except ProcessLookupError:
@@ -138,6 +174,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _text(path: str | os.PathLike[str]) -> str:
+    refuse_special(path)
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdbias.tables.files import refuse_special
+
 _LENGTH = 16  # bytes
 
 
 def of_file(path: str | os.PathLike[str]) -> str:
     """BLAKE2b of a file's bytes, 32 hex digits."""
+    refuse_special(path)
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=_LENGTH)).hexdigest()
 

@@ -8,7 +8,9 @@ there is no such lock (Windows, some network file systems) nothing is locked.
 import contextlib
 import errno
 import os
+import re
 import socket
+import stat
 import weakref
 from pathlib import Path
 
@@ -21,6 +23,8 @@ except ImportError:  # not on Windows
 
 NAME = ".lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)
+_CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_OURS = re.compile(rb"(\d+ on [^\n]*\n?)?\Z")
 
 
 class FolderLock:
@@ -57,7 +61,7 @@ def lock_folder(folder: Path) -> FolderLock | None:
     """Lock an existing folder for this process; within it, the same lock serves again.
 
     Raises:
-        KdbiasError: another process holds it (named by its id).
+        KdbiasError: another process holds it (named by its id), or what lies there is somebody's.
     """
     path = folder.resolve() / NAME
     mine = _held.get(path)
@@ -67,9 +71,14 @@ def lock_folder(folder: Path) -> FolderLock | None:
         return None
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError:  # a folder that cannot be written to cannot be spoilt either
-            return None
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _CLOSED, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise _foreign(path) from None
+            return None  # a folder that cannot be written to cannot be spoilt either
+        if not _is_ours(descriptor):
+            os.close(descriptor)
+            raise _foreign(path)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still_there(path, descriptor):
@@ -98,7 +107,7 @@ def in_use(folder: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | _CLOSED)
     except OSError:
         return False
     try:
@@ -108,6 +117,15 @@ def in_use(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Whether a file is such a lock, or empty."""
+    return stat.S_ISREG(os.fstat(descriptor).st_mode) and bool(_OURS.match(os.pread(descriptor, 400, 0)))
+
+
+def _foreign(path: Path) -> KdbiasError:
+    return KdbiasError(f"{path} is no lock that kdbias wrote; move it away, or choose another -o")
 
 
 def _is_still_there(path: Path, descriptor: int) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import provenance
-from kdbias.tables.files import MEND, atomic_path
+from kdbias.tables.files import MEND, atomic_path, refuse_special
 from kdbias.tables.foreign import mistaken
 
 
@@ -34,6 +34,7 @@ def readable(path: str | os.PathLike[str]) -> Iterator[None]:
         KdbiasError: no such file, or one that is no whole Parquet file. What the machine refuses (permission,
             a failing disk) stays an OSError.
     """
+    refuse_special(path)
     try:
         yield
     except FileNotFoundError:

@@ -1,39 +1,24 @@
 """The record of one run of a stage in its output folder: same command again = resume or nothing to do."""
 
-import glob
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.files import clean_temporaries, read_document, sync_folder, write_json
+from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
+from kdbias.tables import run_files
+from kdbias.tables.files import clean_temporaries, read_document, write_json
 from kdbias.tables.folder_lock import NAME as LOCK
 from kdbias.tables.folder_lock import FolderLock, lock_folder
+from kdbias.tables.run_files import RECORD, REPLACED, STAGED, barren, put_back, put_in_place
 from kdbias.version import __version__
 
-RECORD = "run.json"
-_STAGED = "staged"
-_REPLACED = ".replaced"  # what --overwrite starts over from, until the new run has finished
-_OWN = {
-    "embed": ("part-*.parquet", "failures.parquet", "parts"),
-    "uniformity": (
-        *("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet"),
-        *("intervals.parquet", "pass.npz", _STAGED),
-    ),
-    "frontier": ("frontier.*",),
-    "train": ("checkpoint.pt", "student.*", "metrics.csv", "config.toml", "failures.parquet", "tensorboard"),
-    "evaluate": ("metrics.json", "units.parquet", "embeddings"),
-    "demo": (
-        *("data", "teacher", "embeddings", "density", "weights", "students", "evaluations"),
-        *("results.*", "commands.sh", "report.html"),
-    ),
-}
-"""What each stage writes into its folder: starting over replaces this, the ``plots`` that the record lists,
-and nothing else."""
+__all__ = ["RECORD", "Run", "read_record", "refuse_changes", "stage_of"]
+
 _NAMED = 6  # differences that a refusal names
 _LONG = 40  # characters of a value in it
 State = Literal["new", "resumed", "finished"]
@@ -122,24 +107,30 @@ class Run:
         config: dict[str, Any],
         inputs: dict[str, str],
         overwrite: bool = False,
+        *,
+        reads: Iterable[object] = (),
+        mends: bool = False,
     ) -> "Run":
         """Begin, resume or find finished the run of ``stage`` in folder ``out``.
 
         With ``overwrite`` what is there is set aside: `finish` removes it, `forget` puts it back.
 
+        Args:
+            reads: paths that the run will read, which ``overwrite`` must not replace.
+            mends: the stage itself makes again what a finished run has lost.
+
         Raises:
             ConfigChangedError: the folder holds a run with other options or inputs (keys named).
-            KdbiasError: the folder holds something else, or another process is at work in it.
+            KdbiasError: the folder holds something else or a finished run that lacks a file, or another
+                process is at work in it.
         """
-        folder = Path(out)
-        if folder.exists() and not folder.is_dir():
-            raise KdbiasError(
-                f"{folder} is a file; the output of kdbias {stage} is a folder: choose another -o"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = run_files.output_folder(out, stage)
         lock = lock_folder(folder)
         try:
-            return cls._open(folder, stage, config, inputs, overwrite, lock)
+            run = cls._open(folder, stage, config, inputs, overwrite, lock, tuple(reads))
+            if run.state == "finished" and not mends:
+                run_files.refuse_holes(folder)
+            return run
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -154,28 +145,30 @@ class Run:
         inputs: dict[str, str],
         overwrite: bool,
         lock: FolderLock | None,
+        reads: tuple[object, ...],
     ) -> "Run":
         config = json.loads(json.dumps(config))  # as it is read back: lists, not tuples
         if not (folder / RECORD).exists():
-            _put_back(folder, stage)  # a kill came between
+            put_back(folder, stage)  # a kill came between
         found = cls._existing(folder, stage)
-        if found is not None and _STAGED in found:
-            found = _put_in_place(folder, found)
+        if found is not None and STAGED in found:
+            found = put_in_place(folder, found)
         if found is not None and found.get("status") == "finished":
-            shutil.rmtree(folder / _REPLACED, ignore_errors=True)
+            shutil.rmtree(folder / REPLACED, ignore_errors=True)
         if found is not None and overwrite:
-            _set_aside(folder, stage, found)
+            run_files.set_aside(folder, stage, found, reads)
             found = None
         elif found is not None:
             try:
                 refuse_changes(folder, found, {"config": config, "inputs": inputs})
             except ConfigChangedError:
-                if not _barren(folder, stage, found):
+                if not barren(folder, stage, found):
                     raise
                 # A mistyped command claims nothing, and what it was to replace is there again.
-                if _put_back(folder, stage):
-                    return cls._open(folder, stage, config, inputs, overwrite, lock)
+                if put_back(folder, stage):
+                    return cls._open(folder, stage, config, inputs, overwrite, lock, reads)
                 found = None
+        clean_temporaries(folder)
         if found is None:
             record = {
                 "kdbias": __version__,
@@ -187,7 +180,6 @@ class Run:
             }
             write_json(folder / RECORD, record)
             return cls(folder, "new", record, lock)
-        clean_temporaries(folder)
         return cls(folder, "finished" if found.get("status") == "finished" else "resumed", found, lock)
 
     @staticmethod
@@ -212,26 +204,43 @@ class Run:
 
         What the run was to replace is put back, unless it has results of its own to go on from.
         """
+        if not self.out.is_dir():
+            return
         if self._staged is not None:
-            shutil.rmtree(self._staged)
+            shutil.rmtree(self._staged, ignore_errors=True)
         stage = self.record["stage"]
-        restored = _barren(self.out, stage, self.record) and _put_back(self.out, stage)
+        restored = barren(self.out, stage, self.record) and put_back(self.out, stage)
         self.unlock()
         if restored:
             return
-        if self.state == "new" and [entry.name for entry in self.out.iterdir()] == [RECORD]:
+        if self.state == "new" and os.listdir(self.out) == [RECORD]:
             (self.out / RECORD).unlink()
             self.out.rmdir()
 
     def stage(self) -> Path:
         """An empty folder for files that belong together: `finish` puts all of them in place, or none."""
-        self._staged = self.out / _STAGED
+        self._staged = self.out / STAGED
         shutil.rmtree(self._staged, ignore_errors=True)
         self._staged.mkdir()
         return self._staged
 
     def finish(self, counts: dict[str, Any], seconds: float, **more: Any) -> None:
-        """Mark the run finished; written last, so that nothing half-done reads as whole."""
+        """Mark the run finished; written last, so that nothing half-done reads as whole.
+
+        Raises:
+            MachineError: the folder has vanished meanwhile.
+            KdbiasError: a staged file would replace one that is not the run's.
+        """
+        self.require_folder()
+        stage, staged = self.record["stage"], os.listdir(self._staged) if self._staged else []
+        known = {entry.name for entry in run_files.own(self.out, stage, self.record)}
+        foreign = [name for name in staged if (self.out / name).exists() and name not in known]
+        if foreign:
+            self.forget()
+            raise KdbiasError(
+                f"{self.out / foreign[0]} was not written by kdbias {stage}; move it away, or choose "
+                "another -o"
+            )
         self.record = {
             **self.record,
             "status": "finished",
@@ -240,83 +249,28 @@ class Run:
             "seconds": round(seconds, 3),
             **more,
         }
+        self.record["files"] = sorted({*run_files.listed(self.out, stage, self.record), *staged})
         if self._staged is None:
             write_json(self.out / RECORD, self.record)
         else:
             # From here to the end the folder reads as running, and whoever opens it next completes it.
-            pending = {**self.record, "status": "running", _STAGED: self.record}
+            pending = {**self.record, "status": "running", STAGED: self.record}
             write_json(self.out / RECORD, pending)
-            _put_in_place(self.out, pending)
+            put_in_place(self.out, pending)
             self._staged = None
-        shutil.rmtree(self.out / _REPLACED, ignore_errors=True)
+        shutil.rmtree(self.out / REPLACED, ignore_errors=True)
         self.state = "finished"
         self.unlock()
+
+    def require_folder(self) -> None:
+        """Raises MachineError where the folder was removed or emptied under the run's hands."""
+        if not (self.out / RECORD).exists():
+            raise MachineError(
+                f"{self.out} was removed or emptied while kdbias {self.record['stage']} ran; remove what is "
+                "left there and run the same command again"
+            )
 
     def unlock(self) -> None:
         """Let other processes into the folder."""
         if self._lock is not None:
             self._lock.release()
-
-
-def _put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Move what is staged into the folder, then write and return the record that was to stand at the end."""
-    staged = folder / _STAGED
-    if staged.exists():
-        for file in staged.iterdir():
-            os.replace(file, folder / file.name)
-        staged.rmdir()
-    sync_folder(folder)
-    write_json(folder / RECORD, record[_STAGED])
-    return record[_STAGED]
-
-
-def _barren(folder: Path, stage: str, record: dict[str, Any]) -> bool:
-    """Whether a run ended before its first result; what has a record of its own (embeddings) is not its."""
-    if record.get("status") == "finished":
-        return False
-    left = (entry for pattern in _OWN.get(stage, ()) for entry in folder.glob(pattern))
-    return not any(entry.name != "config.toml" and not (entry / RECORD).exists() for entry in left)
-
-
-def _own(folder: Path, stage: str, record: dict[str, Any]) -> list[Path]:
-    """What the stage wrote beside its record; whatever else lies in the folder is somebody's and stays."""
-    patterns = (*_OWN.get(stage, ()), *map(glob.escape, record.get("plots", ())))
-    return list(dict.fromkeys(entry for pattern in patterns for entry in folder.glob(pattern)))
-
-
-def _set_aside(folder: Path, stage: str, record: dict[str, Any]) -> None:
-    """Make room for a new run.
-
-    The record moves first and returns last (`_put_back`): cut short in between, the folder has none, so that
-    no part of an output ever reads as the whole.
-    """
-    aside = folder / _REPLACED
-    if (aside / RECORD).exists():  # this run was to replace another and has not: that one is kept
-        _empty(folder, stage, record)
-        return
-    aside.mkdir(exist_ok=True)
-    for entry in (folder / RECORD, *_own(folder, stage, record)):
-        os.replace(entry, aside / entry.name)
-
-
-def _put_back(folder: Path, stage: str) -> bool:
-    """Undo `_set_aside`, removing what the new run wrote; False where nothing is set aside."""
-    aside = folder / _REPLACED
-    if not (aside / RECORD).exists():
-        return False
-    if (folder / RECORD).exists():
-        _empty(folder, stage, read_record(folder))
-    for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == RECORD):
-        os.replace(entry, folder / entry.name)
-    aside.rmdir()
-    return True
-
-
-def _empty(folder: Path, stage: str, record: dict[str, Any]) -> None:
-    """Remove an unfinished run, its record last."""
-    for entry in _own(folder, stage, record):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    (folder / RECORD).unlink()

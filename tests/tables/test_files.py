@@ -2,13 +2,18 @@
 
 import errno
 import os
+import socket
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias.errors import UnwritableError
-from kdbias.tables.files import atomic_path
+from kdbias.errors import KdbiasError, UnwritableError
+from kdbias.tables.csv_file import read_csv
+from kdbias.tables.files import atomic_path, clean_temporaries, read_json
+from kdbias.tables.fingerprints import of_file
+from kdbias.tables.parquet_file import read_table
 
 
 def _read_only(temporary):
@@ -49,3 +54,30 @@ def test_an_input_that_cannot_be_read_meanwhile_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone"), atomic_path(tmp_path / "w"):
         (tmp_path / "gone").read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_temporaries_go_once_nobody_can_be_writing_them(tmp_path):
+    host = "".join(c for c in socket.gethostname() if c.isalnum())[:16]
+    dead = [f"w.parquet.{host}-{os.getpid()}-00000000.kdbias-tmp", f"w.parquet.{host}-999999999-0.kdbias-tmp"]
+    old = tmp_path / "w.parquet.elsewhere-1-00000000.kdbias-tmp"
+    kept = [tmp_path / "w.parquet.elsewhere-2-00000000.kdbias-tmp", tmp_path / f"v{dead[1][1:]}"]
+    for path in (*(tmp_path / name for name in dead), old, *kept):
+        path.write_text("half")
+    os.utime(old, (0, time.time() - 90_000))
+    with atomic_path(tmp_path / "w.parquet") as alive:
+        alive.write_text("being written")
+        assert clean_temporaries(tmp_path, "w.parquet") == 3
+        assert sorted(tmp_path.iterdir()) == sorted([alive, *kept])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+@pytest.mark.parametrize("read", [read_json, read_csv, read_table, of_file])
+def test_what_would_be_waited_for_is_refused(tmp_path, read):
+    os.mkfifo(tmp_path / "f.parquet")
+    with pytest.raises(KdbiasError, match="is a FIFO"):
+        read(tmp_path / "f.parquet")
+    with pytest.raises(KdbiasError, match="/dev/null is a device"):
+        read("/dev/null")
+    for output in (tmp_path / "f.parquet", "/dev/null", "s3://bucket/w.parquet"):
+        with pytest.raises(KdbiasError, match=r"is a (FIFO|device)|is in a store"), atomic_path(output):
+            pass

@@ -92,3 +92,23 @@ def test_a_look_at_the_lock_neither_takes_it_nor_gives_it_back(
     assert b"in use by another kdbias process" in refused.stderr
     run.unlock()
     assert not in_use(run.out)
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "file", "folder", "fifo"])
+def test_what_is_no_lock_is_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("precious")
+    makes = {
+        "link": lambda path: path.symlink_to(victim),
+        "hard link": lambda path: path.hardlink_to(victim),
+        "file": lambda path: path.write_text("precious"),
+        "folder": lambda path: path.mkdir(),
+        "fifo": os.mkfifo,
+    }
+    makes[kind](out / NAME)
+    with pytest.raises(KdbiasError, match=r"\.lock is no lock that kdbias wrote"):
+        begin(out)
+    assert not in_use(out)
+    assert victim.read_text() == "precious"
+    assert [entry.name for entry in out.iterdir()] == [NAME]

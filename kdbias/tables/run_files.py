@@ -1,0 +1,192 @@
+"""The files of a run in its folder: which are its own, whether they are whole, and setting them aside."""
+
+import glob
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.files import (
+    MEND,
+    read_document,
+    read_json,
+    refuse_special,
+    refuse_store,
+    sync_folder,
+    write_json,
+)
+from kdbias.tables.parquet_file import read_footer, read_provenance
+
+RECORD = "run.json"
+STAGED = "staged"
+REPLACED = ".replaced"  # what --overwrite starts over from, until the new run has finished
+_OWN = {
+    "embed": ("part-*.parquet", "failures.parquet", "parts"),
+    "uniformity": (
+        *("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet"),
+        *("intervals.parquet", "pass.npz", STAGED),
+    ),
+    "frontier": ("frontier.parquet", "frontier.png", "frontier.svg"),
+    "train": (
+        *("checkpoint.pt", "student.pt", "student.onnx", "student.onnx.toml", "metrics.csv", "config.toml"),
+        *("failures.parquet", "tensorboard"),
+    ),
+    "evaluate": ("metrics.json", "units.parquet", "embeddings", STAGED),
+    "demo": (
+        *("data", "teacher", "embeddings", "density", "weights", "students", "evaluations"),
+        *("results.parquet", "results.json", "commands.sh", "report.html"),
+    ),
+}
+"""What each stage writes into its folder: starting over replaces this, the ``plots`` that the record lists,
+and nothing else."""
+_PASSING = ("checkpoint.pt", "pass.npz")  # needed to go on alone: a finished run may lack them
+_WRITTEN_INTO = ("parts", "embeddings", "tensorboard", STAGED, REPLACED)
+
+
+def output_folder(out: str | os.PathLike[str], stage: str) -> Path:
+    """The folder to write, made where it is not there.
+
+    Raises:
+        KdbiasError: a file, a URI, or a folder in which a link stands where the stage would write.
+    """
+    refuse_store(out)
+    folder = Path(out)
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        kind = "a file" if folder.exists() else "a link to nothing"
+        raise KdbiasError(f"{folder} is {kind}; the output of kdbias {stage} is a folder: choose another -o")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _WRITTEN_INTO:
+        if (folder / name).is_symlink():
+            raise KdbiasError(f"{folder / name} is a link, which kdbias did not make; choose another -o")
+    return folder
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file that kdbias wrote is there and not cut short, as far as its ends tell."""
+    try:
+        if path.suffix == ".parquet":
+            read_footer(path)
+        elif path.suffix == ".json":
+            read_json(path)
+        elif path.suffix in (".pt", ".npz"):
+            return zipfile.is_zipfile(path)
+    except KdbiasError:
+        return False
+    return path.is_file()
+
+
+def made_by(path: Path, stage: str) -> bool:
+    """Whether a Parquet file says that this stage wrote it; of a damaged one there is nothing to lose."""
+    try:
+        doc = read_provenance(path)
+    except KdbiasError:
+        with open(path, "rb") as file:
+            return file.read(4) in (b"", b"PAR1")
+    return isinstance(doc, dict) and doc.get("stage") == stage
+
+
+def holes(folder: Path) -> list[str]:
+    """Which files of a finished run are gone or cut short."""
+    listed = read_document(folder / RECORD).get("files")
+    return [name for name in listed if not is_whole(folder / name)] if isinstance(listed, list) else []
+
+
+def refuse_holes(folder: Path) -> None:
+    """Raises KdbiasError naming the files that a finished run has lost."""
+    lost = holes(folder)
+    if lost:
+        raise KdbiasError(f"{folder / lost[0]} is missing or damaged; {MEND}")
+
+
+def claim(path: str | os.PathLike[str]) -> Path:
+    """A file to write: no URI, no link and nothing that is no plain file."""
+    refuse_store(path)
+    refuse_special(path)
+    if Path(path).is_symlink():
+        raise KdbiasError(f"{path} is a link; name the file to write itself, or choose another -o")
+    return Path(path)
+
+
+def own(folder: Path, stage: str, record: dict[str, Any]) -> list[Path]:
+    """What the stage wrote beside its record; whatever else lies in the folder is somebody's and stays."""
+    patterns = (*_OWN.get(stage, ()), *map(glob.escape, record.get("plots", ())))
+    return list(dict.fromkeys(entry for pattern in patterns for entry in folder.glob(pattern)))
+
+
+def listed(folder: Path, stage: str, record: dict[str, Any]) -> list[str]:
+    """Names of the files that a finished run keeps; parts, of which there may be many, have own records."""
+    files = [entry.name for entry in own(folder, stage, record) if entry.is_file()]
+    return sorted(name for name in files if name not in _PASSING and not name.startswith("part-"))
+
+
+def barren(folder: Path, stage: str, record: dict[str, Any]) -> bool:
+    """Whether a run ended before its first result; what has a record of its own (embeddings) is not its."""
+    if record.get("status") == "finished":
+        return False
+    left = (entry for pattern in _OWN.get(stage, ()) for entry in folder.glob(pattern))
+    return not any(entry.name != "config.toml" and not (entry / RECORD).exists() for entry in left)
+
+
+def put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Move what is staged into the folder, then write and return the record that was to stand at the end."""
+    staged = folder / STAGED
+    if staged.exists():
+        for file in staged.iterdir():
+            os.replace(file, folder / file.name)
+        staged.rmdir()
+    sync_folder(folder)
+    write_json(folder / RECORD, record[STAGED])
+    return record[STAGED]
+
+
+def set_aside(folder: Path, stage: str, record: dict[str, Any], reads: Iterable[object] = ()) -> None:
+    """Make room for a new run, which ``reads`` these paths.
+
+    The record moves first and returns last (`put_back`): cut short in between, the folder has none, so that
+    no part of an output ever reads as the whole.
+
+    Raises:
+        KdbiasError: a file is not the stage's, or one that the new run is to read.
+    """
+    entries = own(folder, stage, record)
+    inputs = [Path(str(path)).resolve() for path in reads if path is not None]
+    for entry in entries:
+        if any(place.is_relative_to(entry.resolve()) for place in inputs):
+            raise KdbiasError(f"{entry} is an input and would be replaced by --overwrite; choose another -o")
+        if entry.suffix == ".parquet" and entry.is_file() and not made_by(entry, stage):
+            raise KdbiasError(
+                f"{entry} was not written by kdbias {stage}; move it away, or choose another -o"
+            )
+    aside = folder / REPLACED
+    if (aside / RECORD).exists():  # this run was to replace another and has not: that one is kept
+        _empty(folder, stage, record)
+        return
+    aside.mkdir(exist_ok=True)
+    for entry in (folder / RECORD, *entries):
+        os.replace(entry, aside / entry.name)
+
+
+def put_back(folder: Path, stage: str) -> bool:
+    """Undo `set_aside`, removing what the new run wrote; False where nothing is set aside."""
+    aside = folder / REPLACED
+    if not (aside / RECORD).exists():
+        return False
+    if (folder / RECORD).exists():
+        _empty(folder, stage, read_document(folder / RECORD))
+    for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == RECORD):
+        os.replace(entry, folder / entry.name)
+    aside.rmdir()
+    return True
+
+
+def _empty(folder: Path, stage: str, record: dict[str, Any]) -> None:
+    """Remove an unfinished run, its record last."""
+    for entry in own(folder, stage, record):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (folder / RECORD).unlink()
