@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ _PATIENCE = timedelta(minutes=10)
 
 
 def open_shared_run(
-    out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool, rank: int, world: int
+    out: Path,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    overwrite: bool,
+    reads: Sequence[Any],
+    rank: int,
+    world: int,
 ) -> Run:
     """The run in `out`, for process `rank` of `world`; process 0 makes or resumes it.
 
@@ -30,7 +37,7 @@ def open_shared_run(
     """
     if rank == 0:
         try:
-            return open_run(out, config, inputs, overwrite)
+            return open_run(out, config, inputs, overwrite, reads)
         finally:
             _meet(world)
     met = _meet(world)

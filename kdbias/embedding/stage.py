@@ -20,7 +20,7 @@ from kdbias.device import check_parallel, resolve_device
 from kdbias.embedding.engine import run_teacher, take_precomputed, write_units
 from kdbias.embedding.plan import Plan, rank_and_world, usual_rows
 from kdbias.embedding.units import Parts, disk_errors, open_run
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, MachineError
 from kdbias.tables.embedding_parts import STORES
 from kdbias.tables.run_record import Run
 from kdbias.teachers import PRECOMPUTED, Teacher, open_teacher
@@ -181,17 +181,24 @@ def embed(
     if plan:
         return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.units))
     inputs = {"data": source.fingerprint, "teacher": network.fingerprint}
+    reads = (data, teacher.partition(":")[2])
     with disk_errors(Path(output)):
-        run = _open_run(Path(output), config, inputs, overwrite, rank, world)
-    if run.state == "finished":
+        run = _open_run(Path(output), config, inputs, overwrite, reads, rank, world)
+    parts = Parts(run, source, todo, teacher)
+    parts.refuse_strays()
+    waiting = [unit for unit in todo.own_units if parts.done(unit, thorough=True) is None]
+    if run.state == "finished" and not waiting and parts.complete:
         counts = run.record["counts"]
         progress.say(f"{run.out} is finished already ({counted(counts['samples'], 'sample')}); nothing to do")
         return EmbedResult(
             run.out, "already finished", counts["samples"], counts["failures"], network.dim, counts["parts"]
         )
-    parts = Parts(run, source, todo, teacher)
-    waiting = [unit for unit in todo.own_units if parts.done(unit) is None]
-    if len(waiting) < len(todo.own_units):
+    if run.state == "finished":
+        progress.say(
+            f"{run.out} was finished, but lost files: {len(waiting):,} of {len(todo.own_units):,} parts are "
+            "made again"
+        )
+    elif len(waiting) < len(todo.own_units):
         done = len(todo.own_units) - len(waiting)
         progress.say(f"resuming: {done:,} of {len(todo.own_units):,} parts are done")
     with progress.bar(sum(unit.rows for unit in waiting), "images", "embed") as bar:
@@ -225,7 +232,7 @@ def _named(teacher: str) -> Iterator[None]:
         rest = teacher.partition(":")[2] or teacher
         if rest not in str(error) or "--teacher" in str(error):
             raise
-        raise KdbiasError(f"--teacher: {error}") from error
+        raise type(error)(f"--teacher: {error}") from error
 
 
 def _device(device: str, world: int) -> str:
@@ -255,20 +262,31 @@ def _text(path: str | os.PathLike[str] | None) -> str | None:
 
 
 def _open_run(
-    out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool, rank: int, world: int
+    out: Path,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    overwrite: bool,
+    reads: Sequence[Any],
+    rank: int,
+    world: int,
 ) -> Run:
     if world == 1:
-        return open_run(out, config, inputs, overwrite)
+        return open_run(out, config, inputs, overwrite, reads)
     from kdbias.embedding.ranks import open_shared_run
 
-    return open_shared_run(out, config, inputs, overwrite, rank, world)
+    return open_shared_run(out, config, inputs, overwrite, reads, rank, world)
 
 
 def _conclude(parts: Parts, todo: Plan, details: dict[str, Any]) -> EmbedResult:
     records = [parts.done(unit) for unit in todo.units]
     complete = [record for record in records if record is not None]
+    own = len(todo.own_units)
+    lost = own - sum(records[unit.index] is not None for unit in todo.own_units)
+    if lost:
+        raise MachineError(
+            f"{parts.run.out} lost {lost:,} of its parts while kdbias embed ran; run the same command again"
+        )
     if len(complete) < len(records):
-        own = len(todo.own_units)
         progress.say(
             f"process {todo.rank} of {todo.world} is done with its {counted(own, 'part')}; "
             f"{len(records) - len(complete):,} of all {len(records):,} are still to come from others"

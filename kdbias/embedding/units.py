@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,19 @@ import pyarrow as pa
 
 from kdbias.data import Source
 from kdbias.embedding.plan import Plan, Unit
-from kdbias.errors import KdbiasError, first_line
-from kdbias.tables import fingerprints, provenance
-from kdbias.tables.embedding_parts import normalise, part_name, write_part
+from kdbias.errors import KdbiasError, MachineError, first_line
+from kdbias.tables import fingerprints, provenance, run_files
+from kdbias.tables.embedding_parts import (
+    PART_PATTERN,
+    content_digest,
+    is_whole,
+    normalise,
+    part_name,
+    write_part,
+)
 from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import clean_temporaries, read_json, write_json
-from kdbias.tables.parquet_file import read_provenance, write_table
+from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 
 FAILURES = "failures.parquet"
@@ -49,9 +56,14 @@ class UnitResult:
     seconds: dict[str, float]
 
 
-def open_run(out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool) -> Run:
-    """Begin, resume or find finished the run in `out`, and clear what a killed one left half-written."""
-    run = Run.open(out, STAGE, config, inputs, overwrite)
+def open_run(
+    out: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool, reads: Sequence[Any] = ()
+) -> Run:
+    """Begin, resume or find finished the run in `out`, and clear what a killed one left half-written.
+
+    `reads` are paths that the run reads, which `overwrite` must not replace.
+    """
+    run = Run.open(out, STAGE, config, inputs, overwrite, reads=reads, mends=True)
     clean_temporaries(out / _RECORDS)
     return run
 
@@ -63,7 +75,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or first_line(error)
-        raise KdbiasError(
+        raise MachineError(
             f"cannot write to {out} ({reason}); mend that and run the same command again: "
             "finished parts are kept"
         ) from error
@@ -81,24 +93,32 @@ class Parts:
     def record_path(self, unit: Unit) -> Path:
         return self.run.out / _RECORDS / f"{part_name(unit.index).removesuffix('.parquet')}.json"
 
-    def done(self, unit: Unit) -> dict[str, Any] | None:
-        """The completion record of a unit that needs no more work, else None."""
+    def done(self, unit: Unit, thorough: bool = False) -> dict[str, Any] | None:
+        """The completion record of a unit that needs no more work, else None.
+
+        `thorough` reads the part and compares its values with the digest of what was written.
+        """
         try:
             record = read_json(self.record_path(unit))
         except KdbiasError:
             return None
         if record.get("run") != self._belongs or (record["start"], record["stop"]) != (unit.start, unit.stop):
             return None
-        if record["rows"] and record["content"] != self._content_of(self.run.out / part_name(unit.index)):
+        if record["rows"] and not is_whole(self.run.out / part_name(unit.index), record["content"], thorough):
             return None
         return record
 
-    @staticmethod
-    def _content_of(part: Path) -> str | None:
-        try:
-            return (read_provenance(part) or {}).get("content")
-        except KdbiasError:
-            return None
+    def refuse_strays(self) -> None:
+        """Raises KdbiasError where a part lies in the folder that is not one of the run's."""
+        known = {part_name(unit.index) for unit in self.plan.units}
+        strays = sorted(path.name for path in self.run.out.glob(PART_PATTERN) if path.name not in known)
+        if strays:
+            raise KdbiasError(f"{self.run.out / strays[0]} is no part of this table; move it away")
+
+    @property
+    def complete(self) -> bool:
+        """Whether all parts are there, whoever makes them, and the list of failures."""
+        return run_files.is_whole(self.run.out / FAILURES) and all(map(self.done, self.plan.units))
 
     def write(self, unit: Unit, result: UnitResult) -> None:
         """Normalise and write one unit, then its record.
@@ -110,6 +130,7 @@ class Parts:
             self._write(unit, result)
 
     def _write(self, unit: Unit, result: UnitResult) -> None:
+        self.run.require_folder()
         taken = pa.array(result.rows)
         ids = self.source.ids.take(taken)
         labels = None if self.source.labels is None else self.source.labels.take(taken)
@@ -127,7 +148,8 @@ class Parts:
                 else normalise(result.flipped, ids, f"mirrored {where}")
             )
             arrays = [norms, *([] if flip_norms is None else [flip_norms])]
-            content = _content(self.plan.store, ids, labels, groups, arrays, unit_vectors, flipped)
+            stored = [None if v is None else v.astype(self.plan.store) for v in (unit_vectors, flipped)]
+            content = content_digest(ids, labels, groups, arrays, stored)
             more = {"part": unit.index, "teacher": self.teacher_name, "content": content}
             doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"], **more)
             write_part(
@@ -203,18 +225,3 @@ class Parts:
             return self.source.location(row)
         except Exception:  # a place that cannot even be named must not hide the failure itself
             return ""
-
-
-def _content(
-    store: str,
-    ids: pa.Array,
-    labels: pa.Array | None,
-    groups: dict[str, pa.Array],
-    norms: list[np.ndarray],
-    vectors: np.ndarray,
-    flipped: np.ndarray | None,
-) -> str:
-    stored = [None if v is None else v.astype(store) for v in (vectors, flipped)]
-    columns = [groups[name] for name in sorted(groups)]
-    names = fingerprints.of_json(sorted(groups))
-    return fingerprints.of_json([names, fingerprints.of_arrays(ids, labels, *norms, *stored, *columns)])

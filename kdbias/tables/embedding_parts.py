@@ -1,7 +1,7 @@
 """Parts of an embedding table: one Parquet file each, written whole or not at all."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kdbias.tables import fingerprints, provenance
 from kdbias.tables.columns import refuse_own
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import shown
+from kdbias.tables.parquet_file import read_provenance, read_table
 
 PART_PATTERN = "part-*.parquet"
 STORES = {"float16": pa.float16(), "float32": pa.float32()}
@@ -160,6 +161,53 @@ def write_part(
             compression={name: "ZSTD" if name in encoded else "NONE" for name in columns},
             write_statistics=encoded,
         )
+
+
+def content_digest(
+    ids: pa.Array,
+    labels: pa.Array | None,
+    groups: Mapping[str, pa.Array],
+    norms: Sequence[np.ndarray],
+    stored: Sequence[np.ndarray | None],
+) -> str:
+    """Digest of a part's values.
+
+    Args:
+        norms: of the vectors and, where there are any, of the mirrored ones.
+        stored: (n, d) vectors and mirrored ones (or None) in the type that they are stored in.
+    """
+    columns = [groups[name] for name in sorted(groups)]
+    names = fingerprints.of_json(sorted(groups))
+    return fingerprints.of_json([names, fingerprints.of_arrays(ids, labels, *norms, *stored, *columns)])
+
+
+def is_whole(path: Path, content: str, thorough: bool = False) -> bool:
+    """Whether a part is there and says that it has this content.
+
+    Args:
+        content: what `content_digest` gave when it was written.
+        thorough: read the part, and compare with the digest of the values that it holds.
+    """
+    try:
+        told = (read_provenance(path) or {}).get("content")
+        return told == content and (not thorough or _content_of(read_table(path)) == content)
+    except KdbiasError:
+        return False
+
+
+def _content_of(table: pa.Table) -> str:
+    """`content_digest` of a part as it was read."""
+    own = ("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip")
+    arrays = {name: table.column(name).combine_chunks() for name in table.column_names}
+    # Labels are texts of the other kind, but where there are none.
+    labels = None if arrays["label"].type == pa.string() else arrays["label"]
+    norms = [arrays[name].to_numpy() for name in ("norm", "norm_flip") if name in arrays]
+    stored = [
+        arrays[name].flatten().to_numpy().reshape(len(table), -1) if name in arrays else None
+        for name in ("embedding", "embedding_flip")
+    ]
+    groups = {name: array for name, array in arrays.items() if name not in own}
+    return content_digest(arrays["sample_id"], labels, groups, norms, stored)
 
 
 def table_fingerprint(parts: list[Path], digests: list[str] | None = None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdbias import progress
-from kdbias.errors import KdbiasError, first_line
+from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
 from kdbias.wording import counted
@@ -95,7 +95,7 @@ class TorchTeacher(Teacher):
                 message = first_line(error)
             # Outside the handler, so that the traceback no longer holds the failed batch's memory.
             if limit == 1:
-                raise KdbiasError(f"out of memory on {self.device} with a single image: {message}")
+                raise MachineError(f"out of memory on {self.device} with a single image: {message}")
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()
             limit = self._largest = max(1, limit // 2)

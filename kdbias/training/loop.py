@@ -23,7 +23,7 @@ from torch import nn
 
 from kdbias.data.filters import spelled
 from kdbias.embedding.units import FAILURE_SCHEMA, FAILURES
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, MachineError
 from kdbias.loading import worker_deaths
 from kdbias.losses import build_loss, needs_equal_dim
 from kdbias.networks import build_network
@@ -127,7 +127,7 @@ def train(
                 run.forget()
             raise
         except torch.cuda.OutOfMemoryError as error:
-            raise KdbiasError(
+            raise MachineError(
                 f"out of device memory at --batch-size {cfg.batch_size}: halve it (and --lr with it), or use "
                 "--precision bf16; the run resumes only with the same values, so add --overwrite"
             ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import MachineError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.training.processes import Processes
 
@@ -96,7 +96,7 @@ def _mapped(table: EmbeddingTable, column: str, rows: np.ndarray, processes: Pro
         except BaseException as error:
             os.unlink(name)
             if isinstance(error, OSError):
-                raise KdbiasError(
+                raise MachineError(
                     f"{2 * len(rows) * table.d / 1e9:,.1f} GB of teacher vectors do not go into "
                     f"{Path(name).parent} ({error.strerror}): set TMPDIR to a folder with room for them"
                 ) from error

@@ -1,11 +1,13 @@
 """embed(): the right vector for each image, whatever fails, whatever interrupts, however it is split."""
 
+import dataclasses
 import io
 import json
 import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -22,9 +25,10 @@ from kdbias.data import open_data
 from kdbias.embedding.engine import require_consistent
 from kdbias.embedding.plan import usual_rows
 from kdbias.embedding.stage import EmbedResult, embed
-from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.reporting.thumbnails import open_source
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.files import read_json
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher
 
@@ -364,6 +368,98 @@ def test_a_damaged_or_missing_part_is_made_again(images, teacher, tmp_path) -> N
     assert_table_is(out, expected(images))
 
 
+def flip_bit(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("store", ["float16", "float32"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_what_a_finished_table_lost_is_made_again(images, teacher, tmp_path, store, flip) -> None:
+    out, options = tmp_path / "out", {"store": store, "flip": flip}
+    run(images, out, teacher, **options)
+    fingerprint = EmbeddingTable.open(out).fingerprint
+    chunk = pq.read_metadata(out / "part-00001.parquet").row_group(0).column(4 if flip else 3)
+    assert chunk.path_in_schema == "embedding.list.element"
+    vectors = chunk.data_page_offset + chunk.total_compressed_size - 3
+    damages = {
+        "lost": lambda part: part.unlink(),
+        "cut": lambda part: part.write_bytes(part.read_bytes()[:-20]),
+        "emptied": lambda part: part.write_bytes(b""),
+        "rotten": lambda part: flip_bit(part, vectors),
+    }
+    for damage in damages.values():
+        others = {p: p.stat().st_mtime_ns for p in out.glob("part-*") if p.name != "part-00001.parquet"}
+        damage(out / "part-00001.parquet")
+        assert run(images, out, teacher, **options).state == "finished"
+        assert {p: p.stat().st_mtime_ns for p in others} == others
+        assert EmbeddingTable.open(out).fingerprint == fingerprint
+        assert run(images, out, teacher, **options).state == "already finished"
+    (out / "failures.parquet").unlink()
+    assert run(images, out, teacher, **options).state == "finished"
+    assert (
+        pq.read_table(out / "failures.parquet").num_rows == read_json(out / "run.json")["counts"]["failures"]
+    )
+    assert_table_is(out, expected(images))
+
+
+def test_ranks_make_again_what_a_finished_table_lost(images, teacher, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    run(images, out, teacher)
+    fingerprint = EmbeddingTable.open(out).fingerprint
+    (out / "part-00001.parquet").unlink()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    states = []
+    for rank in (0, 1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        states.append(run(images, out, teacher).state)
+    assert states == ["partial", "finished", "already finished"]
+    assert EmbeddingTable.open(out).fingerprint == fingerprint
+
+
+def test_a_part_of_something_else_is_named(images, teacher, tmp_path) -> None:
+    run(images, tmp_path / "out", teacher)
+    (tmp_path / "out" / "part-00077.parquet").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(KdbiasError, match=r"part-00077\.parquet (is no part|was not written)"):
+            run(images, tmp_path / "out", teacher, overwrite=overwrite)
+    assert (tmp_path / "out" / "part-00077.parquet").read_text() == "mine"
+
+
+class VanishingImages:
+    """Reading row 20 removes a path."""
+
+    def __init__(self, images, path: Path) -> None:
+        self.images, self.path = images, path
+
+    def read(self, row: int):
+        if row == 20:
+            self.path.unlink() if self.path.is_file() else shutil.rmtree(self.path)
+        return self.images.read(row)
+
+    def location(self, row: int) -> str:
+        return self.images.location(row)
+
+
+@pytest.mark.parametrize("lost", [".", "parts", "part-00000.parquet", "run.json"])
+def test_what_vanishes_while_it_runs_is_an_error(images, teacher, tmp_path, monkeypatch, lost) -> None:
+    out = tmp_path / "out"
+
+    def vanishing(*args, **kwargs):
+        source = open_data(*args, **kwargs)
+        return dataclasses.replace(source, images=VanishingImages(source.images, out / lost))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_module, "open_data", vanishing)
+        with pytest.raises(MachineError, match=r"out (lost|was removed or emptied).*the same command again"):
+            run(images, out, teacher, workers=0, rows_per_part=4)
+    assert not (out / "failures.parquet").exists()
+    shutil.rmtree(out, ignore_errors=True) if lost in (".", "run.json") else None
+    run(images, out, teacher, rows_per_part=4)
+    assert_table_is(out, expected(images))
+
+
 class DeadlyImages:
     """Reading row 20 ends the process that reads it."""
 
@@ -381,8 +477,6 @@ class DeadlyImages:
 
 def test_a_dying_worker_is_one_line_that_says_what_to_do(images, teacher, tmp_path, monkeypatch) -> None:
     def deadly(*args, **kwargs):
-        import dataclasses
-
         source = open_data(*args, **kwargs)
         return dataclasses.replace(source, images=DeadlyImages(source.images))
 
