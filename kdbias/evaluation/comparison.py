@@ -34,6 +34,7 @@ from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.files import read_document, write_json
 from kdbias.tables.parquet_file import read_table
+from kdbias.tables.run_files import claim
 from kdbias.wording import plural, visible
 
 _STAGE = "compare"
@@ -119,7 +120,7 @@ def compare(
     """
     started = time.monotonic()
     if output is not None:
-        _refuse_target(Path(output))
+        _refuse_target(claim(output))
     if bootstrap < 100:
         raise KdbiasError(f"bootstrap = {bootstrap}; a comparison needs 100 resamples or more")
     sides = [_paths(a), _paths(b)]

@@ -211,7 +211,7 @@ def evaluate(
         return outcome, measured(judge, outcome, group_by, bootstrap, seed)
 
     try:
-        run = Run.open(output, _STAGE, config, inputs, overwrite)
+        run = Run.open(output, _STAGE, config, inputs, overwrite, reads=(model, data, *paths.values()))
     except ConfigChangedError:
         if data is None:
             read(model)  # what is wrong in itself is named before what has changed
@@ -229,6 +229,7 @@ def evaluate(
     except KdbiasError:
         run.forget()
         raise
+    staged = run.stage()
     document = provenance.document(_STAGE, config, inputs, {plural(judge.UNIT): outcome.n}, 0.0)
     document |= {"protocol": protocol, "unit": judge.UNIT, "n": outcome.n, "left_out": dict(outcome.left_out)}
     document |= facts
@@ -240,11 +241,11 @@ def evaluate(
         "test_data": {name: rows_fingerprint(rows) for name, rows in outcome.test_data.items()},
         "details": plain(outcome.details),
         "units": UNITS,
-        "plots": save_plots(run.out, outcome.plots),
+        "plots": save_plots(staged, outcome.plots),
     }
     document["seconds"] = round(time.monotonic() - started, 3)
-    write_table(run.out / UNITS, unit_table(outcome, group_by), document)
-    write_json(run.out / METRICS, document)
+    write_table(staged / UNITS, unit_table(outcome, group_by), document)
+    write_json(staged / METRICS, document)
     named = {} if data is None else {"model": str(model), "data": str(data)}
     run.finish(document["counts"], document["seconds"], plots=document["plots"], paths=named)
     return EvaluationResult(document, run.out)

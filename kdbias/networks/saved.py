@@ -53,8 +53,18 @@ def save_network(
         "provenance": doc,
         "state": {key: value.detach().cpu() for key, value in network.state_dict().items()},
     }
-    with atomic_path(Path(path)) as temporary:
-        torch.save(content, temporary)
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a dictionary of tensors and plain values atomically; a full disk is an OSError."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's own, raised while it closes what could not be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_network(path: str | Path, device: str = "cpu") -> tuple[torch.nn.Module, dict[str, Any]]:

@@ -24,6 +24,7 @@ from kdbias.reporting.sections import (
 from kdbias.reporting.students import students_section
 from kdbias.reporting.summaries import provenances
 from kdbias.tables.files import atomic_path
+from kdbias.tables.run_files import claim
 from kdbias.version import __version__
 from kdbias.wording import counted, visible, visible_lines
 
@@ -70,7 +71,7 @@ def report(
         KdbiasError: a path is no output of kdbias, nothing finished is among them, or the output is no HTML
             file or somebody else's.
     """
-    target = Path(output)
+    target = claim(output)
     _refuse_target(target, overwrite)
     if pictures < 0:
         raise KdbiasError(f"pictures = {pictures}; give how many thumbnails of each kind, or 0 for none")

@@ -11,6 +11,7 @@ from typing import Any
 from kdbias.errors import KdbiasError
 from kdbias.tables.files import (
     MEND,
+    clean_temporaries,
     read_document,
     read_json,
     refuse_special,
@@ -102,11 +103,16 @@ def refuse_holes(folder: Path) -> None:
 
 
 def claim(path: str | os.PathLike[str]) -> Path:
-    """A file to write: no URI, no link and nothing that is no plain file."""
+    """A file to write, without what killed runs left of it.
+
+    Raises:
+        KdbiasError: it is a URI, a link, or no plain file.
+    """
     refuse_store(path)
     refuse_special(path)
     if Path(path).is_symlink():
         raise KdbiasError(f"{path} is a link; name the file to write itself, or choose another -o")
+    clean_temporaries(Path(path).parent, Path(path).name)
     return Path(path)
 
 

@@ -33,6 +33,7 @@ from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
 from kdbias.tables import provenance
 from kdbias.tables.parquet_file import write_table
+from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
 from kdbias.training.config import TrainingConfig
 from kdbias.training.data import TrainingSet, open_training_set
@@ -113,10 +114,14 @@ def train(
     ):
         samples = open_training_set(Path(data), cfg, processes)
         identity = cfg.identity() | {"where": spelled(cfg.where, samples.source.types())}
+        reads = (data, cfg.embeddings, cfg.weights)
         run = processes.on_main(
-            lambda: _open_run(output, identity, samples.inputs, resume=resume, overwrite=overwrite)
+            lambda: _open_run(output, identity, samples.inputs, reads, resume=resume, overwrite=overwrite)
         )
-        if run.state == "finished":
+        lost = processes.on_main(lambda: holes(run.out)) if run.state == "finished" else []
+        if lost:
+            say(f"train: {run.out} was finished, but {', '.join(lost)} is gone or damaged: made again")
+        elif run.state == "finished":
             say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
             return _result(run, already_finished=True)
         try:
@@ -174,13 +179,14 @@ def _open_run(
     output: str | os.PathLike[str],
     config: dict[str, Any],
     inputs: dict[str, str],
+    reads: tuple[Any, ...],
     *,
     resume: bool,
     overwrite: bool,
 ) -> Run:
     if resume and overwrite:
         raise KdbiasError("--resume goes on with a run and --overwrite removes it: leave one of them out")
-    run = Run.open(output, "train", config, inputs, overwrite)
+    run = Run.open(output, "train", config, inputs, overwrite, reads=reads, mends=True)
     if resume and run.state != "finished" and not Record(run.out).has_checkpoint:
         run.forget()
         raise KdbiasError(f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start")

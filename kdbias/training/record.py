@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kdbias.errors import DivergedError, KdbiasError
-from kdbias.networks.saved import read_checkpoint
+from kdbias.networks.saved import read_checkpoint, write_checkpoint
 from kdbias.optional import require
 from kdbias.sampler.manifest_sampler import Epochs
 from kdbias.tables.files import atomic_path
@@ -170,8 +170,7 @@ class Record:
             "sampler": sampler,
             "meter": meter.to_dict(),
         }
-        with atomic_path(self._checkpoint) as temporary:
-            torch.save(content, temporary)
+        write_checkpoint(self._checkpoint, content)
         self._saved_at = time.monotonic()
 
     def resume(self, learned: dict[str, Any], sampler: Epochs, processes: Processes) -> Meter | None:

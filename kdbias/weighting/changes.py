@@ -14,10 +14,11 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
 from kdbias.measurement.text import aligned, first_few
-from kdbias.tables.csv_file import for_people
-from kdbias.tables.files import atomic_path
+from kdbias.tables.csv_file import csv_columns, for_people
+from kdbias.tables.files import atomic_path, refuse_store
 from kdbias.tables.joins import align, as_strings
 from kdbias.tables.parquet_file import floats, read_table
+from kdbias.tables.run_files import claim
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.wording import visible
 
@@ -54,19 +55,23 @@ class Changes:
         """Write groups.csv, hardness.csv and samples.csv into ``folder``.
 
         Raises:
-            KdbiasError: a file lies there.
+            KdbiasError: a file lies there, or in the folder one of these names that is not such a table.
         """
         from pyarrow import csv
 
+        refuse_store(folder)
         if Path(folder).exists() and not Path(folder).is_dir():
             names = ", ".join(f"{name}.csv" for name in self._tables())
             raise KdbiasError(f"{folder} is a file; -o names a folder for {names}: choose another -o")
         written = []
         for name, table in self._tables().items():
-            path = Path(folder) / f"{name}.csv"
+            path = claim(Path(folder) / f"{name}.csv")
+            if path.exists() and csv_columns(path) != table.column_names:
+                raise KdbiasError(f"{path} exists and is not by kdbias changes; choose another -o")
+            written.append(path)
+        for path, table in zip(written, self._tables().values(), strict=True):
             with atomic_path(path) as temporary:
                 csv.write_csv(for_people(table), temporary)
-            written.append(path)
         return written
 
     def summary(self) -> str:

@@ -16,6 +16,7 @@ from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.tables.parquet_file import read_provenance
+from kdbias.tables.run_files import claim, made_by
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, write_manifest
 from kdbias.weighting.case import Case, Scheme
@@ -99,7 +100,7 @@ def weights(
     request = parse_request(table, method, hygiene, collapse, near, some | own)
     source = EmbeddingSource(table, embeddings)
     inputs = {"density": table.fingerprint, **source.inputs}
-    path = Path(output)
+    path = claim(output)
     found = _finished(path, request.config, inputs, overwrite)
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
@@ -171,13 +172,14 @@ def _finished(
         raise KdbiasError(f"{path} is a folder; a weight manifest is one .parquet file: choose another -o")
     if path.suffix != ".parquet":
         raise KdbiasError(f"{path} would be a Parquet file; name it {path.with_suffix('.parquet')}")
-    if overwrite or not path.exists():
+    if not path.exists():
+        return None
+    if not made_by(path, STAGE):
+        raise KdbiasError(f"{path} exists and is no manifest that kdbias weights wrote; choose another -o")
+    if overwrite:
         return None
     doc = read_provenance(path)
-    if doc is None or doc.get("stage") != STAGE:
-        raise KdbiasError(
-            f"{path} exists and is no weight manifest of kdbias; choose another -o, or --overwrite"
-        )
+    assert doc is not None
     refuse_changes(path, doc, {"config": config, "inputs": inputs})
     return _result(path, doc, "finished")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, UnwritableError
 from kdbias.sampler.manifest_sampler import ManifestSampler
 from kdbias.training import loop
 from kdbias.training.processes import Processes
@@ -125,3 +126,43 @@ def test_the_main_process_decides_whether_there_is_something_to_resume(tmp_path:
     sampler, learned = ManifestSampler(torch.ones(50)), {"learner": torch.nn.Linear(2, 2)}
     Record(tmp_path).save(learned, sampler.state_dict(), Meter(["l2e"], step=8))
     assert Record(tmp_path).resume(learned, sampler, Nothing(1, 2, torch.device("cpu"))) is None
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_student_that_was_lost_comes_back_from_the_checkpoint(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    lab.run(tmp_path / "whole")
+    lab.run(tmp_path / "run")
+    student = tmp_path / "run" / "student.pt"
+    student.unlink() if damage == "gone" else student.write_bytes(student.read_bytes()[:-200])
+    with monkeypatch.context() as patched:
+        patched.setattr(Meter, "add", None)  # no step is taken again
+        assert not lab.run(tmp_path / "run").already_finished
+    assert lab.same(tmp_path / "run", tmp_path / "whole")
+    assert lab.timeless(tmp_path / "run") == lab.timeless(tmp_path / "whole")
+    (tmp_path / "run" / "checkpoint.pt").unlink()  # needed to go on alone
+    assert lab.run(tmp_path / "run").already_finished
+    student.unlink()
+    assert not lab.run(tmp_path / "run").already_finished
+    assert lab.same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limits of a process")
+def test_a_disk_that_is_full_stops_a_run_that_goes_on_later(lab: Any, tmp_path: Path) -> None:
+    import resource
+
+    lab.run(tmp_path / "whole")
+    lab.break_off(5, tmp_path / "run")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = (tmp_path / "run" / "checkpoint.pt").stat().st_size // 2
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(UnwritableError) as caught:
+            lab.run(tmp_path / "run", checkpoint_seconds=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "run" / "checkpoint.pt")
+    assert not list((tmp_path / "run").glob("*.kdbias-tmp"))
+    lab.run(tmp_path / "run")
+    assert lab.same(tmp_path / "run", tmp_path / "whole")
