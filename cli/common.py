@@ -4,31 +4,38 @@ A command returns the result object of the library function it called; `summary(
 object's document for machines. None prints nothing: under torchrun one process speaks for all.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
-from kdbias.errors import KdbiasError, UnwritableError, first_line
+from kdbias.errors import KdbiasError, MachineError, UnwritableError, first_line
 from kdbias.wording import visible, visible_lines
 
 BAD_INPUT = 2
 FAILED = 1
-INTERRUPTED = 130
+INTERRUPTED = 128  # and the number of the signal: 130 for Ctrl-C
 _MAY_BE_EMPTY = ("cluster_by",)  # which then stands for no column
+_MAY_BE_IN_STORES = ("data", "root", "path", "title")
+_STORE = re.compile(r"(?:^|[:@])([A-Za-z][A-Za-z0-9+.-]+://.*)")  # alone, or in a teacher's spec
 
 
 class StageCommand(click.Command):
     """A command whose expected failures are one line and a status, never a traceback.
 
     Status 2: something in the input or the options is to be mended; 1: the machine failed (disk full, no
-    memory, no permission); 130: interrupted, where the same command resumes.
+    memory, no permission); 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP): interrupted, where the same command
+    resumes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,40 +58,91 @@ class StageCommand(click.Command):
 
         debug, silent = ctx.params.pop("debug"), ctx.params.pop("quiet")
         as_json = ctx.params.pop("as_json")
-        try:
-            self._refuse_texts(ctx)
-            with quiet(silent or as_json):
-                result = super().invoke(ctx)
-            if result is not None:
-                document = json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else None
-                click.echo(document or visible_lines(result.summary()))
-        except KdbiasError as error:
-            self._fail(debug, " ".join(str(error).split("\n")), BAD_INPUT)
-        except KeyboardInterrupt:
-            self._fail(
-                debug, "interrupted; run the same command again to go on from what is saved", INTERRUPTED
-            )
-        except MemoryError:
-            self._fail(debug, "out of memory; give a smaller --memory, --batch-size or --cache", FAILED)
-        except OSError as error:
-            self._fail(debug, _os_failure(error, ctx.params.get("output")), FAILED)
+        with _stops() as stopped:
+            try:
+                self._refuse_texts(ctx)
+                with quiet(silent or as_json):
+                    result = super().invoke(ctx)
+                if result is not None:
+                    document = json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else None
+                    click.echo(document or visible_lines(result.summary()))
+            except (Exception, KeyboardInterrupt) as error:
+                failure = _failure(error, stopped, ctx.params.get("output"))
+                if failure is None or debug:
+                    raise
+                click.echo(f"Error: {visible(failure[0])}", err=True)
+                sys.exit(failure[1])
 
     def _refuse_texts(self, ctx: click.Context) -> None:
-        """Refuse an empty text, mostly a shell's variable that was never set, and one that is not UTF-8."""
+        """Refuse what is no path: an empty text (mostly a shell's variable that was never set), one that is
+        not UTF-8, a FIFO or device, or a place in a store where none is read.
+        """
+        from kdbias.tables.files import refuse_special, refuse_store
+
         for parameter in self.params:
             given = ctx.params.get(str(parameter.name))
             hint = parameter.get_error_hint(ctx)
             if given == "" and parameter.name not in _MAY_BE_EMPTY:
                 raise KdbiasError(f"{hint} is empty; is a variable of the shell not set?")
             for text in given if isinstance(given, tuple) else (given,):
-                if isinstance(text, str) and not _is_utf8(text):
+                if not isinstance(text, str):
+                    continue
+                if not _is_utf8(text):
                     raise KdbiasError(f"{hint} is {os.fsencode(text)!r}, which is not UTF-8; rename it")
+                refuse_special(text)
+                store = _STORE.search(text)
+                if store and parameter.name not in _MAY_BE_IN_STORES:
+                    refuse_store(store[1], "write to" if parameter.name == "output" else "read")
 
-    def _fail(self, debug: bool, message: str, status: int) -> None:
-        if debug:
-            raise
-        click.echo(f"Error: {visible(message)}", err=True)
-        sys.exit(status)
+
+@contextlib.contextmanager
+def _stops() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP do what Ctrl-C does in the block; the list gets their numbers.
+
+    What ignores one of them (nohup) goes on to. Of several processes that train together each may wait for
+    the others where it cannot hear: they are left to the system.
+    """
+    came: list[int] = []
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker, which its parent ends
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        came.append(number)
+        press = signal.getsignal(signal.SIGINT)
+        if not callable(press):
+            raise KeyboardInterrupt
+        press(signal.SIGINT, frame)
+
+    taken = []
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for name in () if int(os.environ.get("WORLD_SIZE") or 1) > 1 else ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, stop)
+                taken.append(number)
+    try:
+        yield came
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _failure(error: BaseException, stopped: list[int], output: str | None) -> tuple[str, int] | None:
+    """The message and the status of an error, or None for one that nobody expects."""
+    if stopped or isinstance(error, KeyboardInterrupt):  # whatever a worker that was stopped, too, led to
+        status = INTERRUPTED + (stopped[0] if stopped else signal.SIGINT)
+        return "interrupted; run the same command again to go on from what is saved", status
+    if isinstance(error, KdbiasError):
+        return " ".join(str(error).split("\n")), FAILED if isinstance(error, MachineError) else BAD_INPUT
+    if isinstance(error, MemoryError):
+        return "out of memory; give a smaller --memory, --batch-size or --cache", FAILED
+    if isinstance(error, OSError):
+        return _os_failure(error, output)
+    return None
 
 
 def _is_utf8(text: str) -> bool:
@@ -98,8 +156,8 @@ def _is_utf8(text: str) -> bool:
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _os_failure(error: OSError, output: str | None) -> str:
-    """What the machine refused, by the name of the output where it was writing."""
+def _os_failure(error: OSError, output: str | None) -> tuple[str, int]:
+    """What the machine refused, by the name of the output where it was writing, and the status."""
     reason = error.strerror or first_line(error)
     named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     writing = isinstance(error, UnwritableError) or error.errno in _OF_WRITING
@@ -107,9 +165,10 @@ def _os_failure(error: OSError, output: str | None) -> str:
         target, place = Path(output).absolute(), Path(named).absolute()
         writing = place == target or place in target.parents or target in place.parents
     if not writing:
-        return f"{reason} ({named or 'no file named'})"
+        absent = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        return f"{reason} ({named or 'no file named'})", BAD_INPUT if absent and named else FAILED
     way_out = "mend that and run the same command again, or choose another -o"
-    return f"cannot write to {named or output or 'the disk'} ({reason}); {way_out}"
+    return f"cannot write to {named or output or 'the disk'} ({reason}); {way_out}", FAILED
 
 
 def as_document(result: Any) -> Any:

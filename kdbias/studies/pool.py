@@ -42,6 +42,9 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._started:
+            for pid, process in (worker._processes or {}).items() if error is not None else ():
+                if process.is_alive():  # its task ends as by Ctrl-C, which may have reached us alone
+                    os.kill(pid, signal.SIGINT)
             worker.shutdown(wait=error is None, cancel_futures=True)
 
     def _worker(self, networks: bool) -> ProcessPoolExecutor:

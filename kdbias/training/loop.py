@@ -112,7 +112,7 @@ def train(
         quiet(not processes.main or is_quiet()),
         reproducible(cfg, processes.device),
     ):
-        samples = open_training_set(Path(data), cfg, processes)
+        samples = open_training_set(os.fspath(data), cfg, processes)
         identity = cfg.identity() | {"where": spelled(cfg.where, samples.source.types())}
         reads = (data, cfg.embeddings, cfg.weights)
         run = processes.on_main(

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command at once: one line that says how to go on, status 130, no process left behind."""
+"""Ctrl-C, SIGTERM and SIGHUP end a command at once: one line that says how to go on, no process left."""
 
 import os
 import signal
@@ -7,18 +7,46 @@ import sys
 
 import pytest
 
+SLOW = """
+import time
+import numpy as np
+
+class Slow:
+    preprocessing = {"size": [12, 12], "color": "L", "mean": [0], "std": [1]}
+
+    def embed(self, batch):
+        print("embed: at work", file=__import__("sys").stderr, flush=True)
+        time.sleep(0.05)
+        return batch.reshape(len(batch), -1).astype(np.float32) + 1
+
+def factory(device):
+    return Slow()
+"""
 ENDLESS = {
+    "embed": (
+        "embed {data} -o {out} --teacher python:{slow}:factory --workers 2 --batch-size 1 --rows-per-part 4",
+        "embed: at work",
+    ),
     "train": ("train {data} -o {out} --embeddings {emb} --epochs 1000000 --workers 2", "train:"),
     "evaluate": ("evaluate {emb} -o {out} --bootstrap 1000000", "evaluate:"),
 }
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
-@pytest.mark.parametrize("name", ENDLESS)
-@pytest.mark.parametrize("reaches", [os.killpg, os.kill], ids=["all processes", "the first alone"])
-def test_interrupt(small, tmp_path, name, reaches):
+@pytest.mark.parametrize(
+    ("name", "number", "reaches"),
+    [
+        *((name, "SIGINT", reaches) for name in ("train", "evaluate") for reaches in (os.killpg, os.kill)),
+        ("train", "SIGTERM", os.kill),
+        ("train", "SIGHUP", os.killpg),
+        ("evaluate", "SIGHUP", os.kill),
+        ("embed", "SIGTERM", os.killpg),
+    ],
+)
+def test_interrupt(small, tmp_path, name, number, reaches):
     command, begun = ENDLESS[name]
-    words = command.format(out=tmp_path / "out", **small).split()
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = command.format(out=tmp_path / "out", slow=tmp_path / "slow.py", **small).split()
     process = subprocess.Popen(
         [sys.executable, "-m", "kdbias.cli", *words],
         stdout=subprocess.PIPE,
@@ -28,8 +56,8 @@ def test_interrupt(small, tmp_path, name, reaches):
     )
     assert process.stderr is not None
     assert any(line.startswith(begun) for line in process.stderr)
-    reaches(process.pid, signal.SIGINT)
+    reaches(process.pid, getattr(signal, number))
     _, rest = process.communicate()  # ends once no process of the command holds the pipes
-    assert process.returncode == 130
+    assert process.returncode == 128 + getattr(signal, number)
     lines = [line for line in rest.splitlines() if not line.startswith(begun)]
     assert lines == ["Error: interrupted; run the same command again to go on from what is saved"]

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,24 @@ def test_an_interrupt_ends_them_all(tmp_path):
     with pytest.raises(KeyboardInterrupt), Workers(1, 1) as workers:
         workers.run("run", tasks, networks=False)
     assert not late.exists()
+
+
+def test_an_interrupt_of_the_first_process_ends_its_workers(tmp_path):
+    begun: Path = tmp_path / "begun"
+
+    def interrupt():
+        while not begun.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    wait = f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)"
+    threading.Thread(target=interrupt, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Workers(1, 1) as workers:
+        workers.run("run", [("wait", partial(exec, wait, {}))], networks=False)
+    (worker,) = workers._started
+    worker.shutdown(wait=True)  # as the interpreter does at its end
+    assert time.monotonic() - began < 300
 
 
 def test_an_interrupt_ends_an_idle_worker_without_a_word(tmp_path, capfd):
