@@ -21,6 +21,7 @@ from kdbias.data.torchvision_sets import PREFIX as TORCHVISION
 from kdbias.data.torchvision_sets import open_torchvision
 from kdbias.data.webdataset import COMPRESSED, open_webdataset
 from kdbias.errors import KdbiasError
+from kdbias.tables.files import refuse_special
 
 __all__ = ["KINDS", "Options", "Source", "open_data"]
 
@@ -111,6 +112,7 @@ def kind_of(data: str) -> str:
     if data.startswith(f"{TORCHVISION}:"):
         return TORCHVISION
     suffix = os.path.splitext(data.partition("?")[0] if is_uri(data) else data)[1].lower()
+    refuse_special(data)
     if is_uri(data):
         if _BY_SUFFIX.get(suffix, "table") != "table":
             raise KdbiasError(
@@ -118,7 +120,10 @@ def kind_of(data: str) -> str:
             )
         return "table"
     if os.path.isdir(data):
-        return _kind_of_folder(data)
+        kind = _kind_of_folder(data)
+        for name in os.listdir(data) if kind != "folder" else ():  # of which each image is looked at
+            refuse_special(os.path.join(data, name))
+        return kind
     if suffix not in _BY_SUFFIX:
         if not os.path.exists(data):
             raise KdbiasError(f"{data}: no such file or folder")

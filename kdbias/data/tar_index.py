@@ -17,6 +17,7 @@ from kdbias.data.folder import EXTENSIONS, is_utf8
 from kdbias.data.roots import leaves_root
 from kdbias.data.tar import Member, read_members
 from kdbias.errors import KdbiasError
+from kdbias.tables.files import refuse_special
 
 RESERVED = ("key", "image", "offset", "size", "shard")
 NO_IMAGE, NO_FILE = -1, -2
@@ -91,6 +92,7 @@ def index_tar(file: str, image: str | None = None) -> pa.Table:
     """
     samples: dict[str, _Sample] = {}
     remarks = Remarks()
+    refuse_special(file)
     with open(file, "rb") as handle:
         for member in read_members(handle, file):
             if leaves_root(member.name):

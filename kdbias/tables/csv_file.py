@@ -73,7 +73,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
     Raises:
         UnicodeDecodeError: another encoding.
+        KdbiasError: no plain file.
     """
+    refuse_special(path)
     with open(path, "rb") as handle:
         encoding = encoding_of(handle.read(4))
     with open(path, encoding="utf-8-sig" if encoding == "utf-8" else encoding) as text:

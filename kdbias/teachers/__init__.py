@@ -10,6 +10,7 @@ import importlib
 from pathlib import Path
 
 from kdbias.errors import KdbiasError
+from kdbias.tables.files import refuse_special
 from kdbias.teachers.preprocessing import Preprocessing, load_preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions
 
@@ -58,6 +59,7 @@ def open_teacher(
     if kind not in KINDS or not colon or not rest:
         known = ", ".join(form for _, form in KINDS.values())
         raise KdbiasError(f"unknown teacher {spec!r}; known: {known}, precomputed:FILE")
+    refuse_special(rest.rpartition("@")[2])
     if isinstance(preprocessing, str):
         from kdbias.teachers.side_car import named_preprocessing
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.files import refuse_special
 from kdbias.tables.foreign import mistaken
 from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
@@ -51,6 +52,8 @@ class ParquetVectors:
         files = [f for f in files if f.name != "failures.parquet"]
         if not files:
             raise KdbiasError(f"precomputed:{path}: the folder holds no .parquet file")
+        for file in files:
+            refuse_special(file)
         with _readable(path):
             footers = [pq.read_metadata(f) for f in files]
             schemas = [footer.schema.to_arrow_schema() for footer in footers]

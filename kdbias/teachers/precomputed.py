@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from kdbias.data import Source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
+from kdbias.tables.files import refuse_special
 from kdbias.tables.joins import align, require_unique
 from kdbias.teachers.numpy_vectors import ArrayParts, load, metadata_of, open_numbered, read_archive
 from kdbias.teachers.parquet_vectors import ParquetVectors, read_beside
@@ -102,6 +103,7 @@ def open_precomputed(rest: str, id_column: str | None = None) -> Precomputed:
     Raises KdbiasError for a missing or unreadable file, repeated ids, anything but one 2-D float array.
     """
     path = Path(rest)
+    refuse_special(path)
     if not path.exists():
         raise KdbiasError(f"precomputed:{rest}: no such file")
     vectors, ids, labels, files = _opened(path, id_column)
