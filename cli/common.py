@@ -77,6 +77,7 @@ class StageCommand(click.Command):
         """Refuse what is no path: an empty text (mostly a shell's variable that was never set), one that is
         not UTF-8, a FIFO or device, or a place in a store where none is read.
         """
+        from kdbias.device import LEAST_MEMORY, parse_bytes
         from kdbias.tables.files import refuse_special, refuse_store
 
         for parameter in self.params:
@@ -89,6 +90,11 @@ class StageCommand(click.Command):
                     continue
                 if not _is_utf8(text):
                     raise KdbiasError(f"{hint} is {os.fsencode(text)!r}, which is not UTF-8; rename it")
+                if parameter.name == "memory" and parse_bytes(text) < LEAST_MEMORY:
+                    raise KdbiasError(
+                        f"--memory {text} cannot be kept: whatever the data, more is taken; give "
+                        f"{LEAST_MEMORY >> 20}MiB or more"
+                    )
                 refuse_special(text)
                 store = _STORE.search(text)
                 if store and parameter.name not in _MAY_BE_IN_STORES:

@@ -42,7 +42,11 @@ from kdbias.cli.common import StageCommand, device, options, output_folder, over
         help="Of potentials on CUDA.",
     ),
     click.option(
-        "--memory", default="4GiB", show_default=True, metavar="SIZE", help="Most extra memory to take."
+        "--memory",
+        default="4GiB",
+        show_default=True,
+        metavar="SIZE",
+        help="Most extra memory to take, 256MiB or more.",
     ),
     threads,
     click.option(

@@ -75,7 +75,9 @@ class _Numbers(click.ParamType):
     click.option(
         "--max-seconds", type=float, help="equilibrium: stop by then, with the gap that was reached."
     ),
-    click.option("--memory", metavar="SIZE", help="equilibrium: most extra memory to take [4GiB]."),
+    click.option(
+        "--memory", metavar="SIZE", help="equilibrium: most extra memory to take, 256MiB or more [4GiB]."
+    ),
     threads,
     click.option("--seed", type=click.IntRange(0), help="cluster-balanced: of the clusters [0]."),
     click.option(

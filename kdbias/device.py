@@ -6,6 +6,8 @@ from kdbias.errors import KdbiasError
 
 MOST_PARALLEL = 4096
 """Threads or processes that one machine may be asked for."""
+LEAST_MEMORY = 256 << 20
+"""Bytes that a measurement may take whatever the data and the budget: 152 to 178 MiB were measured."""
 _UNITS = {
     "": 1,
     "k": 10**3,

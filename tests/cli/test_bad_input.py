@@ -108,6 +108,7 @@ def test_embed_refuses_repeated_ids_missing_columns_wrong_counts_and_nan(work, t
         (["--t", "warm"], ["warm"]),
         (["--t", "-1"], ["-1"]),
         (["--memory", "much"], ["much"]),
+        (["--memory", "64MiB"], ["--memory 64MiB cannot be kept", "256MiB or more"]),
         (["--group-by", "race"], ["race"]),
         (["--weights", "{work}/data.parquet"], ["weight"]),
         (["--device", "cuda:9"], ["cuda:9"]),
