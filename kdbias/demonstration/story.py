@@ -20,6 +20,7 @@ from kdbias.demonstration.teacher import write_teacher
 from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
 from kdbias.tables.files import atomic_path, read_json
+from kdbias.tables.run_files import RECORD, holes
 from kdbias.tables.run_record import Run
 
 STAGE = "demo"
@@ -91,7 +92,7 @@ def demo(
     started = time.monotonic()
     size = QUICK if quick else FULL
     out = Path(output)
-    run = Run.open(out, STAGE, {"quick": quick}, {}, overwrite)
+    run = Run.open(out, STAGE, {"quick": quick}, {}, overwrite, mends=True)
     machine = {"device": device, "threads": threads}
     data = f"{out}/data/demo.toml"
     commands = script(str(out), data, seeds, size, machine)
@@ -101,6 +102,7 @@ def demo(
         and run.record["counts"]["seeds"] == seeds
         and page.exists()
         and results.exists()
+        and not any(holes(record.parent) for record in out.rglob(RECORD))
     ):
         say(f"{out} is finished; nothing to do (--overwrite starts over)")
         return DemoResult(out, page, read_json(results), commands)
