@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from kdbias.data.source import Source
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, MachineError
 from kdbias.progress import say
 from kdbias.teachers.preprocessing import Preprocessing
 
@@ -206,7 +206,7 @@ class ImageLoader:
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Prepared]:
         """The batches of one pass.
 
-        Raises KdbiasError where a worker dies, or memory is wanting for each image of a batch.
+        Raises MachineError where a worker dies, or memory is wanting for each image of a batch.
         """
         self._pass.row_batches = row_batches
         iterator = self._begun()
@@ -259,7 +259,7 @@ class ImageLoader:
     def _look_at(self, batch: Prepared) -> None:
         starved = [reason for _, reason in batch.failures if reason.startswith(_STARVED)]
         if not len(batch.rows) and len(starved) == len(batch.failures) > 1:
-            raise KdbiasError(
+            raise MachineError(
                 f"{_STARVED} while decoding images: run the same command again with fewer --workers or a "
                 f"smaller --batch-size{self._way_out}"
             )
@@ -274,7 +274,7 @@ class ImageLoader:
 
 @contextlib.contextmanager
 def worker_deaths(way_out: str = "") -> Iterator[None]:
-    """Raise KdbiasError where a decode worker dies, which a signal handler reports anywhere in the block."""
+    """Raise MachineError where a decode worker dies, which a signal handler reports anywhere in the block."""
     try:
         yield
     except RuntimeError as error:
@@ -286,8 +286,8 @@ def worker_deaths(way_out: str = "") -> Iterator[None]:
     raise dead_worker(report, way_out)  # not inside the handler: torch's report has nothing to add
 
 
-def dead_worker(report: str, way_out: str) -> KdbiasError:
-    return KdbiasError(
+def dead_worker(report: str, way_out: str) -> MachineError:
+    return MachineError(
         f"a decode worker died ({report.splitlines()[0].rstrip('. ')}); usually memory or shared memory ran "
         f"out: run the same command again with fewer --workers (0 decodes in this process){way_out}"
     )
