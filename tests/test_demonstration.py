@@ -19,7 +19,7 @@ from kdbias.demonstration.results import collect_results, results_text
 from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, all_steps, script
 from kdbias.demonstration.story import demo
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.files import write_json
+from kdbias.tables.documents import write_json
 from kdbias.tables.run_record import Run
 
 pytestmark = pytest.mark.xdist_group("demo")  # one process runs the demo once, not each worker its own

@@ -19,8 +19,8 @@ from kdbias.errors import KdbiasError
 from kdbias.inspection.describe import inspect
 from kdbias.inspection.text import as_text
 from kdbias.tables import provenance
+from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import write_embedding_table
-from kdbias.tables.files import write_json
 from kdbias.tables.run_record import Run
 from kdbias.tables.weight_manifest import write_manifest
 from kdbias.weighting.diagnostics import summary
@@ -150,7 +150,8 @@ def test_training_run(tmp_path):
 
 def test_evaluation_and_its_files(tmp_path):
     run = Run.open(tmp_path / "ev", "evaluate", {"protocol": "knn"}, {})
-    write_json(run.out / "metrics.json", {"metrics": {"accuracy": {"value": 0.5}}})
+    judged = {"protocol": "knn", "unit": "sample", "n": 4, "groups": {}, "config": {}, "inputs": {}}
+    write_json(run.out / "metrics.json", judged | {"metrics": {"accuracy": {"value": 0.5}}})
     run.finish({"samples": 4}, 0.1)
     assert inspect(run.out)["metrics"]["metrics"]["accuracy"]["value"] == 0.5
     assert inspect(run.out / "metrics.json")["kind"] == "metrics"

@@ -15,7 +15,7 @@ from kdbias.data.roots import join_root
 from kdbias.data.source import Source, count_distinct
 from kdbias.data.stores import is_uri, without_scheme
 from kdbias.errors import KdbiasError
-from kdbias.tables.files import read_toml
+from kdbias.tables.documents import read_toml
 
 _COLUMNS = ("id", "label", "path", "image")
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.optional import require
-from kdbias.tables.files import atomic_path
+from kdbias.tables.parquet_file import parquet_writer
 
 _SIDE = 28
 _CLASSES = 10
@@ -70,8 +69,8 @@ def write_digits(
                     rows.append(_row(f"digit-{index:04d}-copy{number:02d}", copy, digit, "copy", True))
     rows.sort(key=lambda row: row["sample_id"])
     table = pa.Table.from_pylist(rows)
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP, compression="zstd")
+    with parquet_writer(path, table.schema, compression="ZSTD") as writer:
+        writer.write_table(table, _ROWS_PER_GROUP)
     splits = [row["split"] for row in rows]
     return {
         "digits": len(rows),

@@ -6,18 +6,15 @@ copying may carry over, and that of the file itself, which it cannot. Where the 
 indexes are built anew each time.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
-from kdbias.tables.files import atomic_path
-
-_DIGEST = 16  # bytes, before the table
+from kdbias.tables.parquet_file import parquet_writer, read_table
 
 
 def cache_folder() -> Path:
@@ -40,24 +37,15 @@ def cached_index(file: str, form: str, build: Callable[[str], pa.Table]) -> pa.T
     status = os.stat(file)
     times = [status.st_mtime_ns, status.st_ctime_ns]
     key = fingerprints.of_json([form, os.path.realpath(file), status.st_size, *times])
-    entry = cache_folder() / f"{key}.index"
+    entry = cache_folder() / f"{key}.parquet"
     try:
-        stored = entry.read_bytes()
-        if stored[:_DIGEST] == _digest(stored[_DIGEST:]):  # a cache that rotted is built anew
-            return pq.read_table(pa.BufferReader(stored[_DIGEST:]))
-    except (OSError, pa.ArrowInvalid):
+        return read_table(entry)
+    except (OSError, KdbiasError):  # none yet, or a damaged one
         pass
     table = build(file)
-    packed = pa.BufferOutputStream()
-    pq.write_table(table, packed, compression="zstd")
-    content = packed.getvalue().to_pybytes()
     try:
-        with atomic_path(entry) as temporary:
-            temporary.write_bytes(_digest(content) + content)
+        with parquet_writer(entry, table.schema, compression="ZSTD") as writer:
+            writer.write_table(table)
     except OSError:
         pass
     return table
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST).digest()

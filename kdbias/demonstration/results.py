@@ -11,7 +11,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.result import read_metrics
 from kdbias.measurement.files import read_uniformity
 from kdbias.measurement.text import aligned, rectified
-from kdbias.tables.files import write_json
+from kdbias.tables.documents import write_json
 
 METRICS = {
     "accuracy": "centroid_accuracy",

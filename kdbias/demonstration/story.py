@@ -19,7 +19,8 @@ from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, all_ste
 from kdbias.demonstration.teacher import write_teacher
 from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
-from kdbias.tables.files import atomic_path, read_json
+from kdbias.tables.documents import read_json
+from kdbias.tables.files import atomic_path
 from kdbias.tables.run_files import RECORD, holes
 from kdbias.tables.run_record import Run
 
@@ -99,7 +100,7 @@ def demo(
     page, results = out / "report.html", out / "results.json"
     if (
         run.state == "finished"
-        and run.record["counts"]["seeds"] == seeds
+        and run.record["counts"].get("seeds") == seeds
         and page.exists()
         and results.exists()
         and not any(holes(record.parent) for record in out.rglob(RECORD))

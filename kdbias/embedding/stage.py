@@ -188,6 +188,7 @@ def embed(
     parts.refuse_strays()
     waiting = [unit for unit in todo.own_units if parts.done(unit, thorough=True) is None]
     if run.state == "finished" and not waiting and parts.complete:
+        run.require({"counts": {"samples": int, "failures": int, "parts": int}})
         counts = run.record["counts"]
         progress.say(f"{run.out} is finished already ({counted(counts['samples'], 'sample')}); nothing to do")
         return EmbedResult(

@@ -22,16 +22,10 @@ from kdbias.data import Source
 from kdbias.embedding.plan import Plan, Unit
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.tables import fingerprints, provenance, run_files
-from kdbias.tables.embedding_parts import (
-    PART_PATTERN,
-    content_digest,
-    is_whole,
-    normalise,
-    part_name,
-    write_part,
-)
+from kdbias.tables.documents import read_json, write_json
+from kdbias.tables.embedding_parts import PART_PATTERN, is_whole, normalise, part_name, write_part
 from kdbias.tables.embedding_table import STAGE
-from kdbias.tables.files import clean_temporaries, read_json, write_json
+from kdbias.tables.files import clean_temporaries
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 
@@ -147,12 +141,9 @@ class Parts:
                 if result.flipped is None
                 else normalise(result.flipped, ids, f"mirrored {where}")
             )
-            arrays = [norms, *([] if flip_norms is None else [flip_norms])]
-            stored = [None if v is None else v.astype(self.plan.store) for v in (unit_vectors, flipped)]
-            content = content_digest(ids, labels, groups, arrays, stored)
-            more = {"part": unit.index, "teacher": self.teacher_name, "content": content}
+            more = {"part": unit.index, "teacher": self.teacher_name}
             doc = provenance.document(STAGE, self.config, self.inputs, counts, seconds["elapsed"], **more)
-            write_part(
+            content = write_part(
                 path, ids, labels, groups, norms, unit_vectors, doc, self.plan.store, flipped, flip_norms
             )
         else:

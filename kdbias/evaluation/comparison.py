@@ -32,7 +32,7 @@ from kdbias.evaluation.units import (
 from kdbias.measurement.text import FEW, more
 from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.files import read_document, write_json
+from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_files import claim
 from kdbias.wording import plural, visible
@@ -201,7 +201,7 @@ def _refuse_target(path: Path) -> None:
     if path.is_dir():
         raise KdbiasError(f"{path} is a folder; -o names a file, such as difference.json")
     try:
-        replaceable = not path.exists() or read_document(path, "stage")["stage"] == _STAGE
+        replaceable = not path.exists() or read_document(path, {"stage": str})["stage"] == _STAGE
     except KdbiasError:
         replaceable = False
     if not replaceable:

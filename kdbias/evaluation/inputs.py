@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings
-from kdbias.tables.parquet_file import read_provenance
+from kdbias.tables.parquet_file import read_provenance, read_schema
 from kdbias.tables.run_record import RECORD, read_record
 
 FILES = ("pairs", "templates", "detector_scores")
@@ -65,7 +64,7 @@ def model_inputs(
 
 def column_types(path: str | os.PathLike[str]) -> dict[str, pa.DataType]:
     """The type of each column of an embedding table."""
-    schema = pq.read_schema(EmbeddingTable.open(path).parts[0])
+    schema = read_schema(EmbeddingTable.open(path).parts[0])
     return dict(zip(schema.names, schema.types, strict=True))
 
 

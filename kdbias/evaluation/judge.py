@@ -43,7 +43,7 @@ from kdbias.evaluation.units import UNITS, unit_table
 from kdbias.evaluation.views import check_fusion
 from kdbias.progress import say
 from kdbias.tables import provenance
-from kdbias.tables.files import write_json
+from kdbias.tables.documents import write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 from kdbias.wording import plural

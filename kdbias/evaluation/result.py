@@ -9,10 +9,28 @@ from typing import Any
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.roc import far_name
 from kdbias.measurement.text import FEW, more
-from kdbias.tables.files import read_document
+from kdbias.tables.documents import read_document
 from kdbias.wording import counted, visible
 
 METRICS = "metrics.json"
+_NUMBER = (float, None)
+_METRICS = {str: {"value": _NUMBER, "low?": _NUMBER, "high?": _NUMBER, "reason?": str}}
+_SHAPE = {
+    "protocol": str,
+    "unit": str,
+    "n": int,
+    "metrics": _METRICS,
+    "groups": {str: {str: {"n": int, "metrics": _METRICS}}},
+    "spread?": {str: {str: {"worst": (str, None), "gap": _NUMBER}}},
+    "config": {str: object},
+    "inputs": {str: (str, None)},
+    "interval?": {"repeats": int, "resampled": object},
+    "left_out?": {str: int},
+    "details?": {str: object},
+    "parameters?": {str: object},
+    "test_data?": {str: {"n": int, "digest": str}},
+    "plots?": [str],
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +82,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         KdbiasError: there is none, or it is damaged.
     """
-    keys = ("protocol", "unit", "n", "metrics", "groups", "config", "inputs")
-    return read_document(Path(folder) / METRICS, *keys)
+    return read_document(Path(folder) / METRICS, _SHAPE)
 
 
 def _named(metric: str, details: Mapping[str, Any]) -> str:

@@ -10,18 +10,21 @@ from typing import Any
 from kdbias.data import kind_of, open_data
 from kdbias.data.stores import without_scheme
 from kdbias.errors import KdbiasError
+from kdbias.evaluation.result import read_metrics
 from kdbias.inspection import numbers, plain
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.inspection.values import short
 from kdbias.tables.csv_file import DELIMITERS, csv_head
-from kdbias.tables.files import read_document, read_json, read_toml
+from kdbias.tables.documents import read_document, read_json, read_toml
 from kdbias.tables.folder_lock import in_use
-from kdbias.tables.parquet_file import read_schema, readable
+from kdbias.tables.parquet_file import open_parquet
 from kdbias.tables.provenance import from_schema
 from kdbias.tables.run_record import RECORD, read_record
 from kdbias.wording import counted
 
 _ROWS = 5
+_STUDY = {"name": str, "planned": int, "finished": int, "failed": {str: str}}
+_DEMO = {"seeds": int, "students": [object], "schemes": [{"scheme": str}]}
 _TEXTS = ("sample_id", "label", "path", "first", "second")  # columns that every reader of a CSV keeps as text
 
 
@@ -95,7 +98,7 @@ def _table(path: Path, rows: int) -> dict[str, Any]:
         "columns": [{"name": f.name, "type": str(f.type)} for f in schema],
         "first_rows": [{k: short(v) for k, v in row.items()} for row in head.to_pylist()],
     }
-    document = from_schema(schema)
+    document = from_schema(schema, path)
     if document:
         found |= {"stage": document.get("stage"), "counts": document.get("counts"), "provenance": document}
     if "weight" in schema.names and "sample_id" in schema.names:
@@ -104,13 +107,8 @@ def _table(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _parquet_head(path: Path, rows: int) -> tuple[Any, int, Any]:
-    import pyarrow.parquet as pq
-
-    schema = read_schema(path)
-    with readable(path), pq.ParquetFile(path) as file:
-        batch = next(file.iter_batches(max(rows, 1)), None)
-        n = file.metadata.num_rows
-    return (batch.slice(0, rows) if batch is not None else schema.empty_table()), n, schema
+    with open_parquet(path) as table:
+        return table.head(rows), table.file.metadata.num_rows, table.schema
 
 
 def _csv_head(path: Path, rows: int) -> tuple[Any, int, Any]:
@@ -218,7 +216,7 @@ def _evaluation(path: Path, rows: int) -> dict[str, Any]:
     metrics = path / "metrics.json"
     found: dict[str, Any] = {"summary": f"evaluation, {record['status']}", **record}
     if metrics.exists():
-        found["metrics"] = read_document(metrics, "metrics")
+        found["metrics"] = read_metrics(path)
     return found
 
 
@@ -242,7 +240,7 @@ def _study(path: Path, rows: int) -> dict[str, Any]:
         "summary": f"study, {record['status']}; run the same command again to complete it"
     }
     if (path / "study.json").exists():
-        document = read_document(path / "study.json", "name", "planned", "finished", "failed")
+        document = read_document(path / "study.json", _STUDY)
         found["summary"] = (
             f"study {document['name']}: {document['finished']:,} of {document['planned']:,} runs finished, "
             f"{len(document['failed']):,} failed; read results.md, every number is in results.parquet"
@@ -296,7 +294,7 @@ def _json(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _demo_results(path: Path, rows: int) -> dict[str, Any]:
-    content = read_json(path)
+    content = read_document(path, _DEMO)
     schemes = ", ".join(entry["scheme"] for entry in content["schemes"])
     students = counted(len(content["students"]), "student")
     summary = f"what kdbias demo found: {students} over {counted(content['seeds'], 'seed')}"

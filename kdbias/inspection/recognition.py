@@ -9,7 +9,7 @@ from kdbias.data import kind_of
 from kdbias.data.folder import EXTENSIONS
 from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
-from kdbias.tables.files import read_json
+from kdbias.tables.documents import read_json
 from kdbias.tables.run_record import RECORD, read_record
 
 FOLDER_KINDS = {

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths
 from kdbias.measurement.distribution import Scheme
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
-from kdbias.tables.files import atomic_path, read_document
-from kdbias.tables.parquet_file import floats, read_table, write_table
+from kdbias.tables.documents import read_document
+from kdbias.tables.files import MEND
+from kdbias.tables.parquet_file import floats, parquet_writer, read_table, write_table
 from kdbias.tables.plain import require_numbers
 
 UNIFORMITY = "uniformity.json"
@@ -24,6 +24,49 @@ NEIGHBORS = "neighbors.parquet"
 SCHEMES = "schemes.parquet"
 INTERVALS = "intervals.parquet"
 _ROWS = 16_384
+_NUMBER = (float, None)
+_GROUP = {
+    "value": (str, None),
+    **dict.fromkeys(("count", "share", "mass"), float),
+    "log_density": _NUMBER,
+}
+_BANDWIDTH = {
+    "t": float,
+    **dict.fromkeys(("uniformity", "null", "excess", "energy", "effective_distinct"), _NUMBER),
+    **dict.fromkeys(("distinct_ceiling", "rectification", "standard_error"), _NUMBER),
+    "rectification_reason": (str, None),
+}
+_SCHEME = {
+    "name": str,
+    "weights": (str, None),
+    "fingerprint": (str, None),
+    "ess": float,
+    **dict.fromkeys(("ess_share", "top_mass", "max_weight"), float),
+    **dict.fromkeys(("effective_identities", "vendi_score", "koleo_entropy"), _NUMBER),
+    "groups": {str: [_GROUP]},
+    "hardness": ({"easy": float, "hard": float}, None),
+    "bandwidths": [_BANDWIDTH],
+}
+_SEARCH = {
+    "kind": str,
+    "k": (int, None),
+    "recall": _NUMBER,
+    **dict.fromkeys(("probes?", "cells?", "landmarks?", "queries?"), int),
+    "rms_relative_error?": [[float]],
+    "spearman?": [[float]],
+}
+_SHAPE = {
+    "n": int,
+    "d": int,
+    "t_chosen": float,
+    "bandwidth_rule": object,
+    "search": _SEARCH,
+    "estimator": {"kind": str, "exponent": _NUMBER},
+    "intrinsic_dimension": _NUMBER,
+    "duplicates": {"exact_duplicates": int, "near_duplicates": int},
+    "best": [{"t": float, "energy": _NUMBER, "gap": _NUMBER, "reason": (str, None)}],
+    "schemes": [_SCHEME],
+}
 
 
 @dataclass
@@ -109,7 +152,12 @@ def read_uniformity(out: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         KdbiasError: there is none, or it is damaged.
     """
-    return read_document(Path(out) / UNIFORMITY, "n", "d", "search", "schemes")
+    file = Path(out) / UNIFORMITY
+    document = read_document(file, _SHAPE)
+    swept = [[entry["t"] for entry in scheme["bandwidths"]] for scheme in document["schemes"]]
+    if not swept or document["t_chosen"] not in swept[0] or any(ts != swept[0] for ts in swept):
+        raise KdbiasError(f"{file}: its schemes lack bandwidths or differ in them; {MEND}")
+    return document
 
 
 def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measured:
@@ -171,10 +219,7 @@ def write_neighbors(
         ],
         metadata=provenance.metadata(doc),
     )
-    with (
-        atomic_path(out / NEIGHBORS) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="NONE", use_dictionary=False) as writer,
-    ):
+    with parquet_writer(out / NEIGHBORS, schema, compression="NONE", use_dictionary=False) as writer:
         for start in range(0, len(ids), _ROWS):
             rows = slice(start, start + _ROWS)
             positions = pa.array(neighbors[rows].reshape(-1), integer)

@@ -36,8 +36,8 @@ from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vect
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.tiles import TILE
 from kdbias.tables import provenance
+from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import write_json
 from kdbias.tables.joins import encode
 from kdbias.tables.run_record import Run
 

@@ -8,7 +8,8 @@ from typing import Any
 from kdbias.studies.plan import Plan
 from kdbias.studies.results import collect, write_results
 from kdbias.studies.tuning import end_of_range
-from kdbias.tables.files import atomic_path, write_json
+from kdbias.tables.documents import write_json
+from kdbias.tables.files import atomic_path
 
 
 def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict[str, Any], list[str]]:

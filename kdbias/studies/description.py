@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.files import read_toml
+from kdbias.tables.documents import read_toml
 
 BASELINE = "natural"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.data import open_data
 from kdbias.data.source import Source
@@ -31,6 +30,7 @@ from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align
+from kdbias.tables.parquet_file import parquet_writer
 from kdbias.teachers import PRECOMPUTED
 
 PART = "study_part"
@@ -254,7 +254,7 @@ def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) 
     columns |= kept.groups | {PART: pa.array(part[rows].tolist(), pa.large_string())}
     plain = pa.table(columns)
     schema = plain.schema.append(pa.field("image", pa.binary()))
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with parquet_writer(path, schema) as writer:
         for start in range(0, kept.n, _GROUP_ROWS):
             block = plain.slice(start, _GROUP_ROWS)
             images = []

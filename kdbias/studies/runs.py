@@ -29,8 +29,8 @@ from kdbias.studies.cases import Case
 from kdbias.studies.description import Arm, Judge
 from kdbias.studies.preparation import Machine, expand
 from kdbias.tables import fingerprints
-from kdbias.tables.files import read_document, write_json
-from kdbias.tables.run_record import read_record
+from kdbias.tables.documents import read_document, require_shape, write_json
+from kdbias.tables.run_record import RECORD, read_record
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ class RunPlan:
 
     def _numbers(self, steps: Sequence[Step]) -> dict[str, Any]:
         record = read_record(self.folder / "student")
+        require_shape(record, _TRAINED, self.folder / "student" / RECORD)
         return {
             "steps": record["counts"]["steps"],
             "epochs": record["counts"]["epochs"],
@@ -151,13 +152,29 @@ class RunPlan:
         }
 
 
+_TRAINED = {
+    "config": {"lr": float},
+    "counts": {"steps": int, "epochs": int},
+    "seconds": float,
+    "results": {"loss": float},
+}
+_SHAPE = {
+    "diverged?": str,
+    **dict.fromkeys(("steps?", "epochs?"), int),
+    **dict.fromkeys(("seconds?", "train_seconds?", "loss?", "lr?"), float),
+    "unique_fraction?": (float, None),
+    "metrics?": {str: {"value": float, "lower_is_better": bool}},
+    "commands?": [str],
+}
+
+
 def read_result(file: Path) -> dict[str, Any]:
     """What `RunPlan.execute` wrote.
 
     Raises:
         KdbiasError: it is damaged.
     """
-    result = read_document(file)
+    result = read_document(file, _SHAPE)
     if "diverged" not in result and "metrics" not in result:
         raise KdbiasError(f"{file} lacks the run's metrics; remove it, and the run is done again")
     return result

@@ -115,7 +115,7 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
         table=table,
         group_columns=[name for name in schema.names if name not in (*columns.DENSITY, *potentials)],
         bandwidths=sorted(potentials.values()),
-        provenance=provenance.from_schema(schema) or {},
+        provenance=provenance.from_schema(schema, file) or {},
         fingerprint=fingerprints.of_table(table),
     )
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.columns import refuse_own
-from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import shown
-from kdbias.tables.parquet_file import read_provenance, read_table
+from kdbias.tables.parquet_file import parquet_writer, read_provenance, require_whole
 
 PART_PATTERN = "part-*.parquet"
 STORES = {"float16": pa.float16(), "float32": pa.float32()}
@@ -120,7 +118,7 @@ def write_part(
     dtype: str = "float16",
     flip: np.ndarray | None = None,
     flip_norms: np.ndarray | None = None,
-) -> None:
+) -> str:
     """Write one part atomically.
 
     Args:
@@ -133,6 +131,9 @@ def write_part(
         dtype: how vectors are stored, ``float16`` or ``float32``.
         flip: (n, d) unit rows of the mirrored images, stored as ``embedding_flip``.
         flip_norms: (n,) float32, L2 norms of those before normalising, stored as ``norm_flip``.
+
+    Returns:
+        The digest of the content, which the footer carries as well.
     """
     if dtype not in STORES:
         raise KdbiasError(f"--store {dtype!r} is unknown; use float16 or float32")
@@ -145,22 +146,25 @@ def write_part(
     }
     if flip_norms is not None:
         columns["norm_flip"] = pa.array(flip_norms, pa.float32())
+    stored = [None if v is None else v.astype(dtype) for v in (vectors, flip)]
+    arrays = [norms, *([] if flip_norms is None else [flip_norms])]
+    content = content_digest(ids, labels, groups, arrays, stored)
     columns["embedding"] = _list_array(vectors, dtype)
     if flip is not None:
         columns["embedding_flip"] = _list_array(flip, dtype)
-    table = provenance.attach(pa.table(columns), provenance_document)
-    with atomic_path(path) as temporary:
-        # Floats do not compress and dictionaries only cost: plain pages decode fastest.
-        floats = ("norm", "norm_flip", "embedding", "embedding_flip")
-        encoded = [name for name in columns if name not in floats]
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=ROW_GROUP,
-            use_dictionary=encoded,
-            compression={name: "ZSTD" if name in encoded else "NONE" for name in columns},
-            write_statistics=encoded,
-        )
+    table = provenance.attach(pa.table(columns), {**provenance_document, "content": content})
+    # Floats do not compress and dictionaries only cost: plain pages decode fastest.
+    floats = ("norm", "norm_flip", "embedding", "embedding_flip")
+    encoded = [name for name in columns if name not in floats]
+    with parquet_writer(
+        path,
+        table.schema,
+        use_dictionary=encoded,
+        compression={name: "ZSTD" if name in encoded else "NONE" for name in columns},
+        write_statistics=encoded,
+    ) as writer:
+        writer.write_table(table, ROW_GROUP)
+    return content
 
 
 def content_digest(
@@ -186,32 +190,11 @@ def is_whole(path: Path, content: str, thorough: bool = False) -> bool:
 
     Args:
         content: what `content_digest` gave when it was written.
-        thorough: read the part, and compare with the digest of the values that it holds.
+        thorough: read the part, and compare its bytes with its seal.
     """
     try:
-        told = (read_provenance(path) or {}).get("content")
-        return told == content and (not thorough or _content_of(read_table(path)) == content)
+        if thorough:
+            require_whole(path)
+        return (read_provenance(path) or {}).get("content") == content
     except KdbiasError:
         return False
-
-
-def _content_of(table: pa.Table) -> str:
-    """`content_digest` of a part as it was read."""
-    own = ("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip")
-    arrays = {name: table.column(name).combine_chunks() for name in table.column_names}
-    # Labels are texts of the other kind, but where there are none.
-    labels = None if arrays["label"].type == pa.string() else arrays["label"]
-    norms = [arrays[name].to_numpy() for name in ("norm", "norm_flip") if name in arrays]
-    stored = [
-        arrays[name].flatten().to_numpy().reshape(len(table), -1) if name in arrays else None
-        for name in ("embedding", "embedding_flip")
-    ]
-    groups = {name: array for name, array in arrays.items() if name not in own}
-    return content_digest(arrays["sample_id"], labels, groups, norms, stored)
-
-
-def table_fingerprint(parts: list[Path], digests: list[str] | None = None) -> str:
-    """Digest of a whole table from the digests of its parts, in order."""
-    return fingerprints.of_json(
-        digests if digests is not None else [fingerprints.of_file(path) for path in parts]
-    )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
@@ -17,19 +16,17 @@ from kdbias.tables.embedding_parts import (
     ROW_GROUP,
     normalise,
     part_name,
-    table_fingerprint,
     widen,
     write_part,
 )
 from kdbias.tables.files import MEND
 from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
-from kdbias.tables.parquet_file import read_footer, read_table, readable, require_columns
+from kdbias.tables.parquet_file import open_parquet, read_footer, read_table, require_columns
 from kdbias.tables.plain import as_names, as_plain, without_missing
 from kdbias.tables.run_record import RECORD, Run, read_record
 
 STAGE = "embed"
-_READ_AHEAD = 1 << 16  # bytes; by itself pyarrow reads a whole row group, and the next ones, at once
 _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
 
 
@@ -90,16 +87,15 @@ def write_embedding_table(
     run = Run.open(out, STAGE, config or {}, inputs, overwrite)
     if run.state == "finished":
         return EmbeddingTable.open(out)
-    paths = []
+    contents = []
     for index, start in enumerate(range(0, len(ids), rows_per_part)):
         rows = slice(start, start + rows_per_part)
         length = len(unit[rows])
         doc = provenance.document(
             STAGE, run.record["config"], run.record["inputs"], {"rows": length}, 0.0, part=index
         )
-        paths.append(run.out / part_name(index))
-        write_part(
-            paths[-1],
+        content = write_part(
+            run.out / part_name(index),
             ids.slice(start, length),
             labels.slice(start, length) if labels is not None else None,
             {name: column.slice(start, length) for name, column in plain.items()},
@@ -108,7 +104,9 @@ def write_embedding_table(
             doc,
             dtype,
         )
-    run.finish({"samples": len(ids), "parts": len(paths)}, 0.0, fingerprint=table_fingerprint(paths))
+        contents.append(content)
+    counts = {"samples": len(ids), "parts": len(contents)}
+    run.finish(counts, 0.0, fingerprint=fingerprints.of_json(contents))
     return EmbeddingTable.open(out)
 
 
@@ -169,10 +167,20 @@ class EmbeddingTable:
                 f"{folder}: its parts hold {sum(rows):,} samples, its record says {expected:,}; "
                 "a part is missing or foreign: run kdbias embed again with --overwrite"
             )
-        schemas = [footer.schema.to_arrow_schema() for footer in footers]
+        schemas = [footer.schema.to_arrow_schema().with_metadata(footer.metadata) for footer in footers]
         for part, schema in zip(parts, schemas, strict=True):
             if not schema.equals(schemas[0]):
                 raise KdbiasError(f"{part}: its columns or dimension differ from {parts[0].name}'s")
+        contents = [
+            (provenance.from_schema(s, p) or {}).get("content") for p, s in zip(parts, schemas, strict=True)
+        ]
+        known = record.get("fingerprint")
+        # Parts by earlier versions do not say what is in them.
+        if require_finished and known and all(contents) and fingerprints.of_json(contents) != known:
+            raise KdbiasError(
+                f"{folder}: its parts are not those that its record lists; run kdbias embed again with "
+                "--overwrite"
+            )
         names = schemas[0].names
         require_columns(parts[0], schemas[0], ("sample_id", "label", "norm", "embedding"))
         return cls(
@@ -183,7 +191,7 @@ class EmbeddingTable:
             group_columns=[name for name in names if name not in columns.EMBEDDING],
             has_flip="embedding_flip" in names,
             has_flip_norms="norm_flip" in names,
-            fingerprint=record.get("fingerprint") or table_fingerprint(parts),
+            fingerprint=known or fingerprints.of_json([fingerprints.of_file(part) for part in parts]),
             provenance=record,
         )
 
@@ -260,8 +268,8 @@ class EmbeddingTable:
             raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
         start = 0
         for part in self.parts:
-            with readable(part), pq.ParquetFile(part, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
-                for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+            with open_parquet(part) as file:
+                for batch in file.batches(rows, column):
                     if batch.column(0).null_count:
                         raise KdbiasError(
                             f"{part}: {batch.column(0).null_count:,} rows have no vector; {MEND}"

@@ -3,17 +3,14 @@
 import contextlib
 import errno
 import glob
-import json
 import os
 import re
 import socket
 import stat
 import time
-import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from kdbias.errors import KdbiasError, UnwritableError
 
@@ -135,49 +132,3 @@ def _may_be_alive(path: Path) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write strict JSON (no NaN) atomically, indented for people."""
-    text = json.dumps(obj, indent=2, allow_nan=False) + "\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    try:
-        return json.loads(_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise KdbiasError(f"{path}: not a JSON file ({error}); {MEND}") from None
-
-
-def read_document(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
-    """A JSON object that has at least these keys.
-
-    Raises:
-        KdbiasError: no such file, no JSON, no object, or keys are missing (they are named).
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise KdbiasError(f"{path} holds no JSON object; {MEND}")
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise KdbiasError(f"{path} lacks {', '.join(missing)}; {MEND}")
-    return content
-
-
-def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        return tomllib.loads(_text(path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdbiasError(f"{path}: not a TOML file ({error})") from None
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    refuse_special(path)
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise KdbiasError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise KdbiasError(f"{path} is a folder; a file is needed here") from None

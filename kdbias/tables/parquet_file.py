@@ -1,8 +1,13 @@
-"""One Parquet file: written whole with its provenance or not at all, read or refused in one line."""
+"""One Parquet file: written whole with its provenance or not at all, read or refused in one line.
+
+What kdbias writes has page checksums, for every reader, and a seal (:mod:`kdbias.tables.seal`), against which
+everything here compares what it reads.
+"""
 
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +18,31 @@ from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import provenance
 from kdbias.tables.files import MEND, atomic_path, refuse_special
 from kdbias.tables.foreign import mistaken
+from kdbias.tables.seal import Seal, read_seal, seal
+
+_READ_AHEAD = 1 << 16  # bytes; by itself pyarrow reads a whole row group, and the next ones, at once
+
+
+@contextlib.contextmanager
+def parquet_writer(
+    path: str | os.PathLike[str], schema: pa.Schema, **encoding: Any
+) -> Iterator[pq.ParquetWriter]:
+    """A writer whose file is sealed and put in place, whole, when the block ends.
+
+    Args:
+        encoding: further arguments of `pyarrow.parquet.ParquetWriter`.
+    """
+    with atomic_path(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, write_page_checksum=True, **encoding) as writer:
+            yield writer
+        seal(temporary)
 
 
 def write_table(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
     """Write a Parquet file with provenance, atomically."""
-    with atomic_path(path) as temporary:
-        pq.write_table(provenance.attach(table, doc), temporary, compression="ZSTD")
+    table = provenance.attach(table, doc)
+    with parquet_writer(path, table.schema, compression="ZSTD") as writer:
+        writer.write_table(table)
 
 
 def floats(values: np.ndarray) -> pa.Array:
@@ -39,7 +63,7 @@ def readable(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise KdbiasError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Of damage, Arrow raises OSErrors that have no number.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
@@ -49,14 +73,81 @@ def readable(path: str | os.PathLike[str]) -> Iterator[None]:
         raise KdbiasError(f"{path}: not a readable Parquet file ({reason}); {MEND}") from None
 
 
+@dataclass(frozen=True)
+class ParquetTable:
+    """A Parquet file that is open; what is read of it is what was written.
+
+    Attributes:
+        path: of the file.
+        file: as pyarrow opened it.
+    """
+
+    path: str | os.PathLike[str]
+    file: pq.ParquetFile
+    _seal: Seal | None
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.file.schema_arrow
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows: of these columns, or of all.
+
+        Raises:
+            KdbiasError: a column is missing or damaged.
+        """
+        require_columns(self.path, self.schema, columns or ())
+        for group in range(self.file.num_row_groups):
+            self._require(group, columns)
+        table = self.file.read(columns=None if columns is None else list(columns))
+        require_texts(table)
+        return table
+
+    def batches(self, rows: int, column: str) -> Iterator[pa.RecordBatch]:
+        """Stream one column, at most so many rows at a time, holding little more in memory."""
+        for group in range(self.file.num_row_groups):
+            self._require(group, [column])
+            yield from self.file.iter_batches(rows, [group], [column], use_threads=False)
+
+    def head(self, rows: int) -> pa.Table:
+        """The first rows."""
+        if not self.file.num_row_groups:
+            return self.schema.empty_table()
+        self._require(0, None)
+        batch = next(self.file.iter_batches(max(rows, 1), [0]), None)
+        table = self.schema.empty_table() if batch is None else pa.Table.from_batches([batch])
+        require_texts(table)
+        return table.slice(0, rows)
+
+    def _require(self, group: int, columns: Sequence[str] | None) -> None:
+        if self._seal is not None:
+            self._seal.require(group, columns)
+
+
+@contextlib.contextmanager
+def open_parquet(path: str | os.PathLike[str]) -> Iterator[ParquetTable]:
+    """Open a Parquet file.
+
+    Raises:
+        KdbiasError: no such file, no Parquet file, or one whose footer is not what was written.
+    """
+    with readable(path), open(path, "rb", buffering=0) as raw:
+        sealed = read_seal(raw)
+        # A seal says more than page checksums, and costs less.
+        how = {"pre_buffer": False, "page_checksum_verification": sealed is None}
+        with pq.ParquetFile(path, buffer_size=_READ_AHEAD, **how) as file:
+            str(file.schema_arrow)  # names that are no UTF-8 show here
+            yield ParquetTable(path, file, sealed)
+
+
 def read_schema(path: str | os.PathLike[str]) -> pa.Schema:
-    with readable(path):
-        return pq.read_schema(path)
+    with open_parquet(path) as table:
+        return table.schema
 
 
 def read_footer(path: str | os.PathLike[str]) -> pq.FileMetaData:
-    with readable(path):
-        return pq.read_metadata(path)
+    with open_parquet(path) as table:
+        return table.file.metadata
 
 
 def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> pa.Table:
@@ -68,9 +159,26 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     Raises:
         KdbiasError: no such file, a damaged one, or one that lacks a column.
     """
-    with readable(path), pq.ParquetFile(path) as file:
-        require_columns(path, file.schema_arrow, columns or ())
-        return file.read(columns=None if columns is None else list(columns))
+    with open_parquet(path) as table:
+        return table.read(columns)
+
+
+def require_whole(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that is damaged anywhere.
+
+    Raises:
+        KdbiasError: no such file, no Parquet file, or one that is not what was written.
+    """
+    with open_parquet(path) as table:
+        for group in range(table.file.num_row_groups):
+            table._require(group, None)
+
+
+def require_texts(table: pa.Table) -> None:
+    """Raise ArrowInvalid where a text is no UTF-8: Arrow itself takes such bytes as they are."""
+    for column in table.columns:
+        if pa.types.is_nested(column.type) or "string" in str(column.type):
+            column.validate(full=True)
 
 
 def require_columns(path: str | os.PathLike[str], schema: pa.Schema, columns: Sequence[str]) -> None:
@@ -83,4 +191,4 @@ def require_columns(path: str | os.PathLike[str], schema: pa.Schema, columns: Se
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The provenance document of a file, or None where it has none."""
-    return provenance.from_schema(read_schema(path))
+    return provenance.from_schema(read_schema(path), path)

@@ -11,10 +11,25 @@ from typing import Any
 
 import pyarrow as pa
 
+from kdbias.tables.documents import parse_json, require_shape
 from kdbias.version import __version__
 
 _KEY = b"kdbias"
 _PANDAS_KEY = b"PANDAS_ATTRS"
+_OBJECT = ({str: object}, None)
+SHAPE = {
+    "stage?": str,
+    "config?": _OBJECT,
+    "inputs?": ({str: (str, None)}, None),
+    "counts?": _OBJECT,
+    "seconds?": float,
+    "content?": str,
+    "embeddings?": (str, None),
+    "density?": (str, None),
+    "t_chosen?": (float, None),
+    "numbers?": ({str: (float, None)}, None),
+}
+"""What a document holds where it holds it, see :mod:`kdbias.tables.documents`."""
 
 
 def document(
@@ -58,11 +73,19 @@ def metadata(doc: dict[str, Any]) -> dict[bytes, bytes]:
     return {_KEY: text.encode(), _PANDAS_KEY: json.dumps({"kdbias": doc}, allow_nan=False).encode()}
 
 
-def from_schema(schema: pa.Schema) -> dict[str, Any] | None:
-    """The document in a schema, or None; after a rewrite by pandas only ``PANDAS_ATTRS`` holds it."""
+def from_schema(schema: pa.Schema, where: object) -> dict[str, Any] | None:
+    """The document in a schema, or None; after a rewrite by pandas only ``PANDAS_ATTRS`` holds it.
+
+    Raises:
+        KdbiasError: it is none; ``where`` it stands is named.
+    """
     entries = schema.metadata or {}
     if _KEY in entries:
-        return json.loads(entries[_KEY])
-    if _PANDAS_KEY in entries:
-        return json.loads(entries[_PANDAS_KEY]).get("kdbias")
-    return None
+        found = parse_json(entries[_KEY], f"{where}: its entry kdbias")
+    elif _PANDAS_KEY in entries:
+        attributes = parse_json(entries[_PANDAS_KEY], f"{where}: its entry PANDAS_ATTRS", strict=False)
+        found = attributes.get("kdbias") if isinstance(attributes, dict) else None
+    else:
+        return None
+    require_shape(found, (SHAPE, None), f"{where}: its provenance")
+    return found

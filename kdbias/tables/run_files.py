@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.files import (
-    MEND,
-    clean_temporaries,
-    read_document,
-    read_json,
-    refuse_special,
-    refuse_store,
-    sync_folder,
-    write_json,
-)
+from kdbias.tables.documents import read_document, read_json, write_json
+from kdbias.tables.files import MEND, clean_temporaries, refuse_special, refuse_store, sync_folder
 from kdbias.tables.parquet_file import read_footer, read_provenance
 
 RECORD = "run.json"
@@ -91,8 +83,8 @@ def made_by(path: Path, stage: str) -> bool:
 
 def holes(folder: Path) -> list[str]:
     """Which files of a finished run are gone or cut short."""
-    listed = read_document(folder / RECORD).get("files")
-    return [name for name in listed if not is_whole(folder / name)] if isinstance(listed, list) else []
+    listed = read_document(folder / RECORD, {"files?": [str]}).get("files", [])
+    return [name for name in listed if not is_whole(folder / name)]
 
 
 def refuse_holes(folder: Path) -> None:
@@ -181,7 +173,7 @@ def put_back(folder: Path, stage: str) -> bool:
     if not (aside / RECORD).exists():
         return False
     if (folder / RECORD).exists():
-        _empty(folder, stage, read_document(folder / RECORD))
+        _empty(folder, stage, read_document(folder / RECORD, {"plots?": [str]}))
     for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == RECORD):
         os.replace(entry, folder / entry.name)
     aside.rmdir()

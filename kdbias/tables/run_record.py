@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.tables import run_files
-from kdbias.tables.files import clean_temporaries, read_document, write_json
+from kdbias.tables.documents import read_document, require_shape, write_json
+from kdbias.tables.files import clean_temporaries
 from kdbias.tables.folder_lock import NAME as LOCK
 from kdbias.tables.folder_lock import FolderLock, lock_folder
 from kdbias.tables.run_files import RECORD, REPLACED, STAGED, barren, put_back, put_in_place
@@ -19,6 +20,26 @@ from kdbias.version import __version__
 
 __all__ = ["RECORD", "Run", "read_record", "refuse_changes", "stage_of"]
 
+_OBJECT = ({str: object}, None)
+_SHAPE = {
+    "stage": str,
+    "status?": str,
+    "kdbias?": str,
+    "started?": str,
+    "finished?": str,
+    "config?": _OBJECT,
+    "inputs?": ({str: (str, None)}, None),
+    "counts?": ({str: (int, None)}, None),
+    "seconds?": float,
+    "fingerprint?": (str, None),
+    "plots?": [str],
+    "files?": [str],
+    "paths?": ({str: (str, None)}, None),
+    "teacher?": str,
+    "data?": str,
+    "root?": (str, None),
+    STAGED + "?": {"stage": str, "status": str},
+}
 _NAMED = 6  # differences that a refusal names
 _LONG = 40  # characters of a value in it
 State = Literal["new", "resumed", "finished"]
@@ -30,13 +51,13 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         KdbiasError: there is none, or it is damaged.
     """
-    return read_document(Path(folder) / RECORD, "stage")
+    return read_document(Path(folder) / RECORD, _SHAPE)
 
 
 def stage_of(folder: str | os.PathLike[str]) -> str | None:
     """The stage whose output a folder is; None for any other folder, whatever its run.json may be."""
     try:
-        return read_document(Path(folder) / RECORD, "kdbias", "stage")["stage"]
+        return read_document(Path(folder) / RECORD, {"kdbias": str, "stage": str})["stage"]
     except (KdbiasError, OSError):
         return None
 
@@ -198,6 +219,10 @@ class Run:
                 f"{folder} holds a run of kdbias {record.get('stage')}, not of {stage}; choose another -o"
             )
         return record
+
+    def require(self, shape: dict[str, Any]) -> None:
+        """Refuse a record that is not of a shape, see :mod:`kdbias.tables.documents`."""
+        require_shape(self.record, shape, self.out / RECORD)
 
     def forget(self) -> None:
         """After a refusal, leave no record behind that would refuse the mended command as a change.

@@ -162,7 +162,7 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
         table=table,
         weights=mean_one(weights),
         group_columns=[name for name in names if _is_group(table.schema.field(name))],
-        provenance=(provenance.from_schema(schema) if schema is not None else None) or {},
+        provenance=(provenance.from_schema(schema, file) if schema is not None else None) or {},
         fingerprint=fingerprints.of_table(table),
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.files import read_toml
+from kdbias.tables.documents import read_toml
 from kdbias.teachers.warp import Matrix, resize_at_centres, warp_affine
 
 if TYPE_CHECKING:

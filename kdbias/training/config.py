@@ -17,7 +17,8 @@ from typing import Any
 
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
-from kdbias.tables.files import atomic_path, read_toml
+from kdbias.tables.documents import read_toml
+from kdbias.tables.files import atomic_path
 
 
 def _key(default: Any, text: str, *choices: str, path: bool = False, operational: bool = False) -> Any:

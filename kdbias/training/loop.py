@@ -324,6 +324,7 @@ def _first_line(
 
 
 def _result(run: Run, already_finished: bool = False) -> TrainingResult:
+    run.require({"counts": {"steps": int, "epochs": int}, "seconds": float, "results": {"loss": float}})
     counts, results = run.record["counts"], run.record["results"]
     return TrainingResult(
         output=run.out,

@@ -171,6 +171,7 @@ def frontier(
     }
     run = Run.open(output, STAGE, config, {"density": table.fingerprint, **source.inputs}, overwrite)
     if run.state == "finished":
+        run.require({"skipped": {str: str}})
         progress.say(f"{run.out} is finished already; nothing to do")
         stored = read_table(run.out / TABLE)
         return FrontierResult(run.out, stored, run.record["skipped"], "finished")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from kdbias.cli import main
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.documents import read_json, write_json
 
 N, DIM = 24, 6
 

@@ -116,7 +116,7 @@ def test_the_index_is_kept_and_follows_the_file(tmp_path, cache, monkeypatch):
 
     folder = shards(tmp_path / "s")
     before = open_data(folder)
-    assert len(list(cache.glob("*.index"))) == 3
+    assert len(list(cache.glob("*.parquet"))) == 3
     built = []
     original = webdataset.index_tar
     monkeypatch.setattr(webdataset, "index_tar", lambda *a: built.append(a[0]) or original(*a))
@@ -125,7 +125,7 @@ def test_the_index_is_kept_and_follows_the_file(tmp_path, cache, monkeypatch):
     write_tar(folder / "shard-0001.tar", {"new.jpg": b"new"})
     assert open_data(folder).n == 9
     assert [Path(file).name for file in built] == ["shard-0001.tar"]
-    for entry in cache.glob("*.index"):
+    for entry in cache.glob("*.parquet"):
         entry.write_bytes(b"damaged")
     assert open_data(folder).n == 9
 

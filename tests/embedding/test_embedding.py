@@ -27,8 +27,8 @@ from kdbias.embedding.plan import usual_rows
 from kdbias.embedding.stage import EmbedResult, embed
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.reporting.thumbnails import open_source
+from kdbias.tables.documents import read_json
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
-from kdbias.tables.files import read_json
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import evaluate
+from kdbias.tables.documents import read_json
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import read_json
 
 PIXELS = """
 import numpy as np

@@ -23,6 +23,7 @@ from kdbias.sphere import all_pairs
 from kdbias.sphere.null import log_null
 from kdbias.sphere.snapshots import Snapshots
 from kdbias.tables.density_table import read_density
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.weight_manifest import write_manifest
 from tests import reference
@@ -84,7 +85,7 @@ def measured(table: EmbeddingTable, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_schema_of_the_document(measured) -> None:
-    document = json.loads((measured.out / "uniformity.json").read_text())
+    document = read_json(measured.out / "uniformity.json")
     assert document == measured.document
     assert (document["n"], document["d"], document["t_chosen"]) == (N, D, 4.0)
     assert document["search"] == {"kind": "exact", "k": 7, "recall": 1.0}
@@ -282,8 +283,7 @@ def test_the_seconds_of_a_measurement_are_those_of_all_its_calls(
 ) -> None:
     out, options = tmp_path / "out", {"k": 5, "t": 3, "rectification": "none"}
     uniformity(table.path, out, **options)
-    record = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps(record | {"seconds": 1000.0}))
+    write_json(out / "run.json", read_json(out / "run.json") | {"seconds": 1000.0})
     uniformity(table.path, out, weights=[write_weights(tmp_path / "a.parquet", table, skewed())], **options)
     assert json.loads((out / "run.json").read_text())["seconds"] >= 1000
 

@@ -15,8 +15,8 @@ import pytest
 
 from kdbias.tables import provenance
 from kdbias.tables.density_table import potential_column, write_density
+from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
-from kdbias.tables.files import write_json
 from kdbias.tables.run_record import Run
 from kdbias.tables.weight_manifest import read_manifest, write_manifest
 
@@ -141,15 +141,24 @@ def _write_density(out, table: EmbeddingTable, x, ids, labels, potentials, log_d
                     "rectification": 0.0 if name == "natural" else (0.625 if t == 4.0 else None),
                     "pairs": N * (N - 1) // 2,
                     "standard_error": None,
+                    "rectification_reason": None,
                 }
             )
         schemes.append(
             {
                 "name": name,
                 "weights": None if name == "natural" else f"../{name}.parquet",
+                "fingerprint": None,
                 "ess": 1 / float(p @ p),
+                "ess_share": 1 / float(p @ p) / N,
                 "effective_identities": 2.5,
                 "groups": {},
+                "hardness": None,
+                "top_mass": 0.01,
+                "max_weight": 1.0,
+                "zero_weights": 0,
+                "vendi_score": None,
+                "koleo_entropy": None,
                 "bandwidths": bandwidths,
             }
         )
@@ -157,7 +166,12 @@ def _write_density(out, table: EmbeddingTable, x, ids, labels, potentials, log_d
         "n": N,
         "d": D,
         "t_chosen": 4.0,
+        "bandwidth_rule": {},
         "search": {"kind": "exact", "k": 5, "recall": 1.0},
+        "estimator": {"kind": "potential", "exponent": None},
+        "intrinsic_dimension": None,
+        "duplicates": {"exact_duplicates": 0, "near_duplicates": 0},
+        "best": [],
         "schemes": schemes,
     }
     write_json(out / "uniformity.json", numbers)

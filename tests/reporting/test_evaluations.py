@@ -9,7 +9,7 @@ import pytest
 from kdbias.reporting import report
 from kdbias.reporting.collect import collect
 from kdbias.reporting.evaluations import group_tables, plots
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.documents import read_json, write_json
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 

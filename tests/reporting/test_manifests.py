@@ -11,7 +11,7 @@ import pytest
 from kdbias.reporting import report
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.joins import encode
 from kdbias.tables.weight_manifest import mean_one, write_manifest
 from kdbias.weighting.diagnostics import summary

@@ -1,5 +1,6 @@
 """Unlike things never share a name: what is averaged over seeds differs in nothing else."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from kdbias.reporting import report
 from kdbias.reporting.collect import collect
 from kdbias.reporting.naming import recipes, told_apart
 from kdbias.reporting.summaries import values_by_scheme
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.weight_manifest import read_manifest, write_manifest
 
 
@@ -18,7 +19,7 @@ def own(outputs, tmp_path) -> Path:
     """A copy of all outputs, whose evaluations name its own runs."""
     copy = Path(shutil.copytree(outputs.root, tmp_path / "copy"))
     for file in copy.glob("evaluations/*/run.json"):
-        file.write_text(file.read_text().replace(str(outputs.root), str(copy)))
+        write_json(file, json.loads(file.read_text().replace(str(outputs.root), str(copy))))
     return copy
 
 

@@ -16,7 +16,7 @@ from kdbias.reporting.collect import collect
 from kdbias.reporting.tables import Cell, rectification
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.parquet_file import write_table
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -204,7 +204,7 @@ def test_a_density_folder_brings_its_manifests_and_embeddings_along(outputs, tmp
     moved = tmp_path / "moved"
     shutil.copytree(outputs["density"], moved)
     table = read_density(moved).table
-    doc = provenance.from_schema(table.schema)
+    doc = provenance.from_schema(table.schema, "table")
     write_table(moved / "density.parquet", table, {**doc, "embeddings": "/gone"})
     result = report(moved, tmp_path / "r.html")
     assert result.inputs == 1

@@ -20,8 +20,8 @@ from kdbias.reporting.collect import collect
 from kdbias.reporting.places import candidates
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_table import write_embedding_table
-from kdbias.tables.files import read_json, write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.weight_manifest import read_manifest
 
@@ -32,7 +32,7 @@ def work(outputs, tmp_path):
     root = tmp_path / "made"
     shutil.copytree(outputs.root, root)
     table = read_density(root / "density").table
-    doc = provenance.from_schema(table.schema)
+    doc = provenance.from_schema(table.schema, "table")
     write_table(root / "density" / "density.parquet", table, {**doc, "embeddings": "emb"})
     numbers = read_json(root / "density" / "uniformity.json")
     scheme = numbers["schemes"][1]
@@ -77,7 +77,7 @@ def test_a_renamed_folder_is_found_by_the_fingerprints_of_what_is_in_it(work, tm
     record = read_json(work / "emb" / "run.json")
     write_json(work / "emb" / "run.json", {**record, "data": "old/data.parquet"})
     table = read_density(work / "density").table
-    doc = {**provenance.from_schema(table.schema), "embeddings": "/gone/old/emb"}
+    doc = {**provenance.from_schema(table.schema, "table"), "embeddings": "/gone/old/emb"}
     for inputs in ({}, {"embeddings": "of another table"}):
         write_table(work / "density" / "density.parquet", table, {**doc, "inputs": inputs})
         assert collect([work / "density"]).embeddings == []

@@ -12,7 +12,7 @@ from kdbias.studies.plan import Plan
 from kdbias.studies.preparation import Machine
 from kdbias.studies.text import results_text
 from kdbias.studies.tuning import end_of_range
-from kdbias.tables.files import write_json
+from kdbias.tables.documents import write_json
 
 METRICS = {False: "fidelity.distance", True: "own.centroid_balanced_accuracy"}
 

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.tables import fingerprints
+from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_parts import normalise, part_name, widen, write_part
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 
@@ -144,7 +146,9 @@ def test_bad_vectors_in_a_file_are_refused_by_id(tmp_path):
     table = write_embedding_table(tmp_path / "emb", ids_of(6), random_vectors(6, 3))
     x = table.vectors()
     x[2] = np.nan
-    write_part(table.parts[0], ids_of(6), None, {}, table.norms(), x, {})
+    content = write_part(table.parts[0], ids_of(6), None, {}, table.norms(), x, {"stage": "embed"})
+    fingerprint = fingerprints.of_json([content])
+    write_json(table.path / "run.json", {**table.provenance, "fingerprint": fingerprint})
     with pytest.raises(KdbiasError, match="'s2'"):
         EmbeddingTable.open(tmp_path / "emb").vectors()
 

@@ -11,7 +11,8 @@ import pytest
 
 from kdbias.errors import KdbiasError, UnwritableError
 from kdbias.tables.csv_file import read_csv
-from kdbias.tables.files import atomic_path, clean_temporaries, read_json
+from kdbias.tables.documents import read_json
+from kdbias.tables.files import atomic_path, clean_temporaries
 from kdbias.tables.fingerprints import of_file
 from kdbias.tables.parquet_file import read_table
 

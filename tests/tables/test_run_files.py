@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.errors import KdbiasError, MachineError
-from kdbias.tables.files import read_json, write_json
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 

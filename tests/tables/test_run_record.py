@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.files import atomic_path, clean_temporaries, read_json
+from kdbias.tables.documents import read_json
+from kdbias.tables.files import atomic_path, clean_temporaries
 from kdbias.tables.run_record import Run
 
 

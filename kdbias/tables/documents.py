@@ -1,0 +1,179 @@
+"""JSON and TOML documents: read, checked against what they should hold, or refused in one line.
+
+What `write_json` writes carries the digest of its content; `read_json` compares and drops it. Documents
+without one, by other programs or by earlier versions, are read all the same.
+"""
+
+import json
+import math
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.files import MEND, atomic_path, refuse_special
+
+DIGEST = "digest"
+_MARK = "content "  # begins the digest's value, so that it is known even where its name is damaged
+_DEPTH = 64  # levels; what prints or compares documents goes down by itself
+_LARGEST = 2**64  # beyond it an integer is no count, and may not even become a float
+Shape = Any
+"""What a value should be: ``str``, ``int``, ``bool``; ``float`` (any finite number); ``object`` (anything);
+``None``; a tuple of such (one of them); ``[shape]`` (a list of); ``{"key": shape, "optional?": shape}``;
+``{str: shape}`` (an object with any keys)."""
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write strict JSON (no NaN) atomically, indented for people; an object gets its digest."""
+    if isinstance(obj, dict):
+        plain = json.loads(json.dumps(obj, allow_nan=False))  # as it is read back
+        plain.pop(DIGEST, None)
+        obj = plain | {DIGEST: _digest(plain)}
+    text = json.dumps(obj, indent=2, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        KdbiasError: no such file, no JSON, or its digest says that it is not what was written.
+    """
+    content = parse_json(_bytes(path), path)
+    if isinstance(content, dict) and content:
+        name, value = next(reversed(content.items()))
+        if name == DIGEST or (isinstance(value, str) and value.startswith(_MARK)):
+            del content[name]
+            if name != DIGEST or value != _digest(content):
+                raise KdbiasError(
+                    f"{path} is damaged: its content is not what was written; {MEND} (whoever edited it on "
+                    f"purpose takes out its entry {name!r})"
+                )
+    return content
+
+
+def read_document(path: str | os.PathLike[str], shape: dict[Any, Shape]) -> dict[str, Any]:
+    """A JSON object of a shape.
+
+    Raises:
+        KdbiasError: no such file, no JSON, or what is missing or of another kind (it is named).
+    """
+    content = read_json(path)
+    require_shape(content, shape, path)
+    return content
+
+
+def parse_json(text: str | bytes, where: object, strict: bool = True) -> Any:
+    """JSON of at most 64 levels and integers of at most 64 bits; ``strict`` JSON has no NaN or infinity.
+
+    Raises:
+        KdbiasError: it is none; ``where`` it stands is named.
+    """
+    try:
+        content = json.loads(text)
+        _require_sane(content, strict)
+    except (ValueError, RecursionError) as error:
+        raise KdbiasError(f"{where}: not a JSON file ({first_line(error)}); {MEND}") from None
+    return content
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    return parse_toml(_bytes(path), path)
+
+
+def parse_toml(text: bytes, where: object) -> dict[str, Any]:
+    """TOML of at most 64 levels.
+
+    Raises:
+        KdbiasError: it is none; ``where`` it stands is named.
+    """
+    try:
+        content = tomllib.loads(text.decode("utf-8"))
+        _require_sane(content, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise KdbiasError(f"{where}: not a TOML file ({first_line(error)})") from None
+    return content
+
+
+def require_shape(value: Any, shape: Shape, where: object, name: str = "") -> None:
+    """Refuse a value that is not of a shape.
+
+    Raises:
+        KdbiasError: it names ``where``, the entry, and what that should be.
+    """
+    wrong = _mismatch(value, shape, name)
+    if wrong:
+        raise KdbiasError(f"{where}: {wrong}; {MEND}")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    from kdbias.tables.fingerprints import of_json  # NumPy with it, which --help does without
+
+    return _MARK + of_json(content)
+
+
+def _bytes(path: str | os.PathLike[str]) -> bytes:
+    refuse_special(path)
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise KdbiasError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise KdbiasError(f"{path} is a folder; a file is needed here") from None
+
+
+def _require_sane(value: Any, strict: bool, level: int = 0) -> None:
+    if level > _DEPTH:
+        raise ValueError(f"more than {_DEPTH} levels")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _require_sane(item, strict, level + 1)
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError("an integer of more than 64 bits")
+    elif strict and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number")
+
+
+_NAMES = {str: "a text", int: "an integer", bool: "true or false", float: "a number", None: "null"}
+
+
+def _mismatch(value: Any, shape: Shape, name: str) -> str | None:
+    """What is wrong first, or None."""
+    if shape is object:
+        return None
+    if isinstance(shape, tuple):
+        found = [_mismatch(value, one, name) for one in shape]
+        return None if None in found else found[-1]
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{name or 'its content'} is no list"
+        wrong = (_mismatch(item, shape[0], f"{name}[{i}]") for i, item in enumerate(value))
+        return next(filter(None, wrong), None)
+    if isinstance(shape, dict):
+        return _mismatch_of_object(value, shape, name)
+    if shape is None:
+        fits = value is None
+    elif shape is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    else:
+        fits = isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
+    return None if fits else f"{name or 'its content'} should be {_NAMES[shape]}"
+
+
+def _mismatch_of_object(value: Any, shape: dict[Any, Shape], name: str) -> str | None:
+    if not isinstance(value, dict):
+        return f"{name or 'its content'} should be an object"
+    below = f"{name}." if name else ""
+    if str in shape:
+        found = (_mismatch(item, shape[str], f"{below}{key}") for key, item in value.items())
+        return next(filter(None, found), None)
+    missing = [key for key in shape if not key.endswith("?") and key not in value]
+    if missing:
+        return f"it lacks {', '.join(f'{below}{key}' for key in missing)}"
+    for key, inner in shape.items():
+        key = key.removesuffix("?")
+        if key in value and (wrong := _mismatch(value[key], inner, f"{below}{key}")):
+            return wrong
+    return None
