@@ -321,7 +321,7 @@ def test_data_in_a_store_is_described():
         ("broken.tsv", b"a\tb\n1\n", "not a readable CSV file"),
         ("broken.bin", b"nothing", "not a verification set"),
         ("missing-*.tar", None, "no .tar files"),
-        ("broken.pt", b"nothing", "not a file of plain weights"),
+        ("broken.pt", b"nothing", "not a file of plain tensors"),
         ("notes.txt", b"hello", "nothing that kdbias knows"),
         ("notes.xml", b"<rss/>", "no OpenVINO network"),
         ("broken.jpg", b"hello", "not a readable image"),

@@ -9,13 +9,9 @@ from kdbias.inspection.values import short
 
 
 def model(path: Path, rows: int) -> dict[str, Any]:
-    import torch
+    from kdbias.networks.saved import read_plain
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = first_line(error)[:200]
-        raise KdbiasError(f"{path}: not a file of plain weights, and not executed ({reason})") from None
+    content = read_plain(path)
     tensors: list[tuple[str, Any]] = []
     facts: dict[str, Any] = {}
     _walk(content, "", tensors, facts)

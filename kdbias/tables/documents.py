@@ -7,6 +7,7 @@ without one, by other programs or by earlier versions, are read all the same.
 import json
 import math
 import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from kdbias.tables.files import MEND, atomic_path, refuse_special
 DIGEST = "digest"
 _MARK = "content "  # begins the digest's value, so that it is known even where its name is damaged
 _DEPTH = 64  # levels; what prints or compares documents goes down by itself
-_LARGEST = 2**64  # beyond it an integer is no count, and may not even become a float
+_LARGEST = sys.float_info.max
 Shape = Any
 """What a value should be: ``str``, ``int``, ``bool``; ``float`` (any finite number); ``object`` (anything);
 ``None``; a tuple of such (one of them); ``[shape]`` (a list of); ``{"key": shape, "optional?": shape}``;
@@ -66,14 +67,15 @@ def read_document(path: str | os.PathLike[str], shape: dict[Any, Shape]) -> dict
 
 
 def parse_json(text: str | bytes, where: object, strict: bool = True) -> Any:
-    """JSON of at most 64 levels and integers of at most 64 bits; ``strict`` JSON has no NaN or infinity.
+    """JSON of at most 64 levels; numbers of ``strict`` JSON are finite, and floats can hold them.
 
     Raises:
         KdbiasError: it is none; ``where`` it stands is named.
     """
     try:
         content = json.loads(text)
-        _require_sane(content, strict)
+        require_levels(content)
+        _require_writable(content, strict)
     except (ValueError, RecursionError) as error:
         raise KdbiasError(f"{where}: not a JSON file ({first_line(error)}); {MEND}") from None
     return content
@@ -91,7 +93,7 @@ def parse_toml(text: bytes, where: object) -> dict[str, Any]:
     """
     try:
         content = tomllib.loads(text.decode("utf-8"))
-        _require_sane(content, strict=False)
+        require_levels(content)
     except (ValueError, RecursionError) as error:
         raise KdbiasError(f"{where}: not a TOML file ({first_line(error)})") from None
     return content
@@ -124,16 +126,27 @@ def _bytes(path: str | os.PathLike[str]) -> bytes:
         raise KdbiasError(f"{path} is a folder; a file is needed here") from None
 
 
-def _require_sane(value: Any, strict: bool, level: int = 0) -> None:
+def require_levels(value: Any, level: int = 0) -> None:
+    """Raise ValueError where objects and lists are nested deeper than whoever prints them goes."""
     if level > _DEPTH:
         raise ValueError(f"more than {_DEPTH} levels")
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
-            _require_sane(item, strict, level + 1)
-    elif isinstance(value, int) and abs(value) > _LARGEST:
-        raise ValueError("an integer of more than 64 bits")
-    elif strict and isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number")
+            require_levels(item, level + 1)
+
+
+def _require_writable(value: Any, strict: bool) -> None:
+    """Raise ValueError for what no program should have written: half a character, a number that is none."""
+    if isinstance(value, dict):
+        for item in (*value, *value.values()):
+            _require_writable(item, strict)
+    elif isinstance(value, list):
+        for item in value:
+            _require_writable(item, strict)
+    elif isinstance(value, str):
+        value.encode()
+    elif strict and isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+        raise ValueError("a number that is not finite, or larger than any that is written")
 
 
 _NAMES = {str: "a text", int: "an integer", bool: "true or false", float: "a number", None: "null"}

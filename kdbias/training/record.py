@@ -13,16 +13,29 @@ from typing import Any
 
 import torch
 
-from kdbias.errors import DivergedError, KdbiasError
+from kdbias.errors import DivergedError, KdbiasError, first_line
 from kdbias.networks.saved import read_checkpoint, write_checkpoint
 from kdbias.optional import require
 from kdbias.sampler.manifest_sampler import Epochs
+from kdbias.tables.documents import require_shape
 from kdbias.tables.files import atomic_path
 from kdbias.training.config import TrainingConfig
 from kdbias.training.processes import Processes
 
 FORMAT = "kdbias-checkpoint-5"
 _SCALARS_EVERY = 10
+_SHAPE = {
+    "sampler": {
+        str: object,
+    },
+    "meter": {
+        "terms": [str],
+        **dict.fromkeys(("epoch", "position", "step"), int),
+        **dict.fromkeys(("rate", "wait_seconds", "seconds", "epoch_seconds"), float),
+        "loss_sum": object,
+        "history": [{str: float}],
+    },
+}
 
 
 @dataclass
@@ -198,11 +211,16 @@ class Record:
                 f"{self._checkpoint} is no checkpoint of this kdbias train ({content.get('format')!r}); "
                 "use --overwrite to start over"
             )
-        for name, part in learned.items():
-            if part is not None:
+        parts = {name: part for name, part in learned.items() if part is not None}
+        state = {name: {str: object} for name in parts}
+        require_shape(content, {**_SHAPE, "state": state}, self._checkpoint)
+        try:
+            for name, part in parts.items():
                 part.load_state_dict(content["state"][name])
-        sampler.load_state_dict(content["sampler"])
-        return Meter(**content["meter"])
+            sampler.load_state_dict(content["sampler"])
+            return Meter(**content["meter"])
+        except (RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise KdbiasError(f"{self._checkpoint} does not fit this run: {first_line(error)}") from error
 
     def scalars(self, meter: Meter, parts: torch.Tensor) -> None:
         """Add the step's loss to the TensorBoard log, now and then."""
