@@ -67,7 +67,7 @@ class StageCommand(click.Command):
                     document = json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else None
                     click.echo(document or visible_lines(result.summary()))
             except (Exception, KeyboardInterrupt) as error:
-                failure = _failure(error, stopped, ctx.params.get("output"))
+                failure = _failure(error, stopped, ctx.params)
                 if failure is None or debug:
                     raise
                 click.echo(f"Error: {visible(failure[0])}", err=True)
@@ -137,8 +137,8 @@ def _stops() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _failure(error: BaseException, stopped: list[int], output: str | None) -> tuple[str, int] | None:
-    """The message and the status of an error, or None for one that nobody expects."""
+def _failure(error: BaseException, stopped: list[int], given: dict[str, Any]) -> tuple[str, int] | None:
+    """The message and the status of an error, or None for one that click itself tells."""
     if stopped or isinstance(error, KeyboardInterrupt):  # whatever a worker that was stopped, too, led to
         status = INTERRUPTED + (stopped[0] if stopped else signal.SIGINT)
         return "interrupted; run the same command again to go on from what is saved", status
@@ -147,8 +147,10 @@ def _failure(error: BaseException, stopped: list[int], output: str | None) -> tu
     if isinstance(error, MemoryError):
         return "out of memory; give a smaller --memory, --batch-size or --cache", FAILED
     if isinstance(error, OSError):
-        return _os_failure(error, output)
-    return None
+        return _os_failure(error, given.get("output"))
+    if isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort):
+        return None
+    return _unforeseen(error, given), FAILED
 
 
 def _is_utf8(text: str) -> bool:
@@ -175,6 +177,16 @@ def _os_failure(error: OSError, output: str | None) -> tuple[str, int]:
         return f"{reason} ({named or 'no file named'})", BAD_INPUT if absent and named else FAILED
     way_out = "mend that and run the same command again, or choose another -o"
     return f"cannot write to {named or output or 'the disk'} ({reason}); {way_out}", FAILED
+
+
+def _unforeseen(error: BaseException, given: dict[str, Any]) -> str:
+    """The last net: a fault that no reader foresaw, with the inputs that led to it."""
+    texts = [text for value in given.values() for text in (value if isinstance(value, tuple) else (value,))]
+    named = ", ".join(text for text in texts if isinstance(text, str) and os.path.exists(text))
+    return (
+        f"{type(error).__name__} ({first_line(error)}) with {named or 'these options'}: an input is damaged "
+        "in a way that kdbias does not know, or kdbias has a fault; --debug shows where"
+    )
 
 
 def as_document(result: Any) -> Any:

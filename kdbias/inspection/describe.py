@@ -19,7 +19,7 @@ from kdbias.tables.documents import read_document, read_json, read_toml
 from kdbias.tables.folder_lock import in_use
 from kdbias.tables.parquet_file import open_parquet
 from kdbias.tables.provenance import from_schema
-from kdbias.tables.run_record import RECORD, read_record
+from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.wording import counted
 
 _ROWS = 5
@@ -203,6 +203,7 @@ def _training_run(path: Path, rows: int) -> dict[str, Any]:
     found: dict[str, Any] = {"summary": f"training run, {record['status']}", **record}
     metrics = path / "metrics.csv"
     if metrics.exists() and metrics.stat().st_size:
+        require_digest(path, record["provenance"], metrics.name)
         table = _table(metrics, 10**9)
         found["columns"] = table["columns"]
         found["rows"] = table["rows"]

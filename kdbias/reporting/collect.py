@@ -19,7 +19,7 @@ from kdbias.reporting.frontier import Frontier, read_frontier
 from kdbias.reporting.naming import recipes, told_apart
 from kdbias.reporting.places import candidates
 from kdbias.tables.csv_file import read_csv
-from kdbias.tables.run_record import RECORD, read_record
+from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.weighting.diagnostics import current, edited
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _read_runs(places: Sequence[Path], schemes: Sequence[Scheme]) -> list[Traini
     records = [read_record(place) for place in places]
     names = recipes([(_scheme_of(record, schemes), record) for record in records])
     return [
-        TrainingRun(place, record, name, _read_metrics(place / "metrics.csv"))
+        TrainingRun(place, record, name, _read_metrics(place, record))
         for place, record, name in zip(places, records, names, strict=True)
     ]
 
@@ -280,10 +280,12 @@ def _scheme_of(record: dict[str, Any], schemes: Sequence[Scheme]) -> str:
     return _UNWEIGHTED if "embeddings" in (record.get("inputs") or {}) else _FROM_LABELS
 
 
-def _read_metrics(path: Path) -> dict[str, list[Any]]:
+def _read_metrics(folder: Path, record: dict[str, Any]) -> dict[str, list[Any]]:
     """Columns of metrics.csv; numbers as numbers, empty fields as None."""
+    path = folder / "metrics.csv"
     if not path.exists():
         return {}
+    require_digest(folder, record, path.name)
     return read_csv(path).to_pydict()
 
 

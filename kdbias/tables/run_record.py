@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
-from kdbias.tables import run_files
+from kdbias.tables import fingerprints, run_files
 from kdbias.tables.documents import read_document, require_shape, write_json
-from kdbias.tables.files import clean_temporaries
+from kdbias.tables.files import MEND, clean_temporaries
 from kdbias.tables.folder_lock import NAME as LOCK
 from kdbias.tables.folder_lock import FolderLock, lock_folder
 from kdbias.tables.run_files import RECORD, REPLACED, STAGED, barren, put_back, put_in_place
 from kdbias.version import __version__
 
-__all__ = ["RECORD", "Run", "read_record", "refuse_changes", "stage_of"]
+__all__ = ["RECORD", "Run", "read_record", "refuse_changes", "require_digest", "stage_of"]
 
 _OBJECT = ({str: object}, None)
 _SHAPE = {
@@ -35,6 +35,7 @@ _SHAPE = {
     "plots?": [str],
     "files?": [str],
     "paths?": ({str: (str, None)}, None),
+    "digests?": {str: str},
     "teacher?": str,
     "data?": str,
     "root?": (str, None),
@@ -52,6 +53,17 @@ def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
         KdbiasError: there is none, or it is damaged.
     """
     return read_document(Path(folder) / RECORD, _SHAPE)
+
+
+def require_digest(folder: Path, record: dict[str, Any], name: str) -> None:
+    """Refuse a file of a folder whose digest the record has, where it is not what was written.
+
+    Raises:
+        KdbiasError: it is not.
+    """
+    known = (record.get("digests") or {}).get(name)
+    if known is not None and fingerprints.of_file(folder / name) != known:
+        raise KdbiasError(f"{folder / name} is damaged: its content is not what was written; {MEND}")
 
 
 def stage_of(folder: str | os.PathLike[str]) -> str | None:

@@ -31,7 +31,7 @@ from kdbias.networks.saved import save_network
 from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
-from kdbias.tables import provenance
+from kdbias.tables import fingerprints, provenance
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
@@ -40,7 +40,7 @@ from kdbias.training.data import TrainingSet, open_training_set
 from kdbias.training.images import WAY_OUT, open_images
 from kdbias.training.interrupts import deferred_interrupts
 from kdbias.training.processes import Processes, join_processes
-from kdbias.training.record import Meter, Record
+from kdbias.training.record import METRICS, Meter, Record
 from kdbias.training.schedules import rate_factor
 from kdbias.training.step import (
     Learner,
@@ -162,7 +162,14 @@ def train(
                 "weights": cfg.weights,
                 "root": cfg.root,
             }
-            run.finish(counts, meter.seconds, results=meter.history[-1], classes=samples.classes, paths=paths)
+            run.finish(
+                counts,
+                meter.seconds,
+                results=meter.history[-1],
+                classes=samples.classes,
+                paths=paths,
+                digests={METRICS: fingerprints.of_file(run.out / METRICS)},
+            )
             return run
 
         run = processes.on_main(finish)

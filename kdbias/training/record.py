@@ -23,6 +23,7 @@ from kdbias.training.config import TrainingConfig
 from kdbias.training.processes import Processes
 
 FORMAT = "kdbias-checkpoint-5"
+METRICS = "metrics.csv"
 _SCALARS_EVERY = 10
 _SHAPE = {
     "sampler": {
@@ -234,7 +235,7 @@ class Record:
                 self._writer.add_scalar(f"step/loss_{name}", value, meter.step)
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
-        with atomic_path(self.folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+        with atomic_path(self.folder / METRICS) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, list(history[0]))
             writer.writeheader()
             writer.writerows({k: f"{v:.8g}" for k, v in row.items()} for row in history)

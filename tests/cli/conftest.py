@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from kdbias.tables.embedding_table import write_embedding_table
+from tests.cli.outputs import make_outputs
 
 N = 24
 
@@ -27,3 +28,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     np.save(root / "vectors.npy", vectors)
     write_embedding_table(root / "emb", pa.array(ids), vectors, pa.array(labels))
     return {"data": root / "data.parquet", "vectors": root / "vectors.npy", "emb": root / "emb"}
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an output of every stage; copy it before changing anything."""
+    root = tmp_path_factory.mktemp("outputs")
+    make_outputs(root)
+    return root

@@ -1,19 +1,11 @@
 """An output that was cut short or overwritten is named in one line by every command that reads it."""
 
-import io
 import shutil
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from click.testing import CliRunner
-from PIL import Image
 
-from kdbias.cli import main
 from kdbias.tables.documents import read_json, write_json
-
-N, DIM = 24, 6
+from tests.cli.outputs import run
 
 DAMAGES = {
     "emptied": lambda content: b"",
@@ -61,41 +53,6 @@ READERS = {
     "knn/metrics.json": ["evaluate again", "compare", "report", "inspect its folder"],
     "knn/units.parquet": ["compare", "inspect"],
 }
-
-
-def run(command: str, **places: object):
-    words = command.format(**places).split()
-    return CliRunner().invoke(main, [*words, "-q"])
-
-
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory) -> Path:
-    """A folder with an output of every stage."""
-    root = tmp_path_factory.mktemp("outputs")
-    ids = [f"s{i:02d}" for i in range(N)]
-    frame = pd.DataFrame({"sample_id": ids, "label": [f"c{i % 3}" for i in range(N)]})
-    frame["race"] = [f"r{i % 2}" for i in range(N)]
-    frame["image"] = [_png(10 * i) for i in range(N)]
-    frame.to_parquet(root / "data.parquet")
-    np.save(root / "vectors.npy", np.random.default_rng(0).normal(size=(N, DIM)).astype(np.float32))
-    for command in (
-        "embed {data} -o {root}/emb --teacher precomputed:{root}/vectors.npy --same-order --rows-per-part 12",
-        "uniformity {root}/emb -o {root}/density --k 5 --t 2,5 --keep-neighbors",
-        "weights {root}/density -o {root}/w.parquet",
-        "weights {root}/density -o {root}/frontier --frontier",
-        "train {data} -o {root}/run --embeddings {root}/emb --workers 0 --epochs 1",
-        "evaluate {root}/emb -o {root}/knn --bootstrap 100",
-        "evaluate {root}/emb -o {root}/knn2 --bootstrap 100 --seed 1",
-    ):
-        result = run(command, root=root, data=root / "data.parquet")
-        assert result.exit_code == 0, result.output
-    return root
-
-
-def _png(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((12, 12, 3), value, np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def refused(result, name: str) -> None:
