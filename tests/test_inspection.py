@@ -151,6 +151,7 @@ def test_training_run(tmp_path):
 def test_evaluation_and_its_files(tmp_path):
     run = Run.open(tmp_path / "ev", "evaluate", {"protocol": "knn"}, {})
     judged = {"protocol": "knn", "unit": "sample", "n": 4, "groups": {}, "config": {}, "inputs": {}}
+    judged |= {"interval": {"repeats": 0, "resampled": "sample"}, "left_out": {}, "details": {}}
     write_json(run.out / "metrics.json", judged | {"metrics": {"accuracy": {"value": 0.5}}})
     run.finish({"samples": 4}, 0.1)
     assert inspect(run.out)["metrics"]["metrics"]["accuracy"]["value"] == 0.5

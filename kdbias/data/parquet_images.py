@@ -97,7 +97,9 @@ class ParquetImages:
         number, index, _ = self._groups[group].tolist()
         try:
             if number not in self._opened:
-                self._opened[number] = pq.ParquetFile(open_input(self.files[number]))
+                self._opened[number] = pq.ParquetFile(
+                    open_input(self.files[number]), page_checksum_verification=True
+                )
             table = self._opened[number].read_row_group(index, columns=[self.column], use_threads=False)
         except UNREADABLE as error:
             raise UnreadableImage(f"row group {index} of {self.files[number]} is damaged: {error}") from None

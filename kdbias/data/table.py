@@ -21,6 +21,7 @@ from kdbias.data.stores import UNREADABLE, is_uri, join, names_in, open_input, p
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
 from kdbias.tables.foreign import mistaken
+from kdbias.tables.parquet_file import open_parquet, require_texts
 
 
 def open_table(data: str, options: Options) -> Source:
@@ -150,8 +151,13 @@ def _plain(file: str, columns: Columns, schema: pa.Schema) -> tuple[pa.Table, in
         with _csv_input(file) as handle:
             table = read_csv(handle, texts, columns.plain, delimiter, file)
         return table, table.num_rows
-    with open_input(file) as handle:
-        parquet = pq.ParquetFile(handle)
-        table = parquet.read(columns=list(columns.plain)).replace_schema_metadata()
-    table.validate(full=True)  # texts that are not UTF-8
-    return conform(table, schema, file), parquet.metadata.num_rows
+    if is_uri(file):
+        with open_input(file) as handle:
+            parquet = pq.ParquetFile(handle, page_checksum_verification=True)
+            table, n = parquet.read(columns=list(columns.plain)), parquet.metadata.num_rows
+        require_texts(table)
+    else:
+        with open_parquet(file) as opened:
+            held = [name for name in columns.plain if name in opened.schema.names]
+            table, n = opened.read(held), opened.file.metadata.num_rows
+    return conform(table.replace_schema_metadata(), schema, file), n

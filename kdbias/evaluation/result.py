@@ -24,9 +24,9 @@ _SHAPE = {
     "spread?": {str: {str: {"worst": (str, None), "gap": _NUMBER}}},
     "config": {str: object},
     "inputs": {str: (str, None)},
-    "interval?": {"repeats": int, "resampled": object},
-    "left_out?": {str: int},
-    "details?": {str: object},
+    "interval": {"repeats": int, "resampled": object},
+    "left_out": {str: int},
+    "details": {"operating_point?": ({"far": float}, None)},
     "parameters?": {str: object},
     "test_data?": {str: {"n": int, "digest": str}},
     "plots?": [str],
@@ -94,9 +94,9 @@ def _named(metric: str, details: Mapping[str, Any]) -> str:
 def _shown(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None and "reason" in entry:
         return f"n/a ({entry['reason']})"
-    if entry["low"] is None or entry["high"] is None:
-        return _short(entry["value"])
-    return f"{_short(entry['value'])}  [{entry['low']:.4f}, {entry['high']:.4f}]"
+    low, high = entry.get("low"), entry.get("high")
+    interval = "" if low is None or high is None else f"  [{low:.4f}, {high:.4f}]"
+    return _short(entry["value"]) + interval
 
 
 def _short(value: float | None) -> str:

@@ -15,7 +15,7 @@ from kdbias.inspection import numbers, plain
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.inspection.values import short
 from kdbias.tables.csv_file import DELIMITERS, csv_head
-from kdbias.tables.documents import read_document, read_json, read_toml
+from kdbias.tables.documents import read_document, read_json, read_toml, require_shape
 from kdbias.tables.folder_lock import in_use
 from kdbias.tables.parquet_file import open_parquet
 from kdbias.tables.provenance import from_schema
@@ -227,7 +227,8 @@ def _frontier(path: Path, rows: int) -> dict[str, Any]:
     if record["status"] != "finished" or not table.exists():
         return {"summary": "unfinished: run the same command again to complete it", **record}
     found = {**_table(table, rows), **record}
-    t = (record["provenance"].get("config") or {}).get("t")
+    require_shape(record["provenance"], {"config": {"t": float}}, path / RECORD)
+    t = record["provenance"]["config"]["t"]
     found["summary"] = (
         f"what {found['rows']:,} weight schemes reach and cost at t = {t:g} (kdbias weights --frontier); "
         "the picture is frontier.png"

@@ -5,7 +5,6 @@ without one, by other programs or by earlier versions, are read all the same.
 """
 
 import json
-import math
 import os
 import sys
 import tomllib
@@ -182,7 +181,8 @@ def _mismatch(value: Any, shape: Shape, name: str) -> str | None:
     if shape is None:
         fits = value is None
     elif shape is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = fits and -_LARGEST <= value <= _LARGEST
     else:
         fits = isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
     return None if fits else f"{name or 'its content'} should be {_NAMES[shape]}"

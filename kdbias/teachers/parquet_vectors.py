@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.files import refuse_special
 from kdbias.tables.foreign import mistaken
 from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
+from kdbias.tables.parquet_file import open_parquet, read_footer, read_schema, read_table
 from kdbias.tables.plain import as_names, plain_type
 
-_READ_AHEAD = 1 << 16  # bytes; by itself pyarrow reads whole row groups
 _NUMBERS = 1 << 18  # in memory at a time
 
 
@@ -55,7 +54,7 @@ class ParquetVectors:
         for file in files:
             refuse_special(file)
         with _readable(path):
-            footers = [pq.read_metadata(f) for f in files]
+            footers = [read_footer(f) for f in files]
             schemas = [footer.schema.to_arrow_schema() for footer in footers]
             column = vector_column(schemas[0])
             if column is None:
@@ -93,9 +92,9 @@ class ParquetVectors:
         rows = rows or max(1, _NUMBERS // max(1, self.shape[1]))
         start = 0
         for path in self.files:
-            with _readable(path), pq.ParquetFile(path, buffer_size=_READ_AHEAD, pre_buffer=False) as file:
+            with _readable(path), open_parquet(path) as file:
                 first = 0
-                for batch in file.iter_batches(rows, columns=[self.column], use_threads=False):
+                for batch in file.batches(rows, self.column):
                     if batch.num_rows:
                         yield start, _matrix(batch.column(0), self.shape[1], path, first)
                     start, first = start + batch.num_rows, first + batch.num_rows
@@ -133,7 +132,7 @@ def read_beside(
     Raises KdbiasError for a file that is no whole Parquet file.
     """
     with _readable(files[0].parent):
-        footers = [pq.read_metadata(file) for file in files]
+        footers = [read_footer(file) for file in files]
         name = id_column_of(footers[0].schema.to_arrow_schema(), id_column)
         ids = None if name is None else _texts(files, name)
         return [footer.num_rows for footer in footers], ids, _texts(files, "label")
@@ -141,12 +140,10 @@ def read_beside(
 
 def _texts(files: Sequence[Path], name: str) -> pa.Array | None:
     """A column of plain values as ids or labels, None where not every file has it."""
-    schemas = [pq.read_schema(file) for file in files]
+    schemas = [read_schema(file) for file in files]
     if any(name not in schema.names or plain_type(schema.field(name).type) is None for schema in schemas):
         return None
-    texts = pa.chunked_array([as_names(pq.read_table(f, columns=[name])[name]) for f in files])
-    texts.validate(full=True)  # texts that are not UTF-8
-    return as_strings(texts)
+    return as_strings(pa.chunked_array([as_names(read_table(f, [name])[name]) for f in files]))
 
 
 def _matrix(chunk: pa.Array, dim: int, path: Path, first: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from kdbias.errors import KdbiasError
+from kdbias.tables.documents import read_toml
 from kdbias.teachers.preprocessing import Preprocessing, load_preprocessing
 from kdbias.teachers.teacher import TeacherOptions
 
@@ -68,6 +69,6 @@ def shipped_preprocessing(name: str) -> Preprocessing:
 def _describes_preprocessing(file: Path) -> bool:
     # `model.toml` may be anything; what does not hold the table is none of ours.
     try:
-        return isinstance(tomllib.loads(file.read_text(encoding="utf-8")).get("preprocessing"), dict)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return isinstance(read_toml(file).get("preprocessing"), dict)
+    except (OSError, KdbiasError):
         return False

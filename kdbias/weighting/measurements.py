@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.measurement.files import UNIFORMITY, read_uniformity
+from kdbias.measurement.files import UNIFORMITY
 from kdbias.tables.density_table import DensityTable
+from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
 
@@ -74,7 +75,8 @@ class EmbeddingSource:
 def chosen_bandwidth(density: DensityTable) -> float:
     """The bandwidth that ``uniformity`` chose (that of ``log_density``)."""
     folder = density.path.parent
-    chosen = read_uniformity(folder).get("t_chosen") if (folder / UNIFORMITY).exists() else None
+    file = folder / UNIFORMITY
+    chosen = read_document(file, {"t_chosen?": float}).get("t_chosen") if file.exists() else None
     chosen = chosen or density.provenance.get("t_chosen")
     if chosen is None and len(density.bandwidths) == 1:
         chosen = density.bandwidths[0]

@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from kdbias.data.index_cache import cached_index
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.result import read_metrics
 from kdbias.measurement.files import read_measured, read_neighbors, read_schemes, read_uniformity
 from kdbias.networks.saved import load_network, read_checkpoint
 from kdbias.reporting.collect import collect
 from kdbias.reporting.frontier import read_frontier
+from kdbias.sphere.snapshots import Snapshots
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -136,6 +139,38 @@ def test_a_bit_that_makes_a_line_is_no_edit(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("0.9", "0,9"))
     with pytest.raises(KdbiasError, match=r"a\.json is damaged"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_rotten_snapshot_of_a_pass_is_not_gone_on_from(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "pass.npz", "key")
+    state = [{"sums": np.arange(40.0), "ids": np.arange(12)}, {"counts": np.ones(9)}]
+    snapshots.save(3, state)
+    whole, rng = snapshots.path.read_bytes(), random.Random(0)
+    for _ in range(FLIPS):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        snapshots.path.write_bytes(damaged)
+        assert values(snapshots.load()) in (values(None), values((3, state)))
+
+
+def test_a_rotten_index_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDBIAS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data.rec").write_bytes(b"data")
+    index = pa.table({"offset": np.arange(500), "name": [f"n{i}" for i in range(500)]})
+    built = []
+
+    def read() -> pa.Table:
+        return cached_index(str(tmp_path / "data.rec"), "test", lambda file: built.append(file) or index)
+
+    assert read().equals(index)
+    (entry,) = (tmp_path / "cache").iterdir()
+    whole = entry.read_bytes()
+    for place in range(8, len(whole), len(whole) // 20):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        entry.write_bytes(damaged)
+        assert read().equals(index)
+    assert len(built) > 10
 
 
 @pytest.mark.parametrize("where", ["seal", "footer", "page header"])

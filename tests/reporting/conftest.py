@@ -207,6 +207,9 @@ def _write_evaluation(root: Path, scheme: str, seed: int) -> None:
             "knn_tail_accuracy": {"value": None, "low": None, "high": None, "standard_error": None},
         },
         "groups": {},
+        "interval": {"level": 0.95, "repeats": 100, "resampled": "sample", "seed": 0},
+        "left_out": {},
+        "details": {},
     }
     write_json(out / "metrics.json", document)
     run.finish({"samples": N}, 0.1, paths={"model": str(root / "students" / f"{scheme}-{seed}")})
