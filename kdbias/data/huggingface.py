@@ -4,6 +4,7 @@ Such a folder holds Arrow streams and two small JSON files, so it is read (memor
 library. What the Hub offers as Parquet files is read as a table (see :mod:`kdbias.data.table`).
 """
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +23,6 @@ from kdbias.data.schemas import conform, unified
 from kdbias.data.source import Source, numbered
 from kdbias.data.stores import UNREADABLE
 from kdbias.errors import KdbiasError, first_line
-from kdbias.tables.documents import parse_json
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _MAX_JSON_BYTES = 1 << 26
@@ -125,8 +125,8 @@ def _arrow_files(folder: str) -> list[str]:
 def _json(file: str) -> dict[str, Any]:
     try:
         with open(file, encoding="utf-8") as handle:
-            content = parse_json(handle.read(_MAX_JSON_BYTES), file, strict=False)
-    except (OSError, UnicodeDecodeError) as error:
+            content = json.loads(handle.read(_MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise KdbiasError(f"{file}: cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise KdbiasError(f"{file}: holds no JSON object")

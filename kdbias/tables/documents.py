@@ -78,7 +78,7 @@ def parse_json(text: str | bytes, where: object, strict: bool = True) -> Any:
         require_levels(content)
         _require_writable(content, strict)
     except (ValueError, RecursionError) as error:
-        raise KdbiasError(f"{where}: not a JSON file ({first_line(error)}); {MEND}") from None
+        raise KdbiasError(f"{where}: not a JSON file ({_reason(error)}); {MEND}") from None
     return content
 
 
@@ -96,7 +96,7 @@ def parse_toml(text: bytes, where: object) -> dict[str, Any]:
         content = tomllib.loads(text.decode("utf-8"))
         require_levels(content)
     except (ValueError, RecursionError) as error:
-        raise KdbiasError(f"{where}: not a TOML file ({first_line(error)})") from None
+        raise KdbiasError(f"{where}: not a TOML file ({_reason(error)})") from None
     return content
 
 
@@ -126,6 +126,12 @@ def _digest(content: dict[str, Any]) -> str:
     from kdbias.tables.fingerprints import of_json  # NumPy with it, which --help does without
 
     return _MARK + of_json(content)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return first_line(error).partition("; use sys.")[0]  # Python's advice to its programmers
 
 
 def _bytes(path: str | os.PathLike[str]) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import compare, evaluate
 from kdbias.evaluation.comparison import ComparisonResult
+from kdbias.tables.documents import read_json
 from kdbias.tables.embedding_table import write_embedding_table
 
 
@@ -51,7 +52,7 @@ def test_a_real_difference_is_found_and_a_lucky_one_is_not(make, tmp_path):
     assert entry["p_value"] < 0.05
     assert entry["difference"] == pytest.approx(entry["b"] - entry["a"])
     assert result.document["metrics"]["cosine"]["better"] == "b"
-    assert json.loads((tmp_path / "c.json").read_text()) == result.document
+    assert read_json(tmp_path / "c.json") == result.document
     assert "real, B is better" in result.summary()
     assert "not for other seeds" in result.summary()
     same = compare(base, twin, bootstrap=150).document["metrics"]["distance"]
