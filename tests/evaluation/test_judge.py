@@ -1,7 +1,5 @@
 """The stage: files, resume, refusals, the real digits."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -10,6 +8,8 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS, evaluate
 from kdbias.evaluation.case import read_embeddings
+from kdbias.tables import fingerprints
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_parts import write_part
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 
@@ -38,7 +38,9 @@ def test_vectors_that_where_leaves_out_are_not_read(tmp_path):
     table = write_embedding_table(tmp_path / "emb", ids, np.eye(4, 3) + 1, groups=groups)
     vectors = table.vectors()
     vectors[1] = np.nan
-    write_part(table.parts[0], ids, None, groups, table.norms(), vectors, {}, flip=vectors)
+    content = write_part(table.parts[0], ids, None, groups, table.norms(), vectors, {}, flip=vectors)
+    record = {**table.provenance, "fingerprint": fingerprints.of_json([content])}
+    write_json(table.path / "run.json", record)
     found = read_embeddings(tmp_path / "emb", ["part=x"], flips=True)
     assert found.ids.to_pylist() == ["a", "c"]
     np.testing.assert_allclose(found.vectors, vectors[[0, 2]], atol=1e-3)
@@ -63,7 +65,7 @@ def test_real_digits_are_told_apart_and_every_file_is_there(digits):
     assert result.value("centroid_tail_accuracy") is None
     assert "n/a (--tail-from names" in result.summary()
     assert result.value("distance") == pytest.approx(0, abs=1e-6)
-    assert json.loads((out / "metrics.json").read_text()) == result.document
+    assert read_json(out / "metrics.json") == result.document
     units = pd.read_parquet(out / "units.parquet")
     assert units["result_knn_correct"].mean() == pytest.approx(result.value("knn_accuracy"))
     assert units.attrs["kdbias"]["stage"] == "evaluate"
