@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdbias.tables import fingerprints
 from kdbias.tables.files import atomic_path
 
 
@@ -33,7 +34,8 @@ class Snapshots:
                     place, _, field = name.partition(":")
                     if field:
                         states[int(place)][field] = file[name]
-                return int(file["done"]), states
+                done = int(file["done"])
+                return (done, states) if str(file["digest"]) == _digest(done, states) else None
         except MemoryError:
             raise
         except Exception:  # none yet, or a damaged one, of which NumPy raises what its bytes lead to
@@ -46,5 +48,12 @@ class Snapshots:
         """Write a snapshot, whole or not at all."""
         arrays = {f"{i}:{field}": value for i, state in enumerate(states) for field, value in state.items()}
         with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, key=self.key, done=done, epilogues=len(states), **arrays)  # type: ignore[arg-type]
+            head = {"key": self.key, "done": done, "epilogues": len(states), "digest": _digest(done, states)}
+            np.savez(file, **head, **arrays)  # type: ignore[arg-type]
         self._saved_at = time.monotonic()
+
+
+def _digest(done: int, states: list[dict[str, np.ndarray]]) -> str:
+    """Of all of a snapshot: a ZIP archive checks its members, but not that none is missing."""
+    values = [fingerprints.of_arrays(*map(np.asarray, (s[name] for name in sorted(s)))) for s in states]
+    return fingerprints.of_json([done, [sorted(state) for state in states], values])

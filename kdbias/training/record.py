@@ -26,14 +26,13 @@ FORMAT = "kdbias-checkpoint-5"
 METRICS = "metrics.csv"
 _SCALARS_EVERY = 10
 _SHAPE = {
-    "sampler": {
-        str: object,
-    },
+    "sampler": {str: object},
     "meter": {
         "terms": [str],
         **dict.fromkeys(("epoch", "position", "step"), int),
         **dict.fromkeys(("rate", "wait_seconds", "seconds", "epoch_seconds"), float),
-        "loss_sum": object,
+        "sums": object,
+        "unreadable": object,
         "history": [{str: float}],
     },
 }
