@@ -14,6 +14,8 @@ from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
 
+_MEASURED = {"n": int, "d": int, "schemes": [object], "t_chosen?": float}
+
 
 class EmbeddingSource:
     """The embeddings that a density table was measured on, opened when first needed.
@@ -76,7 +78,7 @@ def chosen_bandwidth(density: DensityTable) -> float:
     """The bandwidth that ``uniformity`` chose (that of ``log_density``)."""
     folder = density.path.parent
     file = folder / UNIFORMITY
-    chosen = read_document(file, {"t_chosen?": float}).get("t_chosen") if file.exists() else None
+    chosen = read_document(file, _MEASURED).get("t_chosen") if file.exists() else None
     chosen = chosen or density.provenance.get("t_chosen")
     if chosen is None and len(density.bandwidths) == 1:
         chosen = density.bandwidths[0]
