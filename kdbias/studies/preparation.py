@@ -239,11 +239,11 @@ def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) 
     from PIL import Image
 
     from kdbias.teachers.preprocessing import Preprocessing
-    from kdbias.training.config import TrainingConfig
+    from kdbias.training.settings import TrainingSettings
 
     if path.exists():
         return
-    shape = TrainingConfig.read(None, {"image_size": size}).image_size
+    shape = TrainingSettings.read(None, {"image_size": size}).image_size
     assert shape is not None
     shrink = Preprocessing(size=shape)
     rows = np.flatnonzero(part != "")

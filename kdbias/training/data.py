@@ -24,9 +24,9 @@ from kdbias.tables.parquet_file import read_table
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.preprocessing import Preprocessing
-from kdbias.training.config import TrainingConfig
 from kdbias.training.images import Unreadable
 from kdbias.training.processes import Processes
+from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import mirror
 from kdbias.training.targets import Targets, read_targets
 from kdbias.wording import counted
@@ -105,7 +105,7 @@ def _to(device: torch.device, array: np.ndarray | None) -> torch.Tensor | None:
     return tensor.to(device, non_blocking=True)
 
 
-def open_training_set(data: str | Path, config: TrainingConfig, processes: Processes) -> TrainingSet:
+def open_training_set(data: str | Path, config: TrainingSettings, processes: Processes) -> TrainingSet:
     """Join data, embedding table and weight manifest by id, and check them before the first step.
 
     The rows of the weight manifest are trained on, in its order; without one, all rows of the data (less
@@ -164,7 +164,7 @@ def _live_teacher(spec: str, device: str) -> Teacher:
 
 
 def _stored_targets(
-    table: EmbeddingTable, source: Source, config: TrainingConfig, processes: Processes, with_norms: bool
+    table: EmbeddingTable, source: Source, config: TrainingSettings, processes: Processes, with_norms: bool
 ) -> Targets:
     rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
     flipped = config.flip == "target"
@@ -212,7 +212,7 @@ def _class_numbers(source: Source, where: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _student_preprocessing(
-    drawn: np.ndarray, config: TrainingConfig, unreadable: Unreadable
+    drawn: np.ndarray, config: TrainingSettings, unreadable: Unreadable
 ) -> Preprocessing:
     """Size of the first image unless --image-size says another; grey where the sampled images are grey.
 

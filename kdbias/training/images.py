@@ -15,7 +15,7 @@ from kdbias.errors import KdbiasError
 from kdbias.loading import ImageLoader, Prepared, failure_reason, prepare_image
 from kdbias.progress import bar, say
 from kdbias.teachers.preprocessing import Preprocessing
-from kdbias.training.config import TrainingConfig
+from kdbias.training.settings import TrainingSettings
 
 _AHEAD = 2
 WAY_OUT = "; it goes on from its last checkpoint"
@@ -29,7 +29,7 @@ class Unreadable:
                function of the data alone, so that any number of processes and a resumed run agree
     """
 
-    def __init__(self, source: Source, config: TrainingConfig) -> None:
+    def __init__(self, source: Source, config: TrainingSettings) -> None:
         self.source, self.skip = source, config.on_error == "skip"
         self.weighted = config.weights is not None
         self.reasons: dict[int, str] = {}
@@ -158,7 +158,7 @@ def open_images(
     source: Source,
     preprocessings: list[Preprocessing],
     drawn: np.ndarray,
-    config: TrainingConfig,
+    config: TrainingSettings,
     unreadable: Unreadable,
     pin_memory: bool = False,
 ) -> CachedImages | StreamedImages:

@@ -31,17 +31,18 @@ from kdbias.networks.saved import save_network
 from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
+from kdbias.settings import takes_settings
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
-from kdbias.training.config import TrainingConfig
 from kdbias.training.data import TrainingSet, open_training_set
 from kdbias.training.images import WAY_OUT, open_images
 from kdbias.training.interrupts import deferred_interrupts
 from kdbias.training.processes import Processes, join_processes
 from kdbias.training.record import METRICS, Meter, Record
 from kdbias.training.schedules import rate_factor
+from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import (
     Learner,
     RunningAverage,
@@ -84,36 +85,39 @@ class TrainingResult:
         )
 
 
+@takes_settings(TrainingSettings, file="config")
 def train(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    config: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    **options: Any,
+    settings: TrainingSettings,
 ) -> TrainingResult:
     """Train a student on `data` and leave student.pt, metrics.csv, config.toml and run.json in `output`.
 
-    `options` are the fields of `kdbias.training.config.TrainingConfig` (student, loss, embeddings, weights,
-    epochs, batch_size, lr, seed, device, ...); `config` names a TOML file with the same keys, and options win
-    over it. The same call again resumes an interrupted run exactly, or finds it finished and does nothing.
-    Under torchrun the processes share every batch.
+    The same call again resumes an interrupted run exactly, or finds it finished and does nothing. Under
+    torchrun the processes share every batch.
 
-    resume     refuse to begin a new run
-    overwrite  begin anew whatever is there
+    Args:
+        data: what `kdbias.open_data` reads.
+        output: folder to write.
+        resume: refuse to begin a new run.
+        overwrite: begin anew whatever is there.
+        config: TOML file with the options below as keys; options win over it.
 
-    Raises KdbiasError for unknown keys, inputs that do not match by id, a changed configuration (the keys
-    that differ are named), or a loss that is no longer a number.
+    Raises:
+        KdbiasError: unknown keys, inputs that do not match by id, a changed configuration (the keys that
+            differ are named), or a loss that is no longer a number.
     """
-    cfg = TrainingConfig.read(config, options)
+    cfg = settings
     with (
         join_processes(cfg.device) as processes,
         quiet(not processes.main or is_quiet()),
         reproducible(cfg, processes.device),
     ):
         samples = open_training_set(os.fspath(data), cfg, processes)
-        identity = cfg.identity() | {"where": spelled(cfg.where, samples.source.types())}
+        identity = cfg.record() | {"where": spelled(cfg.where, samples.source.types())}
         reads = (data, cfg.embeddings, cfg.weights)
         run = processes.on_main(
             lambda: _open_run(output, identity, samples.inputs, reads, resume=resume, overwrite=overwrite)
@@ -201,7 +205,7 @@ def _open_run(
 
 
 def fit(
-    samples: TrainingSet, cfg: TrainingConfig, record: Record, processes: Processes, data: Any
+    samples: TrainingSet, cfg: TrainingSettings, record: Record, processes: Processes, data: Any
 ) -> tuple[nn.Module, dict[str, Any], Meter]:
     """The loop. Returns the trained network, the arguments that build it again, and what was measured."""
     device, prepare = processes.device, samples.preprocessing
@@ -291,7 +295,7 @@ def fit(
 
 
 def build_sampler(
-    samples: TrainingSet, cfg: TrainingConfig, processes: Processes
+    samples: TrainingSet, cfg: TrainingSettings, processes: Processes
 ) -> ManifestSampler | IdentitySampler:
     """Draw samples by their weights, or with --instances identities by the sum of theirs."""
     place: dict[str, Any] = {"seed": cfg.seed, "rank": processes.rank, "world_size": processes.world_size}
@@ -308,7 +312,7 @@ def build_sampler(
 
 
 def _first_line(
-    cfg: TrainingConfig,
+    cfg: TrainingSettings,
     samples: TrainingSet,
     processes: Processes,
     batch_size: int,

@@ -19,8 +19,8 @@ from kdbias.optional import require
 from kdbias.sampler.manifest_sampler import Epochs
 from kdbias.tables.documents import require_shape
 from kdbias.tables.files import atomic_path
-from kdbias.training.config import TrainingConfig
 from kdbias.training.processes import Processes
+from kdbias.training.settings import TrainingSettings
 
 FORMAT = "kdbias-checkpoint-5"
 METRICS = "metrics.csv"
@@ -147,7 +147,7 @@ class Record:
     def has_checkpoint(self) -> bool:
         return self._checkpoint.is_file()
 
-    def begin(self, config: TrainingConfig, data: str | os.PathLike[str], step: int) -> None:
+    def begin(self, config: TrainingSettings, data: str | os.PathLike[str], step: int) -> None:
         """Write config.toml, and open the TensorBoard log where it is wanted."""
         file = self.folder / "config.toml"
         config.write(file, f"kdbias train {data} -o {self.folder} --config {file}")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kdbias.losses import Lesson, WeightedSum
-from kdbias.training.config import TrainingConfig
+from kdbias.training.settings import TrainingSettings
 
 # What autocast computes in; fp32 and tf32 are not autocast at all.
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,7 +56,7 @@ class RunningAverage:
         self.network.load_state_dict(state)
 
 
-def build_optimiser(learner: nn.Module, cfg: TrainingConfig) -> torch.optim.Optimizer:
+def build_optimiser(learner: nn.Module, cfg: TrainingSettings) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW; biases and normalisation layers are not decayed."""
     parameters = [p for p in learner.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -93,7 +93,7 @@ def descend(
 
 
 @contextlib.contextmanager
-def reproducible(cfg: TrainingConfig, device: torch.device) -> Iterator[None]:
+def reproducible(cfg: TrainingSettings, device: torch.device) -> Iterator[None]:
     """Seed torch, choose threads, algorithms and TF32 for the block; the caller's come back after it."""
     if cfg.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -96,7 +96,7 @@ def test_options_are_the_librarys_parameters():
     from dataclasses import fields
 
     import kdbias
-    from kdbias.training.config import TrainingConfig
+    from kdbias.training.settings import TrainingSettings
 
     own = {"as_json", "quiet", "debug", "help", "frontier"}
     for name in COMMANDS:
@@ -107,7 +107,7 @@ def test_options_are_the_librarys_parameters():
         if name == "changes":
             options -= {"output"}
         if name == "train":
-            parameters = parameters - {"options"} | {field.name for field in fields(TrainingConfig)}
+            parameters = parameters - {"options"} | {field.name for field in fields(TrainingSettings)}
         assert options == parameters, name
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kdbias.networks import NETWORKS
-from kdbias.training.config import TrainingConfig
+from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import build_optimiser, descend
 
 
@@ -17,7 +17,7 @@ def test_matrices_alone_are_decayed() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU(2), nn.Linear(2, 3))
     network[3].weight.requires_grad = False
     for optimizer in ("sgd", "adamw"):
-        config = TrainingConfig(optimizer=optimizer, weight_decay=0.3)
+        config = TrainingSettings(optimizer=optimizer, weight_decay=0.3)
         groups = build_optimiser(network, config).param_groups
         decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
         named = {name: decay.get(id(p)) for name, p in network.named_parameters()}
@@ -29,7 +29,7 @@ def test_matrices_alone_are_decayed() -> None:
 def test_sgd_has_nesterov_momentum(momentum: float) -> None:
     point = nn.Parameter(torch.tensor([[1.0]]))
     optimiser = build_optimiser(
-        nn.ParameterList([point]), TrainingConfig(momentum=momentum, weight_decay=0.0)
+        nn.ParameterList([point]), TrainingSettings(momentum=momentum, weight_decay=0.0)
     )
     expected, velocity = 1.0, 0.0
     for _ in range(3):
@@ -53,7 +53,7 @@ def test_a_gradient_is_clipped_to_its_norm_whatever_scales_it(
 ) -> None:
     point = nn.Parameter(torch.zeros(1, 2))
     holder, loss_scale = nn.ParameterList([point]), scaler(scaled)
-    optimiser = build_optimiser(holder, TrainingConfig(momentum=0.0, weight_decay=0.0))
+    optimiser = build_optimiser(holder, TrainingSettings(momentum=0.0, weight_decay=0.0))
     loss = (point * torch.tensor([3.0, 4.0])).sum()
     descend(loss, holder, optimiser, loss_scale, rate=0.5, clip_grad=clip_grad)
     assert point.tolist() == [pytest.approx([-0.5 * moved * 0.6, -0.5 * moved * 0.8])]
@@ -62,7 +62,7 @@ def test_a_gradient_is_clipped_to_its_norm_whatever_scales_it(
 def test_a_gradient_that_overflows_is_skipped_and_the_scale_lowered() -> None:
     point = nn.Parameter(torch.zeros(1, 1))
     holder, loss_scale = nn.ParameterList([point]), scaler(True)
-    optimiser = build_optimiser(holder, TrainingConfig())
+    optimiser = build_optimiser(holder, TrainingSettings())
     before = loss_scale.get_scale()
     descend((point * 1e38).sum(), holder, optimiser, loss_scale, rate=0.1, clip_grad=1.0)
     assert point.item() == 0.0

@@ -12,8 +12,8 @@ from kdbias.data import open_data
 from kdbias.errors import KdbiasError
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training import images
-from kdbias.training.config import TrainingConfig
 from kdbias.training.images import StreamedImages, Unreadable, _ahead
+from kdbias.training.settings import TrainingSettings
 
 GREY = Preprocessing(size=(4, 4), color="RGB", mean=(127.5,) * 3, std=(127.5,) * 3)
 
@@ -50,7 +50,7 @@ def test_workers_stay_from_epoch_to_epoch(lab: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(loading, "prepare_image", stamped)
     source = open_data(lab.data)
-    unreadable = Unreadable(source, TrainingConfig())
+    unreadable = Unreadable(source, TrainingSettings())
     streamed = StreamedImages(source, [GREY], 2, np.ones(source.n, bool), unreadable)
     epochs = [[np.array([0, 3]), np.array([2, 1])], [np.array([1, 0]), np.array([3, 2])]]
     seen = []

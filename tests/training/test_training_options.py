@@ -116,11 +116,11 @@ def test_a_live_teacher_that_mixes_the_images_of_a_batch_is_refused(lab: Any, tm
 
 
 def test_a_live_teacher_that_cannot_run_beside_the_student_is_refused(lab: Any) -> None:
-    from kdbias.training.config import TrainingConfig
     from kdbias.training.data import open_training_set
     from kdbias.training.processes import Processes
+    from kdbias.training.settings import TrainingSettings
 
-    config = TrainingConfig(live_teacher="openvino:net.xml")
+    config = TrainingSettings(live_teacher="openvino:net.xml")
     with pytest.raises(KdbiasError, match=r"openvino:net.xml cannot run beside the student on cuda:0 \("):
         open_training_set(lab.data, config, Processes(0, 1, torch.device("cuda:0")))
 
@@ -307,14 +307,14 @@ def test_labels_with_gaps_are_remapped_and_the_mapping_is_kept(lab: Any, tmp_pat
 
 
 def test_float32_is_float32_and_the_settings_come_back() -> None:
-    from kdbias.training.config import TrainingConfig
+    from kdbias.training.settings import TrainingSettings
     from kdbias.training.step import reproducible
 
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     was = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark)
     for precision, expected in (("fp32", False), ("tf32", True), ("bf16", False)):
         for deterministic in (True, False):
-            config = TrainingConfig(precision=precision, deterministic=deterministic)
+            config = TrainingSettings(precision=precision, deterministic=deterministic)
             with reproducible(config, torch.device("cpu")):
                 assert cudnn.allow_tf32 is expected
                 assert matmul.allow_tf32 is expected

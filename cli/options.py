@@ -1,0 +1,56 @@
+"""Options of a command, made from the fields of its settings."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kdbias.cli.common import options
+from kdbias.settings import Declared, Settings
+
+
+def settings_options(kind: type[Settings]) -> Callable[[Any], Any]:
+    """One click option a field. All default to None: what is not given is left to the settings, or a file."""
+    return options(*(_option(declared, kind.twosided) for declared in kind.declared()))
+
+
+def given(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that the user gave."""
+    return {name: value for name, value in parameters.items() if value is not None and value != ()}
+
+
+def _option(declared: Declared, twosided: bool) -> Any:
+    flag, about = "--" + declared.name.replace("_", "-"), declared.about
+    help_text = declared.text[0].upper() + declared.text[1:] + "."
+    if declared.kind is bool:
+        both = twosided or declared.default is not False
+        return click.option(
+            f"{flag}/--no-{flag[2:]}" if both else flag, is_flag=True, default=None, help=help_text
+        )
+    listed = declared.many and declared.kind is not str and about.parse is None
+    kind: Any = click.Choice(about.choices) if about.choices else str if about.parse else declared.kind
+    return click.option(
+        flag,
+        multiple=declared.many and not listed and about.parse is None,
+        required=declared.required,
+        type=_Listed(declared.kind) if listed else kind,
+        metavar=about.metavar or ("PATH" if about.path else None),
+        help=help_text,
+    )
+
+
+class _Listed(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "N,N,..."
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self.kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between them", param, ctx)

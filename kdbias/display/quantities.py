@@ -1,0 +1,119 @@
+"""Every quantity's heading, meaning, written form and direction, once. Definitions: docs/numbers.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NONE = "n/a"
+_FAR_BELOW = -9.995  # a rectification this far below natural sampling says no more than that
+
+
+def decimals(digits: int) -> Callable[[float], str]:
+    """A number with this many decimals, thousands separated."""
+    return lambda value: f"{value:,.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1, in percent."""
+    return f"{100 * share:.1f} %"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def large(value: float) -> str:
+    """A count that may be astronomical: the ceiling of D grows like e^2t."""
+    return f"{value:,.1f}" if value < 1e6 else f"{value:.1e}"
+
+
+def short(value: float) -> str:
+    """As few digits as the value has, at most six."""
+    return f"{value:g}"
+
+
+def rectified(share: float) -> str:
+    return "< -999 %" if share <= _FAR_BELOW else percent(share)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number as people meet it.
+
+    Attributes:
+        heading: of its column.
+        meaning: one line, with the unit.
+        form: writes a value that there is.
+        better: "higher", "lower", or "" where neither is.
+        text: the values are texts, flush left.
+    """
+
+    heading: str
+    meaning: str = ""
+    form: Callable[[Any], str] = str
+    better: str = ""
+    text: bool = False
+
+    def write(self, value: Any) -> str:
+        """The value for people; n/a where there is none."""
+        return NONE if value is None else self.form(value)
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "scheme": Quantity("scheme", "how samples are weighted", text=True),
+    "method": Quantity("method", "what kdbias weights was asked for", text=True),
+    "t": Quantity("t", "kernel bandwidth: K = exp(-t |x - y|²); larger looks at closer neighbours", short),
+    "n": Quantity("n", "how many there are", count),
+    "samples": Quantity("samples", "how many there are", count),
+    "share": Quantity("share", "share of the samples", percent),
+    "uniformity": Quantity(
+        "U", "uniformity in nats, lower = more even (Wang & Isola, weighted)", decimals(4), "lower"
+    ),
+    "null": Quantity("null", "U of a uniform sphere of this dimension", decimals(4)),
+    "excess": Quantity("excess", "U - null, in nats", decimals(4), "lower"),
+    "effective_distinct": Quantity("D", "effective number of distinct samples at this t", large, "higher"),
+    "distinct_before": Quantity(
+        "D before", "effective number of distinct samples of natural sampling at this t", large
+    ),
+    "distinct_after": Quantity("D after", "the same under the manifest", large, "higher"),
+    "distinct_ceiling": Quantity("ceiling", "largest D that any data of this dimension can have", large),
+    "rectification": Quantity(
+        "rectified", "0 % = natural, 100 % = the best re-weighting of this data", rectified, "higher"
+    ),
+    "ess": Quantity("ESS", "Kish effective sample size: how many samples carry the draws", large, "higher"),
+    "ess_share": Quantity("ESS/n", "Kish effective sample size, % of n", percent, "higher"),
+    "effective_identities": Quantity(
+        "eff. ids",
+        "effective number of labels: exp(entropy of their share of the draws)",
+        decimals(1),
+        "higher",
+    ),
+    "easy": Quantity(
+        "easy", "share of the draws of the easiest quarter: nearest to their label's centroid", percent
+    ),
+    "hard": Quantity("hard", "share of the draws of the hardest quarter", percent),
+    "top_mass": Quantity("top 1 %", "share of the draws that the 1 % most drawn samples take", percent),
+    "max_weight": Quantity("max w", "expected draws of the sample that is drawn most often", decimals(2)),
+    "zero_weights": Quantity("never drawn", "samples of weight 0", count),
+    "vendi_score": Quantity(
+        "Vendi", "Vendi score: exp(entropy of the spectrum of the moments)", decimals(1), "higher"
+    ),
+    "koleo_entropy": Quantity(
+        "KoLeo", "Kozachenko-Leonenko entropy estimate, in nats", decimals(3), "higher"
+    ),
+    "mass": Quantity("mass", "share of the draws", percent),
+    "log_density": Quantity("log density", "mean log of the potential at the chosen bandwidth", decimals(3)),
+}
+"""Name of a number (its key in the documents that kdbias writes) -> how people meet it."""
+
+
+def quantity(key: str) -> Quantity:
+    """The quantity of a key; a key that is none stands for itself, as text."""
+    return QUANTITIES.get(key) or Quantity(key, text=True)
+
+
+def write(key: str, value: Any) -> str:
+    """A value of a quantity as text."""
+    return quantity(key).write(value)

@@ -1,0 +1,395 @@
+"""Options, declared once: one field says an option's name, type, default, meaning and limits.
+
+From the fields of a `Settings` class follow the options of its command (`kdbias.cli.options`), the keys of a
+TOML file, the checks, what a run records, the signature and the `Args:` of the library function
+(`takes_settings`), and the type stub. Imports nothing heavy: every `--help` comes through here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import json
+import math
+import numbers
+import os
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.documents import read_toml
+from kdbias.tables.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field means.
+
+    Attributes:
+        text: one line for a reader, without its default.
+        choices: the values that it may take.
+        least, most, above, below: limits, the first two inclusive.
+        parse: turns what was given into the value, or raises KdbiasError or ValueError.
+        metavar: what stands for a value in a command's help.
+        shown: what happens by default, where the default itself (None) does not say it.
+        path: where something lies; a run records the fingerprint of what is there instead.
+        operational: how something is computed, not what; a run may be resumed with another value.
+        accepts: the type that a caller may give, where `parse` takes more than the field's own.
+    """
+
+    text: str
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    parse: Callable[[Any], Any] | None = None
+    metavar: str | None = None
+    shown: str | None = None
+    path: bool = False
+    operational: bool = False
+    accepts: str | None = None
+
+
+def option(default: Any = dataclasses.MISSING, text: str = "", **about: Any) -> Any:
+    """A field of a `Settings` class; without a default it must be given. `about`: as `Option`."""
+    return field(default=default, metadata={"option": Option(text, **about)})
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field as its readers see it: `kind` is bool, int, float or str; `many` = a tuple of that kind."""
+
+    name: str
+    kind: type
+    many: bool
+    optional: bool
+    default: Any
+    about: Option
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def text(self) -> str:
+        """The meaning with what happens by default."""
+        shown = self.about.shown
+        says_nothing = any(self.default is value for value in (None, False, dataclasses.MISSING))
+        if shown is None and not says_nothing and self.default != ():
+            shown = spelled(self.default)
+        return f"{self.about.text} [{shown}]" if shown else self.about.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of a stage, scheme, protocol or file, checked. `of` makes them from what was given.
+
+    A subclass is a dataclass of `option` fields; `name` is what messages call it, and `check` holds the rules
+    between options. In `twosided`, on the command line every true-or-false option can also be refused
+    (`--no-flip`), because a file may have set it.
+    """
+
+    name: ClassVar[str] = ""
+    twosided: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for declared in declared_in(type(self)):
+            value = _checked(self.name, declared, getattr(self, declared.name))
+            object.__setattr__(self, declared.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Rules between options; raises KdbiasError."""
+
+    @classmethod
+    def declared(cls) -> tuple[Declared, ...]:
+        """The options that a user may give, in the order of their help."""
+        return declared_in(cls)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], where: str | None = None) -> Self:
+        """Settings from what was given by name; None stands for the default.
+
+        Raises:
+            KdbiasError: an unknown name (the nearest ones are named), a missing one, or a value that is none.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        cls.refuse_unknown(given, where or cls.name)
+        missing = [d.name for d in cls.declared() if d.required and d.name not in given]
+        if missing:
+            raise KdbiasError(f"{where or cls.name}: {', '.join(missing)} is missing")
+        return cls._made(given)
+
+    @classmethod
+    def refuse_unknown(cls, given: Mapping[str, Any], where: str) -> None:
+        """Refuse names that are no option, with the nearest one and all known ones."""
+        known = [declared.name for declared in cls.declared()]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            near = _near(unknown[0], known)
+            raise KdbiasError(f"{where}: unknown key {', '.join(unknown)}{near}; known: {', '.join(known)}")
+
+    @classmethod
+    def _made(cls, given: Mapping[str, Any]) -> Self:
+        return cls(**given)
+
+    @classmethod
+    def read(cls, file: str | os.PathLike[str] | None, given: Mapping[str, Any]) -> Self:
+        """The keys of a TOML file (or none), overridden by those given that are neither None nor empty."""
+        keys = {} if file is None else read_toml(Path(file))
+        cls.refuse_unknown(keys, str(file))
+        return cls.of(
+            keys | {name: value for name, value in given.items() if value is not None and value != ()}
+        )
+
+    def record(self) -> dict[str, Any]:
+        """JSON values of the options that make a run what it is: neither paths nor operational ones."""
+        kept = [d for d in declared_in(type(self)) if not (d.about.path or d.about.operational)]
+        return {d.name: _json(getattr(self, d.name)) for d in kept}
+
+    def write(self, path: Path, remark: str) -> None:
+        """Write the options that are set as TOML, with their meaning; `read` gives the same settings."""
+        lines = [f"# {remark}"]
+        for declared in declared_in(type(self)):
+            value = getattr(self, declared.name)
+            if value is not None and value != ():
+                text = json.dumps(_json(value), ensure_ascii=False)
+                lines.append(f"{declared.name} = {text}  # {declared.about.text}")
+        with atomic_path(path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def refuse_idle(self, idle: Mapping[str, str]) -> None:
+        """Refuse what was chosen and would change nothing; `idle`: name -> why it is without effect."""
+        for declared in declared_in(type(self)):
+            value = getattr(self, declared.name)
+            if declared.name in idle and value != declared.default:
+                why = idle[declared.name]
+                raise KdbiasError(
+                    f"{self.name}: {declared.name} is {_json(value)!r}, but {why}: leave it out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branching(Settings):
+    """Settings in which one option (`chooser`) decides which further ones there are, kept in `chosen`."""
+
+    chooser: ClassVar[str] = ""
+    chosen: Any = None
+
+    @classmethod
+    def branches(cls) -> Mapping[str, type[Settings]]:
+        """Value of the chooser -> the settings that it brings."""
+        raise NotImplementedError
+
+    @classmethod
+    def declared(cls) -> tuple[Declared, ...]:
+        return (*declared_in(cls), *_merged(cls.branches()))
+
+    @classmethod
+    def _made(cls, given: Mapping[str, Any]) -> Self:
+        own = {d.name: d for d in declared_in(cls)}
+        mine = {name: value for name, value in given.items() if name in own}
+        branch = mine.get(cls.chooser, own[cls.chooser].default)
+        if branch not in cls.branches():
+            raise KdbiasError(
+                f"unknown {cls.chooser} {branch!r}; choose one of {', '.join(cls.branches())}"
+                + _near(str(branch), cls.branches())
+            )
+        kind = cls.branches()[branch]
+        takes = [declared.name for declared in declared_in(kind)]
+        foreign = [name for name in given if name not in own and name not in takes]
+        if foreign:
+            raise KdbiasError(
+                f"{cls.chooser} {branch} has no option {', '.join(foreign)} (it has: "
+                f"{', '.join(takes) or 'none'}); leave it out"
+            )
+        return cls(**mine, chosen=kind(**{name: given[name] for name in takes if name in given}))
+
+    def record(self) -> dict[str, Any]:
+        return super().record() | self.chosen.record()
+
+
+def declared_in(cls: type[Settings]) -> tuple[Declared, ...]:
+    """The option fields of a class itself, without those of branches."""
+    hints = typing.get_type_hints(cls)
+    found = []
+    for f in dataclasses.fields(cls):
+        if "option" in f.metadata:
+            kind, many, optional = _kind(hints[f.name])
+            found.append(Declared(f.name, kind, many, optional, f.default, f.metadata["option"]))
+    return tuple(found)
+
+
+def _kind(hint: Any) -> tuple[type, bool, bool]:
+    members = [hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(hint) if member is not type(None)]
+    optional = members != [hint] and len(members) < len(typing.get_args(hint))
+    first = members[0]
+    if typing.get_origin(first) is tuple:
+        return typing.get_args(first)[0], True, optional
+    return first, False, optional
+
+
+def _merged(branches: Mapping[str, type[Settings]]) -> Iterator[Declared]:
+    """Every option that some branch has, once; its text says of which."""
+    takers: dict[str, dict[str, Declared]] = {}
+    for branch, kind in branches.items():
+        for declared in declared_in(kind):
+            takers.setdefault(declared.name, {})[branch] = declared
+    for found in takers.values():
+        texts: dict[str, list[str]] = {}
+        for branch, declared in found.items():
+            texts.setdefault(declared.text, []).append(branch)
+        text = "; ".join(f"{', '.join(of)}: {text}" for text, of in texts.items())
+        first = next(iter(found.values()))
+        about = dataclasses.replace(first.about, text=text, shown=None)
+        yield dataclasses.replace(first, default=None, optional=True, about=about)
+
+
+def _checked(owner: str, declared: Declared, value: Any) -> Any:
+    """The value as the field's type, within its limits."""
+    about = declared.about
+    if value is None and (declared.optional or declared.default is None):
+        return None
+    try:
+        if about.parse is not None:
+            value = about.parse(value)
+        elif declared.many:
+            given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+            value = tuple(_single(declared, item) for item in given)
+        else:
+            value = _single(declared, value)
+    except KdbiasError:
+        raise
+    except ValueError as error:
+        raise KdbiasError(f"{owner}: {declared.name} {error}") from None
+    return value
+
+
+def _single(declared: Declared, value: Any) -> Any:
+    """One value as the field's kind; raises ValueError that goes on after the option's name."""
+    kind, about = declared.kind, declared.about
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if about.choices and value not in about.choices:
+        near = _near(str(value), about.choices)
+        raise ValueError(f"is {value!r}, should be one of {', '.join(about.choices)}{near}")
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"is {value!r}, should be true or false")
+    elif kind in (int, float):
+        value = _number(kind, value)
+        _require_within(about, value)
+    elif not isinstance(value, kind):
+        raise ValueError(f"is {value!r}, should be a text")
+    return value
+
+
+def _number(kind: type, value: Any) -> Any:
+    wanted = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise ValueError(f"is {value!r}, should be a {'whole ' if kind is int else ''}number")
+    value = value.item() if hasattr(value, "item") else value  # of NumPy
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"is {value}, should be finite")
+    return value
+
+
+def _require_within(about: Option, value: float) -> None:
+    limits = (
+        (about.least, "at least", lambda limit: value >= limit),
+        (about.above, "above", lambda limit: value > limit),
+        (about.most, "at most", lambda limit: value <= limit),
+        (about.below, "below", lambda limit: value < limit),
+    )
+    for limit, word, holds in limits:
+        if limit is not None and not holds(limit):
+            raise ValueError(f"is {value}, should be {word} {spelled(limit)}")
+
+
+def _near(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(value, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def spelled(value: Any) -> str:
+    """A value as a reader sees it."""
+    if isinstance(value, tuple):
+        return ",".join(map(spelled, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    )
+
+
+def _json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_settings(kind: type[Settings], file: str | None = None) -> Callable[[Callable[..., Any]], Any]:
+    """Let a function that takes `settings` be called with the options by name.
+
+    Its signature and the `Args:` of its docstring show them; `function.settings` is the class. Options that
+    the function names itself (data, output, overwrite, ...) stay as they are. `file` names a further option:
+    a TOML file with the same keys, over which options win.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        own = inspect.signature(function, eval_str=False)
+        named = [p for name, p in own.parameters.items() if name != "settings"]
+        keys = [inspect.Parameter(file, inspect.Parameter.KEYWORD_ONLY, default=None)] if file else []
+
+        @functools.wraps(function)
+        def call(*inputs: Any, **options: Any) -> Any:
+            mine = {p.name: options.pop(p.name) for p in named if p.name in options}
+            bound = own.replace(parameters=named).bind(*inputs, **mine)
+            settings = kind.read(options.pop(file, None), options) if file else kind.of(options)
+            return function(*bound.args, **bound.kwargs, settings=settings)
+
+        call.settings = kind  # type: ignore[attr-defined]
+        call.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*named, *keys, *(_parameter(declared) for declared in kind.declared())]
+        )
+        call.__doc__ = _documented(inspect.getdoc(function) or "", kind)
+        return call
+
+    return decorate
+
+
+def _parameter(declared: Declared) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    default = inspect.Parameter.empty if declared.required else declared.default
+    return inspect.Parameter(declared.name, kind, default=default, annotation=annotation(declared))
+
+
+def annotation(declared: Declared) -> str:
+    """The type of an option as a caller may give it."""
+    name = "str | os.PathLike[str]" if declared.about.path else declared.kind.__name__
+    name = declared.about.accepts or (f"Sequence[{name}]" if declared.many else name)
+    return f"{name} | None" if declared.default is None else name
+
+
+def _documented(text: str, kind: type[Settings]) -> str:
+    """The docstring with a line an option at the end of its `Args:`."""
+    entries = [f"{declared.name}: {declared.text}." for declared in kind.declared()]
+    lines = [
+        textwrap.fill(entry, 110, initial_indent=" " * 4, subsequent_indent=" " * 8) for entry in entries
+    ]
+    head, args, rest = text.partition("Args:\n")
+    if not args:
+        return "\n".join([text, "", "Args:", *lines])
+    kept, gap, tail = rest.partition("\n\n")
+    return "\n".join([head + args + kept, *lines]) + gap + tail

@@ -1,0 +1,171 @@
+"""Every option of `train`: its default, its meaning and its limits. Imports no torch.
+
+They are keyword arguments of `kdbias.train`, options of `kdbias train` (image_size is --image-size) and keys
+of a `--config` file; options win over the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kdbias.data.settings import Reading
+from kdbias.device import MOST_PARALLEL
+from kdbias.errors import KdbiasError
+from kdbias.settings import Settings, option
+
+_LARGEST_SIDE = 16_384
+
+
+def image_size(value: Any) -> tuple[int, int]:
+    """(height, width) from N, "N", "HxW" or two numbers; raises KdbiasError."""
+    try:
+        if isinstance(value, str):
+            value = [int(v) for v in value.lower().split("x")]
+        sides = [int(v) for v in (value if isinstance(value, list | tuple) else [value])]
+        height, width = sides * 2 if len(sides) == 1 else sides
+    except (TypeError, ValueError):
+        raise KdbiasError(
+            f"train: image_size is {value!r}, should be N or HxW, for example 112 or 256x128"
+        ) from None
+    if not 1 <= min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+        raise KdbiasError(
+            f"train: image_size is {height}x{width}, both sides should be at least 1 and at most "
+            f"{_LARGEST_SIDE:,}"
+        )
+    return height, width
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs(Settings):
+    embeddings: str | None = option(None, "embedding table with the teacher's vectors", path=True)
+    weights: str | None = option(
+        None, "weight manifest: which samples, how often", path=True, shown="all, once"
+    )
+    live_teacher: str | None = option(
+        None,
+        "teacher spec to run on every image as the student sees it, instead of --embeddings",
+        path=True,
+        metavar="SPEC",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Reading, _Inputs):
+    """What a run is. `None` means: decided from the data or by another option, as its text says."""
+
+    name = "train"
+    twosided = True
+
+    student: str = option(
+        "convnet", "network: convnet, mobilefacenet, iresnet50, torchvision:NAME, timm:NAME, ..."
+    )
+    dim: int | None = option(
+        None, "embedding dimension", shown="the teacher's, else 128", least=1, most=65_536
+    )
+    image_size: tuple[int, int] | None = option(
+        None,
+        "input size, N or HxW pixels",
+        shown="the first image's",
+        parse=image_size,
+        metavar="N|HxW",
+        accepts="int | str | tuple[int, int]",
+    )
+    color: str = option(
+        "auto", "input colour (auto: L where all sampled images are grey)", choices=("auto", "RGB", "L")
+    )
+    loss: str = option(
+        "l2e",
+        "from a teacher: l2e, l2e-raw, cosine, rkd; from labels: softmax, arcface, cosface; "
+        "or a sum: l2e+0.5*arcface",
+    )
+    scale: float | None = option(None, "scale of arcface and cosface", shown="64", above=0)
+    margin: float | None = option(None, "margin of arcface or cosface", shown="0.5 or 0.4", least=0)
+    flip: str = option(
+        "none",
+        "mirror half the images: 'target' with their own teacher vectors, 'same' keeping the target",
+        choices=("none", "target", "same"),
+    )
+
+    epochs: int = option(20, "passes over the weighted data", least=1, most=1_000_000)
+    batch_size: int = option(128, "images a step, all processes together; at most all samples", least=1)
+    optimizer: str = option("sgd", "optimiser", choices=("sgd", "adamw"))
+    lr: float | None = option(None, "peak learning rate", shown="0.1 for sgd, 0.002 for adamw", above=0)
+    momentum: float = option(0.9, "momentum of sgd, for example 0.9", least=0, below=1)
+    weight_decay: float | None = option(None, "weight decay", shown="0.0005 for sgd, 0.05 for adamw", least=0)
+    schedule: str = option(
+        "cosine", "decay of the learning rate", choices=("cosine", "linear", "step", "constant")
+    )
+    milestones: tuple[float, ...] = option(
+        (0.5, 0.75, 0.9),
+        "where 'step' divides by 10, in fractions of the run: 0.5 is half-way",
+        above=0,
+        below=1,
+    )
+    warmup: float = option(1.0, "epochs over which the learning rate rises, at most all", least=0)
+    clip_grad: float = option(5.0, "largest gradient norm, 0 for none", least=0)
+    sampling: str = option(
+        "systematic", "draw: floor or ceil of each weight, or with replacement", choices=("systematic", "iid")
+    )
+    instances: int = option(
+        0, "draw identities instead, with this many images of each a batch (re-identification)", least=0
+    )
+    precision: str = option("fp32", "arithmetic of the network", choices=("fp32", "tf32", "bf16", "fp16"))
+    ema: float = option(
+        0.0,
+        "save the running average of the weights with this decay, for example 0.999; 0 for none",
+        least=0,
+        below=1,
+    )
+    seed: int = option(0, "decides the first weights and the order of samples", least=0, most=2**63 - 1)
+    deterministic: bool = option(True, "use deterministic algorithms only")
+
+    on_error: str = option(
+        "skip",
+        "what an unreadable image does: its draws go to another (failures.parquet lists it), or an end",
+        choices=("skip", "fail"),
+        operational=True,
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", operational=True)
+    threads: int | None = option(
+        None, "CPU threads", shown="torch's", least=1, most=MOST_PARALLEL, operational=True
+    )
+    workers: int = option(
+        2, "processes or threads that decode images", least=0, most=MOST_PARALLEL, operational=True
+    )
+    cache: str = option(
+        "2GiB", "keep decoded images in memory up to this size; 0 for never", operational=True
+    )
+    checkpoint_seconds: float = option(60.0, "write checkpoint.pt this often", least=0, operational=True)
+    tensorboard: bool = option(False, "also log scalars for TensorBoard", operational=True)
+    onnx: bool = option(False, "also export student.onnx, checked against the network", operational=True)
+
+    def check(self) -> None:
+        put = object.__setattr__
+        if self.lr is None:
+            put(self, "lr", {"sgd": 0.1, "adamw": 0.002}[self.optimizer])
+        if self.weight_decay is None:
+            put(self, "weight_decay", {"sgd": 5e-4, "adamw": 0.05}[self.optimizer])
+        if self.warmup > self.epochs:
+            raise KdbiasError(
+                f"train: warmup is {self.warmup:g} epochs and the run has {self.epochs:,}, so that the "
+                "learning rate would never reach its peak; give a shorter warmup"
+            )
+        idle = {
+            "sampling": (self.instances > 0, "with instances, identities are drawn systematically"),
+            "momentum": (self.optimizer != "sgd", f"{self.optimizer} takes none"),
+            "milestones": (self.schedule != "step", f"schedule {self.schedule} has none"),
+        }
+        self.refuse_idle({name: why for name, (is_idle, why) in idle.items() if is_idle})
+
+    @property
+    def head_options(self) -> dict[str, float]:
+        """Options of the classification heads that were given."""
+        given = {"scale": self.scale, "margin": self.margin}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate, decided."""
+        assert self.lr is not None
+        return self.lr
