@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbias.display.quantities import write
+from kdbias.display.table import aligned
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.result import read_metrics
 from kdbias.measurement.files import read_uniformity
-from kdbias.measurement.text import aligned, rectified
 from kdbias.tables.documents import write_json
 
 METRICS = {
@@ -129,7 +130,7 @@ def results_text(document: Mapping[str, Any]) -> str:
             _number(entry["effective_distinct"], 1),
             _large(entry["distinct_ceiling"]),
             _percent(entry["ess_share"]),
-            rectified(entry["rectification"]),
+            write("rectification", entry["rectification"]),
             *(_spread(entry["students"][name], name) for name in _SPREAD),
         ]
         for entry in document["schemes"]

@@ -67,6 +67,7 @@ QUANTITIES: dict[str, Quantity] = {
     "t": Quantity("t", "kernel bandwidth: K = exp(-t |x - y|²); larger looks at closer neighbours", short),
     "n": Quantity("n", "how many there are", count),
     "samples": Quantity("samples", "how many there are", count),
+    "count": Quantity("samples", "how many there are", count),
     "share": Quantity("share", "share of the samples", percent),
     "uniformity": Quantity(
         "U", "uniformity in nats, lower = more even (Wang & Isola, weighted)", decimals(4), "lower"

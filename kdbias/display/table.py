@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdbias.display.quantities import NONE, quantity
+from kdbias.wording import visible
 
 FEW = 12  # rows of a long table that a terminal shows
 
@@ -62,9 +63,8 @@ class Table:
             most: rows to show; a line under them says how many more there are, and `where`.
         """
         lines = [[cell.text for cell in row] for row in self.rows]
-        shown = lines[:most]
-        under = [f"... and {len(lines) - len(shown):,} more: {where}"] if len(shown) < len(lines) else []
-        return "\n".join([aligned([heading for heading, _ in self.columns], shown), *under])
+        under = [] if most is None else more(len(lines), where, most)
+        return "\n".join([aligned([heading for heading, _ in self.columns], lines[:most]), *under])
 
     def markdown(self) -> str:
         heads = [heading for heading, _ in self.columns]
@@ -95,15 +95,21 @@ def number(value: float | None, digits: int = 4, note: str = "") -> Cell:
     return Cell(NONE if value is None else f"{value:,.{digits}f}", True, note=note)
 
 
+def more(count: int, where: str, shown: int = FEW) -> list[str]:
+    """The line under the first ``shown`` of ``count`` rows: where the others are, if there are any."""
+    return [f"... and {count - shown:,} more: {where}"] if count > shown else []
+
+
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first flush left, the others flush right."""
-    widths = [max(len(line[i]) for line in (heads, *rows)) for i in range(len(heads))]
+    cells = [list(map(visible, line)) for line in (heads, *rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
     lines = [
         "  ".join(
             text.ljust(width) if i == 0 else text.rjust(width)
             for i, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in (heads, *rows)
+        for line in cells
     ]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdbias.display.table import FEW, more
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.intervals import LEVEL, difference, resampled_weights, take
@@ -29,7 +30,6 @@ from kdbias.evaluation.units import (
     stored_results,
     subsets_of,
 )
-from kdbias.measurement.text import FEW, more
 from kdbias.progress import bar
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.documents import read_document, write_json

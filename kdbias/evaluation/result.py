@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdbias.display.table import FEW, more
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.roc import far_name
-from kdbias.measurement.text import FEW, more
 from kdbias.tables.documents import read_document
 from kdbias.wording import counted, visible
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdbias.measurement.text import rectified
+from kdbias.display.quantities import write
 
 NONE = "n/a"
 
@@ -46,7 +46,7 @@ def percent(value: float | None, digits: int = 1, note: str = "") -> Cell:
 
 def rectification(value: float | None, reason: str) -> Cell:
     """Its percentage as everywhere; the note is the reason for none, or the number where it is not shown."""
-    text = rectified(value)
+    text = write("rectification", value)
     exact = "" if value is None or not text.startswith("<") else f"{100 * value:,.1f} %"
     return Cell(text, True, note=reason if value is None else exact)
 

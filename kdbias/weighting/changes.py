@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.display.table import FEW, aligned, more
 from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
-from kdbias.measurement.text import aligned, first_few
 from kdbias.tables.csv_file import csv_columns, for_people
 from kdbias.tables.files import atomic_path, refuse_store
 from kdbias.tables.joins import align, as_strings
@@ -80,7 +80,10 @@ class Changes:
         for column in pc.unique(self.groups.column("column")).to_pylist():
             rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
             heads = [column, *rows.column_names[1:]]
-            parts.append(first_few(heads, _cells(rows), "-o DIR writes them all"))
+            cells = _cells(rows)
+            parts.append(
+                "\n".join([aligned(heads, cells[:FEW]), *more(len(cells), "-o DIR writes them all")])
+            )
         others = (self.hardness, self.samples)
         parts += [aligned(table.column_names, _cells(table)) for table in others if table.num_rows]
         return "\n\n".join(parts)

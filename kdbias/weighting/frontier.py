@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from kdbias import progress
 from kdbias.device import check_parallel, parse_bytes
+from kdbias.display.quantities import write
+from kdbias.display.table import aligned
 from kdbias.errors import KdbiasError
 from kdbias.measurement.density import check_bandwidth
 from kdbias.measurement.distribution import bandwidth_entry, rectify
-from kdbias.measurement.text import aligned, rectified
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.solution import Equilibrium
 from kdbias.tables import provenance
@@ -97,7 +98,7 @@ class FrontierResult:
                 f"{row['ess_share']:.1%}",
                 _shown(row["uniformity"], ".4f"),
                 _shown(row["effective_distinct"], ",.1f"),
-                rectified(row["rectification"]),
+                write("rectification", row["rectification"]),
                 f"{row['max_weight']:.2f}",
                 f"{row['top_mass']:.1%}",
                 _shown(row["effective_identities"], ",.1f"),

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
 from kdbias.measurement import passes, session
 from kdbias.measurement.distribution import hardness_mass, hardness_quarters, rectify
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import summary_table, uniformity
-from kdbias.measurement.text import rectified
 from kdbias.sphere import all_pairs
 from kdbias.sphere.null import log_null
 from kdbias.sphere.snapshots import Snapshots
@@ -642,4 +642,4 @@ def test_summary_cuts_many_groups_and_says_where_the_rest_is(measured) -> None:
     [(None, "n/a"), (0.625, "62.5 %"), (-9.99, "-999.0 %"), (-216.981, "< -999 %")],
 )
 def test_a_rectification_far_below_natural_sampling_stays_short(share, text) -> None:
-    assert rectified(share) == text
+    assert write("rectification", share) == text
