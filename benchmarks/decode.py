@@ -39,7 +39,7 @@ def bare(encoded: list[bytes]) -> int:
 
 
 def loader(images: Path, batch_size: int, workers: int) -> Callable[[], int]:
-    from kdbias.data import open_data
+    from kdbias.data.opening import open_data
     from kdbias.loading import ImageLoader
     from kdbias.teachers.preprocessing import Preprocessing
 

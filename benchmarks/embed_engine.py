@@ -128,8 +128,8 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     from kdbias import progress
-    from kdbias.data import open_data
     from kdbias.data.decode import decode_image
+    from kdbias.data.opening import open_data
     from kdbias.device import resolve_device
     from kdbias.embedding.stage import embed
     from kdbias.teachers import open_teacher

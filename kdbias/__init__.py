@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kdbias.version import __version__
 
 if TYPE_CHECKING:
-    from kdbias.data import open_data
+    from kdbias.data.opening import open_data
     from kdbias.demonstration.story import demo
     from kdbias.embedding.stage import embed
     from kdbias.errors import KdbiasError
@@ -46,7 +46,7 @@ _HOME = {
     "evaluate": "kdbias.evaluation",
     "frontier": "kdbias.weighting.frontier",
     "inspect": "kdbias.inspection.describe",
-    "open_data": "kdbias.data",
+    "open_data": "kdbias.data.opening",
     "read_density": "kdbias.tables.density_table",
     "read_manifest": "kdbias.tables.weight_manifest",
     "report": "kdbias.reporting",

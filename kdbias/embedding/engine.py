@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.data import Source
+from kdbias.data.opening import Source
 from kdbias.embedding.plan import Unit
 from kdbias.embedding.units import Parts, UnitResult, disk_errors
 from kdbias.errors import KdbiasError

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbias import progress
-from kdbias.data import open_data
 from kdbias.data.filters import spelled
+from kdbias.data.opening import open_data
 from kdbias.device import check_parallel, resolve_device
 from kdbias.embedding.engine import run_teacher, take_precomputed, write_units
 from kdbias.embedding.plan import Plan, rank_and_world, usual_rows
@@ -98,7 +98,7 @@ def embed(
     between; how it is computed (batch_size, device, workers, ...) and where data and teacher lie may.
 
     Args:
-        data: what `kdbias.data.open_data` reads, with its options id_column ... root.
+        data: what `kdbias.open_data` reads, with its options id_column ... root.
         output: folder to write `part-*.parquet`, `failures.parquet` and `run.json` to.
         teacher: a spec of `kdbias.teachers.open_teacher`, or `precomputed:FILE`.
         preprocessing: TOML file with a [preprocessing] table, instead of the teacher's own.

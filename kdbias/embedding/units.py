@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdbias.data import Source
+from kdbias.data.opening import Source
 from kdbias.embedding.plan import Plan, Unit
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.tables import fingerprints, provenance, run_files

@@ -53,7 +53,7 @@ def model_inputs(
                 f"{model} is no embedding table; to judge a teacher spec or a run give --data DATA too"
             )
         return {"model": fingerprint(model)}, column_types(model)
-    from kdbias.data import open_data
+    from kdbias.data.opening import open_data
     from kdbias.teachers import PRECOMPUTED
 
     reading: dict[str, Any] = {name: embedding[name] for name in READING if embedding.get(name)}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdbias.data import kind_of, open_data
+from kdbias.data.opening import kind_of, open_data
 from kdbias.data.stores import without_scheme
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.result import read_metrics

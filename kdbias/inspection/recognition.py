@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kdbias.data import kind_of
 from kdbias.data.folder import EXTENSIONS
+from kdbias.data.opening import kind_of
 from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.documents import read_json

@@ -131,7 +131,7 @@ def _options(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _open(record: Mapping[str, Any], data: str, root: str | None) -> Source:
     """Data opened with the recorded options but at this place."""
-    from kdbias.data import open_data
+    from kdbias.data.opening import open_data
 
     where = (record.get("config") or {}).get("where") or ()
     return open_data(data, where=tuple(where), **{**_options(record), "root": root})

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.inputs import FILES, READING, TABLES, input_fingerprints, network_fingerprint

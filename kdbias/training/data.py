@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from kdbias.data import open_data
 from kdbias.data.decode import decode_image
+from kdbias.data.opening import open_data
 from kdbias.data.source import Source
 from kdbias.embedding.engine import require_consistent
 from kdbias.errors import KdbiasError

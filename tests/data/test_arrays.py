@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 ENTRIES = """

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage, decode_image
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 IMAGES = [f"image {i}".encode() * (1 + i % 3) for i in range(20)]

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias.data import open_data
 from kdbias.data.description import read_description, shipped_descriptions
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 FIRST_LINES = 'name = "toy"\nsource = "sub/toy.parquet"\n'

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kdbias.data import open_data
 from kdbias.data.decode import decode_image
 from kdbias.data.digits import write_digits
+from kdbias.data.opening import open_data
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.tables.run_record import Run
 

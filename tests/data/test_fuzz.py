@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdbias.data import Source, open_data
 from kdbias.data.decode import UnreadableImage, decode_image
+from kdbias.data.opening import open_data
+from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
 
 COUNT = int(os.environ.get("KDBIAS_FUZZ", "60"))

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 IMAGES = [b"zero", b"one", b"two", b"three", b"four"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 MSMT = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 MAGIC = struct.pack("<I", 0xCED7230A)

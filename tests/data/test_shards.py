@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias.data import kind_of, open_data
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.opening import kind_of, open_data
 from kdbias.data.shards import splits_of
 from kdbias.errors import KdbiasError
 

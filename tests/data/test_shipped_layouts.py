@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbias.data import open_data
 from kdbias.data.description import read_description, shipped_descriptions
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.opening import open_data
 from kdbias.data.stores import is_uri, join, names_in, open_input, parent_of, size_of
 from kdbias.errors import KdbiasError
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from kdbias import progress
-from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.opening import open_data
 from kdbias.data.tar import read_members
 from kdbias.data.webdataset import expand
 from kdbias.embedding.stage import embed

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.data.parquet_images import ParquetImages
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdbias.data import open_data
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 import kdbias.embedding.stage as embedding_module
 from kdbias import progress
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.embedding.engine import require_consistent
 from kdbias.embedding.plan import usual_rows
 from kdbias.embedding.stage import EmbedResult, embed

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias import loading
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
 from kdbias.loading import ImageLoader, worker_deaths
@@ -78,7 +78,7 @@ def test_small_shared_memory_is_told_and_batches_come_through_pipes(
 SMALL = """
 import sys
 import numpy as np
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.loading import ImageLoader
 from kdbias.teachers.preprocessing import Preprocessing
 large = Preprocessing(size=(512, 512), mean=(127.5,) * 3, std=(127.5,) * 3)

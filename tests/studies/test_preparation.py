@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdbias import embed
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.embedding.engine import take_precomputed
 from kdbias.embedding.plan import Plan
 from kdbias.embedding.stage import embed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdbias import loading
-from kdbias.data import open_data
+from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training import images
