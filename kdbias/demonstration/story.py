@@ -17,6 +17,7 @@ from typing import Any
 from kdbias.demonstration.results import collect_results, results_text, write_results
 from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, all_steps, script
 from kdbias.demonstration.teacher import write_teacher
+from kdbias.device import check_parallel, resolve_device
 from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
 from kdbias.tables.documents import read_json
@@ -88,6 +89,8 @@ def demo(
     """
     if seeds < 1:
         raise KdbiasError(f"seeds = {seeds}; give 1 or more students for each manifest")
+    check_parallel("threads", threads)
+    resolve_device(device)
     from kdbias.reporting import report
 
     started = time.monotonic()
