@@ -29,6 +29,11 @@ def contents(place: Path) -> dict[str, bytes]:
     return {str(f): f.read_bytes() for f in files if f.name != ".lock"}
 
 
+def results(place: Path) -> dict[str, str]:
+    """All but the record of the run, which today's code keeps more in."""
+    return {name: value for name, value in digest(place).items() if name != "run.json"}
+
+
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_finished_one_is_found_finished(old, name):
     before = contents(old / name)
@@ -44,5 +49,5 @@ def test_a_broken_one_goes_on(old, name):
     made = {f: f.stat().st_mtime_ns for f in place.glob("part-*.parquet") if done(f)}
     result = CliRunner().invoke(main, [*broken(name).split(), "-q"])
     assert result.exit_code == 0, result.output
-    assert digest(place) == digest(old / name)
+    assert results(place) == results(old / name)
     assert made == {f: f.stat().st_mtime_ns for f in made}, "finished parts are kept"

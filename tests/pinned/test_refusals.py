@@ -88,7 +88,7 @@ def test_impossible_values(world, tmp_path, monkeypatch, command, name):
     option = option_of(command, name)
     for value in impossible(option):
         flag = max(option.opts, key=len)
-        refuse(world, tmp_path, WORKING[command], f"{flag}={value}", names=(*spellings(name), value))
+        refuse(world, tmp_path, WORKING[command], f"{flag}={value}", names=(*spellings(name), flag, value))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

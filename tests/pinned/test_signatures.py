@@ -2,14 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from typing import Any
 
 import kdbias
 
 
 def plain(default: Any) -> Any:
-    if default is inspect.Parameter.empty or default is MISSING:
+    if default is inspect.Parameter.empty:
         return "(required)"
     if isinstance(default, tuple | list):
         return list(default)
@@ -17,21 +16,13 @@ def plain(default: Any) -> Any:
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """Name -> default and whether it is keyword-only; open keywords are those of the options' fields."""
+    """Name -> default and whether it is keyword-only."""
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            found |= options()
-        elif name not in ("self", "cls"):
+        if name not in ("self", "cls"):
             keyword_only = parameter.kind is parameter.KEYWORD_ONLY
             found[name] = {"default": plain(parameter.default), "keyword_only": keyword_only}
     return found
-
-
-def options() -> dict[str, Any]:
-    from kdbias.training.config import TrainingConfig
-
-    return {f.name: {"default": plain(f.default), "keyword_only": True} for f in fields(TrainingConfig)}
 
 
 def public(kind: type) -> dict[str, Any]:

@@ -13,8 +13,11 @@ from typing import Any
 
 N = 300
 TEACHER = "python:tests.pinned.teacher:factory"
-TIMES = ("seconds", "started", "finished", "created", "timings", "images_per_second", "data_wait")
-"""Keys of documents, and columns, that hold what a clock says."""
+TIMES = (
+    *("seconds", "started", "finished", "created", "timings", "images_per_second", "data_wait"),
+    *("digest", "digests"),
+)
+"""Keys of documents, and columns, that hold what a clock says, or a digest over it."""
 METHODS = (
     *("natural", "class-balanced", "effective-number", "inverse-density"),
     *("knn-distance", "equilibrium", "cluster-balanced", "hard"),
@@ -44,7 +47,7 @@ STAGES: dict[str, str] = {
     ),
     "weights-equilibrium-options": (
         "weights density -o weights/equilibrium-options.parquet --method equilibrium --embeddings emb --t 2 "
-        "--min-ess 0.6 --cap 4 --tolerance 0.0001 --max-seconds 300 --memory 64MiB --threads 1 --temper 0.9 "
+        "--min-ess 0.6 --cap 4 --tolerance 0.0001 --max-seconds 300 --memory 256MiB --threads 1 --temper 0.9 "
         "--clip 5 --mix 0.05 --collapse none"
     ),
     "weights-effective-number-options": (
@@ -64,12 +67,12 @@ STAGES: dict[str, str] = {
     "frontier-defaults": "weights density -o frontier --frontier --threads 1",
     "frontier-options": (
         "weights density -o frontier-options --frontier --embeddings emb --t 2 --tolerance 0.01 "
-        "--memory 64MiB --threads 1 --seed 1"
+        "--memory 256MiB --threads 1 --seed 1"
     ),
     "uniformity-options": (
         "uniformity emb -o density-options --weights weights/equilibrium.parquet "
         "--weights weights/class-balanced.parquet --k 10 --t 2,5 --search exact --estimator knn --exponent 3 "
-        f"--precision float32 --memory 64MiB --threads 1 --group-by camera --group-by person {_HERE} "
+        f"--precision float32 --memory 256MiB --threads 1 --group-by camera --group-by person {_HERE} "
         "--rectification chosen --keep-neighbors --seed 3"
     ),
     "uniformity-vmf": (
