@@ -109,8 +109,11 @@ def claim(path: str | os.PathLike[str]) -> Path:
 
 
 def own(folder: Path, stage: str, record: dict[str, Any]) -> list[Path]:
-    """What the stage wrote beside its record; whatever else lies in the folder is somebody's and stays."""
-    patterns = (*_OWN.get(stage, ()), *map(glob.escape, record.get("plots", ())))
+    """What the stage wrote beside its record; whatever else lies there or elsewhere is somebody's."""
+    plots = (
+        name for name in record.get("plots", ()) if name == os.path.basename(name)
+    )  # of this folder alone
+    patterns = (*_OWN.get(stage, ()), *map(glob.escape, plots))
     return list(dict.fromkeys(entry for pattern in patterns for entry in folder.glob(pattern)))
 
 

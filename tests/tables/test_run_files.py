@@ -107,3 +107,14 @@ def test_no_link_is_followed_below_the_folder(tmp_path, name):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(KdbiasError, match="dangling is a link to nothing"):
         Run.open(tmp_path / "dangling", "train", {}, {})
+
+
+def test_plots_that_a_record_lists_elsewhere_are_nobody_s_to_remove(tmp_path):
+    theirs = tmp_path / "theirs.png"
+    theirs.write_bytes(b"precious")
+    run = Run.open(tmp_path / "d", "evaluate", {}, {})
+    (run.out / "mine.png").write_bytes(b"mine")
+    run.finish({}, 0.0, plots=["mine.png", "../theirs.png"])
+    Run.open(tmp_path / "d", "evaluate", {"other": 1}, {}, overwrite=True).finish({}, 0.0)
+    assert theirs.read_bytes() == b"precious"
+    assert not (tmp_path / "d" / "mine.png").exists()
