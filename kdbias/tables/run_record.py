@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
+from kdbias.progress import say
 from kdbias.tables import fingerprints, run_files
 from kdbias.tables.documents import read_document, require_shape, write_json
 from kdbias.tables.files import MEND, clean_temporaries
@@ -123,7 +124,8 @@ class Run:
         state: ``new``, ``resumed`` (begun before with the same configuration and input) or ``finished``.
         record: the content of ``run.json``.
 
-    As long as it lives and is not finished, no other process can open a run in the folder.
+    As long as it lives and is not finished, no other process can open a run in the folder. As a context it
+    forgets itself after a refusal.
     """
 
     out: Path
@@ -235,6 +237,21 @@ class Run:
     def require(self, shape: dict[str, Any]) -> None:
         """Refuse a record that is not of a shape, see :mod:`kdbias.tables.documents`."""
         require_shape(self.record, shape, self.out / RECORD)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """A refusal leaves no run behind; whatever else ends the work leaves it to be resumed."""
+        if isinstance(error, KdbiasError):
+            self.forget()
+        self.unlock()
+
+    def already_finished(self) -> bool:
+        """Whether there is nothing to do, which is then said."""
+        if self.state == "finished":
+            say(f"{self.out} is finished already; nothing to do")
+        return self.state == "finished"
 
     def forget(self) -> None:
         """After a refusal, leave no record behind that would refuse the mended command as a change.

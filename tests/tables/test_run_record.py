@@ -260,3 +260,17 @@ def test_temporaries_of_the_dead_are_removed_and_of_the_living_kept(tmp_path):
         assert clean_temporaries(tmp_path) == 1
         assert not dead.exists()
     assert (tmp_path / "t.txt").read_text() == "being written"
+
+
+def test_as_a_context_a_refusal_is_forgotten_and_a_crash_can_be_resumed(tmp_path):
+    with pytest.raises(KdbiasError), Run.open(tmp_path / "d", "weights", {}, {}):
+        raise KdbiasError("no")
+    assert not (tmp_path / "d").exists()
+    with pytest.raises(ZeroDivisionError), Run.open(tmp_path / "d", "weights", {}, {}):
+        raise ZeroDivisionError
+    with Run.open(tmp_path / "d", "weights", {}, {}) as run:  # the lock is free again
+        assert run.state == "resumed"
+        assert not run.already_finished()
+        run.finish({}, 0.0)
+    with Run.open(tmp_path / "d", "weights", {}, {}) as run:
+        assert run.already_finished()
