@@ -164,7 +164,7 @@ STAGES: dict[str, str] = {
     ),
     "report-defaults": (
         "report density-options weights/equilibrium.parquet weights/class-balanced.parquet frontier run "
-        "score/knn score/knn-student score/verification-options -o page.html"
+        "score/knn score/knn-student score/verification-options -o page.html --root ."
     ),
     "report-options": "report density weights/equilibrium.parquet -o short.html --title Short --pictures 0",
     **{
