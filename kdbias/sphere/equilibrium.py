@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.kernel_matrix import KernelMatrix, TiledKernel, kernel_matrix
+from kdbias.sphere.kernel_matrix import Bandwidth, KernelMatrix, Matching, TiledKernel, kernel_matrix
 from kdbias.sphere.projected_gradient import descend
 from kdbias.sphere.refinement import STALLED, refine
 from kdbias.sphere.simplex import FeasibleSet
@@ -24,7 +24,7 @@ from kdbias.sphere.solution import Equilibrium, Groups
 
 def solve(
     kernel: KernelMatrix | np.ndarray,
-    t: float | None = None,
+    t: Bandwidth | None = None,
     *,
     min_ess: float | None = None,
     cap: float | None = None,
@@ -40,8 +40,9 @@ def solve(
     """Minimise p'Kp over distributions p with a floor on the ESS and a cap on each sample.
 
     Args:
-        kernel: unit rows (n, d), or a kernel matrix over the distinct samples.
-        t: bandwidth; needed with rows.
+        kernel: unit rows (n, d), or a kernel matrix over the distinct samples: a `Matching` leads to the
+            least discrepancy from its target instead.
+        t: bandwidth, or several whose kernels are averaged; needed with rows.
         min_ess: least ESS / distinct samples, from 0 to 1; None = no floor.
         cap: largest mass of a distinct sample as a multiple of 1 / distinct, above 1; None = no cap.
         duplicates: (n,) int, row of the first sample with the same vector (its own where it is the first), or
@@ -64,14 +65,15 @@ def solve(
         duplicates = Groups.of(duplicates, len(kernel) if isinstance(kernel, np.ndarray) else kernel.n)
     groups = duplicates
     if isinstance(kernel, np.ndarray):
-        if t is None or not t > 0:
+        if t is None or not np.min(t) > 0:
             raise KdbiasError(f"the equilibrium of embeddings needs a bandwidth t > 0, got {t}")
         kernel = kernel_matrix(kernel[groups.first], t, memory, threads)
     if kernel.n != groups.distinct:
         raise KdbiasError(f"the kernel has {kernel.n:,} rows, the data {groups.distinct:,} distinct samples")
     feasible = FeasibleSet.of(kernel.n, min_ess, cap)
     begin = None if start is None else groups.collapse(start)
-    if isinstance(kernel, TiledKernel) and kernel.kept is None:
+    tiled = kernel.inner if isinstance(kernel, Matching) else kernel
+    if isinstance(kernel, TiledKernel | Matching) and isinstance(tiled, TiledKernel) and tiled.kept is None:
         refined = refine(
             kernel,
             feasible,

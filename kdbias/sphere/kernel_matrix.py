@@ -1,4 +1,5 @@
-"""Products with the kernel matrix K_ij = exp(-2t (1 - x_i.x_j)) of n unit vectors.
+"""Products with the kernel matrix K_ij = exp(-2t (1 - x_i.x_j)) of n unit vectors, or its mean over a ladder
+of bandwidths t (positive semi-definite like each).
 
 The solver asks for K p again and again. Where half of K fits in memory it is kept as upper-triangle tiles;
 past that each product computes the tiles anew. Both are the same matrix: float32 tiles, sums in float64.
@@ -12,8 +13,15 @@ from typing import Protocol
 import numpy as np
 
 from kdbias.device import parse_bytes
+from kdbias.sphere.kernels import chains_of_doublings
 from kdbias.sphere.tiles import TILE
 from kdbias.sphere.workers import Workspace, available_threads, each
+
+LADDER = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Bandwidths from the scale of classes to that of near neighbours: their mean kernel needs no choice."""
+
+Bandwidth = float | tuple[float, ...]
+"""One t, or several whose kernels are averaged."""
 
 
 class KernelMatrix(Protocol):
@@ -35,21 +43,51 @@ class KernelMatrix(Protocol):
 
 
 def kernel_tile(
-    a: np.ndarray, b: np.ndarray, t: float, diagonal: bool = False, out: np.ndarray | None = None
+    a: np.ndarray,
+    b: np.ndarray,
+    t: Bandwidth,
+    diagonal: bool = False,
+    out: np.ndarray | None = None,
+    scratch: np.ndarray | None = None,
 ) -> np.ndarray:
-    """exp(-2t (1 - a.b)) for unit rows a (p, d) and b (q, d), float32; cosines are clamped to [-1, 1]."""
+    """exp(-2t (1 - a.b)), or its mean over several t, for unit rows a (p, d) and b (q, d), float32.
+
+    Cosines are clamped to [-1, 1]. The result lies in ``out``, or for several t in ``scratch``, both (p, q).
+    """
     tile = np.matmul(a, b.T, out=out)
     np.clip(tile, -1, 1, out=tile)
     tile -= 1
-    tile *= 2 * t
-    np.exp(tile, out=tile)
+    if isinstance(t, tuple):
+        tile = _mean_kernel(tile, t, np.empty_like(tile) if scratch is None else scratch)
+    else:
+        tile *= 2 * t
+        np.exp(tile, out=tile)
     if diagonal:
         np.fill_diagonal(tile, 1)
     return tile
 
 
+def _mean_kernel(excess: np.ndarray, ladder: tuple[float, ...], out: np.ndarray) -> np.ndarray:
+    """Mean of exp(2t excess) over the ladder, into ``out``; ``excess`` (cosine - 1) is overwritten.
+
+    A doubled bandwidth costs a squaring instead of an exponential.
+    """
+    out[...] = 0
+    chains = chains_of_doublings(ladder)
+    for place, chain in enumerate(chains):
+        last = place == len(chains) - 1
+        kernel = np.multiply(excess, np.float32(2 * ladder[chain[0].bandwidth]), out=excess if last else None)
+        np.exp(kernel, out=kernel)
+        out += kernel
+        for _ in chain[1:]:
+            np.square(kernel, out=kernel)
+            out += kernel
+    out /= len(ladder)
+    return out
+
+
 def kernel_matrix(
-    x: np.ndarray, t: float, memory: str | int = "4GiB", threads: int | None = None, tile: int = TILE
+    x: np.ndarray, t: Bandwidth, memory: str | int = "4GiB", threads: int | None = None, tile: int = TILE
 ) -> "TiledKernel":
     """The kernel of unit rows x (n, d), kept within ``memory`` where half of it fits, else recomputed.
 
@@ -67,7 +105,7 @@ class TiledKernel:
 
     Args:
         x: (n, d) float32 unit rows.
-        t: bandwidth.
+        t: bandwidth, or several whose kernels are averaged.
         kept: dtype to keep the tiles in; None recomputes them.
         threads: worker threads (default: the CPUs this process may use).
         tile: rows of a tile.
@@ -77,7 +115,7 @@ class TiledKernel:
     def __init__(
         self,
         x: np.ndarray,
-        t: float,
+        t: Bandwidth,
         kept: type[np.float32] | type[np.float16] | None = np.float32,
         threads: int | None = None,
         tile: int = TILE,
@@ -110,6 +148,8 @@ class TiledKernel:
         mean = columns.mean(axis=0)
         dtype = np.float64 if exact else np.float32
         rest = (columns - mean).astype(dtype)
+        if not rest.any():  # uniform: known from the first pass
+            return (self.row_sums[:, None] * mean)[:, 0] if p.ndim == 1 else self.row_sums[:, None] * mean
 
         def product(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
             i, j = (slice(start, start + self.tile) for start in block)
@@ -154,7 +194,8 @@ class TiledKernel:
         scratch = workspace.array("tile", (len(a), len(b)))
         if kept is not None and not exact:
             return from_half(kept, scratch)
-        return kernel_tile(a, b, self.t, diagonal=i == j, out=scratch)
+        second = workspace.array("ladder", scratch.shape) if isinstance(self.t, tuple) else None
+        return kernel_tile(a, b, self.t, diagonal=i == j, out=scratch, scratch=second)
 
     def _over_blocks(
         self, work: Callable[[tuple[int, int], np.ndarray, Workspace], None], columns: int
@@ -194,3 +235,26 @@ def from_half(half: np.ndarray, out: np.ndarray) -> np.ndarray:
     np.left_shift(half.view(np.uint16), 13, out=out.view(np.uint32), dtype=np.uint32)
     out *= np.float32(2.0 ** (112 - _HALF_SCALE))
     return out
+
+
+class Matching:
+    """The kernel of a discrepancy, K - k 1' - 1 k' + c 1 1', with a target's kernel means k and its own, c.
+
+    For distributions p its energy is MMD^2(p, T) = p'Kp - 2 p'k + c (Gretton et al. 2012), convex where K is
+    positive semi-definite, with twice the field as its gradient: solvers and certificates of the energy serve
+    it unchanged.
+
+    Args:
+        inner: K over n samples.
+        mean: (n,) float64, k_i = E K(x_i, y) for y of the target.
+        constant: c = E K(y, y').
+    """
+
+    def __init__(self, inner: KernelMatrix, mean: np.ndarray, constant: float) -> None:
+        self.n, self.definite, self.description = inner.n, inner.definite, inner.description
+        self.inner, self.mean, self.constant = inner, mean, constant
+
+    def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        total = p.sum(axis=0)
+        mean = self.mean if p.ndim == 1 else self.mean[:, None]
+        return self.inner.apply(p, exact) - mean * total + (self.constant * total - self.mean @ p)

@@ -35,7 +35,7 @@ class NearKernel:
     definite = False
 
     def __init__(self, exact: TiledKernel, memory: int, seed: int = 0) -> None:
-        self.n, self.t = exact.n, exact.t
+        self.n, finest = exact.n, float(np.max(exact.t))
         self._x = exact.x
         rows = np.random.default_rng(seed).choice(self.n, min(_SAMPLED_ROWS, self.n), replace=False)
         values = exact.rows(rows)
@@ -43,7 +43,7 @@ class NearKernel:
         per_row = min(_MOST_NEAR, max(1, memory // (_BYTES_A_PAIR * self.n)), self.n)
         quantile = float(np.quantile(values, max(0.0, 1 - per_row / self.n)))
         # Just past it, by more than rounding: there may be any number of pairs at the very same value.
-        self.radius = max(quantile * (1 + _ROUNDING * (1 + 2 * self.t)), _SMALLEST)
+        self.radius = max(quantile * (1 + _ROUNDING * (1 + 2 * finest)), _SMALLEST)
         self._reduced = self._x @ _leading_directions(self._x)
         self.quadratic = self._fit(values, rows)
         self._near, self._diagonal = self._collect(exact)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdbias.sphere.kernel_matrix import KernelMatrix
+from kdbias.sphere.kernel_matrix import KernelMatrix, Matching
 from kdbias.sphere.simplex import FeasibleSet
 from kdbias.sphere.solution import NOISE, Equilibrium, Groups, Point, wanted_gap
 
@@ -46,6 +46,7 @@ class _Search:
 
     def __init__(self, kernel: KernelMatrix, feasible: FeasibleSet, groups: Groups, tolerance: float) -> None:
         self.kernel, self.feasible, self.groups, self.tolerance = kernel, feasible, groups, tolerance
+        self.offset = kernel.constant if isinstance(kernel, Matching) else 0.0
         self.products = self.iterations = 0
         self.exact = False  # float32 products until they no longer resolve the gap
         uniform = np.full(kernel.n, 1 / kernel.n)
@@ -120,6 +121,7 @@ class _Search:
             products=self.products,
             seconds=seconds,
             reason=reason,
+            offset=self.offset,
         )
 
     def _apply(self, p: np.ndarray) -> np.ndarray:
@@ -152,7 +154,9 @@ class _Search:
             bound = max(self.best.energy - self.best.gap, point.energy - point.gap)
             lowest = min(self.best, point, key=lambda known: known.energy)
             self.best = replace(lowest, gap=max(lowest.energy - bound, 0.0))
-        elif point.gap < self.best.gap and point.energy <= self.highest * (1 + NOISE):
+        elif point.gap < self.best.gap and point.energy <= self.highest + NOISE * (
+            self.highest + self.offset
+        ):
             self.best = point
         return self._met()
 
@@ -163,4 +167,4 @@ class _Search:
         return self._is_good(self.best)
 
     def _is_good(self, point: Point) -> bool:
-        return point.gap <= wanted_gap(self.tolerance, self.start_energy, point.energy)
+        return point.gap <= wanted_gap(self.tolerance, self.start_energy, point.energy, self.offset)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdbias.sphere.kernel_matrix import KernelMatrix, TiledKernel
+from kdbias.sphere.kernel_matrix import KernelMatrix, Matching, TiledKernel
 from kdbias.sphere.near_kernel import NearKernel
 from kdbias.sphere.projected_gradient import descend
 from kdbias.sphere.simplex import FeasibleSet
@@ -46,14 +46,17 @@ class _Anchored:
 
 
 def _stand_in(kernel: TiledKernel) -> KernelMatrix:
-    """The kernel's stand-in, made at the first call and kept with it."""
+    """The kernel's stand-in, made at the first call and kept with it.
+
+    It serves a `Matching` as well: what that adds to the energy is linear, and the anchor carries it.
+    """
     if kernel.stand_in is None:
         kernel.stand_in = NearKernel(kernel, kernel.memory)
     return kernel.stand_in
 
 
 def refine(
-    kernel: TiledKernel,
+    kernel: TiledKernel | Matching,
     feasible: FeasibleSet,
     groups: Groups,
     *,
@@ -65,15 +68,16 @@ def refine(
 ) -> Equilibrium:
     """`equilibrium.solve` with few exact products; arguments as there, ``start`` (m,) masses of groups."""
     began = time.perf_counter()
-    n, stand_in, distinct = kernel.n, _stand_in(kernel), Groups.of(None, kernel.n)
+    tiled = kernel.inner if isinstance(kernel, Matching) else kernel
+    assert isinstance(tiled, TiledKernel)
+    offset = kernel.constant if isinstance(kernel, Matching) else 0.0
+    n, stand_in, distinct = kernel.n, _stand_in(tiled), Groups.of(None, kernel.n)
     uniform, natural = np.full(n, 1 / n), groups.sizes / groups.sizes.sum()
     products = iterations = 0
 
     def field_of(p: np.ndarray) -> np.ndarray:
         nonlocal products
-        if np.ptp(p) == 0:
-            return kernel.row_sums * p[0]  # known from the first pass
-        products += 1
+        products += np.ptp(p) > 0  # that of uniform masses is known from the first pass
         return kernel.apply(p, exact=True)
 
     start_energy = float(natural @ field_of(natural))
@@ -83,7 +87,7 @@ def refine(
     for rounds in range(_MOST_ROUNDS + 1):
         if progress:
             progress(iterations, point.energy, point.gap)
-        if point.gap <= wanted_gap(tolerance, start_energy, point.energy):
+        if point.gap <= wanted_gap(tolerance, start_energy, point.energy, offset):
             break
         left = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
         if rounds == _MOST_ROUNDS or iterations >= max_iterations or (left is not None and left <= 0):
@@ -123,6 +127,7 @@ def refine(
         products=products,
         seconds=time.perf_counter() - began,
         reason=reason,
+        offset=offset,
     )
 
 

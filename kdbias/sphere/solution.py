@@ -77,9 +77,12 @@ class Point:
         return cls(p, field, energy, max(2 * (energy - lowest), 0.0), multiplier)
 
 
-def wanted_gap(tolerance: float, start_energy: float, energy: float) -> float:
-    """The gap at which a search may stop: a share of the gain, but no less than products resolve."""
-    return max(tolerance * (start_energy - energy), NOISE * energy)
+def wanted_gap(tolerance: float, start_energy: float, energy: float, offset: float = 0.0) -> float:
+    """The gap at which a search may stop: a share of the gain, but no less than products resolve.
+
+    ``offset``: what the energy is the small rest of (`kernel_matrix.Matching`'s constant).
+    """
+    return max(tolerance * (start_energy - energy), NOISE * (energy + offset))
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class Equilibrium:
         products: int,
         seconds: float,
         reason: str,
+        offset: float = 0.0,
     ) -> "Equilibrium":
         """The answer that a point over the groups is, without the noise of the search."""
         p = feasible.without_noise(point.p, groups.least)
@@ -150,7 +154,7 @@ class Equilibrium:
             iterations=iterations,
             products=products,
             seconds=seconds,
-            certified=proven and gap <= wanted_gap(tolerance, start_energy, energy),
+            certified=proven and gap <= wanted_gap(tolerance, start_energy, energy, offset),
             proven=proven,
             reason=reason,
         )

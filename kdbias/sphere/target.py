@@ -1,0 +1,181 @@
+"""What sampled data are compared with: a distribution on the sphere, as the kernel sees it from the data.
+
+The squared discrepancy of sampling p from a target T is MMD^2(p, T) = p'Kp - 2 p'k + c with the kernel means
+k_i = E K(x_i, y) and c = E K(y, y') for y, y' ~ T independent (Gretton, Borgwardt, Rasch, Schoelkopf &
+Smola, "A kernel two-sample test", JMLR 2012). Targets: the uniform sphere (k is constant), a reference
+sample, or the data themselves under other masses.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.sphere.kernel_matrix import Bandwidth, kernel_tile
+from kdbias.sphere.null import log_null
+from kdbias.sphere.workers import Workspace, over_rows
+
+_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target as the kernel sees it.
+
+    Attributes:
+        mean: (n,) float64, k_i = E K(x_i, y) for each row of the data.
+        constant: c = E K(y, y'), pairs of a reference sample with itself included.
+        distinct_mean: the same over pairs of different reference samples: unbiased for what the reference was
+            drawn from. Equal to ``constant`` where the target is known exactly.
+        size: effective number of reference samples, 1 / (sum of their squared masses); None: known exactly.
+    """
+
+    mean: np.ndarray
+    constant: float
+    distinct_mean: float
+    size: float | None
+
+    @property
+    def noise(self) -> float:
+        """E MMD^2 of such a reference from what it was drawn from: (1 - mean off-diagonal K) / size."""
+        return 0.0 if self.size is None else max(1 - self.distinct_mean, 0.0) / self.size
+
+    def discrepancy(self, p: np.ndarray, field: np.ndarray) -> float:
+        """MMD^2(p, T) of masses p (n,) from their field K p (n,); never below zero but for rounding."""
+        return float(p @ field) - 2 * float(p @ self.mean) + self.constant
+
+    def unbiased_discrepancy(self, p: np.ndarray, field: np.ndarray) -> float | None:
+        """The same without pairs of a sample with itself on either side; None for a point mass.
+
+        It may be negative: an estimate, without bias, of the discrepancy of what both samples stand for.
+        """
+        square = float(p @ p)
+        if square >= 1:
+            return None
+        pairs = (float(p @ field) - square) / (1 - square)
+        return pairs - 2 * float(p @ self.mean) + self.distinct_mean
+
+    def witness(self, field: np.ndarray) -> np.ndarray:
+        """(n,) (K p)_i - k_i: above zero where p has more than the target (over-full), below where less."""
+        return field - self.mean
+
+
+def sphere_target(n: int, d: int, t: Bandwidth) -> Target:
+    """The uniform sphere of R^d: its kernel mean is the same everywhere, exp(`log_null`)."""
+    value = float(np.mean([math.exp(log_null(d, one)) for one in np.atleast_1d(t)]))
+    return Target(np.full(n, value), value, value, None)
+
+
+def reference_target(
+    x: np.ndarray,
+    reference: np.ndarray,
+    t: Bandwidth,
+    masses: np.ndarray | None = None,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Target:
+    """A reference sample as the target; n m d multiply-adds, in blocks.
+
+    Args:
+        x: (n, d) float32 unit rows, the data.
+        reference: (m, d) float32 unit rows, m >= 2.
+        t: bandwidth, or several whose kernels are averaged.
+        masses: (m,) >= 0 with sum 1, how much each reference sample counts; default alike.
+        progress: called with the number of data rows done after each block.
+
+    Raises:
+        KdbiasError: dimensions that differ, masses that are none, or a reference that is a single sample.
+    """
+    if x.shape[1] != reference.shape[1]:
+        raise KdbiasError(
+            f"the data have {x.shape[1]} dimensions, the reference {reference.shape[1]}: both must be "
+            "embedded by the same teacher"
+        )
+    q = (
+        np.full(len(reference), 1 / len(reference))
+        if masses is None
+        else checked_masses(masses, len(reference))
+    )
+    square = float(q @ q)
+    if square >= 1:
+        raise KdbiasError("a reference of one sample says nothing about a distribution; give some hundreds")
+    mean = kernel_means(x, reference, q, t, threads, progress)
+    constant = float(q @ kernel_means(reference, reference, q, t, threads))
+    return Target(mean, constant, (constant - square) / (1 - square), 1 / square)
+
+
+def masses_target(field: np.ndarray, q: np.ndarray) -> Target:
+    """The data themselves under masses q (n,) from the field K q (n,): an even share of groups, say."""
+    square, constant = float(q @ q), float(q @ field)
+    distinct = (constant - square) / (1 - square) if square < 1 else constant
+    return Target(field, constant, distinct, 1 / square)
+
+
+def kernel_means(
+    x: np.ndarray,
+    y: np.ndarray,
+    q: np.ndarray,
+    t: Bandwidth,
+    threads: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> np.ndarray:
+    """(n,) float64 sum_j q_j K(x_i, y_j), block by block.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        y: (m, d) float32 unit rows.
+        q: (m,) float64.
+    """
+    result = np.zeros(len(x))
+    scaled = (q * len(y)).astype(np.float32)  # of order one
+
+    def block(rows: slice, workspace: Workspace) -> None:
+        total = np.zeros(rows.stop - rows.start)
+        for start in range(0, len(y), _ROWS):
+            some = y[start : start + _ROWS]
+            shape = (rows.stop - rows.start, len(some))
+            tile = kernel_tile(
+                x[rows], some, t, out=workspace.array("tile", shape), scratch=workspace.array("ladder", shape)
+            )
+            total += tile @ scaled[start : start + _ROWS]
+        result[rows] = total / len(y)
+        if progress is not None:
+            progress(rows.stop - rows.start)
+
+    over_rows(len(x), block, threads, _ROWS)
+    return result
+
+
+def balanced_masses(codes: np.ndarray, shares: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
+    """(n,) masses under which each value of a column has its share, divided evenly among its samples.
+
+    Args:
+        codes: (n,) int, the value of each sample, 0 ... C - 1; -1 has none and gets no mass.
+        shares: (C,) >= 0, normalised here; default alike.
+
+    Raises:
+        KdbiasError: fewer than two values, or shares that are none.
+    """
+    sizes = np.bincount(codes[codes >= 0])
+    if np.count_nonzero(sizes) < 2:
+        raise KdbiasError("a column with one value cannot be balanced; it needs two or more")
+    wanted = np.ones(len(sizes)) if shares is None else np.asarray(shares, dtype=np.float64)
+    if wanted.shape != sizes.shape or not np.isfinite(wanted).all() or (wanted < 0).any() or not wanted.any():
+        raise KdbiasError(f"{len(sizes)} shares >= 0 are needed, not all of them 0, got {wanted.tolist()}")
+    if (wanted[sizes == 0] > 0).any():
+        raise KdbiasError("a value without samples cannot have a share")
+    each = np.divide(wanted / wanted.sum(), sizes, out=np.zeros(len(sizes)), where=sizes > 0)
+    return np.where(codes >= 0, each[codes], 0.0)
+
+
+def checked_masses(masses: np.ndarray, n: int) -> np.ndarray:
+    """(n,) float64 masses as probabilities, refused where they are none."""
+    q = np.asarray(masses, dtype=np.float64)
+    if q.shape != (n,) or not np.isfinite(q).all() or (q < 0).any() or not q.any():
+        raise KdbiasError(
+            f"{n:,} weights >= 0, not all of them 0, are needed for the {n:,} reference samples"
+        )
+    return q / q.sum()
