@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from kdbias.cli.options import given, settings_options
 from kdbias.errors import KdbiasError
-from kdbias.settings import Branching, Settings, option, takes_settings
+from kdbias.functions import takes_settings
+from kdbias.settings import Branching, Settings, option
 
 
 def even(value: object) -> int:

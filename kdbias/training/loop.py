@@ -24,6 +24,7 @@ from torch import nn
 from kdbias.data.filters import spelled
 from kdbias.embedding.units import FAILURE_SCHEMA, FAILURES
 from kdbias.errors import KdbiasError, MachineError
+from kdbias.functions import takes_settings
 from kdbias.loading import worker_deaths
 from kdbias.losses import build_loss, needs_equal_dim
 from kdbias.networks import build_network
@@ -31,7 +32,6 @@ from kdbias.networks.saved import save_network
 from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
-from kdbias.settings import takes_settings
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_files import holes
