@@ -1,4 +1,4 @@
-"""Library functions that take their stage's settings by name: signature and docstring follow from the fields."""
+"""Library functions that take settings by name: signature and docstring follow from the fields."""
 
 from __future__ import annotations
 
