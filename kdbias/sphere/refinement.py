@@ -77,7 +77,7 @@ def refine(
 
     def field_of(p: np.ndarray) -> np.ndarray:
         nonlocal products
-        products += np.ptp(p) > 0  # that of uniform masses is known from the first pass
+        products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
         return kernel.apply(p, exact=True)
 
     start_energy = float(natural @ field_of(natural))
