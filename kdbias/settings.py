@@ -176,9 +176,13 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Branching(Settings):
-    """Settings in which one option (`chooser`) decides which further ones there are, kept in `chosen`."""
+    """Settings in which one option (`chooser`) decides which further ones there are, kept in `chosen`.
+
+    `instead`: what to do in place of an option that another choice would have had; by default, leave it out.
+    """
 
     chooser: ClassVar[str] = ""
+    instead: ClassVar[Mapping[str, str]] = {}
     chosen: Any = None
 
     @classmethod
@@ -206,7 +210,7 @@ class Branching(Settings):
         if foreign:
             raise KdbiasError(
                 f"{cls.chooser} {branch} has no option {', '.join(foreign)} (it has: "
-                f"{', '.join(takes) or 'none'}); leave it out"
+                f"{', '.join(takes) or 'none'}); {cls.instead.get(foreign[0], 'leave it out')}"
             )
         return cls(**mine, chosen=kind(**{name: given[name] for name in takes if name in given}))
 

@@ -4,21 +4,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdbias.errors import KdbiasError
 from kdbias.sphere.solution import Groups
 from kdbias.tables.density_table import DensityTable
+from kdbias.weighting.settings import NEAR
 
-KINDS = ("exact", "near", "none")
-NEAR = 0.999  # the cosine that the density table counts near duplicates at
 _BLOCK = 1024
 _LINKS = 1 << 20  # that may wait to be merged
 
 
 def groups_of(
-    density: DensityTable,
-    kind: str,
-    load_vectors: Callable[[], np.ndarray],
-    threshold: float = NEAR,
+    density: DensityTable, kind: str, load_vectors: Callable[[], np.ndarray], threshold: float = NEAR
 ) -> Groups:
     """Groups of samples that share one sample's weight.
 
@@ -26,17 +21,13 @@ def groups_of(
         density: with ``duplicate_of`` and ``near_duplicates``.
         kind: "none", "exact", or "near": chains of samples at cosine >= threshold.
         load_vectors: gives (n, d) unit rows; called for "near" alone.
-        threshold: least cosine of near duplicates.
+        threshold: least cosine of near duplicates, in (0, 1].
     """
-    if kind not in KINDS:
-        raise KdbiasError(f"unknown kind of collapse {kind!r}; choose {', '.join(KINDS)}")
     if kind == "none":
         return Groups.of(None, density.n)
     first = density.first_equal
     if kind == "exact":
         return Groups.of(first, density.n)
-    if not 0 < threshold <= 1:
-        raise KdbiasError(f"a near-duplicate threshold is a cosine in (0, 1], got {threshold:g}")
     # Where the table already knows who has a near duplicate, only those are compared.
     candidates = np.arange(density.n)
     if threshold >= NEAR:

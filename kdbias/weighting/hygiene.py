@@ -4,65 +4,61 @@ All on one weight a distinct sample; members of a group of duplicates share it a
 sampling that is mixed in is that of distinct samples: it brings no copies back.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.simplex import FeasibleSet
-from kdbias.tables.weight_manifest import LEAST_WEIGHT
+from kdbias.sphere.solution import Groups
+from kdbias.weighting.schemes.scheme import Weights
+from kdbias.weighting.settings import WeightsSettings
 
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Hygiene:
-    """Options common to all schemes.
+def masses_of(found: Weights, settings: WeightsSettings, groups: Groups) -> np.ndarray:
+    """(m,) masses of the distinct samples, sum 1, after hygiene.
 
-    Attributes:
+    What was solved for, and of which nothing more is asked, stays as it was solved. Else its cap and its
+    floor are restored where other steps broke them (a temper above 1 does), so that its gap remains a proof.
+    No mass is left so small that it would never be drawn.
+    """
+    n, m, clip, floor = len(groups.group), groups.distinct, settings.clip, settings.floor
+    if found.solution is not None:
+        if (settings.temper, clip, settings.mix) == (1.0, None, 0.0):
+            return found.values
+        clip = min((limit for limit in (clip, found.cap) if limit is not None), default=None)
+    p = cleaned(found.values, n, temper=settings.temper, clip=clip, mix=settings.mix, floor=floor)
+    square = 1 / (floor * m) if floor and floor * m > 1 else 1.0
+    return FeasibleSet(m, min((clip or n) / n, 1.0), square).without_noise(p, groups.least)
+
+
+def cleaned(
+    values: np.ndarray,
+    n: int,
+    *,
+    temper: float = 1.0,
+    clip: float | None = None,
+    mix: float = 0.0,
+    floor: float | None = None,
+) -> np.ndarray:
+    """Masses (m,), sum 1, of m distinct samples out of n from their relative weights (m,), all >= 0.
+
+    Args:
         temper: exponent on the weights, 0 (uniform) to 1 (as they are), or above to sharpen.
         clip: no sample's weight above this many times the mean; > 1.
         mix: share of natural sampling mixed in, 0 to 1; no distinct sample, its copies together, is then
             drawn less often than this times the mean one.
-        min_ess: least ESS / distinct samples, reached by mixing in more natural sampling.
+        floor: least ESS / distinct samples, reached by mixing in more natural sampling.
+
+    Raises:
+        KdbiasError: all weights are 0, or too few are not for the clip.
     """
-
-    temper: float = 1.0
-    clip: float | None = None
-    mix: float = 0.0
-    min_ess: float | None = None
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.temper) and self.temper >= 0):
-            raise KdbiasError(
-                f"temper {self.temper:g} must be a number >= 0; 1 leaves the weights as they are"
-            )
-        if self.clip is not None and not self.clip > 1:
-            raise KdbiasError(f"clip {self.clip:g} leaves no weights (their mean is 1); choose one above 1")
-        if self.clip is not None and not self.clip < np.inf:
-            raise KdbiasError(f"clip {self.clip:g} limits nothing; leave it out")
-        if self.mix != 0 and not LEAST_WEIGHT <= self.mix <= 1:
-            raise KdbiasError(
-                f"mix {self.mix:g} is not a share that is ever drawn; choose 0, or from {LEAST_WEIGHT:g} to 1"
-            )
-        if self.min_ess is not None and not 0 <= self.min_ess <= 1:
-            raise KdbiasError(
-                f"min_ess {self.min_ess:g} is not a share of the samples; choose it from 0 to 1"
-            )
-
-    def limits(self, m: int, n: int) -> FeasibleSet:
-        """What clip and floor leave to the masses of m distinct samples out of n."""
-        floor = self.min_ess or 0.0
-        return FeasibleSet(m, min((self.clip or n) / n, 1.0), 1 / (floor * m) if floor * m > 1 else 1.0)
-
-    def apply(self, values: np.ndarray, n: int) -> np.ndarray:
-        """Masses (m,), sum 1, of m distinct samples out of n from their relative weights (m,)."""
-        p = tempered(values, self.temper)
-        if self.clip is not None:
-            p = clipped(p, self.clip, n)
-        if self.mix:
-            p = mixed(p, self.mix)
-        return with_ess(p, self.min_ess) if self.min_ess else p
+    p = tempered(values, temper)
+    if clip is not None:
+        p = clipped(p, clip, n)
+    if mix:
+        p = mixed(p, mix)
+    return with_ess(p, floor) if floor else p
 
 
 def tempered(values: np.ndarray, exponent: float) -> np.ndarray:

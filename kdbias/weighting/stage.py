@@ -2,15 +2,16 @@
 
 import os
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from kdbias import progress
-from kdbias.device import check_parallel
+from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
+from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import ess
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
@@ -19,42 +20,93 @@ from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.run_files import claim, made_by
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, write_manifest
-from kdbias.weighting.case import Case, Scheme
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary, warnings
-from kdbias.weighting.hygiene import Hygiene
-from kdbias.weighting.measurements import EmbeddingSource
-from kdbias.weighting.request import masses_of, parse_request, solver_cap
-from kdbias.weighting.result import WeightsResult
-from kdbias.weighting.schemes import METHODS
+from kdbias.weighting.hygiene import masses_of
+from kdbias.weighting.samples import EmbeddingSource, Samples
+from kdbias.weighting.schemes.scheme import Weights
+from kdbias.weighting.settings import NEAR, WeightsSettings
+from kdbias.wording import counted, visible
 
 STAGE = "weights"
 
 
+@dataclass(frozen=True)
+class WeightsResult:
+    """A weight manifest on disk and what it costs.
+
+    Attributes:
+        path: the manifest.
+        method, t: the scheme and its bandwidth (None where it has none).
+        n, distinct: samples, and those left when duplicates count once.
+        numbers: ess, ess_share, ess_distinct, max_weight, top_mass, zero_weights, effective_identities.
+        solver: of the equilibrium: energies, gap, lambda, iterations, how it ended; else None.
+        warnings: one line for each number past its line.
+        state: "finished" where the file was there already and nothing was done.
+    """
+
+    path: Path
+    method: str
+    t: float | None
+    n: int
+    distinct: int
+    numbers: dict[str, Any]
+    solver: dict[str, Any] | None
+    facts: dict[str, Any]
+    warnings: list[str]
+    seconds: float
+    state: Literal["new", "finished"]
+
+    @classmethod
+    def read(cls, path: Path, doc: dict[str, Any], state: Literal["new", "finished"]) -> "WeightsResult":
+        """From the provenance of a manifest."""
+        config, counts = doc["config"], doc["counts"]
+        own = {name: doc[name] for name in ("numbers", "solver", "facts", "warnings", "seconds")}
+        which = {"method": config["method"], "t": config["t"]}
+        return cls(path=path, n=counts["samples"], distinct=counts["distinct"], state=state, **which, **own)
+
+    def summary(self) -> str:
+        """The numbers for people, one a line."""
+        scheme = self.method + (f" at t={self.t:g}" if self.t is not None else "")
+        copies = f", {self.n - self.distinct:,} of them copies" if self.distinct < self.n else ""
+        shown = {name: write(name, value) for name, value in self.numbers.items()}
+        lines = [
+            f"{self.path}: {scheme}, {counted(self.n, 'sample')}{copies}, mean weight 1",
+            f"  effective samples     {shown['ess']} ({shown['ess_share']})",
+            f"  largest weight        {shown['max_weight']}",
+            f"  top 1 % of samples    {shown['top_mass']} of the draws",
+            f"  never drawn           {shown['zero_weights']}",
+        ]
+        if self.numbers["effective_identities"] is not None:
+            lines.append(f"  effective identities  {shown['effective_identities']}")
+        lines += _solver_lines(self.solver) if self.solver is not None else []
+        return "\n".join(map(visible, lines + [f"  warning: {line}" for line in self.warnings]))
+
+
+def _solver_lines(solver: dict[str, Any]) -> list[str]:
+    before, energy, gap = solver["energy_before"], solver["energy"], solver["gap"]
+    gain = before - energy
+    distinct = [write("effective_distinct", 1 / value) for value in (before, energy)]
+    proof = "no certificate: the kernel is approximated"
+    if gap is not None:
+        share = f" ({gap / gain:.2%} of the gain)" if gain > 0 else ""
+        proof = f"at most {gap:.2g} above the best possible{share}"
+    return [
+        f"  energy                {before:.6g} -> {energy:.6g}",
+        f"  effective distinct    {distinct[0]} -> {distinct[1]}",
+        f"  certificate           {proof}; {solver['reason']}",
+        f"  solver                {counted(solver['iterations'], 'iteration')} in {solver['seconds']:.1f} s, "
+        f"lambda {solver['lambda']:.3g}",
+    ]
+
+
+@takes_settings(WeightsSettings)
 def weights(
     density: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    embeddings: str | os.PathLike[str] | None = None,
-    method: str = "equilibrium",
-    t: float | None = None,
-    temper: float = 1.0,
-    clip: float | None = None,
-    cap: float | None = None,
-    mix: float = 0.0,
-    min_ess: float | None = None,
-    collapse: str | None = None,
-    near: float | None = None,
-    beta: float | None = None,
-    exponent: float | None = None,
-    keep: float | None = None,
-    clusters: Sequence[int] | None = None,
-    tolerance: float | None = None,
-    memory: str | int | None = None,
-    threads: int | None = None,
-    max_seconds: float | None = None,
-    seed: int | None = None,
     overwrite: bool = False,
+    settings: WeightsSettings,
 ) -> WeightsResult:
     """Write a weight manifest: one row a sample with its weight, the expected number of draws an epoch.
 
@@ -65,23 +117,6 @@ def weights(
     Args:
         density: the folder that ``uniformity`` wrote (or its density.parquet).
         output: the manifest to write, a .parquet file.
-        embeddings: the embedding table; found through the density table's provenance by default.
-        method: a name in `kdbias.weighting.schemes.METHODS`.
-        t: bandwidth of inverse-density and equilibrium; default the one ``uniformity`` chose.
-        temper: exponent on the weights; 1 leaves them.
-        clip: no sample above this many times the mean; > 1.
-        cap: the same as a constraint of the equilibrium's problem, which stays optimal under it.
-        mix: share of natural sampling mixed in, 0 to 1; each distinct sample counts once in it.
-        min_ess: least effective sample size as a share of the distinct samples; equilibrium: 0.5 by default,
-            0 for none.
-        collapse: "exact" (copies share one sample's weight), "near" (near-copies too) or "none"; by default
-            exact, but none for natural.
-        near: least cosine of near-copies, with collapse "near"; default 0.999.
-        beta: of effective-number. exponent: of knn-distance and hard. keep, clusters: of cluster-balanced.
-        tolerance: of the equilibrium: end at gap <= tolerance * (natural - reached energy); default 1e-3.
-        memory, max_seconds: limits of the equilibrium's solver; default 4GiB and none.
-        threads: CPU threads; default all.
-        seed: of cluster-balanced; default 0.
         overwrite: replace a manifest that was made differently.
 
     Returns:
@@ -92,40 +127,23 @@ def weights(
             manifest made differently (keys named).
     """
     began = time.perf_counter()
-    check_parallel("threads", threads)
     table = read_density(density)
-    some = {"t": t, "cap": cap, "tolerance": tolerance, "max_seconds": max_seconds, "memory": memory}
-    own = {"seed": seed, "beta": beta, "exponent": exponent, "keep": keep, "clusters": clusters}
-    hygiene = Hygiene(temper, clip, mix, min_ess)
-    request = parse_request(table, method, hygiene, collapse, near, some | own)
-    source = EmbeddingSource(table, embeddings)
+    settings = settings.decided(table)
+    source = EmbeddingSource(table, settings.embeddings)
     inputs = {"density": table.fingerprint, **source.inputs}
     path = claim(output)
-    found = _finished(path, request.config, inputs, overwrite)
+    found = _finished(path, settings, inputs, overwrite)
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
         return found
-    groups = groups_of(table, request.collapse, source.vectors, request.near)
-    case = Case(
-        density=table,
-        groups=groups,
-        t=request.t if request.t is not None else 0.0,
-        load_vectors=source.vectors,
-        min_ess=request.min_ess,
-        cap=solver_cap(request.cap, groups),
-        tolerance=request.tolerance,
-        memory=request.memory,
-        threads=threads,
-        max_seconds=request.max_seconds,
-        seed=request.seed,
-    )
-    scheme = METHODS[method](case, **request.options)
-    masses = masses_of(request, scheme, groups)
+    groups = groups_of(table, str(settings.collapse), source.vectors, settings.near or NEAR)
+    scheme = settings.chosen.weigh(Samples(table, groups, source.vectors, settings.floor, settings.threads))
+    masses = masses_of(scheme, settings, groups)
     values = mean_one(groups.spread(masses))
     numbers = summary(values, masses, encode(table.labels)[0])
     doc = provenance.document(
         STAGE,
-        request.config,
+        settings.record(),
         inputs,
         {"samples": table.n, "distinct": groups.distinct},
         time.perf_counter() - began,
@@ -137,19 +155,18 @@ def weights(
     )
     columns = {name: table.table.column(name) for name in table.group_columns}
     write_manifest(path, table.ids, table.labels, columns, table.numbers("log_density"), values, doc)
-    result = _result(path, doc, "new")
-    for line in result.warnings:
+    for line in doc["warnings"]:
         progress.say(f"warning: {line}")
-    return result
+    return WeightsResult.read(path, doc, "new")
 
 
-def solver_record(scheme: Scheme, masses: np.ndarray) -> dict[str, Any] | None:
+def solver_record(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
     """What the solver reached, and the energy and gap of the masses that hygiene left."""
-    result = scheme.equilibrium
+    result = found.solution
     if result is None:
         return None
-    changed = scheme.energy is not None and not np.array_equal(masses, scheme.values)
-    energy = scheme.energy(masses) if changed and scheme.energy else result.energy
+    changed = found.energy is not None and not np.array_equal(masses, found.values)
+    energy = found.energy(masses) if changed and found.energy else result.energy
     return {
         "energy_before": result.start_energy,
         "energy": energy,
@@ -166,8 +183,9 @@ def solver_record(scheme: Scheme, masses: np.ndarray) -> dict[str, Any] | None:
 
 
 def _finished(
-    path: Path, config: dict[str, Any], inputs: dict[str, str], overwrite: bool
+    path: Path, settings: WeightsSettings, inputs: dict[str, str], overwrite: bool
 ) -> WeightsResult | None:
+    """The manifest that is there already, if it was made like this; None to make it."""
     if path.is_dir():
         raise KdbiasError(f"{path} is a folder; a weight manifest is one .parquet file: choose another -o")
     if path.suffix != ".parquet":
@@ -180,21 +198,6 @@ def _finished(
         return None
     doc = read_provenance(path)
     assert doc is not None
-    refuse_changes(path, doc, {"config": config, "inputs": inputs})
-    return _result(path, doc, "finished")
-
-
-def _result(path: Path, doc: dict[str, Any], state: Literal["new", "finished"]) -> WeightsResult:
-    return WeightsResult(
-        path=path,
-        method=doc["config"]["method"],
-        t=doc["config"]["t"],
-        n=doc["counts"]["samples"],
-        distinct=doc["counts"]["distinct"],
-        numbers=doc["numbers"],
-        solver=doc["solver"],
-        facts=doc["facts"],
-        warnings=doc["warnings"],
-        seconds=doc["seconds"],
-        state=state,
-    )
+    known = doc | {"config": settings.without_unsaid(doc["config"])}
+    refuse_changes(path, known, {"config": settings.record(), "inputs": inputs})
+    return WeightsResult.read(path, doc, "finished")

@@ -5,13 +5,13 @@ import pytest
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.sphere.equilibrium import solve
 from kdbias.weighting.frontier import frontier
-from kdbias.weighting.schemes import METHODS
+from kdbias.weighting.schemes import SCHEMES
 
 
 def test_equilibria_bound_every_scheme_at_its_effective_samples(long_tailed, tmp_path):
     result = frontier(long_tailed.density, tmp_path / "f", t=1.0, tolerance=1e-4)
     frame = result.table.to_pandas()
-    assert set(frame["method"]) == set(METHODS)
+    assert set(frame["method"]) == set(SCHEMES)
     assert frame["ess_share"].is_monotonic_decreasing
     line = frame[frame["method"] == "equilibrium"].sort_values("ess_share")
     assert line["energy"].is_monotonic_increasing
@@ -70,13 +70,13 @@ def test_copies_count_towards_uniformity_but_not_the_equilibrium(measure, tmp_pa
 
 
 def test_bad_options_are_refused(long_tailed, tmp_path):
-    with pytest.raises(KdbiasError, match="unknown method 'best'"):
+    with pytest.raises(KdbiasError, match="methods is 'best', should be one of natural"):
         frontier(long_tailed.density, tmp_path / "f", methods=["best"])
-    with pytest.raises(KdbiasError, match="floor 2 is not a share"):
+    with pytest.raises(KdbiasError, match="floors is 2, should be at most 1"):
         frontier(long_tailed.density, tmp_path / "f", floors=[2])
     with pytest.raises(KdbiasError, match="t 0 is not a bandwidth"):
         frontier(long_tailed.density, tmp_path / "f", t=0)
-    with pytest.raises(KdbiasError, match="tolerance nan is not a share"):
+    with pytest.raises(KdbiasError, match="tolerance is nan, should be finite"):
         frontier(long_tailed.density, tmp_path / "f", tolerance=float("nan"))
 
 

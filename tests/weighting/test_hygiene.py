@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.weighting.hygiene import Hygiene, clipped, mixed, tempered, with_ess
+from kdbias.weighting.hygiene import cleaned, clipped, mixed, tempered, with_ess
 
 
 def share(p: np.ndarray) -> float:
@@ -50,7 +50,7 @@ def test_clip_counts_copies_as_one_sample():
     p = np.array([0.7, 0.1, 0.1, 0.1])
     expected = [0.375, 0.625 / 3, 0.625 / 3, 0.625 / 3]
     assert clipped(p, 3.0, 8) == pytest.approx(expected)
-    assert Hygiene(clip=3.0).apply(p, 8) == pytest.approx(expected)
+    assert cleaned(p, 8, clip=3.0) == pytest.approx(expected)
 
 
 def test_mix_puts_a_floor_under_every_weight():
@@ -72,8 +72,7 @@ def test_ess_floor_is_met_exactly_by_the_least_mixing(floor):
 
 def test_steps_come_in_their_order():
     w = np.array([100.0, 9.0, 4.0, 1.0])
-    steps = Hygiene(temper=0.5, clip=1.5, mix=0.1, min_ess=0.95)
     expected = with_ess(mixed(clipped(tempered(w, 0.5), 1.5, 4), 0.1), 0.95)
-    assert steps.apply(w, 4) == pytest.approx(expected)
+    assert cleaned(w, 4, temper=0.5, clip=1.5, mix=0.1, floor=0.95) == pytest.approx(expected)
     assert share(expected) == pytest.approx(0.95)
-    assert Hygiene().apply(w, 4) == pytest.approx(w / w.sum())
+    assert cleaned(w, 4) == pytest.approx(w / w.sum())

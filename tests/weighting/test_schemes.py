@@ -10,28 +10,27 @@ from kdbias.measurement.files import write_neighbors
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.weighting import collapse
-from kdbias.weighting.case import Case
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
-from kdbias.weighting.measurements import EmbeddingSource
-from kdbias.weighting.schemes import METHODS
-from kdbias.weighting.schemes.cluster_balanced import default_levels, fill, hierarchy, water_filled
-from kdbias.weighting.schemes.knn_distance import relative_power
+from kdbias.weighting.samples import EmbeddingSource, Samples
+from kdbias.weighting.schemes import SCHEMES
+from kdbias.weighting.schemes.clusters import default_levels, fill, hierarchy, water_filled
+from kdbias.weighting.schemes.distance import relative_power
+from kdbias.weighting.schemes.scheme import Weights
 
 
-def case_of(measured, collapse: str = "exact", t: float | None = None) -> Case:
+def samples_of(measured, collapse: str = "exact") -> Samples:
     density = read_density(measured.density)
     source = EmbeddingSource(density, None)
-    return Case(
-        density=density,
-        groups=groups_of(density, collapse, source.vectors),
-        t=measured.t if t is None else t,
-        load_vectors=source.vectors,
-    )
+    return Samples(density, groups_of(density, collapse, source.vectors), source.vectors)
+
+
+def weigh(method: str, samples: Samples, **options: object) -> Weights:
+    return SCHEMES[method](**options).decided(samples.density).weigh(samples)
 
 
 def test_class_balanced_gives_every_class_the_same_mass(long_tailed):
-    values = METHODS["class-balanced"](case_of(long_tailed)).values
+    values = weigh("class-balanced", samples_of(long_tailed)).values
     labels = np.array(long_tailed.labels)
     masses = [values[labels == c].sum() for c in np.unique(labels)]
     assert masses == pytest.approx([masses[0]] * 5)
@@ -40,7 +39,7 @@ def test_class_balanced_gives_every_class_the_same_mass(long_tailed):
 
 def test_unlabelled_samples_keep_the_mean_weight(measure):
     labels = ["a"] * 6 + ["b"] * 2 + [None] * 4
-    result = METHODS["class-balanced"](case_of(measure(np.eye(12), labels=labels)))
+    result = weigh("class-balanced", samples_of(measure(np.eye(12), labels=labels)))
     assert result.values[:6].sum() == pytest.approx(result.values[6:8].sum())
     assert result.values[8:] == pytest.approx(np.ones(4))
     assert result.values[:8].mean() == pytest.approx(1)
@@ -50,24 +49,24 @@ def test_unlabelled_samples_keep_the_mean_weight(measure):
 def test_a_class_of_copies_alone_leaves_no_hole_in_the_codes(measure):
     x = np.eye(6)[[0, 1, 2, 3, 4, 5, 0]]
     data = measure(x, labels=["a", "a", "a", "c", "c", "c", "copies"])
-    values = METHODS["class-balanced"](case_of(data)).values
+    values = weigh("class-balanced", samples_of(data)).values
     assert values == pytest.approx(np.ones(6))
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999999])
 def test_effective_number_runs_from_natural_to_class_balanced(long_tailed, beta):
-    case = case_of(long_tailed)
-    values = METHODS["effective-number"](case, beta=beta).values
+    samples = samples_of(long_tailed)
+    values = weigh("effective-number", samples, beta=beta).values
     labels = np.array(long_tailed.labels)
     sizes = np.array([np.sum(labels == label) for label in labels])
     expected = (1 - beta) / (1 - beta**sizes) if beta else np.ones(len(labels))
     assert values == pytest.approx(expected / expected.mean())
     if beta > 0.99:
-        assert values == pytest.approx(METHODS["class-balanced"](case).values, rel=1e-3)
+        assert values == pytest.approx(weigh("class-balanced", samples).values, rel=1e-3)
 
 
 def test_inverse_density_inverts_the_potential(long_tailed):
-    values = METHODS["inverse-density"](case_of(long_tailed)).values
+    values = weigh("inverse-density", samples_of(long_tailed)).values
     assert values == pytest.approx(1 / long_tailed.kernel.mean(axis=1))
 
 
@@ -76,22 +75,22 @@ def test_inverse_density_counts_copies_once(measure):
     x = rng.standard_normal((30, 6))
     copied = measure(np.concatenate([x, x[:5], x[:1]]))
     distinct = measure(x, name="distinct")
-    values = METHODS["inverse-density"](case_of(copied)).values
-    expected = METHODS["inverse-density"](case_of(distinct)).values
+    values = weigh("inverse-density", samples_of(copied)).values
+    expected = weigh("inverse-density", samples_of(distinct)).values
     assert values / values.mean() == pytest.approx(expected / expected.mean(), rel=1e-5)
 
 
 def test_knn_distance_is_the_power_of_the_mean_distance_within_its_limits(long_tailed):
-    case = case_of(long_tailed)
+    samples = samples_of(long_tailed)
     distances = np.sqrt(np.maximum(2 - 2 * long_tailed.x @ long_tailed.x.T, 0))
     np.fill_diagonal(distances, np.inf)
     mean = np.sort(distances, axis=1)[:, :3].mean(axis=1)
     expected = (mean / np.median(mean)) ** 2
-    assert METHODS["knn-distance"](case, exponent=2.0).values == pytest.approx(expected, rel=1e-3)
-    steep = METHODS["knn-distance"](case, exponent=50.0)
+    assert weigh("knn-distance", samples, exponent=2.0).values == pytest.approx(expected, rel=1e-3)
+    steep = weigh("knn-distance", samples, exponent=50.0)
     assert (steep.values.min(), steep.values.max()) == (0.1, 10.0)
     assert steep.facts["limited"] > 0
-    assert METHODS["knn-distance"](case, exponent=0.0).values == pytest.approx(np.ones(195))
+    assert weigh("knn-distance", samples, exponent=0.0).values == pytest.approx(np.ones(195))
 
 
 def test_neighbours_that_a_search_missed_do_not_count(measure):
@@ -99,7 +98,7 @@ def test_neighbours_that_a_search_missed_do_not_count(measure):
     cosines = np.array([[0.5, 0.0], [0.5, 0.5], [0.0, -2.0], [-2.0, -2.0]], dtype=np.float32)
     positions = np.where(cosines < -1, -1, 0)
     write_neighbors(data.density, read_density(data.density).ids, positions, cosines, {})
-    result = METHODS["knn-distance"](case_of(data))
+    result = weigh("knn-distance", samples_of(data))
     assert result.facts["neighbors"] == "kept"
     distance = np.array([(1 + np.sqrt(2)) / 2, 1, np.sqrt(2)])
     assert result.values == pytest.approx([*(distance / np.median(distance)), 1])
@@ -116,7 +115,7 @@ def test_relative_power_serves_zeros_and_gaps():
 def test_hard_weighs_by_the_distance_to_the_other_samples_of_the_label(measure):
     x = np.array([[1, 0, 0], [1, 0.1, 0], [1, -0.1, 0], [0.2, 1, 0], [0, 0, 1], [0, 0.1, 1], [-1, 0, 0]])
     data = measure(x, labels=["a", "a", "a", "a", "b", "b", "single"])
-    result = METHODS["hard"](case_of(data))
+    result = weigh("hard", samples_of(data))
     hardness = np.full(7, np.nan)
     for i, rows in enumerate([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [5], [4]]):
         centre = data.x[rows].sum(axis=0)
@@ -127,24 +126,24 @@ def test_hard_weighs_by_the_distance_to_the_other_samples_of_the_label(measure):
     assert result.values.argmax() == 3
     assert result.facts["without_hardness"] == 1
     with pytest.raises(KdbiasError, match="needs a class of two samples or more"):
-        METHODS["hard"](case_of(measure(np.eye(3), labels=["a", "b", "c"], name="singles")))
+        weigh("hard", samples_of(measure(np.eye(3), labels=["a", "b", "c"], name="singles")))
 
 
 def test_cluster_balanced_flattens_clusters_but_never_past_its_budget(measure):
     rng = np.random.default_rng(0)
     sizes = [150, 30, 10]
     x = np.concatenate([np.eye(8)[i] + 0.05 * rng.normal(size=(s, 8)) for i, s in enumerate(sizes)])
-    case = case_of(measure(x))
-    values = METHODS["cluster-balanced"](case, clusters=[3], keep=0.2).values
+    samples = samples_of(measure(x))
+    values = weigh("cluster-balanced", samples, clusters=[3], keep=0.2).values
     # 38 draws: the cluster of 10 is drawn out, the two others share the rest.
     masses = [part.sum() for part in np.split(values, np.cumsum(sizes)[:-1])]
     assert masses == pytest.approx([14, 14, 10])
-    assert METHODS["cluster-balanced"](case, clusters=[3], keep=1.0).values == pytest.approx(np.ones(190))
-    again = METHODS["cluster-balanced"](case, clusters=[3], keep=0.2).values
+    assert weigh("cluster-balanced", samples, clusters=[3], keep=1.0).values == pytest.approx(np.ones(190))
+    again = weigh("cluster-balanced", samples, clusters=[3], keep=0.2).values
     assert (values == again).all()
     faiss = pytest.importorskip("faiss")
     faiss.omp_set_num_threads(2)
-    alone = METHODS["cluster-balanced"](replace(case, threads=1), clusters=[3], keep=0.2).values
+    alone = weigh("cluster-balanced", replace(samples, threads=1), clusters=[3], keep=0.2).values
     assert faiss.omp_get_max_threads() == 1
     assert (values == alone).all()
 

@@ -8,7 +8,8 @@ import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.inspection.describe import inspect
-from kdbias.weighting.schemes import METHODS
+from kdbias.tables.weight_manifest import read_manifest, write_manifest
+from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.stage import weights
 
 
@@ -16,7 +17,7 @@ def read(path: Path) -> np.ndarray:
     return pd.read_parquet(path)["weight"].to_numpy()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SCHEMES)
 def test_every_method_writes_a_manifest_of_mean_one(long_tailed, tmp_path, method):
     out = tmp_path / "w.parquet"
     result = weights(long_tailed.density, out, method=method)
@@ -71,6 +72,22 @@ def test_same_call_again_does_nothing_and_a_changed_one_is_refused(long_tailed, 
         weights(long_tailed.density, out, method="inverse-density", temper=0.5)
     assert weights(long_tailed.density, out, method="natural", overwrite=True).state == "new"
     assert (read(out) == 1).all()
+
+
+def test_a_default_that_was_given_is_a_default_also_in_an_older_manifest(long_tailed, tmp_path):
+    out, options = tmp_path / "w.parquet", {"method": "effective-number"}
+    weights(long_tailed.density, out, **options)
+    manifest = read_manifest(out)
+    assert "beta" not in manifest.provenance["config"]
+    assert weights(long_tailed.density, out, beta=0.99, **options).state == "finished"
+    doc = manifest.provenance
+    doc["config"]["beta"] = 0.99  # as it was recorded where it was given
+    log_density = manifest.table.column("log_density").to_numpy()
+    columns = {name: manifest.table.column(name) for name in manifest.group_columns}
+    write_manifest(out, manifest.ids, manifest.labels, columns, log_density, manifest.weights, doc)
+    assert weights(long_tailed.density, out, **options).state == "finished"
+    with pytest.raises(ConfigChangedError, match=r"beta: None -> 0.5"):
+        weights(long_tailed.density, out, beta=0.5, **options)
 
 
 def test_copies_share_one_samples_weight(measure, tmp_path):
@@ -237,7 +254,7 @@ def test_little_memory_gives_the_same_weights(long_tailed, tmp_path):
 def test_summary_says_what_was_reached_and_proven(long_tailed, measure, tmp_path):
     text = weights(long_tailed.density, tmp_path / "w.parquet", t=1).summary()
     assert "equilibrium at t=1, 195 samples, mean weight 1" in text
-    assert "effective samples     98 (50.0%)" in text
+    assert "effective samples     97.5 (50.0 %)" in text
     assert "of the gain); met the tolerance" in text
     cut = weights(long_tailed.density, tmp_path / "c.parquet", t=0.5, min_ess=0, max_seconds=0.0)
     assert not cut.solver["certified"]
@@ -272,24 +289,27 @@ BAD = {
     "foreign tolerance": ({"method": "hard", "tolerance": 0.1}, "method hard has no option tolerance"),
     "foreign time limit": ({"method": "natural", "max_seconds": 1.0}, "has no option max_seconds"),
     "foreign memory": ({"method": "knn-distance", "memory": "1GiB"}, "has no option memory"),
-    "foreign seed": ({"seed": 3}, r"method equilibrium has no option seed \(it has: t, cap, tolerance"),
+    "foreign seed": (
+        {"seed": 3},
+        r"method equilibrium has no option seed \(it has: t, tolerance, memory, cap",
+    ),
     "foreign near": ({"near": 0.9}, "near 0.9 is for collapse near, not exact"),
-    "tolerance": ({"tolerance": -1.0}, "tolerance -1 is not a share of the gain"),
-    "no tolerance": ({"tolerance": float("nan")}, "tolerance nan is not a share of the gain"),
-    "time limit": ({"max_seconds": float("inf")}, "max_seconds inf is not a time"),
-    "endless cap": ({"cap": float("inf")}, "cap inf limits nothing"),
-    "endless clip": ({"clip": float("inf")}, "clip inf limits nothing"),
-    "cap": ({"cap": 0.5}, "cap 0.5 cannot hold"),
-    "clip": ({"clip": 1}, "clip 1 leaves no weights"),
-    "mix": ({"mix": 2}, "mix 2 is not a share"),
-    "temper": ({"temper": -1}, "temper -1 must be a number >= 0"),
-    "floor": ({"min_ess": 1.5}, "min_ess 1.5 is not a share"),
+    "tolerance": ({"tolerance": -1.0}, "equilibrium: tolerance is -1.0, should be above 0"),
+    "no tolerance": ({"tolerance": float("nan")}, "tolerance is nan, should be finite"),
+    "time limit": ({"max_seconds": float("inf")}, "max_seconds is inf, should be finite"),
+    "endless cap": ({"cap": float("inf")}, "cap is inf, should be finite"),
+    "endless clip": ({"clip": float("inf")}, "clip is inf, should be finite"),
+    "cap": ({"cap": 0.5}, "cap is 0.5, should be above 1"),
+    "clip": ({"clip": 1}, "weights: clip is 1, should be above 1"),
+    "mix": ({"mix": 2}, "mix is 2, should be at most 1"),
+    "temper": ({"temper": -1}, "temper is -1, should be at least 0"),
+    "floor": ({"min_ess": 1.5}, "min_ess is 1.5, should be at most 1"),
     "foreign option": ({"method": "hard", "beta": 0.9}, "method hard has no option beta"),
-    "beta": ({"method": "effective-number", "beta": 1.0}, "beta 1 is not a share"),
-    "exponent": ({"method": "knn-distance", "exponent": -1.0}, "exponent -1 must be"),
-    "keep": ({"method": "cluster-balanced", "keep": 0.0}, "keep 0 is not a share"),
+    "beta": ({"method": "effective-number", "beta": 1.0}, "effective-number: beta is 1.0, should be below 1"),
+    "exponent": ({"method": "knn-distance", "exponent": -1.0}, "exponent is -1.0, should be at least 0"),
+    "keep": ({"method": "cluster-balanced", "keep": 0.0}, "keep is 0.0, should be above 0"),
     "clusters": ({"method": "cluster-balanced", "clusters": [5, 9]}, "must fall from level to level"),
-    "collapse": ({"collapse": "all"}, "unknown kind of collapse 'all'"),
+    "collapse": ({"collapse": "all"}, "collapse is 'all', should be one of exact, near, none"),
 }
 
 

@@ -5,15 +5,22 @@ the centroids, and so on; the upper levels spread over the support of the data r
 The budget then flows from the top down by water-filling: every cluster gets the same, unless it has less.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from kdbias import optional
 from kdbias.errors import KdbiasError
-from kdbias.weighting.case import Case, Scheme
+from kdbias.settings import option
+from kdbias.weighting.schemes.scheme import Scheme, Seeded, Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kdbias.weighting.samples import Samples
 
 _SAMPLES_A_CLUSTER = 20
 _BRANCHING = 10
@@ -21,31 +28,31 @@ _MOST_CLUSTERS = 10_000
 _ITERATIONS = 20
 
 
-def cluster_balanced(case: Case, *, keep: float = 0.2, clusters: Sequence[int] | None = None) -> Scheme:
+@dataclass(frozen=True, kw_only=True)
+class ClusterBalanced(Seeded, Scheme):
     """w = share of a budget of keep * m samples that reaches the sample's cluster / size of the cluster.
 
-    No weight exceeds 1 / keep times the mean: nothing is drawn more than once per budget.
-
-    Args:
-        case: the measurements; needs embeddings.
-        keep: budget as a share of the samples, in (0, 1]; smaller is flatter, 1 is natural sampling.
-        clusters: number of clusters on each level, finest first; default m / 20, then a tenth each, to 10.
+    No weight exceeds 1 / keep times the mean: nothing is drawn more than once per budget. A smaller budget is
+    flatter, 1 is natural sampling.
     """
-    if not 0 < keep <= 1:
-        raise KdbiasError(f"keep {keep:g} is not a share of the samples; choose 0 < keep <= 1")
-    levels = list(clusters) if clusters is not None else default_levels(case.m)
-    if (
-        any(k < 2 for k in levels)
-        or not levels
-        or any(a <= b for a, b in zip([case.m, *levels], levels, strict=False))
-    ):
-        raise KdbiasError(
-            f"clusters {list(levels)} must fall from level to level, below the {case.m:,} distinct samples, "
-            "and each be 2 or more"
-        )
-    assignments = hierarchy(case.vectors, levels, case.seed, case.threads)
-    values = water_filled(assignments, levels, keep)
-    return Scheme(values, {"keep": keep, "clusters": levels})
+
+    name = "cluster-balanced"
+    keep: float = option(0.2, "share of the samples that water-filling keeps", above=0, most=1)
+    clusters: tuple[int, ...] | None = option(
+        None,
+        "clusters of each level, finest first, e.g. 1000,100",
+        least=2,
+        shown="a twentieth of the samples, then a tenth each, to 10",
+    )
+
+    def weigh(self, samples: Samples) -> Weights:
+        levels = default_levels(samples.m) if self.clusters is None else list(self.clusters)
+        if not levels or any(a <= b for a, b in itertools.pairwise([samples.m, *levels])):
+            raise KdbiasError(
+                f"clusters {levels} must fall from level to level, below the {samples.m:,} distinct samples"
+            )
+        assignments = hierarchy(samples.vectors, levels, self.seed, samples.threads)
+        return Weights(water_filled(assignments, levels, self.keep), {"keep": self.keep, "clusters": levels})
 
 
 def default_levels(m: int) -> list[int]:
@@ -63,6 +70,8 @@ def hierarchy(
     Returns:
         For each level the cluster of each item of the level below (samples at the bottom), int64.
     """
+    import numpy as np
+
     faiss: Any = optional.require("faiss", package="faiss-cpu")
     if threads:
         faiss.omp_set_num_threads(threads)
@@ -91,6 +100,8 @@ def water_filled(assignments: Sequence[np.ndarray], levels: Sequence[int], keep:
         levels: number of clusters on each level; any of them may be empty.
         keep: budget as a share of the samples.
     """
+    import numpy as np
+
     sizes: list[np.ndarray] = [np.ones(len(assignments[0]))]
     for cluster, k in zip(assignments, levels, strict=True):
         sizes.append(np.bincount(cluster, weights=sizes[-1], minlength=k))
@@ -108,6 +119,8 @@ def water_filled(assignments: Sequence[np.ndarray], levels: Sequence[int], keep:
 
 def fill(sizes: np.ndarray, total: float) -> np.ndarray:
     """min(level, sizes) for the level at which they sum to ``total`` (all of them if that is too much)."""
+    import numpy as np
+
     if total >= sizes.sum():
         return sizes.astype(np.float64)
     ascending = np.sort(sizes)

@@ -1,20 +1,80 @@
-"""What a density table remembers of its making: the embeddings and the chosen bandwidth."""
+"""What a weight scheme may look at: a density table, its embeddings, and which samples count as one."""
 
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import UNIFORMITY
+from kdbias.sphere.solution import Groups
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import align
+from kdbias.tables.joins import align, encode
 
 _MEASURED = {"n": int, "d": int, "schemes": [object], "t_chosen?": float}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The measurements of one data set, seen by distinct samples.
+
+    A scheme gives one value to each of the m distinct samples; copies of it share that later.
+
+    Attributes:
+        density: the density table, n rows.
+        groups: which rows are one sample; m groups.
+        load_vectors: gives the (n, d) unit rows in the density table's order; refuses without embeddings.
+        min_ess: least ESS / distinct samples, for the schemes that solve under it; None for none.
+        threads: CPU threads; None for all.
+    """
+
+    density: DensityTable
+    groups: Groups
+    load_vectors: Callable[[], np.ndarray]
+    min_ess: float | None = None
+    threads: int | None = None
+
+    @property
+    def n(self) -> int:
+        return self.density.n
+
+    @property
+    def m(self) -> int:
+        """Distinct samples."""
+        return self.groups.distinct
+
+    @property
+    def where(self) -> Path:
+        return self.density.path
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """(m, d) float32 unit rows of the distinct samples."""
+        return self.load_vectors()[self.groups.first]
+
+    def labels(self, method: str) -> tuple[np.ndarray, np.ndarray]:
+        """Label codes (m,) int64 with -1 for no label, and the (classes,) number of distinct samples of each.
+
+        Raises:
+            KdbiasError: no labels, or a single class.
+        """
+        codes = encode(self.density.labels)[0][self.groups.first]
+        sizes = np.bincount(codes[codes >= 0])
+        sizes = sizes[sizes > 0]
+        if len(sizes) < 2:
+            found = "no labels" if not len(sizes) else "one class"
+            raise KdbiasError(
+                f"method {method} needs labels of two classes or more; {self.where} has {found}: choose a "
+                "method without labels, or embed again with --label-column"
+            )
+        if codes.max() + 1 != len(sizes):  # a class whose samples all copy another class's
+            codes = np.where(codes >= 0, np.searchsorted(np.unique(codes[codes >= 0]), codes), -1)
+        return codes, sizes
 
 
 class EmbeddingSource:

@@ -1,0 +1,112 @@
+"""What every weight scheme is: a class whose fields are its options, and what it hands back.
+
+Imports nothing heavy, nor does a scheme's file but within its functions: `kdbias weights --help` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from kdbias.device import parse_bytes
+from kdbias.settings import Settings, option
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kdbias.sphere.solution import Equilibrium as Solution
+    from kdbias.tables.density_table import DensityTable
+    from kdbias.weighting.samples import Samples
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a scheme hands back.
+
+    Attributes:
+        values: (m,) float64 relative weights of the distinct samples, >= 0.
+        facts: what a reader of the manifest should know, JSON values only.
+        solution: the solver's result, of the schemes that solve under the floor on the ESS and the cap.
+        cap: the constraint that they solved under, as a multiple of the mean weight.
+        energy: what the solver minimised, of masses (m,).
+    """
+
+    values: np.ndarray
+    facts: dict[str, Any] = field(default_factory=dict)
+    solution: Solution | None = None
+    cap: float | None = None
+    energy: Callable[[np.ndarray], float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme(Settings):
+    """A way to weigh samples. Its fields are the options that it has beside those of all schemes.
+
+    Attributes:
+        name: the word for ``--method``.
+        collapse: which samples count as one by default.
+        floor: least ESS / distinct samples by default, None for none.
+    """
+
+    collapse: ClassVar[str] = "exact"
+    floor: ClassVar[float | None] = None
+
+    def decided(self, density: DensityTable) -> Self:
+        """The scheme with what the measurements decide where the user did not."""
+        return self
+
+    def weigh(self, samples: Samples) -> Weights:
+        """Weights of the distinct samples.
+
+        Raises:
+            KdbiasError: the samples lack what the scheme needs.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtBandwidth(Settings):
+    """Of what looks at the data at one bandwidth."""
+
+    t: float | None = option(None, "bandwidth", shown="the one that uniformity chose")
+
+    def check(self) -> None:
+        if self.t is not None:
+            from kdbias.measurement.density import check_bandwidth
+
+            check_bandwidth(self.t)
+
+    def decided(self, density: DensityTable) -> Self:
+        """With the bandwidth that ``uniformity`` chose where none was given."""
+        from kdbias.weighting.samples import chosen_bandwidth
+
+        return self if self.t is not None else replace(self, t=chosen_bandwidth(density))
+
+    @property
+    def bandwidth(self) -> float:
+        """t, once it is decided."""
+        assert self.t is not None
+        return self.t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solving(Settings):
+    """Of what searches the best sampling."""
+
+    tolerance: float = option(1e-3, "relative gap to stop at", above=0)
+    memory: int = option(
+        "4GiB",
+        "most extra memory to take, 256MiB or more",
+        parse=parse_bytes,
+        metavar="SIZE",
+        accepts="str | int",
+        operational=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded(Settings):
+    """Of what clusters."""
+
+    seed: int = option(0, "of the clusters", least=0, most=2**31 - 2)

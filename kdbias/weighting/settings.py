@@ -1,0 +1,140 @@
+"""Every option of `weights`, `frontier` and `what_changed`; those of one scheme alone stand with the scheme.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from kdbias.device import MOST_PARALLEL
+from kdbias.errors import KdbiasError
+from kdbias.settings import Branching, Settings, declared_in, option
+from kdbias.weighting.schemes import SCHEMES
+from kdbias.weighting.schemes.scheme import AtBandwidth, Scheme, Seeded, Solving
+
+if TYPE_CHECKING:
+    from kdbias.tables.density_table import DensityTable
+
+NEAR = 0.999
+"""The cosine that the density table counts near duplicates at."""
+# Recorded of every manifest, null where the scheme has no such option.
+_ALWAYS = ("method", "t", "temper", "clip", "mix", "min_ess", "cap", "collapse")
+# Recorded only where they are not the default, as in the manifests of the first versions.
+_UNSAID = ("near", "beta", "exponent", "keep", "clusters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured(Settings):
+    embeddings: str | None = option(
+        None, "embedding table", path=True, metavar="EMB", shown="the one that DENSITY was made from"
+    )
+    threads: int | None = option(
+        None, "CPU threads", shown="all", least=1, most=MOST_PARALLEL, operational=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSettings(Branching, _Measured):
+    """A scheme and what is done to the weights of any scheme; `chosen` is the scheme."""
+
+    name = "weights"
+    chooser = "method"
+    instead = {"cap": "use clip"}  # noqa: RUF012
+
+    chosen: Scheme
+    method: str = option("equilibrium", "weight scheme", choices=tuple(SCHEMES))
+    min_ess: float | None = option(
+        None,
+        "least effective sample size as a share of the distinct samples",
+        shown="equilibrium: 0.5, else none",
+        least=0,
+        most=1,
+    )
+    temper: float = option(1.0, "exponent on the weights; 1 leaves them", least=0)
+    clip: float | None = option(None, "no weight above this many times the mean", above=1)
+    mix: float = option(
+        0.0, "share of natural sampling mixed in; each distinct sample counts once in it", least=0, most=1
+    )
+    collapse: str | None = option(
+        None,
+        "which copies share one sample's weight",
+        shown="exact; natural: none",
+        choices=("exact", "near", "none"),
+    )
+    near: float | None = option(
+        None, "least cosine of near-copies, with collapse near", shown=f"{NEAR:g}", above=0, most=1
+    )
+
+    @classmethod
+    def branches(cls) -> Mapping[str, type[Settings]]:
+        return SCHEMES
+
+    def check(self) -> None:
+        from kdbias.tables.weight_manifest import LEAST_WEIGHT
+
+        if 0 < self.mix < LEAST_WEIGHT:
+            raise KdbiasError(
+                f"mix {self.mix:g} is not a share that is ever drawn; choose 0, or from {LEAST_WEIGHT:g} to 1"
+            )
+        collapse = self.collapse or self.chosen.collapse
+        if self.near is not None and collapse != "near":
+            raise KdbiasError(
+                f"near {self.near:g} is for collapse near, not {collapse}; choose that or leave it out"
+            )
+        object.__setattr__(self, "collapse", collapse)
+        object.__setattr__(self, "near", (self.near or NEAR) if collapse == "near" else None)
+
+    def decided(self, density: DensityTable) -> Self:
+        """With what the measurements decide where the user did not."""
+        return replace(self, chosen=self.chosen.decided(density))
+
+    @property
+    def floor(self) -> float | None:
+        """Least ESS / distinct samples, None for none."""
+        return (self.chosen.floor if self.min_ess is None else self.min_ess) or None
+
+    def record(self) -> dict[str, Any]:
+        return self.without_unsaid(dict.fromkeys(_ALWAYS) | super().record() | {"min_ess": self.floor})
+
+    def without_unsaid(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record without the defaults that are not recorded, but may be in an older manifest."""
+        declared = (*declared_in(type(self)), *declared_in(type(self.chosen)))
+        defaults = {d.name: d.default for d in declared if d.name in _UNSAID}
+        return {name: v for name, v in record.items() if name not in defaults or v != defaults[name]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
+    """Which schemes to compare, at which bandwidth."""
+
+    name = "frontier"
+
+    methods: tuple[str, ...] | None = option(
+        None, "schemes, with their default options", shown="all that fit", choices=tuple(SCHEMES)
+    )
+    floors: tuple[float, ...] | None = option(
+        None,
+        "ESS floors of the equilibrium, 0 = none",
+        shown="eight between none and 1",
+        least=0,
+        most=1,
+    )
+
+    def record(self) -> dict[str, Any]:
+        found = super().record() | {"methods": list(self.methods or SCHEMES)}
+        return {name: found[name] for name in ("t", "methods", "floors", "tolerance", "seed")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangesSettings(Settings):
+    """How a manifest is compared with natural sampling."""
+
+    name = "changes"
+
+    group_by: tuple[str, ...] | None = option(
+        None, "report by this column; repeatable", shown="every group column and the label", metavar="COLUMN"
+    )
+    top: int = option(10, "samples of each end to list", least=1)
