@@ -5,6 +5,8 @@ from typing import Any
 import click
 
 from kdbias.cli.common import StageCommand, options
+from kdbias.cli.options import given, settings_options
+from kdbias.weighting.settings import ChangesSettings
 
 
 @click.command("changes", cls=StageCommand)
@@ -13,12 +15,7 @@ from kdbias.cli.common import StageCommand, options
     click.option(
         "--density", metavar="DENSITY", help="Folder that uniformity wrote [the one in the provenance]."
     ),
-    click.option(
-        "--group-by", multiple=True, metavar="COLUMN", help="Report by this column [all]; repeatable."
-    ),
-    click.option(
-        "--top", default=10, show_default=True, type=click.IntRange(1), help="Samples of each end to list."
-    ),
+    settings_options(ChangesSettings),
     click.option(
         "-o", "--output", metavar="DIR", help="Write groups.csv, hardness.csv and samples.csv there."
     ),
@@ -33,8 +30,7 @@ def command(output: str | None, **parameters: Any) -> Any:
     """
     from kdbias.weighting.changes import what_changed
 
-    parameters["group_by"] = parameters["group_by"] or None
-    result = what_changed(**parameters)
+    result = what_changed(**given(parameters))
     if output is not None:
         result.write(output)
     return result

@@ -34,6 +34,11 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
+def significant(value: float) -> str:
+    """Four significant digits: what is hardly ever is not never."""
+    return f"{value:,.4g}"
+
+
 def rectified(share: float) -> str:
     return "< -999 %" if share <= _FAR_BELOW else percent(share)
 
@@ -105,7 +110,17 @@ QUANTITIES: dict[str, Quantity] = {
         "KoLeo", "Kozachenko-Leonenko entropy estimate, in nats", decimals(3), "higher"
     ),
     "mass": Quantity("mass", "share of the draws", percent),
+    "share_before": Quantity("share before", "share of natural sampling's draws", percent),
+    "share_after": Quantity("share after", "share of the draws under the manifest", percent),
+    "weight": Quantity("weight", "expected draws an epoch, 1 on average", significant),
+    "ess_after": Quantity("ESS after", "effective sample size of a group's own samples", large),
+    "from_hardness": Quantity("from", "least hardness: 1 - cosine to the label's other samples", decimals(3)),
+    "to_hardness": Quantity("to", "most hardness", decimals(3)),
     "log_density": Quantity("log density", "mean log of the potential at the chosen bandwidth", decimals(3)),
+    "log_density_before": Quantity(
+        "log density before", "mean over samples of the log of the potential", decimals(3)
+    ),
+    "log_density_after": Quantity("log density after", "the same over draws", decimals(3)),
 }
 """Name of a number (its key in the documents that kdbias writes) -> how people meet it."""
 

@@ -1,7 +1,7 @@
 """What a manifest changes: who is drawn more, who less, and what that does to groups."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbias.display.table import FEW, aligned, more
+from kdbias.display.table import FEW, Table
 from kdbias.errors import KdbiasError
+from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
 from kdbias.tables.csv_file import csv_columns, for_people
@@ -20,6 +21,7 @@ from kdbias.tables.joins import align, as_strings
 from kdbias.tables.parquet_file import floats, read_table
 from kdbias.tables.run_files import claim
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
+from kdbias.weighting.settings import ChangesSettings
 from kdbias.wording import visible
 
 
@@ -47,9 +49,8 @@ class Changes:
 
     @property
     def document(self) -> dict[str, Any]:
-        return {name: table.to_pylist() for name, table in self._tables().items()} | {
-            "manifest": str(self.manifest)
-        }
+        tables = {name: table.to_pylist() for name, table in self._tables().items()}
+        return tables | {"manifest": str(self.manifest)}
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write groups.csv, hardness.csv and samples.csv into ``folder``.
@@ -79,76 +80,62 @@ class Changes:
         parts = [visible(f"{self.manifest}: what it changes")]
         for column in pc.unique(self.groups.column("column")).to_pylist():
             rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
-            heads = [column, *rows.column_names[1:]]
-            cells = _cells(rows)
-            parts.append(
-                "\n".join([aligned(heads, cells[:FEW]), *more(len(cells), "-o DIR writes them all")])
-            )
+            parts.append(_shown(rows, value=column).text(FEW, "-o DIR writes them all"))
         others = (self.hardness, self.samples)
-        parts += [aligned(table.column_names, _cells(table)) for table in others if table.num_rows]
-        return "\n\n".join(parts)
+        return "\n\n".join(parts + [_shown(table).text() for table in others if table.num_rows])
 
     def _tables(self) -> dict[str, pa.Table]:
         return {"groups": self.groups, "hardness": self.hardness, "samples": self.samples}
 
 
+@takes_settings(ChangesSettings)
 def what_changed(
     manifest: str | os.PathLike[str],
     density: str | os.PathLike[str] | None = None,
     *,
-    group_by: Sequence[str] | None = None,
-    top: int = 10,
+    settings: ChangesSettings,
 ) -> Changes:
     """Compare a weight manifest with natural sampling.
 
     Args:
         manifest: the weight manifest.
         density: the folder that ``uniformity`` wrote, for the hardness; by default the manifest names it.
-        group_by: columns to report by; default every group column and the label.
-        top: how many of the most and of the least drawn samples to list.
 
     Raises:
         KdbiasError: no such manifest or column.
     """
     stored = read_manifest(manifest)
-    if top < 1:
-        raise KdbiasError(f"top {top} lists no samples; choose 1 or more")
     known = stored.group_columns + (["label"] if "label" in stored.table.column_names else [])
-    unknown = [name for name in group_by or () if name not in known]
+    columns = known if settings.group_by is None else settings.group_by
+    unknown = [name for name in columns if name not in known]
     if unknown:
         raise KdbiasError(f"{stored.path} has no column {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
-    columns = list(group_by) if group_by is not None else known
     log_density = _log_density(stored)
-    tables = [_by_value(stored, name, log_density) for name in columns]
     return Changes(
         manifest=stored.path,
-        groups=pa.concat_tables(tables) if tables else _GROUPS.empty_table(),
-        hardness=_by_hardness(stored, _hardness(stored, density)),
-        samples=_extremes(stored, log_density, top),
+        groups=pa.concat_tables(
+            [_GROUPS.empty_table(), *(_by_value(stored, name, log_density) for name in columns)]
+        ),
+        hardness=pa.Table.from_pylist(list(_by_hardness(stored, _hardness(stored, density))), _HARDNESS),
+        samples=_extremes(stored, log_density, settings.top),
     )
+
+
+def _numbers(*names: str) -> list[tuple[str, pa.DataType]]:
+    return [(name, pa.float64()) for name in names]
 
 
 _GROUPS = pa.schema(
     [
-        ("column", pa.string()),
-        ("value", pa.large_string()),
-        ("samples", pa.int64()),
-        ("share_before", pa.float64()),
-        ("share_after", pa.float64()),
-        ("weight", pa.float64()),
-        ("ess_after", pa.float64()),
-        ("log_density_before", pa.float64()),
-        ("log_density_after", pa.float64()),
+        *(("column", pa.string()), ("value", pa.large_string()), ("samples", pa.int64())),
+        *_numbers("share_before", "share_after", "weight"),
+        *_numbers("ess_after", "log_density_before", "log_density_after"),
     ]
 )
 _HARDNESS = pa.schema(
     [
-        ("quarter", pa.string()),
-        ("from_hardness", pa.float64()),
-        ("to_hardness", pa.float64()),
-        ("samples", pa.int64()),
-        ("share_before", pa.float64()),
-        ("share_after", pa.float64()),
+        *(("quarter", pa.string()), *_numbers("from_hardness", "to_hardness")),
+        *(("samples", pa.int64()), *_numbers("share_before", "share_after")),
     ]
 )
 
@@ -184,25 +171,21 @@ def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> p
     return pa.table(columns, schema=_GROUPS)
 
 
-def _by_hardness(stored: WeightManifest, hardness: np.ndarray | None) -> pa.Table:
+def _by_hardness(stored: WeightManifest, hardness: np.ndarray | None) -> Iterator[dict[str, Any]]:
+    """Rows of `Changes.hardness`."""
     quarters = [] if hardness is None else hardness_quarters(hardness)
-    if hardness is None or not quarters:
-        return _HARDNESS.empty_table()
-    known = np.concatenate(quarters)
-    mass = stored.weights[known].sum()
-    rows = []
-    for name, quarter in zip(("easiest", "2", "3", "hardest"), quarters, strict=True):
-        rows.append(
-            {
-                "quarter": name,
-                "from_hardness": float(hardness[quarter[0]]),
-                "to_hardness": float(hardness[quarter[-1]]),
-                "samples": len(quarter),
-                "share_before": len(quarter) / len(known),
-                "share_after": float(stored.weights[quarter].sum() / mass) if mass > 0 else None,
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=_HARDNESS)
+    known = sum(map(len, quarters))
+    mass = sum(float(stored.weights[quarter].sum()) for quarter in quarters)
+    for name, quarter in zip(("easiest", "2", "3", "hardest"), quarters, strict=False):
+        assert hardness is not None
+        yield {
+            "quarter": name,
+            "from_hardness": float(hardness[quarter[0]]),
+            "to_hardness": float(hardness[quarter[-1]]),
+            "samples": len(quarter),
+            "share_before": len(quarter) / known,
+            "share_after": float(stored.weights[quarter].sum()) / mass if mass > 0 else None,
+        }
 
 
 def _extremes(stored: WeightManifest, log_density: np.ndarray, top: int) -> pa.Table:
@@ -248,15 +231,8 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
     return measured.column("hardness").to_numpy().astype(np.float64)[rows]
 
 
-def _cells(table: pa.Table) -> list[list[str]]:
-    return [[_cell(name, value) for name, value in row.items()] for row in table.to_pylist()]
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None or value == "":
-        return "(none)" if name in ("value", "label") else "n/a"
-    if name.startswith("share"):
-        return f"{100 * value:.1f} %"
-    if isinstance(value, str):
-        return value
-    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.4g}"
+def _shown(table: pa.Table, **headings: str) -> Table:
+    """A table for people; what has no value or label is said to have none."""
+    texts = [name for name in ("value", "label") if name in table.column_names]
+    rows = [row | {name: row[name] or "(none)" for name in texts} for row in table.to_pylist()]
+    return Table.of(rows, table.column_names, headings=headings)
