@@ -1,7 +1,6 @@
 """What a manifest changes: who is drawn more, who less, and what that does to groups."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,7 @@ def what_changed(
         groups=pa.concat_tables(
             [_GROUPS.empty_table(), *(_by_value(stored, name, log_density) for name in columns)]
         ),
-        hardness=pa.Table.from_pylist(list(_by_hardness(stored, _hardness(stored, density))), _HARDNESS),
+        hardness=_by_hardness(stored, _hardness(stored, density)),
         samples=_extremes(stored, log_density, settings.top),
     )
 
@@ -171,21 +170,22 @@ def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> p
     return pa.table(columns, schema=_GROUPS)
 
 
-def _by_hardness(stored: WeightManifest, hardness: np.ndarray | None) -> Iterator[dict[str, Any]]:
-    """Rows of `Changes.hardness`."""
-    quarters = [] if hardness is None else hardness_quarters(hardness)
+def _by_hardness(stored: WeightManifest, hardness: np.ndarray) -> pa.Table:
+    quarters = hardness_quarters(hardness)
     known = sum(map(len, quarters))
-    mass = sum(float(stored.weights[quarter].sum()) for quarter in quarters)
-    for name, quarter in zip(("easiest", "2", "3", "hardest"), quarters, strict=False):
-        assert hardness is not None
-        yield {
+    masses = [float(stored.weights[quarter].sum()) for quarter in quarters]
+    rows = [
+        {
             "quarter": name,
             "from_hardness": float(hardness[quarter[0]]),
             "to_hardness": float(hardness[quarter[-1]]),
             "samples": len(quarter),
             "share_before": len(quarter) / known,
-            "share_after": float(stored.weights[quarter].sum()) / mass if mass > 0 else None,
+            "share_after": mass / sum(masses) if sum(masses) > 0 else None,
         }
+        for name, quarter, mass in zip(("easiest", "2", "3", "hardest"), quarters, masses, strict=False)
+    ]
+    return pa.Table.from_pylist(rows, schema=_HARDNESS)
 
 
 def _extremes(stored: WeightManifest, log_density: np.ndarray, top: int) -> pa.Table:
@@ -216,16 +216,16 @@ def _log_density(stored: WeightManifest) -> np.ndarray:
     return stored.table.column("log_density").to_numpy().astype(np.float64)
 
 
-def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) -> np.ndarray | None:
-    """(n,) hardness as ``uniformity`` measured it, None where its folder is not at hand."""
+def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) -> np.ndarray:
+    """(n,) hardness as ``uniformity`` measured it, NaN where its folder is not at hand."""
     folder = density if density is not None else stored.provenance.get("density")
     if folder is None:
-        return None
+        return np.full(stored.n, np.nan)
     file = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / SCHEMES
     if not file.exists():
         if density is not None:
             raise KdbiasError(f"{density} holds no {SCHEMES}; make it with kdbias uniformity")
-        return None
+        return np.full(stored.n, np.nan)
     measured = read_table(file, ["sample_id", "hardness"])
     rows = align(stored.ids, as_strings(measured.column("sample_id")), str(stored.path), str(file))
     return measured.column("hardness").to_numpy().astype(np.float64)[rows]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import bandwidth_entry, rectify
-from kdbias.sphere.kernel_matrix import TiledKernel
+from kdbias.sphere.kernel_matrix import KernelMatrix
 from kdbias.sphere.solution import Equilibrium as Solution
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
@@ -37,13 +37,16 @@ TABLE = "frontier.parquet"
 FIGURE = "frontier"
 _OF_FILES = (".parquet", ".csv", ".png", ".svg")  # endings that no folder is meant by
 _FLOORS = 8
-_TEXTS = ("scheme", "method", "rectification_reason")
-_COUNTS = ("zero_weights",)
 _COLUMNS = (
     *("scheme", "method", "min_ess", "t", "ess_share", "ess_distinct", "uniformity", "null", "excess"),
     *("energy", "effective_distinct", "rectification", "rectification_reason", "max_weight", "top_mass"),
     *("zero_weights", "effective_identities", "gap"),
 )
+_OTHER = {
+    **dict.fromkeys(("scheme", "method", "rectification_reason"), pa.string()),
+    "zero_weights": pa.int64(),
+}
+_SCHEMA = pa.schema([(name, _OTHER.get(name, pa.float64())) for name in _COLUMNS])
 _SHOWN = (
     "scheme ess_share uniformity effective_distinct rectification max_weight top_mass effective_identities"
 )
@@ -138,67 +141,46 @@ def frontier(
 
 
 def trade_off(samples: Samples, settings: FrontierSettings) -> tuple[pa.Table, dict[str, str]]:
-    """The frontier's table (columns in `_COLUMNS`, by falling ESS) and why schemes are missing."""
-    options = vars(settings)
-    chosen = {
-        name: SCHEMES[name](
-            **{d.name: options[d.name] for d in SCHEMES[name].declared() if d.name in options}
-        )
-        for name in dict.fromkeys([*(settings.methods or SCHEMES), Equilibrium.name])
-    }
-    solver = chosen[Equilibrium.name]
-    assert isinstance(solver, Equilibrium)
+    """The frontier's table (columns in `_SCHEMA`, by falling ESS) and why schemes are missing."""
+    solver, methods = Equilibrium.sharing(settings), settings.methods or tuple(SCHEMES)
     kernel = solver.kernel(samples)
     progress.say(f"frontier of {samples.m:,} distinct samples at t={settings.t:g}: {kernel.description}")
-    best, entries, skipped = _solved(solver, samples, kernel, None), [], {}
-    for name, scheme in chosen.items():
-        if scheme is solver:
-            continue
+    best, entries, skipped = solver.solved(samples, kernel, None), [], {}
+    for name in methods:
         try:
-            values = scheme.weigh(samples).values
+            if name == Natural.name:  # copies as often as they come
+                entries.append(_Entry(name, name, samples.groups.sizes / samples.n))
+            elif name != solver.name:
+                values = SCHEMES[name].sharing(settings).weigh(samples).values
+                entries.append(_Entry(name, name, tempered(values, 1.0)))
         except KdbiasError as error:
             skipped[name] = str(error)
-            continue
-        natural = samples.groups.sizes / samples.n
-        entries.append(_Entry(name, name, natural if name == Natural.name else tempered(values, 1.0)))
-    if Equilibrium.name in (settings.methods or SCHEMES):
-        start = best.p
-        for floor in _floors(best.ess, settings.floors):
-            found = _solved(solver, samples, kernel, floor, start) if floor else best
-            start = found.p
-            name = f"equilibrium, ESS >= {floor:.1%}" if floor else "equilibrium, no floor"
-            entries.append(_Entry(name, solver.name, samples.groups.collapse(found.p), floor, found.gap))
+    if solver.name in methods:
+        entries += _equilibria(solver, samples, kernel, best, settings.floors)
     rows = _measured(samples, kernel, solver.bandwidth, entries, best)
     rows.sort(key=lambda row: -row["ess_share"])
-    kinds = {**dict.fromkeys(_TEXTS, pa.string()), **dict.fromkeys(_COUNTS, pa.int64())}
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in _COLUMNS])
-    return pa.Table.from_pylist(rows, schema=schema), skipped
+    return pa.Table.from_pylist(rows, schema=_SCHEMA), skipped
 
 
-def _floors(free: float, given: Sequence[float] | None) -> list[float]:
-    """Floors to solve at, ascending; up to the ESS ``free`` of the unconstrained optimum none binds."""
-    if given is None:
-        return [0.0, *np.linspace(free, 1, _FLOORS + 2)[1:-1]]
-    return sorted({floor if floor > free else 0.0 for floor in given})
-
-
-def _solved(
+def _equilibria(
     solver: Equilibrium,
     samples: Samples,
-    kernel: TiledKernel,
-    min_ess: float | None,
-    start: np.ndarray | None = None,
-) -> Solution:
-    name = f"ESS >= {min_ess:.1%}" if min_ess else "no floor"
-    found = solver.solved(samples, kernel, min_ess, start)
-    progress.say(
-        f"equilibrium, {name}: {found.iterations:,} iterations, {found.seconds:.1f} s, {found.reason}"
-    )
-    return found
+    kernel: KernelMatrix,
+    best: Solution,
+    floors: Sequence[float] | None,
+) -> Iterator[_Entry]:
+    """The best at floors that rise, each the start of the next; up to the ESS of ``best`` none binds."""
+    wanted = [0.0, *np.linspace(best.ess, 1, _FLOORS + 2)[1:-1]] if floors is None else floors
+    start = best.p
+    for floor in sorted({floor if floor > best.ess else 0.0 for floor in wanted}):
+        found = solver.solved(samples, kernel, floor, start) if floor else best
+        start = found.p
+        name = f"equilibrium, ESS >= {floor:.1%}" if floor else "equilibrium, no floor"
+        yield _Entry(name, solver.name, samples.groups.collapse(found.p), floor, found.gap)
 
 
 def _measured(
-    samples: Samples, kernel: TiledKernel, t: float, entries: Sequence[_Entry], best: Solution
+    samples: Samples, kernel: KernelMatrix, t: float, entries: Sequence[_Entry], best: Solution
 ) -> list[dict[str, Any]]:
     """A row of numbers for each distribution over the distinct samples."""
     groups = samples.groups

@@ -90,10 +90,10 @@ class EmbeddingSource:
 
     def __init__(self, density: DensityTable, given: str | os.PathLike[str] | None) -> None:
         self.density, self.given = density, given
-        known = (density.provenance.get("inputs") or {}).get("embeddings")
-        self.fingerprint: str | None = known
+        inputs = density.provenance.get("inputs") or {}
+        self.fingerprint: str | None = inputs.get("embeddings")
         if given is not None:
-            self.fingerprint = self._checked(EmbeddingTable.open(given)).fingerprint
+            self.fingerprint = self._opened(given).fingerprint
         self.vectors: Callable[[], np.ndarray] = lru_cache(1)(self._vectors)
 
     @property
@@ -102,34 +102,32 @@ class EmbeddingSource:
 
     def _vectors(self) -> np.ndarray:
         """(n, d) float32 unit rows in the density table's order."""
-        table = self._checked(
-            EmbeddingTable.open(self.given if self.given is not None else self._remembered())
-        )
+        table = self._opened(self.given if self.given is not None else self._remembered())
         rows = align(self.density.ids, table.ids(), str(self.density.path), f"embedding table {table.path}")
         vectors = table.vectors()
         return vectors if np.array_equal(rows, np.arange(table.n)) else vectors[rows]
 
-    def _remembered(self) -> Path:
-        config = self.density.provenance.get("config") or {}
-        path = self.density.provenance.get("embeddings") or config.get("embeddings")
+    def _remembered(self) -> str:
+        doc, where = self.density.provenance, self.density.path
+        path = doc.get("embeddings") or (doc.get("config") or {}).get("embeddings")
         if not path:
             raise KdbiasError(
-                f"{self.density.path} does not say where its embeddings are, and this needs them; name the "
-                "embedding table with --embeddings"
+                f"{where} does not say where its embeddings are, and this needs them; name the embedding "
+                "table with --embeddings"
             )
         if not Path(path).is_dir():
             raise KdbiasError(
-                f"the embedding table {path} that {self.density.path} was measured on is gone; name its new "
-                "place with --embeddings"
+                f"the embedding table {path} that {where} was measured on is gone; name its new place with "
+                "--embeddings"
             )
-        return Path(path)
+        return path
 
-    def _checked(self, table: EmbeddingTable) -> EmbeddingTable:
-        known = (self.density.provenance.get("inputs") or {}).get("embeddings")
-        if known and known != table.fingerprint:
+    def _opened(self, path: str | os.PathLike[str]) -> EmbeddingTable:
+        table = EmbeddingTable.open(path)
+        if self.fingerprint and self.fingerprint != table.fingerprint:
             raise KdbiasError(
                 f"{table.path} (fingerprint {table.fingerprint}) is not the embedding table that "
-                f"{self.density.path} was measured on ({known}); run kdbias uniformity on it first"
+                f"{self.density.path} was measured on ({self.fingerprint}); run kdbias uniformity on it first"
             )
         return table
 

@@ -47,26 +47,15 @@ class WeightsSettings(Branching, _Measured):
     chosen: Scheme
     method: str = option("equilibrium", "weight scheme", choices=tuple(SCHEMES))
     min_ess: float | None = option(
-        None,
-        "least effective sample size as a share of the distinct samples",
-        shown="equilibrium: 0.5, else none",
-        least=0,
-        most=1,
+        None, "least ESS / distinct samples", shown="equilibrium: 0.5, else none", least=0, most=1
     )
     temper: float = option(1.0, "exponent on the weights; 1 leaves them", least=0)
     clip: float | None = option(None, "no weight above this many times the mean", above=1)
-    mix: float = option(
-        0.0, "share of natural sampling mixed in; each distinct sample counts once in it", least=0, most=1
-    )
+    mix: float = option(0.0, "share of natural sampling mixed in", least=0, most=1)
     collapse: str | None = option(
-        None,
-        "which copies share one sample's weight",
-        shown="exact; natural: none",
-        choices=("exact", "near", "none"),
+        None, "which copies share one weight", shown="exact; natural: none", choices=("exact", "near", "none")
     )
-    near: float | None = option(
-        None, "least cosine of near-copies, with collapse near", shown=f"{NEAR:g}", above=0, most=1
-    )
+    near: float | None = option(None, "least cosine of collapse near", shown=f"{NEAR:g}", above=0, most=1)
 
     @classmethod
     def branches(cls) -> Mapping[str, type[Settings]]:
@@ -116,11 +105,7 @@ class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
         None, "schemes, with their default options", shown="all that fit", choices=tuple(SCHEMES)
     )
     floors: tuple[float, ...] | None = option(
-        None,
-        "ESS floors of the equilibrium, 0 = none",
-        shown="eight between none and 1",
-        least=0,
-        most=1,
+        None, "ESS floors of the equilibrium, 0 = none", shown="eight up to 1", least=0, most=1
     )
 
     def record(self) -> dict[str, Any]:

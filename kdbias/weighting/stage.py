@@ -130,7 +130,7 @@ def weights(
     table = read_density(density)
     settings = settings.decided(table)
     source = EmbeddingSource(table, settings.embeddings)
-    inputs = {"density": table.fingerprint, **source.inputs}
+    inputs = {"density": table.fingerprint, **source.inputs, **settings.chosen.inputs()}
     path = claim(output)
     found = _finished(path, settings, inputs, overwrite)
     if found is not None:

@@ -39,10 +39,7 @@ class ClusterBalanced(Seeded, Scheme):
     name = "cluster-balanced"
     keep: float = option(0.2, "share of the samples that water-filling keeps", above=0, most=1)
     clusters: tuple[int, ...] | None = option(
-        None,
-        "clusters of each level, finest first, e.g. 1000,100",
-        least=2,
-        shown="a twentieth of the samples, then a tenth each, to 10",
+        None, "clusters of each level, e.g. 1000,100", shown="samples / 20, then a tenth each", least=2
     )
 
     def weigh(self, samples: Samples) -> Weights:
@@ -77,14 +74,8 @@ def hierarchy(
         faiss.omp_set_num_threads(threads)
     items, assignments = np.ascontiguousarray(x, dtype=np.float32), []
     for k in levels:
-        means = faiss.Kmeans(
-            items.shape[1],
-            k,
-            niter=_ITERATIONS,
-            seed=seed + 1,
-            spherical=True,
-            min_points_per_centroid=1,
-        )
+        limits = {"niter": _ITERATIONS, "min_points_per_centroid": 1}
+        means = faiss.Kmeans(items.shape[1], k, seed=seed + 1, spherical=True, **limits)
         means.train(items)
         _, nearest = means.index.search(items, 1)
         assignments.append(nearest[:, 0].astype(np.int64))

@@ -14,7 +14,7 @@ from kdbias.weighting.schemes.scheme import AtBandwidth, Scheme, Solving, Weight
 if TYPE_CHECKING:
     import numpy as np
 
-    from kdbias.sphere.kernel_matrix import TiledKernel
+    from kdbias.sphere.kernel_matrix import KernelMatrix
     from kdbias.sphere.solution import Equilibrium as Solution
     from kdbias.sphere.solution import Groups
     from kdbias.weighting.samples import Samples
@@ -66,9 +66,7 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
 
     name = "equilibrium"
     floor = 0.5
-    cap: float | None = option(
-        None, "no weight above this many times the mean, inside the problem, staying optimal", above=1
-    )
+    cap: float | None = option(None, "the clip inside the problem, which stays optimal", above=1)
     max_seconds: float | None = option(None, "stop by then, with the gap that was reached", least=0)
 
     def weigh(self, samples: Samples) -> Weights:
@@ -82,18 +80,19 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
         facts = {"kernel": kernel.description}
         return Weights(samples.groups.collapse(found.p), facts, found, self.cap, energy)
 
-    def kernel(self, samples: Samples) -> TiledKernel:
+    def kernel(self, samples: Samples) -> KernelMatrix:
         """Products with the kernel matrix of the distinct samples at t, kept within ``memory``."""
         from kdbias.sphere.kernel_matrix import kernel_matrix
 
         return kernel_matrix(samples.vectors, self.bandwidth, self.memory, samples.threads)
 
     def solved(
-        self, samples: Samples, kernel: TiledKernel, min_ess: float | None, start: np.ndarray | None = None
+        self, samples: Samples, kernel: KernelMatrix, min_ess: float | None, start: np.ndarray | None = None
     ) -> Solution:
         """The least energy with this floor on the ESS, None for none, from a warm start (n,)."""
         from kdbias.sphere.equilibrium import solve
 
+        name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
         began = last = time.monotonic()
 
         def tell(iteration: int, energy: float, gap: float) -> None:
@@ -101,12 +100,10 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
             now = time.monotonic()
             if now - last > _LINE_EVERY_SECONDS:
                 last = now
-                progress.say(
-                    f"{self.name}: {iteration:,} iterations in {now - began:,.0f} s, energy {energy:.6g}, "
-                    f"at most {gap:.2g} above the best"
-                )
+                spent = f"{iteration:,} iterations in {now - began:,.0f} s"
+                progress.say(f"{name}: {spent}, energy {energy:.6g}, at most {gap:.2g} above the best")
 
-        return solve(
+        found = solve(
             kernel,
             min_ess=min_ess,
             cap=_share_of_distinct(self.cap, samples.groups),
@@ -116,6 +113,8 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
             start=start,
             progress=tell,
         )
+        progress.say(f"{name}: {found.iterations:,} iterations, {found.seconds:.1f} s, {found.reason}")
+        return found
 
 
 def _share_of_distinct(cap: float | None, groups: Groups) -> float | None:

@@ -69,10 +69,8 @@ class Hard(_Power):
         values = hardness(samples.vectors, codes)
         unknown = int(np.isnan(values).sum())
         if unknown == samples.m:
-            raise KdbiasError(
-                f"method hard needs a class of two samples or more; each label in {samples.where} is on one "
-                "sample"
-            )
+            where = f"each label in {samples.where} is on one sample"
+            raise KdbiasError(f"method hard needs a class of two samples or more; {where}")
         weights, limited = relative_power(values, self.exponent, str(samples.where), "hardness")
         return Weights(weights, {**self.record(), "limited": limited, "without_hardness": unknown})
 
@@ -94,10 +92,7 @@ def neighbour_cosines(samples: Samples) -> tuple[np.ndarray, str]:
     found = Neighbors(m, min((density.provenance.get("config") or {}).get("k") or DEFAULT_K, m - 1))
     with progress.bar(m**2 / 1e6, "Mpairs", "neighbours") as bar:
         traverse(
-            samples.vectors,
-            [found],
-            threads=samples.threads,
-            progress=lambda pairs: bar.update(pairs / 1e6),
+            samples.vectors, [found], threads=samples.threads, progress=lambda pairs: bar.update(pairs / 1e6)
         )
     return found.cosines, "found anew"
 

@@ -52,9 +52,20 @@ class Scheme(Settings):
     collapse: ClassVar[str] = "exact"
     floor: ClassVar[float | None] = None
 
+    @classmethod
+    def sharing(cls, settings: Settings) -> Self:
+        """The scheme with the options that other settings have, too."""
+        return cls(
+            **{d.name: v for d in cls.declared() if (v := getattr(settings, d.name, None)) is not None}
+        )
+
     def decided(self, density: DensityTable) -> Self:
         """The scheme with what the measurements decide where the user did not."""
         return self
+
+    def inputs(self) -> dict[str, str]:
+        """Fingerprint of what else the scheme reads, by role; the manifest keeps them."""
+        return {}
 
     def weigh(self, samples: Samples) -> Weights:
         """Weights of the distinct samples.
@@ -97,7 +108,7 @@ class Solving(Settings):
     tolerance: float = option(1e-3, "relative gap to stop at", above=0)
     memory: int = option(
         "4GiB",
-        "most extra memory to take, 256MiB or more",
+        "most extra memory, 256MiB or more",
         parse=parse_bytes,
         metavar="SIZE",
         accepts="str | int",
