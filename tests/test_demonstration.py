@@ -1,6 +1,5 @@
 """The demo at a small size, through the installed script: numbers are the files', commands work."""
 
-import json
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ from kdbias.demonstration.results import collect_results, results_text
 from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, all_steps, script
 from kdbias.demonstration.story import demo
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.tables.documents import write_json
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.run_record import Run
 
 pytestmark = pytest.mark.xdist_group("demo")  # one process runs the demo once, not each worker its own
@@ -55,7 +54,7 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 
 def read(path: Path):
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def test_every_line_of_the_table_comes_from_the_files(story):

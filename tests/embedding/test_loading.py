@@ -104,7 +104,7 @@ def test_a_container_with_little_shared_memory(
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("needs root, to mount a small /dev/shm of its own")
     ended = subprocess.run(
-        ["unshare", "-m", "bash", "-c", mounted, size, *command], capture_output=True, text=True, timeout=120
+        ["unshare", "-m", "bash", "-c", mounted, size, *command], capture_output=True, text=True, timeout=280
     )
     if "unshare" in ended.stderr or "mount:" in ended.stderr:
         pytest.skip(f"mounts nothing here: {ended.stderr}")

@@ -152,7 +152,7 @@ def run_both(script: Path, *arguments: str) -> list[tuple[str, str]]:
         )
         for rank in range(2)
     ]
-    printed = [process.communicate(timeout=150) for process in processes]
+    printed = [process.communicate(timeout=280) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     return printed
 
@@ -236,7 +236,7 @@ def test_lightning_with_its_defaults_draws_all_of_an_epoch(tmp_path: Path) -> No
         env={**kept, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=280,
         cwd=tmp_path,
     )
     assert ended.returncode == 0, ended.stderr

@@ -106,7 +106,7 @@ def together(
     finished, hanging = [], False
     for process in started:
         try:
-            out_text, err_text = process.communicate(timeout=120)
+            out_text, err_text = process.communicate(timeout=280)
         except subprocess.TimeoutExpired:
             hanging = True
             process.send_signal(signal.SIGABRT)  # it says where it stood
@@ -261,7 +261,7 @@ def test_torchrun_starts_it_and_draws_that_cannot_be_shared_are_left_out(lab: An
         env=environment(BEFORE_TRAINING=many, TMPDIR=str(tmp_path / "tmp")),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=280,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -56,7 +56,7 @@ def test_draws_of_an_unreadable_image_go_to_the_next_that_can_be_read(
     assert "sample s017 cannot be read (" in told
     assert "1 of 60 samples cannot be read; see" in told
     assert result.failures == 1
-    assert "1 samples cannot be read" in result.summary()
+    assert "1 sample cannot be read" in result.summary()
     assert failures(tmp_path / "run") == ["s017"]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["counts"]["failures"] == 1
     assert [row["unreadable"] for row in lab.metrics(tmp_path / "run")] == [1, 1, 1]
