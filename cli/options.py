@@ -20,17 +20,23 @@ def given(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _option(declared: Declared, twosided: bool) -> Any:
-    flag, about = "--" + declared.name.replace("_", "-"), declared.about
+    about = declared.about
+    flag = about.flag or "--" + declared.name.replace("_", "-")
     help_text = declared.text[0].upper() + declared.text[1:] + "."
     if declared.kind is bool:
         both = twosided or declared.default is not False
         return click.option(
-            f"{flag}/--no-{flag[2:]}" if both else flag, is_flag=True, default=None, help=help_text
+            f"{flag}/--no-{flag[2:]}" if both else flag,
+            declared.name,
+            is_flag=True,
+            default=None,
+            help=help_text,
         )
     listed = declared.many and declared.kind is not str and about.parse is None
     kind: Any = click.Choice(about.choices) if about.choices else str if about.parse else declared.kind
     return click.option(
         flag,
+        declared.name,
         multiple=declared.many and not listed and about.parse is None,
         required=declared.required,
         type=_Listed(declared.kind) if listed else kind,

@@ -35,6 +35,7 @@ class Option:
         least, most, above, below: limits, the first two inclusive.
         parse: turns what was given into the value, or raises KdbiasError or ValueError.
         metavar: what stands for a value in a command's help.
+        flag: how the command line spells it, where that is not the name (``--output``).
         shown: what happens by default, where the default itself (None) does not say it.
         path: where something lies; a run records the fingerprint of what is there instead.
         operational: how something is computed, not what; a run may be resumed with another value.
@@ -49,6 +50,7 @@ class Option:
     below: float | None = None
     parse: Callable[[Any], Any] | None = None
     metavar: str | None = None
+    flag: str | None = None
     shown: str | None = None
     path: bool = False
     operational: bool = False

@@ -34,7 +34,7 @@ class Bread(Settings):
     seeds: tuple[str, ...] = option((), "what is strewn on it; repeatable", metavar="SEED")
     cuts: tuple[float, ...] = option((0.5,), "where it is cut", above=0, below=1)
     pairs: int = option(2, "an even number", parse=even)
-    oven: int = option(1, "which oven", least=0, operational=True)
+    oven: int = option(1, "which oven", least=0, operational=True, flag="--in")
     sliced: bool = option(False, "cut it up")
     fresh: bool = option(True, "bake it today")
 
@@ -193,6 +193,8 @@ def test_a_command_s_options_follow_from_the_fields() -> None:
         flour="x", loaves=3, seeds=("a", "b"), sliced=True, cuts=(0.1, 0.2), fresh=False, pairs=4
     )
     assert run(*more) == f"{expected!r}\n"
+    assert run("--in", "2") == f"{Bread(flour='x', oven=2)!r}\n"
+    assert "No such option '--oven'" in run("--oven", "2")
     assert "'thik' is not one of 'thick', 'thin'" in run("--crust", "thik")
     assert "is not a list of numbers" in run("--cuts", "a,b", "--sliced")
     shown = " ".join(run("--help").split())
