@@ -4,75 +4,13 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import (
-    StageCommand,
-    data_columns,
-    device,
-    options,
-    overwrite,
-    root,
-    teacher_folder,
-    teacher_output,
-    where,
-)
+from kdbias.cli.common import StageCommand, options, overwrite, teacher_folder
+from kdbias.cli.options import settings_options
+from kdbias.embedding.settings import EmbedSettings
 
 
 @click.command("embed", cls=StageCommand)
-@options(
-    click.argument("data"),
-    teacher_folder,
-    click.option("--teacher", required=True, metavar="SPEC", help="What computes the embeddings; see above."),
-    teacher_output,
-    data_columns,
-    where,
-    root,
-    click.option(
-        "--same-order",
-        is_flag=True,
-        help="A precomputed array without ids is taken by position: row i is sample i, before --where.",
-    ),
-    click.option(
-        "--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Images a batch."
-    ),
-    device,
-    click.option(
-        "--precision",
-        default="fp32",
-        show_default=True,
-        type=click.Choice(["fp32", "bf16", "fp16"]),
-        help="Arithmetic of the teacher's forward pass.",
-    ),
-    click.option(
-        "--store",
-        default="float16",
-        show_default=True,
-        type=click.Choice(["float16", "float32"]),
-        help="How unit vectors are stored.",
-    ),
-    click.option(
-        "--workers", default=2, show_default=True, type=click.IntRange(0), help="Decoding processes."
-    ),
-    click.option("--flip", is_flag=True, help="Store the mirrored image's embedding too (embedding_flip)."),
-    click.option(
-        "--on-error",
-        default="skip",
-        show_default=True,
-        type=click.Choice(["skip", "fail"]),
-        help="What an unreadable image does: a row in failures.parquet, or an end.",
-    ),
-    click.option("--rows-per-part", type=click.IntRange(1), help="Rows a file [a sixteenth, 2048 to 16384]."),
-    click.option("--plan", is_flag=True, help="Print counts, bytes and parts, then stop."),
-    click.option(
-        "--preprocessing", metavar="FILE.toml", help="Its [preprocessing] table replaces the teacher's own."
-    ),
-    click.option(
-        "--channels-last/--no-channels-last",
-        default=None,
-        help="Memory layout of a torch network [channels last with bf16, fp16].",
-    ),
-    click.option("--compile", is_flag=True, help="Compile the network first (torch.compile)."),
-    overwrite,
-)
+@options(click.argument("data"), teacher_folder, settings_options(EmbedSettings), overwrite)
 def command(**parameters: Any) -> Any:
     """Turn images into a table of teacher embeddings (Parquet parts in OUT).
 

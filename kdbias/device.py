@@ -1,5 +1,6 @@
-"""Which device a stage computes on, in how many threads, and how many bytes it may take."""
+"""Which device a stage computes on, in which of how many processes, in how many threads and bytes."""
 
+import os
 import re
 
 from kdbias.errors import KdbiasError
@@ -42,6 +43,19 @@ def resolve_device(name: str = "auto") -> str:
             f"device {name!r} was asked for, but torch sees {count} CUDA device(s); use --device cpu"
         )
     return f"cuda:{index}"
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(RANK, WORLD_SIZE) as torchrun and most launchers set them; (0, 1) without a launcher."""
+    try:
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        rank, world = -1, 0
+    if not 0 <= rank < world:
+        raise KdbiasError(
+            f"RANK={os.environ.get('RANK')} and WORLD_SIZE={os.environ.get('WORLD_SIZE')} do not fit together"
+        )
+    return rank, world
 
 
 def check_parallel(option: str, count: int | None, least: int = 1) -> None:

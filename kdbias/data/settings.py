@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from kdbias.settings import Settings, option
 
@@ -25,3 +27,8 @@ class Reading(Settings):
     root: str | None = option(
         None, "data root for relative paths", path=True, metavar="DIR", shown="the data's own"
     )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """These options by name, as `kdbias.open_data` takes them."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Reading)}

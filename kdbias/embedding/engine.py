@@ -1,11 +1,11 @@
-"""Work on the units of an embedding run: batches through the teacher, results in order, parts on disk."""
+"""Work on the parts of an embedding run: batches through the teacher, results in order, files on disk."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.data.opening import Source
-from kdbias.embedding.plan import Unit
-from kdbias.embedding.units import Parts, UnitResult, disk_errors
+from kdbias.embedding.parts import Embedded, Part, Parts, disk_errors
+from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.teacher import Teacher
@@ -29,55 +29,52 @@ _CHECKED_ROWS = 32
 
 
 def take_precomputed(
-    stored: Precomputed, rows: np.ndarray, units: list[Unit], folder: Path
-) -> Generator[tuple[Unit, UnitResult], None, None]:
-    """The results of the units from stored vectors; `rows` (n,) says which belongs to which sample.
+    stored: Precomputed, rows: np.ndarray, parts: list[Part], folder: Path
+) -> Generator[tuple[Part, Embedded], None, None]:
+    """The results of the parts from stored vectors; `rows` (n,) says which belongs to which sample.
 
     `folder` takes a temporary file where the vectors cannot be read in the order of the data.
     """
-    if not units:
+    if not parts:
         return
     begun = time.perf_counter()
     with disk_errors(folder):
-        wanted = np.concatenate([rows[unit.start : unit.stop] for unit in units])
+        wanted = np.concatenate([rows[part.start : part.stop] for part in parts])
         vectors, places = stored.within_reach(wanted, folder)
-    for unit in units:
-        here, places = places[: unit.rows], places[unit.rows :]
+    for part in parts:
+        here, places = places[: part.rows], places[part.rows :]
         taken = np.asarray(vectors[here], dtype=np.float32)
         read = time.perf_counter() - begun
         seconds = {"elapsed": read, "read": read}
-        yield unit, UnitResult(np.arange(unit.start, unit.stop), taken, None, [], seconds)
+        yield part, Embedded(np.arange(part.start, part.stop), taken, None, [], seconds)
         begun = time.perf_counter()
 
 
 def run_teacher(
     teacher: Teacher,
     source: Source,
-    units: list[Unit],
-    batch_size: int,
-    workers: int,
-    flip: bool,
-    on_error: str,
+    parts: list[Part],
+    settings: EmbedSettings,
     advance: Callable[[int], Any],
-) -> Generator[tuple[Unit, UnitResult], None, None]:
-    """The results of the units, in order; `advance(n)` is called for every n images done."""
-    if not units:
+) -> Generator[tuple[Part, Embedded], None, None]:
+    """The results of the parts, in order; `advance(n)` is called for every n images done."""
+    if not parts:
         return
     from kdbias.loading import ImageLoader
 
-    feed = _Feed(teacher, source, on_error, flip)
-    pin = teacher.device.startswith("cuda")
-    batches = (np.arange(*ends) for unit in units for ends in unit.batches(batch_size))
-    workers = min(workers, sum(-(-unit.rows // batch_size) for unit in units))
+    feed = _Feed(teacher, source, settings)
+    pin, size = teacher.device.startswith("cuda"), settings.batch_size
+    batches = (np.arange(*ends) for part in parts for ends in part.batches(size))
+    workers = min(settings.workers, sum(-(-part.rows // size) for part in parts))
     loader = ImageLoader(source, [teacher.preprocessing], workers, pin=pin, way_out=WAY_OUT)
-    yield from _by_unit(units, feed.embedded(loader.batches(batches)), teacher.dim, advance)
+    yield from _by_part(parts, feed.embedded(loader.batches(batches)), teacher.dim, advance)
 
 
 class _Feed:
     """Leads batches through the teacher's stream and brings each back with its vectors."""
 
-    def __init__(self, teacher: Teacher, source: Source, on_error: str, flip: bool) -> None:
-        self.teacher, self.source, self.on_error, self.flip = teacher, source, on_error, flip
+    def __init__(self, teacher: Teacher, source: Source, settings: EmbedSettings) -> None:
+        self.teacher, self.source, self.settings = teacher, source, settings
         self.waited = 0.0
         self._pending: deque[Prepared] = deque()
         self._unchecked = True
@@ -86,9 +83,10 @@ class _Feed:
         self, batches: Iterator[Prepared]
     ) -> Iterator[tuple[Prepared, list[np.ndarray], dict[str, float]]]:
         """(batch, its vectors and, with flip, the mirrored ones, seconds) in order."""
-        stream = self.teacher.stream(self._images(batches), self.flip)
+        flip = self.settings.flip
+        stream = self.teacher.stream(self._images(batches), flip)
         begun = time.perf_counter()
-        views = 2 if self.flip else 1
+        views = 2 if flip else 1
         collected: list[np.ndarray] = []
         for vectors in stream:
             collected.append(vectors)
@@ -112,7 +110,7 @@ class _Feed:
             self.waited += time.perf_counter() - begun
             if batch is None:
                 return
-            if batch.failures and self.on_error == "fail":
+            if batch.failures and self.settings.on_error == "fail":
                 row, reason = batch.failures[0]
                 name = self.source.ids[row].as_py()
                 raise KdbiasError(
@@ -124,20 +122,20 @@ class _Feed:
             yield batch.images[0]
 
 
-def _by_unit(
-    units: list[Unit],
+def _by_part(
+    parts: list[Part],
     batches: Iterator[tuple[Prepared, list[np.ndarray], dict[str, float]]],
     dim: int,
     advance: Callable[[int], Any],
-) -> Iterator[tuple[Unit, UnitResult]]:
-    """Gather batches into units; batches come in the order of units."""
+) -> Iterator[tuple[Part, Embedded]]:
+    """Gather batches into parts; batches come in the order of parts."""
     ahead = next(batches, None)
-    for unit in units:
+    for part in parts:
         rows: list[np.ndarray] = [np.empty(0, np.int64)]
         views: list[list[np.ndarray]] = []
         failures: list[tuple[int, str]] = []
         seconds = {"elapsed": 0.0, "read": 0.0, "decode": 0.0, "wait": 0.0}
-        missing = unit.rows
+        missing = part.rows
         while missing and ahead is not None:
             batch, vectors, spent = ahead
             missing -= len(batch.rows) + len(batch.failures)
@@ -153,7 +151,7 @@ def _by_unit(
         seconds["compute"] = max(0.0, seconds["elapsed"] - seconds["wait"])
         blocks = [np.concatenate(view) for view in views] or [np.empty((0, dim), np.float32)]
         flipped = blocks[1] if len(blocks) > 1 else None
-        yield unit, UnitResult(np.concatenate(rows), blocks[0], flipped, failures, seconds)
+        yield part, Embedded(np.concatenate(rows), blocks[0], flipped, failures, seconds)
 
 
 def require_consistent(
@@ -191,24 +189,22 @@ def require_consistent(
     return lowest
 
 
-def write_units(parts: Parts, results: Generator[tuple[Unit, UnitResult], None, None]) -> None:
-    """Write units as they come.
+def write_parts(parts: Parts, results: Generator[tuple[Part, Embedded], None, None]) -> None:
+    """Write parts as they come, one behind, so that the device does not wait for the disk.
 
     Raises KdbiasError where a decode worker dies (torch says so from a signal handler: anywhere in here).
     """
     from kdbias.loading import worker_deaths
 
-    with worker_deaths(WAY_OUT), contextlib.closing(results):
-        _write_in_order(parts, results)
-
-
-def _write_in_order(parts: Parts, results: Iterable[tuple[Unit, UnitResult]]) -> None:
-    # One behind, so that the device does not wait for the disk.
     writing: Future[None] | None = None
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        for unit, result in results:
+    with (
+        worker_deaths(WAY_OUT),
+        contextlib.closing(results),
+        ThreadPoolExecutor(max_workers=1) as writer,
+    ):
+        for part, found in results:
             if writing is not None:
                 writing.result()
-            writing = writer.submit(parts.write, unit, result)
+            writing = writer.submit(parts.write, part, found)
         if writing is not None:
             writing.result()

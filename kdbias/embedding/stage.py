@@ -1,29 +1,30 @@
 """embed(): images through a teacher into an embedding table.
 
-The work is planned as units of fixed rows. Each becomes one part, written whole with a completion record, so
-that a run that was killed at any moment goes on from its last finished part and ends with the same table.
+The work is planned as parts of fixed rows. Each is written whole with a completion record, so that a run that
+was killed at any moment goes on from its last finished part and ends with the same table.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdbias import progress
 from kdbias.data.filters import spelled
-from kdbias.data.opening import open_data
-from kdbias.device import check_parallel, resolve_device
-from kdbias.embedding.engine import run_teacher, take_precomputed, write_units
-from kdbias.embedding.plan import Plan, rank_and_world, usual_rows
-from kdbias.embedding.units import Parts, disk_errors, open_run
+from kdbias.data.opening import Source, open_data
+from kdbias.device import rank_and_world, resolve_device
+from kdbias.embedding.engine import run_teacher, take_precomputed, write_parts
+from kdbias.embedding.parts import Parts, Plan, disk_errors, open_run, usual_rows
+from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError, MachineError
-from kdbias.tables.embedding_parts import STORES
-from kdbias.tables.run_record import Run
-from kdbias.teachers import PRECOMPUTED, Teacher, open_teacher
+from kdbias.functions import takes_settings
+from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.precomputed import Precomputed, open_precomputed
 from kdbias.wording import counted, visible
 
@@ -64,34 +65,15 @@ class EmbedResult:
         return "\n".join(map(visible, lines))
 
 
+@takes_settings(EmbedSettings)
 def embed(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    teacher: str,
-    preprocessing: str | None = None,
-    teacher_output: str | None = None,
-    id_column: str | None = None,
-    label_column: str | None = None,
-    path_column: str | None = None,
-    image_column: str | None = None,
-    where: Sequence[str] = (),
-    root: str | os.PathLike[str] | None = None,
-    same_order: bool = False,
-    batch_size: int = 64,
-    device: str = "auto",
-    precision: str = "fp32",
-    channels_last: bool | None = None,
-    compile: bool = False,
-    store: str = "float16",
-    workers: int = 2,
-    flip: bool = False,
-    on_error: str = "skip",
-    plan: bool = False,
     overwrite: bool = False,
-    rows_per_part: int | None = None,
+    settings: EmbedSettings,
 ) -> EmbedResult:
-    """Embed the images of `data` with `teacher` into the embedding table `output`.
+    """Embed the images of `data` with a teacher into the embedding table `output`.
 
     The same call again resumes an interrupted run and does nothing for a finished one. What changes the table
     (teacher, preprocessing, precision, store, flip, data and filters, rows_per_part) may not change in
@@ -100,128 +82,86 @@ def embed(
     Args:
         data: what `kdbias.open_data` reads, with its options id_column ... root.
         output: folder to write `part-*.parquet`, `failures.parquet` and `run.json` to.
-        teacher: a spec of `kdbias.teachers.open_teacher`, or `precomputed:FILE`.
-        preprocessing: TOML file with a [preprocessing] table, instead of the teacher's own.
-        teacher_output: name or index of the output that gives the embeddings, of a network with several.
-        same_order: rows of a precomputed array without ids stand in the order of `data` before `where`.
-        batch_size: images a batch; halved by itself when the device runs out of memory.
-        device: "auto", "cpu", "cuda" or "cuda:N"; under torchrun "auto" takes the process's own GPU.
-        precision: "fp32", "bf16" or "fp16" arithmetic.
-        channels_last, compile: see `kdbias.teachers.TeacherOptions`.
-        store: "float16" or "float32" vectors on disk.
-        workers: decode processes; 0 decodes in this one.
-        flip: also embed the mirrored image, column `embedding_flip`.
-        on_error: what an unreadable image does: "skip" lists it in failures.parquet, "fail" ends the run.
-        plan: say what would be done, and stop.
         overwrite: start over where `output` holds another run.
-        rows_per_part: rows of a part; an interrupted run loses the one at work and the one being written at
-            most. By default a sixteenth of all, but 2,048 to 16,384.
 
     Raises:
         KdbiasError: wrong options, changed configuration or data, no image readable, NaN or zero embeddings,
             or a teacher whose embedding of an image depends on the others in its batch.
     """
-    _check_options(store, on_error, batch_size, workers, rows_per_part)
     rank, world = rank_and_world()
-    columns: dict[str, Any] = {
-        "id_column": id_column,
-        "label_column": label_column,
-        "path_column": path_column,
-        "image_column": image_column,
-    }
-    stored = teacher.startswith(f"{PRECOMPUTED}:")
-    source = open_data(data, **columns, where=where, root=root, images=not stored)
-    rows_per_part = rows_per_part or usual_rows(source.n)
-    config: dict[str, Any] = {
-        "precision": precision,
-        "store": store,
-        "flip": flip,
-        "where": spelled(where, source.types()),
-        "rows_per_part": rows_per_part,
-        **{name: column for name, column in columns.items() if column is not None},
-    }
-    details = {"source": source.describe(), "data": os.fspath(data), "root": _text(root)}
+    source = open_data(data, **settings.reading, images=not settings.precomputed)
+    given = {name: value for name, value in settings.record().items() if value is not None}
+    where = spelled(settings.where, source.types())
+    config = {**given, "where": where, "rows_per_part": settings.rows_per_part or usual_rows(source.n)}
     network: Teacher | Precomputed
-    if stored:
-        network_options = (flip or None, preprocessing, teacher_output, channels_last, compile or None)
-        if precision != "fp32" or any(option is not None for option in network_options):
-            raise KdbiasError(
-                "precomputed embeddings take no --flip, --preprocessing, --output, --precision, "
-                "--channels-last or --compile: no network runs"
-            )
-        with _named(teacher):
-            network = open_precomputed(teacher.partition(":")[2], id_column)
-        rows = network.rows_for(source, same_order)
-        source, remark = network.label(source, rows)
-        if remark is not None:
-            progress.say(remark)
-            details["source"] = source.describe()
-        progress.say(
-            f"embed: no network runs; {network.vectors.dtype} vectors of {teacher} ({network.dim}-d)"
-        )
+    if settings.precomputed:
+        network, source, rows = _open_stored(settings, source)
     else:
-        where_to_run = _device(device, world)
-        with _named(teacher):
-            network = open_teacher(
-                teacher,
-                device=where_to_run,
-                precision=precision,
-                preprocessing=preprocessing,
-                channels_last=channels_last,
-                compile=compile,
-                output=teacher_output,
-            )
-        about = {"teacher_weights": network.note or None, "teacher_output": network.output}
-        details |= {name: value for name, value in about.items() if value is not None}
+        network, rows = _open_network(settings, world), np.empty(0, np.int64)
         config["preprocessing"] = network.preprocessing.to_dict()
-        progress.say(_first_line(network, batch_size, workers))
-    todo = Plan(source.n, network.dim, rows_per_part, store, flip, rank, world)
+    todo = Plan(source.n, network.dim, config["rows_per_part"], settings.store, settings.flip, rank, world)
     progress.say(f"data: {source.describe()}")
     progress.say(todo.describe())
-    if plan:
-        return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.units))
+    if settings.plan:
+        return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.parts))
     inputs = {"data": source.fingerprint, "teacher": network.fingerprint}
-    reads = (data, teacher.partition(":")[2])
+    reads = (data, settings.teacher.partition(":")[2])
     with disk_errors(Path(output)):
-        run = _open_run(Path(output), config, inputs, overwrite, reads, rank, world)
-    parts = Parts(run, source, todo, teacher)
-    parts.refuse_strays()
-    waiting = [unit for unit in todo.own_units if parts.done(unit, thorough=True) is None]
-    if run.state == "finished" and not waiting and parts.complete:
-        run.require({"counts": {"samples": int, "failures": int, "parts": int}})
-        counts = run.record["counts"]
-        progress.say(f"{run.out} is finished already ({counted(counts['samples'], 'sample')}); nothing to do")
-        return EmbedResult(
-            run.out, "already finished", counts["samples"], counts["failures"], network.dim, counts["parts"]
-        )
-    if run.state == "finished":
-        progress.say(
-            f"{run.out} was finished, but lost files: {len(waiting):,} of {len(todo.own_units):,} parts are "
-            "made again"
-        )
-    elif len(waiting) < len(todo.own_units):
-        done = len(todo.own_units) - len(waiting)
-        progress.say(f"resuming: {done:,} of {len(todo.own_units):,} parts are done")
-    with progress.bar(sum(unit.rows for unit in waiting), "images", "embed") as bar:
-        if isinstance(network, Precomputed):
-            results = take_precomputed(network, rows, waiting, run.out)
-        else:
-            results = run_teacher(network, source, waiting, batch_size, workers, flip, on_error, bar.update)
-        write_units(parts, results)
-    return _conclude(parts, todo, details)
+        opened = open_run(Path(output), config, inputs, overwrite, reads, todo)
+    with opened as run:
+        parts = Parts(run, source, todo, settings.teacher)
+        parts.refuse_strays()
+        waiting = [part for part in todo.own_parts if parts.done(part, thorough=True) is None]
+        if not waiting and parts.complete and run.already_finished():
+            return _result(parts, "already finished")
+        _say_what_is_left(parts, len(waiting))
+        with progress.bar(sum(part.rows for part in waiting), "images", "embed") as bar:
+            if isinstance(network, Precomputed):
+                results = take_precomputed(network, rows, waiting, run.out)
+            else:
+                results = run_teacher(network, source, waiting, settings, bar.update)
+            write_parts(parts, results)
+        details = {"source": source.describe(), "data": os.fspath(data), "root": settings.root}
+        if isinstance(network, Teacher):
+            about = {"teacher_weights": network.note or None, "teacher_output": network.output}
+            details |= {name: value for name, value in about.items() if value is not None}
+        return _conclude(parts, details)
 
 
-def _check_options(
-    store: str, on_error: str, batch_size: int, workers: int, rows_per_part: int | None
-) -> None:
-    if store not in STORES:
-        raise KdbiasError(f"--store is {store!r}, should be float16 or float32")
-    if on_error not in ("skip", "fail"):
-        raise KdbiasError(f"--on-error is {on_error!r}, should be skip or fail")
-    check_parallel("workers", workers, 0)
-    for name, value, least in (("batch-size", batch_size, 1), ("rows-per-part", rows_per_part, 1)):
-        if value is not None and value < least:
-            raise KdbiasError(f"--{name} is {value}, should be at least {least}")
+def _open_stored(settings: EmbedSettings, source: Source) -> tuple[Precomputed, Source, np.ndarray]:
+    """Stored vectors, the data with the labels that lie beside them, and which row (n,) is whose."""
+    with _named(settings.teacher):
+        stored = open_precomputed(settings.teacher.partition(":")[2], settings.id_column)
+    rows = stored.rows_for(source, settings.same_order)
+    source, remark = stored.label(source, rows)
+    if remark is not None:
+        progress.say(remark)
+    progress.say(
+        f"embed: no network runs; {stored.vectors.dtype} vectors of {settings.teacher} ({stored.dim}-d)"
+    )
+    return stored, source, rows
+
+
+def _open_network(settings: EmbedSettings, world: int) -> Teacher:
+    device = _device(settings.device, world)
+    with _named(settings.teacher):
+        teacher = open_teacher(
+            settings.teacher,
+            device=device,
+            precision=settings.precision,
+            preprocessing=settings.preprocessing,
+            channels_last=settings.channels_last,
+            compile=settings.compile,
+            output=settings.teacher_output,
+        )
+    import torch
+
+    progress.say(
+        f"embed: {teacher.device}, {teacher.precision}, {counted(torch.get_num_threads(), 'thread')}, "
+        f"batch {settings.batch_size}, {settings.workers} decode workers; {teacher.describe()}; "
+        f"{teacher.preprocessing.describe()}"
+    )
+    return teacher
 
 
 @contextlib.contextmanager
@@ -248,44 +188,31 @@ def _device(device: str, world: int) -> str:
     return found
 
 
-def _first_line(teacher: Teacher, batch_size: int, workers: int) -> str:
-    import torch
-
-    threads = torch.get_num_threads()
-    return (
-        f"embed: {teacher.device}, {teacher.precision}, {counted(threads, 'thread')}, batch {batch_size}, "
-        f"{workers} decode workers; {teacher.describe()}; {teacher.preprocessing.describe()}"
-    )
+def _say_what_is_left(parts: Parts, waiting: int) -> None:
+    own, run = len(parts.plan.own_parts), parts.run
+    if run.state == "finished":
+        progress.say(f"{run.out} was finished, but lost files: {waiting:,} of {own:,} parts are made again")
+    elif waiting < own:
+        progress.say(f"resuming: {own - waiting:,} of {own:,} parts are done")
 
 
-def _text(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)
+def _result(parts: Parts, state: str, seconds: dict[str, float] | None = None) -> EmbedResult:
+    """What the record of a finished run says."""
+    parts.run.require({"counts": {"samples": int, "failures": int, "parts": int}})
+    counts = parts.run.record["counts"]
+    numbers = (counts["samples"], counts["failures"], parts.plan.dim, counts["parts"])
+    return EmbedResult(parts.run.out, state, *numbers, seconds or {})
 
 
-def _open_run(
-    out: Path,
-    config: dict[str, Any],
-    inputs: dict[str, str],
-    overwrite: bool,
-    reads: Sequence[Any],
-    rank: int,
-    world: int,
-) -> Run:
-    if world == 1:
-        return open_run(out, config, inputs, overwrite, reads)
-    from kdbias.embedding.ranks import open_shared_run
-
-    return open_shared_run(out, config, inputs, overwrite, reads, rank, world)
-
-
-def _conclude(parts: Parts, todo: Plan, details: dict[str, Any]) -> EmbedResult:
-    records = [parts.done(unit) for unit in todo.units]
+def _conclude(parts: Parts, details: dict[str, Any]) -> EmbedResult:
+    todo, out = parts.plan, parts.run.out
+    records = [parts.done(part) for part in todo.parts]
     complete = [record for record in records if record is not None]
-    own = len(todo.own_units)
-    lost = own - sum(records[unit.index] is not None for unit in todo.own_units)
+    own = len(todo.own_parts)
+    lost = own - sum(records[part.index] is not None for part in todo.own_parts)
     if lost:
         raise MachineError(
-            f"{parts.run.out} lost {lost:,} of its parts while kdbias embed ran; run the same command again"
+            f"{out} lost {lost:,} of its parts while kdbias embed ran; run the same command again"
         )
     if len(complete) < len(records):
         progress.say(
@@ -294,13 +221,10 @@ def _conclude(parts: Parts, todo: Plan, details: dict[str, Any]) -> EmbedResult:
         )
         samples = sum(record["rows"] for record in complete)
         failures = sum(record["failures"] for record in complete)
-        return EmbedResult(parts.run.out, "partial", samples, failures, todo.dim, len(complete))
-    with disk_errors(parts.run.out):
+        return EmbedResult(out, "partial", samples, failures, todo.dim, len(complete))
+    with disk_errors(out):
         seconds = parts.finish(complete, details)
-    counts = parts.run.record["counts"]
-    result = EmbedResult(
-        parts.run.out, "finished", counts["samples"], counts["failures"], todo.dim, counts["parts"], seconds
-    )
+    result = _result(parts, "finished", seconds)
     if result.failures:
-        progress.say(f"{counted(result.failures, 'image')} failed; see {parts.run.out / 'failures.parquet'}")
+        progress.say(f"{counted(result.failures, 'image')} failed; see {out / 'failures.parquet'}")
     return result

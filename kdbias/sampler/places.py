@@ -15,7 +15,7 @@ from typing import Any
 from torch import distributed
 from torch.utils.data import Sampler
 
-from kdbias.embedding.plan import rank_and_world
+from kdbias.device import rank_and_world
 from kdbias.errors import KdbiasError
 
 Place = tuple[int, int]

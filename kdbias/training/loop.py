@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from kdbias.data.filters import spelled
-from kdbias.embedding.units import FAILURE_SCHEMA, FAILURES
+from kdbias.embedding.parts import FAILURE_SCHEMA, FAILURES
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.functions import takes_settings
 from kdbias.loading import worker_deaths

@@ -10,7 +10,7 @@ import pytest
 
 from kdbias.data.opening import open_data
 from kdbias.embedding.engine import take_precomputed
-from kdbias.embedding.plan import Plan
+from kdbias.embedding.parts import Plan
 from kdbias.embedding.stage import embed
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -38,8 +38,8 @@ def test_parquet_vectors_come_in_any_order_of_the_data(tmp_path, fixed) -> None:
     stored = open_precomputed(str(tmp_path / "v"))
     assert (stored.dim, stored.vectors.shape, stored.vectors.dtype) == (5, (60, 5), np.float32)
     rows = np.random.default_rng(1).permutation(60)[:47]
-    units = Plan(47, 5, 8, "float32", False).units[1:]  # the first is done
-    found = list(take_precomputed(stored, rows, units, tmp_path))
+    parts = Plan(47, 5, 8, "float32", False).parts[1:]  # the first is done
+    found = list(take_precomputed(stored, rows, parts, tmp_path))
     assert np.array_equal(np.concatenate([result.vectors for _, result in found]), vectors[rows[8:]])
     assert [len(result.vectors) for _, result in found] == [8, 8, 8, 8, 7]
     assert [path.name for path in tmp_path.iterdir()] == ["v"]

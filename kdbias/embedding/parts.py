@@ -1,0 +1,340 @@
+"""The parts of an embedding table: planned, shared among processes, written whole, found again.
+
+A part is a Parquet file; its record, written after it, says which configuration and input it belongs to and
+holds the failures among its rows. A part is done when its record fits this run and the file is there;
+whatever else a killed process left is made again. The plan is a pure function of counts, so that a run can be
+described, split and resumed without looking at data; processes exchange nothing but files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.data.opening import Source
+from kdbias.errors import KdbiasError, MachineError, first_line
+from kdbias.tables import fingerprints, provenance, run_files
+from kdbias.tables.documents import read_json, write_json
+from kdbias.tables.embedding_parts import PART_PATTERN, STORES, is_whole, normalise, part_name, write_part
+from kdbias.tables.embedding_table import STAGE
+from kdbias.tables.files import clean_temporaries
+from kdbias.tables.parquet_file import write_table
+from kdbias.tables.run_record import RECORD, Run, read_record, refuse_changes
+from kdbias.wording import counted
+
+FAILURES = "failures.parquet"
+_RECORDS = "parts"
+FAILURE_SCHEMA = pa.schema([("sample_id", pa.large_string()), ("path", pa.string()), ("reason", pa.string())])
+_PARTS, _ROWS = 16, (2048, 16_384)
+_PATIENCE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` to `stop` (exclusive) of the data."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+    def batches(self, size: int) -> Iterator[tuple[int, int]]:
+        """(start, stop) of each batch; none crosses parts, so a resumed run repeats the same ones."""
+        for start in range(self.start, self.stop, size):
+            yield start, min(start + size, self.stop)
+
+
+def usual_rows(n: int) -> int:
+    """Rows of a part: an interruption costs a small run little, and a large one has few files."""
+    return min(max(-(-n // _PARTS), _ROWS[0]), _ROWS[1])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """n samples of dimension `dim` in parts of `rows_per_part`, shared by `world` processes."""
+
+    n: int
+    dim: int
+    rows_per_part: int
+    store: str
+    flip: bool
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts, in order."""
+        step = self.rows_per_part
+        return [Part(i, start, min(start + step, self.n)) for i, start in enumerate(range(0, self.n, step))]
+
+    @property
+    def own_parts(self) -> list[Part]:
+        """The parts of this process: every `world`-th, so that all finish at about the same time."""
+        return self.parts[self.rank :: self.world]
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of vectors on disk, all parts together."""
+        return self.n * self.dim * STORES[self.store].bit_width // 8 * (2 if self.flip else 1)
+
+    def describe(self) -> str:
+        """One line for people."""
+        views = " and their mirror images" if self.flip else ""
+        text = (
+            f"plan: {counted(self.n, 'sample')}{views} -> {counted(len(self.parts), 'part')} of up to "
+            f"{counted(self.rows_per_part, 'row')}, {self.dim}-d {self.store} vectors, "
+            f"{_human(self.vector_bytes)}"
+        )
+        if self.world > 1:
+            text += f"; process {self.rank} of {self.world} makes {len(self.own_parts):,} of them"
+        return text
+
+
+def _human(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+@dataclass
+class Embedded:
+    """What the rows of a part came to: `vectors` (m, d) raw float32 of the source's `rows` (m,).
+
+    flipped   (m, d) of the mirrored images, or None
+    failures  (row, reason) of the rows that could not be embedded
+    seconds   where the time went
+    """
+
+    rows: np.ndarray
+    vectors: np.ndarray
+    flipped: np.ndarray | None
+    failures: list[tuple[int, str]]
+    seconds: dict[str, float]
+
+
+@contextlib.contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn a full or failing disk into one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise MachineError(
+            f"cannot write to {out} ({reason}); mend that and run the same command again: "
+            "finished parts are kept"
+        ) from error
+
+
+def open_run(
+    out: Path,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    overwrite: bool,
+    reads: Sequence[Any],
+    plan: Plan,
+) -> contextlib.AbstractContextManager[Run]:
+    """The run in `out`, as a context: after a refusal a process that is alone forgets it.
+
+    Of several processes (torchrun, or any launcher that sets RANK and WORLD_SIZE) the first opens the folder
+    and cleans what a killed run left there. Under torchrun the others wait at a barrier. Other launchers give
+    nothing to meet at: there they wait until the folder holds this very run, and a killed run is resumed only
+    after all have stopped.
+    """
+    if plan.rank == 0:
+        try:
+            run = Run.open(out, STAGE, config, inputs, overwrite, reads=reads, mends=True)
+            clean_temporaries(out / _RECORDS)
+        finally:
+            if plan.world > 1:
+                _meet(plan.world)
+        return run if plan.world == 1 else contextlib.nullcontext(run)
+    met = _meet(plan.world)
+    if overwrite and not met:
+        raise KdbiasError(
+            "--overwrite with several processes needs torchrun; without it, delete the output folder first"
+        )
+    deadline = time.monotonic() + _PATIENCE.total_seconds()
+    while not (out / RECORD).exists():
+        if met or time.monotonic() > deadline:
+            raise KdbiasError(f"process {plan.rank} found no run in {out}; did process 0 start?")
+        time.sleep(0.2)
+    record = read_record(out)
+    if record.get("stage") != STAGE:
+        raise KdbiasError(
+            f"{out} holds a run of kdbias {record.get('stage')}, not of {STAGE}; choose another -o"
+        )
+    refuse_changes(out, record, {"config": config, "inputs": inputs})
+    return contextlib.nullcontext(
+        Run(out, "finished" if record.get("status") == "finished" else "resumed", record)
+    )
+
+
+def _meet(world: int) -> bool:
+    """Wait for all processes; False where no address was given to meet at."""
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        return False
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return False
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("gloo", world_size=world, timeout=_PATIENCE)
+    dist.barrier()
+    if ours:
+        dist.destroy_process_group()
+    return True
+
+
+class Parts:
+    """Writes and finds the parts of one run."""
+
+    def __init__(self, run: Run, source: Source, plan: Plan, teacher: str) -> None:
+        self.run, self.source, self.plan, self.teacher = run, source, plan, teacher
+        self.config, self.inputs = run.record["config"], run.record["inputs"]
+        self._mark = time.perf_counter()
+        self._belongs = fingerprints.of_json([self.config, self.inputs])
+
+    def _record_path(self, part: Part) -> Path:
+        return self.run.out / _RECORDS / f"{part_name(part.index).removesuffix('.parquet')}.json"
+
+    def done(self, part: Part, thorough: bool = False) -> dict[str, Any] | None:
+        """The completion record of a part that needs no more work, else None.
+
+        `thorough` reads the part and compares its values with the digest of what was written.
+        """
+        try:
+            record = read_json(self._record_path(part))
+        except KdbiasError:
+            return None
+        if record.get("run") != self._belongs or (record["start"], record["stop"]) != (part.start, part.stop):
+            return None
+        if record["rows"] and not is_whole(self.run.out / part_name(part.index), record["content"], thorough):
+            return None
+        return record
+
+    def refuse_strays(self) -> None:
+        """Raises KdbiasError where a part lies in the folder that is not one of the run's."""
+        known = {part_name(part.index) for part in self.plan.parts}
+        strays = sorted(path.name for path in self.run.out.glob(PART_PATTERN) if path.name not in known)
+        if strays:
+            raise KdbiasError(f"{self.run.out / strays[0]} is no part of this table; move it away")
+
+    @property
+    def complete(self) -> bool:
+        """Whether all parts are there, whoever makes them, and the list of failures."""
+        return run_files.is_whole(self.run.out / FAILURES) and all(map(self.done, self.plan.parts))
+
+    def write(self, part: Part, found: Embedded) -> None:
+        """Normalise and write one part, then its record.
+
+        Raises KdbiasError naming the ids where the teacher gave NaN, infinity or zero vectors, and where the
+        disk is full.
+        """
+        with disk_errors(self.run.out):
+            self.run.require_folder()
+            begun = time.perf_counter()
+            counts = {"rows": len(found.rows), "failures": len(found.failures)}
+            content = self._write_vectors(part, found, counts)
+            record = {
+                "run": self._belongs,
+                "start": part.start,
+                "stop": part.stop,
+                **counts,
+                "content": content,
+                "seconds": self._spent(found.seconds, begun),
+                "failed": [
+                    {"sample_id": self.source.ids[row].as_py(), "path": self._location(row), "reason": reason}
+                    for row, reason in found.failures
+                ],
+            }
+            write_json(self._record_path(part), record)
+
+    def _write_vectors(self, part: Part, found: Embedded, counts: dict[str, int]) -> str:
+        """Write the file of a part, if it has rows; returns the digest of its content."""
+        path = self.run.out / part_name(part.index)
+        if not len(found.rows):
+            path.unlink(missing_ok=True)
+            return fingerprints.of_json([])
+        taken, where = pa.array(found.rows), f"embeddings of {self.teacher}"
+        ids = self.source.ids.take(taken)
+        labels = None if self.source.labels is None else self.source.labels.take(taken)
+        groups = {name: values.take(taken) for name, values in self.source.groups.items()}
+        vectors, norms = normalise(found.vectors, ids, where)
+        flipped, flip_norms = (
+            (None, None) if found.flipped is None else normalise(found.flipped, ids, f"mirrored {where}")
+        )
+        doc = self._provenance(counts, found.seconds, part=part.index)
+        return write_part(
+            path, ids, labels, groups, norms, vectors, doc, self.plan.store, flipped, flip_norms
+        )
+
+    def _provenance(self, counts: dict[str, int], seconds: dict[str, float], **more: Any) -> dict[str, Any]:
+        named = {"teacher": self.teacher}  # for people; its fingerprint is what identifies it
+        return provenance.document(
+            STAGE, self.config, self.inputs, counts, seconds["elapsed"], **more, **named
+        )
+
+    def _spent(self, seconds: dict[str, float], begun: float) -> dict[str, float]:
+        """Seconds of a part whose writing began at `begun`.
+
+        "elapsed" is the clock's since the last part was written, so that it adds up to the whole run's.
+        """
+        now = time.perf_counter()
+        elapsed, self._mark = now - self._mark, now
+        return {**seconds, "elapsed": elapsed, "write": now - begun}
+
+    def finish(self, records: list[dict[str, Any]], details: dict[str, Any]) -> dict[str, float]:
+        """Write `failures.parquet` and mark the run finished; returns the seconds by activity.
+
+        The table's fingerprint is the digest of the parts' contents, the same however often it was killed.
+        """
+        failed = [row for record in records for row in record["failed"]]
+        samples = sum(record["rows"] for record in records)
+        if not samples:  # leave nothing behind that would refuse mended images as changed data
+            shutil.rmtree(self.run.out / _RECORDS, ignore_errors=True)
+            self.run.forget()
+            raise KdbiasError(
+                f"all {len(failed):,} images failed, nothing was embedded; the first: "
+                f"{failed[0]['sample_id']} ({failed[0]['path']}): {failed[0]['reason']}"
+            )
+        seconds: dict[str, float] = {}
+        for record in records:
+            for name, value in record["seconds"].items():
+                seconds[name] = seconds.get(name, 0.0) + value
+        counts = {"samples": samples, "failures": len(failed), "parts": sum(bool(r["rows"]) for r in records)}
+        table = pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA)
+        write_table(self.run.out / FAILURES, table, self._provenance(counts, seconds))
+        contents = [record["content"] for record in records if record["rows"]]
+        self.run.finish(
+            counts,
+            seconds["elapsed"],
+            fingerprint=fingerprints.of_json(contents),
+            d=self.plan.dim,
+            timings={k: round(v, 3) for k, v in seconds.items()},
+            images_per_second=round(samples / max(seconds["elapsed"], 1e-9), 1),
+            teacher=self.teacher,
+            **details,
+        )
+        return seconds
+
+    def _location(self, row: int) -> str:
+        try:
+            return self.source.location(row)
+        except Exception:  # a place that cannot even be named must not hide the failure itself
+            return ""
