@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.measurement.settings import parse_bandwidths
 from kdbias.sphere.vectors import distances
 
 # {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart: rounding is off by 13 % at most. Doubling
@@ -15,9 +16,6 @@ GRID = tuple(float(f"{(1.0, 1.25, 1.6)[i % 3] * 2.0 ** (i // 3 - 1):g}") for i i
 
 _QUERIES = 1024
 _COLUMNS = 32_768
-# Below, float32 hardly tells exp(-t |x - y|^2) from 1; beyond, cosines that are rounded to float32 are not
-# exact enough for it any more, and the null's series gets long.
-_BANDWIDTHS = (1e-3, 1e3)
 _FALLBACK = 2.0  # Wang & Isola's default, where the data do not prefer any bandwidth
 
 
@@ -36,37 +34,6 @@ class Bandwidths:
     rule: dict[str, object]
 
 
-def parse_bandwidths(t: str | float | Sequence[float]) -> list[float] | None:
-    """``"auto"`` -> None; ``"2,5,10"``, a number or a sequence of numbers -> distinct floats in that order.
-
-    Raises:
-        KdbiasError: something that is not a number from 0.001 to 1,000.
-    """
-    if isinstance(t, str):
-        if t.strip().lower() == "auto":
-            return None
-        parts: Sequence[object] = [part for part in t.split(",") if part.strip()]
-    else:
-        parts = [t] if isinstance(t, (int, float)) else list(t)
-    try:
-        values = [float(part) for part in parts]  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        values = []
-    if not values:
-        raise KdbiasError(f"--t {t!r} is neither auto nor a list of numbers such as 2,5,10")
-    for value in values:
-        check_bandwidth(value)
-    # Columns are named by six digits; two bandwidths that differ by less are the same.
-    return list(dict.fromkeys(float(f"{v:g}") for v in values))
-
-
-def check_bandwidth(t: float) -> None:
-    """Refuse a bandwidth at which float32 measures nothing."""
-    least, most = _BANDWIDTHS
-    if not least <= t <= most:
-        raise KdbiasError(f"--t {t:g} is not a bandwidth from {least:g} to {most:g}, such as 2, 5 or 10")
-
-
 def choose_bandwidths(
     x: np.ndarray, codes: np.ndarray | None, t: str | float | Sequence[float] = "auto", seed: int = 0
 ) -> Bandwidths:
@@ -82,7 +49,7 @@ def choose_bandwidths(
         seed: of the sample that t0 is found on.
     """
     asked = parse_bandwidths(t)
-    if asked is not None:
+    if not isinstance(asked, str):
         return Bandwidths(sorted(asked), asked[0], {"rule": "given"})
     t0, spread = spread_bandwidth(x, seed)
     t_star = label_bandwidth(x, codes) if codes is not None else None
@@ -206,9 +173,6 @@ def pair_distances(x: np.ndarray, others: np.ndarray) -> np.ndarray:
         difference = x[rows].astype(np.float64) - x[others[rows]]
         result[rows] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
     return result
-
-
-ESTIMATORS = ("potential", "knn", "vmf")
 
 
 def log_density(

@@ -14,8 +14,8 @@ from kdbias.tables.weight_manifest import never_drawn
 
 
 @dataclass
-class Scheme:
-    """One way of sampling the data and what was measured about it.
+class Sampling:
+    """A sampling distribution of the data and what was measured about it.
 
     Attributes:
         name: ``natural``, or the stem of the manifest's file name.
@@ -126,7 +126,7 @@ def bandwidth_entry(
     }
 
 
-def group_rows(values: pa.Array, scheme: Scheme) -> list[dict[str, Any]]:
+def group_rows(values: pa.Array, sampling: Sampling) -> list[dict[str, Any]]:
     """One row for each value of a column, by falling share: how many samples, how much mass, how dense.
 
     ``share`` is the part of the samples, ``mass`` the part of the draws, ``weight`` their ratio, and
@@ -137,9 +137,9 @@ def group_rows(values: pa.Array, scheme: Scheme) -> list[dict[str, Any]]:
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     names = encoded.dictionary.to_pylist()
     count = np.bincount(codes, minlength=len(names))
-    mass = np.bincount(codes, weights=scheme.p, minlength=len(names))
-    density = np.bincount(codes, weights=scheme.log_density, minlength=len(names)) / count
-    unseen = np.bincount(codes, weights=~np.isfinite(scheme.log_density), minlength=len(names)).astype(int)
+    mass = np.bincount(codes, weights=sampling.p, minlength=len(names))
+    density = np.bincount(codes, weights=sampling.log_density, minlength=len(names)) / count
+    unseen = np.bincount(codes, weights=~np.isfinite(sampling.log_density), minlength=len(names)).astype(int)
     share = count / len(codes)
     return [
         {
@@ -201,7 +201,7 @@ def hardness_mass(hardness: np.ndarray, p: np.ndarray) -> dict[str, Any] | None:
 
 
 def scheme_entry(
-    scheme: Scheme,
+    sampling: Sampling,
     x: np.ndarray,
     codes: np.ndarray,
     groups: Mapping[str, pa.Array],
@@ -217,23 +217,23 @@ def scheme_entry(
         hard: (n,) hardness, NaN where it is not defined.
         nearest: (n,) distance to the nearest different vector, NaN where unknown.
     """
-    p = scheme.p
+    p = sampling.p
     size = ess(p)
     return {
-        "name": scheme.name,
-        "weights": scheme.weights,
-        "fingerprint": scheme.fingerprint,
+        "name": sampling.name,
+        "weights": sampling.weights,
+        "fingerprint": sampling.fingerprint,
         "ess": size,
         "ess_share": size / len(p),
         "effective_identities": effective_identities(p, codes),
-        "groups": {name: group_rows(values, scheme) for name, values in groups.items()},
+        "groups": {name: group_rows(values, sampling) for name, values in groups.items()},
         "hardness": hardness_mass(hard, p),
         "top_mass": top_mass(p),
         "max_weight": float(p.max() * len(p)),
         "zero_weights": never_drawn(p),
         "vendi_score": vendi_score(x, p),
         "koleo_entropy": koleo_entropy(nearest, p),
-        "bandwidths": scheme.bandwidths,
+        "bandwidths": sampling.bandwidths,
     }
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths
-from kdbias.measurement.distribution import Scheme
+from kdbias.measurement.distribution import Sampling
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
 from kdbias.tables.documents import read_document
@@ -125,8 +125,8 @@ def write_measured(
     write_density(out / DENSITY, pa.table(columns), doc)
 
 
-def write_schemes(
-    out: Path, ids: pa.Array, measured: Measured, schemes: Sequence[Scheme], doc: dict[str, Any]
+def write_samplings(
+    out: Path, ids: pa.Array, measured: Measured, samplings: Sequence[Sampling], doc: dict[str, Any]
 ) -> None:
     """Write ``schemes.parquet``: what adding schemes or groups later needs, and what plots of schemes show.
 
@@ -140,9 +140,9 @@ def write_schemes(
         "hardness": floats(measured.hardness),
         "nearest_distance": floats(measured.nearest),
     }
-    for scheme in schemes:
-        columns[f"weight {scheme.name}"] = pa.array(scheme.p * n)
-        columns[f"log_density {scheme.name}"] = floats(scheme.log_density)
+    for sampling in samplings:
+        columns[f"weight {sampling.name}"] = pa.array(sampling.p * n)
+        columns[f"log_density {sampling.name}"] = floats(sampling.log_density)
     write_table(out / SCHEMES, pa.table(columns), doc)
 
 
@@ -180,25 +180,19 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
     )
 
 
-def read_schemes(out: Path, document: dict[str, Any]) -> list[Scheme]:
+def read_samplings(out: Path, document: dict[str, Any]) -> list[Sampling]:
     """The schemes measured so far, in their order."""
-    names = [entry["name"] for entry in document["schemes"]]
-    columns = [f"{what} {name}" for name in names for what in ("weight", "log_density")]
-    stored = read_table(out / SCHEMES, columns)
-    schemes = []
+    stored = read_table(
+        out / SCHEMES,
+        [f"{what} {entry['name']}" for entry in document["schemes"] for what in ("weight", "log_density")],
+    )
+    samplings = []
     for entry in document["schemes"]:
         p = stored.column(f"weight {entry['name']}").to_numpy()
-        schemes.append(
-            Scheme(
-                entry["name"],
-                p / p.sum(),
-                entry["weights"],
-                entry["fingerprint"],
-                stored.column(f"log_density {entry['name']}").to_numpy(),
-                entry["bandwidths"],
-            )
-        )
-    return schemes
+        density = stored.column(f"log_density {entry['name']}").to_numpy()
+        known = {name: entry[name] for name in ("name", "weights", "fingerprint", "bandwidths")}
+        samplings.append(Sampling(p=p / p.sum(), log_density=density, **known))
+    return samplings
 
 
 def write_neighbors(

@@ -16,7 +16,6 @@ from kdbias.sphere.cell_check import exact_cosines, neighbour_quality
 from kdbias.sphere.cell_estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.tiles import TILE, seconds_estimate
 
-SEARCHES = ("exact", "ivf", "hnsw")
 # Beyond these an approximate search is refused (hnsw: warned about). Natural sampling's potentials at the
 # chosen bandwidth and k-th distances rank samples by density, so their ranks are held against exact ones;
 # recall alone says little. Another scheme's potentials rank nothing, and an equilibrium's are all alike, so

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,22 @@ from kdbias.measurement.density import (
     log_density,
     pair_distances,
 )
-from kdbias.measurement.distribution import Scheme, bandwidth_entry, rectify, scheme_entry
+from kdbias.measurement.distribution import Sampling, bandwidth_entry, group_rows, rectify, scheme_entry
 from kdbias.measurement.files import (
     NEIGHBORS,
     UNIFORMITY,
     Measured,
     read_measured,
     read_neighbors,
-    read_schemes,
+    read_samplings,
     read_uniformity,
     write_intervals,
     write_measured,
     write_neighbors,
-    write_schemes,
+    write_samplings,
 )
 from kdbias.measurement.passes import PassPlan, PassResult, require_quality, with_quality
+from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.tiles import TILE
@@ -53,7 +55,6 @@ class Session:
     Args:
         groups: columns to report by.
         plan: how pairs are seen.
-        estimator: ``kind`` (None: as it is, at first ``potential``) and ``exponent`` of the log density.
     """
 
     def __init__(
@@ -62,32 +63,23 @@ class Session:
         run: Run,
         groups: dict[str, pa.Array],
         plan: PassPlan,
-        estimator: dict[str, Any],
+        settings: UniformitySettings,
     ) -> None:
-        self.table, self.run, self.groups, self.plan, self.estimator = table, run, groups, plan, estimator
+        self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, settings
+        self.began = time.perf_counter()
         self.ids = table.ids()
         self.labels = table.labels()
         self.codes = encode(self.labels)[0]
 
-    def measure(
-        self, added: list[Scheme], keep_neighbors: bool, started: float
-    ) -> tuple[dict[str, Any], str]:
+    def measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Everything from the vectors, in one pass; returns ``uniformity.json`` and the state ``new``."""
-        config = self.run.record["config"]
-        k, n = config["k"], self.table.n
-        announcement = self.plan.announcement(n, self.table.d)
-        if self._best_at != "none":
-            where = "every bandwidth" if self._best_at == "all" else "the chosen bandwidth"
-            announcement += (
-                f"; on top of that the search for the best re-weighting at {where}, which may take longer "
-                "(--rectification none leaves it out)"
-            )
-        progress.say(announcement)
+        n, k = self.table.n, self.run.record["config"]["k"]
+        self._announce()
         x = self.table.vectors()
         codes = self.codes if (self.codes >= 0).any() else None
-        bandwidths = choose_bandwidths(x, codes, config["t"], config["seed"])
-        schemes = [Scheme("natural", np.full(n, 1 / n)), *added]
-        result = self._pass(x, bandwidths, schemes, k, NEAR_DUPLICATE_COSINE)
+        bandwidths = choose_bandwidths(x, codes, self.settings.t, self.settings.seed)
+        samplings = [Sampling("natural", np.full(n, 1 / n)), *added]
+        result = self._pass(x, bandwidths, samplings, k, NEAR_DUPLICATE_COSINE)
         pairs = result.pairs
         first = first_with_same_vector(x)
         measured = Measured(
@@ -101,120 +93,142 @@ class Session:
             log_density=np.empty(0),
         )
         dimension = None if pairs.cosines is None else intrinsic_dimension(pairs.cosines)
-        self._estimate(measured, pairs.cosines, dimension)
-        self._fill(schemes, result, bandwidths)
-        searched = {"all": bandwidths.values, "chosen": [bandwidths.chosen], "none": []}[self._best_at]
-        best = [self._best(x, first, entry, entry["t"] in searched) for entry in schemes[0].bandwidths]
-        if keep_neighbors:
+        estimator = self._estimate(measured, pairs.cosines, dimension)
+        natural = samplings[0].bandwidths
+        best = [self._best(x, first, entry, bandwidths.chosen) for entry in natural]
+        if self.settings.keep_neighbors:
             if pairs.ids is None or pairs.cosines is None:
                 raise KdbiasError("a single sample has no neighbours to keep; leave out --keep-neighbors")
             write_neighbors(self.run.out, self.ids, pairs.ids, pairs.cosines, self._provenance({}, 0.0))
         if result.half_widths is not None:
             doc = self._provenance({}, 0.0, coverage=result.search["coverage"])
             write_intervals(self.run.out, self.ids, bandwidths.values, result.half_widths[0], doc)
-        head = {
+        document = {
+            "n": n,
+            "d": self.table.d,
+            "t_chosen": bandwidths.chosen,
+            "bandwidth_rule": bandwidths.rule,
             "search": result.search,
+            "estimator": estimator,
             "intrinsic_dimension": dimension,
+            "duplicates": measured.counts(),
             "best": best,
+            "schemes": self._entries(x, measured, samplings, self.groups, natural, best),
         }
-        return self._write(x, measured, schemes, head, "new", started)
+        return self._write(document, measured, samplings, "new")
 
-    def extend(self, added: list[Scheme], keep_neighbors: bool, started: float) -> tuple[dict[str, Any], str]:
+    def extend(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Add schemes and groups to a finished measurement, or restate its log density by another estimator.
+
+        What is stored about a scheme stays as it is; a scheme whose manifest has changed is measured anew.
 
         Returns:
             The content of ``uniformity.json`` and the state: ``finished`` where there was nothing to do.
         """
-        document = read_uniformity(self.run.out)
-        if keep_neighbors and not (self.run.out / NEIGHBORS).exists():
+        out, document = self.run.out, read_uniformity(self.run.out)
+        if self.settings.keep_neighbors and not (out / NEIGHBORS).exists():
             raise KdbiasError(
-                f"{self.run.out} was measured without --keep-neighbors, so its neighbours are gone; measure "
+                f"{out} was measured without --keep-neighbors, so its neighbours are gone; measure "
                 "again with --keep-neighbors --overwrite"
             )
-        known = {entry["name"]: entry for entry in document["schemes"]}
-        fresh = [s for s in added if known.get(s.name, {}).get("fingerprint") != s.fingerprint]
-        for scheme in fresh:
-            before = known.get(scheme.name, {}).get("weights")
-            if before is not None and os.path.abspath(before) != os.path.abspath(str(scheme.weights)):
-                raise KdbiasError(
-                    f"{self.run.out} has a scheme {scheme.name!r} from {before} already; rename "
-                    f"{scheme.weights}"
-                )
-        old_groups = list(document["schemes"][0]["groups"])
-        new_groups = [name for name in self.groups if name not in old_groups]
-        other_estimator = self._wants_other(document["estimator"])
-        if not fresh and not new_groups and not other_estimator:
-            progress.say(f"{self.run.out} is finished: nothing to do")
+        entries = {entry["name"]: entry for entry in document["schemes"]}
+        fresh = [s for s in added if s.fingerprint != entries.get(s.name, {}).get("fingerprint")]
+        _refuse_other_files(out, fresh, entries)
+        old_groups = document["schemes"][0]["groups"]
+        new_groups = {name: values for name, values in self.groups.items() if name not in old_groups}
+        restated = self._wants_other(document["estimator"])
+        if not (fresh or new_groups or restated) and self.run.already_finished():
             return document, "finished"
-        measured = read_measured(self.run.out, document, self.ids)
-        schemes = read_schemes(self.run.out, document)
-        self.groups = {name: self.table.column(name) for name in (*old_groups, *new_groups)}
-        if other_estimator:
-            stored = (self.run.out / NEIGHBORS).exists()
-            cosines = read_neighbors(self.run.out)[2] if stored else None
-            self._estimate(measured, cosines, document["intrinsic_dimension"])
-        else:
-            self.estimator = document["estimator"]
+        measured = read_measured(out, document, self.ids)
+        samplings = {sampling.name: sampling for sampling in read_samplings(out, document)}
+        if restated:
+            cosines = read_neighbors(out)[2] if (out / NEIGHBORS).exists() else None
+            document["estimator"] = self._estimate(measured, cosines, document["intrinsic_dimension"])
+        for name, entry in entries.items():
+            entry["groups"] |= {g: group_rows(values, samplings[name]) for g, values in new_groups.items()}
         if fresh:
             progress.say(self.plan.announcement(self.table.n, self.table.d))
-        x = self.table.vectors()
-        head = {name: document[name] for name in ("search", "intrinsic_dimension", "best")}
-        if fresh:
+            x = self.table.vectors()
             result = self._pass(x, measured.bandwidths, fresh, 0, None)
-            self._fill(fresh, result, measured.bandwidths)
-            places = {scheme.name: i for i, scheme in enumerate(schemes)}
-            for scheme in fresh:
-                if scheme.name in places:
-                    progress.say(f"{scheme.weights} has changed; scheme {scheme.name!r} is measured anew")
-                    schemes[places[scheme.name]] = scheme
-                else:
-                    places[scheme.name] = len(schemes)
-                    schemes.append(scheme)
-            head["search"] = with_quality(head["search"], result.search, [places[s.name] for s in fresh])
-        state = "restated" if other_estimator else "extended"
-        return self._write(x, measured, schemes, head, state, started)
+            for sampling in fresh:
+                if sampling.name in samplings:
+                    progress.say(f"{sampling.weights} has changed; scheme {sampling.name!r} is measured anew")
+                samplings[sampling.name] = sampling
+            places = [list(samplings).index(sampling.name) for sampling in fresh]
+            document["search"] = with_quality(document["search"], result.search, places)
+            groups = {name: self.table.column(name) for name in old_groups} | new_groups
+            natural = document["schemes"][0]["bandwidths"]
+            made = self._entries(x, measured, fresh, groups, natural, document["best"])
+            entries |= {entry["name"]: entry for entry in made}
+        document["schemes"] = list(entries.values())
+        return self._write(
+            document, measured, list(samplings.values()), "restated" if restated else "extended"
+        )
+
+    def _announce(self) -> None:
+        line = self.plan.announcement(self.table.n, self.table.d)
+        if self._best_at != "none":
+            where = "every bandwidth" if self._best_at == "all" else "the chosen bandwidth"
+            line += (
+                f"; on top of that the search for the best re-weighting at {where}, which may take longer "
+                "(--rectification none leaves it out)"
+            )
+        progress.say(line)
 
     def _pass(
-        self, x: np.ndarray, bandwidths: Bandwidths, schemes: list[Scheme], k: int, near: float | None
+        self, x: np.ndarray, bandwidths: Bandwidths, samplings: list[Sampling], k: int, near: float | None
     ) -> PassResult:
-        p = np.stack([scheme.p for scheme in schemes])
-        result = self.plan.run(x, bandwidths.values, p, k, near)
+        """One pass; fills in what it says of each sampling."""
+        result = self.plan.run(x, bandwidths.values, np.stack([s.p for s in samplings]), k, near)
         chosen = bandwidths.values.index(bandwidths.chosen)
-        require_quality(result.search, [scheme.name for scheme in schemes], chosen)
-        return result
-
-    def _fill(self, schemes: list[Scheme], result: PassResult, bandwidths: Bandwidths) -> None:
-        chosen = bandwidths.values.index(bandwidths.chosen)
-        for m, scheme in enumerate(schemes):
-            p = scheme.p
+        require_quality(result.search, [s.name for s in samplings], chosen)
+        for m, sampling in enumerate(samplings):
+            p = sampling.p
             potential = result.pairs.without_self[m, chosen] + p
             # A sample that is never drawn does not see itself: at a large t it may see nothing at all.
-            scheme.log_density = np.log(potential, out=np.full(len(p), np.nan), where=potential > 0)
-            scheme.bandwidths = []
+            sampling.log_density = np.log(potential, out=np.full(len(p), np.nan), where=potential > 0)
             for i, t in enumerate(bandwidths.values):
                 energy, error = float(result.pair_energies[m, i]), result.energy_errors
                 relative = float(error[m, i]) / energy if error is not None and energy > 0 else None
                 entry = bandwidth_entry(self.table.d, t, p, energy + float(p @ p), energy, relative)
-                scheme.bandwidths.append(entry)
+                sampling.bandwidths.append(entry)
+        return result
 
-    def _estimate(self, measured: Measured, cosines: np.ndarray | None, dimension: float | None) -> None:
-        """Fill in the log densities by the wanted estimator, and say which exponent it took."""
-        if self.estimator["kind"] is None:
-            self.estimator = {**self.estimator, "kind": "potential"}
-        if self.estimator["kind"] == "knn" and self.estimator["exponent"] is None:
-            self.estimator = {**self.estimator, "exponent": dimension}
+    def _entries(
+        self,
+        x: np.ndarray,
+        measured: Measured,
+        samplings: list[Sampling],
+        groups: dict[str, pa.Array],
+        natural: list[dict[str, Any]],
+        best: list[dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """The entries of ``schemes``; `natural` are the bandwidths of natural sampling."""
+        hard, nearest = measured.hardness, measured.nearest
+        entries = [scheme_entry(s, x, self.codes, groups, hard, nearest) for s in samplings]
+        rectify(entries, natural, best)
+        return entries
+
+    def _estimate(
+        self, measured: Measured, cosines: np.ndarray | None, dimension: float | None
+    ) -> dict[str, Any]:
+        """Fill in the log densities by the wanted estimator; returns it with the exponent that it took."""
+        kind, exponent = self.settings.estimator or "potential", self.settings.exponent
+        if kind == "knn" and exponent is None:
+            exponent = dimension
         bandwidths = measured.bandwidths
         measured.log_density = log_density(
-            self.estimator["kind"],
+            kind,
             potential=measured.natural[bandwidths.values.index(bandwidths.chosen)],
             t=bandwidths.chosen,
             knn_distance=measured.knn_distance,
             cosines=cosines,
-            exponent=self.estimator["exponent"],
+            exponent=exponent,
         )
+        return {"kind": kind, "exponent": exponent}
 
     def _wants_other(self, stored: dict[str, Any]) -> bool:
-        kind, exponent = self.estimator["kind"], self.estimator["exponent"]
+        kind, exponent = self.settings.estimator, self.settings.exponent
         if kind is None:
             return False
         return kind != stored["kind"] or (kind == "knn" and exponent not in (None, stored["exponent"]))
@@ -222,83 +236,53 @@ class Session:
     @property
     def _best_at(self) -> str:
         """Bandwidths at which the best re-weighting is searched: ``all``, ``chosen`` or ``none``."""
-        which: str = self.run.record["config"]["rectification"]
-        if which == "auto":
+        if self.settings.rectification == "auto":
             return "all" if self.table.n <= ALL_BANDWIDTHS_UP_TO else "chosen"
-        return which
+        return self.settings.rectification
 
     def _best(
-        self, x: np.ndarray, first: np.ndarray, natural: dict[str, Any], wanted: bool
+        self, x: np.ndarray, first: np.ndarray, natural: dict[str, Any], chosen: float
     ) -> dict[str, Any]:
         """The least energy that any re-weighting reaches at this bandwidth, with its certificate."""
-        t = natural["t"]
-        unknown = ("energy", "natural_energy", "gap", "ess_share", "effective_distinct")
-        none: dict[str, Any] = {"t": t} | dict.fromkeys(unknown)
-        if not wanted:
-            return {**none, "reason": "not searched at this bandwidth; ask with --rectification all"}
-        distinct = len(np.unique(first))
-        needed = 2 * distinct * (distinct + TILE) // 2
-        budget, threads = self.plan.budget, self.plan.threads
-        if needed > budget:
+        t, reason = natural["t"], natural["reason"]
+        distinct = int((first == np.arange(len(first))).sum())
+        needed, budget = 2 * distinct * (distinct + TILE) // 2, self.plan.budget
+        if t not in {"all": [t], "chosen": [chosen], "none": []}[self._best_at]:
+            reason = "not searched at this bandwidth; ask with --rectification all"
+        elif needed > budget:
+            reason = (
+                f"needs {needed / 2**30:,.1f} GiB for the kernel of {distinct:,} distinct samples, "
+                f"more than --memory {budget / 2**30:,.1f} GiB"
+            )
+        elif natural["uniformity"] is not None:
+            progress.say(f"searching the best re-weighting at t={t:g} (for the rectification)")
+            found = solve(x, t, duplicates=first, tolerance=5e-3, memory=budget, threads=self.plan.threads)
             return {
-                **none,
-                "reason": f"needs {needed / 2**30:,.1f} GiB for the kernel of {distinct:,} distinct samples, "
-                f"more than --memory {budget / 2**30:,.1f} GiB",
+                "t": t,
+                "energy": found.energy,
+                "natural_energy": found.start_energy,
+                "gap": found.gap,
+                "ess_share": found.ess,
+                "effective_distinct": 1 / found.energy,
+                "reason": None if found.proven else "the kernel is approximated, so there is no certificate",
             }
-        if natural["uniformity"] is None:
-            return {**none, "reason": natural["reason"]}
-        progress.say(f"searching the best re-weighting at t={t:g} (for the rectification)")
-        found = solve(x, t, duplicates=first, tolerance=5e-3, memory=budget, threads=threads)
-        return {
-            "t": t,
-            "energy": found.energy,
-            "natural_energy": found.start_energy,
-            "gap": found.gap,
-            "ess_share": found.ess,
-            "effective_distinct": 1 / found.energy,
-            "reason": None if found.proven else "the kernel is approximated, so there is no certificate",
-        }
+        unknown = ("energy", "natural_energy", "gap", "ess_share", "effective_distinct")
+        return {"t": t, **dict.fromkeys(unknown), "reason": reason}
 
     def _write(
-        self,
-        x: np.ndarray,
-        measured: Measured,
-        schemes: list[Scheme],
-        head: dict[str, Any],
-        state: str,
-        started: float,
+        self, document: dict[str, Any], measured: Measured, samplings: list[Sampling], state: str
     ) -> tuple[dict[str, Any], str]:
-        entries = [
-            scheme_entry(s, x, self.codes, self.groups, measured.hardness, measured.nearest) for s in schemes
-        ]
-        rectify(entries, entries[0]["bandwidths"], head["best"])
-        counts = measured.counts()
-        document = {
-            "n": self.table.n,
-            "d": self.table.d,
-            "t_chosen": measured.bandwidths.chosen,
-            "bandwidth_rule": measured.bandwidths.rule,
-            "search": head["search"],
-            "estimator": self.estimator,
-            "intrinsic_dimension": head["intrinsic_dimension"],
-            "duplicates": counts,
-            "best": head["best"],
-            "schemes": entries,
-        }
-        seconds = self.run.record.get("seconds", 0.0) + time.perf_counter() - started  # of all calls
-        doc = self._provenance(
-            {"samples": self.table.n, **counts},
-            seconds,
-            t_chosen=document["t_chosen"],
-            estimator=self.estimator,
-        )
-        columns = {name: self.table.column(name) for name in self.table.group_columns}
+        seconds = self.run.record.get("seconds", 0.0) + time.perf_counter() - self.began  # of all calls
+        counts = {"samples": self.table.n, **document["duplicates"]}
+        more = {"t_chosen": document["t_chosen"], "estimator": document["estimator"]}
+        doc = self._provenance(counts, seconds, **more)
         staged = self.run.stage()  # what the files say must agree at any moment
-        if state in ("new", "restated"):
+        if state != "extended":
+            columns = {name: self.table.column(name) for name in self.table.group_columns}
             write_measured(staged, self.ids, self.labels, columns, measured, doc)
-        write_schemes(staged, self.ids, measured, schemes, doc)
+        write_samplings(staged, self.ids, measured, samplings, doc)
         write_json(staged / UNIFORMITY, document)
-        self.run.finish(doc["counts"], seconds, schemes=[s.name for s in schemes])
+        self.run.finish(counts, seconds, schemes=[sampling.name for sampling in samplings])
         if self.plan.snapshot is not None:
             self.plan.snapshot.unlink(missing_ok=True)
         return document, state
@@ -309,6 +293,16 @@ class Session:
         return provenance.document(
             STAGE, record["config"], record["inputs"], counts, seconds, embeddings=where, **more
         )
+
+
+def _refuse_other_files(out: Path, fresh: list[Sampling], entries: dict[str, Any]) -> None:
+    """Refuse a manifest that is called as one from another file."""
+    for sampling in fresh:
+        before = entries.get(sampling.name, {}).get("weights")
+        if before is not None and os.path.abspath(before) != os.path.abspath(str(sampling.weights)):
+            raise KdbiasError(
+                f"{out} has a scheme {sampling.name!r} from {before} already; rename {sampling.weights}"
+            )
 
 
 def _last_distance(x: np.ndarray, ids: np.ndarray | None) -> np.ndarray:

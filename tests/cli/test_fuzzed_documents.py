@@ -20,7 +20,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.result import EvaluationResult, read_metrics
 from kdbias.inspection.describe import inspect
 from kdbias.inspection.text import as_text
-from kdbias.measurement.files import read_measured, read_schemes, read_uniformity
+from kdbias.measurement.files import read_measured, read_samplings, read_uniformity
 from kdbias.measurement.text import summary_table
 from kdbias.networks.saved import load_network
 from kdbias.reporting import report
@@ -107,7 +107,7 @@ def uniformity_of(folder: Path) -> None:
     document = read_uniformity(folder)
     summary_table(document)
     read_measured(folder, document, read_density(folder).ids)
-    read_schemes(folder, document)
+    read_samplings(folder, document)
 
 
 def table_of(folder: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 from kdbias.data.index_cache import cached_index
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.result import read_metrics
-from kdbias.measurement.files import read_measured, read_neighbors, read_schemes, read_uniformity
+from kdbias.measurement.files import read_measured, read_neighbors, read_samplings, read_uniformity
 from kdbias.networks.saved import load_network, read_checkpoint
 from kdbias.reporting.collect import collect
 from kdbias.reporting.frontier import read_frontier
@@ -71,7 +71,7 @@ def density(folder: Path) -> Any:
 def measured(folder: Path) -> Any:
     document = read_uniformity(folder)
     stored = vars(read_measured(folder, document, read_density(folder).ids))
-    return values([stored, [vars(scheme) for scheme in read_schemes(folder, document)]])
+    return values([stored, [vars(scheme) for scheme in read_samplings(folder, document)]])
 
 
 def manifest(file: Path) -> Any:

@@ -84,7 +84,7 @@ class AtBandwidth(Settings):
 
     def check(self) -> None:
         if self.t is not None:
-            from kdbias.measurement.density import check_bandwidth
+            from kdbias.measurement.settings import check_bandwidth
 
             check_bandwidth(self.t)
 

@@ -1,0 +1,119 @@
+"""Every option of `uniformity`: its default, its meaning and its limits. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbias.device import MOST_PARALLEL, parse_bytes
+from kdbias.errors import KdbiasError
+from kdbias.settings import Settings, option
+
+# Below, float32 hardly tells exp(-t |x - y|^2) from 1; beyond, cosines that are rounded to float32 are not
+# exact enough for it any more, and the null's series gets long.
+_LEAST, _MOST = 1e-3, 1e3
+
+
+def parse_bandwidths(t: str | float | Sequence[float]) -> str | tuple[float, ...]:
+    """``"auto"``, or ``"2,5,10"``, a number or a sequence of numbers as distinct floats in that order.
+
+    Raises:
+        KdbiasError: something that is not a number from 0.001 to 1,000.
+    """
+    parts: Any = t
+    if isinstance(t, str):
+        if t.strip().lower() == "auto":
+            return "auto"
+        parts = [part for part in t.split(",") if part.strip()]
+    try:
+        values = [float(part) for part in ([parts] if isinstance(parts, numbers.Real) else parts)]
+    except (TypeError, ValueError):
+        values = []
+    if not values:
+        raise KdbiasError(f"--t {t!r} is neither auto nor a list of numbers such as 2,5,10")
+    for value in values:
+        check_bandwidth(value)
+    # Columns are named by six digits; two bandwidths that differ by less are the same.
+    return tuple(dict.fromkeys(float(f"{v:g}") for v in values))
+
+
+def check_bandwidth(t: float) -> None:
+    """Refuse a bandwidth at which float32 measures nothing."""
+    if not _LEAST <= t <= _MOST:
+        raise KdbiasError(f"--t {t:g} is not a bandwidth from {_LEAST:g} to {_MOST:g}, such as 2, 5 or 10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformitySettings(Settings):
+    """How a table is measured; under which weights, and by which groups, may be added later."""
+
+    name = "uniformity"
+
+    weights: tuple[str, ...] = option(
+        (),
+        "measure the data as this manifest would sample it, too; repeatable",
+        metavar="W.parquet",
+        path=True,
+    )
+    k: int | None = option(None, "neighbours a sample", least=1, shown="64, or n-1 if smaller")
+    t: str | tuple[float, ...] = option(
+        "auto",
+        "bandwidth(s), the first of which is that of log_density",
+        parse=parse_bandwidths,
+        metavar="auto|2,5,10",
+        accepts="str | float | Sequence[float]",
+    )
+    search: str = option(
+        "exact",
+        "how pairs are seen; exact: all; ivf: estimates with intervals, from about 100,000 samples; hnsw: "
+        "the same by a graph that may miss isolated samples",
+        choices=("exact", "ivf", "hnsw"),
+    )
+    estimator: str | None = option(
+        None,
+        "what log_density is; another one is computed from what is stored",
+        choices=("potential", "knn", "vmf"),
+        shown="potential",
+        operational=True,
+    )
+    exponent: float | None = option(
+        None,
+        "power of the distance of estimator knn",
+        above=0,
+        shown="the intrinsic dimension",
+        operational=True,
+    )
+    device: str = option("auto", "where to compute", metavar="auto|cpu|cuda[:N]", operational=True)
+    precision: str = option("float32", "of potentials on CUDA", choices=("float32", "tf32", "bf16"))
+    memory: int = option(
+        "4GiB",
+        "most extra memory to take, 256MiB or more",
+        parse=parse_bytes,
+        metavar="SIZE",
+        accepts="str | int",
+        operational=True,
+    )
+    threads: int | None = option(
+        None, "CPU threads", shown="all", least=1, most=MOST_PARALLEL, operational=True
+    )
+    group_by: tuple[str, ...] = option(
+        (), "report by this column, too; repeatable", metavar="COLUMN", operational=True
+    )
+    rectification: str = option(
+        "auto",
+        "at which bandwidths to search the best re-weighting; auto: all up to 16,384 samples, else the "
+        "chosen one. none leaves the search out, which takes most of a small run's time",
+        choices=("auto", "all", "chosen", "none"),
+    )
+    keep_neighbors: bool = option(False, "write neighbors.parquet", operational=True)
+    seed: int = option(0, "seed of the samples that are drawn", least=0)
+
+    def check(self) -> None:
+        if self.exponent is not None and self.estimator != "knn":
+            raise KdbiasError(
+                f"--exponent {self.exponent:g} is of --estimator knn; add that, or leave it out"
+            )
+        if self.search != "exact" and self.device.startswith("cuda"):
+            raise KdbiasError(f"--search {self.search} runs on the CPU; use --device cpu, or --search exact")
