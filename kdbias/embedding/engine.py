@@ -197,11 +197,7 @@ def write_parts(parts: Parts, results: Generator[tuple[Part, Embedded], None, No
     from kdbias.loading import worker_deaths
 
     writing: Future[None] | None = None
-    with (
-        worker_deaths(WAY_OUT),
-        contextlib.closing(results),
-        ThreadPoolExecutor(max_workers=1) as writer,
-    ):
+    with worker_deaths(WAY_OUT), contextlib.closing(results), ThreadPoolExecutor(max_workers=1) as writer:
         for part, found in results:
             if writing is not None:
                 writing.result()

@@ -76,10 +76,7 @@ class EmbedSettings(Reading, _Network):
         accepts="str",
     )
     channels_last: bool | None = option(
-        None,
-        "memory layout of a torch network",
-        shown="channels last with bf16, fp16",
-        operational=True,
+        None, "memory layout of a torch network", shown="channels last with bf16, fp16", operational=True
     )
     compile: bool = option(False, "compile the network first (torch.compile)", operational=True)
 

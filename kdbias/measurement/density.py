@@ -34,6 +34,36 @@ class Bandwidths:
     rule: dict[str, object]
 
 
+@dataclass
+class Measured:
+    """What was measured about the data themselves, whatever the sampling.
+
+    Attributes:
+        bandwidths: what was swept.
+        natural: (T, n) float64 potentials under natural sampling.
+        knn_distance: (n,) Euclidean distance to the k-th neighbour, NaN without neighbours.
+        nearest: (n,) distance to the nearest different vector, NaN where unknown.
+        first: (n,) position of the first sample with the same vector.
+        near_duplicates: (n,) how many others at cosine >= 0.999.
+        hardness: (n,) 1 - cosine to the label's leave-one-out centroid, NaN where there is none.
+        log_density: (n,) by the estimator that was asked for.
+    """
+
+    bandwidths: Bandwidths
+    natural: np.ndarray
+    knn_distance: np.ndarray
+    nearest: np.ndarray
+    first: np.ndarray
+    near_duplicates: np.ndarray
+    hardness: np.ndarray
+    log_density: np.ndarray
+
+    def counts(self) -> dict[str, int]:
+        """Samples that repeat an earlier vector, and samples with a near duplicate."""
+        repeats = int((self.first != np.arange(len(self.first))).sum())
+        return {"exact_duplicates": repeats, "near_duplicates": int((self.near_duplicates > 0).sum())}
+
+
 def choose_bandwidths(
     x: np.ndarray, codes: np.ndarray | None, t: str | float | Sequence[float] = "auto", seed: int = 0
 ) -> Bandwidths:

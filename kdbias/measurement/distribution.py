@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.measurement.density import Measured
 from kdbias.sphere.null import log_null
 from kdbias.tables.weight_manifest import never_drawn
 
@@ -201,12 +202,7 @@ def hardness_mass(hardness: np.ndarray, p: np.ndarray) -> dict[str, Any] | None:
 
 
 def scheme_entry(
-    sampling: Sampling,
-    x: np.ndarray,
-    codes: np.ndarray,
-    groups: Mapping[str, pa.Array],
-    hard: np.ndarray,
-    nearest: np.ndarray,
+    sampling: Sampling, x: np.ndarray, codes: np.ndarray, groups: Mapping[str, pa.Array], measured: Measured
 ) -> dict[str, Any]:
     """One entry of ``schemes`` in ``uniformity.json`` (its ``bandwidths`` are taken over as they are).
 
@@ -214,8 +210,7 @@ def scheme_entry(
         x: (n, d) float32 unit rows.
         codes: (n,) label codes, -1 for none.
         groups: columns to report by.
-        hard: (n,) hardness, NaN where it is not defined.
-        nearest: (n,) distance to the nearest different vector, NaN where unknown.
+        measured: hardness and nearest different vectors of the samples.
     """
     p = sampling.p
     size = ess(p)
@@ -227,12 +222,12 @@ def scheme_entry(
         "ess_share": size / len(p),
         "effective_identities": effective_identities(p, codes),
         "groups": {name: group_rows(values, sampling) for name, values in groups.items()},
-        "hardness": hardness_mass(hard, p),
+        "hardness": hardness_mass(measured.hardness, p),
         "top_mass": top_mass(p),
         "max_weight": float(p.max() * len(p)),
         "zero_weights": never_drawn(p),
         "vendi_score": vendi_score(x, p),
-        "koleo_entropy": koleo_entropy(nearest, p),
+        "koleo_entropy": koleo_entropy(measured.nearest, p),
         "bandwidths": sampling.bandwidths,
     }
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.measurement.density import Bandwidths
+from kdbias.measurement.density import Bandwidths, Measured
 from kdbias.measurement.distribution import Sampling
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
@@ -25,11 +24,7 @@ SCHEMES = "schemes.parquet"
 INTERVALS = "intervals.parquet"
 _ROWS = 16_384
 _NUMBER = (float, None)
-_GROUP = {
-    "value": (str, None),
-    **dict.fromkeys(("count", "share", "mass"), float),
-    "log_density": _NUMBER,
-}
+_GROUP = {"value": (str, None), **dict.fromkeys(("count", "share", "mass"), float), "log_density": _NUMBER}
 _BANDWIDTH = {
     "t": float,
     **dict.fromkeys(("uniformity", "null", "excess", "energy", "effective_distinct"), _NUMBER),
@@ -67,36 +62,6 @@ _SHAPE = {
     "best": [{"t": float, "energy": _NUMBER, "gap": _NUMBER, "reason": (str, None)}],
     "schemes": [_SCHEME],
 }
-
-
-@dataclass
-class Measured:
-    """What was measured about the data themselves, whatever the sampling.
-
-    Attributes:
-        bandwidths: what was swept.
-        natural: (T, n) float64 potentials under natural sampling.
-        knn_distance: (n,) Euclidean distance to the k-th neighbour, NaN without neighbours.
-        nearest: (n,) distance to the nearest different vector, NaN where unknown.
-        first: (n,) position of the first sample with the same vector.
-        near_duplicates: (n,) how many others at cosine >= 0.999.
-        hardness: (n,) 1 - cosine to the label's leave-one-out centroid, NaN where there is none.
-        log_density: (n,) by the estimator that was asked for.
-    """
-
-    bandwidths: Bandwidths
-    natural: np.ndarray
-    knn_distance: np.ndarray
-    nearest: np.ndarray
-    first: np.ndarray
-    near_duplicates: np.ndarray
-    hardness: np.ndarray
-    log_density: np.ndarray
-
-    def counts(self) -> dict[str, int]:
-        """Samples that repeat an earlier vector, and samples with a near duplicate."""
-        repeats = int((self.first != np.arange(len(self.first))).sum())
-        return {"exact_duplicates": repeats, "near_duplicates": int((self.near_duplicates > 0).sum())}
 
 
 def write_measured(

@@ -11,10 +11,12 @@ import numpy as np
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
+from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile, require_memory
 from kdbias.sphere.cell_check import exact_cosines, neighbour_quality
 from kdbias.sphere.cell_estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.tiles import TILE, seconds_estimate
+from kdbias.sphere.workers import available_threads
 
 # Beyond these an approximate search is refused (hnsw: warned about). Natural sampling's potentials at the
 # chosen bandwidth and k-th distances rank samples by density, so their ranks are held against exact ones;
@@ -54,48 +56,38 @@ class PassPlan:
     """How pairs are seen.
 
     Attributes:
-        search: ``exact`` (all pairs), ``ivf`` (cells) or ``hnsw`` (neighbours by a graph, the rest by cells).
+        settings: search, precision, memory beside the vectors, seed of cells, landmarks and checked samples.
         device: ``cpu`` or a torch device.
-        precision: of the product behind potentials.
-        threads: CPU threads.
-        budget: bytes of memory beside the vectors.
-        seed: of cells, landmarks and checked samples.
         snapshot: file to save a long exact pass in, and to go on from.
     """
 
-    search: str
+    settings: UniformitySettings
     device: str
-    precision: str
-    threads: int
-    budget: int
-    seed: int
     snapshot: Path | None = None
+
+    @property
+    def threads(self) -> int:
+        """CPU threads."""
+        return self.settings.threads or available_threads()
 
     def announcement(self, n: int, d: int) -> str:
         """The first line of a run."""
-        exact = seconds_estimate(n, d, self.threads)
+        search, exact = self.settings.search, seconds_estimate(n, d, self.threads)
         cells = exact * min(1.0, 2 * (16 * math.sqrt(n) + 4000) / n) + 1
-        how = {"exact": f"all pairs in tiles of {TILE}"}.get(
-            self.search, f"{self.search}, cells of the sphere"
-        )
+        how = f"all pairs in tiles of {TILE}" if search == "exact" else f"{search}, cells of the sphere"
         line = (
-            f"uniformity: device {self.device}, {self.precision}, {self.threads} thread(s), {how}; "
+            f"uniformity: device {self.device}, {self.settings.precision}, {self.threads} thread(s), {how}; "
             f"{n:,} samples x {d} dimensions"
         )
         if self.device != "cpu":
             return line
-        line += f", about {duration(exact if self.search == 'exact' else cells)}"
-        if self.search == "exact" and exact > _LONG:
+        line += f", about {duration(exact if search == 'exact' else cells)}"
+        if search == "exact" and exact > _LONG:
             line += f" (--search ivf: about {duration(cells)}, with error bars)"
         return line
 
     def run(
-        self,
-        x: np.ndarray,
-        bandwidths: list[float],
-        p: np.ndarray,
-        k: int,
-        near: float | None,
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
     ) -> PassResult:
         """See the pairs of ``x`` (n, d) under the weightings ``p`` (m, n).
 
@@ -106,11 +98,8 @@ class PassPlan:
         Raises:
             KdbiasError: too little memory.
         """
-        if self.search == "exact":
-            return self._exact(x, bandwidths, p, k, near)
-        if self.search == "ivf":
-            return self._cells(x, bandwidths, p, k, near)
-        return self._graph(x, bandwidths, p, k, near)
+        see = {"exact": self._exact, "ivf": self._cells, "hnsw": self._graph}[self.settings.search]
+        return see(x, bandwidths, p, k, near)
 
     def _exact(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
@@ -127,8 +116,8 @@ class PassPlan:
                 k=k,
                 near=near,
                 device=self.device,
-                precision=self.precision,
-                memory=self.budget,
+                precision=self.settings.precision,
+                memory=self.settings.memory,
                 snapshot=self.snapshot if n > _SNAPSHOTS_FROM else None,
                 tile=tile,
                 threads=self.threads,
@@ -149,7 +138,7 @@ class PassPlan:
                 p,
                 k=k,
                 near=near,
-                seed=self.seed,
+                seed=self.settings.seed,
                 tile=tile,
                 threads=self.threads,
                 progress=lambda share: bar.update(100 * share),
@@ -158,7 +147,7 @@ class PassPlan:
         return PassResult(found.pairs, found.pair_energies, found.energy_errors, found.half_widths, search)
 
     def _tile(self, needed: Callable[[int], int], n: int, k: int, schemes: int) -> int:
-        tile = fitting_tile(needed, self.budget, f"{n:,} samples with k={k} and {schemes} scheme(s)")
+        tile = fitting_tile(needed, self.settings.memory, f"{n:,} samples with k={k} and {schemes} scheme(s)")
         if tile < TILE:
             progress.say(f"tile {tile} instead of {TILE}, to stay within --memory")
         return tile
@@ -173,10 +162,12 @@ class PassPlan:
 
         n, d = x.shape
         kept = 16 * n * len(p) * len(bandwidths)
-        require_memory(hnsw_bytes(n, d, k) + kept, self.budget, f"{n:,} samples in a graph with k={k}")
+        require_memory(
+            hnsw_bytes(n, d, k) + kept, self.settings.memory, f"{n:,} samples in a graph with k={k}"
+        )
         result = self._cells(x, bandwidths, p, 0, near)
-        ids, cosines = hnsw_neighbors(x, k, threads=self.threads, seed=self.seed)
-        rows = np.random.default_rng(self.seed).choice(n, min(_QUERIES, n), replace=False)
+        ids, cosines = hnsw_neighbors(x, k, threads=self.threads, seed=self.settings.seed)
+        rows = np.random.default_rng(self.settings.seed).choice(n, min(_QUERIES, n), replace=False)
         quality = neighbour_quality(exact_cosines(x, rows, k), cosines[rows])
         search = {**result.search, "kind": "hnsw", "k": k, **quality}
         return replace(result, pairs=replace(result.pairs, ids=ids, cosines=cosines), search=search)

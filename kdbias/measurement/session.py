@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
+from kdbias.measurement import files
 from kdbias.measurement.density import (
     Bandwidths,
+    Measured,
     choose_bandwidths,
     hardness,
     intrinsic_dimension,
@@ -19,19 +21,6 @@ from kdbias.measurement.density import (
     pair_distances,
 )
 from kdbias.measurement.distribution import Sampling, bandwidth_entry, group_rows, rectify, scheme_entry
-from kdbias.measurement.files import (
-    NEIGHBORS,
-    UNIFORMITY,
-    Measured,
-    read_measured,
-    read_neighbors,
-    read_samplings,
-    read_uniformity,
-    write_intervals,
-    write_measured,
-    write_neighbors,
-    write_samplings,
-)
 from kdbias.measurement.passes import PassPlan, PassResult, require_quality, with_quality
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
@@ -44,6 +33,7 @@ from kdbias.tables.joins import encode
 from kdbias.tables.run_record import Run
 
 STAGE = "uniformity"
+SNAPSHOT = "pass.npz"
 # With --rectification auto the best re-weighting is searched at every bandwidth up to this many samples, at
 # the chosen bandwidth alone beyond: the search costs some hundred products with an n x n matrix.
 ALL_BANDWIDTHS_UP_TO = 16_384
@@ -54,7 +44,7 @@ class Session:
 
     Args:
         groups: columns to report by.
-        plan: how pairs are seen.
+        device: to compute on.
     """
 
     def __init__(
@@ -62,10 +52,11 @@ class Session:
         table: EmbeddingTable,
         run: Run,
         groups: dict[str, pa.Array],
-        plan: PassPlan,
         settings: UniformitySettings,
+        device: str,
     ) -> None:
-        self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, settings
+        self.table, self.run, self.groups, self.settings = table, run, groups, settings
+        self.plan = PassPlan(settings, device, run.out / SNAPSHOT)
         self.began = time.perf_counter()
         self.ids = table.ids()
         self.labels = table.labels()
@@ -95,14 +86,16 @@ class Session:
         dimension = None if pairs.cosines is None else intrinsic_dimension(pairs.cosines)
         estimator = self._estimate(measured, pairs.cosines, dimension)
         natural = samplings[0].bandwidths
+        entries = [scheme_entry(s, x, self.codes, self.groups, measured) for s in samplings]
         best = [self._best(x, first, entry, bandwidths.chosen) for entry in natural]
+        rectify(entries, natural, best)
         if self.settings.keep_neighbors:
             if pairs.ids is None or pairs.cosines is None:
                 raise KdbiasError("a single sample has no neighbours to keep; leave out --keep-neighbors")
-            write_neighbors(self.run.out, self.ids, pairs.ids, pairs.cosines, self._provenance({}, 0.0))
+            files.write_neighbors(self.run.out, self.ids, pairs.ids, pairs.cosines, self._provenance({}, 0.0))
         if result.half_widths is not None:
             doc = self._provenance({}, 0.0, coverage=result.search["coverage"])
-            write_intervals(self.run.out, self.ids, bandwidths.values, result.half_widths[0], doc)
+            files.write_intervals(self.run.out, self.ids, bandwidths.values, result.half_widths[0], doc)
         document = {
             "n": n,
             "d": self.table.d,
@@ -113,7 +106,7 @@ class Session:
             "intrinsic_dimension": dimension,
             "duplicates": measured.counts(),
             "best": best,
-            "schemes": self._entries(x, measured, samplings, self.groups, natural, best),
+            "schemes": entries,
         }
         return self._write(document, measured, samplings, "new")
 
@@ -125,8 +118,8 @@ class Session:
         Returns:
             The content of ``uniformity.json`` and the state: ``finished`` where there was nothing to do.
         """
-        out, document = self.run.out, read_uniformity(self.run.out)
-        if self.settings.keep_neighbors and not (out / NEIGHBORS).exists():
+        out, document = self.run.out, files.read_uniformity(self.run.out)
+        if self.settings.keep_neighbors and not (out / files.NEIGHBORS).exists():
             raise KdbiasError(
                 f"{out} was measured without --keep-neighbors, so its neighbours are gone; measure "
                 "again with --keep-neighbors --overwrite"
@@ -139,10 +132,10 @@ class Session:
         restated = self._wants_other(document["estimator"])
         if not (fresh or new_groups or restated) and self.run.already_finished():
             return document, "finished"
-        measured = read_measured(out, document, self.ids)
-        samplings = {sampling.name: sampling for sampling in read_samplings(out, document)}
+        measured = files.read_measured(out, document, self.ids)
+        samplings = {sampling.name: sampling for sampling in files.read_samplings(out, document)}
         if restated:
-            cosines = read_neighbors(out)[2] if (out / NEIGHBORS).exists() else None
+            cosines = files.read_neighbors(out)[2] if (out / files.NEIGHBORS).exists() else None
             document["estimator"] = self._estimate(measured, cosines, document["intrinsic_dimension"])
         for name, entry in entries.items():
             entry["groups"] |= {g: group_rows(values, samplings[name]) for g, values in new_groups.items()}
@@ -157,8 +150,8 @@ class Session:
             places = [list(samplings).index(sampling.name) for sampling in fresh]
             document["search"] = with_quality(document["search"], result.search, places)
             groups = {name: self.table.column(name) for name in old_groups} | new_groups
-            natural = document["schemes"][0]["bandwidths"]
-            made = self._entries(x, measured, fresh, groups, natural, document["best"])
+            made = [scheme_entry(s, x, self.codes, groups, measured) for s in fresh]
+            rectify(made, document["schemes"][0]["bandwidths"], document["best"])
             entries |= {entry["name"]: entry for entry in made}
         document["schemes"] = list(entries.values())
         return self._write(
@@ -193,21 +186,6 @@ class Session:
                 entry = bandwidth_entry(self.table.d, t, p, energy + float(p @ p), energy, relative)
                 sampling.bandwidths.append(entry)
         return result
-
-    def _entries(
-        self,
-        x: np.ndarray,
-        measured: Measured,
-        samplings: list[Sampling],
-        groups: dict[str, pa.Array],
-        natural: list[dict[str, Any]],
-        best: list[dict[str, Any]],
-    ) -> list[dict[str, Any]]:
-        """The entries of ``schemes``; `natural` are the bandwidths of natural sampling."""
-        hard, nearest = measured.hardness, measured.nearest
-        entries = [scheme_entry(s, x, self.codes, groups, hard, nearest) for s in samplings]
-        rectify(entries, natural, best)
-        return entries
 
     def _estimate(
         self, measured: Measured, cosines: np.ndarray | None, dimension: float | None
@@ -246,7 +224,7 @@ class Session:
         """The least energy that any re-weighting reaches at this bandwidth, with its certificate."""
         t, reason = natural["t"], natural["reason"]
         distinct = int((first == np.arange(len(first))).sum())
-        needed, budget = 2 * distinct * (distinct + TILE) // 2, self.plan.budget
+        needed, budget = 2 * distinct * (distinct + TILE) // 2, self.settings.memory
         if t not in {"all": [t], "chosen": [chosen], "none": []}[self._best_at]:
             reason = "not searched at this bandwidth; ask with --rectification all"
         elif needed > budget:
@@ -279,12 +257,11 @@ class Session:
         staged = self.run.stage()  # what the files say must agree at any moment
         if state != "extended":
             columns = {name: self.table.column(name) for name in self.table.group_columns}
-            write_measured(staged, self.ids, self.labels, columns, measured, doc)
-        write_samplings(staged, self.ids, measured, samplings, doc)
-        write_json(staged / UNIFORMITY, document)
+            files.write_measured(staged, self.ids, self.labels, columns, measured, doc)
+        files.write_samplings(staged, self.ids, measured, samplings, doc)
+        write_json(staged / files.UNIFORMITY, document)
         self.run.finish(counts, seconds, schemes=[sampling.name for sampling in samplings])
-        if self.plan.snapshot is not None:
-            self.plan.snapshot.unlink(missing_ok=True)
+        (self.run.out / SNAPSHOT).unlink(missing_ok=True)
         return document, state
 
     def _provenance(self, counts: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:

@@ -10,25 +10,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.device import resolve_device
+from kdbias.display.quantities import NONE, write
+from kdbias.display.table import FEW, Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import Sampling
 from kdbias.measurement.files import UNIFORMITY
-from kdbias.measurement.passes import PassPlan
 from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
-from kdbias.measurement.text import summary_table
-from kdbias.sphere.workers import available_threads
 from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, shown
 from kdbias.tables.run_record import Run
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
-
-__all__ = ["UniformityResult", "summary_table", "uniformity"]
+from kdbias.wording import counted
 
 DEFAULT_K = 64
+_BANDWIDTH = "scheme t uniformity null excess effective_distinct distinct_ceiling rectification ess_share"
+_SCHEME = "scheme ess ess_share effective_identities easy hard top_mass max_weight vendi_score koleo_entropy"
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,7 @@ def uniformity(
     device = _device(settings)
     config = settings.record() | {"k": k}
     with Run.open(output, STAGE, config, {"embeddings": table.fingerprint}, overwrite) as run:
-        plan = PassPlan(
-            settings.search,
-            device,
-            settings.precision,
-            settings.threads or available_threads(),
-            settings.memory,
-            settings.seed,
-            run.out / "pass.npz",
-        )
-        session = Session(table, run, groups, plan, settings)
+        session = Session(table, run, groups, settings, device)
         document, state = (session.extend if run.state == "finished" else session.measure)(added)
     return UniformityResult(run.out, document, state)
 
@@ -151,3 +142,79 @@ def _refuse_some(manifest: WeightManifest, table: EmbeddingTable, ids: pa.Array)
             f"{table.path} ({shown(absent)}); to measure it, keep all rows and give those that are not to be "
             "drawn the weight 0"
         )
+
+
+def summary_table(document: dict[str, Any]) -> str:
+    """The numbers of a measurement: a row for each scheme and bandwidth, then one a scheme, then groups.
+
+    Args:
+        document: the content of ``uniformity.json``.
+    """
+    schemes = document["schemes"]
+    rows = [_bandwidth_row(s, b) for s in schemes for b in s["bandwidths"]]
+    of_schemes = [s | (s["hardness"] or {}) | {"scheme": s["name"]} for s in schemes]
+    parts = [
+        _heading(document),
+        *([_search_line(document["search"])] if "probes" in document["search"] else []),
+        Table.of(rows, _BANDWIDTH).text(),
+        Table.of(of_schemes, _SCHEME).text(),
+    ]
+    parts += [_group_table(schemes, name) for name in schemes[0]["groups"]]
+    reasons = {
+        b["rectification_reason"]: b["t"]
+        for s in schemes
+        for b in s["bandwidths"]
+        if b["rectification"] is None and b["rectification_reason"]
+    }
+    parts += [f"rectified {NONE} (t={t:g}): {reason}" for reason, t in reasons.items()]
+    parts.append(
+        "U: uniformity in nats, lower = more even; excess: above a uniform sphere; D: distinct samples that "
+        "the draws are worth at this t\n"
+        "U leaves out pairs of a sample with itself, D and rectified count them: few samples drawn very "
+        "often can be lower in U and yet worth less in D"
+    )
+    return "\n\n".join(parts)
+
+
+def _heading(document: dict[str, Any]) -> str:
+    search, duplicates = document["search"], document["duplicates"]
+    recall = NONE if search["recall"] is None else f"{search['recall']:.4g}"
+    copies = counted(duplicates["exact_duplicates"], "exact duplicate")
+    return (
+        f"{counted(document['n'], 'sample')} x {counted(document['d'], 'dimension')}; "
+        f"{search['kind']} search, k={search['k']}, recall {recall}; {copies}, "
+        f"{duplicates['near_duplicates']:,} with a near one; log density at t={document['t_chosen']:g}"
+    )
+
+
+def _search_line(search: dict[str, Any]) -> str:
+    """What an estimate is worth, where the pass was not exact."""
+    worst = max(error for row in search["rms_relative_error"] for error in row)
+    ranks = min(search["spearman"][0])  # of natural sampling: an equilibrium's potentials are all equal
+    return (
+        f"estimated: {search['probes']} of {search['cells']:,} cells a sample and {search['landmarks']:,} "
+        f"landmarks; against {search['queries']} samples computed exactly, potentials are off by {worst:.2g} "
+        f"(root mean square, worst scheme and bandwidth), the rank correlation of natural sampling's is at "
+        f"least {ranks:.4f}"
+    )
+
+
+def _bandwidth_row(scheme: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    row = entry | {"scheme": scheme["name"], "ess_share": scheme["ess_share"]}
+    if entry["standard_error"] is not None:
+        row["uniformity"] = f"{write('uniformity', entry['uniformity'])} +- {entry['standard_error']:.2g}"
+    return row
+
+
+def _group_table(schemes: Sequence[dict[str, Any]], name: str) -> str:
+    """A row a value: its share of the samples, then each scheme's share of the draws and mean log density."""
+    rows, keys, headings = schemes[0]["groups"][name], ["value", "count", "share"], {"value": name}
+    for scheme in schemes:
+        cells = {row["value"]: row for row in scheme["groups"][name]}
+        for key, heading in (("mass", f"{scheme['name']} mass"), ("log_density", "log density")):
+            own = f"{scheme['name']} {key}"
+            keys.append(own)
+            headings[own] = heading
+            rows = [row | {own: write(key, cells[row["value"]][key])} for row in rows]
+    rows = [row | {"value": row["value"] or "(none)"} for row in rows]
+    return Table.of(rows, keys, headings=headings).text(FEW, "uniformity.json has them all")

@@ -13,6 +13,7 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement import passes
 from kdbias.measurement.density import intrinsic_dimension, log_density
 from kdbias.measurement.passes import PassPlan, duration
+from kdbias.measurement.settings import UniformitySettings
 from kdbias.measurement.stage import summary_table, uniformity
 from kdbias.sphere.equilibrium import solve
 from kdbias.tables.density_table import read_density
@@ -230,7 +231,7 @@ def test_bad_options_are_refused(table, tmp_path, options: dict) -> None:
 
 def test_long_runs_are_told_of_the_cheaper_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "seconds_estimate", lambda n, d, threads: 1e-9 * n * n)
-    plan = PassPlan("exact", "cpu", "float32", 2, 1 << 30, 0)
+    plan = PassPlan(UniformitySettings(threads=2), "cpu")
     assert "--search ivf" not in plan.announcement(100_000, 128)
     long = plan.announcement(10_000_000, 128)
     assert "27.8 h" in long
