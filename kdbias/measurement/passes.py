@@ -29,6 +29,7 @@ LARGEST_SCHEME_ERROR = 0.05  # root mean square
 _OF_SCHEMES = ("rms_relative_error", "largest_relative_error", "far_model", "spearman")
 _LONG = 3600.0  # seconds; past it the estimate is pointed out
 _QUERIES = 384
+SNAPSHOT = "pass.npz"
 _SNAPSHOTS_FROM = 50_000  # samples; smaller passes are over before a snapshot pays
 
 
@@ -63,7 +64,7 @@ class PassPlan:
 
     settings: UniformitySettings
     device: str
-    snapshot: Path | None = None
+    snapshot: Path
 
     @property
     def threads(self) -> int:
@@ -161,10 +162,8 @@ class PassPlan:
         from kdbias.sphere.faiss_search import hnsw_bytes, hnsw_neighbors
 
         n, d = x.shape
-        kept = 16 * n * len(p) * len(bandwidths)
-        require_memory(
-            hnsw_bytes(n, d, k) + kept, self.settings.memory, f"{n:,} samples in a graph with k={k}"
-        )
+        needed = hnsw_bytes(n, d, k) + 16 * n * len(p) * len(bandwidths)
+        require_memory(needed, self.settings.memory, f"{n:,} samples in a graph with k={k}")
         result = self._cells(x, bandwidths, p, 0, near)
         ids, cosines = hnsw_neighbors(x, k, threads=self.threads, seed=self.settings.seed)
         rows = np.random.default_rng(self.settings.seed).choice(n, min(_QUERIES, n), replace=False)

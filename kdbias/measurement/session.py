@@ -22,7 +22,6 @@ from kdbias.measurement.density import (
 )
 from kdbias.measurement.distribution import Sampling, bandwidth_entry, group_rows, rectify, scheme_entry
 from kdbias.measurement.passes import PassPlan, PassResult, require_quality, with_quality
-from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.equilibrium import solve
 from kdbias.sphere.tiles import TILE
@@ -33,7 +32,6 @@ from kdbias.tables.joins import encode
 from kdbias.tables.run_record import Run
 
 STAGE = "uniformity"
-SNAPSHOT = "pass.npz"
 # With --rectification auto the best re-weighting is searched at every bandwidth up to this many samples, at
 # the chosen bandwidth alone beyond: the search costs some hundred products with an n x n matrix.
 ALL_BANDWIDTHS_UP_TO = 16_384
@@ -44,19 +42,11 @@ class Session:
 
     Args:
         groups: columns to report by.
-        device: to compute on.
+        plan: how pairs are seen.
     """
 
-    def __init__(
-        self,
-        table: EmbeddingTable,
-        run: Run,
-        groups: dict[str, pa.Array],
-        settings: UniformitySettings,
-        device: str,
-    ) -> None:
-        self.table, self.run, self.groups, self.settings = table, run, groups, settings
-        self.plan = PassPlan(settings, device, run.out / SNAPSHOT)
+    def __init__(self, table: EmbeddingTable, run: Run, groups: dict[str, pa.Array], plan: PassPlan) -> None:
+        self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, plan.settings
         self.began = time.perf_counter()
         self.ids = table.ids()
         self.labels = table.labels()
@@ -154,9 +144,8 @@ class Session:
             rectify(made, document["schemes"][0]["bandwidths"], document["best"])
             entries |= {entry["name"]: entry for entry in made}
         document["schemes"] = list(entries.values())
-        return self._write(
-            document, measured, list(samplings.values()), "restated" if restated else "extended"
-        )
+        state = "restated" if restated else "extended"
+        return self._write(document, measured, list(samplings.values()), state)
 
     def _announce(self) -> None:
         line = self.plan.announcement(self.table.n, self.table.d)
@@ -261,7 +250,7 @@ class Session:
         files.write_samplings(staged, self.ids, measured, samplings, doc)
         write_json(staged / files.UNIFORMITY, document)
         self.run.finish(counts, seconds, schemes=[sampling.name for sampling in samplings])
-        (self.run.out / SNAPSHOT).unlink(missing_ok=True)
+        self.plan.snapshot.unlink(missing_ok=True)
         return document, state
 
     def _provenance(self, counts: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import Sampling
 from kdbias.measurement.files import UNIFORMITY
+from kdbias.measurement.passes import SNAPSHOT, PassPlan
 from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.tables.columns import refuse_own
@@ -96,7 +97,7 @@ def uniformity(
     device = _device(settings)
     config = settings.record() | {"k": k}
     with Run.open(output, STAGE, config, {"embeddings": table.fingerprint}, overwrite) as run:
-        session = Session(table, run, groups, settings, device)
+        session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT))
         document, state = (session.extend if run.state == "finished" else session.measure)(added)
     return UniformityResult(run.out, document, state)
 

@@ -231,7 +231,7 @@ def test_bad_options_are_refused(table, tmp_path, options: dict) -> None:
 
 def test_long_runs_are_told_of_the_cheaper_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "seconds_estimate", lambda n, d, threads: 1e-9 * n * n)
-    plan = PassPlan(UniformitySettings(threads=2), "cpu")
+    plan = PassPlan(UniformitySettings(threads=2), "cpu", Path("pass.npz"))
     assert "--search ivf" not in plan.announcement(100_000, 128)
     long = plan.announcement(10_000_000, 128)
     assert "27.8 h" in long
