@@ -228,6 +228,10 @@ class Parts:
             return None
         return record
 
+    def waiting(self) -> list[Part]:
+        """The parts of this process that are still to be made, or to be made again."""
+        return [part for part in self.plan.own_parts if self.done(part, thorough=True) is None]
+
     def refuse_strays(self) -> None:
         """Raises KdbiasError where a part lies in the folder that is not one of the run's."""
         known = {part_name(part.index) for part in self.plan.parts}

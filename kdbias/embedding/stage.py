@@ -90,9 +90,7 @@ def embed(
     """
     rank, world = rank_and_world()
     source = open_data(data, **settings.reading, images=not settings.precomputed)
-    given = {name: value for name, value in settings.record().items() if value is not None}
-    where = spelled(settings.where, source.types())
-    config = {**given, "where": where, "rows_per_part": settings.rows_per_part or usual_rows(source.n)}
+    config = _config(settings, source)
     network: Teacher | Precomputed
     if settings.precomputed:
         network, source, rows = _open_stored(settings, source)
@@ -111,7 +109,7 @@ def embed(
     with opened as run:
         parts = Parts(run, source, todo, settings.teacher)
         parts.refuse_strays()
-        waiting = [part for part in todo.own_parts if parts.done(part, thorough=True) is None]
+        waiting = parts.waiting()
         if not waiting and parts.complete and run.already_finished():
             return _result(parts, "already finished")
         _say_what_is_left(parts, len(waiting))
@@ -122,10 +120,22 @@ def embed(
                 results = run_teacher(network, source, waiting, settings, bar.update)
             write_parts(parts, results)
         details = {"source": source.describe(), "data": os.fspath(data), "root": settings.root}
-        if isinstance(network, Teacher):
-            about = {"teacher_weights": network.note or None, "teacher_output": network.output}
-            details |= {name: value for name, value in about.items() if value is not None}
-        return _conclude(parts, details)
+        return _conclude(parts, details | _about(network))
+
+
+def _config(settings: EmbedSettings, source: Source) -> dict[str, Any]:
+    """What makes the table what it is, beside the data and the teacher."""
+    given = {name: value for name, value in settings.record().items() if value is not None}
+    where = spelled(settings.where, source.types())
+    return {**given, "where": where, "rows_per_part": settings.rows_per_part or usual_rows(source.n)}
+
+
+def _about(network: Teacher | Precomputed) -> dict[str, str]:
+    """What a run's record says of a network beside its fingerprint."""
+    if isinstance(network, Precomputed):
+        return {}
+    about = {"teacher_weights": network.note or None, "teacher_output": network.output}
+    return {name: value for name, value in about.items() if value is not None}
 
 
 def _open_stored(settings: EmbedSettings, source: Source) -> tuple[Precomputed, Source, np.ndarray]:

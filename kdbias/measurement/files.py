@@ -145,18 +145,18 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
     )
 
 
-def read_samplings(out: Path, document: dict[str, Any]) -> list[Sampling]:
-    """The schemes measured so far, in their order."""
+def read_samplings(out: Path, document: dict[str, Any]) -> dict[str, Sampling]:
+    """The schemes measured so far, by name, in their order."""
     stored = read_table(
         out / SCHEMES,
         [f"{what} {entry['name']}" for entry in document["schemes"] for what in ("weight", "log_density")],
     )
-    samplings = []
+    samplings = {}
     for entry in document["schemes"]:
         p = stored.column(f"weight {entry['name']}").to_numpy()
         density = stored.column(f"log_density {entry['name']}").to_numpy()
         known = {name: entry[name] for name in ("name", "weights", "fingerprint", "bandwidths")}
-        samplings.append(Sampling(p=p / p.sum(), log_density=density, **known))
+        samplings[entry["name"]] = Sampling(p=p / p.sum(), log_density=density, **known)
     return samplings
 
 

@@ -114,38 +114,48 @@ class Session:
                 f"{out} was measured without --keep-neighbors, so its neighbours are gone; measure "
                 "again with --keep-neighbors --overwrite"
             )
-        entries = {entry["name"]: entry for entry in document["schemes"]}
-        fresh = [s for s in added if s.fingerprint != entries.get(s.name, {}).get("fingerprint")]
-        _refuse_other_files(out, fresh, entries)
-        old_groups = document["schemes"][0]["groups"]
-        new_groups = {name: values for name, values in self.groups.items() if name not in old_groups}
+        fresh = _fresh(out, added, document)
+        known = document["schemes"][0]["groups"]
+        new_groups = {name: values for name, values in self.groups.items() if name not in known}
         restated = self._wants_other(document["estimator"])
         if not (fresh or new_groups or restated) and self.run.already_finished():
             return document, "finished"
         measured = files.read_measured(out, document, self.ids)
-        samplings = {sampling.name: sampling for sampling in files.read_samplings(out, document)}
+        samplings = files.read_samplings(out, document)
         if restated:
             cosines = files.read_neighbors(out)[2] if (out / files.NEIGHBORS).exists() else None
             document["estimator"] = self._estimate(measured, cosines, document["intrinsic_dimension"])
-        for name, entry in entries.items():
-            entry["groups"] |= {g: group_rows(values, samplings[name]) for g, values in new_groups.items()}
+        for group, values in new_groups.items():
+            for entry in document["schemes"]:
+                entry["groups"][group] = group_rows(values, samplings[entry["name"]])
         if fresh:
-            progress.say(self.plan.announcement(self.table.n, self.table.d))
-            x = self.table.vectors()
-            result = self._pass(x, measured.bandwidths, fresh, 0, None)
-            for sampling in fresh:
-                if sampling.name in samplings:
-                    progress.say(f"{sampling.weights} has changed; scheme {sampling.name!r} is measured anew")
-                samplings[sampling.name] = sampling
-            places = [list(samplings).index(sampling.name) for sampling in fresh]
-            document["search"] = with_quality(document["search"], result.search, places)
-            groups = {name: self.table.column(name) for name in old_groups} | new_groups
-            made = [scheme_entry(s, x, self.codes, groups, measured) for s in fresh]
-            rectify(made, document["schemes"][0]["bandwidths"], document["best"])
-            entries |= {entry["name"]: entry for entry in made}
-        document["schemes"] = list(entries.values())
+            self._add(document, measured, samplings, fresh)
         state = "restated" if restated else "extended"
         return self._write(document, measured, list(samplings.values()), state)
+
+    def _add(
+        self,
+        document: dict[str, Any],
+        measured: Measured,
+        samplings: dict[str, Sampling],
+        fresh: list[Sampling],
+    ) -> None:
+        """Measure further samplings; they and their entries take the place of those of their name."""
+        progress.say(self.plan.announcement(self.table.n, self.table.d))
+        x = self.table.vectors()
+        result = self._pass(x, measured.bandwidths, fresh, 0, None)
+        for sampling in fresh:
+            if sampling.name in samplings:
+                progress.say(f"{sampling.weights} has changed; scheme {sampling.name!r} is measured anew")
+            samplings[sampling.name] = sampling
+        places = [list(samplings).index(sampling.name) for sampling in fresh]
+        document["search"] = with_quality(document["search"], result.search, places)
+        natural = document["schemes"][0]
+        groups = {name: self.table.column(name) for name in natural["groups"]}
+        made = [scheme_entry(s, x, self.codes, groups, measured) for s in fresh]
+        rectify(made, natural["bandwidths"], document["best"])
+        entries = {entry["name"]: entry for entry in (*document["schemes"], *made)}
+        document["schemes"] = list(entries.values())
 
     def _announce(self) -> None:
         line = self.plan.announcement(self.table.n, self.table.d)
@@ -261,14 +271,17 @@ class Session:
         )
 
 
-def _refuse_other_files(out: Path, fresh: list[Sampling], entries: dict[str, Any]) -> None:
-    """Refuse a manifest that is called as one from another file."""
+def _fresh(out: Path, added: list[Sampling], document: dict[str, Any]) -> list[Sampling]:
+    """Those that are not measured yet; raises KdbiasError where one is called as one from another file."""
+    entries = {entry["name"]: entry for entry in document["schemes"]}
+    fresh = [s for s in added if s.fingerprint != entries.get(s.name, {}).get("fingerprint")]
     for sampling in fresh:
         before = entries.get(sampling.name, {}).get("weights")
         if before is not None and os.path.abspath(before) != os.path.abspath(str(sampling.weights)):
             raise KdbiasError(
                 f"{out} has a scheme {sampling.name!r} from {before} already; rename {sampling.weights}"
             )
+    return fresh
 
 
 def _last_distance(x: np.ndarray, ids: np.ndarray | None) -> np.ndarray:

@@ -71,7 +71,7 @@ def density(folder: Path) -> Any:
 def measured(folder: Path) -> Any:
     document = read_uniformity(folder)
     stored = vars(read_measured(folder, document, read_density(folder).ids))
-    return values([stored, [vars(scheme) for scheme in read_samplings(folder, document)]])
+    return values([stored, [vars(scheme) for scheme in read_samplings(folder, document).values()]])
 
 
 def manifest(file: Path) -> Any:
