@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from kdbias.device import parse_bytes
+from kdbias.measurement.settings import check_bandwidth
 from kdbias.settings import Settings, option
 
 if TYPE_CHECKING:
@@ -84,8 +85,6 @@ class AtBandwidth(Settings):
 
     def check(self) -> None:
         if self.t is not None:
-            from kdbias.measurement.settings import check_bandwidth
-
             check_bandwidth(self.t)
 
     def decided(self, density: DensityTable) -> Self:
