@@ -7,7 +7,7 @@ A protocol is one module of this package, named in ``PROTOCOLS``, with
 - ``READS``: what it reads beside the judged embeddings (``"reference"``, ``"gallery"``, ``"flip"``: their
   mirrored views),
 - ``LOWER_IS_BETTER``: names of metrics for which less is better,
-- ``judge(case) -> Outcome``: the result of every unit,
+- ``judge(task) -> Outcome``: the result of every unit,
 - ``score(columns, weights, parameters) -> dict``: the metrics of weighted units, which is all that intervals,
   groups and comparisons need.
 """
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdbias.evaluation.comparison import ComparisonResult, compare
-    from kdbias.evaluation.judge import evaluate
     from kdbias.evaluation.result import EvaluationResult
+    from kdbias.evaluation.stage import evaluate
 
 PROTOCOLS: dict[str, str] = {
     "knn": "kdbias.evaluation.knn",
@@ -32,7 +32,7 @@ PROTOCOLS: dict[str, str] = {
 __all__ = ["PROTOCOLS", "ComparisonResult", "EvaluationResult", "compare", "evaluate"]
 
 _HOMES = {
-    "evaluate": "kdbias.evaluation.judge",
+    "evaluate": "kdbias.evaluation.stage",
     "EvaluationResult": "kdbias.evaluation.result",
     "compare": "kdbias.evaluation.comparison",
     "ComparisonResult": "kdbias.evaluation.comparison",

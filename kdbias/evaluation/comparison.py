@@ -3,7 +3,7 @@
 Both models were judged on the same samples, pairs or queries, so what is resampled is shared: a hard subject
 is hard for both, and its luck cancels. From one run a side the interval covers the choice of test subjects
 alone. Several runs a side (other training seeds) add the luck of training, by the variance between them:
-:func:`kdbias.evaluation.intervals.difference`.
+:func:`kdbias.evaluation.resampling.difference`.
 """
 
 import importlib
@@ -20,7 +20,7 @@ import pyarrow as pa
 from kdbias.display.table import FEW, more
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS
-from kdbias.evaluation.intervals import LEVEL, difference, resampled_weights, take
+from kdbias.evaluation.resampling import LEVEL, difference, resampled_weights, take
 from kdbias.evaluation.result import METRICS, read_metrics
 from kdbias.evaluation.units import (
     UNITS,

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of
-from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.meeting import compare_labels
+from kdbias.evaluation.resampling import Columns, weighted_mean
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import align
 
@@ -20,19 +20,19 @@ OPTIONS: dict[str, Any] = {"density": None, "cluster_by": None}
 DECILE = "density_decile"
 
 
-def judge(case: Case) -> Outcome:
+def judge(task: Task) -> Outcome:
     """Cosine and Euclidean distance of each unit embedding to the reference's of the same id.
 
     Options: ``density``, a density table over the same ids: its deciles of ``log_density`` (1 = the most
     isolated tenth of the judged samples) become the group ``density_decile``; ``cluster_by``, the column to
-    resample by (see :func:`kdbias.evaluation.case.clusters_of`).
+    resample by (see :func:`kdbias.evaluation.task.clusters_of`).
     """
-    model = case.model
-    columns = fidelity_columns(model, case.need("reference"))
+    model = task.model
+    columns = fidelity_columns(model, task.need("reference"))
     groups = dict(model.groups) | {"label": model.labels}
-    details: dict[str, Any] = {"reference": {"n": case.need("reference").n, "d": model.d}}
-    if case.options["density"] is not None:
-        log_density = _log_density(case.options["density"], model)
+    details: dict[str, Any] = {"reference": {"n": task.need("reference").n, "d": model.d}}
+    if task.options["density"] is not None:
+        log_density = _log_density(task.options["density"], model)
         deciles = density_deciles(log_density)
         groups[DECILE] = pa.array([f"{d:02d}" for d in deciles], pa.large_string())
         details["density_deciles"] = [
@@ -45,7 +45,7 @@ def judge(case: Case) -> Outcome:
             }
             for d in np.unique(deciles).tolist()
         ]
-    clusters, resampled = clusters_of(model, case.options["cluster_by"])
+    clusters, resampled = clusters_of(model, task.options["cluster_by"])
     return Outcome(
         ids={"sample_id": model.ids},
         columns=columns,

@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot
-from kdbias.evaluation.intervals import Columns
+from kdbias.evaluation.resampling import Columns
 from kdbias.evaluation.roc import (
     roc_curve,
     tar_at_nearest,
@@ -32,6 +31,7 @@ from kdbias.evaluation.roc import (
     tars,
     without_intermediate,
 )
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
 from kdbias.evaluation.verification import check_fars, draw_roc
 from kdbias.evaluation.views import views_of
 from kdbias.tables.joins import align, as_strings, encode, shown
@@ -50,7 +50,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def judge(case: Case) -> Outcome:
+def judge(task: Task) -> Outcome:
     """Pool images to templates and compare the listed pairs of templates.
 
     Options: ``templates``, lines ``NAME TEMPLATE MEDIA``; ``pairs``, lines ``TEMPLATE TEMPLATE 0|1``;
@@ -59,23 +59,23 @@ def judge(case: Case) -> Outcome:
     vectors, added and given the image's own length); ``far``; ``cluster_by``: "subject" resamples both
     subjects of a pair (subjects are the sets of templates that genuine pairs connect), "" resamples pairs.
     """
-    if case.options["pairs"] is None:
+    if task.options["pairs"] is None:
         raise KdbiasError("ijbc needs pairs of templates: give --pairs FILE (ijbc_template_pair_label.txt)")
-    fars = check_fars(case.options["far"])
-    cluster_by = case.options["cluster_by"]
+    fars = check_fars(task.options["far"])
+    cluster_by = task.options["cluster_by"]
     if cluster_by not in ("subject", ""):
         raise KdbiasError(f"ijbc resamples by 'subject' or, with '', by pair; not by {cluster_by!r}")
-    images, templates, media = _assignment(case.model, case.options["templates"])
-    quality = _quality(case.model, case.options["detector_scores"])
-    views = views_of(case.model, case.options["flip_fusion"])
-    if not case.options["keep_norm"]:
+    images, templates, media = _assignment(task.model, task.options["templates"])
+    quality = _quality(task.model, task.options["detector_scores"])
+    views = views_of(task.model, task.options["flip_fusion"])
+    if not task.options["keep_norm"]:
         quality = quality / np.maximum(views.lengths(), np.finfo(np.float64).tiny)
     elif views.fusion != "raw":
-        quality = quality * case.model.norms
+        quality = quality * task.model.norms
     own = (quality * views.own)[images]
     mirror = None if views.mirror is None else (quality * views.mirror)[images]
-    pooled, names = pool(case.model.vectors, case.model.flips, images, own, templates, media, mirror=mirror)
-    first, second, same = _read_template_pairs(case.options["pairs"], names)
+    pooled, names = pool(task.model.vectors, task.model.flips, images, own, templates, media, mirror=mirror)
+    first, second, same = _read_template_pairs(task.options["pairs"], names)
     scores = _dot_products(pooled, first, second)
     order = np.argsort(-scores, kind="stable")  # sorted once, so that no resample has to
     first, second, same, scores = first[order], second[order], same[order], scores[order]
@@ -88,17 +88,17 @@ def judge(case: Case) -> Outcome:
         clusters=clusters,
         resampled="subject (both of a pair)" if cluster_by else "pair",
         parameters={"far": list(fars)},
-        test_data={"templates": (image_names(case.model.ids).take(pa.array(images)), templates, media)},
+        test_data={"templates": (image_names(task.model.ids).take(pa.array(images)), templates, media)},
         details={
             "images": len(images),
             "templates": len(names),
             "genuine": int(same.sum()),
             "impostor": int((~same).sum()),
             **views.details(),
-            "norm_kept": bool(case.options["keep_norm"]),
-            "detector_scores": case.options["detector_scores"] is not None,
+            "norm_kept": bool(task.options["keep_norm"]),
+            "detector_scores": task.options["detector_scores"] is not None,
         },
-        left_out={"images_in_no_template": case.model.n - len(np.unique(images))},
+        left_out={"images_in_no_template": task.model.n - len(np.unique(images))},
         plots=[Plot("roc", lambda axes: draw_roc(axes, columns))],
     )
 

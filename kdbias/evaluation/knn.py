@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of, labelled
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
-from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.meeting import rows_in, strangers
+from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.tails import Tail, tail_of
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of, labelled
 from kdbias.progress import say
 from kdbias.tables.joins import encode
 
@@ -31,23 +31,23 @@ _BLOCK = 1 << 24  # scores held at once
 _VOTE_TEMPERATURE = 0.07
 
 
-def judge(case: Case) -> Outcome:
+def judge(task: Task) -> Outcome:
     """Predict each labelled sample's class by nearest centroid and by its k nearest neighbours.
 
     Options: ``k`` neighbours; ``tail_from``, a table whose label counts say which classes are rare (tail =
     the third of the classes with the fewest samples there); ``cluster_by``, the column to resample by
-    (see :func:`kdbias.evaluation.case.clusters_of`). With a reference, the distances to the teacher are
+    (see :func:`kdbias.evaluation.task.clusters_of`). With a reference, the distances to the teacher are
     reported too.
     """
-    k = int(case.options["k"])
-    gallery, leave_one_out = (case.model, True) if case.gallery is None else (case.gallery, False)
+    k = int(task.options["k"])
+    gallery, leave_one_out = (task.model, True) if task.gallery is None else (task.gallery, False)
     gallery = labelled(gallery)
-    if case.model.d != gallery.d:
-        raise KdbiasError(f"{case.model.name} has {case.model.d} dimensions, {gallery.name} {gallery.d}")
+    if task.model.d != gallery.d:
+        raise KdbiasError(f"{task.model.name} has {task.model.d} dimensions, {gallery.name} {gallery.d}")
     gallery_codes, names = encode(gallery.labels)
     if len(names) < 2:
         raise KdbiasError(f"knn needs two classes or more; {gallery.name} has only {names.to_pylist()}")
-    model, left_out = _judged(case.model, names, gallery_codes if leave_one_out else None)
+    model, left_out = _judged(task.model, names, gallery_codes if leave_one_out else None)
     own = rows_in(model, gallery)
     available = gallery.n - int((own >= 0).any())
     if not 1 <= k <= available:
@@ -59,16 +59,16 @@ def judge(case: Case) -> Outcome:
     voted = vote(model.vectors, gallery.vectors, gallery_codes, k, own)
     # Classes of the judged samples, whether or not the gallery has them.
     classes, class_names = encode(model.labels)
-    tail = tail_of(case.options["tail_from"], class_names)
+    tail = tail_of(task.options["tail_from"], class_names)
     columns: dict[str, np.ndarray] = {
         "class": classes,
         "tail": tail.mask[classes],
         "centroid_correct": centroid == truth,
         "knn_correct": voted == truth,
     }
-    if case.reference is not None:
-        columns |= fidelity_columns(model, case.reference)
-    clusters, resampled = clusters_of(model, case.options["cluster_by"])
+    if task.reference is not None:
+        columns |= fidelity_columns(model, task.reference)
+    clusters, resampled = clusters_of(model, task.options["cluster_by"])
     per_class = _class_table(columns, class_names, tail)
     return Outcome(
         ids={"sample_id": model.ids},
@@ -78,7 +78,7 @@ def judge(case: Case) -> Outcome:
         resampled=resampled,
         parameters={
             "tail": tail.none_why is None,
-            "distances": case.reference is not None,
+            "distances": task.reference is not None,
             "classes_drawn": resampled == "label",
         },
         test_data={"gallery": (gallery.ids, gallery.labels), "labels": (model.ids, model.labels)},

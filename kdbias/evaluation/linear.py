@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Outcome, clusters_of, labelled
-from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.knn import balanced_accuracy, count_absent_classes
+from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.tails import tail_of
+from kdbias.evaluation.task import Outcome, Task, clusters_of, labelled
 from kdbias.progress import say
 from kdbias.tables.joins import encode
 
@@ -25,7 +25,7 @@ _HELD_OUT = 0.2
 _MOST_STEPS = 1000
 
 
-def judge(case: Case) -> Outcome:
+def judge(task: Task) -> Outcome:
     """Fit a probe on the gallery's labels and predict the model's.
 
     Features are standardised by the gallery's mean and deviation; the inverse penalty C is the one of
@@ -33,7 +33,7 @@ def judge(case: Case) -> Outcome:
     A sample that is judged is left out of the gallery, by id: the probe never learns its answer.
     Options: ``tail_from`` and ``cluster_by`` as for knn.
     """
-    model, train, left_out = labelled(case.model), labelled(case.need("gallery")), 0
+    model, train, left_out = labelled(task.model), labelled(task.need("gallery")), 0
     judged = pc.is_in(train.ids, value_set=model.ids).to_numpy(zero_copy_only=False)
     if judged.all():
         raise KdbiasError(
@@ -54,8 +54,8 @@ def judge(case: Case) -> Outcome:
     count_absent_classes(model, names)
     predicted, chosen = probe(train.vectors, codes, model.vectors)
     classes, class_names = encode(model.labels)
-    tail = tail_of(case.options["tail_from"], class_names)
-    clusters, resampled = clusters_of(model, case.options["cluster_by"])
+    tail = tail_of(task.options["tail_from"], class_names)
+    clusters, resampled = clusters_of(model, task.options["cluster_by"])
     return Outcome(
         ids={"sample_id": model.ids},
         columns={"class": classes, "tail": tail.mask[classes], "correct": predicted == truth},
@@ -68,7 +68,7 @@ def judge(case: Case) -> Outcome:
             "gallery": {"n": train.n, "classes": len(names), "judged_samples_left_out": left_out},
             "C": chosen,
         },
-        left_out={"no_label": case.model.n - model.n},
+        left_out={"no_label": task.model.n - model.n},
         reasons={"tail_accuracy": tail.none_why} if tail.none_why else {},
     )
 

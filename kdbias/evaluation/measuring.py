@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.evaluation.case import Outcome
-from kdbias.evaluation.intervals import LEVEL, Estimate, bootstrap, json_estimates, resampled_weights
+from kdbias.evaluation.resampling import LEVEL, Estimate, bootstrap, json_estimates, resampled_weights
+from kdbias.evaluation.task import Outcome
 from kdbias.evaluation.units import groups_of, subsets_of
 from kdbias.progress import bar
 

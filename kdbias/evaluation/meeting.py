@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Embeddings
+from kdbias.evaluation.task import Embeddings
 from kdbias.progress import say
 from kdbias.sphere.duplicates import vector_digests
 from kdbias.tables.joins import align, as_strings, shown

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdbias.evaluation.case import Plot
+from kdbias.evaluation.task import Plot
 from kdbias.tables.files import atomic_path
 
 

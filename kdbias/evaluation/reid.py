@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot, clusters_of
-from kdbias.evaluation.intervals import Columns, weighted_mean
 from kdbias.evaluation.meeting import rows_in, strangers
+from kdbias.evaluation.resampling import Columns, weighted_mean
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
@@ -32,7 +32,7 @@ _RANKS = (1, 5, 10)
 _BLOCK = 1 << 24  # scores held at once
 
 
-def judge(case: Case) -> Outcome:
+def judge(task: Task) -> Outcome:
     """Rank the gallery for every query.
 
     Options: ``camera_column`` (default: a column named camera, cam or camid; ``"none"`` drops nothing but the
@@ -40,8 +40,8 @@ def judge(case: Case) -> Outcome:
     are junk and dropped; unlabelled ones stay as distractors. Without a gallery the queries are ranked among
     themselves.
     """
-    queries = case.model
-    gallery = queries if case.gallery is None else case.gallery
+    queries = task.model
+    gallery = queries if task.gallery is None else task.gallery
     if queries.d != gallery.d:
         raise KdbiasError(f"{queries.name} has {queries.d} dimensions, {gallery.name} {gallery.d}")
     _, names = encode(queries.labels)
@@ -50,7 +50,7 @@ def judge(case: Case) -> Outcome:
             f"{queries.name} has no labels; re-ID needs the identity of each query (--label-column)"
         )
     gallery = _without_junk(gallery)
-    camera = _camera_column(case.options["camera_column"], queries, gallery)
+    camera = _camera_column(task.options["camera_column"], queries, gallery)
     people, _ = encode(queries.labels, names)
     others, _ = encode(gallery.labels, names)
     where = (queries.name, f"the gallery {gallery.name}")
@@ -68,7 +68,7 @@ def judge(case: Case) -> Outcome:
         )
     columns = {name: values[judged] for name, values in found.items()}
     kept = queries.take(judged)
-    clusters, resampled = clusters_of(kept, case.options["cluster_by"])
+    clusters, resampled = clusters_of(kept, task.options["cluster_by"])
     curve = cmc(columns["first_rank"], min(50, gallery.n))
     return Outcome(
         ids={"sample_id": kept.ids},

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Outcome
+from kdbias.evaluation.task import Outcome
 from kdbias.tables.joins import as_strings, encode, shown
 
 UNITS = "units.parquet"
@@ -52,7 +52,7 @@ def stored_results(units: pa.Table) -> dict[str, np.ndarray]:
 
 
 def stored_clusters(units: pa.Table) -> np.ndarray | None:
-    """Codes as in :class:`kdbias.evaluation.case.Outcome`."""
+    """Codes as in :class:`kdbias.evaluation.task.Outcome`."""
     columns = [values.to_numpy() for values in _stripped(units, _CLUSTER).values()]
     if not columns:
         return None

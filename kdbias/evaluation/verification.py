@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings, Outcome, Plot
-from kdbias.evaluation.intervals import Columns, take, weighted_mean
 from kdbias.evaluation.pairs import Pairs, read_pairs
+from kdbias.evaluation.resampling import Columns, take, weighted_mean
 from kdbias.evaluation.roc import (
     area,
     equal_error_rate,
@@ -31,6 +30,7 @@ from kdbias.evaluation.roc import (
     tar_names,
     threshold_index,
 )
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
 from kdbias.evaluation.views import Views, views_of
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
@@ -48,7 +48,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def judge(case: Case) -> Outcome:
+def judge(task: Task) -> Outcome:
     """Accept or reject each pair at the threshold that its fold's complement chooses.
 
     Options: ``pairs``, the list (see :func:`kdbias.evaluation.pairs.read_pairs`); ``folds``, those to use;
@@ -56,14 +56,14 @@ def judge(case: Case) -> Outcome:
     gives the one threshold at which ``fmr`` and ``fnmr`` of all groups are taken; ``cluster_by``, the column
     of the subject (pairs are resampled by subject; "" = pair by pair).
     """
-    if case.options["pairs"] is None:
+    if task.options["pairs"] is None:
         raise KdbiasError("this protocol needs a list of pairs: give --pairs FILE")
-    pairs = read_pairs(case.options["pairs"], case.options["folds"])
-    style = check_style(case.options["style"])
-    fars = check_fars(case.options["far"])
-    rows = pairs.rows(case.model.ids, case.model.name)
-    question_labels(case.model, pairs, rows)
-    views = views_of(case.model, case.options["flip_fusion"], mirrored=style != "facex")
+    pairs = read_pairs(task.options["pairs"], task.options["folds"])
+    style = check_style(task.options["style"])
+    fars = check_fars(task.options["far"])
+    rows = pairs.rows(task.model.ids, task.model.name)
+    question_labels(task.model, pairs, rows)
+    views = views_of(task.model, task.options["flip_fusion"], mirrored=style != "facex")
     columns, details = compare_pairs(views, pairs, rows, style)
     order = np.argsort(-columns["score"], kind="stable")  # sorted once, so that no resample has to
     columns, pairs, rows = take(columns, order), pairs.take(order), (rows[0][order], rows[1][order])
@@ -75,11 +75,11 @@ def judge(case: Case) -> Outcome:
         "threshold": threshold if np.isfinite(threshold) else None,
         "note": "fmr and fnmr of all groups: at this threshold, the loosest with FAR <= far over all pairs",
     }
-    clusters, resampled = subject_clusters(case.model, rows, case.options["cluster_by"])
+    clusters, resampled = subject_clusters(task.model, rows, task.options["cluster_by"])
     return Outcome(
         ids={"first": pairs.first, "second": pairs.second},
         columns=columns,
-        groups={name: common_value(values, rows) for name, values in case.model.groups.items()},
+        groups={name: common_value(values, rows) for name, values in task.model.groups.items()},
         clusters=clusters,
         resampled=resampled,
         parameters={"far": list(fars)},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Embeddings
+from kdbias.evaluation.task import Embeddings
 from kdbias.progress import say
 
 FUSIONS = ("raw", "unit")

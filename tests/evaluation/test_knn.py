@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.case import Case, Embeddings
 from kdbias.evaluation.knn import OPTIONS, balanced_accuracy, judge, nearest_centroid, score, top_k, vote
 from kdbias.evaluation.tails import class_counts, tail_classes, tail_of
+from kdbias.evaluation.task import Embeddings, Task
 from kdbias.tables.embedding_table import write_embedding_table
 
 
@@ -81,8 +81,8 @@ def test_metrics_of_a_case_worked_by_hand(tmp_path):
     )
     counts = tmp_path / "counts"
     write_embedding_table(counts, pa.array(list("0123456")), np.eye(7), pa.array(list("aaaabbc")))
-    case = Case(model, gallery=gallery, options={**OPTIONS, "k": 1, "tail_from": str(counts)})
-    outcome = judge(case)
+    task = Task(model, gallery=gallery, options={**OPTIONS, "k": 1, "tail_from": str(counts)})
+    outcome = judge(task)
     found = score(outcome.columns, np.ones(6), outcome.parameters)
     assert found["centroid_accuracy"] == found["knn_accuracy"] == pytest.approx(4 / 6)
     assert found["knn_balanced_accuracy"] == pytest.approx((1 + 0.5 + 0) / 3)
@@ -94,19 +94,19 @@ def test_metrics_of_a_case_worked_by_hand(tmp_path):
 def test_a_class_missing_in_the_gallery_counts_as_wrong():
     gallery = _embeddings(np.eye(3)[:2], ["a", "b"], ["g0", "g1"])
     model = _embeddings(np.eye(3), ["a", "b", "c"])
-    outcome = judge(Case(model, gallery=gallery, options={**OPTIONS, "k": 1}))
+    outcome = judge(Task(model, gallery=gallery, options={**OPTIONS, "k": 1}))
     assert outcome.n == 3
     assert score(outcome.columns, np.ones(3), outcome.parameters)["knn_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_leave_one_out_leaves_out_what_has_no_answer_and_says_so():
     model = _embeddings(np.eye(5) + 0.5, ["a", "a", "b", None, "b"])
-    assert judge(Case(model, options={**OPTIONS, "k": 1})).left_out == {
+    assert judge(Task(model, options={**OPTIONS, "k": 1})).left_out == {
         "no_label": 1,
         "only_sample_of_its_class": 0,
     }
     lonely = _embeddings(np.eye(4) + 0.5, ["a", "a", "b", "b2"])
-    assert judge(Case(lonely, options={**OPTIONS, "k": 1})).left_out["only_sample_of_its_class"] == 2
+    assert judge(Task(lonely, options={**OPTIONS, "k": 1})).left_out["only_sample_of_its_class"] == 2
 
 
 @pytest.mark.parametrize(
@@ -121,16 +121,16 @@ def test_leave_one_out_leaves_out_what_has_no_answer_and_says_so():
 )
 def test_refusals_name_the_values(labels, k, says):
     with pytest.raises(KdbiasError, match=says):
-        judge(Case(_embeddings(np.eye(3), labels), options={**OPTIONS, "k": k}))
+        judge(Task(_embeddings(np.eye(3), labels), options={**OPTIONS, "k": k}))
 
 
 def test_another_dimension_or_foreign_labels_are_refused():
     model = _embeddings(np.eye(3), ["a", "b", "c"])
     with pytest.raises(KdbiasError, match=r"3 dimensions, .* 4"):
-        judge(Case(model, gallery=_embeddings(np.eye(4), list("abcd")), options=OPTIONS))
+        judge(Task(model, gallery=_embeddings(np.eye(4), list("abcd")), options=OPTIONS))
     with pytest.raises(KdbiasError, match="none of the 3 labels"):
         judge(
-            Case(
+            Task(
                 model,
                 gallery=_embeddings(np.eye(3), ["x", "y", "y"], ["g", "h", "i"]),
                 options={**OPTIONS, "k": 1},
@@ -153,7 +153,7 @@ def test_classes_of_one_size_have_no_tail(tmp_path):
     table = tmp_path / "even"
     write_embedding_table(table, pa.array(list("012345")), np.eye(6), pa.array(list("aabbcc")))
     model = _embeddings(np.eye(6) + 0.1, list("aabbcc"))
-    outcome = judge(Case(model, options={**OPTIONS, "k": 1, "tail_from": str(table)}))
+    outcome = judge(Task(model, options={**OPTIONS, "k": 1, "tail_from": str(table)}))
     assert "each of the 3 classes has 2 rows" in outcome.reasons["knn_tail_accuracy"]
     assert np.isnan(score(outcome.columns, np.ones(6), outcome.parameters)["knn_tail_accuracy"])
     assert [row["tail"] for row in outcome.details["classes"]] == [False] * 3
@@ -177,7 +177,7 @@ def test_many_classes_are_drawn_as_a_distribution_and_few_by_name():
         rng = np.random.default_rng(0)
         labels = [f"c{i:02d}" for i in range(classes)] * 3
         plot = judge(
-            Case(_embeddings(_unit(rng.normal(size=(3 * classes, 4))), labels), options=OPTIONS)
+            Task(_embeddings(_unit(rng.normal(size=(3 * classes, 4))), labels), options=OPTIONS)
         ).plots[0]
         axes = Figure().add_subplot()
         plot.draw(axes)

@@ -236,7 +236,7 @@ def test_rfw_s_own_lists_have_no_header_and_lie_in_folders_with_other_lists(peop
 
 
 def test_both_views_are_added_by_insightface_s_rule_alone(tmp_path):
-    from kdbias.evaluation.case import Embeddings
+    from kdbias.evaluation.task import Embeddings
     from kdbias.evaluation.verification import pair_cosines
 
     a, b = np.eye(4, dtype=np.float32)[:2], np.eye(4, dtype=np.float32)[[2, 2]]
@@ -248,7 +248,7 @@ def test_both_views_are_added_by_insightface_s_rule_alone(tmp_path):
 
 
 def test_raw_views_are_added_as_long_as_they_were(capsys):
-    from kdbias.evaluation.case import Embeddings
+    from kdbias.evaluation.task import Embeddings
     from kdbias.evaluation.verification import pair_cosines
 
     rng = np.random.default_rng(0)

@@ -81,7 +81,7 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
-class Case:
+class Task:
     """One evaluation: the embeddings to judge, what to judge them by, and the protocol's options."""
 
     model: Embeddings

@@ -27,7 +27,6 @@ from typing import Any
 from kdbias.data.filters import spelled
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.evaluation import PROTOCOLS
-from kdbias.evaluation.case import Case, Embeddings, Outcome, read_embeddings
 from kdbias.evaluation.inputs import (
     column_types,
     embed_model,
@@ -39,6 +38,7 @@ from kdbias.evaluation.inputs import (
 from kdbias.evaluation.measuring import measured, plain
 from kdbias.evaluation.plots import save_plots
 from kdbias.evaluation.result import METRICS, EvaluationResult, read_metrics
+from kdbias.evaluation.task import Embeddings, Outcome, Task, read_embeddings
 from kdbias.evaluation.units import UNITS, unit_table
 from kdbias.evaluation.views import check_fusion
 from kdbias.progress import say
@@ -191,13 +191,13 @@ def evaluate(
     }
     inputs = judged | input_fingerprints(paths)
 
-    def read(table: str | os.PathLike[str]) -> Case:
+    def read(table: str | os.PathLike[str]) -> Task:
         flips = "flip" in judge.READS
         if gallery is None and gallery_where:
             others: Embeddings | None = read_embeddings(table, gallery_where, flips)
         else:
             others = None if gallery is None else read_embeddings(gallery, gallery_where)
-        return Case(
+        return Task(
             model=read_embeddings(table, where if data is None or gallery_where else (), flips),
             reference=None if reference is None else read_embeddings(reference),
             gallery=others,
@@ -205,9 +205,9 @@ def evaluate(
         )
 
     def answer(table: str | os.PathLike[str]) -> tuple[Outcome, dict[str, Any]]:
-        case = read(table)
-        say(f"evaluate: {protocol}, {case.model.n:,} x {case.model.d} float32 on the CPU, from {table}")
-        outcome = judge.judge(case)
+        task = read(table)
+        say(f"evaluate: {protocol}, {task.model.n:,} x {task.model.d} float32 on the CPU, from {table}")
+        outcome = judge.judge(task)
         return outcome, measured(judge, outcome, group_by, bootstrap, seed)
 
     try:

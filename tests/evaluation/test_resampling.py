@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdbias.evaluation.case import are_identities
-from kdbias.evaluation.intervals import (
+from kdbias.evaluation.knn import balanced_accuracy
+from kdbias.evaluation.resampling import (
     Estimate,
     bootstrap,
     difference,
@@ -13,7 +13,7 @@ from kdbias.evaluation.intervals import (
     summarize,
     weighted_mean,
 )
-from kdbias.evaluation.knn import balanced_accuracy
+from kdbias.evaluation.task import are_identities
 
 
 def _mean(columns, weights):

@@ -7,7 +7,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import PROTOCOLS, evaluate
-from kdbias.evaluation.case import read_embeddings
+from kdbias.evaluation.task import read_embeddings
 from kdbias.tables import fingerprints
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_parts import write_part
