@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, seed
+from kdbias.cli.common import StageCommand, options
+from kdbias.cli.options import given, settings_options
+from kdbias.evaluation.settings import CompareSettings
 
 
 class _TwoSided(StageCommand):
@@ -29,10 +31,7 @@ class _TwoSided(StageCommand):
         "--to", "b", multiple=True, required=True, metavar="B...", help="What A is compared to, one or more."
     ),
     click.option("-o", "--output", metavar="FILE.json", help="Write the comparison there."),
-    click.option(
-        "--bootstrap", default=1000, show_default=True, type=click.IntRange(100, 1_000_000), help="Resamples."
-    ),
-    seed("the resampling"),
+    settings_options(CompareSettings),
 )
 def command(**parameters: Any) -> Any:
     """Say whether the difference B - A of evaluations is real, with 95 % intervals.
@@ -53,4 +52,4 @@ def command(**parameters: Any) -> Any:
     """
     from kdbias.evaluation import compare
 
-    return compare(**parameters)
+    return compare(**given(parameters))

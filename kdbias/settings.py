@@ -122,9 +122,10 @@ class Settings:
         """
         given = {name: value for name, value in given.items() if value is not None}
         cls.refuse_unknown(given, where or cls.name)
-        missing = [d.name for d in cls.declared() if d.required and d.name not in given]
+        missing = [d for d in cls.declared() if d.required and d.name not in given]
         if missing:
-            raise KdbiasError(f"{where or cls.name}: {', '.join(missing)} is missing")
+            named = ", ".join(f"{d.name} is missing ({d.about.text})" for d in missing)
+            raise KdbiasError(f"{where or cls.name}: {named}")
         return cls._made(given)
 
     @classmethod
@@ -214,7 +215,7 @@ class Branching(Settings):
                 f"{cls.chooser} {branch} has no option {', '.join(foreign)} (it has: "
                 f"{', '.join(takes) or 'none'}); {cls.instead.get(foreign[0], 'leave it out')}"
             )
-        return cls(**mine, chosen=kind(**{name: given[name] for name in takes if name in given}))
+        return cls(**mine, chosen=kind.of({name: given[name] for name in takes if name in given}))
 
     def record(self) -> dict[str, Any]:
         return super().record() | self.chosen.record()

@@ -10,7 +10,7 @@ from typing import Any
 from kdbias.display.quantities import write
 from kdbias.display.table import aligned
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.result import read_metrics
+from kdbias.evaluation.stage import read_metrics
 from kdbias.measurement.files import read_uniformity
 from kdbias.tables.documents import write_json
 

@@ -3,10 +3,9 @@
 Both models were judged on the same samples, pairs or queries, so what is resampled is shared: a hard subject
 is hard for both, and its luck cancels. From one run a side the interval covers the choice of test subjects
 alone. Several runs a side (other training seeds) add the luck of training, by the variance between them:
-:func:`kdbias.evaluation.resampling.difference`.
+`kdbias.evaluation.resampling.difference`.
 """
 
-import importlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,34 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from kdbias.display.table import FEW, more
 from kdbias.errors import KdbiasError
-from kdbias.evaluation import PROTOCOLS
-from kdbias.evaluation.resampling import LEVEL, difference, resampled_weights, take
-from kdbias.evaluation.result import METRICS, read_metrics
-from kdbias.evaluation.units import (
-    UNITS,
-    places_in,
-    stored_clusters,
-    stored_groups,
-    stored_results,
-    subsets_of,
-)
-from kdbias.progress import bar
+from kdbias.evaluation.protocols import PROTOCOLS
+from kdbias.evaluation.resampling import LEVEL, UNITS, Units, difference, draws, resampled_weights, take
+from kdbias.evaluation.settings import CompareSettings
+from kdbias.evaluation.stage import METRICS, read_metrics
+from kdbias.functions import takes_settings
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.documents import read_document, write_json
-from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_files import claim
 from kdbias.wording import plural, visible
 
 _STAGE = "compare"
+_Run = list[tuple[dict[str, np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What :func:`compare` found.
+    """What `compare` found.
 
     Attributes:
         document: provenance and ``{"protocol", "a", "b", "n", "interval", "metrics": {name: {"a", "b",
@@ -92,22 +83,20 @@ def _lines(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"  {name:<{width}}  {_line(entry)}" for name, entry in metrics.items()]
 
 
+@takes_settings(CompareSettings)
 def compare(
     a: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     b: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,
-    bootstrap: int = 1000,
-    seed: int = 0,
+    settings: CompareSettings,
 ) -> ComparisonResult:
     """Say for each metric of two evaluations whether their difference is more than the luck of the test set.
 
     Args:
-        a, b: output folders of :func:`kdbias.evaluate` with the same protocol, options and test units;
-            several a side are runs of the same recipe with other seeds, whose metrics are averaged.
+        a, b: output folders of `kdbias.evaluate` with the same protocol, options and test units; several a
+            side are runs of the same recipe with other seeds, whose metrics are averaged.
         output: JSON file to write.
-        bootstrap: number of resamples, at least 100.
-        seed: of the resampling.
 
     Returns:
         Differences B - A with 95 % intervals, from one run a side of the test set's luck alone, from several
@@ -121,58 +110,45 @@ def compare(
     started = time.monotonic()
     if output is not None:
         _refuse_target(claim(output))
-    if bootstrap < 100:
-        raise KdbiasError(f"bootstrap = {bootstrap}; a comparison needs 100 resamples or more")
     sides = [_paths(a), _paths(b)]
-    documents = [[read_metrics(path) for path in side] for side in sides]
-    first = documents[0][0]
-    judged = list(zip(sides[0] + sides[1], documents[0] + documents[1], strict=True))
-    for path, document in judged:
-        _same_question(sides[0][0], first, path, document)
-    base = read_table(sides[0][0] / UNITS)
-    judge = importlib.import_module(PROTOCOLS[first["protocol"]])
-    clusters = stored_clusters(base)
-    keys, subsets = subsets_of(stored_groups(base))
-    left, right = ([_run(path, base, sides[0][0], subsets) for path in side] for side in sides)
-    for path, document in judged:
-        _same_test_data(sides[0][0], first, path, document)
-    parameters = first["parameters"]
+    documents = {path: read_metrics(path) for path in sides[0] + sides[1]}
+    base, first = sides[0][0], documents[sides[0][0]]
+    for path, document in documents.items():
+        _same_question(base, first, path, document)
+    protocol, parameters = PROTOCOLS[first["protocol"]], first["parameters"]
+    units = Units.read(base)
+    groups = units.subsets()
+    subsets = [np.arange(units.n), *groups.values()]
+    left, right = ([_run(path, base, units, subsets) for path in side] for side in sides)
+    for path, document in documents.items():
+        _same_test_data(base, first, path, document)
 
-    def metrics(weights: np.ndarray) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Of the whole and each group: metric -> its values for the runs of both sides."""
+    def metrics(side: list[_Run], subset: int, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Metric -> its values for the runs of a side."""
+        found = [protocol.score(run[subset][0], weights[run[subset][1]], parameters) for run in side]
+        return {name: np.array([run[name] for run in found]) for name in found[0]}
+
+    def differences(weights: np.ndarray) -> list[dict[str, float]]:
         found = []
         for i in range(len(subsets)):
-            a_runs, b_runs = (
-                [judge.score(part, weights[rows], parameters) for part, rows in (run[i] for run in side)]
-                for side in (left, right)
-            )
-            found.append({name: (_values(a_runs, name), _values(b_runs, name)) for name in a_runs[0]})
+            x, y = metrics(left, i, weights), metrics(right, i, weights)
+            found.append({name: y[name].mean() - x[name].mean() for name in x})
         return found
 
-    observed = metrics(np.ones(base.num_rows))
-    draws: list[dict[str, list[float]]] = [{name: [] for name in found} for found in observed]
-    with bar(bootstrap, "resamples", "comparison") as progress:
-        for weights in resampled_weights(base.num_rows, bootstrap, seed, clusters):
-            for kept, found in zip(draws, metrics(weights), strict=True):
-                for name, (x, y) in found.items():
-                    kept[name].append(y.mean() - x.mean())
-            progress.update(1)
-    entries = [
-        {
-            name: _entry(x, y, np.asarray(kept[name]), name in judge.LOWER_IS_BETTER)
-            for name, (x, y) in found.items()
-        }
-        for found, kept in zip(observed, draws, strict=True)
-    ]
-    groups: dict[str, dict[str, Any]] = {}
-    for (column, value), entry in zip(keys, entries[1:], strict=True):
-        groups.setdefault(column, {})[value] = entry
+    resamples = resampled_weights(units.n, settings.bootstrap, settings.seed, units.clusters, "comparison")
+    entries, ones = [], np.ones(units.n)
+    for i, drawn in enumerate(draws(differences, resamples)):
+        x, y = metrics(left, i, ones), metrics(right, i, ones)
+        entries.append({n: _entry(x[n], y[n], drawn[n], n in protocol.lower_is_better) for n in x})
+    by_group: dict[str, dict[str, Any]] = {}
+    for (column, value), entry in zip(groups, entries[1:], strict=True):
+        by_group.setdefault(column, {})[value] = entry
     used = {f"{name}{i}": p for name, side in zip("ab", sides, strict=True) for i, p in enumerate(side)}
     document = provenance.document(
         _STAGE,
-        {"bootstrap": bootstrap, "seed": seed},
+        settings.record(),
         {name: fingerprints.of_file(path / UNITS) for name, path in used.items()},
-        {plural(first["unit"]): base.num_rows},
+        {plural(first["unit"]): units.n},
         time.monotonic() - started,
     )
     document |= {
@@ -180,16 +156,16 @@ def compare(
         "unit": first["unit"],
         "a": [str(path) for path in sides[0]],
         "b": [str(path) for path in sides[1]],
-        "n": base.num_rows,
+        "n": units.n,
         "interval": {
             "level": LEVEL,
-            "repeats": bootstrap,
+            "repeats": settings.bootstrap,
             "resampled": first["interval"]["resampled"],
             "method": "percentile" if len(left) == len(right) == 1 else "t",
-            "seed": seed,
+            "seed": settings.seed,
         },
         "metrics": entries[0],
-        "groups": groups,
+        "groups": by_group,
     }
     if output is not None:
         write_json(output, document)
@@ -227,10 +203,6 @@ def _entry(a: np.ndarray, b: np.ndarray, draws: np.ndarray, lower_is_better: boo
     if entry["real"]:
         entry["better"] = "a" if (estimate.value > 0) == lower_is_better else "b"
     return entry
-
-
-def _values(runs: list[dict[str, float]], metric: str) -> np.ndarray:
-    return np.array([run[metric] for run in runs])
 
 
 def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -291,26 +263,20 @@ def _same_test_data(first: Path, one: Mapping[str, Any], path: Path, other: Mapp
             )
 
 
-def _run(
-    path: Path, base: pa.Table, base_path: Path, subsets: list[np.ndarray | None]
-) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Results of one run, of the whole and of each group, every unit with its row in the base.
+def _run(path: Path, base: Path, units: Units, subsets: list[np.ndarray]) -> _Run:
+    """Results of one run, of the whole and of each group, every unit with its row in the base's units.
 
     They stay in their own order, which a protocol may rely on (IJB's are sorted by score).
     """
-    units = read_table(path / UNITS)
-    places = places_in(base, units, base_path, path)
-    columns = stored_results(units)
-    slices = []
+    mine = Units.read(path)
+    places = units.places_of(mine, base, path)
+    found = []
     for rows in subsets:
-        if rows is None:
-            slices.append((columns, places))
-            continue
-        member = np.zeros(base.num_rows, dtype=bool)
+        member = np.zeros(units.n, dtype=bool)
         member[rows] = True
-        mine = np.flatnonzero(member[places])
-        slices.append((take(columns, mine), places[mine]))
-    return slices
+        chosen = np.flatnonzero(member[places])
+        found.append((take(mine.columns, chosen), places[chosen]))
+    return found
 
 
 def _line(entry: Mapping[str, Any]) -> str:

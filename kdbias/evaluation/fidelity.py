@@ -8,19 +8,16 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.meeting import compare_labels
+from kdbias.evaluation.protocols import Fidelity
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import align
 
-UNIT = "sample"
-LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
-READS = frozenset({"reference"})
-OPTIONS: dict[str, Any] = {"density": None, "cluster_by": None}
 DECILE = "density_decile"
 
 
-def judge(task: Task) -> Outcome:
+def judge(options: Fidelity, task: Task) -> Outcome:
     """Cosine and Euclidean distance of each unit embedding to the reference's of the same id.
 
     Options: ``density``, a density table over the same ids: its deciles of ``log_density`` (1 = the most
@@ -28,11 +25,12 @@ def judge(task: Task) -> Outcome:
     resample by (see :func:`kdbias.evaluation.task.clusters_of`).
     """
     model = task.model
-    columns = fidelity_columns(model, task.need("reference"))
+    assert task.reference is not None
+    columns = fidelity_columns(model, task.reference)
     groups = dict(model.groups) | {"label": model.labels}
-    details: dict[str, Any] = {"reference": {"n": task.need("reference").n, "d": model.d}}
-    if task.options["density"] is not None:
-        log_density = _log_density(task.options["density"], model)
+    details: dict[str, Any] = {"reference": {"n": task.reference.n, "d": model.d}}
+    if options.density is not None:
+        log_density = _log_density(options.density, model)
         deciles = density_deciles(log_density)
         groups[DECILE] = pa.array([f"{d:02d}" for d in deciles], pa.large_string())
         details["density_deciles"] = [
@@ -45,7 +43,7 @@ def judge(task: Task) -> Outcome:
             }
             for d in np.unique(deciles).tolist()
         ]
-    clusters, resampled = clusters_of(model, task.options["cluster_by"])
+    clusters, resampled = clusters_of(model, options.cluster_by)
     return Outcome(
         ids={"sample_id": model.ids},
         columns=columns,

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.evaluation.protocols import Ijbc
 from kdbias.evaluation.resampling import Columns
 from kdbias.evaluation.roc import (
     roc_curve,
@@ -32,25 +33,12 @@ from kdbias.evaluation.roc import (
     without_intermediate,
 )
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
-from kdbias.evaluation.verification import check_fars, draw_roc
+from kdbias.evaluation.verification import draw_roc
 from kdbias.evaluation.views import views_of
 from kdbias.tables.joins import align, as_strings, encode, shown
 
-UNIT = "pair"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-READS = frozenset({"flip"})
-OPTIONS: dict[str, Any] = {
-    "templates": None,
-    "pairs": None,
-    "detector_scores": None,
-    "keep_norm": True,
-    "flip_fusion": None,
-    "far": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-    "cluster_by": "subject",
-}
 
-
-def judge(task: Task) -> Outcome:
+def judge(options: Ijbc, task: Task) -> Outcome:
     """Pool images to templates and compare the listed pairs of templates.
 
     Options: ``templates``, lines ``NAME TEMPLATE MEDIA``; ``pairs``, lines ``TEMPLATE TEMPLATE 0|1``;
@@ -59,35 +47,30 @@ def judge(task: Task) -> Outcome:
     vectors, added and given the image's own length); ``far``; ``cluster_by``: "subject" resamples both
     subjects of a pair (subjects are the sets of templates that genuine pairs connect), "" resamples pairs.
     """
-    if task.options["pairs"] is None:
-        raise KdbiasError("ijbc needs pairs of templates: give --pairs FILE (ijbc_template_pair_label.txt)")
-    fars = check_fars(task.options["far"])
-    cluster_by = task.options["cluster_by"]
-    if cluster_by not in ("subject", ""):
-        raise KdbiasError(f"ijbc resamples by 'subject' or, with '', by pair; not by {cluster_by!r}")
-    images, templates, media = _assignment(task.model, task.options["templates"])
-    quality = _quality(task.model, task.options["detector_scores"])
-    views = views_of(task.model, task.options["flip_fusion"])
-    if not task.options["keep_norm"]:
+    fars = sorted(set(options.far))
+    images, templates, media = _assignment(task.model, options.templates)
+    quality = _quality(task.model, options.detector_scores)
+    views = views_of(task.model, options.flip_fusion)
+    if not options.keep_norm:
         quality = quality / np.maximum(views.lengths(), np.finfo(np.float64).tiny)
     elif views.fusion != "raw":
         quality = quality * task.model.norms
     own = (quality * views.own)[images]
     mirror = None if views.mirror is None else (quality * views.mirror)[images]
     pooled, names = pool(task.model.vectors, task.model.flips, images, own, templates, media, mirror=mirror)
-    first, second, same = _read_template_pairs(task.options["pairs"], names)
+    first, second, same = _read_template_pairs(options.pairs, names)
     scores = _dot_products(pooled, first, second)
     order = np.argsort(-scores, kind="stable")  # sorted once, so that no resample has to
     first, second, same, scores = first[order], second[order], same[order], scores[order]
     columns = {"score": scores, "same": same}
-    clusters = subjects(first, second, same, len(names)) if cluster_by else None
+    clusters = subjects(first, second, same, len(names)) if options.cluster_by else None
     shown = pa.array(names)
     return Outcome(
         ids={"first": shown.take(pa.array(first)), "second": shown.take(pa.array(second))},
         columns=columns,
         clusters=clusters,
-        resampled="subject (both of a pair)" if cluster_by else "pair",
-        parameters={"far": list(fars)},
+        resampled="subject (both of a pair)" if options.cluster_by else "pair",
+        parameters={"far": fars},
         test_data={"templates": (image_names(task.model.ids).take(pa.array(images)), templates, media)},
         details={
             "images": len(images),
@@ -95,8 +78,8 @@ def judge(task: Task) -> Outcome:
             "genuine": int(same.sum()),
             "impostor": int((~same).sum()),
             **views.details(),
-            "norm_kept": bool(task.options["keep_norm"]),
-            "detector_scores": task.options["detector_scores"] is not None,
+            "norm_kept": options.keep_norm,
+            "detector_scores": options.detector_scores is not None,
         },
         left_out={"images_in_no_template": task.model.n - len(np.unique(images))},
         plots=[Plot("roc", lambda axes: draw_roc(axes, columns))],

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
+from kdbias.evaluation.settings import READING, EvaluateSettings
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings
@@ -18,8 +19,6 @@ from kdbias.tables.run_record import RECORD, read_record
 FILES = ("pairs", "templates", "detector_scores")
 TABLES = ("reference", "gallery", "tail_from", "density")
 """Options of :func:`kdbias.evaluate` that name what it reads beside the judged embeddings."""
-READING = ("id_column", "label_column", "path_column", "image_column", "root")
-"""Options that say how data are read."""
 
 
 def input_fingerprints(paths: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:
@@ -32,22 +31,14 @@ def input_fingerprints(paths: Mapping[str, str | os.PathLike[str] | None]) -> di
 
 
 def model_inputs(
-    model: str | os.PathLike[str],
-    data: str | os.PathLike[str] | None,
-    embedding: Mapping[str, Any],
+    model: str | os.PathLike[str], settings: EvaluateSettings
 ) -> tuple[dict[str, str], dict[str, pa.DataType]]:
     """What is judged, a table or a network and its data: fingerprints, and the types of its columns.
 
-    Args:
-        embedding: options of :func:`kdbias.embed` by name, None where not given.
-
     Raises:
-        KdbiasError: options of embedding without data, or no such table.
+        KdbiasError: there is no such table, network or data.
     """
-    if data is None:
-        stray = [name for name, value in embedding.items() if value is not None]
-        if stray:
-            raise KdbiasError(f"{', '.join(stray)} belong(s) to embedding: give --data, or drop it")
+    if settings.data is None:
         if not Path(model).exists():
             raise KdbiasError(
                 f"{model} is no embedding table; to judge a teacher spec or a run give --data DATA too"
@@ -56,10 +47,10 @@ def model_inputs(
     from kdbias.data.opening import open_data
     from kdbias.teachers import PRECOMPUTED
 
-    reading: dict[str, Any] = {name: embedding[name] for name in READING if embedding.get(name)}
-    source = open_data(str(data), **reading, images=not teacher_spec(model).startswith(f"{PRECOMPUTED}:"))
-    network = network_fingerprint(teacher_spec(model), embedding)
-    return {"model": network, "data": source.fingerprint}, source.types()
+    spec, given = teacher_spec(model), settings.embedding
+    reading = {name: given[name] for name in READING if name in given}
+    source = open_data(settings.data, **reading, images=not spec.startswith(f"{PRECOMPUTED}:"))
+    return {"model": network_fingerprint(spec, given), "data": source.fingerprint}, source.types()
 
 
 def column_types(path: str | os.PathLike[str]) -> dict[str, pa.DataType]:
@@ -134,9 +125,10 @@ def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-def embed_model(data: str | os.PathLike[str], out: Path, model: str, options: Mapping[str, Any]) -> Path:
+def embed_model(model: str | os.PathLike[str], out: Path, settings: EvaluateSettings) -> Path:
+    """Embed the settings' data with a model into a table; with a gallery from the same data all of it."""
     from kdbias.embedding.stage import embed
 
-    given = {name: value for name, value in options.items() if value is not None}
-    embed(str(data), out, teacher=teacher_spec(model), **given)
+    where = () if settings.gallery_where else settings.where
+    embed(str(settings.data), out, teacher=teacher_spec(model), where=where, **settings.embedding)
     return out

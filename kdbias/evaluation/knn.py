@@ -14,16 +14,12 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
 from kdbias.evaluation.meeting import rows_in, strangers
+from kdbias.evaluation.protocols import Knn
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.tails import Tail, tail_of
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of, labelled
 from kdbias.progress import say
 from kdbias.tables.joins import encode
-
-UNIT = "sample"
-LOWER_IS_BETTER = frozenset({"distance", "squared_distance"})
-READS = frozenset({"reference", "gallery"})
-OPTIONS: dict[str, Any] = {"k": 5, "tail_from": None, "cluster_by": None}
 
 _NAMED = 30  # classes up to which a plot names them
 _KINDS = ("centroid", "knn")
@@ -31,7 +27,7 @@ _BLOCK = 1 << 24  # scores held at once
 _VOTE_TEMPERATURE = 0.07
 
 
-def judge(task: Task) -> Outcome:
+def judge(options: Knn, task: Task) -> Outcome:
     """Predict each labelled sample's class by nearest centroid and by its k nearest neighbours.
 
     Options: ``k`` neighbours; ``tail_from``, a table whose label counts say which classes are rare (tail =
@@ -39,7 +35,7 @@ def judge(task: Task) -> Outcome:
     (see :func:`kdbias.evaluation.task.clusters_of`). With a reference, the distances to the teacher are
     reported too.
     """
-    k = int(task.options["k"])
+    k = options.k
     gallery, leave_one_out = (task.model, True) if task.gallery is None else (task.gallery, False)
     gallery = labelled(gallery)
     if task.model.d != gallery.d:
@@ -59,7 +55,7 @@ def judge(task: Task) -> Outcome:
     voted = vote(model.vectors, gallery.vectors, gallery_codes, k, own)
     # Classes of the judged samples, whether or not the gallery has them.
     classes, class_names = encode(model.labels)
-    tail = tail_of(task.options["tail_from"], class_names)
+    tail = tail_of(options.tail_from, class_names)
     columns: dict[str, np.ndarray] = {
         "class": classes,
         "tail": tail.mask[classes],
@@ -68,7 +64,7 @@ def judge(task: Task) -> Outcome:
     }
     if task.reference is not None:
         columns |= fidelity_columns(model, task.reference)
-    clusters, resampled = clusters_of(model, task.options["cluster_by"])
+    clusters, resampled = clusters_of(model, options.cluster_by)
     per_class = _class_table(columns, class_names, tail)
     return Outcome(
         ids={"sample_id": model.ids},

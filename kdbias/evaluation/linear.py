@@ -9,23 +9,19 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.knn import balanced_accuracy, count_absent_classes
+from kdbias.evaluation.protocols import Linear
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.tails import tail_of
 from kdbias.evaluation.task import Outcome, Task, clusters_of, labelled
 from kdbias.progress import say
 from kdbias.tables.joins import encode
 
-UNIT = "sample"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-READS = frozenset({"gallery"})
-OPTIONS: dict[str, Any] = {"tail_from": None, "cluster_by": None}
-
 _PENALTIES = (0.01, 0.1, 1.0, 10.0)
 _HELD_OUT = 0.2
 _MOST_STEPS = 1000
 
 
-def judge(task: Task) -> Outcome:
+def judge(options: Linear, task: Task) -> Outcome:
     """Fit a probe on the gallery's labels and predict the model's.
 
     Features are standardised by the gallery's mean and deviation; the inverse penalty C is the one of
@@ -33,7 +29,8 @@ def judge(task: Task) -> Outcome:
     A sample that is judged is left out of the gallery, by id: the probe never learns its answer.
     Options: ``tail_from`` and ``cluster_by`` as for knn.
     """
-    model, train, left_out = labelled(task.model), labelled(task.need("gallery")), 0
+    assert task.gallery is not None
+    model, train, left_out = labelled(task.model), labelled(task.gallery), 0
     judged = pc.is_in(train.ids, value_set=model.ids).to_numpy(zero_copy_only=False)
     if judged.all():
         raise KdbiasError(
@@ -54,8 +51,8 @@ def judge(task: Task) -> Outcome:
     count_absent_classes(model, names)
     predicted, chosen = probe(train.vectors, codes, model.vectors)
     classes, class_names = encode(model.labels)
-    tail = tail_of(task.options["tail_from"], class_names)
-    clusters, resampled = clusters_of(model, task.options["cluster_by"])
+    tail = tail_of(options.tail_from, class_names)
+    clusters, resampled = clusters_of(model, options.cluster_by)
     return Outcome(
         ids={"sample_id": model.ids},
         columns={"class": classes, "tail": tail.mask[classes], "correct": predicted == truth},

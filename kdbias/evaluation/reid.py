@@ -15,15 +15,12 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.meeting import rows_in, strangers
+from kdbias.evaluation.protocols import Reid
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
-UNIT = "query"
-LOWER_IS_BETTER: frozenset[str] = frozenset()
-READS = frozenset({"gallery"})
-OPTIONS: dict[str, Any] = {"camera_column": None, "cluster_by": "label"}
 JUNK_LABEL = "-1"
 
 _CAMERA_NAMES = ("camera", "cam", "camid", "camera_id", "cam_id")
@@ -32,7 +29,7 @@ _RANKS = (1, 5, 10)
 _BLOCK = 1 << 24  # scores held at once
 
 
-def judge(task: Task) -> Outcome:
+def judge(options: Reid, task: Task) -> Outcome:
     """Rank the gallery for every query.
 
     Options: ``camera_column`` (default: a column named camera, cam or camid; ``"none"`` drops nothing but the
@@ -50,7 +47,7 @@ def judge(task: Task) -> Outcome:
             f"{queries.name} has no labels; re-ID needs the identity of each query (--label-column)"
         )
     gallery = _without_junk(gallery)
-    camera = _camera_column(task.options["camera_column"], queries, gallery)
+    camera = _camera_column(options.camera_column, queries, gallery)
     people, _ = encode(queries.labels, names)
     others, _ = encode(gallery.labels, names)
     where = (queries.name, f"the gallery {gallery.name}")
@@ -68,7 +65,7 @@ def judge(task: Task) -> Outcome:
         )
     columns = {name: values[judged] for name, values in found.items()}
     kept = queries.take(judged)
-    clusters, resampled = clusters_of(kept, task.options["cluster_by"])
+    clusters, resampled = clusters_of(kept, options.cluster_by)
     curve = cmc(columns["first_rank"], min(50, gallery.n))
     return Outcome(
         ids={"sample_id": kept.ids},

@@ -1,16 +1,132 @@
-"""Bootstrap intervals: weigh the units again and again as resampling would, and score each time."""
+"""The results of units, resampled: intervals of metrics, and of their differences between models.
 
+``units.parquet`` holds the result of every unit, as ``evaluate`` writes it and ``compare`` reads it. Its
+columns are what names a unit (``sample_id``; of a pair ``first`` and ``second``), ``result_*`` (what the
+protocol's ``score`` reads), ``group_*`` (grouping columns) and ``cluster_*`` (codes of what is resampled
+together).
+"""
+
+from __future__ import annotations
+
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+
+from kdbias.errors import KdbiasError
+from kdbias.progress import bar
+from kdbias.tables.joins import as_strings, encode, shown
+from kdbias.tables.parquet_file import read_table
 
 Columns = Mapping[str, np.ndarray]
 Score = Callable[[Columns, np.ndarray], dict[str, float]]
 
 LEVEL = 0.95
+ALL = slice(None)  # units, as a subset
+UNITS = "units.parquet"
+
+_IDS = ("sample_id", "first", "second")
+_RESULT, _GROUP, _CLUSTER = "result_", "group_", "cluster_"
+_MOST_GROUPS = 256
+
+
+@dataclass(frozen=True)
+class Units:
+    """What was judged one by one, n units.
+
+    Attributes:
+        ids: what names a unit, (n,) texts: ``sample_id``, or ``first`` and ``second`` of a pair.
+        columns: results that the protocol's ``score`` reads, (n,) each.
+        groups: (n,) texts of each grouping column.
+        clusters: integer codes of what is resampled together, (n,) or (n, 2); None = each unit alone.
+    """
+
+    ids: Mapping[str, pa.Array]
+    columns: Columns
+    groups: Mapping[str, pa.Array]
+    clusters: np.ndarray | None
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def table(self) -> pa.Table:
+        """As ``units.parquet``."""
+        codes = () if self.clusters is None else np.atleast_2d(self.clusters.T)
+        return pa.table(
+            {
+                **self.ids,
+                **{_RESULT + name: pa.array(values) for name, values in self.columns.items()},
+                **{_GROUP + name: values for name, values in self.groups.items()},
+                **{f"{_CLUSTER}{i}": pa.array(column) for i, column in enumerate(codes)},
+            }
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Units:
+        """What `table` wrote into an output folder of ``evaluate``."""
+        table = read_table(folder / UNITS)
+
+        def named(prefix: str) -> dict[str, pa.ChunkedArray]:
+            return {n.removeprefix(prefix): table[n] for n in table.column_names if n.startswith(prefix)}
+
+        codes = [values.to_numpy() for values in named(_CLUSTER).values()]
+        return cls(
+            {name: as_strings(table[name]) for name in table.column_names if name in _IDS},
+            {name: values.to_numpy() for name, values in named(_RESULT).items()},
+            {name: as_strings(values) for name, values in named(_GROUP).items()},
+            None if not codes else codes[0] if len(codes) == 1 else np.stack(codes, axis=1),
+        )
+
+    def subsets(self) -> dict[tuple[str, str], np.ndarray]:
+        """(column, value) of each group -> the rows of its units, ascending.
+
+        Raises:
+            KdbiasError: a column has too many values to report by.
+        """
+        found = {}
+        for column, values in self.groups.items():
+            codes, names = encode(values)
+            if len(names) > _MOST_GROUPS:
+                raise KdbiasError(
+                    f"{column!r} has {len(names):,} values; group by a column with at most {_MOST_GROUPS}"
+                )
+            for code, value in enumerate(names.to_pylist()):
+                found[column, value] = np.flatnonzero(codes == code)
+        return found
+
+    def places_of(self, other: Units, name: object, other_name: object) -> np.ndarray:
+        """(n,) row in these of each of the other's units, by id.
+
+        Raises:
+            KdbiasError: they are not the same units, or one is listed twice.
+        """
+        keys = np.zeros(self.n + other.n, dtype=np.int64)
+        for column, ids in self.ids.items():
+            codes = pa.concat_arrays([ids, other.ids[column]]).dictionary_encode().indices
+            codes = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+            keys = keys * (int(codes.max()) + 1) + codes
+        wanted, have = keys[: self.n], keys[self.n :]
+        if np.array_equal(wanted, have):
+            return np.arange(self.n)
+        missing = np.flatnonzero(~np.isin(wanted, have))
+        if len(missing) or len(wanted) != len(have):
+            absent = next(iter(self.ids.values())).take(pa.array(missing[:4]))
+            raise KdbiasError(
+                f"{name} judged {len(wanted):,} units, {other_name} {len(have):,}; {len(missing):,} of the "
+                f"former are not among the latter ({shown(absent)}); judge both on the same test data"
+            )
+        order = np.argsort(wanted, kind="stable")
+        places = order[np.searchsorted(wanted[order], have)]
+        if len(np.unique(places)) != len(places):
+            raise KdbiasError(f"{name} lists a unit twice, so the rows of {other_name} cannot be told apart")
+        return places
 
 
 @dataclass(frozen=True)
@@ -22,17 +138,12 @@ class Estimate:
     high: float | None = None
     standard_error: float | None = None
 
-    def to_dict(self) -> dict[str, float | None]:
-        return {
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "standard_error": self.standard_error,
-        }
+    def document(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 def resampled_weights(
-    n: int, repeats: int, seed: int, clusters: np.ndarray | None = None
+    n: int, repeats: int, seed: int, clusters: np.ndarray | None = None, what: str = "intervals"
 ) -> Iterator[np.ndarray]:
     """How often each of n units occurs in each of ``repeats`` resamples with replacement.
 
@@ -44,6 +155,7 @@ def resampled_weights(
             units of one subject stay together. (n, 2) codes: both subjects of a pair are resampled; a pair
             of one subject counts as often as that subject was drawn, a pair of two subjects as often as the
             product of both counts (the vertex bootstrap of a graph, with pairs as edges).
+        what: they are for, told while they are drawn.
 
     Yields:
         (n,) float64 weights, drawn one resample after the other.
@@ -53,45 +165,59 @@ def resampled_weights(
     if clusters is not None and clusters.ndim == 2:
         between = clusters[:, 0] != clusters[:, 1]
     total = n if clusters is None else int(clusters.max(initial=-1)) + 1
-    for _ in range(repeats):
-        counts = np.bincount(rng.integers(total, size=total), minlength=total).astype(np.float64)
-        if clusters is None:
-            yield counts
-        elif between is None:
-            yield counts[clusters]
-        else:
-            weights = counts[clusters[:, 0]]
-            np.multiply(weights, counts[clusters[:, 1]], out=weights, where=between)
-            yield weights
+    with bar(repeats, "resamples", what) as progress:
+        for _ in range(repeats):
+            counts = np.bincount(rng.integers(total, size=total), minlength=total).astype(np.float64)
+            if clusters is None:
+                yield counts
+            elif between is None:
+                yield counts[clusters]
+            else:
+                weights = counts[clusters[:, 0]]
+                np.multiply(weights, counts[clusters[:, 1]], out=weights, where=between)
+                yield weights
+            progress.update(1)
+
+
+def draws(
+    statistics: Callable[[np.ndarray], Sequence[Mapping[str, float]]], resamples: Iterable[np.ndarray]
+) -> list[dict[str, np.ndarray]]:
+    """Statistics of every resample: name -> (repeats,) values, for each of the dictionaries given."""
+    kept: list[dict[str, array[float]]] = []
+    for weights in resamples:
+        for i, found in enumerate(statistics(weights)):
+            if i == len(kept):
+                kept.append({name: array("d") for name in found})
+            for name, value in found.items():
+                kept[i][name].append(value)
+    return [{name: np.array(values) for name, values in found.items()} for found in kept]
 
 
 def bootstrap(
-    score: Score,
-    columns: Columns,
-    subsets: Sequence[np.ndarray | None],
-    resamples: Iterator[np.ndarray],
+    score: Score, columns: Columns, subsets: Sequence[np.ndarray | slice], resamples: Iterable[np.ndarray]
 ) -> list[dict[str, Estimate]]:
     """Score subsets of the units, each with a percentile interval from the same resamples.
 
     Args:
         score: metrics of weighted units; NaN where a metric is undefined for them.
         columns: per-unit results, arrays of length n.
-        subsets: for each result wanted, the rows it uses (None = all).
-        resamples: weights of all n units, see :func:`resampled_weights`.
+        subsets: for each result wanted, the rows it uses.
+        resamples: weights of all n units, see `resampled_weights`.
 
     Returns:
         One dictionary metric -> Estimate for each subset.
     """
-    slices = [columns if rows is None else take(columns, rows) for rows in subsets]
-    values = [score(part, np.ones(_length(part))) for part in slices]
-    draws: list[dict[str, list[float]]] = [{name: [] for name in found} for found in values]
-    for weights in resamples:
-        for part, rows, kept in zip(slices, subsets, draws, strict=True):
-            for name, value in score(part, weights if rows is None else weights[rows]).items():
-                kept[name].append(value)
+    n = len(next(iter(columns.values()), ()))
+    parts = [(take(columns, rows), rows) for rows in subsets]
+
+    def scores(weights: np.ndarray) -> list[dict[str, float]]:
+        return [score(part, weights[rows]) for part, rows in parts]
+
+    values = scores(np.ones(n))
+    drawn = draws(scores, resamples) or [{name: np.empty(0) for name in found} for found in values]
     return [
-        {name: summarize(value, np.asarray(kept[name])) for name, value in found.items()}
-        for found, kept in zip(values, draws, strict=True)
+        {name: summarize(value, kept[name]) for name, value in found.items()}
+        for found, kept in zip(values, drawn, strict=True)
     ]
 
 
@@ -146,7 +272,8 @@ def difference(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[Estimat
     return Estimate(value, value - half, value + half, error), p_value
 
 
-def take(columns: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:
+def take(columns: Columns, rows: np.ndarray | slice) -> dict[str, np.ndarray]:
+    """The rows of every column."""
     return {name: values[rows] for name, values in columns.items()}
 
 
@@ -154,11 +281,3 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
     """Mean under weights; NaN where all weights are zero."""
     total = weights.sum()
     return float(values @ weights / total) if total > 0 else float("nan")
-
-
-def _length(columns: Columns) -> int:
-    return len(next(iter(columns.values()), np.empty(0)))
-
-
-def json_estimates(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {name: estimate.to_dict() for name, estimate in estimates.items()}

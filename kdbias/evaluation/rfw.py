@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.meeting import refuse_two_spellings
 from kdbias.evaluation.pairs import Pairs, contiguous_folds, read_pairs
+from kdbias.evaluation.protocols import Rfw
 from kdbias.evaluation.resampling import Columns
-from kdbias.evaluation.task import Outcome, Plot, Task
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
 from kdbias.evaluation.verification import (
-    check_style,
     common_value,
     compare_pairs,
     fold_accuracy,
@@ -31,24 +31,13 @@ from kdbias.evaluation.views import views_of
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
-UNIT = "pair"
-LOWER_IS_BETTER = frozenset({"std_percent", "ser", "gap"})
-READS = frozenset({"flip"})
-OPTIONS: dict[str, Any] = {
-    "pairs": None,
-    "folds": None,
-    "style": "insightface",
-    "flip_fusion": None,
-    "group_column": None,
-    "cluster_by": "label",
-}
 GROUP = "group"
 
 _LISTS = frozenset({".txt", ".bin", ".csv", ".parquet"})
 _NAMED = re.compile("_(pairs|test)$")
 
 
-def judge(task: Task) -> Outcome:
+def judge(options: Rfw, task: Task) -> Outcome:
     """Verify each group's pairs over its own folds.
 
     Options: ``pairs``, a folder with one list a group, in it or in its sub-folders (``African_pairs.txt``,
@@ -56,9 +45,8 @@ def judge(task: Task) -> Outcome:
     ``group_column``, a column of the table (pairs across groups are left out); ``folds``, ``style``,
     ``flip_fusion``, ``cluster_by`` as for verification.
     """
-    style = check_style(task.options["style"])
-    views = views_of(task.model, task.options["flip_fusion"], mirrored=style != "facex")
-    groups, left_out = _groups(task)
+    views = views_of(task.model, options.flip_fusion, mirrored=options.style != "facex")
+    groups, left_out = _groups(options, task.model)
     if len(groups) < 2:
         raise KdbiasError(f"rfw compares groups, and the pairs hold only {list(groups) or 'none'}")
     parts: list[dict[str, np.ndarray]] = []
@@ -66,7 +54,7 @@ def judge(task: Task) -> Outcome:
     details: dict[str, Any] = {}
     for code, (name, (pairs, rows)) in enumerate(groups.items()):
         question_labels(task.model, pairs, rows)
-        columns, facts = compare_pairs(views, pairs, rows, style)
+        columns, facts = compare_pairs(views, pairs, rows, options.style)
         parts.append({**columns, "group": np.full(pairs.n, code)})
         details[name] = facts
         firsts.append(pairs.first)
@@ -74,7 +62,7 @@ def judge(task: Task) -> Outcome:
         sides.append(rows)
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     rows = (np.concatenate([side[0] for side in sides]), np.concatenate([side[1] for side in sides]))
-    clusters, resampled = subject_clusters(task.model, rows, task.options["cluster_by"])
+    clusters, resampled = subject_clusters(task.model, rows, options.cluster_by)
     names = list(groups)
     first, second = pa.concat_arrays(firsts), pa.concat_arrays(seconds)
     group = pa.array([names[code] for code in columns["group"]], pa.large_string())
@@ -119,27 +107,26 @@ def skewed_error_ratio(accuracies: np.ndarray) -> float:
     return float(errors.max() / errors.min()) if errors.min() > 0 else float("nan")
 
 
-def _groups(task: Task) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.ndarray]]], dict[str, int]]:
-    if task.options["pairs"] is None:
-        raise KdbiasError(
-            "rfw needs pairs: give --pairs FOLDER (one list a group) or FILE with --group-column"
-        )
-    source, column = Path(task.options["pairs"]), task.options["group_column"]
+def _groups(
+    options: Rfw, model: Embeddings
+) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.ndarray]]], dict[str, int]]:
+    source, column = Path(options.pairs), options.group_column
     if source.is_dir():
         if column is not None:
             raise KdbiasError(f"{source} has one list a group already; leave out --group-column")
         found = {}
         for group, file in lists_of(source).items():
-            pairs = read_pairs(file, task.options["folds"])
-            found[group] = (pairs, pairs.rows(task.model.ids, task.model.name))
+            pairs = read_pairs(file, options.folds)
+            found[group] = (pairs, pairs.rows(model.ids, model.name))
         return found, {"pairs_across_groups": 0}
     if column is None:
-        raise KdbiasError(f"one list of pairs needs --group-column; {task.model.name} has {_columns(task)}")
-    pairs = read_pairs(source, task.options["folds"])
-    rows = pairs.rows(task.model.ids, task.model.name)
-    values = as_strings(task.model.column(column))
+        known = ", ".join(model.groups) or "no group columns"
+        raise KdbiasError(f"one list of pairs needs --group-column; {model.name} has {known}")
+    pairs = read_pairs(source, options.folds)
+    rows = pairs.rows(model.ids, model.name)
+    values = as_strings(model.column(column))
     kinds = pc.unique(values.drop_null()).to_pylist()
-    refuse_two_spellings(kinds, f"column {column!r} of {task.model.name}")
+    refuse_two_spellings(kinds, f"column {column!r} of {model.name}")
     codes, names = encode(common_value(values, rows))
     if unpaired := sorted(set(kinds) - set(names.to_pylist())):
         say(f"no pair within {', '.join(unpaired)}: such groups are not compared")
@@ -190,10 +177,6 @@ def _refolded(pairs: Pairs, group: str) -> Pairs:
     if len(np.unique(pairs.folds)) > 1:
         return pairs
     return Pairs(pairs.first, pairs.second, pairs.same, contiguous_folds(pairs.n))
-
-
-def _columns(task: Task) -> str:
-    return ", ".join(task.model.groups) or "no group columns"
 
 
 def _draw(axes: Any, columns: Columns, names: list[str]) -> None:

@@ -18,15 +18,22 @@
 ``OUT/units.parquet`` has the result of every unit; :func:`kdbias.evaluation.compare` pairs two of them.
 """
 
-import importlib
+from __future__ import annotations
+
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdbias.data.filters import spelled
+from kdbias.display.quantities import NONE
+from kdbias.display.table import FEW, more
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.evaluation import PROTOCOLS
 from kdbias.evaluation.inputs import (
     column_types,
     embed_model,
@@ -35,61 +42,102 @@ from kdbias.evaluation.inputs import (
     origin,
     rows_fingerprint,
 )
-from kdbias.evaluation.measuring import measured, plain
-from kdbias.evaluation.plots import save_plots
-from kdbias.evaluation.result import METRICS, EvaluationResult, read_metrics
-from kdbias.evaluation.task import Embeddings, Outcome, Task, read_embeddings
-from kdbias.evaluation.units import UNITS, unit_table
-from kdbias.evaluation.views import check_fusion
+from kdbias.evaluation.protocols import Protocol
+from kdbias.evaluation.resampling import ALL, LEVEL, UNITS, Units, bootstrap, resampled_weights
+from kdbias.evaluation.roc import far_name
+from kdbias.evaluation.settings import READING, EvaluateSettings
+from kdbias.evaluation.task import Outcome, Plot, Task, read_embeddings
+from kdbias.functions import takes_settings
 from kdbias.progress import say
 from kdbias.tables import provenance
-from kdbias.tables.documents import write_json
+from kdbias.tables.documents import read_document, write_json
+from kdbias.tables.files import atomic_path
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
-from kdbias.wording import plural
+from kdbias.wording import counted, plural, visible
 
+METRICS = "metrics.json"
 _STAGE = "evaluate"
+_REPEATS, _FEW_REPEATS, _MANY_UNITS = 1000, 200, 1_000_000
+_NUMBER = (float, None)
+_METRICS = {str: {"value": _NUMBER, "low?": _NUMBER, "high?": _NUMBER, "reason?": str}}
+_SHAPE = {
+    "protocol": str,
+    "unit": str,
+    "n": int,
+    "metrics": _METRICS,
+    "groups": {str: {str: {"n": int, "metrics": _METRICS}}},
+    "spread?": {str: {str: {"worst": (str, None), "gap": _NUMBER}}},
+    "config": {str: object},
+    "inputs": {str: (str, None)},
+    "interval": {"repeats": int, "resampled": object},
+    "left_out": {str: int},
+    "details": {"operating_point?": ({"far": float}, None)},
+    "parameters?": {str: object},
+    "test_data?": {str: {"n": int, "digest": str}},
+    "plots?": [str],
+}
 
 
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What `evaluate` wrote.
+
+    Attributes:
+        document: the content of ``metrics.json``.
+        path: the output folder.
+    """
+
+    document: dict[str, Any]
+    path: Path
+
+    def value(self, metric: str) -> float | None:
+        """One metric by name, over all units."""
+        found = self.document["metrics"]
+        if metric not in found:
+            raise KdbiasError(f"{self.path} has no metric {metric!r}; it has {', '.join(found)}")
+        return found[metric]["value"]
+
+    def summary(self) -> str:
+        """A few lines for people: every metric with its interval, then the groups."""
+        document = self.document
+        lines = [f"{document['protocol']}: {counted(document['n'], document['unit'])} judged"]
+        if document["interval"]["repeats"]:
+            lines[0] += f", resampled by {document['interval']['resampled']}"
+        left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
+        if left_out:
+            lines[0] += f"; left out: {', '.join(left_out)}"
+        named = {name: _named(name, document["details"]) for name in document["metrics"]}
+        width = max(map(len, named.values()))
+        lines += [f"  {named[name]:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
+        for column, groups in document["groups"].items():
+            for value, group in list(groups.items())[:FEW]:
+                some = "  ".join(
+                    f"{named.get(name, name)} {_short(entry['value'])}"
+                    for name, entry in group["metrics"].items()
+                    if entry["value"] is not None
+                )
+                lines.append(visible(f"  {column}={value} ({group['n']:,}): {some}"))
+            lines += [f"  {line}" for line in more(len(groups), f"{METRICS} has them all")]
+        return "\n".join(lines)
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``metrics.json`` that ``evaluate`` left in a folder.
+
+    Raises:
+        KdbiasError: there is none, or it is damaged.
+    """
+    return read_document(Path(folder) / METRICS, _SHAPE)
+
+
+@takes_settings(EvaluateSettings)
 def evaluate(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    protocol: str = "knn",
-    data: str | os.PathLike[str] | None = None,
-    reference: str | os.PathLike[str] | None = None,
-    gallery: str | os.PathLike[str] | None = None,
-    where: Sequence[str] = (),
-    gallery_where: Sequence[str] = (),
-    group_by: Sequence[str] = (),
-    cluster_by: str | None = None,
-    k: int | None = None,
-    tail_from: str | os.PathLike[str] | None = None,
-    density: str | os.PathLike[str] | None = None,
-    pairs: str | os.PathLike[str] | None = None,
-    folds: Sequence[int] | None = None,
-    style: str | None = None,
-    flip_fusion: str | None = None,
-    far: Sequence[float] | None = None,
-    group_column: str | None = None,
-    camera_column: str | None = None,
-    templates: str | os.PathLike[str] | None = None,
-    detector_scores: str | os.PathLike[str] | None = None,
-    keep_norm: bool | None = None,
-    bootstrap: int | None = None,
-    seed: int = 0,
     overwrite: bool = False,
-    id_column: str | None = None,
-    label_column: str | None = None,
-    path_column: str | None = None,
-    image_column: str | None = None,
-    root: str | None = None,
-    flip: bool = False,
-    teacher_output: str | None = None,
-    precision: str | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
+    settings: EvaluateSettings,
 ) -> EvaluationResult:
     """Judge embeddings by a protocol and write ``metrics.json``, ``units.parquet`` and plots.
 
@@ -97,181 +145,176 @@ def evaluate(
         model: an embedding table; or, with ``data``, a run folder or any teacher spec, whose embeddings of
             the data are computed into ``OUT/embeddings`` first.
         output: folder to write.
-        protocol: a key of ``PROTOCOLS``.
-        data: data to embed with the model.
-        reference: the teacher's embedding table over the same ids (knn, fidelity).
-        gallery: the embedding table to search in (knn, reid; without it the judged table serves,
-            leave-one-out) or to learn from (linear).
-        where: keep the rows of the model's table with ``column=value``.
-        gallery_where: the same for the gallery; without ``gallery`` it picks the gallery's rows from the
-            model's own table.
-        group_by: columns to report separately.
-        cluster_by: column whose values are resampled as a whole; "" resamples unit by unit. Default: the
-            label (verification, rfw: both labels of a pair; ijbc: both subjects), of knn, linear and fidelity
-            only where labels are identities: 30 or more, with fewer than 30 judged samples each.
-        k: neighbours that vote (knn; default 5).
-        tail_from: table whose label counts say which classes are the tail (knn, linear).
-        density: density table over the same ids, for deciles (fidelity).
-        pairs: list of pairs (verification, ijbc), or a folder of one list a group (rfw).
-        folds: the folds of the list to use, by number (verification, rfw).
-        style: ``insightface`` (default) or ``facex``: how thresholds and spreads are taken (verification,
-            rfw).
-        flip_fusion: how both views are added where there are two: ``raw`` embeddings, then normalised
-            (default, as insightface), or ``unit`` vectors (verification, rfw, ijbc).
-        far: false accept rates at which TAR is reported (verification, ijbc).
-        group_column: column that splits one list of pairs into groups (rfw).
-        camera_column: column with the camera, ``none`` for no same-camera exclusion (reid).
-        templates, detector_scores, keep_norm: the benchmark's files, and whether embedding lengths count
-            (ijbc).
-        bootstrap: number of resamples, 0 for no intervals; default 1,000, or 200 for over a million units.
-        seed: of the resampling.
         overwrite: start over where the output exists.
-        id_column, label_column, path_column, image_column, root: how ``data`` is read, as for
-            :func:`kdbias.embed`.
-        flip: embed the mirrored images too (verification, rfw, ijbc).
-        teacher_output, precision, device, batch_size, workers: how ``data`` is embedded, with the defaults of
-            :func:`kdbias.embed`.
 
     Raises:
         KdbiasError: unknown protocol, an option the protocol does not read, or input that does not fit.
     """
     started = time.monotonic()
-    judge = _protocol(protocol)
-    paths = {
-        "reference": reference,
-        "gallery": gallery,
-        "tail_from": tail_from,
-        "density": density,
-        "pairs": pairs,
-        "templates": templates,
-        "detector_scores": detector_scores,
-    }
-    given = {
-        **paths,
-        "gallery_where": gallery_where or None,
-        "flip": flip or None,
-        "k": k,
-        "cluster_by": cluster_by,
-        "folds": folds,
-        "style": style,
-        "flip_fusion": check_fusion(flip_fusion),
-        "far": far,
-        "group_column": group_column,
-        "camera_column": camera_column,
-        "keep_norm": keep_norm,
-    }
-    options = _options(protocol, judge, given)
-    if bootstrap is not None and bootstrap < 0:
-        raise KdbiasError(f"bootstrap = {bootstrap}; give a number of resamples, or 0 for no intervals")
-    reading = {
-        "id_column": id_column,
-        "label_column": label_column,
-        "path_column": path_column,
-        "image_column": image_column,
-        "root": root,
-        "flip": flip or None,
-    }
-    running = {
-        "teacher_output": teacher_output,
-        "precision": precision,
-        "device": device,
-        "batch_size": batch_size,
-        "workers": workers,
-    }
-    judged, types = model_inputs(model, data, reading | running)
-    config = {
-        "protocol": protocol,
-        "where": spelled(where, types),
-        "gallery_where": spelled(gallery_where, types if gallery is None else column_types(gallery)),
-        "group_by": list(group_by),
-        "options": {name: value for name, value in options.items() if name not in paths},
-        "bootstrap": bootstrap,
-        "seed": seed,
-        "embedding": None if data is None else {**reading, "root": None, "precision": precision or "fp32"},
-    }
+    asked, paths = settings.chosen, settings.chosen.paths
+    judged, types = model_inputs(model, settings)
+    config = _config(settings, types)
     inputs = judged | input_fingerprints(paths)
-
-    def read(table: str | os.PathLike[str]) -> Task:
-        flips = "flip" in judge.READS
-        if gallery is None and gallery_where:
-            others: Embeddings | None = read_embeddings(table, gallery_where, flips)
-        else:
-            others = None if gallery is None else read_embeddings(gallery, gallery_where)
-        return Task(
-            model=read_embeddings(table, where if data is None or gallery_where else (), flips),
-            reference=None if reference is None else read_embeddings(reference),
-            gallery=others,
-            options=options,
-        )
-
-    def answer(table: str | os.PathLike[str]) -> tuple[Outcome, dict[str, Any]]:
-        task = read(table)
-        say(f"evaluate: {protocol}, {task.model.n:,} x {task.model.d} float32 on the CPU, from {table}")
-        outcome = judge.judge(task)
-        return outcome, measured(judge, outcome, group_by, bootstrap, seed)
-
     try:
-        run = Run.open(output, _STAGE, config, inputs, overwrite, reads=(model, data, *paths.values()))
+        reads = (model, settings.data, *paths.values())
+        run = Run.open(output, _STAGE, config, inputs, overwrite, reads=reads)
     except ConfigChangedError:
-        if data is None:
-            read(model)  # what is wrong in itself is named before what has changed
+        if settings.data is None:
+            _read(model, settings)  # what is wrong in itself is named before what has changed
         raise
-    if run.state == "finished":
-        say(f"{run.out} is finished already; nothing to do")
-        return EvaluationResult(read_metrics(run.out), run.out)
-    try:
-        table: str | os.PathLike[str] = model
-        if data is not None:
-            # With a gallery from the same data all of it is embedded, else only what is judged.
-            embedding = reading | running | {"where": () if gallery_where else where}
-            table = embed_model(data, run.out / "embeddings", str(model), embedding)
-        outcome, facts = answer(table)
-    except KdbiasError:
-        run.forget()
-        raise
-    staged = run.stage()
-    document = provenance.document(_STAGE, config, inputs, {plural(judge.UNIT): outcome.n}, 0.0)
-    document |= {"protocol": protocol, "unit": judge.UNIT, "n": outcome.n, "left_out": dict(outcome.left_out)}
-    document |= facts
-    document |= {
-        "sources": {
-            role: origin(path) for role, path in {"model": table, **paths}.items() if path is not None
-        },
-        "parameters": dict(outcome.parameters),
-        "test_data": {name: rows_fingerprint(rows) for name, rows in outcome.test_data.items()},
-        "details": plain(outcome.details),
-        "units": UNITS,
-        "plots": save_plots(staged, outcome.plots),
-    }
-    document["seconds"] = round(time.monotonic() - started, 3)
-    write_table(staged / UNITS, unit_table(outcome, group_by), document)
-    write_json(staged / METRICS, document)
-    named = {} if data is None else {"model": str(model), "data": str(data)}
-    run.finish(document["counts"], document["seconds"], plots=document["plots"], paths=named)
-    return EvaluationResult(document, run.out)
+    with run:
+        if run.already_finished():
+            return EvaluationResult(read_metrics(run.out), run.out)
+        table = model
+        if settings.data is not None:
+            table = embed_model(model, run.out / "embeddings", settings)
+        task = _read(table, settings)
+        say(f"evaluate: {asked.name}, {task.model.n:,} x {task.model.d} float32 on the CPU, from {table}")
+        outcome = asked.judge(task)
+        units = outcome.units(settings.group_by)
+        facts = measured(asked, outcome, units, settings.bootstrap, settings.seed)
+        staged = run.stage()
+        document = provenance.document(_STAGE, config, inputs, {plural(asked.unit): outcome.n}, 0.0)
+        document |= {"protocol": asked.name, "unit": asked.unit, "n": outcome.n}
+        document |= {"left_out": dict(outcome.left_out)} | facts
+        document |= {
+            "sources": {role: origin(path) for role, path in {"model": table, **paths}.items()},
+            "parameters": dict(outcome.parameters),
+            "test_data": {name: rows_fingerprint(rows) for name, rows in outcome.test_data.items()},
+            "details": _plain(outcome.details),
+            "units": UNITS,
+            "plots": [_drawn(staged, plot) for plot in outcome.plots],
+        }
+        document["seconds"] = round(time.monotonic() - started, 3)
+        write_table(staged / UNITS, units.table(), document)
+        write_json(staged / METRICS, document)
+        named = {} if settings.data is None else {"model": str(model), "data": settings.data}
+        run.finish(document["counts"], document["seconds"], plots=document["plots"], paths=named)
+        return EvaluationResult(document, run.out)
 
 
-def _protocol(name: str) -> Any:
-    if name not in PROTOCOLS:
-        raise KdbiasError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
-    return importlib.import_module(PROTOCOLS[name])
-
-
-def _options(protocol: str, judge: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The protocol's options; refuses what was given and it does not read."""
-    known = [*judge.OPTIONS, *sorted(judge.READS), *(["gallery_where"] if "gallery" in judge.READS else [])]
-    unread = [name for name, value in given.items() if value is not None and name not in known]
-    if unread:
-        raise KdbiasError(
-            f"the protocol {protocol} does not read {', '.join(unread)}; it reads {', '.join(known)}"
-        )
+def _config(settings: EvaluateSettings, types: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run records: the options that change numbers."""
+    gallery = settings.chosen.paths.get("gallery")
+    embedding = {name: settings.embedding.get(name) for name in (*READING, "flip")}
     return {
-        name: default if given.get(name) is None else _json_value(given[name])
-        for name, default in judge.OPTIONS.items()
+        "protocol": settings.protocol,
+        "where": spelled(settings.where, types),
+        "gallery_where": spelled(settings.gallery_where, types if gallery is None else column_types(gallery)),
+        "group_by": list(settings.group_by),
+        "options": settings.chosen.record(),
+        "bootstrap": settings.bootstrap,
+        "seed": settings.seed,
+        "embedding": None
+        if settings.data is None
+        else {**embedding, "root": None, "precision": settings.precision or "fp32"},
     }
 
 
-def _json_value(value: Any) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return list(value) if isinstance(value, tuple) else value
+def _read(table: str | os.PathLike[str], settings: EvaluateSettings) -> Task:
+    """The embeddings that a protocol wants, of the rows that were asked for."""
+    asked = settings.chosen
+    gallery, reference = asked.paths.get("gallery"), asked.paths.get("reference")
+    others = None
+    if gallery is not None:
+        others = read_embeddings(gallery, settings.gallery_where)
+    elif settings.gallery_where:
+        others = read_embeddings(table, settings.gallery_where, asked.flips)
+    # Data were embedded where they satisfy it, unless a gallery from the same data was asked for.
+    where = settings.where if settings.data is None or settings.gallery_where else ()
+    return Task(
+        model=read_embeddings(table, where, asked.flips),
+        reference=None if reference is None else read_embeddings(reference),
+        gallery=others,
+    )
+
+
+def measured(
+    protocol: Protocol, outcome: Outcome, units: Units, repeats: int | None, seed: int
+) -> dict[str, Any]:
+    """Metrics, groups and their spread, all from the same resamples."""
+    if repeats is None:
+        repeats = _REPEATS if outcome.n <= _MANY_UNITS else _FEW_REPEATS
+    subsets = units.subsets()
+
+    def score(columns: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, float]:
+        return protocol.score(columns, weights, outcome.parameters)
+
+    resamples = resampled_weights(outcome.n, repeats, seed, outcome.clusters, "intervals")
+    overall, *grouped = bootstrap(score, outcome.columns, [ALL, *subsets.values()], resamples)
+    metrics = {name: estimate.document() for name, estimate in overall.items()}
+    for name, reason in outcome.reasons.items():
+        metrics[name]["reason"] = reason
+    groups: dict[str, dict[str, Any]] = {}
+    for ((column, value), rows), found in zip(subsets.items(), grouped, strict=True):
+        entries = {name: estimate.document() for name, estimate in found.items()}
+        groups.setdefault(column, {})[value] = {"n": len(rows), "metrics": entries}
+    return {
+        "metrics": metrics,
+        "groups": groups,
+        "spread": {column: _spread(found, protocol.lower_is_better) for column, found in groups.items()},
+        "interval": {"level": LEVEL, "repeats": repeats, "resampled": outcome.resampled, "seed": seed},
+    }
+
+
+def _spread(groups: Mapping[str, Mapping[str, Any]], lower_is_better: frozenset[str]) -> dict[str, Any]:
+    """How far the groups lie apart, metric by metric, for metrics that two groups or more have."""
+    found: dict[str, Any] = {}
+    for metric in next(iter(groups.values()))["metrics"]:
+        held = {name: group["metrics"][metric]["value"] for name, group in groups.items()}
+        values = {name: value for name, value in held.items() if value is not None}
+        if len(values) < 2:
+            continue
+        lowest, highest = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+        worst, best = (highest, lowest) if metric in lower_is_better else (lowest, highest)
+        found[metric] = {
+            "worst": worst,
+            "best": best,
+            "min": values[lowest],
+            "max": values[highest],
+            "gap": values[highest] - values[lowest],
+            "std": float(np.std(list(values.values()), ddof=1)),
+        }
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: NumPy scalars and arrays unwrapped, numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drawn(folder: Path, plot: Plot) -> str:
+    """Draw a plot into the folder as PNG; its file name."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    plot.draw(figure.add_subplot())
+    with atomic_path(folder / f"{plot.name}.png") as temporary:
+        figure.savefig(temporary, format="png")
+    return f"{plot.name}.png"
+
+
+def _named(metric: str, details: Mapping[str, Any]) -> str:
+    """A metric as it is printed: error rates at one threshold with the FAR that chose it."""
+    point = details.get("operating_point")
+    return f"{metric}@far<={far_name(point['far'])}" if point and metric in ("fmr", "fnmr") else metric
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None and "reason" in entry:
+        return f"{NONE} ({entry['reason']})"
+    low, high = entry.get("low"), entry.get("high")
+    interval = "" if low is None or high is None else f"  [{low:.4f}, {high:.4f}]"
+    return _short(entry["value"]) + interval
+
+
+def _short(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4f}"

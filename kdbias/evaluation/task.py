@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from kdbias.data.filters import matching
 from kdbias.errors import KdbiasError
+from kdbias.evaluation.resampling import Units
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings, encode
 
@@ -55,7 +56,7 @@ class Embeddings:
         return self.vectors.shape[1]
 
     def columns(self) -> dict[str, pa.Array]:
-        """What ``--where`` and ``--group-by`` can name."""
+        """What ``where`` and ``group_by`` can name."""
         return {"sample_id": self.ids, "label": self.labels, **self.groups}
 
     def column(self, name: str) -> pa.Array:
@@ -66,34 +67,27 @@ class Embeddings:
         return known[name]
 
     def take(self, rows: np.ndarray) -> "Embeddings":
+        """Some rows, in this order."""
         wanted = pa.array(rows)
-        return Embeddings(
-            self.name,
-            self.ids.take(wanted),
-            self.labels.take(wanted),
-            {name: values.take(wanted) for name, values in self.groups.items()},
-            self.norms[rows],
-            self.vectors[rows],
-            self.fingerprint,
-            None if self.flips is None else self.flips[rows],
-            None if self.flip_norms is None else self.flip_norms[rows],
+        return replace(
+            self,
+            ids=self.ids.take(wanted),
+            labels=self.labels.take(wanted),
+            groups={name: values.take(wanted) for name, values in self.groups.items()},
+            norms=self.norms[rows],
+            vectors=self.vectors[rows],
+            flips=None if self.flips is None else self.flips[rows],
+            flip_norms=None if self.flip_norms is None else self.flip_norms[rows],
         )
 
 
 @dataclass(frozen=True)
 class Task:
-    """One evaluation: the embeddings to judge, what to judge them by, and the protocol's options."""
+    """The embeddings to judge, and what to judge them by."""
 
     model: Embeddings
     reference: Embeddings | None = None
     gallery: Embeddings | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def need(self, role: str) -> Embeddings:
-        found = getattr(self, role)
-        if found is None:
-            raise KdbiasError(f"this protocol needs a {role}: give --{role} EMB (an embedding table)")
-        return found
 
 
 @dataclass(frozen=True)
@@ -140,6 +134,16 @@ class Outcome:
     @property
     def n(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    def units(self, group_by: Sequence[str]) -> Units:
+        """The units with the columns to report by, those that the protocol always reports among them."""
+        wanted = list(dict.fromkeys([*group_by, *self.always_grouped]))
+        for name in wanted:
+            if name not in self.groups:
+                raise KdbiasError(
+                    f"cannot group by {name!r}; there is {', '.join(self.groups) or 'no group column'}"
+                )
+        return Units(self.ids, self.columns, {name: self.groups[name] for name in wanted}, self.clusters)
 
 
 def read_embeddings(

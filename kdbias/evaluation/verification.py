@@ -12,7 +12,7 @@ Conventions differ, and their numbers must not be mixed:
   folds (of several, the middle one). A step of 0.01 can cost a fold: on LFW with a good teacher, up to 1 %.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.pairs import Pairs, read_pairs
+from kdbias.evaluation.protocols import Verification
 from kdbias.evaluation.resampling import Columns, take, weighted_mean
 from kdbias.evaluation.roc import (
     area,
@@ -35,20 +36,8 @@ from kdbias.evaluation.views import Views, views_of
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
-UNIT = "pair"
-LOWER_IS_BETTER = frozenset({"eer", "fmr", "fnmr"})
-READS = frozenset({"flip"})
-OPTIONS: dict[str, Any] = {
-    "pairs": None,
-    "folds": None,
-    "style": "insightface",
-    "flip_fusion": None,
-    "far": (1e-3, 1e-2),
-    "cluster_by": "label",
-}
 
-
-def judge(task: Task) -> Outcome:
+def judge(options: Verification, task: Task) -> Outcome:
     """Accept or reject each pair at the threshold that its fold's complement chooses.
 
     Options: ``pairs``, the list (see :func:`kdbias.evaluation.pairs.read_pairs`); ``folds``, those to use;
@@ -56,15 +45,12 @@ def judge(task: Task) -> Outcome:
     gives the one threshold at which ``fmr`` and ``fnmr`` of all groups are taken; ``cluster_by``, the column
     of the subject (pairs are resampled by subject; "" = pair by pair).
     """
-    if task.options["pairs"] is None:
-        raise KdbiasError("this protocol needs a list of pairs: give --pairs FILE")
-    pairs = read_pairs(task.options["pairs"], task.options["folds"])
-    style = check_style(task.options["style"])
-    fars = check_fars(task.options["far"])
+    pairs = read_pairs(options.pairs, options.folds)
+    fars = sorted(set(options.far))
     rows = pairs.rows(task.model.ids, task.model.name)
     question_labels(task.model, pairs, rows)
-    views = views_of(task.model, task.options["flip_fusion"], mirrored=style != "facex")
-    columns, details = compare_pairs(views, pairs, rows, style)
+    views = views_of(task.model, options.flip_fusion, mirrored=options.style != "facex")
+    columns, details = compare_pairs(views, pairs, rows, options.style)
     order = np.argsort(-columns["score"], kind="stable")  # sorted once, so that no resample has to
     columns, pairs, rows = take(columns, order), pairs.take(order), (rows[0][order], rows[1][order])
     roc = roc_curve(columns["score"], columns["same"])
@@ -75,14 +61,14 @@ def judge(task: Task) -> Outcome:
         "threshold": threshold if np.isfinite(threshold) else None,
         "note": "fmr and fnmr of all groups: at this threshold, the loosest with FAR <= far over all pairs",
     }
-    clusters, resampled = subject_clusters(task.model, rows, task.options["cluster_by"])
+    clusters, resampled = subject_clusters(task.model, rows, options.cluster_by)
     return Outcome(
         ids={"first": pairs.first, "second": pairs.second},
         columns=columns,
         groups={name: common_value(values, rows) for name, values in task.model.groups.items()},
         clusters=clusters,
         resampled=resampled,
-        parameters={"far": list(fars)},
+        parameters={"far": fars},
         details=details,
         plots=[
             Plot("roc", lambda axes: draw_roc(axes, columns)),
@@ -266,21 +252,6 @@ def common_value(values: pa.Array, rows: tuple[np.ndarray, np.ndarray]) -> pa.Ar
     """The value that both samples of a pair share, null where they differ."""
     first, second = (as_strings(values).take(pa.array(side)) for side in rows)
     return pc.if_else(pc.equal(first, second), first, pa.scalar(None, first.type))
-
-
-def check_style(style: str) -> str:
-    if style not in STYLES:
-        raise KdbiasError(f"unknown style {style!r} of verification; use {', '.join(STYLES)}")
-    return style
-
-
-def check_fars(fars: Sequence[float]) -> list[float]:
-    """Ascending false accept rates, each in (0, 1]."""
-    found = sorted({float(far) for far in fars})
-    bad = [far for far in found if not 0 < far <= 1]
-    if bad or not found:
-        raise KdbiasError(f"--far {bad[0] if bad else '(none)'}: give false accept rates above 0, up to 1")
-    return found
 
 
 def draw_roc(axes: Any, columns: Columns) -> None:

@@ -13,15 +13,13 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.task import Embeddings
 from kdbias.progress import say
 
-FUSIONS = ("raw", "unit")
-
 
 @dataclass(frozen=True)
 class Views:
     """How the views of ``model`` are added.
 
     Attributes:
-        fusion: a member of ``FUSIONS``, or None where there is one view alone.
+        fusion: ``raw`` or ``unit``, or None where there is one view alone.
         own: (n,) float64 factors of the unit vectors of the images.
         mirror: (n,) float64 factors of those of their mirrors.
     """
@@ -61,12 +59,6 @@ class Views:
         return {"views": "image" if self.mirror is None else "image + mirror", "flip_fusion": self.fusion}
 
 
-def check_fusion(fusion: str | None) -> str | None:
-    if fusion is not None and fusion not in FUSIONS:
-        raise KdbiasError(f"unknown flip fusion {fusion!r}; use {' or '.join(FUSIONS)}")
-    return fusion
-
-
 def views_of(model: Embeddings, fusion: str | None = None, mirrored: bool = True) -> Views:
     """The views of a table's rows, to be added by ``fusion`` (default: raw).
 
@@ -74,11 +66,8 @@ def views_of(model: Embeddings, fusion: str | None = None, mirrored: bool = True
         mirrored: False takes the image alone, whatever the table has.
 
     Raises:
-        KdbiasError: an unknown fusion, or ``raw`` asked for where the table lacks the mirrored norms.
+        KdbiasError: ``raw`` is asked for where the table lacks the mirrored norms.
     """
-    check_fusion(fusion)
-    if fusion is not None and not mirrored:
-        raise KdbiasError(f"--flip-fusion {fusion} adds two views, and the style facex takes one")
     if model.flips is None or not mirrored:
         return Views(model, None, np.ones(model.n), None)
     if fusion != "unit" and model.flip_norms is None:

@@ -10,7 +10,7 @@ from typing import Any
 from kdbias.data.opening import kind_of, open_data
 from kdbias.data.stores import without_scheme
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.result import read_metrics
+from kdbias.evaluation.stage import read_metrics
 from kdbias.inspection import numbers, plain
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.inspection.values import short

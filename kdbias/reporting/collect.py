@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.result import read_metrics
+from kdbias.evaluation.stage import read_metrics
 from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
 from kdbias.measurement.files import read_uniformity
 from kdbias.reporting.frontier import Frontier, read_frontier

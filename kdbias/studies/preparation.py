@@ -24,7 +24,8 @@ import pyarrow as pa
 from kdbias.data.opening import open_data
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.inputs import FILES, READING, TABLES, input_fingerprints, network_fingerprint
+from kdbias.evaluation.inputs import FILES, TABLES, input_fingerprints, network_fingerprint
+from kdbias.evaluation.settings import READING
 from kdbias.studies.description import DataSet, Judge
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table

@@ -24,7 +24,8 @@ from typing import Any
 
 from kdbias.demonstration.steps import Step
 from kdbias.errors import DivergedError, KdbiasError
-from kdbias.evaluation.result import read_metrics
+from kdbias.evaluation.protocols import PROTOCOLS
+from kdbias.evaluation.stage import read_metrics
 from kdbias.studies.cases import Case
 from kdbias.studies.description import Arm, Judge
 from kdbias.studies.preparation import Machine, expand
@@ -185,11 +186,7 @@ def flat_metrics(judge: Judge, document: Mapping[str, Any]) -> dict[str, dict[st
 
     What the groups have in common is ``[COLUMN:worst]``, ``[COLUMN:gap]`` and ``[COLUMN:std]``.
     """
-    from importlib import import_module
-
-    from kdbias.evaluation import PROTOCOLS
-
-    lower: frozenset[str] = import_module(PROTOCOLS[document["protocol"]]).LOWER_IS_BETTER
+    lower = PROTOCOLS[document["protocol"]].lower_is_better
     found: dict[str, dict[str, Any]] = {}
 
     def put(name: str, metric: str, value: float | None, is_spread: bool = False) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.result import EvaluationResult, read_metrics
+from kdbias.evaluation.stage import EvaluationResult, read_metrics
 from kdbias.inspection.describe import inspect
 from kdbias.inspection.text import as_text
 from kdbias.measurement.files import read_measured, read_samplings, read_uniformity

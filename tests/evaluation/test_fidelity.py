@@ -93,5 +93,5 @@ def test_missing_samples_and_other_spaces_are_refused(tables, tmp_path):
     wide = write_embedding_table(tmp_path / "wide", _ids(200), np.ones((200, 4))).path
     with pytest.raises(KdbiasError, match=r"3 dimensions, .* 4"):
         evaluate(folder / "student", tmp_path / "o2", protocol="fidelity", reference=wide)
-    with pytest.raises(KdbiasError, match="needs a reference"):
+    with pytest.raises(KdbiasError, match="reference is missing"):
         evaluate(folder / "student", tmp_path / "o3", protocol="fidelity")

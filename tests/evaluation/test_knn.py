@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.knn import OPTIONS, balanced_accuracy, judge, nearest_centroid, score, top_k, vote
+from kdbias.evaluation.knn import balanced_accuracy, nearest_centroid, top_k, vote
+from kdbias.evaluation.protocols import Knn
 from kdbias.evaluation.tails import class_counts, tail_classes, tail_of
 from kdbias.evaluation.task import Embeddings, Task
 from kdbias.tables.embedding_table import write_embedding_table
@@ -81,9 +82,8 @@ def test_metrics_of_a_case_worked_by_hand(tmp_path):
     )
     counts = tmp_path / "counts"
     write_embedding_table(counts, pa.array(list("0123456")), np.eye(7), pa.array(list("aaaabbc")))
-    task = Task(model, gallery=gallery, options={**OPTIONS, "k": 1, "tail_from": str(counts)})
-    outcome = judge(task)
-    found = score(outcome.columns, np.ones(6), outcome.parameters)
+    outcome = Knn(k=1, tail_from=str(counts)).judge(Task(model, gallery=gallery))
+    found = Knn.score(outcome.columns, np.ones(6), outcome.parameters)
     assert found["centroid_accuracy"] == found["knn_accuracy"] == pytest.approx(4 / 6)
     assert found["knn_balanced_accuracy"] == pytest.approx((1 + 0.5 + 0) / 3)
     assert found["centroid_tail_accuracy"] == 0
@@ -94,19 +94,19 @@ def test_metrics_of_a_case_worked_by_hand(tmp_path):
 def test_a_class_missing_in_the_gallery_counts_as_wrong():
     gallery = _embeddings(np.eye(3)[:2], ["a", "b"], ["g0", "g1"])
     model = _embeddings(np.eye(3), ["a", "b", "c"])
-    outcome = judge(Task(model, gallery=gallery, options={**OPTIONS, "k": 1}))
+    outcome = Knn(k=1).judge(Task(model, gallery=gallery))
     assert outcome.n == 3
-    assert score(outcome.columns, np.ones(3), outcome.parameters)["knn_accuracy"] == pytest.approx(2 / 3)
+    assert Knn.score(outcome.columns, np.ones(3), outcome.parameters)["knn_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_leave_one_out_leaves_out_what_has_no_answer_and_says_so():
     model = _embeddings(np.eye(5) + 0.5, ["a", "a", "b", None, "b"])
-    assert judge(Task(model, options={**OPTIONS, "k": 1})).left_out == {
+    assert Knn(k=1).judge(Task(model)).left_out == {
         "no_label": 1,
         "only_sample_of_its_class": 0,
     }
     lonely = _embeddings(np.eye(4) + 0.5, ["a", "a", "b", "b2"])
-    assert judge(Task(lonely, options={**OPTIONS, "k": 1})).left_out["only_sample_of_its_class"] == 2
+    assert Knn(k=1).judge(Task(lonely)).left_out["only_sample_of_its_class"] == 2
 
 
 @pytest.mark.parametrize(
@@ -114,28 +114,22 @@ def test_leave_one_out_leaves_out_what_has_no_answer_and_says_so():
     [
         (["a", "a", "a"], 1, "two classes"),
         (["a", "a", "b"], 3, "k = 3"),
-        (["a", "a", "b"], 0, "k = 0"),
+        (["a", "a", "b"], 0, "k is 0"),
         ([None, None, None], 1, "no labels"),
         (["a", "b", "c"], 1, "one sample"),
     ],
 )
 def test_refusals_name_the_values(labels, k, says):
     with pytest.raises(KdbiasError, match=says):
-        judge(Task(_embeddings(np.eye(3), labels), options={**OPTIONS, "k": k}))
+        Knn(k=k).judge(Task(_embeddings(np.eye(3), labels)))
 
 
 def test_another_dimension_or_foreign_labels_are_refused():
     model = _embeddings(np.eye(3), ["a", "b", "c"])
     with pytest.raises(KdbiasError, match=r"3 dimensions, .* 4"):
-        judge(Task(model, gallery=_embeddings(np.eye(4), list("abcd")), options=OPTIONS))
+        Knn().judge(Task(model, gallery=_embeddings(np.eye(4), list("abcd"))))
     with pytest.raises(KdbiasError, match="none of the 3 labels"):
-        judge(
-            Task(
-                model,
-                gallery=_embeddings(np.eye(3), ["x", "y", "y"], ["g", "h", "i"]),
-                options={**OPTIONS, "k": 1},
-            )
-        )
+        Knn(k=1).judge(Task(model, gallery=_embeddings(np.eye(3), ["x", "y", "y"], ["g", "h", "i"])))
 
 
 def test_balanced_accuracy_equals_scikit_learn_under_weights():
@@ -153,9 +147,9 @@ def test_classes_of_one_size_have_no_tail(tmp_path):
     table = tmp_path / "even"
     write_embedding_table(table, pa.array(list("012345")), np.eye(6), pa.array(list("aabbcc")))
     model = _embeddings(np.eye(6) + 0.1, list("aabbcc"))
-    outcome = judge(Task(model, options={**OPTIONS, "k": 1, "tail_from": str(table)}))
+    outcome = Knn(k=1, tail_from=str(table)).judge(Task(model))
     assert "each of the 3 classes has 2 rows" in outcome.reasons["knn_tail_accuracy"]
-    assert np.isnan(score(outcome.columns, np.ones(6), outcome.parameters)["knn_tail_accuracy"])
+    assert np.isnan(Knn.score(outcome.columns, np.ones(6), outcome.parameters)["knn_tail_accuracy"])
     assert [row["tail"] for row in outcome.details["classes"]] == [False] * 3
     missing = tail_of(None, pa.array(["a", "b"]))
     assert (missing.counts, missing.mask.tolist()) == (None, [False, False])
@@ -176,9 +170,7 @@ def test_many_classes_are_drawn_as_a_distribution_and_few_by_name():
     def drawn(classes):
         rng = np.random.default_rng(0)
         labels = [f"c{i:02d}" for i in range(classes)] * 3
-        plot = judge(
-            Task(_embeddings(_unit(rng.normal(size=(3 * classes, 4))), labels), options=OPTIONS)
-        ).plots[0]
+        plot = Knn().judge(Task(_embeddings(_unit(rng.normal(size=(3 * classes, 4))), labels))).plots[0]
         axes = Figure().add_subplot()
         plot.draw(axes)
         return axes

@@ -30,7 +30,7 @@ def test_probe_reads_digits_and_reports_the_tail(tmp_path):
     assert abs(result.value("balanced_accuracy") - result.value("accuracy")) < 0.01
     assert 0.8 < result.value("tail_accuracy") <= 1
     assert result.document["details"]["C"] in (0.01, 0.1, 1.0, 10.0)
-    with pytest.raises(KdbiasError, match="needs a gallery"):
+    with pytest.raises(KdbiasError, match="gallery is missing"):
         evaluate(tmp_path / "test", tmp_path / "o", protocol="linear")
 
 

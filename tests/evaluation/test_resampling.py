@@ -6,6 +6,7 @@ import pytest
 
 from kdbias.evaluation.knn import balanced_accuracy
 from kdbias.evaluation.resampling import (
+    ALL,
     Estimate,
     bootstrap,
     difference,
@@ -22,7 +23,7 @@ def _mean(columns, weights):
 
 def test_standard_error_of_a_mean_is_sigma_over_root_n():
     x = np.random.default_rng(1).normal(size=400)
-    (found,) = bootstrap(_mean, {"x": x}, [None], resampled_weights(400, 800, seed=2))
+    (found,) = bootstrap(_mean, {"x": x}, [ALL], resampled_weights(400, 800, seed=2))
     assert found["mean"].value == pytest.approx(x.mean())
     assert found["mean"].standard_error == pytest.approx(x.std() / 20, rel=0.1)
     assert found["mean"].low == pytest.approx(x.mean() - 1.96 * x.std() / 20, abs=0.012)
@@ -39,8 +40,8 @@ def test_weights_of_units_sum_to_n_and_follow_the_seed():
 def test_copies_within_clusters_widen_the_interval_only_when_clustered():
     x = np.repeat(np.random.default_rng(3).normal(size=100), 9)
     clusters = np.repeat(np.arange(100), 9)
-    (alone,) = bootstrap(_mean, {"x": x}, [None], resampled_weights(900, 500, 0))
-    (together,) = bootstrap(_mean, {"x": x}, [None], resampled_weights(900, 500, 0, clusters))
+    (alone,) = bootstrap(_mean, {"x": x}, [ALL], resampled_weights(900, 500, 0))
+    (together,) = bootstrap(_mean, {"x": x}, [ALL], resampled_weights(900, 500, 0, clusters))
     assert together["mean"].standard_error / alone["mean"].standard_error == pytest.approx(3, rel=0.15)
 
 
@@ -57,7 +58,7 @@ def test_a_pair_weighs_by_both_subjects():
 def test_subsets_share_the_resamples_of_the_whole():
     x = np.random.default_rng(4).normal(size=60)
     rows = np.arange(10, 40)
-    whole, part = bootstrap(_mean, {"x": x}, [None, rows], resampled_weights(60, 200, 0))
+    whole, part = bootstrap(_mean, {"x": x}, [ALL, rows], resampled_weights(60, 200, 0))
     assert part["mean"].value == pytest.approx(x[rows].mean())
     assert part["mean"].standard_error > whole["mean"].standard_error
 
@@ -96,7 +97,7 @@ def test_intervals_by_subject_cover_where_intervals_by_pair_do_not():
         who, columns = test_set(150)
         for kind, clusters in (("subject", who), ("pair", None)):
             resamples = resampled_weights(len(who), 150, seed, clusters)
-            (found,) = bootstrap(rates, columns, [None], resamples)
+            (found,) = bootstrap(rates, columns, [ALL], resamples)
             for metric, value in truth.items():
                 covered[kind, metric].append(found[metric].low <= value <= found[metric].high)
     assert min(np.mean(covered["subject", metric]) for metric in truth) >= 0.88
@@ -155,7 +156,7 @@ def test_balanced_accuracy_of_drawn_classes_varies_as_a_mean_over_classes_does()
         return {"a": balanced_accuracy(columns["correct"], columns["class"], weights, classes_drawn=True)}
 
     columns = {"correct": correct, "class": classes}
-    (found,) = bootstrap(score, columns, [None], resampled_weights(len(classes), 800, 0, classes))
+    (found,) = bootstrap(score, columns, [ALL], resampled_weights(len(classes), 800, 0, classes))
     accuracies = np.bincount(classes, correct) / np.bincount(classes)
     assert found["a"].value == pytest.approx(accuracies.mean())
     assert found["a"].standard_error == pytest.approx(accuracies.std() / np.sqrt(300), rel=0.1)

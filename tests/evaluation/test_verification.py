@@ -10,6 +10,7 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import evaluate
 from kdbias.evaluation.pairs import contiguous_folds, read_pairs
+from kdbias.evaluation.protocols import Verification
 from kdbias.evaluation.verification import (
     common_value,
     exact_decisions,
@@ -274,15 +275,15 @@ def test_raw_views_are_added_as_long_as_they_were(capsys):
     with pytest.raises(KdbiasError, match="no norm_flip, which raw fusion needs"):
         views_of(old, "raw")
     with pytest.raises(KdbiasError, match="the style facex takes one"):
-        views_of(model, "raw", mirrored=False)
-    with pytest.raises(KdbiasError, match="unknown flip fusion 'sum'"):
-        views_of(model, "sum")
+        Verification(pairs="pairs.csv", style="facex", flip_fusion="raw")
+    with pytest.raises(KdbiasError, match="flip_fusion is 'sum', should be one of raw, unit"):
+        Verification(pairs="pairs.csv", flip_fusion="sum")
 
 
 def test_missing_or_wrong_options_are_refused(people):
     table, pairs = people / "emb", people / "pairs.txt"
     for options, says in (
-        ({}, "give --pairs"),
+        ({}, "pairs is missing"),
         ({"pairs": people / "none.txt"}, "no such file"),
         ({"pairs": pairs, "style": "mine"}, "insightface, facex, exact"),
         ({"pairs": pairs, "far": [0.0]}, "above 0"),

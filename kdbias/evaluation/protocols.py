@@ -1,0 +1,292 @@
+"""The protocols by which embeddings can be judged, each with its options. Imports nothing heavy.
+
+A further one is a class here and, beside this file, a module of its mathematics: `judge` and `score`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Protocol as Shape
+
+from kdbias.errors import KdbiasError
+from kdbias.settings import Settings, declared_in, option
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kdbias.evaluation.task import Outcome, Task
+
+
+_DISTANCES = frozenset({"distance", "squared_distance"})
+_TEACHERS = "the teacher's embeddings of the same samples"
+Options = TypeVar("Options", contravariant=True)
+
+
+class Mathematics(Shape[Options]):
+    """What the module of a protocol holds."""
+
+    def judge(self, options: Options, task: Task, /) -> Outcome:
+        """The result of every unit.
+
+        Raises:
+            KdbiasError: what is judged does not fit the protocol or its other inputs.
+        """
+
+    def score(
+        self, columns: Mapping[str, np.ndarray], weights: np.ndarray, parameters: Mapping[str, Any], /
+    ) -> dict[str, float]:
+        """The metrics of weighted units: all that intervals, groups and comparisons need.
+
+        Args:
+            columns: per-unit results as `judge` left them, (n,) each, of all units or of some.
+            weights: (n,) float64, how often each unit counts.
+            parameters: those of the outcome.
+
+        Returns:
+            Metric -> value; NaN where it is undefined for these units.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Settings, ABC):
+    """A way to judge embeddings; its fields are its options.
+
+    Attributes:
+        unit: what it judges one by one.
+        flips: whether it reads the mirrored views, where a table has them.
+        lower_is_better: names of metrics of which less is better.
+    """
+
+    unit: ClassVar[str] = "sample"
+    flips: ClassVar[bool] = False
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    @abstractmethod
+    def mathematics(cls) -> Mathematics[Any]:
+        """The module that judges and scores, imported when it is wanted."""
+
+    def judge(self, task: Task) -> Outcome:
+        """See `Mathematics`."""
+        return self.mathematics().judge(self, task)
+
+    @classmethod
+    def score(
+        cls, columns: Mapping[str, np.ndarray], weights: np.ndarray, parameters: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """See `Mathematics`."""
+        return cls.mathematics().score(columns, weights, parameters)
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """What is read beside the judged embeddings, by option."""
+        named = {d.name: getattr(self, d.name) for d in declared_in(type(self)) if d.about.path}
+        return {name: path for name, path in named.items() if path is not None}
+
+    def check(self) -> None:
+        for declared in declared_in(type(self)):
+            if getattr(self, declared.name) == ():
+                raise KdbiasError(f"{self.name}: {declared.name} is empty; give a number, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfSamples(Protocol):
+    cluster_by: str | None = option(
+        None,
+        "column whose values are resampled as a whole, '' for each sample alone",
+        metavar="COLUMN",
+        shown="the label where labels are identities: 30 or more, with fewer than 30 judged samples each",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Classifying(_OfSamples):
+    tail_from: str | None = option(
+        None, "table whose label counts say which classes are the tail", path=True, metavar="TABLE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(_Classifying):
+    """Classes by the nearest centroid and by neighbours."""
+
+    name = "knn"
+    lower_is_better = _DISTANCES
+
+    k: int = option(5, "neighbours that vote", least=1)
+    gallery: str | None = option(
+        None, "where to search", path=True, metavar="EMB", shown="the judged table, less the sample"
+    )
+    reference: str | None = option(None, _TEACHERS, path=True, metavar="EMB")
+
+    @classmethod
+    def mathematics(cls) -> Mathematics[Knn]:
+        from kdbias.evaluation import knn
+
+        return knn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(_Classifying):
+    """Classes by a linear classifier on frozen embeddings."""
+
+    name = "linear"
+
+    gallery: str = option(text="labelled embeddings to learn from", path=True, metavar="EMB")
+
+    @classmethod
+    def mathematics(cls) -> Mathematics[Linear]:
+        from kdbias.evaluation import linear
+
+        return linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity(_OfSamples):
+    """Distance to the teacher's embeddings."""
+
+    name = "fidelity"
+    lower_is_better = _DISTANCES
+
+    reference: str = option(text=_TEACHERS, path=True, metavar="EMB")
+    density: str | None = option(
+        None, "density table of the same samples; report by its deciles", path=True, metavar="DENSITY"
+    )
+
+    @classmethod
+    def mathematics(cls) -> Mathematics[Fidelity]:
+        from kdbias.evaluation import fidelity
+
+        return fidelity
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfPairs(Protocol):
+    unit = "pair"
+    flips = True
+
+    flip_fusion: str | None = option(
+        None,
+        "add both views as raw embeddings or as unit vectors",
+        choices=("raw", "unit"),
+        shown="raw, where there are two",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OverFolds(_OfPairs):
+    folds: tuple[int, ...] | None = option(None, "folds of the list to use, e.g. 7,8", shown="all")
+    style: str = option("insightface", "thresholds and spreads", choices=("insightface", "facex", "exact"))
+    cluster_by: str = option(
+        "label", "column of the subjects that are resampled, '' for each pair alone", metavar="COLUMN"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.style == "facex" and self.flip_fusion is not None:
+            raise KdbiasError(
+                f"--flip-fusion {self.flip_fusion} adds two views, and the style facex takes one"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification(_OverFolds):
+    """Pairs over folds, and TAR at FAR."""
+
+    name = "verification"
+    lower_is_better = frozenset({"eer", "fmr", "fnmr"})
+
+    pairs: str = option(text="list of pairs", path=True, metavar="PATH")
+    far: tuple[float, ...] = option((1e-3, 1e-2), "false accept rates", above=0, most=1)
+
+    @classmethod
+    def mathematics(cls) -> Mathematics[Verification]:
+        from kdbias.evaluation import verification
+
+        return verification
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rfw(_OverFolds):
+    """Verification in groups, and how its accuracy spreads over them."""
+
+    name = "rfw"
+    lower_is_better = frozenset({"std_percent", "ser", "gap"})
+
+    pairs: str = option(
+        text="folder of one list a group, or with --group-column one list", path=True, metavar="PATH"
+    )
+    group_column: str | None = option(None, "column that splits one list into groups", metavar="COLUMN")
+
+    @classmethod
+    def mathematics(cls) -> Mathematics[Rfw]:
+        from kdbias.evaluation import rfw
+
+        return rfw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ijbc(_OfPairs):
+    """Pairs of templates pooled over media, TAR at FAR."""
+
+    name = "ijbc"
+
+    pairs: str = option(text="list of pairs of templates", path=True, metavar="PATH")
+    templates: str | None = option(None, "the benchmark's template file", path=True, metavar="PATH")
+    detector_scores: str | None = option(
+        None, "the benchmark's landmark and score file", path=True, metavar="PATH"
+    )
+    keep_norm: bool = option(True, "let embedding lengths count")
+    far: tuple[float, ...] = option(
+        (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), "false accept rates", above=0, most=1
+    )
+    cluster_by: str = option("subject", "subject, or '' to resample each pair alone", metavar="COLUMN")
+
+    def check(self) -> None:
+        super().check()
+        if self.cluster_by not in ("subject", ""):
+            raise KdbiasError(
+                f"ijbc resamples by 'subject' or, with '', by pair; cluster_by is {self.cluster_by!r}"
+            )
+
+    @classmethod
+    def mathematics(cls) -> Mathematics[Ijbc]:
+        from kdbias.evaluation import ijbc
+
+        return ijbc
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reid(Protocol):
+    """Rankings of a gallery without same-camera matches."""
+
+    name = "reid"
+    unit = "query"
+
+    gallery: str | None = option(
+        None, "where to search", path=True, metavar="EMB", shown="the judged table, less the sample"
+    )
+    camera_column: str | None = option(
+        None,
+        "column with the camera, none for no same-camera exclusion",
+        metavar="COLUMN",
+        shown="camera, cam or camid",
+    )
+    cluster_by: str = option(
+        "label", "column whose values are resampled as a whole, '' for each query alone", metavar="COLUMN"
+    )
+
+    @classmethod
+    def mathematics(cls) -> Mathematics[Reid]:
+        from kdbias.evaluation import reid
+
+        return reid
+
+
+PROTOCOLS: dict[str, type[Protocol]] = {
+    kind.name: kind for kind in (Knn, Fidelity, Verification, Rfw, Ijbc, Reid, Linear)
+}
+"""Every protocol by its name."""
