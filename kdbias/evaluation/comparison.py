@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kdbias.display.quantities import NONE
 from kdbias.display.table import FEW, more
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.protocols import PROTOCOLS
@@ -48,25 +49,20 @@ class ComparisonResult:
 
         A last line says whether the luck of training is in the intervals.
         """
-        sides = [f"  {side.upper()}: {', '.join(self.document[side])}" for side in "ab"]
-        units = f"{self.document['n']:,} shared {plural(self.document['unit'])}"
-        units += f", resampled by {self.document['interval']['resampled']}"
+        document, groups = self.document, self.document["groups"]
+        units = f"{document['n']:,} shared {plural(document['unit'])}"
         lines = [
-            f"{self.document['protocol']}: B - A over {units}",
-            *sides,
-            *_lines(self.document["metrics"]),
+            f"{document['protocol']}: B - A over {units}, resampled by {document['interval']['resampled']}"
         ]
-        for column, groups in self.document["groups"].items():
-            real = {
-                value: {k: e for k, e in metrics.items() if e["real"]} for value, metrics in groups.items()
-            }
+        lines += [f"  {side.upper()}: {', '.join(document[side])}" for side in "ab"]
+        lines += _lines(document["metrics"])
+        for column, values in groups.items():
+            real = {v: {k: e for k, e in metrics.items() if e["real"]} for v, metrics in values.items()}
             for value in sorted(real, key=lambda value: not real[value])[:FEW]:
-                lines += [
-                    visible(f"{column}={value}:{'' if real[value] else ' no real difference'}"),
-                    *_lines(real[value]),
-                ]
-            lines += more(len(groups), "-o FILE.json has them all")
-        return "\n".join([*lines, _covered(len(self.document["a"]), len(self.document["b"]))])
+                none = "" if real[value] else " no real difference"
+                lines += [visible(f"{column}={value}:{none}"), *_lines(real[value])]
+            lines += more(len(values), "-o FILE.json has them all")
+        return "\n".join([*lines, _covered(len(document["a"]), len(document["b"]))])
 
 
 def _covered(a: int, b: int) -> str:
@@ -143,30 +139,22 @@ def compare(
     by_group: dict[str, dict[str, Any]] = {}
     for (column, value), entry in zip(groups, entries[1:], strict=True):
         by_group.setdefault(column, {})[value] = entry
-    used = {f"{name}{i}": p for name, side in zip("ab", sides, strict=True) for i, p in enumerate(side)}
+    used = {
+        f"{name}{i}": p / UNITS for name, side in zip("ab", sides, strict=True) for i, p in enumerate(side)
+    }
     document = provenance.document(
         _STAGE,
         settings.record(),
-        {name: fingerprints.of_file(path / UNITS) for name, path in used.items()},
+        {name: fingerprints.of_file(file) for name, file in used.items()},
         {plural(first["unit"]): units.n},
         time.monotonic() - started,
     )
-    document |= {
-        "protocol": first["protocol"],
-        "unit": first["unit"],
-        "a": [str(path) for path in sides[0]],
-        "b": [str(path) for path in sides[1]],
-        "n": units.n,
-        "interval": {
-            "level": LEVEL,
-            "repeats": settings.bootstrap,
-            "resampled": first["interval"]["resampled"],
-            "method": "percentile" if len(left) == len(right) == 1 else "t",
-            "seed": settings.seed,
-        },
-        "metrics": entries[0],
-        "groups": by_group,
-    }
+    method = "percentile" if len(left) == len(right) == 1 else "t"
+    resampled = {"repeats": settings.bootstrap, "seed": settings.seed, "method": method}
+    document |= {name: first[name] for name in ("protocol", "unit")}
+    document |= {name: list(map(str, side)) for name, side in zip("ab", sides, strict=True)}
+    document |= {"n": units.n, "interval": first["interval"] | {"level": LEVEL} | resampled}
+    document |= {"metrics": entries[0], "groups": by_group}
     if output is not None:
         write_json(output, document)
     return ComparisonResult(document)
@@ -186,23 +174,18 @@ def _refuse_target(path: Path) -> None:
 
 def _entry(a: np.ndarray, b: np.ndarray, draws: np.ndarray, lower_is_better: bool) -> dict[str, Any]:
     estimate, p_value = difference(a, b, draws)
-    entry: dict[str, Any] = {
+    found = estimate.document()
+    value, low, high = found.pop("value"), estimate.low, estimate.high
+    real = None if low is None or high is None else low > 0 or high < 0
+    return {
         "a": float(a.mean()) if np.isfinite(a).all() else None,
         "b": float(b.mean()) if np.isfinite(b).all() else None,
-        "difference": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "standard_error": estimate.standard_error,
+        "difference": value,
+        **found,
         "p_value": p_value,
-        "real": None,
-        "better": None,
+        "real": real,
+        "better": ("a" if (value > 0) == lower_is_better else "b") if real else None,
     }
-    if estimate.low is None or estimate.high is None or estimate.value is None:
-        return entry
-    entry["real"] = bool(estimate.low > 0 or estimate.high < 0)
-    if entry["real"]:
-        entry["better"] = "a" if (estimate.value > 0) == lower_is_better else "b"
-    return entry
 
 
 def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -223,29 +206,28 @@ def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
 
 
 def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mapping[str, Any]) -> None:
-    """What must agree for a difference to mean anything.
+    """Refuse evaluations that differ in what must agree for a difference to mean anything.
 
     A gallery may hold other embeddings (a model's own), but of the same samples with the same labels.
     """
-    for name in ("protocol", "parameters"):
-        if one[name] != other[name]:
-            raise KdbiasError(f"{first} and {path} differ in {name}: {one[name]} against {other[name]}")
-    options = [document["config"]["options"] for document in (one, other)]
-    if options[0] != options[1]:
-        changed = sorted(
-            k for k in options[0].keys() | options[1].keys() if options[0].get(k) != options[1].get(k)
-        )
+    asked = [_asked(document) for document in (one, other)]
+    named = [name for name in asked[0] | asked[1] if asked[0].get(name) != asked[1].get(name)]
+    if named:
+        values = " against ".join(str({name: found.get(name) for name in named}) for found in asked)
         raise KdbiasError(
-            f"{first} and {path} were judged with different {', '.join(changed)}; judge both alike"
+            f"{first} and {path} were judged with different {', '.join(named)} ({values}); judge both alike"
         )
-    for role in ("reference", "tail_from", "pairs", "templates", "detector_scores"):
-        if one["inputs"].get(role) != other["inputs"].get(role):
-            raise KdbiasError(f"{first} and {path} were judged with a different --{role.replace('_', '-')}")
-    if one["groups"].keys() != other["groups"].keys():
-        raise KdbiasError(
-            f"{first} is grouped by {', '.join(one['groups']) or 'nothing'}, {path} by "
-            f"{', '.join(other['groups']) or 'nothing'}; give both the same --group-by"
-        )
+
+
+def _asked(document: Mapping[str, Any]) -> dict[str, Any]:
+    roles = ("reference", "tail_from", "pairs", "templates", "detector_scores")
+    return {
+        "protocol": document["protocol"],
+        "parameters": document["parameters"],
+        **document["config"]["options"],
+        **{role: document["inputs"].get(role) for role in roles},
+        "group_by": sorted(document["groups"]),
+    }
 
 
 def _same_test_data(first: Path, one: Mapping[str, Any], path: Path, other: Mapping[str, Any]) -> None:
@@ -281,7 +263,7 @@ def _run(path: Path, base: Path, units: Units, subsets: list[np.ndarray]) -> _Ru
 
 def _line(entry: Mapping[str, Any]) -> str:
     if entry["difference"] is None:
-        return "n/a"
+        return NONE
     text = f"{entry['a']:.4f} -> {entry['b']:.4f}: {entry['difference']:+.4f}"
     if entry["low"] is None:
         return text

@@ -74,13 +74,8 @@ def fidelity_columns(model: Embeddings, reference: Embeddings) -> dict[str, np.n
     """Per sample ``cosine`` in [-1, 1] and ``distance`` = |s - t| of unit vectors, in [0, 2], float64.
 
     Raises:
-        KdbiasError: a sample is missing in the reference, or the dimensions differ.
+        KdbiasError: a sample is missing in the reference.
     """
-    if model.d != reference.d:
-        raise KdbiasError(
-            f"{model.name} has {model.d} dimensions, {reference.name} {reference.d}; "
-            "the distance to a teacher needs one space"
-        )
     rows = align(model.ids, reference.ids, "the model", reference.name)
     compare_labels(model, reference, rows)
     cosine, distance = np.empty(model.n), np.empty(model.n)
@@ -116,9 +111,7 @@ def _draw(axes: Any, columns: Columns, details: Mapping[str, Any]) -> None:
     deciles = details.get("density_deciles")
     if deciles:
         axes.plot([row["decile"] for row in deciles], [row["distance"] for row in deciles], "o-")
-        axes.set_xlabel("density decile (1 = most isolated)")
-        axes.set_ylabel("mean distance to the teacher")
-        return
-    axes.hist(columns["distance"], bins=50)
-    axes.set_xlabel("distance to the teacher")
-    axes.set_ylabel("samples")
+        axes.set(xlabel="density decile (1 = most isolated)", ylabel="mean distance to the teacher")
+    else:
+        axes.hist(columns["distance"], bins=50)
+        axes.set(xlabel="distance to the teacher", ylabel="samples")

@@ -32,9 +32,8 @@ from kdbias.evaluation.roc import (
     tars,
     without_intermediate,
 )
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, views_of
 from kdbias.evaluation.verification import draw_roc
-from kdbias.evaluation.views import views_of
 from kdbias.tables.joins import align, as_strings, encode, shown
 
 

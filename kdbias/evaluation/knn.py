@@ -5,7 +5,8 @@ the judged table itself, leave-one-out. A sample never votes for itself: the gal
 ``sample_id`` is masked out, and taken out of its class centroid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,16 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
+from kdbias.evaluation.inputs import Tail, tail_of
 from kdbias.evaluation.meeting import rows_in, strangers
-from kdbias.evaluation.protocols import Knn
+from kdbias.evaluation.protocols import Knn, Linear
 from kdbias.evaluation.resampling import Columns, weighted_mean
-from kdbias.evaluation.tails import Tail, tail_of
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of, labelled
 from kdbias.progress import say
 from kdbias.tables.joins import encode
 
 _NAMED = 30  # classes up to which a plot names them
-_KINDS = ("centroid", "knn")
+_KINDS = ("centroid_", "knn_")
 _BLOCK = 1 << 24  # scores held at once
 _VOTE_TEMPERATURE = 0.07
 
@@ -36,14 +37,11 @@ def judge(options: Knn, task: Task) -> Outcome:
     reported too.
     """
     k = options.k
-    gallery, leave_one_out = (task.model, True) if task.gallery is None else (task.gallery, False)
-    gallery = labelled(gallery)
-    if task.model.d != gallery.d:
-        raise KdbiasError(f"{task.model.name} has {task.model.d} dimensions, {gallery.name} {gallery.d}")
+    gallery = labelled(task.model if task.gallery is None else task.gallery)
     gallery_codes, names = encode(gallery.labels)
     if len(names) < 2:
         raise KdbiasError(f"knn needs two classes or more; {gallery.name} has only {names.to_pylist()}")
-    model, left_out = _judged(task.model, names, gallery_codes if leave_one_out else None)
+    model, left_out = _judged(task.model, names, gallery_codes if task.gallery is None else None)
     own = rows_in(model, gallery)
     available = gallery.n - int((own >= 0).any())
     if not 1 <= k <= available:
@@ -53,64 +51,81 @@ def judge(options: Knn, task: Task) -> Outcome:
     truth, _ = encode(model.labels, names)
     centroid = nearest_centroid(model.vectors, gallery.vectors, gallery_codes, own)
     voted = vote(model.vectors, gallery.vectors, gallery_codes, k, own)
-    # Classes of the judged samples, whether or not the gallery has them.
-    classes, class_names = encode(model.labels)
-    tail = tail_of(options.tail_from, class_names)
-    columns: dict[str, np.ndarray] = {
-        "class": classes,
-        "tail": tail.mask[classes],
-        "centroid_correct": centroid == truth,
-        "knn_correct": voted == truth,
+    right = {"centroid_correct": centroid == truth, "knn_correct": voted == truth}
+    details = {
+        "k": k,
+        "gallery": {
+            "n": gallery.n,
+            "classes": len(names),
+            "leave_one_out": task.gallery is None,
+            "judged_samples_in_gallery": int((own >= 0).sum()),
+        },
     }
+    outcome, tail = classified(options, model, gallery, right, details)
     if task.reference is not None:
-        columns |= fidelity_columns(model, task.reference)
-    clusters, resampled = clusters_of(model, options.cluster_by)
-    per_class = _class_table(columns, class_names, tail)
-    return Outcome(
-        ids={"sample_id": model.ids},
-        columns=columns,
-        groups={**model.groups, "label": model.labels},
-        clusters=clusters,
-        resampled=resampled,
-        parameters={
-            "tail": tail.none_why is None,
-            "distances": task.reference is not None,
-            "classes_drawn": resampled == "label",
-        },
-        test_data={"gallery": (gallery.ids, gallery.labels), "labels": (model.ids, model.labels)},
-        details={
-            "k": k,
-            "gallery": {
-                "n": gallery.n,
-                "classes": len(names),
-                "leave_one_out": leave_one_out,
-                "judged_samples_in_gallery": int((own >= 0).sum()),
-            },
-            "classes": per_class,
-        },
+        outcome = replace(outcome, columns={**outcome.columns, **fidelity_columns(model, task.reference)})
+    per_class = _class_table(outcome.columns, encode(model.labels)[1], tail)
+    return replace(
+        outcome,
+        parameters={**outcome.parameters, "distances": task.reference is not None},
+        details={**details, "classes": per_class},
         left_out=left_out,
         plots=[Plot("accuracy_per_class", lambda axes: _draw_classes(axes, per_class))],
-        reasons={f"{kind}_tail_accuracy": tail.none_why for kind in _KINDS} if tail.none_why else {},
     )
 
 
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
-    """Accuracy, balanced accuracy (mean of the class accuracies), and that of the tail classes."""
+    """Accuracies of both, and with a reference the distances to the teacher."""
+    found = class_scores(columns, weights, parameters, _KINDS)
+    return found | fidelity_score(columns, weights) if parameters["distances"] else found
+
+
+def classified(
+    options: Knn | Linear,
+    model: Embeddings,
+    gallery: Embeddings,
+    right: Mapping[str, np.ndarray],
+    details: Mapping[str, Any],
+) -> tuple[Outcome, Tail]:
+    """The outcome of predicted labels, and the tail among the labels of the judged samples.
+
+    Args:
+        right: ``KIND_correct`` or ``correct`` -> (n,) bool, whether the label of a sample is predicted.
+    """
+    # Classes of the judged samples, whether or not the gallery has them.
+    classes, names = encode(model.labels)
+    tail = tail_of(options.tail_from, names)
+    clusters, resampled = clusters_of(model, options.cluster_by)
+    kinds = [name.removesuffix("correct") for name in right]
+    outcome = Outcome(
+        ids={"sample_id": model.ids},
+        columns={"class": classes, "tail": tail.mask[classes], **right},
+        groups={**model.groups, "label": model.labels},
+        clusters=clusters,
+        resampled=resampled,
+        parameters={"tail": tail.none_why is None, "classes_drawn": resampled == "label"},
+        test_data={"gallery": (gallery.ids, gallery.labels), "labels": (model.ids, model.labels)},
+        details=details,
+        reasons={f"{kind}tail_accuracy": tail.none_why for kind in kinds} if tail.none_why else {},
+    )
+    return outcome, tail
+
+
+def class_scores(
+    columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any], kinds: Sequence[str] = ("",)
+) -> dict[str, float]:
+    """Accuracy, balanced accuracy (mean of the class accuracies), and that of the tail classes, by kind."""
+    classes, tail, drawn = columns["class"], columns["tail"], parameters["classes_drawn"]
     found: dict[str, float] = {}
-    for kind in _KINDS:
-        correct = columns[f"{kind}_correct"].astype(np.float64)
-        found[f"{kind}_accuracy"] = weighted_mean(correct, weights)
-        drawn = parameters["classes_drawn"]
-        found[f"{kind}_balanced_accuracy"] = balanced_accuracy(correct, columns["class"], weights, drawn)
-        if parameters["tail"]:
-            tail = columns["tail"]
-            found[f"{kind}_tail_accuracy"] = balanced_accuracy(
-                correct[tail], columns["class"][tail], weights[tail], drawn
-            )
-        else:
-            found[f"{kind}_tail_accuracy"] = float("nan")
-    if parameters["distances"]:
-        found |= fidelity_score(columns, weights)
+    for kind in kinds:
+        right = columns[f"{kind}correct"].astype(np.float64)
+        found[f"{kind}accuracy"] = weighted_mean(right, weights)
+        found[f"{kind}balanced_accuracy"] = balanced_accuracy(right, classes, weights, drawn)
+        found[f"{kind}tail_accuracy"] = (
+            balanced_accuracy(right[tail], classes[tail], weights[tail], drawn)
+            if parameters["tail"]
+            else float("nan")
+        )
     return found
 
 
@@ -253,18 +268,14 @@ def count_absent_classes(model: Embeddings, names: pa.Array) -> int:
 
 def _class_table(columns: Columns, names: pa.Array, tail: Tail) -> list[dict[str, Any]]:
     sizes = np.bincount(columns["class"], minlength=len(names))
-    found = {
-        kind: np.bincount(columns["class"], columns[f"{kind}_correct"], minlength=len(names)) / sizes
-        for kind in ("centroid", "knn")
-    }
+    found = {kind: np.bincount(columns["class"], columns[f"{kind}correct"]) / sizes for kind in _KINDS}
     return [
         {
             "label": name,
             "n": int(sizes[i]),
             "natural_count": None if tail.counts is None else int(tail.counts[i]),
             "tail": None if tail.counts is None else bool(tail.mask[i]),
-            "centroid_accuracy": float(found["centroid"][i]),
-            "knn_accuracy": float(found["knn"][i]),
+            **{f"{kind}accuracy": float(rates[i]) for kind, rates in found.items()},
         }
         for i, name in enumerate(names.to_pylist())
     ]
@@ -288,6 +299,5 @@ def _draw_classes(axes: Any, rows: list[dict[str, Any]]) -> None:
         axes.set_xlabel("class, most frequent first" if counted else "class")
     else:
         axes.set_xlabel(f"{len(rows):,} classes, worst first (%)")
-    axes.set_ylabel("accuracy")
-    axes.set_ylim(-0.02, 1.02)
+    axes.set(ylabel="accuracy", ylim=(-0.02, 1.02))
     axes.legend()

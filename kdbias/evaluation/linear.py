@@ -2,17 +2,17 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.knn import balanced_accuracy, count_absent_classes
+from kdbias.evaluation.knn import balanced_accuracy, class_scores, classified, count_absent_classes
 from kdbias.evaluation.protocols import Linear
-from kdbias.evaluation.resampling import Columns, weighted_mean
-from kdbias.evaluation.tails import tail_of
-from kdbias.evaluation.task import Outcome, Task, clusters_of, labelled
+from kdbias.evaluation.resampling import Columns
+from kdbias.evaluation.task import Outcome, Task, labelled
 from kdbias.progress import say
 from kdbias.tables.joins import encode
 
@@ -42,45 +42,21 @@ def judge(options: Linear, task: Task) -> Outcome:
         left_out = int(judged.sum())
         say(f"{left_out:,} of the gallery's {train.n:,} rows are judged, and left out of it")
         train = train.take(np.flatnonzero(~judged))
-    if model.d != train.d:
-        raise KdbiasError(f"{model.name} has {model.d} dimensions, {train.name} {train.d}")
     codes, names = encode(train.labels)
     if len(names) < 2:
         raise KdbiasError(f"a probe needs two classes or more; {train.name} has only {names.to_pylist()}")
     truth, _ = encode(model.labels, names)
     count_absent_classes(model, names)
     predicted, chosen = probe(train.vectors, codes, model.vectors)
-    classes, class_names = encode(model.labels)
-    tail = tail_of(options.tail_from, class_names)
-    clusters, resampled = clusters_of(model, options.cluster_by)
-    return Outcome(
-        ids={"sample_id": model.ids},
-        columns={"class": classes, "tail": tail.mask[classes], "correct": predicted == truth},
-        groups={**model.groups, "label": model.labels},
-        clusters=clusters,
-        resampled=resampled,
-        parameters={"tail": tail.none_why is None, "classes_drawn": resampled == "label"},
-        test_data={"gallery": (train.ids, train.labels), "labels": (model.ids, model.labels)},
-        details={
-            "gallery": {"n": train.n, "classes": len(names), "judged_samples_left_out": left_out},
-            "C": chosen,
-        },
-        left_out={"no_label": task.model.n - model.n},
-        reasons={"tail_accuracy": tail.none_why} if tail.none_why else {},
-    )
+    facts = {"n": train.n, "classes": len(names), "judged_samples_left_out": left_out}
+    details = {"gallery": facts, "C": chosen}
+    outcome, _ = classified(options, model, train, {"correct": predicted == truth}, details)
+    return replace(outcome, left_out={"no_label": task.model.n - model.n})
 
 
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy, balanced accuracy, and balanced accuracy of the tail classes."""
-    correct, classes, tail = columns["correct"].astype(np.float64), columns["class"], columns["tail"]
-    drawn = parameters["classes_drawn"]
-    return {
-        "accuracy": weighted_mean(correct, weights),
-        "balanced_accuracy": balanced_accuracy(correct, classes, weights, drawn),
-        "tail_accuracy": balanced_accuracy(correct[tail], classes[tail], weights[tail], drawn)
-        if parameters["tail"]
-        else float("nan"),
-    }
+    return class_scores(columns, weights, parameters)
 
 
 def probe(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, float]:
@@ -104,10 +80,8 @@ def probe(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.nd
     rest = shuffled[len(held) :]
     chosen = 1.0
     if len(held) and len(np.unique(codes[rest])) > 1:
-        rates = [balanced(codes[held], fitted(c, rest).predict(train[held])) for c in _PENALTIES]
+        answers = [fitted(c, rest).predict(train[held]) == codes[held] for c in _PENALTIES]
+        ones = np.ones(len(held))
+        rates = [balanced_accuracy(right.astype(np.float64), codes[held], ones) for right in answers]
         chosen = _PENALTIES[int(np.argmax(rates))]
     return fitted(chosen, np.arange(len(codes))).predict(test), chosen
-
-
-def balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
-    return balanced_accuracy((truth == predicted).astype(np.float64), truth, np.ones(len(truth)))

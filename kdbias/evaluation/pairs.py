@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +37,8 @@ class Pairs:
     def n(self) -> int:
         return len(self.same)
 
-    def rows(self, ids: pa.Array, where: str) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of both samples in ``ids``.
+    def rows(self, ids: pa.Array, where: str) -> np.ndarray:
+        """(m, 2) positions of both samples in ``ids``.
 
         An id that is not there as it stands is looked up by its stem, so that ``Name_0001`` finds
         ``Name/Name_0001.jpg``.
@@ -58,7 +59,7 @@ class Pairs:
                 f"({(rows < 0).sum():,} of the {len(both):,} ids as listed) are not among the {len(ids):,} "
                 f"ids of {where} ({shown(missing)}); are they from the same data?"
             )
-        return rows[: self.n], rows[self.n :]
+        return rows.reshape(2, -1).T
 
     def take(self, rows: np.ndarray) -> "Pairs":
         wanted = pa.array(rows)
@@ -100,6 +101,16 @@ def read_pairs(path: str | os.PathLike[str], folds: Sequence[int] | None = None)
     if unknown:
         raise KdbiasError(f"{file} has no fold {unknown[0]}; its folds are 1 to {pairs.folds.max()}")
     return pairs.take(np.flatnonzero(np.isin(pairs.folds, list(folds))))
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """All pairs of several lists, one list after the other."""
+    return Pairs(
+        pa.concat_arrays([part.first for part in parts]),
+        pa.concat_arrays([part.second for part in parts]),
+        np.concatenate([part.same for part in parts]),
+        np.concatenate([part.folds for part in parts]),
+    )
 
 
 def contiguous_folds(n: int, folds: int = _FOLDS) -> np.ndarray:
@@ -155,12 +166,8 @@ def _flag_of(lines: list[list[str]]) -> int | None:
 def _from_paths(lines: list[list[str]], flag: int) -> Pairs:
     """PATH PATH 0/1, or 0/1 PATH PATH."""
     first, second = (0, 1) if flag == 2 else (1, 2)
-    return Pairs(
-        pa.array([words[first] for words in lines], pa.large_string()),
-        pa.array([words[second] for words in lines], pa.large_string()),
-        np.array([words[flag] == "1" for words in lines]),
-        contiguous_folds(len(lines)),
-    )
+    same = np.array([words[flag] == "1" for words in lines])
+    return _made([words[first] for words in lines], [words[second] for words in lines], same)
 
 
 def _from_lfw(file: Path, header: list[str], lines: list[list[str]]) -> Pairs:
@@ -185,19 +192,19 @@ def _from_lfw(file: Path, header: list[str], lines: list[list[str]]) -> Pairs:
         size = 2 * int(header[-1])
         if len(same) != folds * size:
             raise KdbiasError(f"{file}: its header promises {folds} x {size} pairs, it has {len(same):,}")
-    return Pairs(
-        pa.array(first, pa.large_string()),
-        pa.array(second, pa.large_string()),
-        np.array(same),
-        np.arange(len(same)) // size + 1 if folds > 1 else contiguous_folds(len(same)),
-    )
+    return _made(first, second, np.array(same), np.arange(len(same)) // size + 1 if folds > 1 else None)
 
 
 def _from_bin(file: Path) -> Pairs:
     from kdbias.data.bin_pairs import read_pairs as read_bin_pairs
 
-    first, second, same = read_bin_pairs(file)
-    return Pairs(as_strings(first), as_strings(second), same, contiguous_folds(len(same)))
+    return _made(*read_bin_pairs(file))
+
+
+def _made(first: Any, second: Any, same: np.ndarray, folds: np.ndarray | None = None) -> Pairs:
+    """Pairs of lists or columns of ids; without folds ten of equal size."""
+    folds = contiguous_folds(len(same)) if folds is None else folds
+    return Pairs(as_strings(first), as_strings(second), same, folds)
 
 
 def _from_table(file: Path) -> Pairs:
@@ -211,11 +218,10 @@ def _from_table(file: Path) -> Pairs:
     same = table["same"].to_numpy()
     if same.dtype.kind not in "biuf" or not np.isin(same, (0, 1)).all():
         raise KdbiasError(f"{file}: the column same must hold 0 and 1 alone")
+    folds = None
     if "fold" in table.column_names:
         if table["fold"].null_count:
             raise KdbiasError(f"{file}: {table['fold'].null_count:,} pairs have no fold")
         _, folds = np.unique(table["fold"].to_numpy(), return_inverse=True)
         folds = folds.astype(np.int64) + 1
-    else:
-        folds = contiguous_folds(len(same))
-    return Pairs(as_strings(table["first"]), as_strings(table["second"]), same.astype(bool), folds)
+    return _made(table["first"], table["second"], same.astype(bool), folds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from typing import Protocol as Shape
 
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 _DISTANCES = frozenset({"distance", "squared_distance"})
 _TEACHERS = "the teacher's embeddings of the same samples"
+
+
+def _reads(text: str, metavar: str, required: bool = False, shown: str | None = None) -> Any:
+    """An option that names what is read beside the judged embeddings."""
+    default = MISSING if required else None
+    return option(default, text, path=True, metavar=metavar, shown=shown)
+
+
 Options = TypeVar("Options", contravariant=True)
 
 
@@ -104,9 +112,7 @@ class _OfSamples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Classifying(_OfSamples):
-    tail_from: str | None = option(
-        None, "table whose label counts say which classes are the tail", path=True, metavar="TABLE"
-    )
+    tail_from: str | None = _reads("table whose label counts say which classes are the tail", "TABLE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +123,8 @@ class Knn(_Classifying):
     lower_is_better = _DISTANCES
 
     k: int = option(5, "neighbours that vote", least=1)
-    gallery: str | None = option(
-        None, "where to search", path=True, metavar="EMB", shown="the judged table, less the sample"
-    )
-    reference: str | None = option(None, _TEACHERS, path=True, metavar="EMB")
+    gallery: str | None = _reads("where to search", "EMB", shown="the judged table, less the sample")
+    reference: str | None = _reads(_TEACHERS, "EMB")
 
     @classmethod
     def mathematics(cls) -> Mathematics[Knn]:
@@ -135,7 +139,7 @@ class Linear(_Classifying):
 
     name = "linear"
 
-    gallery: str = option(text="labelled embeddings to learn from", path=True, metavar="EMB")
+    gallery: str = _reads("labelled embeddings to learn from", "EMB", required=True)
 
     @classmethod
     def mathematics(cls) -> Mathematics[Linear]:
@@ -151,10 +155,8 @@ class Fidelity(_OfSamples):
     name = "fidelity"
     lower_is_better = _DISTANCES
 
-    reference: str = option(text=_TEACHERS, path=True, metavar="EMB")
-    density: str | None = option(
-        None, "density table of the same samples; report by its deciles", path=True, metavar="DENSITY"
-    )
+    reference: str = _reads(_TEACHERS, "EMB", required=True)
+    density: str | None = _reads("density table of the same samples; report by its deciles", "DENSITY")
 
     @classmethod
     def mathematics(cls) -> Mathematics[Fidelity]:
@@ -199,7 +201,7 @@ class Verification(_OverFolds):
     name = "verification"
     lower_is_better = frozenset({"eer", "fmr", "fnmr"})
 
-    pairs: str = option(text="list of pairs", path=True, metavar="PATH")
+    pairs: str = _reads("list of pairs", "PATH", required=True)
     far: tuple[float, ...] = option((1e-3, 1e-2), "false accept rates", above=0, most=1)
 
     @classmethod
@@ -216,9 +218,7 @@ class Rfw(_OverFolds):
     name = "rfw"
     lower_is_better = frozenset({"std_percent", "ser", "gap"})
 
-    pairs: str = option(
-        text="folder of one list a group, or with --group-column one list", path=True, metavar="PATH"
-    )
+    pairs: str = _reads("folder of one list a group, or with --group-column one list", "PATH", required=True)
     group_column: str | None = option(None, "column that splits one list into groups", metavar="COLUMN")
 
     @classmethod
@@ -234,11 +234,9 @@ class Ijbc(_OfPairs):
 
     name = "ijbc"
 
-    pairs: str = option(text="list of pairs of templates", path=True, metavar="PATH")
-    templates: str | None = option(None, "the benchmark's template file", path=True, metavar="PATH")
-    detector_scores: str | None = option(
-        None, "the benchmark's landmark and score file", path=True, metavar="PATH"
-    )
+    pairs: str = _reads("list of pairs of templates", "PATH", required=True)
+    templates: str | None = _reads("the benchmark's template file", "PATH")
+    detector_scores: str | None = _reads("the benchmark's landmark and score file", "PATH")
     keep_norm: bool = option(True, "let embedding lengths count")
     far: tuple[float, ...] = option(
         (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), "false accept rates", above=0, most=1
@@ -266,9 +264,7 @@ class Reid(Protocol):
     name = "reid"
     unit = "query"
 
-    gallery: str | None = option(
-        None, "where to search", path=True, metavar="EMB", shown="the judged table, less the sample"
-    )
+    gallery: str | None = _reads("where to search", "EMB", shown="the judged table, less the sample")
     camera_column: str | None = option(
         None,
         "column with the camera, none for no same-camera exclusion",

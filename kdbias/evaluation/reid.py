@@ -39,8 +39,6 @@ def judge(options: Reid, task: Task) -> Outcome:
     """
     queries = task.model
     gallery = queries if task.gallery is None else task.gallery
-    if queries.d != gallery.d:
-        raise KdbiasError(f"{queries.name} has {queries.d} dimensions, {gallery.name} {gallery.d}")
     _, names = encode(queries.labels)
     if not len(names):
         raise KdbiasError(
@@ -215,5 +213,4 @@ def _without_junk(gallery: Embeddings) -> Embeddings:
 
 def _draw(axes: Any, curve: list[float]) -> None:
     axes.plot(np.arange(1, len(curve) + 1), curve)
-    axes.set_xlabel("rank")
-    axes.set_ylabel("share of queries matched")
+    axes.set(xlabel="rank", ylabel="share of queries matched")

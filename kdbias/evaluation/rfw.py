@@ -7,6 +7,7 @@ of the groups' accuracies in percent; ``ser`` their largest error divided by the
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,11 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.meeting import refuse_two_spellings
-from kdbias.evaluation.pairs import Pairs, contiguous_folds, read_pairs
+from kdbias.evaluation.pairs import Pairs, contiguous_folds, joined, read_pairs
 from kdbias.evaluation.protocols import Rfw
 from kdbias.evaluation.resampling import Columns
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
-from kdbias.evaluation.verification import (
-    common_value,
-    compare_pairs,
-    fold_accuracy,
-    question_labels,
-    subject_clusters,
-)
-from kdbias.evaluation.views import views_of
+from kdbias.evaluation.verification import common_value, compare_pairs, fold_accuracy, of_pairs
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
@@ -40,40 +34,27 @@ _NAMED = re.compile("_(pairs|test)$")
 def judge(options: Rfw, task: Task) -> Outcome:
     """Verify each group's pairs over its own folds.
 
-    Options: ``pairs``, a folder with one list a group, in it or in its sub-folders (``African_pairs.txt``,
+    ``pairs`` is a folder with one list a group, in it or in its sub-folders (``African_pairs.txt``,
     ``Asian_test.bin``: the group is what stands before ``_pairs`` or ``_test``), or one list, split by
-    ``group_column``, a column of the table (pairs across groups are left out); ``folds``, ``style``,
-    ``flip_fusion``, ``cluster_by`` as for verification.
+    ``group_column``, a column of the table (pairs across groups are left out).
     """
-    views = views_of(task.model, options.flip_fusion, mirrored=options.style != "facex")
     groups, left_out = _groups(options, task.model)
-    if len(groups) < 2:
-        raise KdbiasError(f"rfw compares groups, and the pairs hold only {list(groups) or 'none'}")
-    parts: list[dict[str, np.ndarray]] = []
-    firsts, seconds, sides = [], [], []
-    details: dict[str, Any] = {}
-    for code, (name, (pairs, rows)) in enumerate(groups.items()):
-        question_labels(task.model, pairs, rows)
-        columns, facts = compare_pairs(views, pairs, rows, options.style)
-        parts.append({**columns, "group": np.full(pairs.n, code)})
-        details[name] = facts
-        firsts.append(pairs.first)
-        seconds.append(pairs.second)
-        sides.append(rows)
-    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    rows = (np.concatenate([side[0] for side in sides]), np.concatenate([side[1] for side in sides]))
-    clusters, resampled = subject_clusters(task.model, rows, options.cluster_by)
     names = list(groups)
-    first, second = pa.concat_arrays(firsts), pa.concat_arrays(seconds)
+    if len(names) < 2:
+        raise KdbiasError(f"rfw compares groups, and the pairs hold only {names or 'none'}")
+    found = {name: compare_pairs(options, task.model, *part) for name, part in groups.items()}
+    parts = [columns for columns, _ in found.values()]
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    columns["group"] = np.repeat(np.arange(len(names)), [pairs.n for pairs, _ in groups.values()])
+    pairs = joined([pairs for pairs, _ in groups.values()])
+    rows = np.concatenate([rows for _, rows in groups.values()])
     group = pa.array([names[code] for code in columns["group"]], pa.large_string())
     return Outcome(
-        ids={"first": first, "second": second},
+        **of_pairs(options, task.model, pairs, rows),
         columns=columns,
         groups={GROUP: group},
-        test_data={"groups": (first, second, group)},
-        clusters=clusters,
-        resampled=resampled,
-        details={"groups": details},
+        test_data={"groups": (pairs.first, pairs.second, group)},
+        details={"groups": {name: facts for name, (_, facts) in found.items()}},
         left_out=left_out,
         always_grouped=(GROUP,),
         plots=[Plot("accuracy_per_group", lambda axes: _draw(axes, columns, names))],
@@ -82,23 +63,23 @@ def judge(options: Rfw, task: Task) -> Outcome:
 
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
     """Mean accuracy of the groups, and how it spreads over them (left out for one group alone)."""
-    codes = np.unique(columns["group"])
-    accuracies = []
-    for code in codes:
-        rows = columns["group"] == code
-        accuracies.append(
-            fold_accuracy({name: columns[name][rows] for name in ("fold", "correct")}, weights[rows])
-        )
-    values = np.array(accuracies)
+    values = group_accuracies(columns, weights)
     found = {"accuracy": float(values.mean())}
     if len(values) == 1:
         return found
-    defined = bool(np.isfinite(values).all())
-    return found | {
-        "std_percent": float(100 * values.std(ddof=1)) if defined else float("nan"),
-        "gap": float(values.max() - values.min()) if defined else float("nan"),
-        "ser": skewed_error_ratio(values) if defined else float("nan"),
-    }
+    spread = {"std_percent": float(100 * values.std(ddof=1)), "gap": float(values.max() - values.min())}
+    spread["ser"] = skewed_error_ratio(values)
+    return found | (spread if np.isfinite(values).all() else dict.fromkeys(spread, float("nan")))
+
+
+def group_accuracies(columns: Columns, weights: np.ndarray) -> np.ndarray:
+    """Mean accuracy over folds of each group, in the order of their codes; NaN without weight."""
+    found = []
+    for code in np.unique(columns["group"]):
+        rows = np.flatnonzero(columns["group"] == code)
+        part = {name: columns[name][rows] for name in ("fold", "correct")}
+        found.append(fold_accuracy(part, weights[rows]))
+    return np.array(found)
 
 
 def skewed_error_ratio(accuracies: np.ndarray) -> float:
@@ -107,17 +88,14 @@ def skewed_error_ratio(accuracies: np.ndarray) -> float:
     return float(errors.max() / errors.min()) if errors.min() > 0 else float("nan")
 
 
-def _groups(
-    options: Rfw, model: Embeddings
-) -> tuple[dict[str, tuple[Pairs, tuple[np.ndarray, np.ndarray]]], dict[str, int]]:
+def _groups(options: Rfw, model: Embeddings) -> tuple[dict[str, tuple[Pairs, np.ndarray]], dict[str, int]]:
+    """Pairs of each group with their (m, 2) rows, and how many are left out, by reason."""
     source, column = Path(options.pairs), options.group_column
     if source.is_dir():
         if column is not None:
             raise KdbiasError(f"{source} has one list a group already; leave out --group-column")
-        found = {}
-        for group, file in lists_of(source).items():
-            pairs = read_pairs(file, options.folds)
-            found[group] = (pairs, pairs.rows(model.ids, model.name))
+        lists = {group: read_pairs(file, options.folds) for group, file in lists_of(source).items()}
+        found = {group: (pairs, pairs.rows(model.ids, model.name)) for group, pairs in lists.items()}
         return found, {"pairs_across_groups": 0}
     if column is None:
         known = ", ".join(model.groups) or "no group columns"
@@ -130,15 +108,11 @@ def _groups(
     codes, names = encode(common_value(values, rows))
     if unpaired := sorted(set(kinds) - set(names.to_pylist())):
         say(f"no pair within {', '.join(unpaired)}: such groups are not compared")
-    unknown = values.is_null().to_numpy(zero_copy_only=False)
-    nowhere = int((unknown[rows[0]] | unknown[rows[1]]).sum())
-    found = {}
-    for code, name in enumerate(names.to_pylist()):
-        chosen = np.flatnonzero(codes == code)
-        part = pairs.take(chosen)
-        found[name] = (_refolded(part, name), (rows[0][chosen], rows[1][chosen]))
-    left_out = {"pairs_across_groups": int((codes < 0).sum()) - nowhere, "pairs_of_unknown_group": nowhere}
-    return found, left_out
+    nowhere = int(values.is_null().to_numpy(zero_copy_only=False)[rows].any(axis=1).sum())
+    members = {name: np.flatnonzero(codes == code) for code, name in enumerate(names.to_pylist())}
+    found = {name: (_refolded(pairs.take(chosen), name), rows[chosen]) for name, chosen in members.items()}
+    across = int((codes < 0).sum()) - nowhere
+    return found, {"pairs_across_groups": across, "pairs_of_unknown_group": nowhere}
 
 
 def lists_of(folder: Path) -> dict[str, Path]:
@@ -176,14 +150,10 @@ def _refolded(pairs: Pairs, group: str) -> Pairs:
         )
     if len(np.unique(pairs.folds)) > 1:
         return pairs
-    return Pairs(pairs.first, pairs.second, pairs.same, contiguous_folds(pairs.n))
+    return replace(pairs, folds=contiguous_folds(pairs.n))
 
 
 def _draw(axes: Any, columns: Columns, names: list[str]) -> None:
-    values = []
-    for code in range(len(names)):
-        rows = columns["group"] == code
-        values.append(fold_accuracy({n: columns[n][rows] for n in ("fold", "correct")}, np.ones(rows.sum())))
+    values = group_accuracies(columns, np.ones(len(columns["group"])))
     axes.bar(names, values)
-    axes.set_ylim(max(0, min(values) - 0.05), 1)
-    axes.set_ylabel("accuracy")
+    axes.set(ylim=(max(0, values.min() - 0.05), 1), ylabel="accuracy")

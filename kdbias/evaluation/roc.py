@@ -1,10 +1,12 @@
-"""ROC curves of weighted comparisons, and what verification reads from them."""
+"""ROC curves of weighted comparisons, and the thresholds that verification takes from other folds."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from kdbias.errors import KdbiasError
 
 
 @dataclass(frozen=True)
@@ -156,3 +158,78 @@ def tar_names(fars: Sequence[float], rule: str) -> list[str]:
     """Metric names, ``tar@far<=1e-4`` (rule "at-most") or ``tar@far=1e-4`` (rule "nearest")."""
     sign = {"at-most": "<=", "nearest": "="}[rule]
     return [f"tar@far{sign}{far_name(far)}" for far in fars]
+
+
+def decisions(
+    style: str, scores: np.ndarray, same: np.ndarray, folds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right or wrong decisions of pairs at the threshold that the other folds choose.
+
+    Args:
+        style: a key of ``STYLES``.
+        scores: (m,) cosines.
+        same: (m,) bool.
+        folds: (m,) fold numbers 0 ... F - 1, F >= 2.
+
+    Returns:
+        (m,) bool, and (F,) thresholds: cosines, from which on a pair counts as the same, but of insightface
+        squared distances, below which it does.
+
+    Raises:
+        KdbiasError: there is one fold alone.
+    """
+    how, count = STYLES[style], int(folds.max()) + 1
+    if count < 2:
+        raise KdbiasError("verification needs two folds or more: the threshold of one comes from the others")
+    values = 2 - 2 * scores if how.distances else scores
+    correct = np.zeros(len(values), dtype=bool)
+    chosen = np.empty(count)
+    for fold in range(count):
+        test, train = folds == fold, folds != fold
+        steps = how.grid(values[train])
+        genuine, impostor = np.sort(values[train & same]), np.sort(values[train & ~same])
+        accepted = [np.searchsorted(part, steps, side="left") for part in (genuine, impostor)]
+        if not how.distances:
+            accepted = [len(genuine) - accepted[0], len(impostor) - accepted[1]]
+        rates = how.rate(accepted[0], accepted[1], len(genuine), len(impostor))
+        equal = np.flatnonzero(rates == rates.max())
+        chosen[fold] = steps[equal[len(equal) // 2 if how.middle else 0]]
+        said_same = values[test] < chosen[fold] if how.distances else values[test] >= chosen[fold]
+        correct[test] = said_same == same[test]
+    return correct, chosen
+
+
+def _accuracy(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
+    return tp + impostor - fp  # of a fixed number of pairs
+
+
+def _youden(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
+    return tp / max(genuine, 1) - fp / max(impostor, 1)
+
+
+def _span_steps(train: np.ndarray) -> np.ndarray:
+    low, high = train.min(), train.max()
+    return low + (high - low) / 1000 * np.arange(1, 1001)
+
+
+def _midpoints(train: np.ndarray) -> np.ndarray:
+    levels = np.unique(train)
+    return np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:] + 1])
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a threshold is found: among which values, by which rate, the middle or the first of the best."""
+
+    grid: Callable[[np.ndarray], np.ndarray]
+    rate: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
+    distances: bool = False
+    middle: bool = False
+
+
+STYLES = {
+    "insightface": Style(lambda _: np.arange(400) / 100, _accuracy, distances=True),
+    "facex": Style(_span_steps, _youden),
+    "exact": Style(_midpoints, _accuracy, middle=True),
+}
+"""The published ways, see `kdbias.evaluation.verification`."""

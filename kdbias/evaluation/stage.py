@@ -175,9 +175,12 @@ def evaluate(
         facts = measured(asked, outcome, units, settings.bootstrap, settings.seed)
         staged = run.stage()
         document = provenance.document(_STAGE, config, inputs, {plural(asked.unit): outcome.n}, 0.0)
-        document |= {"protocol": asked.name, "unit": asked.unit, "n": outcome.n}
-        document |= {"left_out": dict(outcome.left_out)} | facts
         document |= {
+            "protocol": asked.name,
+            "unit": asked.unit,
+            "n": outcome.n,
+            "left_out": dict(outcome.left_out),
+            **facts,
             "sources": {role: origin(path) for role, path in {"model": table, **paths}.items()},
             "parameters": dict(outcome.parameters),
             "test_data": {name: rows_fingerprint(rows) for name, rows in outcome.test_data.items()},

@@ -3,7 +3,7 @@
 Conventions differ, and their numbers must not be mixed:
 
 - ``insightface``: both views of an image are added where the table has them (``embedding_flip``; how, says
-  ``flip_fusion``: :mod:`kdbias.evaluation.views`), the score is a squared Euclidean distance of unit vectors,
+  ``flip_fusion``: :mod:`kdbias.evaluation.task`), the score is a squared Euclidean distance of unit vectors,
   the threshold the one of 0, 0.01, ... 3.99 that is most accurate on the other folds; mean and population
   standard deviation over folds.
 - ``facex`` (FaceX-Zoo): one view, cosine, the threshold with the largest TPR - FPR on the other folds among
@@ -12,27 +12,26 @@ Conventions differ, and their numbers must not be mixed:
   folds (of several, the middle one). A step of 0.01 can cost a fold: on LFW with a good teacher, up to 1 %.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbias.errors import KdbiasError
 from kdbias.evaluation.pairs import Pairs, read_pairs
-from kdbias.evaluation.protocols import Verification
+from kdbias.evaluation.protocols import Rfw, Verification
 from kdbias.evaluation.resampling import Columns, take, weighted_mean
 from kdbias.evaluation.roc import (
     area,
+    decisions,
     equal_error_rate,
     roc_curve,
     tar_at_most,
     tar_names,
     threshold_index,
 )
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
-from kdbias.evaluation.views import Views, views_of
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, Views, views_of
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
@@ -45,14 +44,12 @@ def judge(options: Verification, task: Task) -> Outcome:
     gives the one threshold at which ``fmr`` and ``fnmr`` of all groups are taken; ``cluster_by``, the column
     of the subject (pairs are resampled by subject; "" = pair by pair).
     """
-    pairs = read_pairs(options.pairs, options.folds)
     fars = sorted(set(options.far))
+    pairs = read_pairs(options.pairs, options.folds)
     rows = pairs.rows(task.model.ids, task.model.name)
-    question_labels(task.model, pairs, rows)
-    views = views_of(task.model, options.flip_fusion, mirrored=options.style != "facex")
-    columns, details = compare_pairs(views, pairs, rows, options.style)
+    columns, details = compare_pairs(options, task.model, pairs, rows)
     order = np.argsort(-columns["score"], kind="stable")  # sorted once, so that no resample has to
-    columns, pairs, rows = take(columns, order), pairs.take(order), (rows[0][order], rows[1][order])
+    columns, pairs, rows = take(columns, order), pairs.take(order), rows[order]
     roc = roc_curve(columns["score"], columns["same"])
     threshold = float(roc.thresholds[threshold_index(roc, fars[-1])])
     columns["accepted"] = columns["score"] >= threshold
@@ -61,13 +58,10 @@ def judge(options: Verification, task: Task) -> Outcome:
         "threshold": threshold if np.isfinite(threshold) else None,
         "note": "fmr and fnmr of all groups: at this threshold, the loosest with FAR <= far over all pairs",
     }
-    clusters, resampled = subject_clusters(task.model, rows, options.cluster_by)
     return Outcome(
-        ids={"first": pairs.first, "second": pairs.second},
+        **of_pairs(options, task.model, pairs, rows),
         columns=columns,
         groups={name: common_value(values, rows) for name, values in task.model.groups.items()},
-        clusters=clusters,
-        resampled=resampled,
         parameters={"far": fars},
         details=details,
         plots=[
@@ -106,12 +100,24 @@ def fold_accuracy(columns: Columns, weights: np.ndarray) -> float:
 
 
 def compare_pairs(
-    views: Views, pairs: Pairs, rows: tuple[np.ndarray, np.ndarray], style: str
+    options: Verification | Rfw, model: Embeddings, pairs: Pairs, rows: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Per pair ``score`` (cosine), ``same``, ``fold`` (from 0) and ``correct``; details of the folds."""
-    scores = pair_cosines(views, *rows)
+    """Per pair ``score`` (cosine), ``same``, ``fold`` (from 0) and ``correct``; details of the folds.
+
+    Says how many pairs the list calls the same person's and the labels do not.
+    """
+    equal = pc.equal(*(model.labels.take(pa.array(side)) for side in rows.T))
+    differ = pc.fill_null(pc.invert(equal), False).to_numpy(zero_copy_only=False) & pairs.same
+    if differ.any():
+        say(
+            f"{differ.sum():,} of {pairs.same.sum():,} pairs that the list calls the same have two labels in "
+            f"{model.name}; the list counts"
+        )
+    style = options.style
+    views = views_of(model, options.flip_fusion, mirrored=style != "facex")
+    scores = pair_cosines(views, *rows.T)
     _, fold = np.unique(pairs.folds, return_inverse=True)
-    correct, thresholds = STYLES[style](scores, pairs.same, fold)
+    correct, thresholds = decisions(style, scores, pairs.same, fold)
     accuracies = np.bincount(fold, correct) / np.bincount(fold)
     spread = (
         {"fold_standard_error": float(accuracies.std(ddof=1) / np.sqrt(len(accuracies)))}
@@ -133,84 +139,6 @@ def compare_pairs(
     return columns, details
 
 
-def insightface_decisions(
-    scores: np.ndarray, same: np.ndarray, folds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong decisions by insightface's rule.
-
-    Args:
-        scores: (m,) cosines.
-        same: (m,) bool.
-        folds: (m,) fold numbers 0 ... F - 1, F >= 2.
-
-    Returns:
-        (m,) bool, and (F,) thresholds on the squared distance, below which a pair counts as the same.
-    """
-    distances = 2 - 2 * scores
-    return _decide(distances, same, folds, lambda _: np.arange(400) / 100, below=True, rate=_accuracy)
-
-
-def facex_decisions(scores: np.ndarray, same: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong decisions by FaceX-Zoo's rule; thresholds are cosines, arguments as above."""
-    return _decide(scores, same, folds, _span_steps, below=False, rate=_youden)
-
-
-def exact_decisions(scores: np.ndarray, same: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong decisions at the most accurate threshold of all; thresholds are cosines."""
-    return _decide(scores, same, folds, _midpoints, below=False, rate=_accuracy, middle=True)
-
-
-def _decide(
-    values: np.ndarray,
-    same: np.ndarray,
-    folds: np.ndarray,
-    grid: Callable[[np.ndarray], np.ndarray],
-    *,
-    below: bool,
-    rate: Callable[..., np.ndarray],
-    middle: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    count = int(folds.max()) + 1
-    if count < 2:
-        raise KdbiasError("verification needs two folds or more: the threshold of one comes from the others")
-    correct = np.zeros(len(values), dtype=bool)
-    chosen = np.empty(count)
-    for fold in range(count):
-        test, train = folds == fold, folds != fold
-        steps = grid(values[train])
-        genuine, impostor = np.sort(values[train & same]), np.sort(values[train & ~same])
-        sides = [np.searchsorted(part, steps, side="left") for part in (genuine, impostor)]
-        accepted = sides if below else [len(genuine) - sides[0], len(impostor) - sides[1]]
-        rates = rate(accepted[0], accepted[1], len(genuine), len(impostor))
-        equal = np.flatnonzero(rates == rates.max())
-        best = equal[len(equal) // 2 if middle else 0]
-        chosen[fold] = steps[best]
-        said_same = values[test] < steps[best] if below else values[test] >= steps[best]
-        correct[test] = said_same == same[test]
-    return correct, chosen
-
-
-def _accuracy(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
-    return tp + impostor - fp  # of a fixed number of pairs
-
-
-def _youden(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
-    return tp / max(genuine, 1) - fp / max(impostor, 1)
-
-
-STYLES = {"insightface": insightface_decisions, "facex": facex_decisions, "exact": exact_decisions}
-
-
-def _span_steps(train: np.ndarray) -> np.ndarray:
-    low, high = train.min(), train.max()
-    return low + (high - low) / 1000 * np.arange(1, 1001)
-
-
-def _midpoints(train: np.ndarray) -> np.ndarray:
-    levels = np.unique(train)
-    return np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:] + 1])
-
-
 def pair_cosines(views: Views, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(m,) float64 cosines of the rows ``first`` and ``second``."""
     used, places = np.unique(np.concatenate([first, second]), return_inverse=True)
@@ -223,34 +151,26 @@ def pair_cosines(views: Views, first: np.ndarray, second: np.ndarray) -> np.ndar
     return np.clip(cosines, -1, 1)
 
 
-def question_labels(model: Embeddings, pairs: Pairs, rows: tuple[np.ndarray, np.ndarray]) -> None:
-    """Say how many pairs the list calls the same person's and the labels do not."""
-    equal = pc.equal(*(model.labels.take(pa.array(side)) for side in rows))
-    differ = pc.fill_null(pc.invert(equal), False).to_numpy(zero_copy_only=False) & pairs.same
-    if differ.any():
-        say(
-            f"{differ.sum():,} of {pairs.same.sum():,} pairs that the list calls the same have two labels in "
-            f"{model.name}; the list counts"
-        )
-
-
-def subject_clusters(
-    model: Embeddings, rows: tuple[np.ndarray, np.ndarray], column: str
-) -> tuple[np.ndarray | None, str]:
-    """(m, 2) codes of both subjects of each pair; None where no subjects are known."""
+def of_pairs(
+    options: Verification | Rfw, model: Embeddings, pairs: Pairs, rows: np.ndarray
+) -> dict[str, Any]:
+    """What outcomes of pairs have in common: ids, and both subjects of each pair as (m, 2) clusters."""
+    found = {"ids": {"first": pairs.first, "second": pairs.second}}
+    column = options.cluster_by
     if not column or (column == "label" and model.labels.null_count == model.n):
-        return None, "pair"
+        return {**found, "resampled": "pair"}
     codes, names = encode(model.column(column))
     alone = codes < 0
     codes[alone] = len(names) + np.arange(alone.sum())
     # Subjects that no pair has would be drawn in vain.
-    _, dense = np.unique(np.concatenate([codes[rows[0]], codes[rows[1]]]), return_inverse=True)
-    return dense.reshape(2, -1).T.copy(), f"{column} (both subjects of a pair)"
+    _, dense = np.unique(codes[rows.T], return_inverse=True)
+    clusters = dense.reshape(2, -1).T.copy()
+    return {**found, "clusters": clusters, "resampled": f"{column} (both subjects of a pair)"}
 
 
-def common_value(values: pa.Array, rows: tuple[np.ndarray, np.ndarray]) -> pa.Array:
+def common_value(values: pa.Array, rows: np.ndarray) -> pa.Array:
     """The value that both samples of a pair share, null where they differ."""
-    first, second = (as_strings(values).take(pa.array(side)) for side in rows)
+    first, second = (as_strings(values).take(pa.array(side)) for side in rows.T)
     return pc.if_else(pc.equal(first, second), first, pa.scalar(None, first.type))
 
 
@@ -262,9 +182,7 @@ def draw_roc(axes: Any, columns: Columns) -> None:
     shown = np.searchsorted(far, np.geomspace(least / 2, 1, 4000), side="right") - 1
     shown = np.unique(np.clip(shown, 0, len(far) - 1))
     axes.plot(far[shown], roc.tar[shown], drawstyle="steps-post")
-    axes.set_xscale("log")
-    axes.set_xlabel("false accept rate")
-    axes.set_ylabel("true accept rate")
+    axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate")
 
 
 def _draw_scores(axes: Any, columns: Columns, threshold: float) -> None:
@@ -273,6 +191,5 @@ def _draw_scores(axes: Any, columns: Columns, threshold: float) -> None:
         axes.hist(columns["score"][chosen], bins=bins, alpha=0.6, label=kind)
     if np.isfinite(threshold):
         axes.axvline(threshold, color="black", linewidth=1, label="operating point")
-    axes.set_xlabel("cosine")
-    axes.set_ylabel("pairs")
+    axes.set(xlabel="cosine", ylabel="pairs")
     axes.legend()

@@ -11,13 +11,9 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation import evaluate
 from kdbias.evaluation.pairs import contiguous_folds, read_pairs
 from kdbias.evaluation.protocols import Verification
-from kdbias.evaluation.verification import (
-    common_value,
-    exact_decisions,
-    facex_decisions,
-    insightface_decisions,
-)
-from kdbias.evaluation.views import views_of
+from kdbias.evaluation.roc import decisions
+from kdbias.evaluation.task import views_of
+from kdbias.evaluation.verification import common_value
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 
 
@@ -33,7 +29,7 @@ def test_insightface_rule_equals_a_loop_over_folds_and_thresholds():
 
     scores, same, folds = _pairs(600, 0)
     distances = 2 - 2 * scores
-    correct, thresholds = insightface_decisions(scores, same, folds)
+    correct, thresholds = decisions("insightface", scores, same, folds)
     for fold, (train, test) in enumerate(KFold(10, shuffle=False).split(distances)):
         assert np.array_equal(np.flatnonzero(folds == fold), test)
         accuracy = [np.mean((distances[train] < t) == same[train]) for t in np.arange(0, 4, 0.01)]
@@ -44,7 +40,7 @@ def test_insightface_rule_equals_a_loop_over_folds_and_thresholds():
 
 def test_facex_rule_equals_a_loop_over_its_thresholds():
     scores, same, folds = _pairs(600, 1)
-    correct, thresholds = facex_decisions(scores, same, folds)
+    correct, thresholds = decisions("facex", scores, same, folds)
     for fold in range(10):
         train, test = folds != fold, folds == fold
         low, high = scores[train].min(), scores[train].max()
@@ -56,7 +52,7 @@ def test_facex_rule_equals_a_loop_over_its_thresholds():
 
 def test_exact_rule_beats_any_grid_on_the_folds_it_chose_from():
     scores, same, folds = _pairs(600, 2)
-    _, thresholds = exact_decisions(scores, same, folds)
+    _, thresholds = decisions("exact", scores, same, folds)
     for fold in range(10):
         train = folds != fold
         mine = np.mean((scores[train] >= thresholds[fold]) == same[train])
@@ -81,7 +77,7 @@ def test_paths_as_ids_are_found_by_their_stem(tmp_path):
     file = tmp_path / "pairs.txt"
     file.write_text("2\t1\nAda\t1\t2\nAda\t1\tBob\t1\nAda\t2\t1\nAda\t2\tBob\t1\n")
     ids = pa.array(["Bob/Bob_0001.jpg", "Ada/Ada_0002.jpg", "Ada/Ada_0001.png"], pa.large_string())
-    first, second = read_pairs(file).rows(ids, "table")
+    first, second = read_pairs(file).rows(ids, "table").T
     assert first.tolist() == [2, 2, 1, 1]
     assert second.tolist() == [1, 0, 2, 0]
     with pytest.raises(KdbiasError, match=r"1 of the 3 ids .*\(3 of the 8 .* among the 2 .*'Ada_0002'"):
@@ -125,7 +121,7 @@ def test_tables_of_pairs_may_have_folds_or_get_ten(tmp_path):
 def test_groups_of_pairs_are_shared_values_only():
     values = pa.array(["F", "F", "M", None])
     rows = (np.array([0, 0, 2, 3]), np.array([1, 2, 2, 3]))
-    assert common_value(values, rows).to_pylist() == ["F", None, "M", None]
+    assert common_value(values, np.transpose(rows)).to_pylist() == ["F", None, "M", None]
 
 
 @pytest.fixture
