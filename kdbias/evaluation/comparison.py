@@ -8,7 +8,7 @@ alone. Several runs a side (other training seeds) add the luck of training, by t
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from kdbias.display.quantities import NONE
 from kdbias.display.table import FEW, more
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.protocols import PROTOCOLS
+from kdbias.evaluation.protocols import PROTOCOLS, Protocol
 from kdbias.evaluation.resampling import LEVEL, UNITS, Units, difference, draws, resampled_weights, take
 from kdbias.evaluation.settings import CompareSettings
 from kdbias.evaluation.stage import METRICS, read_metrics
@@ -111,31 +111,14 @@ def compare(
     base, first = sides[0][0], documents[sides[0][0]]
     for path, document in documents.items():
         _same_question(base, first, path, document)
-    protocol, parameters = PROTOCOLS[first["protocol"]], first["parameters"]
     units = Units.read(base)
     groups = units.subsets()
     subsets = [np.arange(units.n), *groups.values()]
     left, right = ([_run(path, base, units, subsets) for path in side] for side in sides)
     for path, document in documents.items():
         _same_test_data(base, first, path, document)
-
-    def metrics(side: list[_Run], subset: int, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Metric -> its values for the runs of a side."""
-        found = [protocol.score(run[subset][0], weights[run[subset][1]], parameters) for run in side]
-        return {name: np.array([run[name] for run in found]) for name in found[0]}
-
-    def differences(weights: np.ndarray) -> list[dict[str, float]]:
-        found = []
-        for i in range(len(subsets)):
-            x, y = metrics(left, i, weights), metrics(right, i, weights)
-            found.append({name: y[name].mean() - x[name].mean() for name in x})
-        return found
-
     resamples = resampled_weights(units.n, settings.bootstrap, settings.seed, units.clusters, "comparison")
-    entries, ones = [], np.ones(units.n)
-    for i, drawn in enumerate(draws(differences, resamples)):
-        x, y = metrics(left, i, ones), metrics(right, i, ones)
-        entries.append({n: _entry(x[n], y[n], drawn[n], n in protocol.lower_is_better) for n in x})
+    entries = _entries(PROTOCOLS[first["protocol"]], first["parameters"], (left, right), resamples)
     by_group: dict[str, dict[str, Any]] = {}
     for (column, value), entry in zip(groups, entries[1:], strict=True):
         by_group.setdefault(column, {})[value] = entry
@@ -158,6 +141,38 @@ def compare(
     if output is not None:
         write_json(output, document)
     return ComparisonResult(document)
+
+
+def _entries(
+    protocol: type[Protocol],
+    parameters: Mapping[str, Any],
+    sides: tuple[list[_Run], list[_Run]],
+    resamples: Iterable[np.ndarray],
+) -> list[dict[str, Any]]:
+    """Metric -> how the sides differ in it, of the whole and of each group."""
+
+    def both(subset: int, weights: np.ndarray | None = None) -> dict[str, list[np.ndarray]]:
+        """Metric -> its values for the runs of each side; without weights each unit counts once."""
+        scores = []
+        for side in sides:
+            parts = [
+                (columns, np.ones(len(rows)) if weights is None else weights[rows])
+                for columns, rows in (run[subset] for run in side)
+            ]
+            scores.append([protocol.score(*part, parameters) for part in parts])
+        return {name: [np.array([run[name] for run in side]) for side in scores] for name in scores[0][0]}
+
+    def differences(weights: np.ndarray) -> list[dict[str, float]]:
+        found = [both(subset, weights) for subset in range(len(sides[0][0]))]
+        return [{name: y.mean() - x.mean() for name, (x, y) in metrics.items()} for metrics in found]
+
+    return [
+        {
+            name: _entry(x, y, drawn[name], name in protocol.lower_is_better)
+            for name, (x, y) in both(subset).items()
+        }
+        for subset, drawn in enumerate(draws(differences, resamples))
+    ]
 
 
 def _refuse_target(path: Path) -> None:

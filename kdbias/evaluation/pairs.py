@@ -121,18 +121,15 @@ def contiguous_folds(n: int, folds: int = _FOLDS) -> np.ndarray:
 
 
 def _from_text(file: Path) -> Pairs:
-    try:
-        lines = [_words(line) for line in read_text(file).splitlines()]
-    except UnicodeDecodeError as error:
-        raise KdbiasError(f"{file}: not a list of pairs in UTF-8 ({error})") from None
-    flag = _flag_of([words for words in lines if words])
+    lines = _lines(file)
+    filled = [words for words in lines if words]
+    flag = _flag_of(filled)
     if flag is not None:
-        return _from_paths([words for words in lines if words], flag)
+        return _from_paths(filled, flag)
     header = lines[0] if lines else []
-    if header and all(word.isdigit() for word in header) and len(header) <= 2:
-        return _from_lfw(file, header, lines)
-    if _names_a_pair(header):
-        return _from_lfw(file, [], lines)
+    counts = header if len(header) <= 2 and all(word.isdigit() for word in header) else []
+    if counts or _names_a_pair(header):
+        return _from_lfw(file, counts, lines)
     if len(header) > 2 and {header[0], header[-1]} & {"0", "1"}:
         odd = (n for n, words in enumerate(lines, start=1) if words and _flag_of([words]) is None)
         number = next(odd, len(lines))
@@ -148,9 +145,13 @@ def _names_a_pair(words: list[str]) -> bool:
     return len(words) in (3, 4) and all(word.isdigit() for word in numbers)
 
 
-def _words(line: str) -> list[str]:
-    """The words of a line, by tabs where there are any (names may then hold blanks), else by blanks."""
-    return [word.strip() for word in line.strip().split("\t")] if "\t" in line.strip() else line.split()
+def _lines(file: Path) -> list[list[str]]:
+    """The words of each line, by tabs where there are any (names may then hold blanks), else by blanks."""
+    try:
+        lines = [line.strip() for line in read_text(file).splitlines()]
+    except UnicodeDecodeError as error:
+        raise KdbiasError(f"{file}: not a list of pairs in UTF-8 ({error})") from None
+    return [[w.strip() for w in line.split("\t")] if "\t" in line else line.split() for line in lines]
 
 
 def _flag_of(lines: list[list[str]]) -> int | None:

@@ -283,6 +283,8 @@ def test_missing_or_wrong_options_are_refused(people):
         ({"pairs": people / "none.txt"}, "no such file"),
         ({"pairs": pairs, "style": "mine"}, "insightface, facex, exact"),
         ({"pairs": pairs, "far": [0.0]}, "above 0"),
+        ({"pairs": pairs, "far": []}, "far is empty"),
+        ({"pairs": pairs, "folds": []}, "folds is empty"),
         ({"pairs": pairs, "folds": [1]}, "two folds"),
     ):
         with pytest.raises(KdbiasError, match=says):
