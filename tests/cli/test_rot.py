@@ -20,8 +20,8 @@ import torch
 
 from kdbias.data.index_cache import cached_index
 from kdbias.errors import KdbiasError
-from kdbias.measurement.files import read_measured, read_neighbors, read_samplings, read_uniformity
 from kdbias.evaluation.stage import read_metrics
+from kdbias.measurement.files import read_measured, read_neighbors, read_samplings, read_uniformity
 from kdbias.networks.saved import load_network, read_checkpoint
 from kdbias.reporting.collect import collect
 from kdbias.reporting.frontier import read_frontier
