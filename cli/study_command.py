@@ -4,22 +4,13 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, device, options, output_folder
+from kdbias.cli.common import StageCommand, options, output_folder
+from kdbias.cli.options import given, settings_options
+from kdbias.studies.settings import StudySettings
 
 
 @click.command("study", cls=StageCommand)
-@options(
-    click.argument("description", metavar="STUDY.toml"),
-    output_folder,
-    click.option("--only", multiple=True, metavar="DATA[/BIAS]", help="Run these alone; repeatable."),
-    click.option("--rounds", multiple=True, metavar="ROUND", help="Run these rounds alone; repeatable."),
-    click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Runs at a time."),
-    click.option(
-        "--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads a worker."
-    ),
-    device,
-    click.option("--dry-run", is_flag=True, help="List the missing runs with their time; run nothing."),
-)
+@options(click.argument("description", metavar="STUDY.toml"), output_folder, settings_options(StudySettings))
 def command(**parameters: Any) -> Any:
     """Compare ways of drawing: data x bias x arm x seed, from one file.
 
@@ -35,4 +26,4 @@ def command(**parameters: Any) -> Any:
     """
     from kdbias.studies.stage import study
 
-    return study(**parameters)
+    return study(**given(parameters))

@@ -40,6 +40,7 @@ class Option:
         path: where something lies; a run records the fingerprint of what is there instead.
         operational: how something is computed, not what; a run may be resumed with another value.
         accepts: the type that a caller may give, where `parse` takes more than the field's own.
+        table: reads a table of a file, given what messages call it (`kdbias.nested_settings`).
     """
 
     text: str
@@ -55,11 +56,13 @@ class Option:
     path: bool = False
     operational: bool = False
     accepts: str | None = None
+    table: Callable[[Any, str], Any] | None = None
 
 
 def option(default: Any = dataclasses.MISSING, text: str = "", **about: Any) -> Any:
     """A field of a `Settings` class; without a default it must be given. `about`: as `Option`."""
-    return field(default=default, metadata={"option": Option(text, **about)})
+    made: dict[str, Any] = {"default_factory" if callable(default) else "default": default}
+    return field(**made, metadata={"option": Option(text, **about)})
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,18 @@ class Declared:
 class Settings:
     """The options of a stage, scheme, protocol or file, checked. `of` makes them from what was given.
 
-    A subclass is a dataclass of `option` fields; `name` is what messages call it, and `check` holds the rules
-    between options. In `twosided`, on the command line every true-or-false option can also be refused
-    (`--no-flip`), because a file may have set it.
+    A subclass is a dataclass of `option` fields; `name` is what messages call it (`place`, where it is part
+    of a file), and `check` holds the rules between options. In `twosided`, on the command line every
+    true-or-false option can also be refused (`--no-flip`), because a file may have set it.
     """
 
     name: ClassVar[str] = ""
+    place: ClassVar[str] = ""
     twosided: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for declared in declared_in(type(self)):
-            value = _checked(self.name, declared, getattr(self, declared.name))
+            value = _checked(self.place or self.name, declared, getattr(self, declared.name))
             object.__setattr__(self, declared.name, value)
         self.check()
 
@@ -126,7 +130,7 @@ class Settings:
         if missing:
             named = ", ".join(f"{d.name} is missing ({d.about.text})" for d in missing)
             raise KdbiasError(f"{where or cls.name}: {named}")
-        return cls._made(given)
+        return cls._made(given, where)
 
     @classmethod
     def refuse_unknown(cls, given: Mapping[str, Any], where: str) -> None:
@@ -138,8 +142,12 @@ class Settings:
             raise KdbiasError(f"{where}: unknown key {', '.join(unknown)}{near}; known: {', '.join(known)}")
 
     @classmethod
-    def _made(cls, given: Mapping[str, Any]) -> Self:
-        return cls(**given)
+    def _made(cls, given: Mapping[str, Any], where: str | None) -> Self:
+        made = object.__new__(cls)
+        if where is not None:
+            object.__setattr__(made, "place", where)
+        made.__init__(**given)  # type: ignore[misc]
+        return made
 
     @classmethod
     def read(cls, file: str | os.PathLike[str] | None, given: Mapping[str, Any]) -> Self:
@@ -198,13 +206,14 @@ class Branching(Settings):
         return (*declared_in(cls), *_merged(cls.branches()))
 
     @classmethod
-    def _made(cls, given: Mapping[str, Any]) -> Self:
+    def _made(cls, given: Mapping[str, Any], where: str | None) -> Self:
         own = {d.name: d for d in declared_in(cls)}
         mine = {name: value for name, value in given.items() if name in own}
         branch = mine.get(cls.chooser, own[cls.chooser].default)
+        here = f"{where}: " if where else ""
         if branch not in cls.branches():
             raise KdbiasError(
-                f"unknown {cls.chooser} {branch!r}; choose one of {', '.join(cls.branches())}"
+                f"{here}unknown {cls.chooser} {branch!r}; choose one of {', '.join(cls.branches())}"
                 + _near(str(branch), cls.branches())
             )
         kind = cls.branches()[branch]
@@ -212,10 +221,11 @@ class Branching(Settings):
         foreign = [name for name in given if name not in own and name not in takes]
         if foreign:
             raise KdbiasError(
-                f"{cls.chooser} {branch} has no option {', '.join(foreign)} (it has: "
+                f"{here}{cls.chooser} {branch} has no option {', '.join(foreign)} (it has: "
                 f"{', '.join(takes) or 'none'}); {cls.instead.get(foreign[0], 'leave it out')}"
             )
-        return cls(**mine, chosen=kind.of({name: given[name] for name in takes if name in given}))
+        chosen = kind.of({name: given[name] for name in takes if name in given}, where)
+        return super()._made({**mine, "chosen": chosen}, where)
 
     def record(self) -> dict[str, Any]:
         return super().record() | self.chosen.record()
@@ -228,7 +238,8 @@ def declared_in(cls: type[Settings]) -> tuple[Declared, ...]:
     for f in dataclasses.fields(cls):
         if "option" in f.metadata:
             kind, many, optional = _kind(hints[f.name])
-            found.append(Declared(f.name, kind, many, optional, f.default, f.metadata["option"]))
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            found.append(Declared(f.name, kind, many, optional, default, f.metadata["option"]))
     return tuple(found)
 
 
@@ -265,7 +276,9 @@ def _checked(owner: str, declared: Declared, value: Any) -> Any:
     if value is None and (declared.optional or declared.default is None):
         return None
     try:
-        if about.parse is not None:
+        if about.table is not None:
+            value = about.table(value, f"{owner}{'.' if ': ' in owner else ': '}{declared.name}")
+        elif about.parse is not None:
             value = about.parse(value)
         elif declared.many:
             given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from kdbias.cli.options import given, settings_options
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
+from kdbias.nested_settings import Named, keys, table, tables
 from kdbias.settings import Branching, Settings, option
 
 
@@ -65,6 +66,19 @@ class Kinds(Branching):
     @classmethod
     def branches(cls) -> Mapping[str, type[Settings]]:
         return {"rye": Rye, "wheat": Wheat}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf(Named):
+    loaves: int = option(text="how many", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop(Settings):
+    name = "shop"
+    shelves: Mapping[str, Shelf] = tables(Shelf, "where bread lies")
+    oven: Bread | None = table(Bread, "what is baked")  # noqa: RUF009
+    till: Mapping[str, object] = keys("another's options")
 
 
 def test_what_is_not_given_is_the_default_and_what_is_given_is_of_the_field_s_type() -> None:
@@ -131,6 +145,34 @@ def test_one_option_brings_others() -> None:
     texts = {declared.name: declared.text for declared in Kinds.declared()}
     assert texts["water"] == "rye, wheat: litres"
     assert texts["sour"] == "rye: share of sourdough [0.5]"
+
+
+def test_tables_of_a_file_are_settings_of_their_own_that_say_where_they_stand() -> None:
+    found = Shop.of({"shelves": {"top": {"loaves": 3}, "b": {"loaves": 3}}, "till": {"x": [1]}}, "a.toml")
+    assert found.shelves == {"top": Shelf(name="top", loaves=3), "b": Shelf(name="b", loaves=3)}
+    assert found.shelves["top"] != found.shelves["b"]
+    assert (found.oven, found.till) == (None, {"x": [1]})
+    assert Shop.of({"oven": {"flour": "x"}}).oven == Bread(flour="x")
+    assert Shop().shelves == {} != Shop(shelves=found.shelves).shelves
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"shelves": 3}, "a.toml: shelves is 3, should be a table"),
+        ({"shelves": {"top": 3}}, "a.toml: shelves.top is 3, should be a table"),
+        ({"shelves": {"a/b": {}}}, "a.toml: shelves: 'a/b' is no name"),
+        ({"shelves": {"top": {}}}, "a.toml: shelves.top: loaves is missing"),
+        ({"shelves": {"top": {"loaves": 0}}}, "a.toml: shelves.top: loaves is 0, should be at least 1"),
+        ({"shelves": {"top": {"loaves": 1, "name": "x"}}}, "shelves.top: unknown key name; known: loaves"),
+        ({"oven": {"flour": "x", "crust": 1}}, "a.toml: oven: crust is 1, should be one of thick, thin"),
+        ({"till": []}, r"a.toml: till is \[\], should be a table"),
+        ({"shelfs": {}}, "a.toml: unknown key shelfs; did you mean 'shelves'"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_refused_with_its_place(wrong: dict, words: str) -> None:
+    with pytest.raises(KdbiasError, match=words):
+        Shop.of(wrong, "a.toml")
 
 
 def test_a_function_shows_its_options_in_signature_and_docstring() -> None:

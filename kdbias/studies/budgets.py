@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.studies.comparisons import CaseRows
-from kdbias.studies.description import BASELINE
+from kdbias.studies.settings import BASELINE
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import read_uniformity
-from kdbias.studies.bias import draw
-from kdbias.studies.description import Arm, Bias
-from kdbias.studies.preparation import PART, Machine, Prepared
+from kdbias.studies.preparation import PART, Prepared
+from kdbias.studies.settings import Arm, Bias, Fraction, LongTail, Machine, Skew
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.run_record import RECORD, read_record
@@ -98,7 +98,7 @@ def _write_draw(case: Case) -> None:
     part = table.column(PART).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(part == "train")
     taken = pa.array(rows)
-    name = case.bias.column
+    name = getattr(case.bias.chosen, "column", None)
     if name is not None and name not in ("label", *table.group_columns):
         raise KdbiasError(
             f"{case.name}: no column {name!r}; there are label, {', '.join(table.group_columns)}"
@@ -114,6 +114,70 @@ def _write_draw(case: Case) -> None:
         {column: table.column(column).take(taken) for column in table.group_columns if column != PART},
         inputs={"all": table.fingerprint, "draw": fingerprints.of_json(case.bias.draw)},
     )
+
+
+def draw(bias: Bias, labels: pa.Array | None, column: pa.Array | None, n: int, where: str) -> np.ndarray:
+    """Rows of the samples that a bias keeps, ascending int64; a function of the arguments alone.
+
+    Args:
+        labels: (n,) texts, for a long tail.
+        column: (n,) values of the bias's column, for a skew.
+        n: how many samples there are to draw from.
+        where: what messages call the case.
+
+    Raises:
+        KdbiasError: more samples asked for than there are, or a label that is missing.
+    """
+    rng, kind = np.random.default_rng(bias.seed), bias.chosen
+    if isinstance(kind, LongTail):
+        if labels is None or labels.null_count:
+            raise KdbiasError(f"{where}: a long tail needs a label for every sample")
+        return _long_tail(kind, pc.dictionary_encode(labels), rng, where)
+    if isinstance(kind, Skew):
+        assert column is not None
+        return _skew(kind, column, rng, where)
+    if isinstance(kind, Fraction):
+        count = round(n * (kind.fraction or 0)) if kind.samples is None else kind.samples
+        _require_enough(count, n, "samples", where)
+        return np.sort(rng.choice(n, count, replace=False))
+    return np.arange(n)
+
+
+def _long_tail(
+    bias: LongTail, encoded: pa.DictionaryArray, rng: np.random.Generator, where: str
+) -> np.ndarray:
+    """Class number c of C keeps m * imbalance^(-c / (C - 1)) samples, at least 1; the seed orders classes.
+
+    m is `samples`, or the size of the smallest class.
+    """
+    codes = encoded.indices.to_numpy()
+    names = encoded.dictionary.to_pylist()
+    if len(names) < 2:
+        raise KdbiasError(f"{where}: a long tail needs two classes or more")
+    smallest = int(np.bincount(codes).min())
+    most = smallest if bias.samples is None else bias.samples
+    _require_enough(most, smallest, "samples of the largest class", where)
+    kept = []
+    for place, code in enumerate(rng.permutation(np.argsort(names, kind="stable"))):
+        count = max(1, round(most * float(bias.imbalance) ** (-place / (len(names) - 1))))
+        kept.append(rng.choice(np.flatnonzero(codes == code), count, replace=False))
+    return np.sort(np.concatenate(kept))
+
+
+def _skew(bias: Skew, column: pa.Array, rng: np.random.Generator, where: str) -> np.ndarray:
+    hit = pc.equal(pc.cast(column, pa.large_string()), bias.value).fill_null(False)
+    own = np.flatnonzero(hit.to_numpy(zero_copy_only=False))
+    others = np.setdiff1d(np.arange(len(column)), own)
+    count = round(bias.share * bias.samples)
+    _require_enough(count, len(own), f"samples with {bias.column}={bias.value}", where)
+    _require_enough(bias.samples - count, len(others), "other samples", where)
+    kept = [rng.choice(own, count, replace=False), rng.choice(others, bias.samples - count, replace=False)]
+    return np.sort(np.concatenate(kept))
+
+
+def _require_enough(count: int, available: int, what: str, where: str) -> None:
+    if not 0 < count <= available:
+        raise KdbiasError(f"{where}: asks for {count:,} {what}; there are {available:,}")
 
 
 def measures(case: Case, arm: Arm) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.studies.description import BASELINE, Description
 from kdbias.studies.results import Row
+from kdbias.studies.settings import BASELINE, Study
 from kdbias.studies.statistics import Correlation, Difference, paired_difference, rank_correlation
 
 PREDICTORS = ("uniformity", "effective_distinct", "ess_share")
@@ -91,7 +91,7 @@ class CaseRows:
         )
 
 
-def cases_of(study: Description, rows: Sequence[Row]) -> list[CaseRows]:
+def cases_of(study: Study, rows: Sequence[Row]) -> list[CaseRows]:
     """The rows by round and case, in the order of the description."""
     found = []
     for round_ in study.rounds:

@@ -13,8 +13,8 @@ import numpy as np
 from kdbias.reporting.summaries import MEASURES
 from kdbias.studies.budgets import Budget, budgets_of
 from kdbias.studies.comparisons import CaseRows, cases_of, correlate
-from kdbias.studies.description import BASELINE, Description
 from kdbias.studies.results import Row
+from kdbias.studies.settings import BASELINE, Study
 from kdbias.tables.files import atomic_path
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _MARKERS = "osD^vP*X<>hp8d"
 _DECILE = "fidelity.distance[density_decile="
 
 
-def write_plots(study: Description, rows: Sequence[Row], folder: Path) -> list[Path]:
+def write_plots(study: Study, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write the plots of every round that has finished runs; returns their paths."""
     cases = cases_of(study, rows)
     written = []

@@ -10,9 +10,9 @@ from typing import Any
 
 from kdbias.errors import KdbiasError
 from kdbias.studies.cases import Case
-from kdbias.studies.description import Arm, Description
-from kdbias.studies.preparation import Machine, locate
+from kdbias.studies.preparation import locate
 from kdbias.studies.runs import RunPlan
+from kdbias.studies.settings import Arm, Machine, Study
 from kdbias.studies.tuning import baseline_of, chosen_rates, tuning_runs
 
 
@@ -24,7 +24,7 @@ class Plan:
     counts as missing.
     """
 
-    study: Description
+    study: Study
     out: Path
     machine: Machine
     only: tuple[str, ...] = ()

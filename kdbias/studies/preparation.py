@@ -26,7 +26,7 @@ from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.inputs import FILES, TABLES, input_fingerprints, network_fingerprint
 from kdbias.evaluation.settings import READING
-from kdbias.studies.description import DataSet, Judge
+from kdbias.studies.settings import DataSet, Judge, Machine
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.files import atomic_path
@@ -36,22 +36,6 @@ from kdbias.teachers import PRECOMPUTED
 
 PART = "study_part"
 _GROUP_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How to compute: device, and threads of one worker; another choice rounds differently."""
-
-    device: str = "auto"
-    threads: int = 1
-
-    @property
-    def training(self) -> dict[str, Any]:
-        return {"device": self.device, "threads": self.threads, "workers": 1}
-
-    @property
-    def embedding(self) -> dict[str, Any]:
-        return {"device": self.device, "workers": 0, "batch_size": 256}
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdbias.device import check_parallel
 from kdbias.errors import KdbiasError
+from kdbias.functions import takes_settings
 from kdbias.progress import say
 from kdbias.studies.cases import Case, build_case
-from kdbias.studies.description import Description, read_description
 from kdbias.studies.plan import Plan
 from kdbias.studies.pool import Workers
-from kdbias.studies.preparation import Machine, measure_all, open_source, prepare
+from kdbias.studies.preparation import measure_all, open_source, prepare
 from kdbias.studies.runs import RunPlan, read_result
+from kdbias.studies.settings import Study, StudySettings, read_study
 from kdbias.tables.run_record import Run
 
 STAGE = "study"
@@ -48,16 +48,9 @@ class StudyResult:
         return "\n".join(self.lines)
 
 
+@takes_settings(StudySettings)
 def study(
-    description: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    only: Sequence[str] = (),
-    rounds: Sequence[str] = (),
-    workers: int = 1,
-    threads: int = 1,
-    device: str = "auto",
-    dry_run: bool = False,
+    description: str | os.PathLike[str], output: str | os.PathLike[str], *, settings: StudySettings
 ) -> StudyResult:
     """Run what is missing of a study and write its results.
 
@@ -65,30 +58,21 @@ def study(
         description: the study's TOML file (docs/studies.md).
         output: folder to write. The same call again goes on after an interruption; a changed description
             re-runs only what it changes.
-        only: data sets ("NAME") or cases ("NAME/BIAS") to run; default all. Results always cover every run
-            of the description that is finished.
-        rounds: rounds to run; default all.
-        workers: processes, each with one run at a time.
-        threads: CPU threads of a worker.
-        device: of teachers and students: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dry_run: say which runs are missing and how long they may take, and run nothing.
 
     Raises:
         KdbiasError: a description that is wrong, names in `only` or `rounds` that it lacks, data that cannot
             be read, or all runs failed.
     """
-    check_parallel("threads", threads)
-    check_parallel("workers", workers)
-    wanted = read_description(description)
+    wanted, rounds, machine = read_study(description), settings.rounds, settings.machine
     open_source.cache_clear()
-    _check_names(wanted, only, rounds)
-    plan = Plan(wanted, Path(output), Machine(device, threads), tuple(only))
+    _check_names(wanted, settings)
+    plan = Plan(wanted, Path(output), machine, settings.only)
     cases = plan.chosen
-    if dry_run:
+    if settings.dry_run:
         return _dry_run(plan, cases, rounds)
     began = time.monotonic()
     run = Run.open(output, STAGE, {"name": wanted.name}, {})
-    with Workers(workers, threads) as pool:
+    with Workers(settings.workers, settings.threads) as pool:
         _prepare(plan, cases, pool)
         failed = _run_missing(plan, "tune", plan.tuning(cases), pool)
         named, _ = plan.runs(cases, rounds)
@@ -104,12 +88,11 @@ def study(
     return StudyResult(plan.out, document, tuple(lines))
 
 
-def _check_names(wanted: Description, only: Sequence[str], rounds: Sequence[str]) -> None:
-    cases = [f"{d.name}/{b}" for d in wanted.data.values() for b in d.bias]
-    for name in only:
-        if name not in wanted.data and name not in cases:
-            raise KdbiasError(f"--only {name}: no such data set or case; there are {', '.join(cases)}")
-    for name in rounds:
+def _check_names(wanted: Study, settings: StudySettings) -> None:
+    for name in settings.only:
+        if name not in (*wanted.data, *wanted.cases):
+            raise KdbiasError(f"--only {name}: no such data set or case; there are {', '.join(wanted.cases)}")
+    for name in settings.rounds:
         if name not in wanted.rounds:
             raise KdbiasError(f"--rounds {name}: no such round; there are {', '.join(wanted.rounds)}")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from kdbias.studies.budgets import Budget, budgets_of
 from kdbias.studies.comparisons import PREDICTORS, CaseRows, Compared, cases_of, correlate
-from kdbias.studies.description import BASELINE, Description
 from kdbias.studies.results import Row
+from kdbias.studies.settings import BASELINE, Study
 from kdbias.studies.statistics import Correlation, Difference
 from kdbias.studies.tuning import end_of_range
 
@@ -22,7 +22,7 @@ U, D (at bandwidth t), ESS and rectified are those of the manifest. Metrics are 
 better (marked ↓)."""
 
 
-def results_text(study: Description, rows: Sequence[Row], document: dict[str, Any]) -> str:
+def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) -> str:
     """The whole document."""
     cases = cases_of(study, rows)
     parts = [

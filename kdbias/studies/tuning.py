@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.studies.cases import Case
-from kdbias.studies.description import BASELINE, Arm, Description
-from kdbias.studies.preparation import Machine
 from kdbias.studies.runs import RunPlan, metric_of, read_result
+from kdbias.studies.settings import BASELINE, Arm, Machine, Study
 
 
-def baseline_of(study: Description, arm: Arm) -> Arm:
+def baseline_of(study: Study, arm: Arm) -> Arm:
     """The arm whose learning rate an arm takes: natural, or the first from scratch with natural weights."""
     if not arm.scratch:
         return study.arms[BASELINE]
@@ -22,9 +21,7 @@ def baseline_of(study: Description, arm: Arm) -> Arm:
     return arm
 
 
-def tuning_runs(
-    study: Description, case: Case, arms: Iterable[Arm], out: Path, machine: Machine
-) -> list[RunPlan]:
+def tuning_runs(study: Study, case: Case, arms: Iterable[Arm], out: Path, machine: Machine) -> list[RunPlan]:
     """A run for each learning rate and each baseline of `arms`; `case` is the one to tune on."""
     tune = case.prepared.data.tune
     if tune is None:

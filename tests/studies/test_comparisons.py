@@ -6,9 +6,9 @@ from scipy import stats
 
 from kdbias.studies.budgets import budgets_of
 from kdbias.studies.comparisons import CaseRows, correlate
-from kdbias.studies.description import Judge
 from kdbias.studies.results import Row
 from kdbias.studies.runs import flat_metrics
+from kdbias.studies.settings import Judge
 from kdbias.studies.statistics import paired_difference, rank_correlation
 
 
@@ -134,7 +134,7 @@ def test_metrics_of_an_evaluation_by_name():
         "groups": {"race": {"x": {"metrics": {"distance": {"value": 0.9}}}}},
         "spread": {"race": {"distance": {"min": 0.9, "max": 1.2, "gap": 0.3, "std": 0.1}}},
     }
-    found = flat_metrics(Judge("fidelity", "fidelity"), document)
+    found = flat_metrics(Judge(name="fidelity", protocol="fidelity"), document)
     assert found == {
         "fidelity.cosine": {"value": 0.5, "lower_is_better": False},
         "fidelity.distance": {"value": 1.0, "lower_is_better": True},

@@ -4,14 +4,13 @@ import shutil
 
 import pytest
 
-from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan
-from kdbias.studies.preparation import Machine
 from kdbias.studies.runs import RunPlan
+from kdbias.studies.settings import Machine, read_study
 
 
 def plan_of(file, out):
-    return Plan(read_description(file), out, Machine("cpu", 1))
+    return Plan(read_study(file), out, Machine("cpu", 1))
 
 
 @pytest.mark.parametrize(("cases", "count"), [("", 12), ('cases = ["digits/tail"]', 12), ("cases = []", 6)])

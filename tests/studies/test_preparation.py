@@ -10,10 +10,10 @@ import pytest
 from kdbias import embed
 from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
-from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan
-from kdbias.studies.preparation import Machine, locate, prepare
+from kdbias.studies.preparation import locate, prepare
 from kdbias.studies.runs import RunPlan
+from kdbias.studies.settings import Machine, read_study
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
 
@@ -59,7 +59,7 @@ def stored(tiny, tmp_path) -> Path:
 
 def one_run(tiny: Any, description: Path, out: Path) -> RunPlan:
     """A run of the study as it would be named now."""
-    plan = Plan(read_description(description), out, CPU)
+    plan = Plan(read_study(description), out, CPU)
     (case,) = plan.cases.values()
     tiny.write_draw(case)
     return RunPlan(out, case, plan.study.arms["natural"], 0, None, CPU)
@@ -95,7 +95,7 @@ def test_other_pairs_in_the_same_file_are_judged_anew(tiny, stored, tmp_path):
 def test_a_judges_missing_file_is_named_before_anything_runs(stored, tmp_path):
     (tmp_path / "pairs.csv").unlink()
     with pytest.raises(KdbiasError, match=r"pairs\.csv: no such file"):
-        locate(read_description(stored).data["digits"], tmp_path / "out")
+        locate(read_study(stored).data["digits"], tmp_path / "out")
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -105,7 +105,7 @@ def test_a_teacher_sees_the_source_unless_the_study_trained_it(tiny, tmp_path, t
         (tmp_path / "pixels.py").write_text(PIXELS)
         spec = f"python:{tmp_path / 'pixels.py'}:factory"
         changes += [(TRAINED, "\n"), ("steps = 4", f'teacher = "{spec}"\nsteps = 4')]
-    description = read_description(tiny.write(tmp_path / "study.toml", *changes))
+    description = read_study(tiny.write(tmp_path / "study.toml", *changes))
     prepared = locate(description.data["digits"], tmp_path / "out")
     prepare(prepared, CPU)
     images = prepared.images if trained else prepared.source

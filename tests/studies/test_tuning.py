@@ -7,9 +7,8 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.studies.conclusions import conclude
-from kdbias.studies.description import read_description
 from kdbias.studies.plan import Plan
-from kdbias.studies.preparation import Machine
+from kdbias.studies.settings import Machine, read_study
 from kdbias.studies.text import results_text
 from kdbias.studies.tuning import end_of_range
 from kdbias.tables.documents import write_json
@@ -19,7 +18,7 @@ METRICS = {False: "fidelity.distance", True: "own.centroid_balanced_accuracy"}
 
 def tuned(tiny: Any, description: Path, out: Path, values: dict[bool, tuple[float | None, ...]]) -> Plan:
     """A plan whose tuning runs gave these values (None: diverged), distilled (False) and from scratch."""
-    plan = Plan(read_description(description), out, Machine("cpu", 1))
+    plan = Plan(read_study(description), out, Machine("cpu", 1))
     (case,) = plan.cases.values()
     tiny.write_draw(case)
     left = {scratch: list(of) for scratch, of in values.items()}

@@ -1,0 +1,290 @@
+"""What a study is told: the options of `kdbias.study`, and the keys of its TOML file (docs/studies.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbias.device import MOST_PARALLEL
+from kdbias.errors import KdbiasError
+from kdbias.nested_settings import Named, keys, table, tables
+from kdbias.settings import Branching, Settings, option
+from kdbias.tables.documents import read_toml
+
+BASELINE = "natural"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How to compute: device, and threads of one worker; another choice rounds differently."""
+
+    device: str = "auto"
+    threads: int = 1
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Options of `kdbias.train`."""
+        return {"device": self.device, "threads": self.threads, "workers": 1}
+
+    @property
+    def embedding(self) -> dict[str, Any]:
+        """Options of `kdbias.embed` and `kdbias.evaluate`."""
+        return {"device": self.device, "workers": 0, "batch_size": 256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(Settings):
+    """The options of a call: what of the study to run, and how."""
+
+    name = "study"
+
+    only: tuple[str, ...] = option(
+        (),
+        "run these data sets (DATA) or cases (DATA/BIAS) alone; results cover every finished run; repeatable",
+        metavar="DATA[/BIAS]",
+    )
+    rounds: tuple[str, ...] = option((), "run these rounds alone; repeatable", metavar="ROUND")
+    workers: int = option(1, "processes, each with one run at a time", least=1, most=MOST_PARALLEL)
+    threads: int = option(1, "CPU threads a worker", least=1, most=MOST_PARALLEL)
+    device: str = option("auto", "of teachers and students: auto, cpu, cuda or cuda:N")
+    dry_run: bool = option(False, "list the missing runs with their time; run nothing")
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(self.device, self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Named):
+    """One way to draw and train."""
+
+    weights: Mapping[str, Any] = keys("options of `kdbias.weights`; its method is natural by default")
+    train: Mapping[str, Any] = keys("options of `kdbias.train` that this arm alone has")
+    scratch: bool = option(False, "learn from labels alone, with the data set's `scratch` options")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Options of `kdbias.weights`, the method among them."""
+        return {"method": "natural", **self.weights}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Settings):
+    """All training samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongTail(Settings):
+    """Classes of geometrically falling size."""
+
+    imbalance: float = option(text="largest class / smallest", least=1)
+    samples: int | None = option(None, "of the largest class", shown="as the data's smallest", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skew(Settings):
+    """A share of the samples has one value."""
+
+    column: str = option(text="where the value stands")
+    value: str = option(text="of the column")
+    share: float = option(text="of the samples that have it", above=0, below=1)
+    samples: int = option(text="in all", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fraction(Settings):
+    """A random part of the training samples."""
+
+    fraction: float | None = option(None, "of the samples", above=0, most=1)
+    samples: int | None = option(None, "how many", least=1)
+
+    def check(self) -> None:
+        if (self.fraction is None) == (self.samples is None):
+            raise KdbiasError(f"{self.place}: kind fraction needs fraction or samples")
+
+
+BIASES: dict[str, type[Settings]] = {
+    "none": Whole,
+    "long-tail": LongTail,
+    "skew": Skew,
+    "fraction": Fraction,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias(Named, Branching):
+    """Which training samples there are: the bias that is brought into a data set."""
+
+    chooser = "kind"
+
+    kind: str = option("none", "which samples are kept", choices=tuple(BIASES))
+    seed: int = option(0, "of the draw", least=0)
+    steps: int | None = option(None, "of every student", shown="the data set's", least=1)
+    arms: tuple[str, ...] | None = option(None, "those of the data set's to run here", shown="all")
+
+    @classmethod
+    def branches(cls) -> Mapping[str, type[Settings]]:
+        return BIASES
+
+    @property
+    def draw(self) -> dict[str, Any]:
+        """What decides the drawn samples."""
+        names = ("imbalance", "column", "value", "share", "samples", "fraction")
+        chosen = {name: getattr(self.chosen, name, None) for name in names}
+        return {"kind": self.kind, **chosen, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(Named):
+    """One evaluation of every student: a protocol of `kdbias.evaluate`, its options, maybe own data."""
+
+    protocol: str = option(text="of `kdbias.evaluate`")
+    data: str | None = option(None, "another data set to embed and judge on")
+    options: Mapping[str, Any] = keys(
+        "of `kdbias.evaluate`; `@teacher`: the teacher's embeddings of all samples, `@draw`: of the biased "
+        "training samples, `@density`: the density table of all samples"
+    )
+
+    @property
+    def in_teacher_space(self) -> bool:
+        """Whether a student that never saw the teacher cannot be judged."""
+        return "@teacher" in (self.options.get("reference"), self.options.get("gallery"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Settings):
+    """The learning rates tried with natural sampling, and the metric that chooses."""
+
+    lr: tuple[float, ...] = option(text="learning rates to try", above=0)
+    bias: str = option(text="on which to try them")
+    metric: str = option(text="JUDGE.METRIC that chooses")
+    seed: int = option(text="no seed of a round", least=0)
+    scratch_metric: str | None = option(None, "JUDGE.METRIC that chooses for arms from scratch")
+
+
+def _image_size(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"is {value!r}, should be N or HxW")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet(Named):
+    """Data, teacher, student and judges of one part of a study."""
+
+    source: str = option(text="anything that `kdbias.embed` reads; $VARIABLES are expanded")
+    steps: int = option(text="of every student", least=1)
+    student: Mapping[str, Any] = keys("options of `kdbias.train`", MISSING)
+    bias: Mapping[str, Bias] = tables(Bias, "biases", lambda: {"none": {}})
+    judge: Mapping[str, Judge] = tables(Judge, "what every student is judged by")
+    primary: tuple[str, ...] = option(text="JUDGE.METRIC, the first one in plots")
+    teacher: str | None = option(None, "spec of a teacher")
+    train_teacher: Mapping[str, Any] | None = keys("options of `kdbias.train` for a teacher of its own", None)
+    scratch: Mapping[str, Any] = keys("options of `kdbias.train` for arms from scratch")
+    tune: Tuning | None = table(Tuning, "learning rates")  # noqa: RUF009
+    image_size: str | int | None = option(None, "of students; shrunk once", parse=_image_size)
+    holdout: float | None = option(None, "share of the training samples to judge on", above=0, below=1)
+    holdout_seed: int = option(0, "which samples these are", least=0)
+    train_where: tuple[str, ...] = option((), "the training samples", shown="all")
+    test_where: tuple[str, ...] = option((), "the samples to judge on")
+    id_column: str | None = option(None, "as of `kdbias.embed`")
+    label_column: str | None = option(None, "as of `kdbias.embed`")
+    measure: Mapping[str, Any] = keys("options of `kdbias.uniformity`")
+    arms: tuple[str, ...] | None = option(None, "those to run", shown="all")
+
+    def check(self) -> None:
+        here = self.place
+        if (self.teacher is None) == (self.train_teacher is None):
+            raise KdbiasError(
+                f"{here}: give either teacher (a spec) or train_teacher (options of kdbias train)"
+            )
+        if not self.judge:
+            raise KdbiasError(f"{here}: needs a table [{here.rpartition(' ')[2]}.judge.NAME]")
+        if self.holdout is not None and (self.test_where or not self.image_size):
+            raise KdbiasError(f"{here}: holdout goes without test_where, and needs image_size")
+        own = [judge for judge in self.judge.values() if judge.data is None]
+        if own and self.holdout is None and not self.test_where:
+            raise KdbiasError(f"{here}: say what the students are judged on: test_where or holdout")
+        judges = ", ".join(self.judge)
+        if not self.primary:
+            raise KdbiasError(f"{here}.primary is empty, should name JUDGE.METRIC; judges: {judges}")
+        for metric in self.primary:
+            if metric.partition(".")[0] not in self.judge:
+                raise KdbiasError(f"{here}.primary: {metric!r} should be JUDGE.METRIC; judges: {judges}")
+        if self.tune is not None:
+            _require((self.tune.bias,), self.bias, f"{here}.tune.bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round(Named):
+    """Seeds, and which arms and cases they are for; an empty list: none."""
+
+    seeds: tuple[int, ...] = option(text="of the students", least=0)
+    arms: tuple[str, ...] | None = option(None, "those to run", shown="all")
+    cases: tuple[str, ...] | None = option(None, "DATASET/BIAS to run", shown="all")
+
+    def check(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise KdbiasError(f"{self.place}.seeds should be different whole numbers")
+
+    def has(self, case: str) -> bool:
+        return self.cases is None or case in self.cases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Settings):
+    """A whole study, as its file describes it."""
+
+    name: str = option("", "heading of the results", shown="the file's name")  # type: ignore[misc]
+    arms: Mapping[str, Arm] = tables(Arm, "ways to draw", MISSING)
+    data: Mapping[str, DataSet] = tables(DataSet, "data sets", MISSING)
+    rounds: Mapping[str, Round] = tables(Round, "seeds", MISSING)
+
+    def check(self) -> None:
+        here = self.place
+        for key in ("arms", "data", "rounds"):
+            if not getattr(self, key):
+                raise KdbiasError(f"{here}: needs a table [{key}.NAME]")
+        if BASELINE not in self.arms or self.arms[BASELINE].manifest["method"] != "natural":
+            raise KdbiasError(f"{here}: needs an arm named natural with natural weights, to compare with")
+        for round_ in self.rounds.values():
+            _require(round_.arms, self.arms, f"{round_.place}.arms")
+            _require(round_.cases, self.cases, f"{round_.place}.cases")
+        used = {seed for round_ in self.rounds.values() for seed in round_.seeds}
+        for data in self.data.values():
+            _require(data.arms, self.arms, f"{data.place}.arms")
+            for bias in data.bias.values():
+                _require(bias.arms, self.arms, f"{bias.place}.arms")
+            if data.tune is not None and data.tune.seed in used:
+                raise KdbiasError(
+                    f"{data.place}.tune.seed: {data.tune.seed} is a seed of a round; tune on another"
+                )
+
+    @property
+    def cases(self) -> list[str]:
+        """DATASET/BIAS of all data sets and biases, in the order of the file."""
+        return [f"{data.name}/{bias}" for data in self.data.values() for bias in data.bias]
+
+    def arms_of(self, data: DataSet, bias: Bias, round_: Round) -> list[Arm]:
+        """The arms of one case in one round, in the order of the file."""
+        wanted = [data.arms, bias.arms, round_.arms]
+        return [arm for arm in self.arms.values() if all(w is None or arm.name in w for w in wanted)]
+
+
+def read_study(path: str | os.PathLike[str]) -> Study:
+    """Read and check a study.
+
+    Raises:
+        KdbiasError: no TOML, unknown keys (named), values of the wrong kind, names that do not exist.
+    """
+    file = Path(path)
+    return Study.of({"name": file.stem} | read_toml(file), str(file))
+
+
+def _require(names: Collection[str] | None, known: Collection[str], where: str) -> None:
+    for name in names or ():
+        if name not in known:
+            raise KdbiasError(f"{where}: there is no {name!r}; there are {', '.join(known)}")
