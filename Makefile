@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/mypy
 
 docs: install
-	$(BIN)/python -m kdbias.cli.reference > docs/commands.md
+	$(BIN)/python -m kdbias.cli.reference
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -9,32 +9,13 @@ Each stage of the command line is one function here, with the same names::
     kdbias.weights("density", "weights.parquet", method="equilibrium")
     kdbias.train("images/", "student", embeddings="emb", weights="weights.parquet")
 
-Names are imported when first used, so ``import kdbias`` is quick.
+Names are imported when first used, so ``import kdbias`` is quick; ``__init__.pyi`` shows them to editors.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kdbias.version import __version__
-
-if TYPE_CHECKING:
-    from kdbias.data.opening import open_data
-    from kdbias.demonstration.story import demo
-    from kdbias.embedding.stage import embed
-    from kdbias.errors import KdbiasError
-    from kdbias.evaluation import compare, evaluate
-    from kdbias.inspection.describe import inspect
-    from kdbias.measurement.stage import uniformity
-    from kdbias.reporting import report
-    from kdbias.sampler.manifest_sampler import ManifestSampler
-    from kdbias.studies.stage import study
-    from kdbias.tables.density_table import read_density
-    from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
-    from kdbias.tables.weight_manifest import read_manifest
-    from kdbias.training.loop import train
-    from kdbias.weighting.changes import what_changed
-    from kdbias.weighting.frontier import frontier
-    from kdbias.weighting.stage import weights
+from kdbias.version import __version__ as __version__
 
 _HOME = {
     "EmbeddingTable": "kdbias.tables.embedding_table",
@@ -58,28 +39,7 @@ _HOME = {
     "write_embedding_table": "kdbias.tables.embedding_table",
 }
 
-__all__ = [
-    "EmbeddingTable",
-    "KdbiasError",
-    "ManifestSampler",
-    "__version__",
-    "compare",
-    "demo",
-    "embed",
-    "evaluate",
-    "frontier",
-    "inspect",
-    "open_data",
-    "read_density",
-    "read_manifest",
-    "report",
-    "study",
-    "train",
-    "uniformity",
-    "weights",
-    "what_changed",
-    "write_embedding_table",
-]
+__all__ = sorted(["__version__", *_HOME])
 
 
 def __getattr__(name: str) -> Any:
@@ -91,4 +51,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

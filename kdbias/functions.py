@@ -10,6 +10,8 @@ from typing import Any
 
 from kdbias.settings import Declared, Settings
 
+_PATH = "str | os.PathLike[str]"
+
 
 def takes_settings(kind: type[Settings], file: str | None = None) -> Callable[[Callable[..., Any]], Any]:
     """Let a function that takes `settings` be called with the options by name.
@@ -22,7 +24,8 @@ def takes_settings(kind: type[Settings], file: str | None = None) -> Callable[[C
     def decorate(function: Callable[..., Any]) -> Any:
         own = inspect.signature(function, eval_str=False)
         named = [p for name, p in own.parameters.items() if name != "settings"]
-        keys = [inspect.Parameter(file, inspect.Parameter.KEYWORD_ONLY, default=None)] if file else []
+        path = {"default": None, "annotation": f"{_PATH} | None"}
+        keys = [inspect.Parameter(file, inspect.Parameter.KEYWORD_ONLY, **path)] if file else []
 
         @functools.wraps(function)
         def call(*inputs: Any, **options: Any) -> Any:
@@ -49,7 +52,7 @@ def _parameter(declared: Declared) -> inspect.Parameter:
 
 def annotation(declared: Declared) -> str:
     """The type of an option as a caller may give it."""
-    name = "str | os.PathLike[str]" if declared.about.path else declared.kind.__name__
+    name = _PATH if declared.about.path else declared.kind.__name__
     name = declared.about.accepts or (f"Sequence[{name}]" if declared.many else name)
     return f"{name} | None" if declared.default is None else name
 

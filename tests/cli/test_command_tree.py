@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from kdbias.cli import COMMANDS, main
 from kdbias.cli.common import StageCommand
-from kdbias.cli.reference import render
+from kdbias.cli.reference import render, stub
 from kdbias.training import loop
 from kdbias.training.loop import TrainingResult
 from kdbias.version import __version__
@@ -54,6 +54,32 @@ def test_command_is_in_the_documents(name):
 
 def test_reference_is_up_to_date():
     assert (ROOT / "docs" / "commands.md").read_text() == render(), "run `make docs`"
+    assert (ROOT / "kdbias" / "__init__.pyi").read_text() == stub(), "run `make docs`"
+
+
+def test_what_editors_read_is_in_the_wheel():
+    import tomllib
+
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    shipped = {file.name for glob in setup["package-data"]["kdbias"] for file in (ROOT / "kdbias").glob(glob)}
+    assert shipped == {"py.typed", "__init__.pyi"}
+
+
+def test_type_checkers_know_the_options(tmp_path):
+    """mypy takes the stub, and in a user's script tells a wrong type, an unknown option and a missing one."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        'import kdbias\nkdbias.train("data", "run", epochs=3, where=["split=train"], image_size="64")\n'
+        'kdbias.train("data", "run", epochs="3")\nkdbias.train("data", "run", epoch=3)\n'
+        'kdbias.train("data")\n'
+    )
+    options = ["--follow-imports=skip", "--config-file=", f"--cache-dir={tmp_path}", "--no-error-summary"]
+    mypy = [sys.executable, "-m", "mypy", *options, "kdbias/__init__.pyi", str(script)]
+    found = subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True)
+    errors = [line.partition("script.py:")[2] for line in found.stdout.splitlines() if "error:" in line]
+    assert [error.partition(":")[0] for error in errors] == ["3", "4", "5"], found.stdout + found.stderr
+    assert '"epochs" to "train" has incompatible type "str"; expected "int"' in errors[0]
+    assert 'Unexpected keyword argument "epoch"' in errors[1]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])
