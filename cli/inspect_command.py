@@ -14,7 +14,7 @@ class _Description:
         self.document = document
 
     def summary(self) -> str:
-        from kdbias.inspection.text import as_text
+        from kdbias.inspection.printed import as_text
 
         return as_text(self.document)
 

@@ -17,7 +17,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.inspection.describe import inspect
-from kdbias.inspection.text import as_text
+from kdbias.inspection.printed import as_text
 from kdbias.tables import provenance
 from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import write_embedding_table
@@ -419,7 +419,7 @@ def test_empty_folder_and_foreign_record(tmp_path):
 def test_looking_at_a_manifest_needs_no_torch(manifest):
     code = (
         "import sys; from kdbias.inspection.describe import inspect;"
-        "from kdbias.inspection.text import as_text;"
+        "from kdbias.inspection.printed import as_text;"
         f"as_text(inspect({str(manifest)!r}));"
         "print([m for m in ('torch', 'faiss', 'matplotlib') if m in sys.modules])"
     )

@@ -23,6 +23,9 @@ FOLDER_KINDS = {
 }
 CHANGES = ("groups.csv", "hardness.csv", "samples.csv")  # what `kdbias changes -o` writes
 _IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS}
+MARK = "kdbias report"
+"""What the head of a page of `kdbias report` names as its generator."""
+_HEAD = 1024  # bytes of a page in which its mark stands
 _LOOKED_AT = 2000  # files of a folder that are looked at before giving up on finding an image
 
 
@@ -110,6 +113,15 @@ def recognise_quietly(path: Path) -> str | None:
         return recognise(path)
     except KdbiasError:
         return None
+
+
+def is_page(path: Path) -> bool:
+    """Whether ``kdbias report`` wrote this file: its head names it as the generator."""
+    try:
+        with open(path, "rb") as file:
+            return f'<meta name="generator" content="{MARK}">'.encode() in file.read(_HEAD)
+    except OSError:
+        return False
 
 
 def _table_kind(path: Path) -> str:

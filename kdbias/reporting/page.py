@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kdbias.errors import KdbiasError
-from kdbias.inspection.mark import MARK, is_page
+from kdbias.inspection.recognition import MARK, is_page
 from kdbias.progress import say
 from kdbias.reporting.collect import Collection, collect
 from kdbias.reporting.drawing import looks

@@ -19,7 +19,7 @@ import torch
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import EvaluationResult, read_metrics
 from kdbias.inspection.describe import inspect
-from kdbias.inspection.text import as_text
+from kdbias.inspection.printed import as_text
 from kdbias.measurement.files import read_measured, read_samplings, read_uniformity
 from kdbias.measurement.stage import summary_table
 from kdbias.networks.saved import load_network

@@ -158,7 +158,7 @@ def test_a_failing_run_is_reported_and_left_missing(tiny, finished, tmp_path):
     [
         ({"only": ["faces"]}, "--only faces: no such data set or case; there are digits/tail"),
         ({"rounds": ["final"]}, "--rounds final: no such round; there are screen"),
-        ({"workers": 0}, "--workers is 0, should be from 1"),
+        ({"workers": 0}, "workers is 0, should be at least 1"),
     ],
 )
 def test_names_that_do_not_exist_are_refused(finished, options, message):
