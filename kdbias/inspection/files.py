@@ -36,6 +36,7 @@ def short(value: Any) -> Any:
 
 
 def model(path: Path, rows: int) -> dict[str, Any]:
+    """A ``.pt`` file of plain weights: each tensor's name, type and shape, and the facts beside them."""
     from kdbias.networks.saved import read_plain
 
     content = read_plain(path)
@@ -64,12 +65,14 @@ def _walk(value: Any, name: str, tensors: list[tuple[str, Any]], facts: dict[str
 
 
 def array(path: Path, rows: int) -> dict[str, Any]:
+    """A ``.npy`` file: type, shape and, of a matrix, the first four numbers of its first rows."""
     values = _load_arrays(path)
     sample = [[short(x) for x in row[:4].tolist()] for row in values[:rows]] if values.ndim == 2 else []
     return {"summary": f"array {values.dtype} of shape {values.shape}; it holds no ids", "first_rows": sample}
 
 
 def arrays(path: Path, rows: int) -> dict[str, Any]:
+    """A ``.npz`` file: each array's type and shape."""
     with _load_arrays(path) as archive:
         columns = [{"name": k, "type": _type_of(archive, k)} for k in archive.files]
     return {"summary": f"{len(columns)} arrays", "columns": columns}
@@ -108,6 +111,7 @@ def network(path: Path, rows: int) -> dict[str, Any]:
 
 
 def image(path: Path, rows: int) -> dict[str, Any]:
+    """An image file: format, size in pixels, mode."""
     from PIL import Image
 
     try:
@@ -120,6 +124,7 @@ def image(path: Path, rows: int) -> dict[str, Any]:
 
 
 def page(path: Path, rows: int) -> dict[str, Any]:
+    """A page of ``kdbias report``; refuses any other."""
     if not is_page(path):
         raise KdbiasError(f"{path} is a page that kdbias did not write")
     size = path.stat().st_size
@@ -127,6 +132,7 @@ def page(path: Path, rows: int) -> dict[str, Any]:
 
 
 def commands(path: Path, rows: int) -> dict[str, Any]:
+    """A shell script that calls kdbias; refuses any other."""
     lines = [line for line in _head(path).splitlines() if line.lstrip().startswith("kdbias ")]
     if not lines:
         raise KdbiasError(f"{path} is a script that calls no kdbias command")
@@ -139,12 +145,14 @@ def _head(path: Path) -> str:
 
 
 def json_document(path: Path, rows: int) -> dict[str, Any]:
+    """Any JSON file, whole."""
     content = read_json(path)
     keys = ", ".join(content) if isinstance(content, dict) else counted(len(content), "entry")
     return {"summary": f"JSON: {keys}", "content": content}
 
 
 def demo_results(path: Path, rows: int) -> dict[str, Any]:
+    """What ``kdbias demo`` found, whole."""
     content = read_document(path, _DEMO)
     schemes = ", ".join(entry["scheme"] for entry in content["schemes"])
     students = counted(len(content["students"]), "student")

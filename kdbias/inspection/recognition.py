@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from pathlib import Path
 
 from kdbias.data.folder import EXTENSIONS
@@ -23,6 +24,28 @@ FOLDER_KINDS = {
 }
 CHANGES = ("groups.csv", "hardness.csv", "samples.csv")  # what `kdbias changes -o` writes
 _IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS}
+_OF_SUFFIX = {
+    ".toml": "TOML document",
+    **dict.fromkeys((".pt", ".pth"), "model"),
+    ".npy": "array",
+    ".npz": "arrays",
+    **dict.fromkeys((".rec", ".tar", ".bin"), "data set"),
+    **dict.fromkeys((".onnx", ".xml"), "network"),
+    **dict.fromkeys((".html", ".htm"), "report"),
+    ".sh": "commands",
+    **dict.fromkeys(_IMAGE_SUFFIXES, "image"),
+}
+_OF_COLUMNS = {
+    "embedding part": {"sample_id", "embedding", "norm"},
+    "density table": {"sample_id", "knn_distance", "log_density"},
+    "weight manifest": {"sample_id", "weight"},
+}
+_OF_KEYS = {
+    "run record": {"stage", "status"},
+    "uniformity numbers": {"n", "d", "schemes"},
+    "demo results": {"seeds", "teacher", "schemes", "students"},
+    "study summary": {"planned", "finished", "learning_rates"},
+}
 MARK = "kdbias report"
 """What the head of a page of `kdbias report` names as its generator."""
 _HEAD = 1024  # bytes of a page in which its mark stands
@@ -43,33 +66,18 @@ def recognise(path: str | os.PathLike[str]) -> str:
         return _folder_kind(place)
     if not place.exists():
         raise KdbiasError(f"{place}: no such file or folder")
-    kinds = {
-        ".parquet": lambda: _table_kind(place),
-        ".csv": lambda: _csv_kind(place),
-        ".tsv": lambda: _csv_kind(place),
-        ".json": lambda: _json_kind(place),
-        ".toml": lambda: "TOML document",
-        ".pt": lambda: "model",
-        ".pth": lambda: "model",
-        ".npy": lambda: "array",
-        ".npz": lambda: "arrays",
-        ".rec": lambda: "data set",
-        ".tar": lambda: "data set",
-        ".bin": lambda: "data set",
-        ".onnx": lambda: "network",
-        ".xml": lambda: "network",
-        ".html": lambda: "report",
-        ".htm": lambda: "report",
-        ".sh": lambda: "commands",
-        **dict.fromkeys(_IMAGE_SUFFIXES, lambda: "image"),
-    }
-    kind = kinds.get(place.suffix.lower())
-    if kind is None:
+    suffix = place.suffix.lower()
+    if suffix in (".parquet", *DELIMITERS):
+        return _table_kind(place)
+    if suffix == ".json":
+        return _json_kind(place)
+    if suffix not in _OF_SUFFIX:
+        known = {".parquet", ".json", *DELIMITERS, *_OF_SUFFIX} - _IMAGE_SUFFIXES
         raise KdbiasError(
             f"{place} is nothing that kdbias knows; it reads folders of its stages, image folders and "
-            f"{', '.join(sorted(kinds.keys() - _IMAGE_SUFFIXES))} and image files"
+            f"{', '.join(sorted(known))} and image files"
         )
-    return kind()
+    return _OF_SUFFIX[suffix]
 
 
 def _folder_kind(folder: Path) -> str:
@@ -125,38 +133,24 @@ def is_page(path: Path) -> bool:
 
 
 def _table_kind(path: Path) -> str:
+    if path.suffix.lower() in DELIMITERS:
+        names = set(csv_columns(path, DELIMITERS[path.suffix.lower()]))
+        return "weight manifest" if _OF_COLUMNS["weight manifest"] <= names else "table"
     from kdbias.tables.parquet_file import read_schema
 
-    schema = read_schema(path)
-    names = set(schema.names)
-    if {"sample_id", "embedding", "norm"} <= names:
-        return "embedding part"
-    if {"sample_id", "knn_distance", "log_density"} <= names:
-        return "density table"
-    if {"sample_id", "weight"} <= names:
-        return "weight manifest"
-    if path.stem == "neighbors":
-        return "neighbour table"
-    if path.stem == "failures":
-        return "failures"
-    return "table"
-
-
-def _csv_kind(path: Path) -> str:
-    names = csv_columns(path, DELIMITERS[path.suffix.lower()])
-    return "weight manifest" if {"sample_id", "weight"} <= set(names) else "table"
+    names = set(read_schema(path).names)
+    by_name = {"neighbors": "neighbour table", "failures": "failures"}
+    return _first(_OF_COLUMNS, names) or by_name.get(path.stem, "table")
 
 
 def _json_kind(path: Path) -> str:
     content = read_json(path)
     if not isinstance(content, dict):
         return "JSON document"
-    if "stage" in content and "status" in content:
-        return "run record"
-    if {"n", "d", "schemes"} <= content.keys():
-        return "uniformity numbers"
-    if {"seeds", "teacher", "schemes", "students"} <= content.keys():
-        return "demo results"
-    if {"planned", "finished", "learning_rates"} <= content.keys():
-        return "study summary"
-    return "metrics" if path.name == "metrics.json" else "JSON document"
+    by_name = "metrics" if path.name == "metrics.json" else "JSON document"
+    return _first(_OF_KEYS, content.keys()) or by_name
+
+
+def _first(kinds: dict[str, set[str]], found: Set[str]) -> str | None:
+    """The first kind of which all names are there."""
+    return next((kind for kind, names in kinds.items() if names <= found), None)

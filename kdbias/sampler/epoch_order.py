@@ -91,6 +91,7 @@ class EpochOrder:
 
 
 def check_mode(mode: str) -> None:
+    """Refuse a way of drawing that is none of `MODES`."""
     if mode not in MODES:
         raise KdbiasError(f"unknown sampling mode {mode!r}; known: {', '.join(MODES)}")
 
@@ -194,6 +195,7 @@ def _compiled(size: int) -> ModuleType | None:
 
 
 def index_type(rows: int) -> type[np.signedinteger]:
+    """The smallest integer type that holds every row of so many."""
     return np.int32 if rows <= np.iinfo(np.int32).max else np.int64
 
 

@@ -44,6 +44,7 @@ def usual_place() -> Place:
 
 
 def in_group() -> bool:
+    """Whether this process is one of a group of torch.distributed."""
     return distributed.is_available() and distributed.is_initialized()
 
 

@@ -37,30 +37,37 @@ class Case:
 
     @property
     def name(self) -> str:
+        """DATASET/BIAS."""
         return f"{self.prepared.data.name}/{self.bias.name}"
 
     @property
     def key(self) -> str:
+        """Digest of what decides the drawn samples."""
         return fingerprints.of_json([self.prepared.key, self.bias.draw])[:8]
 
     @property
     def folder(self) -> Path:
+        """Where all of the case lies."""
         return self.prepared.folder / f"{self.bias.name}-{self.key}"
 
     @property
     def draw(self) -> Path:
+        """Embedding table of the drawn samples."""
         return self.folder / "draw"
 
     @property
     def density(self) -> Path:
+        """Their density folder."""
         return self.folder / "density"
 
     @property
     def steps(self) -> int:
+        """Steps that every student takes, whole epochs apart."""
         return self.bias.steps or self.prepared.data.steps
 
     @property
     def is_drawn(self) -> bool:
+        """Whether the draw is finished."""
         record = self.draw / RECORD
         return record.exists() and read_record(self.draw).get("status") == "finished"
 
@@ -70,6 +77,7 @@ class Case:
         return int(read_record(self.draw)["counts"]["samples"])
 
     def manifest(self, arm: Arm) -> Path:
+        """The weight manifest by which an arm draws."""
         options = arm.manifest
         digest = fingerprints.of_json(options)[:8]
         return self.folder / "weights" / f"{options['method']}-{digest}.parquet"

@@ -1,19 +1,111 @@
-"""Every arm against the baseline of its case: what tables and plots both show."""
+"""The finished runs as rows, and every arm against the baseline of its case: what tables and plots show."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from kdbias.studies.results import Row
+from kdbias.studies.cases import measures
+from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import BASELINE, Study
 from kdbias.studies.statistics import Correlation, Difference, paired_difference, rank_correlation
+from kdbias.tables import provenance
+from kdbias.tables.parquet_file import write_table
 
+RESULTS = "results.parquet"
 PREDICTORS = ("uniformity", "effective_distinct", "ess_share")
 _SIGN = {"uniformity": -1.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One student as a whole: where it stands in the study, its manifest's measures and its metrics."""
+
+    round: str
+    dataset: str
+    bias: str
+    arm: str
+    seed: int
+    scratch: bool
+    facts: dict[str, Any]
+    metrics: dict[str, float]
+    lower_is_better: dict[str, bool]
+
+    @property
+    def case(self) -> str:
+        return f"{self.dataset}/{self.bias}"
+
+
+def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, str]]:
+    """The finished runs, in the plan's order, and why others diverged, by label.
+
+    Paths in the commands start at the study's folder.
+    """
+    rows, diverged = [], {}
+    for round_, run in plan:
+        if not run.result.exists():
+            continue
+        result = read_result(run.result)
+        if "diverged" in result:
+            diverged[run.label] = result["diverged"]
+            continue
+        root = f"{run.out}/"
+        options = run.options
+        facts = {
+            **measures(run.case, run.arm),
+            "draw": run.case.key,
+            "method": run.arm.manifest["method"],
+            "min_ess": run.arm.manifest.get("min_ess"),
+            "sampling": options.get("sampling", "systematic"),
+            "loss": options["loss"],
+            "student": options.get("student", "convnet"),
+            "batch_size": options["batch_size"],
+            **{name: result[name] for name in ("lr", "steps", "epochs", "unique_fraction")},
+            "train_loss": result["loss"],
+            **{name: result[name] for name in ("train_seconds", "seconds")},
+            "run": str(run.folder.relative_to(run.out)),
+            "command": run.steps()[0].command().replace(root, ""),
+        }
+        entries = result["metrics"]
+        rows.append(
+            Row(
+                round=round_,
+                dataset=run.case.prepared.data.name,
+                bias=run.case.bias.name,
+                arm=run.arm.name,
+                seed=run.seed,
+                scratch=run.arm.scratch,
+                facts=facts,
+                metrics={name: entry["value"] for name, entry in entries.items()},
+                lower_is_better={name: entry["lower_is_better"] for name, entry in entries.items()},
+            )
+        )
+    return rows, diverged
+
+
+def write_results(out: Path, rows: Iterable[Row], document: dict[str, Any]) -> Path:
+    """``results.parquet``: one row for each round, data set, bias, arm, seed and metric."""
+    flat = [
+        {
+            **{name: getattr(row, name) for name in ("round", "dataset", "bias", "arm", "scratch", "seed")},
+            "metric": metric,
+            "value": float(value),
+            "lower_is_better": row.lower_is_better[metric],
+            **row.facts,
+        }
+        for row in rows
+        for metric, value in row.metrics.items()
+    ]
+    table = pa.Table.from_pylist(flat)
+    doc = provenance.document("study", document, {}, {"rows": len(flat)}, 0.0)
+    write_table(out / RESULTS, table, doc)
+    return out / RESULTS
 
 
 @dataclass(frozen=True)
@@ -47,6 +139,7 @@ class CaseRows:
 
     @property
     def dataset(self) -> str:
+        """Name of the data set."""
         return self.rows[0].dataset
 
     @property
@@ -54,6 +147,7 @@ class CaseRows:
         return list(dict.fromkeys(row.arm for row in self.rows))
 
     def of(self, arm: str) -> list[Row]:
+        """The rows of an arm, one a seed."""
         return [row for row in self.rows if row.arm == arm]
 
     def values(self, arm: str, metric: str) -> dict[int, float]:
@@ -61,6 +155,7 @@ class CaseRows:
         return {row.seed: row.metrics[metric] for row in self.of(arm) if metric in row.metrics}
 
     def lower_is_better(self, metric: str) -> bool:
+        """Whether less of a metric is better."""
         return any(row.lower_is_better.get(metric, False) for row in self.rows)
 
     def compare(self, arm: str, metric: str, baseline: str = BASELINE) -> Compared | None:
@@ -126,3 +221,57 @@ def correlate(
             gains.append(found.gains_by_seed)
         prepared.append((measures, gains))
     return rank_correlation(prepared, repeats)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Cases of one draw that differ in their steps, fewest first."""
+
+    cases: tuple[CaseRows, ...]
+
+    @property
+    def name(self) -> str:
+        return self.cases[0].dataset + ": " + ", ".join(case.name.partition("/")[2] for case in self.cases)
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms that every case has."""
+        return [arm for arm in self.cases[0].arms if all(case.of(arm) for case in self.cases)]
+
+    def curve(self, arm: str, metric: str) -> tuple[list[int], list[float], list[float]]:
+        """Steps, mean value over seeds and its standard deviation (ddof 1, NaN for one seed)."""
+        steps = [case.of(arm)[0].facts["steps"] for case in self.cases]
+        values = [list(case.values(arm, metric).values()) for case in self.cases]
+        spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else math.nan for v in values]
+        return steps, [float(np.mean(v)) for v in values], spreads
+
+    def equivalent_steps(self, arm: str, metric: str, place: int) -> float | None:
+        """Steps that natural sampling needs for what `arm` reaches in the case at `place`.
+
+        Interpolated between the cases, linearly in log steps. None where natural never gets there, or was
+        there before its fewest steps: neither is measured.
+        """
+        steps, natural, _ = self.curve(BASELINE, metric)
+        sign = -1 if self.cases[0].lower_is_better(metric) else 1
+        wanted = sign * self.curve(arm, metric)[1][place]
+        reached = [sign * value for value in natural]
+        for i in range(len(steps) - 1):
+            low, high = reached[i], reached[i + 1]
+            if low <= wanted <= high and low < high:
+                share = (wanted - low) / (high - low)
+                return math.exp(math.log(steps[i]) + share * (math.log(steps[i + 1]) - math.log(steps[i])))
+        return None
+
+
+def budgets_of(cases: Sequence[CaseRows]) -> list[Budget]:
+    """Groups of two cases or more that share their draw and differ in steps."""
+    groups: dict[tuple[str, str], list[CaseRows]] = {}
+    for case in cases:
+        if case.of(BASELINE):
+            groups.setdefault((case.dataset, case.rows[0].facts["draw"]), []).append(case)
+    found = []
+    for group in groups.values():
+        group.sort(key=lambda case: case.rows[0].facts["steps"])
+        if len({case.rows[0].facts["steps"] for case in group}) == len(group) > 1:
+            found.append(Budget(tuple(group)))
+    return found

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.reporting.summaries import MEASURES
-from kdbias.studies.budgets import Budget, budgets_of
-from kdbias.studies.comparisons import CaseRows, cases_of, correlate
-from kdbias.studies.results import Row
+from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
 from kdbias.studies.settings import BASELINE, Study
 from kdbias.tables.files import atomic_path
 

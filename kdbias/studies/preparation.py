@@ -57,24 +57,29 @@ class Prepared:
 
     @property
     def source(self) -> str:
+        """The data, with $VARIABLES expanded."""
         return expand(self.data.source)
 
     @property
     def teacher(self) -> str:
+        """Spec of the teacher."""
         if self.data.train_teacher is not None:
             return f"run:{self.folder / 'teacher'}"
         return expand(self.data.teacher or "")
 
     @property
     def table(self) -> Path:
+        """Embedding table of all train and test samples, with their part."""
         return self.folder / "all"
 
     @property
     def density(self) -> Path:
+        """Density folder of all of them."""
         return self.folder / "density"
 
     @property
     def test_where(self) -> list[str]:
+        """Which of `images` the students are judged on."""
         return [f"{PART}=test"] if self.data.image_size else list(self.data.test_where)
 
     @property

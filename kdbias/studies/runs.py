@@ -47,6 +47,7 @@ class RunPlan:
 
     @property
     def label(self) -> str:
+        """The run as messages call it."""
         rate = "" if self.lr is None else f" lr {self.lr:g}"
         return f"{self.case.name} {self.arm.name} seed {self.seed}{rate}"
 
@@ -65,16 +66,19 @@ class RunPlan:
 
     @cached_property
     def folder(self) -> Path:
+        """Where the run lies, by a digest of what decides its student."""
         digest = fingerprints.of_json([self.case.key, self.arm.manifest, self.options])[:8]
         return self.out / "runs" / self.case.name / f"{self.arm.name}-seed{self.seed}-{digest}"
 
     @property
     def judges(self) -> list[Judge]:
+        """What judges the student: an arm from scratch is not judged in the teacher's space."""
         found = self.case.prepared.data.judge.values()
         return [judge for judge in found if not (self.arm.scratch and judge.in_teacher_space)]
 
     @property
     def result(self) -> Path:
+        """The file that says that the run is finished."""
         return self.folder / f"result-{self._digest(self.judges)}.json"
 
     def steps(self) -> list[Step]:

@@ -54,6 +54,7 @@ class StudySettings(Settings):
 
     @property
     def machine(self) -> Machine:
+        """Where and how to compute."""
         return Machine(self.device, self.threads)
 
 
@@ -69,11 +70,6 @@ class Arm(Named):
     def manifest(self) -> dict[str, Any]:
         """Options of `kdbias.weights`, the method among them."""
         return {"method": "natural", **self.weights}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Whole(Settings):
-    """All training samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +103,7 @@ class Fraction(Settings):
 
 
 BIASES: dict[str, type[Settings]] = {
-    "none": Whole,
+    "none": Settings,
     "long-tail": LongTail,
     "skew": Skew,
     "fraction": Fraction,
@@ -231,6 +227,7 @@ class Round(Named):
             raise KdbiasError(f"{self.place}.seeds should be different whole numbers")
 
     def has(self, case: str) -> bool:
+        """Whether the round runs a case (DATASET/BIAS)."""
         return self.cases is None or case in self.cases
 
 

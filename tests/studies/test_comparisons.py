@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdbias.studies.budgets import budgets_of
-from kdbias.studies.comparisons import CaseRows, correlate
-from kdbias.studies.results import Row
+from kdbias.studies.comparisons import CaseRows, Row, budgets_of, correlate
 from kdbias.studies.runs import flat_metrics
 from kdbias.studies.settings import Judge
 from kdbias.studies.statistics import paired_difference, rank_correlation

@@ -6,9 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from kdbias.studies import figures
-from kdbias.studies.budgets import Budget
-from kdbias.studies.comparisons import CaseRows
-from kdbias.studies.results import Row
+from kdbias.studies.comparisons import Budget, CaseRows, Row
 
 METRIC = "knn.centroid_balanced_accuracy"
 GROUPS = [f"fidelity.distance[race={race}]" for race in "AB"]

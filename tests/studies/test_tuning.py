@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.studies.conclusions import conclude
-from kdbias.studies.plan import Plan
+from kdbias.studies.conclusions import conclude, results_text
+from kdbias.studies.plan import Plan, end_of_range
 from kdbias.studies.settings import Machine, read_study
-from kdbias.studies.text import results_text
-from kdbias.studies.tuning import end_of_range
 from kdbias.tables.documents import write_json
 
 METRICS = {False: "fidelity.distance", True: "own.centroid_balanced_accuracy"}
