@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -12,7 +12,7 @@ from kdbias.wording import visible
 
 _WIDTH = 110
 _CELL = 24
-_LONG = 40  # lines of a list of columns, files or outputs
+_LONG = 40  # columns listed
 _PROVENANCE = ("teacher", "config", "inputs", "created", "started", "finished", "seconds")
 
 
@@ -27,10 +27,12 @@ def as_text(found: Mapping[str, Any]) -> str:
         lines.append(f"  status: {found['status']}")
     if found.get("counts"):
         lines.append("  counts: " + ", ".join(f"{k} {_value(v)}" for k, v in found["counts"].items()))
-    for title in ("columns", "first rows", "last rows", "outputs", "files"):
-        of_data = title.endswith("rows")
-        limits = (None, _CELL) if of_data else (_LONG, _WIDTH)
-        lines += _table(title, found.get(title.replace(" ", "_")) or [], *limits)
+    lines += _columns(found.get("columns") or [])
+    lines += _table("first rows", found.get("first_rows") or [])
+    lines += _table("last rows of metrics.csv", found.get("last_rows") or [])
+    outputs = found.get("outputs", ())
+    lines += _list("outputs", (f"{o['path']}  ({o['stage']}, {o['status']})" for o in outputs))
+    lines += _list("files", (f"{f['name']}  {f['bytes']:,} bytes" for f in found.get("files", ())))
     for key in ("metrics", "content", "facts"):
         lines += _document(key, found.get(key))
     if found.get("data"):
@@ -39,25 +41,34 @@ def as_text(found: Mapping[str, Any]) -> str:
     return "\n".join(map(visible, lines))
 
 
-def _table(title: str, rows: Sequence[Any], most: int | None, longest: int) -> list[str]:
+def _list(title: str, lines: Iterable[str]) -> list[str]:
+    """A titled section of lines; nothing where there are none."""
+    indented = [f"    {line}" for line in lines]
+    return ["", f"  {title}", *indented] if indented else []
+
+
+def _columns(columns: Sequence[Mapping[str, str]]) -> list[str]:
+    width = max((len(visible(column["name"])) for column in columns[:_LONG]), default=0)
+    lines = [f"{visible(column['name']):<{width}}  {column['type']}" for column in columns[:_LONG]]
+    return _list("columns", [*lines, *more(len(columns), "kdbias inspect --json", _LONG)])
+
+
+def _table(title: str, rows: Sequence[Any]) -> list[str]:
     """Rows that are mappings with the columns that fit beside each other; others a line each."""
-    if not rows:
-        return []
-    if not isinstance(rows[0], dict):
-        return ["", f"  {title}", *(f"    {_value(row)}" for row in rows)]
+    if not rows or not isinstance(rows[0], dict):
+        return _list(title, map(_value, rows))
     names = list(rows[0])
-    lines = [names, *([_value(row.get(name)) for name in names] for row in rows[:most])]
-    lines = [[_cut(visible(text), longest) for text in line] for line in lines]
+    lines = [names, *([_value(row.get(name)) for name in names] for row in rows)]
+    lines = [[_cut(visible(text)) for text in line] for line in lines]
     ends = accumulate(2 + max(map(len, column)) for column in zip(*lines, strict=True))
     shown = max(1, sum(end + 8 <= _WIDTH for end in ends))
     hidden = f"  (and {len(names) - shown} more columns)" if shown < len(names) else ""
-    body = aligned(lines[0][:shown], [line[:shown] for line in lines[1:]]).splitlines()
-    body += more(len(rows), "kdbias inspect --json", most or len(rows))
-    return ["", f"  {title}{hidden}", *(f"    {line}" for line in body)]
+    body = aligned(lines[0][:shown], [line[:shown] for line in lines[1:]])
+    return _list(title + hidden, body.splitlines())
 
 
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _cut(text: str) -> str:
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
 def _value(value: Any) -> str:
@@ -73,7 +84,5 @@ def _value(value: Any) -> str:
 
 
 def _document(title: str, document: Any) -> list[str]:
-    if not document:
-        return []
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    return ["", f"  {title}", *(f"    {line[: _WIDTH - 4]}" for line in text.splitlines())]
+    text = json.dumps(document, indent=2, ensure_ascii=False) if document else ""
+    return _list(title, (line[: _WIDTH - 4] for line in text.splitlines()))
