@@ -8,7 +8,6 @@ function (`kdbias.functions`). Imports nothing heavy: every `--help` comes throu
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import numbers
@@ -23,6 +22,7 @@ from typing import Any, ClassVar, Self
 from kdbias.errors import KdbiasError
 from kdbias.tables.documents import read_toml
 from kdbias.tables.files import atomic_path
+from kdbias.wording import nearest
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Settings:
         known = [declared.name for declared in cls.declared()]
         unknown = sorted(set(given) - set(known))
         if unknown:
-            near = _near(unknown[0], known)
+            near = nearest(unknown[0], known)
             raise KdbiasError(f"{where}: unknown key {', '.join(unknown)}{near}; known: {', '.join(known)}")
 
     @classmethod
@@ -214,7 +214,7 @@ class Branching(Settings):
         if branch not in cls.branches():
             raise KdbiasError(
                 f"{here}unknown {cls.chooser} {branch!r}; choose one of {', '.join(cls.branches())}"
-                + _near(str(branch), cls.branches())
+                + nearest(str(branch), cls.branches())
             )
         kind = cls.branches()[branch]
         takes = [declared.name for declared in declared_in(kind)]
@@ -298,7 +298,7 @@ def _single(declared: Declared, value: Any) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if about.choices and value not in about.choices:
-        near = _near(str(value), about.choices)
+        near = nearest(str(value), about.choices)
         raise ValueError(f"is {value!r}, should be one of {', '.join(about.choices)}{near}")
     if kind is bool:
         if not isinstance(value, bool):
@@ -331,11 +331,6 @@ def _require_within(about: Option, value: float) -> None:
     for limit, word, holds in limits:
         if limit is not None and not holds(limit):
             raise ValueError(f"is {value}, should be {word} {spelled(limit)}")
-
-
-def _near(value: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(value, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def spelled(value: Any) -> str:

@@ -1,6 +1,8 @@
 """Words for people: counts with their noun, and texts of others without what a terminal would obey."""
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 _JOINERS = "\u200c\u200d"  # invisible, but part of how Persian or emoji are written
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -15,6 +17,12 @@ def plural(noun: str) -> str:
 def counted(n: int, noun: str) -> str:
     """``1 part``, ``2,000 parts``."""
     return f"{n:,} {noun if n == 1 else plural(noun)}"
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """The end of a message about a word that is not known: ``; did you mean 'epochs'?``, or nothing."""
+    near = difflib.get_close_matches(value, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def visible(text: str) -> str:
