@@ -18,9 +18,9 @@ from kdbias.tables.embedding_table import write_embedding_table as write_embeddi
 from kdbias.tables.weight_manifest import read_manifest as read_manifest
 from kdbias.training.loop import TrainingResult
 from kdbias.version import __version__ as __version__
-from kdbias.weighting.changes import what_changed as what_changed
-from kdbias.weighting.frontier import frontier as frontier
-from kdbias.weighting.stage import weights as weights
+from kdbias.weighting.changes import Changes
+from kdbias.weighting.frontier import FrontierResult
+from kdbias.weighting.stage import WeightsResult
 import os
 
 __all__ = [
@@ -45,6 +45,41 @@ __all__ = [
     "what_changed",
     "write_embedding_table",
 ]
+
+def frontier(
+    density: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    embeddings: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    t: float | None = None,
+    tolerance: float = 0.001,
+    memory: str | int = '4GiB',
+    seed: int = 0,
+    methods: Sequence[str] | None = None,
+    floors: Sequence[float] | None = None,
+) -> FrontierResult:
+    """Compare all schemes, and the equilibrium at a range of ESS floors, by what they reach and cost.
+
+    The equilibria are the frontier: at their ESS no sampling of these data has less energy.
+
+    Args:
+        density: the folder that ``uniformity`` wrote.
+        output: folder for frontier.parquet, frontier.png and frontier.svg.
+        overwrite: start over where the folder holds another frontier.
+        embeddings: embedding table [the one that DENSITY was made from].
+        threads: CPU threads [all].
+        t: bandwidth [the one that uniformity chose].
+        tolerance: relative gap to stop at [0.001].
+        memory: most extra memory, 256MiB or more [4GiB].
+        seed: of the clusters [0].
+        methods: schemes, with their default options [all that fit].
+        floors: ESS floors of the equilibrium, 0 = none [eight up to 1].
+
+    Raises:
+        KdbiasError: bad options, an output named as a file, or no embeddings.
+    """
 
 def study(
     description: str | os.PathLike[str],
@@ -182,4 +217,86 @@ def train(
     Raises:
         KdbiasError: unknown keys, inputs that do not match by id, a changed configuration (the keys that
             differ are named), or a loss that is no longer a number.
+    """
+
+def weights(
+    density: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    embeddings: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    method: str = 'equilibrium',
+    min_ess: float | None = None,
+    temper: float = 1.0,
+    clip: float | None = None,
+    mix: float = 0.0,
+    collapse: str | None = None,
+    near: float | None = None,
+    beta: float | None = None,
+    t: float | None = None,
+    exponent: float | None = None,
+    tolerance: float | None = None,
+    memory: str | int | None = None,
+    cap: float | None = None,
+    max_seconds: float | None = None,
+    seed: int | None = None,
+    keep: float | None = None,
+    clusters: Sequence[int] | None = None,
+) -> WeightsResult:
+    """Write a weight manifest: one row a sample with its weight, the expected number of draws an epoch.
+
+    Steps in order: scheme, duplicates collapsed, temper, clip, mix, ESS floor, mean 1. The equilibrium meets
+    the floor and the cap within its problem, and both hold after the other steps, too; other schemes meet a
+    floor, only when asked, by mixing in natural sampling.
+
+    Args:
+        density: the folder that ``uniformity`` wrote (or its density.parquet).
+        output: the manifest to write, a .parquet file.
+        overwrite: replace a manifest that was made differently.
+        embeddings: embedding table [the one that DENSITY was made from].
+        threads: CPU threads [all].
+        method: weight scheme [equilibrium].
+        min_ess: least ESS / distinct samples [equilibrium: 0.5, else none].
+        temper: exponent on the weights; 1 leaves them [1].
+        clip: no weight above this many times the mean.
+        mix: share of natural sampling mixed in [0].
+        collapse: which copies share one weight [exact; natural: none].
+        near: least cosine of collapse near [0.999].
+        beta: effective-number: 0 = natural, near 1 = class-balanced [0.99].
+        t: inverse-density, equilibrium: bandwidth [the one that uniformity chose].
+        exponent: knn-distance, hard: power of the distance [1].
+        tolerance: equilibrium: relative gap to stop at [0.001].
+        memory: equilibrium: most extra memory, 256MiB or more [4GiB].
+        cap: equilibrium: the clip inside the problem, which stays optimal.
+        max_seconds: equilibrium: stop by then, with the gap that was reached.
+        seed: cluster-balanced: of the clusters [0].
+        keep: cluster-balanced: share of the samples that water-filling keeps [0.2].
+        clusters: cluster-balanced: clusters of each level, e.g. 1000,100 [samples / 20, then a tenth each].
+
+    Returns:
+        What was written. The same call again does nothing.
+
+    Raises:
+        KdbiasError: bad options, labels or embeddings that the method needs but cannot get, or an existing
+            manifest made differently (keys named).
+    """
+
+def what_changed(
+    manifest: str | os.PathLike[str],
+    density: str | os.PathLike[str] | None = None,
+    *,
+    group_by: Sequence[str] | None = None,
+    top: int = 10,
+) -> Changes:
+    """Compare a weight manifest with natural sampling.
+
+    Args:
+        manifest: the weight manifest.
+        density: the folder that ``uniformity`` wrote, for the hardness; by default the manifest names it.
+        group_by: report by this column; repeatable [every group column and the label].
+        top: samples of each end to list [10].
+
+    Raises:
+        KdbiasError: no such manifest or column.
     """
