@@ -79,20 +79,7 @@ def rank_correlation(
     usable = [case for case, rho in zip(usable, points, strict=True) if not math.isnan(rho)]
     if not usable:
         return None
-    rng = np.random.default_rng(seed)
-    drawn: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in usable]
-    for repeat in range(repeats):
-        for i in rng.integers(len(usable), size=len(usable)):
-            measure, gains = usable[i]
-            arms = rng.integers(len(measure), size=len(measure))
-            drawn[i].append((repeat, measure[arms], _resampled_means([gains[a] for a in arms], rng)))
-    # ranked all at once, a case at a time: an interval takes thousands of correlations
-    of_repeat, sums = np.zeros(repeats, int), np.zeros(repeats)
-    for places, measures, means in (map(np.array, zip(*case, strict=True)) for case in drawn if case):
-        rhos = _spearman(measures, means)
-        np.add.at(of_repeat, places, ~np.isnan(rhos))
-        np.add.at(sums, places, np.nan_to_num(rhos))
-    values = sums[of_repeat > 0] / of_repeat[of_repeat > 0]
+    values = _resampled(usable, repeats, seed)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(values) else (None, None)
     return Correlation(
         float(np.nanmean(points)),
@@ -101,6 +88,24 @@ def rank_correlation(
         sum(len(m) for m, _ in usable),
         len(usable),
     )
+
+
+def _resampled(cases: Sequence[tuple[np.ndarray, list[np.ndarray]]], repeats: int, seed: int) -> np.ndarray:
+    """The mean correlation of each bootstrap resample that has one."""
+    rng = np.random.default_rng(seed)
+    drawn: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in cases]
+    for repeat in range(repeats):
+        for i in rng.integers(len(cases), size=len(cases)):
+            measure, gains = cases[i]
+            arms = rng.integers(len(measure), size=len(measure))
+            drawn[i].append((repeat, measure[arms], _resampled_means([gains[a] for a in arms], rng)))
+    # ranked all at once, a case at a time: an interval takes thousands of correlations
+    of_repeat, sums = np.zeros(repeats, int), np.zeros(repeats)
+    for places, measures, means in (map(np.array, zip(*case, strict=True)) for case in drawn if case):
+        rhos = _spearman(measures, means)
+        np.add.at(of_repeat, places, ~np.isnan(rhos))
+        np.add.at(sums, places, np.nan_to_num(rhos))
+    return sums[of_repeat > 0] / of_repeat[of_repeat > 0]
 
 
 def _resampled_means(gains: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
