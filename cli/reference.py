@@ -70,6 +70,7 @@ def _spelled_out(name: str, function: Callable[..., Any], imports: set[str]) -> 
 
     def written(annotation: Any) -> str:
         text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation, module)
+        text = text.replace("collections.abc.", "")
         names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
         imports.update(known[name] for name in names if not hasattr(builtins, name))
         return text

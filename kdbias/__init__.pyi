@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from kdbias.data.opening import open_data as open_data
 from kdbias.demonstration.story import demo as demo
-from kdbias.embedding.stage import embed as embed
+from kdbias.embedding.stage import EmbedResult
 from kdbias.errors import KdbiasError as KdbiasError
-from kdbias.evaluation.comparison import compare as compare
-from kdbias.evaluation.judge import evaluate as evaluate
+from kdbias.evaluation.comparison import ComparisonResult
+from kdbias.evaluation.stage import EvaluationResult
 from kdbias.inspection.describe import inspect as inspect
-from kdbias.measurement.stage import uniformity as uniformity
+from kdbias.measurement.stage import UniformityResult
 from kdbias.reporting.page import report as report
 from kdbias.sampler.manifest_sampler import ManifestSampler as ManifestSampler
 from kdbias.studies.stage import StudyResult
@@ -45,6 +45,192 @@ __all__ = [
     "what_changed",
     "write_embedding_table",
 ]
+
+def compare(
+    a: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    b: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> ComparisonResult:
+    """Say for each metric of two evaluations whether their difference is more than the luck of the test set.
+
+    Args:
+        a, b: output folders of `kdbias.evaluate` with the same protocol, options and test units; several a
+            side are runs of the same recipe with other seeds, whose metrics are averaged.
+        output: JSON file to write.
+        bootstrap: resamples [1,000].
+        seed: decides the resampling [0].
+
+    Returns:
+        Differences B - A with 95 % intervals, from one run a side of the test set's luck alone, from several
+        of the training's too. ``real`` means that the interval excludes zero; the two-sided ``p_value`` of
+        one run a side is no smaller than 2 / (resamples + 1). Many metrics are tested at once: of twenty that
+        do not differ, one will look real.
+
+    Raises:
+        KdbiasError: the evaluations judge different things, or ``output`` is something else already.
+    """
+
+def embed(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    teacher: str,
+    teacher_output: str | None = None,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    image_column: str | None = None,
+    where: Sequence[str] = (),
+    root: str | os.PathLike[str] | None = None,
+    same_order: bool = False,
+    batch_size: int = 64,
+    device: str = 'auto',
+    precision: str = 'fp32',
+    store: str = 'float16',
+    workers: int = 2,
+    flip: bool = False,
+    on_error: str = 'skip',
+    rows_per_part: int | None = None,
+    plan: bool = False,
+    preprocessing: str | None = None,
+    channels_last: bool | None = None,
+    compile: bool = False,
+) -> EmbedResult:
+    """Embed the images of `data` with a teacher into the embedding table `output`.
+
+    The same call again resumes an interrupted run and does nothing for a finished one. What changes the table
+    (teacher, preprocessing, precision, store, flip, data and filters, rows_per_part) may not change in
+    between; how it is computed (batch_size, device, workers, ...) and where data and teacher lie may.
+
+    Args:
+        data: what `kdbias.open_data` reads, with its options id_column ... root.
+        output: folder to write `part-*.parquet`, `failures.parquet` and `run.json` to.
+        overwrite: start over where `output` holds another run.
+        teacher: what computes the embeddings, such as torchvision:resnet50, run:RUN_DIR or precomputed:FILE.
+        teacher_output: which output of a network with several (onnx, openvino, torchscript, python).
+        id_column: column with unique sample ids [sample_id, else path].
+        label_column: column with the identity or class [label].
+        path_column: column with image paths [path].
+        image_column: column with image bytes [image].
+        where: keep matching samples, e.g. split=train; repeatable.
+        root: data root for relative paths [the data's own].
+        same_order: a precomputed array without ids is taken by position: row i is sample i, before --where.
+        batch_size: images a batch; halved by itself when the device runs out of memory [64].
+        device: where to compute; under torchrun auto takes the process's own GPU [auto].
+        precision: arithmetic of the teacher's forward pass [fp32].
+        store: how unit vectors are stored [float16].
+        workers: decoding processes; 0 decodes in this one [2].
+        flip: store the mirrored image's embedding too (embedding_flip).
+        on_error: what an unreadable image does: a row in failures.parquet, or an end [skip].
+        rows_per_part: rows a file; an interrupted run loses the one at work and the one being written at most [a
+            sixteenth, 2048 to 16384].
+        plan: print counts, bytes and parts, then stop.
+        preprocessing: its [preprocessing] table replaces the teacher's own.
+        channels_last: memory layout of a torch network [channels last with bf16, fp16].
+        compile: compile the network first (torch.compile).
+
+    Raises:
+        KdbiasError: wrong options, changed configuration or data, no image readable, NaN or zero embeddings,
+            or a teacher whose embedding of an image depends on the others in its batch.
+    """
+
+def evaluate(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    protocol: str = 'knn',
+    data: str | os.PathLike[str] | None = None,
+    group_by: Sequence[str] = (),
+    gallery_where: Sequence[str] = (),
+    bootstrap: int | None = None,
+    seed: int = 0,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    image_column: str | None = None,
+    where: Sequence[str] = (),
+    root: str | os.PathLike[str] | None = None,
+    flip: bool = False,
+    teacher_output: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    cluster_by: str | None = None,
+    tail_from: str | os.PathLike[str] | None = None,
+    k: int | None = None,
+    gallery: str | os.PathLike[str] | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    density: str | os.PathLike[str] | None = None,
+    flip_fusion: str | None = None,
+    folds: Sequence[int] | None = None,
+    style: str | None = None,
+    pairs: str | os.PathLike[str] | None = None,
+    far: Sequence[float] | None = None,
+    group_column: str | None = None,
+    templates: str | os.PathLike[str] | None = None,
+    detector_scores: str | os.PathLike[str] | None = None,
+    keep_norm: bool | None = None,
+    camera_column: str | None = None,
+) -> EvaluationResult:
+    """Judge embeddings by a protocol and write ``metrics.json``, ``units.parquet`` and plots.
+
+    Args:
+        model: an embedding table; or, with ``data``, a run folder or any teacher spec, whose embeddings of
+            the data are computed into ``OUT/embeddings`` first.
+        output: folder to write.
+        overwrite: start over where the output exists.
+        protocol: how to judge [knn].
+        data: data to embed with the model, which is then a run folder or a teacher spec.
+        group_by: report by this column, too; repeatable.
+        gallery_where: keep these rows of the gallery, or without --gallery of the judged table.
+        bootstrap: resamples behind the intervals, 0 for none [1,000, or 200 for over a million units].
+        seed: decides the resampling [0].
+        id_column: column with unique sample ids [sample_id, else path].
+        label_column: column with the identity or class [label].
+        path_column: column with image paths [path].
+        image_column: column with image bytes [image].
+        where: keep matching samples, e.g. split=train; repeatable.
+        root: data root for relative paths [the data's own].
+        flip: --data: embed the mirrored images, too (verification, rfw, ijbc).
+        teacher_output: --data: which output of a network with several (onnx, openvino, torchscript, python).
+        precision: --data: arithmetic of the forward pass [fp32].
+        device: --data: where to embed [auto].
+        batch_size: --data: images a batch [64].
+        workers: --data: decoding processes [2].
+        cluster_by: knn, fidelity, linear: column whose values are resampled as a whole, '' for each sample alone
+            [the label where labels are identities: 30 or more, with fewer than 30 judged samples each];
+            verification, rfw: column of the subjects that are resampled, '' for each pair alone [label]; ijbc:
+            subject, or '' to resample each pair alone [subject]; reid: column whose values are resampled as a
+            whole, '' for each query alone [label].
+        tail_from: knn, linear: table whose label counts say which classes are the tail.
+        k: knn: neighbours that vote [5].
+        gallery: knn, reid: where to search [the judged table, less the sample]; linear: labelled embeddings to
+            learn from.
+        reference: knn, fidelity: the teacher's embeddings of the same samples.
+        density: fidelity: density table of the same samples; report by its deciles.
+        flip_fusion: verification, rfw, ijbc: add both views as raw embeddings or as unit vectors [raw, where
+            there are two].
+        folds: verification, rfw: folds of the list to use, e.g. 7,8 [all].
+        style: verification, rfw: thresholds and spreads [insightface].
+        pairs: verification: list of pairs; rfw: folder of one list a group, or with --group-column one list;
+            ijbc: list of pairs of templates.
+        far: verification: false accept rates [0.001,0.01]; ijbc: false accept rates
+            [1e-06,1e-05,0.0001,0.001,0.01,0.1].
+        group_column: rfw: column that splits one list into groups.
+        templates: ijbc: the benchmark's template file.
+        detector_scores: ijbc: the benchmark's landmark and score file.
+        keep_norm: ijbc: let embedding lengths count [yes].
+        camera_column: reid: column with the camera, none for no same-camera exclusion [camera, cam or camid].
+
+    Raises:
+        KdbiasError: unknown protocol, an option the protocol does not read, or input that does not fit.
+    """
 
 def frontier(
     density: str | os.PathLike[str],
@@ -217,6 +403,60 @@ def train(
     Raises:
         KdbiasError: unknown keys, inputs that do not match by id, a changed configuration (the keys that
             differ are named), or a loss that is no longer a number.
+    """
+
+def uniformity(
+    embeddings: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    weights: Sequence[str | os.PathLike[str]] = (),
+    k: int | None = None,
+    t: str | float | Sequence[float] = 'auto',
+    search: str = 'exact',
+    estimator: str | None = None,
+    exponent: float | None = None,
+    device: str = 'auto',
+    precision: str = 'float32',
+    memory: str | int = '4GiB',
+    threads: int | None = None,
+    group_by: Sequence[str] = (),
+    rectification: str = 'auto',
+    keep_neighbors: bool = False,
+    seed: int = 0,
+) -> UniformityResult:
+    """Measure density and uniformity of an embedding table, as it is and as each manifest would sample it.
+
+    Writes ``density.parquet`` (a row a sample), ``uniformity.json`` (an entry a scheme), ``schemes.parquet``
+    (each scheme's weights and log densities) and, if asked for, ``neighbors.parquet`` into ``output``.
+    Calling again with further ``weights`` or ``group_by`` adds them to what ``output`` holds and computes
+    nothing else; ``overwrite`` starts over with those of the call alone. Another ``estimator`` is computed
+    from what is stored. The quality of an approximate ``search`` is measured on samples computed exactly, and
+    stored.
+
+    Args:
+        embeddings: folder of an embedding table.
+        output: folder to write.
+        overwrite: start over in a folder that holds another measurement.
+        weights: measure the data as this manifest would sample it, too; repeatable.
+        k: neighbours a sample [64, or n-1 if smaller].
+        t: bandwidth(s), the first of which is that of log_density [auto].
+        search: how pairs are seen; exact: all; ivf: estimates with intervals, from about 100,000 samples; hnsw:
+            the same by a graph that may miss isolated samples [exact].
+        estimator: what log_density is; another one is computed from what is stored [potential].
+        exponent: power of the distance of estimator knn [the intrinsic dimension].
+        device: where to compute [auto].
+        precision: of potentials on CUDA [float32].
+        memory: most extra memory to take, 256MiB or more [4GiB].
+        threads: CPU threads [all].
+        group_by: report by this column, too; repeatable.
+        rectification: at which bandwidths to search the best re-weighting; auto: all up to 16,384 samples, else
+            the chosen one. none leaves the search out, which takes most of a small run's time [auto].
+        keep_neighbors: write neighbors.parquet.
+        seed: seed of the samples that are drawn [0].
+
+    Raises:
+        KdbiasError: bad options, a k that the data cannot have, or weights that do not fit the data.
     """
 
 def weights(
