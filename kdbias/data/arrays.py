@@ -14,6 +14,7 @@ import pyarrow as pa
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
 from kdbias.data.options import Options
+from kdbias.data.sharded import Sharded
 from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError, first_line
 
@@ -30,7 +31,7 @@ DAMAGED = (
 """What reading a damaged archive raises."""
 
 
-class ArrayImages:
+class ArrayImages(Sharded[np.ndarray]):
     """Rows of uint8 arrays of an ``.npz`` file, loaded by each process on first use.
 
     Args:
@@ -39,28 +40,26 @@ class ArrayImages:
         lengths: their n.
     """
 
-    def __init__(self, file: str, keys: Sequence[str], lengths: Sequence[int]) -> None:
-        self.file, self.keys = file, tuple(keys)
-        self._starts = np.concatenate([[0], np.cumsum(lengths)])
-        self._arrays: dict[str, np.ndarray] = {}
+    survives_fork = True
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": {}}
+    def __init__(self, file: str, keys: Sequence[str], lengths: Sequence[int]) -> None:
+        super().__init__(lengths, keys)
+        self.file = file
+
+    def _open(self, number: int) -> np.ndarray:
+        try:
+            with np.load(self.file, allow_pickle=False) as archive:
+                return archive[self.names[number]]
+        except DAMAGED as error:
+            raise UnreadableImage(f"cannot read {self.file}: {first_line(error)}") from None
 
     def read(self, row: int) -> np.ndarray:
-        part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        key = self.keys[part]
-        if key not in self._arrays:
-            try:
-                with np.load(self.file, allow_pickle=False) as archive:
-                    self._arrays[key] = archive[key]
-            except DAMAGED as error:
-                raise UnreadableImage(f"cannot read {self.file}: {first_line(error)}") from None
-        return self._arrays[key][row - int(self._starts[part])]
+        part, at = self.place(row)
+        return self.opened(part)[at]
 
     def location(self, row: int) -> str:
-        part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return f"{os.path.basename(self.file)}[{self.keys[part]}][{row - int(self._starts[part])}]"
+        part, at = self.place(row)
+        return f"{os.path.basename(self.file)}[{self.names[part]}][{at}]"
 
 
 def open_arrays(data: str, options: Options) -> Source:

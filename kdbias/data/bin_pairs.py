@@ -14,7 +14,7 @@ import pyarrow as pa
 from kdbias.data.digests import digest_of
 from kdbias.data.options import Options
 from kdbias.data.pickle_reader import ARRAYS, BUFFERS, REBUILT, SCALARS, Call, Machine, Span
-from kdbias.data.random_access import RandomAccess
+from kdbias.data.sharded import RandomAccess, Sharded
 from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError, first_line
 
@@ -70,7 +70,7 @@ def _ids(data: str, n: int) -> pa.Array:
     return numbered(n, 6, f"{stem}/")
 
 
-class BinImages:
+class BinImages(Sharded[None]):
     """Images of verification sets by their place in the files.
 
     Args:
@@ -79,25 +79,17 @@ class BinImages:
     """
 
     def __init__(self, files: list[str], images: list[list["Span | bytes"]]) -> None:
+        super().__init__([len(of_file) for of_file in images], [os.path.basename(file) for file in files])
         every = [image for of_file in images for image in of_file]
         spans = [image if isinstance(image, Span) else Span(0, 0) for image in every]
         self._spans = np.array([(s.offset, s.length) for s in spans], np.int64).reshape(-1, 2)
-        self._held = {i: image for i, image in enumerate(every) if isinstance(image, bytes)}
-        self._starts = np.cumsum([0, *map(len, images)])
+        self._given = {i: image for i, image in enumerate(every) if isinstance(image, bytes)}
         self._files = RandomAccess(files)
 
     def read(self, row: int) -> bytes:
-        if row in self._held:
-            return self._held[row]
-        offset, length = self._spans[row]
-        return self._files.read(self._file_of(row), int(offset), int(length))
-
-    def location(self, row: int) -> str:
-        file = self._file_of(row)
-        return f"{os.path.basename(self._files.files[file])}#{row - int(self._starts[file])}"
-
-    def _file_of(self, row: int) -> int:
-        return int(np.searchsorted(self._starts, row, side="right")) - 1
+        if row in self._given:
+            return self._given[row]
+        return self._files.read(self.place(row)[0], *self._spans[row].tolist())
 
 
 def _parse(data: str) -> tuple[list[Span | bytes], np.ndarray]:

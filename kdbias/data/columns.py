@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.data.folder import FolderImages
+from kdbias.data.image_columns import holds_images
 from kdbias.data.options import Options
 from kdbias.data.roots import leaves_root
 from kdbias.data.source import Images, NoImages, Source, make_source
 from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
-from kdbias.tables.plain import as_names, is_bytes, plain_type, without_missing
+from kdbias.tables.plain import as_names, plain_type, without_missing
 from kdbias.wording import counted
 
 ROW_ID = "\0row"
@@ -131,13 +132,6 @@ def source_of(
         names={name: role for name, role in chosen.items() if name not in (None, ROW_ID, role)},
         notes=notes,
     )
-
-
-def holds_images(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold encoded images: bytes, or a struct with a field ``bytes``."""
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
-    return is_bytes(kind)
 
 
 def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool = True) -> pa.Array:

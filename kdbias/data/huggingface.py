@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdbias.data.columns import Columns, holds_images, source_of
+from kdbias.data.columns import Columns, source_of
 from kdbias.data.digests import digests_of
 from kdbias.data.features import told
+from kdbias.data.image_columns import ArrowImages, holds_images, mapped_stream
 from kdbias.data.options import COLUMNS, Options
-from kdbias.data.parquet_images import image_bytes
 from kdbias.data.roots import join_root
 from kdbias.data.schemas import conform, unified
 from kdbias.data.source import Source, numbered
@@ -31,34 +31,6 @@ _MAX_JSON_BYTES = 1 << 26
 def is_saved_by_datasets(names: Sequence[str]) -> bool:
     """Whether a folder with these entries was written by ``save_to_disk``."""
     return _DICT in names or (_STATE in names and _INFO in names)
-
-
-class ArrowImages:
-    """A column of images in Arrow streams, memory-mapped by each process on first use.
-
-    Args:
-        files: absolute paths, one schema.
-        column: a column of images, see `image_bytes`.
-        root: folder that paths beside missing bytes start from.
-    """
-
-    def __init__(self, files: Sequence[str], column: str, root: str) -> None:
-        self.files, self.column, self.root = tuple(files), column, root
-        self._mapped: tuple[list[pa.Array], np.ndarray] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": None}
-
-    def read(self, row: int) -> bytes:
-        if self._mapped is None:
-            chunks = [c for file in self.files for c in _mapped(file)[self.column].chunks]
-            self._mapped = chunks, np.concatenate([[0], np.cumsum([len(c) for c in chunks])])
-        chunks, starts = self._mapped
-        number = int(np.searchsorted(starts, row, side="right")) - 1
-        return image_bytes(chunks[number][row - int(starts[number])], self.root)
-
-    def location(self, row: int) -> str:
-        return f"{os.path.basename(os.path.dirname(self.files[0]))}#{row}"
 
 
 def open_huggingface(data: str, options: Options) -> Source:
@@ -75,7 +47,7 @@ def open_huggingface(data: str, options: Options) -> Source:
     root = os.path.abspath(options.root or data)
     parts = _splits(data)
     try:
-        tables = [[_mapped(file) for file in files] for _, files in parts]
+        tables = [[mapped_stream(file) for file in files] for _, files in parts]
         digests = iter(digests_of([file for _, files in parts for file in files]))
     except UNREADABLE as error:
         raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
@@ -98,8 +70,8 @@ def open_huggingface(data: str, options: Options) -> Source:
     read = [conform(table.select(stored), schema, file) for file, table in mapped] if stored else []
     found = pa.concat_tables(read) if read else {}
     plain = pa.table({name: made[name] if name in made else found[name] for name in columns.plain})
-    image = columns.image or ""
-    images = ArrowImages(files, image, root)
+    lengths = [table.num_rows for _, table in mapped]
+    images = ArrowImages([os.path.abspath(file) for file in files], columns.image or "", lengths, root)
     return source_of("huggingface", data, plain, columns, options, root, lambda: images, digest)
 
 
@@ -131,13 +103,6 @@ def _json(file: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise KdbiasError(f"{file}: holds no JSON object")
     return content
-
-
-def _mapped(file: str) -> pa.Table:
-    with pa.ipc.open_stream(pa.memory_map(file)) as stream:
-        table = stream.read_all()
-    table.validate(full=True)  # a damaged stream could point outside its memory
-    return table
 
 
 def _made_columns(

@@ -15,7 +15,6 @@ import pyarrow as pa
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
 from kdbias.data.options import Options
-from kdbias.data.random_access import RandomAccess
 from kdbias.data.records import (
     HEADER,
     LENGTH_BITS,
@@ -26,6 +25,7 @@ from kdbias.data.records import (
     scan_records,
     wrong_magic,
 )
+from kdbias.data.sharded import RandomAccess
 from kdbias.data.source import Source, count_distinct, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints

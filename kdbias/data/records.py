@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.random_access import RandomAccess
 from kdbias.data.roots import MAX_FILE_BYTES
+from kdbias.data.sharded import RandomAccess
 from kdbias.errors import KdbiasError, first_line
 
 MAGIC = 0xCED7230A

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from kdbias.data.columns import holds_images
+from kdbias.data.image_columns import holds_images
 from kdbias.errors import KdbiasError
 from kdbias.tables.plain import plain_type
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from kdbias.data.columns import ROW_ID, Columns, source_of
 from kdbias.data.digests import digests_of
 from kdbias.data.features import told
+from kdbias.data.image_columns import ParquetImages
 from kdbias.data.options import COLUMNS, Options
-from kdbias.data.parquet_images import ParquetImages
 from kdbias.data.schemas import conform, unified
 from kdbias.data.shards import parquet_below, row_ids, splits_of
 from kdbias.data.source import Source

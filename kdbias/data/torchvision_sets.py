@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.options import Options
+from kdbias.data.sharded import Sharded
 from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
@@ -32,39 +33,36 @@ class _Part:
     arguments: tuple[tuple[str, Any], ...]
 
 
-class TorchvisionImages:
+class TorchvisionImages(Sharded[Any]):
     """Images of torchvision data sets, opened by each process on first use.
 
     Args:
         name: class in ``torchvision.datasets``.
         root: folder given to it.
-        parts: splits, one after another.
-        lengths: samples of each.
+        parts: splits, one after another, each with its data set as this process opened it.
     """
 
-    def __init__(self, name: str, root: str, parts: Sequence[_Part], lengths: Sequence[int]) -> None:
-        self.name, self.root, self.parts = name, root, tuple(parts)
-        self._starts = np.concatenate([[0], np.cumsum(lengths)])
-        self._opened: dict[int, Any] = {}
+    survives_fork = True
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}}
+    def __init__(self, name: str, root: str, parts: Sequence[tuple[_Part, Any]]) -> None:
+        super().__init__([len(opened) for _, opened in parts], [f"{name}/{part.split}" for part, _ in parts])
+        self.name, self.root = name, root
+        self.parts = tuple(part for part, _ in parts)
+        self._held.update(enumerate(opened for _, opened in parts))
+
+    def _open(self, number: int) -> Any:
+        return _build(self.name, self.root, self.parts[number])
 
     def read(self, row: int) -> np.ndarray:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if number not in self._opened:
-            self._opened[number] = _build(self.name, self.root, self.parts[number])
+        part, at = self.place(row)
+        dataset = self.opened(part)
         try:
-            image = self._opened[number][row - int(self._starts[number])][0]
+            image = dataset[at][0]
             if image.mode not in ("L", "RGB"):
                 image = image.convert("RGB")
             return np.array(image)
         except (OSError, ValueError, AttributeError, SyntaxError) as error:
             raise UnreadableImage(f"{self.name} gave no image: {error}") from None
-
-    def location(self, row: int) -> str:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return f"{self.name}/{self.parts[number].split}#{row - int(self._starts[number])}"
 
 
 def open_torchvision(data: str, options: Options) -> Source:
@@ -82,7 +80,8 @@ def open_torchvision(data: str, options: Options) -> Source:
     options.refuse_unused(data)
     name, arguments = _parse(data)
     root = os.path.abspath(options.root or os.environ.get("KDBIAS_DATA") or _no_root(data))
-    parts, opened = zip(*_parts(name, root, arguments), strict=True)
+    found = _parts(name, root, arguments)
+    parts, opened = zip(*found, strict=True)
     lengths = [len(dataset) for dataset in opened]
     numbers = np.concatenate([_labels(data, dataset) for dataset in opened])
     naming = options.naming
@@ -91,14 +90,12 @@ def open_torchvision(data: str, options: Options) -> Source:
     splits = np.repeat(np.array([part.split for part in parts], object), lengths)
     ids = [numbered(n, 6, f"{part.split}/") for part, n in zip(parts, lengths, strict=True)]
     contents = [fingerprints.of_arrays(_array(dataset)) for dataset in opened]
-    images = TorchvisionImages(name, root, parts, lengths)
-    images._opened = dict(enumerate(opened))
     return make_source(
         PREFIX,
         data,
         options,
         pa.concat_arrays(ids),
-        images,
+        TorchvisionImages(name, root, found),
         [name, arguments, contents, fingerprints.of_arrays(numbers), *naming],
         labels=pa.array(numbers),
         groups={"split": pa.array(splits, pa.large_string())},

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.index_cache import cached_index
 from kdbias.data.options import Options
-from kdbias.data.random_access import RandomAccess
 from kdbias.data.roots import MAX_FILE_BYTES
+from kdbias.data.sharded import RandomAccess
 from kdbias.data.source import Source, make_source
 from kdbias.data.tar_index import NO_FILE, RESERVED, Remarks, index_tar, joined
 from kdbias.errors import KdbiasError

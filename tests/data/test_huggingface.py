@@ -69,6 +69,8 @@ def test_splits_become_a_group(tmp_path, save):
     source = open_data(tmp_path / "d", where=["split=test"])
     assert source.ids.to_pylist() == ["test/00000000", "test/00000001"]
     assert source.read(1) == b"four"
+    assert source.location(1).startswith("test/")
+    assert source.location(1).endswith(".arrow#1")
     assert open_data(tmp_path / "d", id_column="age").ids.to_pylist() == ["0", "1", "2", "3", "4"]
 
 

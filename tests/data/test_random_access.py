@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.image_columns import ParquetImages
 from kdbias.data.opening import open_data
-from kdbias.data.parquet_images import ParquetImages
-from kdbias.data.random_access import RandomAccess
+from kdbias.data.sharded import RandomAccess
 
 N = 300
 
@@ -91,6 +91,25 @@ def test_forks_while_the_parent_reads(source):
         assert set(queue.get(timeout=60)) == {content(i) for i in range(N)}
     for child in children:
         child.join(60)
+
+
+def _identity(source, queue):
+    queue.put(id(source.images.opened(0)))
+
+
+def test_what_lies_in_memory_survives_a_fork_and_files_do_not(tmp_path):
+    source = open_data(table(tmp_path))
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4), np.uint8))
+    (tmp_path / "a.toml").write_text('name = "a"\nsource = "a.npz"\n[[arrays]]\nimages = "x"\n')
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    for found, shared in ((open_data(tmp_path / "a.toml"), True), (source, False)):
+        mine = found.images.opened(0)
+        child = context.Process(target=_identity, args=(found, queue))
+        child.start()
+        assert (queue.get(timeout=60) == id(mine)) == shared
+        child.join(60)
+        assert "_held" not in found.images.__getstate__()
 
 
 def test_more_files_than_may_be_open(tmp_path):

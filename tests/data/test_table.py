@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.data.decode import UnreadableImage
+from kdbias.data.image_columns import ParquetImages
 from kdbias.data.opening import open_data
-from kdbias.data.parquet_images import ParquetImages
 from kdbias.errors import KdbiasError
 
 
@@ -183,17 +183,17 @@ def test_only_a_few_row_groups_stay_in_memory(tmp_path):
     images = ParquetImages([str(file)], "image", cache_bytes=35_000)
     for row in range(100):
         images.read(row)
-    assert len(images._cache) == 3
+    assert len(images._held) == 3
 
 
 def test_large_row_groups_are_noted(tmp_path, monkeypatch):
-    from kdbias.data import parquet_images
+    from kdbias.data import image_columns
 
     file = parquet(tmp_path / "m.parquet", row_group_size=5)
     assert "slow" not in open_data(file).describe()
-    monkeypatch.setattr(parquet_images.ParquetImages.__init__, "__defaults__", (40,))
+    monkeypatch.setattr(image_columns.ParquetImages.__init__, "__defaults__", (40,))
     assert "slow" not in open_data(file).describe()  # beyond the cache, but a group is quickly read
-    monkeypatch.setattr(parquet_images, "_LARGE_GROUP", 30)
+    monkeypatch.setattr(image_columns, "_LARGE_GROUP", 30)
     assert "random order, as training does, is slow" in open_data(file).describe()
 
 
