@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
-from kdbias.data.options import Options
+from kdbias.data.settings import Options
 from kdbias.data.sharded import Sharded
 from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError, first_line
@@ -72,7 +72,6 @@ def open_arrays(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no entries, keys that are missing, arrays of the wrong type or length, pickled content.
     """
-    options.refuse_unused(f"array file {data}", "arrays")
     if not options.arrays:
         raise KdbiasError(
             f"{data}: an .npz needs a .toml description with [[arrays]] that names its images and labels"

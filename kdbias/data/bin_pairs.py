@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.digests import digest_of
-from kdbias.data.options import Options
 from kdbias.data.pickle_reader import ARRAYS, BUFFERS, REBUILT, SCALARS, Call, Machine, Span
+from kdbias.data.settings import Options
 from kdbias.data.sharded import RandomAccess, Sharded
 from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError, first_line
@@ -42,7 +42,6 @@ def open_bin(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: not such a file, or it contains code.
     """
-    options.refuse_unused(f"verification set {data}")
     files = [data]
     if os.path.isdir(data):
         names = sorted(name for name in os.listdir(data) if not name.startswith("."))

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from kdbias.data.folder import FolderImages
 from kdbias.data.image_columns import holds_images
-from kdbias.data.options import Options
 from kdbias.data.roots import leaves_root
+from kdbias.data.settings import Options
 from kdbias.data.source import Images, NoImages, Source, make_source
 from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError

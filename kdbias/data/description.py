@@ -5,63 +5,54 @@ The keys are documented in ``data_manifests/README.md``.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdbias.data.filters import matching
-from kdbias.data.options import Options
 from kdbias.data.roots import join_root
+from kdbias.data.settings import COLUMNS, Options, Parts, table_of, texts
 from kdbias.data.source import Source, count_distinct
 from kdbias.data.stores import is_uri, without_scheme
 from kdbias.errors import KdbiasError
+from kdbias.settings import option
 from kdbias.tables.documents import read_toml
 
-_COLUMNS = ("id", "label", "path", "image")
+_ROLES = tuple(name.removesuffix("_column") for name in COLUMNS)
 
 
-@dataclass(frozen=True)
-class Description:
-    """A parsed description.
+@dataclass(frozen=True, kw_only=True)
+class Description(Parts):
+    """A description, read from `file`."""
 
-    Attributes:
-        file: the ``.toml`` file.
-        name: short name of the data set.
-        source: path of the data, relative to the root.
-        kind: how to read it; None finds out.
-        root: where paths start: a folder relative to the description, or ``$NAME``, an environment
-            variable, or a URI.
-        columns: names of the "id", "label", "path" and "image" columns.
-        groups: columns kept as groups; None keeps all.
-        label_names: names of integer labels.
-        where: conditions that always apply.
-        arrays: parts of an ``.npz``.
-        lists: text files of paths.
-        pattern: regular expression on paths, whose named groups become columns.
-        expect: "samples", "labels" and "column=value" -> number, of the unfiltered data.
-        embeddings: teacher embeddings in the same order, "file" relative to the root, and "teacher".
-        size, terms, citation, homepage, notes: for people.
-    """
+    file: str = ""
+    name: str = option(text="short name of the data set")  # type: ignore[misc] # what messages call it
+    source: str = option(text="path of the data, relative to the root")
+    kind: str | None = option(None, "how to read it", shown="finds out")
+    root: str = option(".", "where paths start: a folder relative to the description, $NAME or a URI")
+    columns: Mapping[str, str] | None = option(
+        None, "names of columns", parse=table_of(str, f"column names, for {', '.join(_ROLES)}", _ROLES)
+    )
+    where: tuple[str, ...] = option((), "conditions that always apply", parse=texts)
+    expect: Mapping[str, int] | None = option(
+        None,
+        "samples, labels, a group or column=value -> number, of the unfiltered data",
+        parse=table_of(int, "whole numbers"),
+    )
+    embeddings: Mapping[str, str] | None = option(
+        None,
+        "teacher embeddings in the same order",
+        parse=table_of(str, "texts, a file and a teacher", ("file", "teacher"), ("file",)),
+    )
+    size: str = option("", "for people")
+    terms: str = option("", "stored with results")
+    citation: str = option("", "stored with results")
+    homepage: str = option("", "for people")
+    notes: str = option("", "for people")
 
-    file: str
-    name: str
-    source: str
-    kind: str | None = None
-    root: str = "."
-    columns: Mapping[str, str] = field(default_factory=dict)
-    groups: tuple[str, ...] | None = None
-    label_names: tuple[str, ...] | None = None
-    where: tuple[str, ...] = ()
-    arrays: tuple[Mapping[str, str], ...] = ()
-    lists: tuple[Mapping[str, Any], ...] = ()
-    pattern: str | None = None
-    expect: Mapping[str, int] = field(default_factory=dict)
-    embeddings: Mapping[str, str] = field(default_factory=dict)
-    size: str = ""
-    terms: str = ""
-    citation: str = ""
-    homepage: str = ""
-    notes: str = ""
+    def check(self) -> None:
+        if not self.name or not self.source:
+            raise KdbiasError("its name or source is empty")
 
     def data_root(self, root: str | os.PathLike[str] | None = None) -> str:
         """Absolute folder that ``source`` starts from: ``root`` if given, else the description's own rule.
@@ -110,61 +101,10 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     """
     file = _find(str(path))
     content = read_toml(file)
-    known = {entry.name: entry.type for entry in fields(Description) if entry.name != "file"}
-    unknown = [key for key in content if key not in known]
-    if unknown:
-        raise KdbiasError(f"{file}: unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
-    for key in ("name", "source"):
-        if not content.get(key):
-            raise KdbiasError(f"{file}: the key {key!r} is missing")
-    values = {key: _checked(file, key, value) for key, value in content.items()}
-    return Description(file=file, **values)
-
-
-_TEXTS = frozenset(
-    ("name", "source", "kind", "root", "size", "terms", "citation", "homepage", "notes", "pattern")
-)
-_TEXT_LISTS = frozenset(("groups", "label_names", "where"))
-
-
-def _checked(file: str, key: str, value: Any) -> Any:
-    def require(fine: bool, what: str) -> None:
-        if not fine:
-            raise KdbiasError(f"{file}: {key} must be {what}, not {value!r}")
-
-    def texts(items: Any) -> bool:
-        return isinstance(items, list) and all(isinstance(item, str) for item in items)
-
-    if key in _TEXTS:
-        require(isinstance(value, str), "text")
-    elif key in _TEXT_LISTS:
-        require(texts(value), "a list of texts")
-        return tuple(value)
-    elif key == "arrays":
-        require(
-            isinstance(value, list)
-            and all(isinstance(part, dict) and texts(list(part.values())) for part in value),
-            "a list of tables of texts",
-        )
-        return tuple(value)
-    elif key == "lists":
-        parts = value if isinstance(value, list) and all(isinstance(part, dict) for part in value) else [{}]
-        require(all("file" in part for part in parts), "a list of tables with a file")
-        for part in parts:
-            columns = part.get("columns", [])
-            others = [item for name, item in part.items() if name != "columns"]
-            require(texts(columns) and texts(others), "tables of texts, their columns a list of texts")
-        return tuple(value)
-    elif key == "columns":
-        require(isinstance(value, dict) and texts(list(value.values())), "a table of column names")
-        require(set(value) <= set(_COLUMNS), f"a table with the keys {', '.join(_COLUMNS)}")
-    elif key == "expect":
-        counts = isinstance(value, dict) and all(type(count) is int for count in value.values())
-        require(counts, "a table of whole numbers")
-    elif key == "embeddings":
-        require(isinstance(value, dict) and texts(list(value.values())), "a table of texts")
-        require("file" in value and set(value) <= {"file", "teacher"}, "a table with a file and a teacher")
-    return value
+    try:
+        return replace(Description.of(content, "description"), file=file)
+    except KdbiasError as error:
+        raise KdbiasError(f"{file}: {error}") from None
 
 
 def _find(path: str) -> str:
@@ -188,21 +128,12 @@ def shipped_descriptions() -> dict[str, Path]:
 
 def options_of(description: Description, given: Options, root: str) -> Options:
     """The options to open the described data with; those that the user gave come first."""
-    columns = description.columns
-    return Options(
-        id_column=given.id_column or columns.get("id"),
-        label_column=given.label_column or columns.get("label"),
-        path_column=given.path_column or columns.get("path"),
-        image_column=given.image_column or columns.get("image"),
-        groups=description.groups,
-        # Names belong to the label column that the description means.
-        label_names=description.label_names if given.label_column is None else None,
-        root=root,
-        arrays=description.arrays,
-        lists=description.lists,
-        pattern=description.pattern,
-        images=given.images,
-    )
+    said = {part.name: getattr(description, part.name) for part in Parts.declared()}
+    said |= {f"{role}_column": name for role, name in (description.columns or {}).items()}
+    if given.label_column is not None:
+        del said["label_names"]  # which belong to the label column that the description means
+    said |= {name: chosen for name in COLUMNS if (chosen := getattr(given, name))}
+    return Options(**said, root=root, images=given.images)
 
 
 def about(description: Description, root: str) -> dict[str, Any]:
@@ -227,7 +158,7 @@ def check_counts(description: Description, source: Source, own_labels: bool = Tr
     Raises:
         KdbiasError: a count differs.
     """
-    for what, expected in description.expect.items():
+    for what, expected in (description.expect or {}).items():
         if what == "samples":
             found = source.n
         elif what == "labels":

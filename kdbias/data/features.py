@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kdbias.data.options import Options
+from kdbias.data.settings import Options
 from kdbias.errors import KdbiasError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbias.data.options import Options
 from kdbias.data.roots import is_inside
+from kdbias.data.settings import Options
 from kdbias.data.source import Source, make_source
 from kdbias.data.stores import read_at
 from kdbias.errors import KdbiasError
@@ -74,7 +74,6 @@ def open_folder(data: str, options: Options) -> Source:
         KdbiasError: no images, an output of kdbias, a symbolic link that leaves the root, or a name that is
             not UTF-8.
     """
-    options.refuse_unused(f"image folder {data}", "pattern")
     folder = os.path.abspath(data)
     root = os.path.abspath(options.root) if options.root else folder
     if not is_inside(folder, os.path.realpath(root)):

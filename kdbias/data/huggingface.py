@@ -17,9 +17,9 @@ from kdbias.data.columns import Columns, source_of
 from kdbias.data.digests import digests_of
 from kdbias.data.features import told
 from kdbias.data.image_columns import ArrowImages, holds_images, mapped_stream
-from kdbias.data.options import COLUMNS, Options
 from kdbias.data.roots import join_root
 from kdbias.data.schemas import conform, unified
+from kdbias.data.settings import Options
 from kdbias.data.source import Source, numbered
 from kdbias.data.stores import UNREADABLE
 from kdbias.errors import KdbiasError, first_line
@@ -43,7 +43,6 @@ def open_huggingface(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: damaged files, splits with other columns, no images.
     """
-    options.refuse_unused(f"saved data set {data}", *COLUMNS)
     root = os.path.abspath(options.root or data)
     parts = _splits(data)
     try:

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from kdbias.data.columns import Columns, source_of
 from kdbias.data.digests import digests_of
 from kdbias.data.folder import named_parts
-from kdbias.data.options import Options
 from kdbias.data.roots import join_root
+from kdbias.data.settings import Options
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.csv_file import read_text
@@ -33,7 +33,6 @@ def open_lists(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: lists that are missing or damaged, paths that leave the root or occur twice.
     """
-    options.refuse_unused(f"lists in {data}", "lists", "pattern")
     if not options.lists:
         raise KdbiasError(f"{data}: lists need a .toml description with [[lists]]")
     folder = os.path.abspath(data)

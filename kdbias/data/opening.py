@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from kdbias.data.arrays import open_arrays
 from kdbias.data.bin_pairs import open_bin
@@ -11,8 +12,8 @@ from kdbias.data.filters import filter_source
 from kdbias.data.folder import open_folder
 from kdbias.data.huggingface import is_saved_by_datasets, open_huggingface
 from kdbias.data.lists import open_lists
-from kdbias.data.options import Options
 from kdbias.data.recordio import open_recordio
+from kdbias.data.settings import COLUMNS, Options, Reading
 from kdbias.data.shards import parquet_below
 from kdbias.data.source import Source
 from kdbias.data.stores import is_uri, without_scheme
@@ -21,25 +22,38 @@ from kdbias.data.torchvision_sets import PREFIX as TORCHVISION
 from kdbias.data.torchvision_sets import open_torchvision
 from kdbias.data.webdataset import COMPRESSED, open_webdataset
 from kdbias.errors import KdbiasError
+from kdbias.functions import takes_settings
 from kdbias.tables.files import refuse_special
 
 __all__ = ["KINDS", "Options", "Source", "open_data"]
 
-KINDS: dict[str, Callable[[str, Options], Source]] = {
-    "folder": open_folder,
-    "table": open_table,
-    "arrays": open_arrays,
-    "lists": open_lists,
-    "bin": open_bin,
-    "recordio": open_recordio,
-    "webdataset": open_webdataset,
-    "huggingface": open_huggingface,
-    TORCHVISION: open_torchvision,
-}
-"""Kind of data -> the function that opens it. ``kind`` in a description takes these names."""
 
-_WITH_PATHS = ("folder", "table", "lists", "huggingface", TORCHVISION)
-"""Kinds whose images are sought below a root; the others hold them, so that one would be overlooked."""
+class Kind(NamedTuple):
+    """A kind of data.
+
+    Attributes:
+        open: opens what is at a path.
+        uses: the options that it makes use of, beside groups and label_names; others are refused.
+        has_paths: images are sought below a root; other kinds hold them, so that one would be overlooked.
+    """
+
+    open: Callable[[str, Options], Source]
+    uses: Sequence[str] = ()
+    has_paths: bool = False
+
+
+KINDS = {
+    "folder": Kind(open_folder, ("pattern",), has_paths=True),
+    "table": Kind(open_table, COLUMNS, has_paths=True),
+    "arrays": Kind(open_arrays, ("arrays",)),
+    "lists": Kind(open_lists, ("lists", "pattern"), has_paths=True),
+    "bin": Kind(open_bin),
+    "recordio": Kind(open_recordio),
+    "webdataset": Kind(open_webdataset, ("id_column", "label_column", "image_column")),
+    "huggingface": Kind(open_huggingface, COLUMNS, has_paths=True),
+    TORCHVISION: Kind(open_torchvision, has_paths=True),
+}
+"""Kinds of data by the names that ``kind`` in a description takes."""
 
 _BY_SUFFIX = {
     ".csv": "table",
@@ -52,17 +66,8 @@ _BY_SUFFIX = {
 }
 
 
-def open_data(
-    data: str | os.PathLike[str],
-    *,
-    id_column: str | None = None,
-    label_column: str | None = None,
-    path_column: str | None = None,
-    image_column: str | None = None,
-    where: Sequence[str] = (),
-    root: str | os.PathLike[str] | None = None,
-    images: bool = True,
-) -> Source:
+@takes_settings(Reading)
+def open_data(data: str | os.PathLike[str], *, images: bool = True, settings: Reading) -> Source:
     """Open a data set.
 
     Args:
@@ -70,37 +75,26 @@ def open_data(
             ``s3://...``), MXNet RecordIO (``train.rec`` or its folder), WebDataset tars, a verification
             ``.bin`` or a folder of them, a folder that ``datasets`` saved, ``torchvision:NAME``, or a
             ``.toml`` description (a file, or the name of one that ships with kdbias).
-        id_column: column of unique ids (default ``sample_id``, else the path relative to the root).
-        label_column: column of identities or classes (default ``label`` where there is one).
-        path_column: column of image paths relative to the root (default ``path``).
-        image_column: column of encoded images (default ``image``).
-        where: conditions "column=value" or "column!=value", see :mod:`kdbias.data.filters`.
-        root: folder that paths start from and may not leave (default: the manifest's or description's own);
-            without a description refused for data that holds its images itself.
         images: whether there must be images; without, a table of ids, labels and groups will do.
 
     Returns:
-        A source with at least one sample and unique ids.
+        A source with at least one sample and unique ids. Conditions of ``where`` are "column=value" or
+        "column!=value", see :mod:`kdbias.data.filters`. Paths start from ``root`` and may not leave it;
+        without a description it is refused for data that holds its images itself.
 
     Raises:
         KdbiasError: nothing there, unknown columns or values, options that this kind of data makes no use
             of, repeated ids, paths that leave the root, or no samples.
     """
     name = without_scheme(os.fspath(data))
-    options = Options(
-        id_column=id_column,
-        label_column=label_column,
-        path_column=path_column,
-        image_column=image_column,
-        root=None if root is None else without_scheme(os.fspath(root)),
-        images=images,
-    )
+    root = None if settings.root is None else without_scheme(settings.root)
+    options = Options(**vars(settings) | {"root": root, "images": images})
     if name.lower().endswith(".toml"):
-        return _open_described(name, options, where)
+        return _open_described(name, options)
     kind = kind_of(name)
-    if root is not None and kind not in _WITH_PATHS:
+    if root is not None and not KINDS[kind].has_paths:
         raise KdbiasError(f"{name}: {kind} data holds its images and has no paths: leave out --root {root}")
-    return filter_source(_opener(name, kind)(name, options), where)
+    return filter_source(_open(name, kind, options), options.where)
 
 
 def kind_of(data: str) -> str:
@@ -152,19 +146,23 @@ def _kind_of_folder(folder: str) -> str:
     return "table" if parquet_below(folder) else "folder"
 
 
-def _opener(data: str, kind: str) -> Callable[[str, Options], Source]:
-    if kind not in KINDS:
-        raise KdbiasError(f"{data}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
-    return KINDS[kind]
+def _open(data: str, kind: str, options: Options) -> Source:
+    """Open data of a kind, and refuse what was said and would be overlooked."""
+    wanted = (*COLUMNS, "arrays", "lists", "pattern")
+    idle = f"{kind} data ({data}) makes no use of it"
+    options.refuse_idle({name: idle for name in wanted if name not in KINDS[kind].uses})
+    return KINDS[kind].open(data, options)
 
 
-def _open_described(file: str, given: Options, where: Sequence[str]) -> Source:
+def _open_described(file: str, given: Options) -> Source:
     description = read_description(file)
     root = description.data_root(given.root)
     of_library = description.source.startswith(f"{TORCHVISION}:")
     path = description.source if of_library else description.source_path(root)
     kind = description.kind or kind_of(path)
-    source = _opener(description.file, kind)(path, options_of(description, given, root))
+    if kind not in KINDS:
+        raise KdbiasError(f"{description.file}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    source = _open(path, kind, options_of(description, given, root))
     source = replace(source, about=about(description, root))
     check_counts(description, source, own_labels=given.label_column is None)
-    return filter_source(source, [*description.where, *where])
+    return filter_source(source, [*description.where, *given.where])

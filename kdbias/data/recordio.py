@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.digests import digest_of
-from kdbias.data.options import Options
 from kdbias.data.records import (
     HEADER,
     LENGTH_BITS,
@@ -25,6 +24,7 @@ from kdbias.data.records import (
     scan_records,
     wrong_magic,
 )
+from kdbias.data.settings import Options
 from kdbias.data.sharded import RandomAccess
 from kdbias.data.source import Source, count_distinct, make_source
 from kdbias.errors import KdbiasError
@@ -73,7 +73,6 @@ def open_recordio(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no ``.rec`` or several, a damaged index or one that leaves out records.
     """
-    options.refuse_unused(f"RecordIO {data}")
     file = os.path.abspath(_rec_file(data))
     size = os.path.getsize(file)
     index = os.path.splitext(file)[0] + ".idx"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.options import Options
+from kdbias.data.settings import Options
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.columns import is_own

@@ -13,8 +13,8 @@ from kdbias.data.columns import ROW_ID, Columns, source_of
 from kdbias.data.digests import digests_of
 from kdbias.data.features import told
 from kdbias.data.image_columns import ParquetImages
-from kdbias.data.options import COLUMNS, Options
 from kdbias.data.schemas import conform, unified
+from kdbias.data.settings import Options
 from kdbias.data.shards import parquet_below, row_ids, splits_of
 from kdbias.data.source import Source
 from kdbias.data.stores import UNREADABLE, is_uri, join, names_in, open_input, parent_of
@@ -44,7 +44,6 @@ def open_table(data: str, options: Options) -> Source:
         KdbiasError: missing columns, files whose columns differ, paths that leave the root, repeated ids, no
             rows.
     """
-    options.refuse_unused(f"table {data}", *COLUMNS)
     files, names, folder = _files(data)
     root = options.root or folder
     root = root if is_uri(root) else os.path.abspath(root)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.options import Options
+from kdbias.data.settings import Options
 from kdbias.data.sharded import Sharded
 from kdbias.data.source import Source, make_source, numbered
 from kdbias.errors import KdbiasError
@@ -77,7 +77,6 @@ def open_torchvision(data: str, options: Options) -> Source:
     Raises:
         KdbiasError: no such data set, files that are missing, or items that are not (image, label).
     """
-    options.refuse_unused(data)
     name, arguments = _parse(data)
     root = os.path.abspath(options.root or os.environ.get("KDBIAS_DATA") or _no_root(data))
     found = _parts(name, root, arguments)
@@ -196,12 +195,12 @@ def _labels(data: str, dataset: Any) -> np.ndarray:
     return labels
 
 
-def _names(dataset: Any, labels: np.ndarray) -> list[str] | None:
+def _names(dataset: Any, labels: np.ndarray) -> tuple[str, ...] | None:
     names = getattr(dataset, "classes", None)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return None
     fits = len(set(names)) == len(names) and labels.min() >= 0 and labels.max() < len(names)
-    return list(names) if fits else None
+    return tuple(names) if fits else None
 
 
 def _array(dataset: Any) -> np.ndarray | None:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.index_cache import cached_index
-from kdbias.data.options import Options
 from kdbias.data.roots import MAX_FILE_BYTES
+from kdbias.data.settings import Options
 from kdbias.data.sharded import RandomAccess
 from kdbias.data.source import Source, make_source
 from kdbias.data.tar_index import NO_FILE, RESERVED, Remarks, index_tar, joined
@@ -83,7 +83,6 @@ def open_webdataset(data: str, options: Options) -> Source:
         KdbiasError: no tars, compressed, cut or damaged ones, members that leave the root or occur twice,
             images that are no sample's for certain, no images.
     """
-    options.refuse_unused(f"WebDataset {data}", "id_column", "label_column", "image_column")
     files = [os.path.abspath(file) for file in expand(data)]
     image = (options.image_column or "").lower().lstrip(".") or None
     form = f"{_FORM} {image or ''}"

@@ -138,5 +138,5 @@ def test_empty_and_absent(tmp_path):
 
 
 def test_columns_make_no_sense_for_a_folder(folder):
-    with pytest.raises(KdbiasError, match="--id-column name"):
+    with pytest.raises(KdbiasError, match="id_column is 'name', but folder data"):
         open_data(folder, id_column="name")
