@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdbias.data.access import digest_of
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.digests import digest_of
 from kdbias.data.settings import Options
 from kdbias.data.sharded import Sharded
 from kdbias.data.source import Source, make_source, numbered

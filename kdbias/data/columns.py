@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.data.access import is_uri, leaves_root
 from kdbias.data.folder import FolderImages
 from kdbias.data.image_columns import holds_images
-from kdbias.data.roots import leaves_root
 from kdbias.data.settings import Options
 from kdbias.data.source import Images, NoImages, Source, make_source
-from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
 from kdbias.tables.plain import as_names, plain_type, without_missing

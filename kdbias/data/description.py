@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdbias.data.access import is_uri, join_root, without_scheme
 from kdbias.data.filters import matching
-from kdbias.data.roots import join_root
 from kdbias.data.settings import COLUMNS, Options, Parts, table_of, texts
 from kdbias.data.source import Source, count_distinct
-from kdbias.data.stores import is_uri, without_scheme
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
 from kdbias.tables.documents import read_toml

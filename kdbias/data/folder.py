@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbias.data.roots import is_inside
+from kdbias.data.access import is_inside, read_at
 from kdbias.data.settings import Options
 from kdbias.data.source import Source, make_source
-from kdbias.data.stores import read_at
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.run_record import RECORD, stage_of

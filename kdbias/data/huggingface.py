@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdbias.data.access import UNREADABLE, digests_of, join_root
 from kdbias.data.columns import Columns, source_of
-from kdbias.data.digests import digests_of
-from kdbias.data.features import told
 from kdbias.data.image_columns import ArrowImages, holds_images, mapped_stream
-from kdbias.data.roots import join_root
-from kdbias.data.schemas import conform, unified
 from kdbias.data.settings import Options
+from kdbias.data.shards import conform, told, unified
 from kdbias.data.source import Source, numbered
-from kdbias.data.stores import UNREADABLE
 from kdbias.errors import KdbiasError, first_line
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -38,7 +35,7 @@ def open_huggingface(data: str, options: Options) -> Source:
 
     The splits of a dict become the group ``split``. Columns play their parts as in a table; without an id
     column the id is "<split>/<row>". Names of a ``ClassLabel`` become the labels. The fingerprint covers
-    the content of the files (see :mod:`kdbias.data.digests`).
+    the content of the files (see :mod:`kdbias.data.access`).
 
     Raises:
         KdbiasError: damaged files, splits with other columns, no images.

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kdbias.data.access import UNREADABLE, open_input, read_at
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.sharded import Lazy, Sharded
-from kdbias.data.stores import UNREADABLE, open_input, read_at
 from kdbias.tables.plain import is_bytes
 
 CACHE_BYTES = 1 << 28

@@ -8,10 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.data.access import digests_of, join_root
 from kdbias.data.columns import Columns, source_of
-from kdbias.data.digests import digests_of
 from kdbias.data.folder import named_parts
-from kdbias.data.roots import join_root
 from kdbias.data.settings import Options
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError, first_line

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from kdbias.data.access import is_uri, without_scheme
 from kdbias.data.arrays import open_arrays
-from kdbias.data.bin_pairs import open_bin
 from kdbias.data.description import about, check_counts, options_of, read_description
 from kdbias.data.filters import filter_source
 from kdbias.data.folder import open_folder
@@ -16,10 +16,10 @@ from kdbias.data.recordio import open_recordio
 from kdbias.data.settings import COLUMNS, Options, Reading
 from kdbias.data.shards import parquet_below
 from kdbias.data.source import Source
-from kdbias.data.stores import is_uri, without_scheme
 from kdbias.data.table import open_table
 from kdbias.data.torchvision_sets import PREFIX as TORCHVISION
 from kdbias.data.torchvision_sets import open_torchvision
+from kdbias.data.verification_bin import open_bin
 from kdbias.data.webdataset import COMPRESSED, open_webdataset
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings

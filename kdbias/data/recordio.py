@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from kdbias.data.access import digest_of
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.digests import digest_of
 from kdbias.data.records import (
     HEADER,
     LENGTH_BITS,
@@ -68,7 +68,7 @@ def open_recordio(data: str, options: Options) -> Source:
 
     Ids are the record keys, labels the first label of each image (as text, integers without a point; NaN,
     infinite ones and -1 are none). Without an ``.idx`` the records are found by scanning the ``.rec``. The
-    fingerprint covers keys, offsets, labels and the content of the ``.rec`` (see :mod:`kdbias.data.digests`).
+    fingerprint covers keys, offsets, labels and the content of the ``.rec`` (see :mod:`kdbias.data.access`).
 
     Raises:
         KdbiasError: no ``.rec`` or several, a damaged index or one that leaves out records.

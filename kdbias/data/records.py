@@ -13,8 +13,8 @@ from array import array
 import numpy as np
 import pyarrow as pa
 
+from kdbias.data.access import MAX_FILE_BYTES
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.roots import MAX_FILE_BYTES
 from kdbias.data.sharded import RandomAccess
 from kdbias.errors import KdbiasError, first_line
 

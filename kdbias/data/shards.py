@@ -1,13 +1,18 @@
-"""Parquet files that make one data set: which of a folder, and what their names say of their rows."""
+"""The files of one data set: which of a folder, what their names and metadata say, one schema for all."""
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from kdbias.data.folder import EXTENSIONS
+from kdbias.data.image_columns import holds_images
+from kdbias.data.settings import Options
 from kdbias.data.source import numbered
+from kdbias.errors import KdbiasError
+from kdbias.tables.plain import plain_type
 from kdbias.tables.run_record import RECORD
 
 _NUMBERED = re.compile(r"(?:.*/)?(?P<split>[^/]+?)-\d+-of-\d+(-[0-9a-f]+)?\.parquet", re.IGNORECASE)
@@ -60,3 +65,118 @@ def _split_of(name: str) -> str | None:
         return found["split"]
     parts = os.path.splitext(name)[0].split("/")
     return next((part for part in reversed(parts) if part.lower() in _SPLITS), None)
+
+
+def unified(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
+    """The columns of the first file with types that hold the values of all.
+
+    A column of nulls fits any other, integers fit wider ones and floats, texts fit each other however Arrow
+    keeps them. The order of columns does not matter.
+
+    Args:
+        schemas: (file, its schema) of each.
+
+    Raises:
+        KdbiasError: a file lacks a column or has another, or types do not go together (both are named).
+    """
+    name, first = schemas[0]
+    fields = {field.name: field for field in first}
+    holders = dict.fromkeys(fields, name)
+    for file, schema in schemas[1:]:
+        if schema.equals(first):
+            continue
+        if sorted(schema.names) != sorted(first.names):
+            odd = sorted(set(schema.names) ^ set(first.names)) or ["one twice"]
+            raise KdbiasError(
+                f"{file}: other columns ({', '.join(schema.names)}) than {name} ({', '.join(first.names)}); "
+                f"only one has {', '.join(odd)}"
+            )
+        for field in schema:
+            common = _common(fields[field.name].type, field.type)
+            if common is None:
+                raise KdbiasError(
+                    f"{file}: its column {field.name!r} holds {field.type}, that of {holders[field.name]} "
+                    f"{fields[field.name].type}; write both with one type"
+                )
+            if common != fields[field.name].type:
+                fields[field.name], holders[field.name] = pa.field(field.name, common), file
+    return pa.schema(list(fields.values()), first.metadata)
+
+
+def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """The columns of a table in the order and types that `unified` found for them.
+
+    Raises:
+        KdbiasError: a value that the common type cannot hold.
+    """
+    for index, name in enumerate(table.column_names):
+        kind = schema.field(name).type
+        if table.schema.types[index] == kind:
+            continue
+        try:
+            table = table.set_column(index, name, table.column(index).cast(kind))
+        except pa.ArrowException as error:
+            raise KdbiasError(
+                f"{where}: its column {name!r} does not fit the {kind} of the other files ({error})"
+            ) from None
+    order = [name for name in schema.names if name in table.column_names]
+    return table if order == table.column_names else table.select(order)
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """A type for the values of both, None where there is none."""
+    if one.equals(other) or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    plain, second = plain_type(one), plain_type(other)
+    if plain is None or second is None:
+        # Files of images are read one by one, other such columns are left out.
+        alike = holds_images(one) == holds_images(other) and plain is second
+        return one if alike else None
+    try:
+        pair = [pa.schema([("x", kind)]) for kind in (plain, second)]
+        return plain_type(pa.unify_schemas(pair, promote_options="permissive").field(0).type)
+    except pa.ArrowException:
+        return None
+
+
+def told(options: Options, files: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What the ``features`` documents say where the options say nothing: ``image_column``, ``label_names``.
+
+    Args:
+        files: (file, its document) of each; those that are no mapping say nothing.
+
+    Raises:
+        KdbiasError: files number the classes of the label in different ways.
+    """
+    label = options.label_column or "label"
+    known = [(file, features) for file, features in files if isinstance(features, Mapping)]
+    found: dict[str, Any] = {}
+    images = {name for _, features in known for name in features if _is_image(features[name])}
+    if options.image_column is None and options.path_column is None and len(images) == 1:
+        found["image_column"] = images.pop()
+    named = [(file, names) for file, features in known if (names := _class_names(features.get(label)))]
+    if options.label_names is None and named:
+        for file, names in named[1:]:
+            if names != named[0][1]:
+                first = f"{named[0][0]} {_few(named[0][1])}"
+                raise KdbiasError(
+                    f"{file}: names the classes of {label!r} {_few(names)}, but {first}; the same number "
+                    "would mean two of them: read the files one by one"
+                )
+        found["label_names"] = named[0][1]
+    return found
+
+
+def _is_image(feature: Any) -> bool:
+    return isinstance(feature, Mapping) and feature.get("_type") == "Image"
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    names = feature.get("names") if isinstance(feature, Mapping) else None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

@@ -9,15 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kdbias.data.access import UNREADABLE, digests_of, is_uri, join, names_in, open_input, parent_of
 from kdbias.data.columns import ROW_ID, Columns, source_of
-from kdbias.data.digests import digests_of
-from kdbias.data.features import told
 from kdbias.data.image_columns import ParquetImages
-from kdbias.data.schemas import conform, unified
 from kdbias.data.settings import Options
-from kdbias.data.shards import parquet_below, row_ids, splits_of
+from kdbias.data.shards import conform, parquet_below, row_ids, splits_of, told, unified
 from kdbias.data.source import Source
-from kdbias.data.stores import UNREADABLE, is_uri, join, names_in, open_input, parent_of
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
 from kdbias.tables.foreign import mistaken
@@ -37,7 +34,7 @@ def open_table(data: str, options: Options) -> Source:
     :mod:`kdbias.tables.plain`) are missing.
 
     Paths start from the root (default: the manifest's folder) and may not leave it. The fingerprint covers
-    the manifest's content (see :mod:`kdbias.data.digests`), not that of image files it points to. Manifest
+    the manifest's content (see :mod:`kdbias.data.access`), not that of image files it points to. Manifest
     and root may be URIs of a store.
 
     Raises:

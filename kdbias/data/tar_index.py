@@ -2,22 +2,31 @@
 
 A sample is all members of one key, wherever they stand in the tar. As in WebDataset, a key ends at the first
 dot of a member's name, and what follows is the member's extension, which may have dots of its own.
+
+An index is made once and kept in the user's cache folder: ``$KDBIAS_CACHE``, else
+``$XDG_CACHE_HOME/kdbias``, else ``~/.cache/kdbias``; it may be removed at any time. An entry belongs to a
+file's path, size and times of change: that of its content, which copying may carry over, and that of the file
+itself, which it cannot. Where the folder cannot be written, indexes are built anew each time.
 """
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from kdbias.data.access import leaves_root
 from kdbias.data.folder import EXTENSIONS, is_utf8
-from kdbias.data.roots import leaves_root
 from kdbias.data.tar import Member, read_members
 from kdbias.errors import KdbiasError
+from kdbias.tables import fingerprints
 from kdbias.tables.files import refuse_special
+from kdbias.tables.parquet_file import parquet_writer, read_table
 
 RESERVED = ("key", "image", "offset", "size", "shard")
 NO_IMAGE, NO_FILE = -1, -2
@@ -266,3 +275,37 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
                 columns[entry.name] = pa.nulls(table.num_rows, entry.type)
         cast.append(pa.table(columns, schema=unified))
     return pa.concat_tables(cast)
+
+
+def cache_folder() -> Path:
+    """Where indexes are kept."""
+    chosen = os.environ.get("KDBIAS_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "kdbias"
+
+
+def cached_index(file: str, form: str, build: Callable[[str], pa.Table]) -> pa.Table:
+    """The index of a file: from the cache if the file is unchanged, else built and stored.
+
+    Args:
+        file: absolute path.
+        form: name and version of the index's form; another form is another entry.
+        build: makes the index of a file.
+    """
+    status = os.stat(file)
+    times = [status.st_mtime_ns, status.st_ctime_ns]
+    key = fingerprints.of_json([form, os.path.realpath(file), status.st_size, *times])
+    entry = cache_folder() / f"{key}.parquet"
+    try:
+        return read_table(entry)
+    except (OSError, KdbiasError):  # none yet, or a damaged one
+        pass
+    table = build(file)
+    try:
+        with parquet_writer(entry, table.schema, compression="ZSTD") as writer:
+            writer.write_table(table)
+    except OSError:
+        pass
+    return table

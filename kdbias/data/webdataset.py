@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.data.access import MAX_FILE_BYTES
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.index_cache import cached_index
-from kdbias.data.roots import MAX_FILE_BYTES
 from kdbias.data.settings import Options
 from kdbias.data.sharded import RandomAccess
 from kdbias.data.source import Source, make_source
-from kdbias.data.tar_index import NO_FILE, RESERVED, Remarks, index_tar, joined
+from kdbias.data.tar_index import NO_FILE, RESERVED, Remarks, cached_index, index_tar, joined
 from kdbias.errors import KdbiasError
 from kdbias.progress import bar
 from kdbias.tables import fingerprints
@@ -76,7 +75,7 @@ def open_webdataset(data: str, options: Options) -> Source:
     and ``.json`` that are not UTF-8, too long, or give a name two values. Hidden files do not count.
 
     Each tar is read through once to note the offsets, which are then kept (see
-    :mod:`kdbias.data.index_cache`). The fingerprint covers keys, columns, offsets and sizes, not the
+    :mod:`kdbias.data.tar_index`). The fingerprint covers keys, columns, offsets and sizes, not the
     content of the images.
 
     Raises:

@@ -197,7 +197,7 @@ def _from_lfw(file: Path, header: list[str], lines: list[list[str]]) -> Pairs:
 
 
 def _from_bin(file: Path) -> Pairs:
-    from kdbias.data.bin_pairs import read_pairs as read_bin_pairs
+    from kdbias.data.verification_bin import read_pairs as read_bin_pairs
 
     return _made(*read_bin_pairs(file))
 

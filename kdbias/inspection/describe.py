@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdbias.data.access import without_scheme
 from kdbias.data.opening import kind_of, open_data
-from kdbias.data.stores import without_scheme
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.inspection import files

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdbias.data.access import is_inside, is_uri, join_root
 from kdbias.data.description import read_description
-from kdbias.data.roots import is_inside, join_root
-from kdbias.data.stores import is_uri
 from kdbias.errors import KdbiasError
 from kdbias.reporting.places import bases, candidates
 

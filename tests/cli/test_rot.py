@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdbias.data.index_cache import cached_index
+from kdbias.data.tar_index import cached_index
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.measurement.files import read_measured, read_neighbors, read_samplings, read_uniformity

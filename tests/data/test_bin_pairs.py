@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from kdbias.data.bin_pairs import read_pairs
 from kdbias.data.opening import open_data
+from kdbias.data.verification_bin import read_pairs
 from kdbias.errors import KdbiasError
 
 IMAGES = [bytes([0xFF, 0xD8, i, 0, 0x80]) * (300 * (i % 2) + 1) for i in range(6)]

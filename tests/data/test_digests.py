@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdbias.data import digests
-from kdbias.data.digests import digest_of, digests_of
+from kdbias.data import access
+from kdbias.data.access import digest_of, digests_of
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def files(tmp_path) -> list[Path]:
 
 @pytest.fixture
 def small_budget(monkeypatch) -> None:
-    monkeypatch.setattr(digests, "WHOLE_BYTES", 2500)
-    monkeypatch.setattr(digests, "SPREAD_BYTES", 240)
-    monkeypatch.setattr(digests, "_PIECE", 20)
-    monkeypatch.setattr(digests, "_SMALLEST_PIECE", 2)
+    monkeypatch.setattr(access, "WHOLE_BYTES", 2500)
+    monkeypatch.setattr(access, "SPREAD_BYTES", 240)
+    monkeypatch.setattr(access, "_PIECE", 20)
+    monkeypatch.setattr(access, "_SMALLEST_PIECE", 2)
 
 
 def of(files: list[Path]) -> list[str]:
@@ -52,7 +52,7 @@ def test_a_small_data_set_counts_by_every_byte(files):
 
 @pytest.mark.parametrize("copies", [1, 20])
 def test_the_budget_is_that_of_the_data_set_not_of_each_file(files, small_budget, monkeypatch, copies):
-    monkeypatch.setattr(digests, "open_input", Counting)
+    monkeypatch.setattr(access, "open_input", Counting)
     Counting.total = 0
     assert of(files[:2]) == [whole(file) for file in files[:2]]
     of(files[:3] * copies)
@@ -71,7 +71,7 @@ def test_sizes_ends_and_pieces_count_in_a_large_data_set(files, small_budget):
 
 def test_one_large_file_counts_as_it_always_did(tmp_path, monkeypatch):
     for name, size in {"WHOLE_BYTES": 1000, "SPREAD_BYTES": 64 * 16, "_PIECE": 16}.items():
-        monkeypatch.setattr(digests, name, size)
+        monkeypatch.setattr(access, name, size)
     (tmp_path / "big.rec").write_bytes(np.random.default_rng(1).bytes(5000))
     assert digest_of(str(tmp_path / "big.rec")) == "6df289dfbdf5349105eb53b6a4a01415"
 

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kdbias.data.access import is_uri, join, names_in, open_input, parent_of, size_of
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.opening import open_data
-from kdbias.data.stores import is_uri, join, names_in, open_input, parent_of, size_of
 from kdbias.errors import KdbiasError
 
 fsspec = pytest.importorskip("fsspec")
