@@ -15,19 +15,12 @@ from kdbias.data.access import digest_of
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.settings import Options
 from kdbias.data.sharded import Sharded
-from kdbias.data.source import Source, make_source, numbered
+from kdbias.data.source import Source, make_source, numbered_parts, repeated
 from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.joins import as_strings
 
-DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
+_OF_ZIP = (zipfile.BadZipFile, zlib.error, struct.error)
+DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, *_OF_ZIP)
 """What reading a damaged archive raises."""
 
 
@@ -76,30 +69,20 @@ def open_arrays(data: str, options: Options) -> Source:
         raise KdbiasError(
             f"{data}: an .npz needs a .toml description with [[arrays]] that names its images and labels"
         )
-    ids: list[pa.Array] = []
-    labels: list[pa.Array] = []
-    groups: dict[str, list[str | None]] = {k: [] for part in options.arrays for k in part if k not in _KEYS}
-    lengths = []
+    keys = [part.get("images", "") for part in options.arrays]
     try:
         with np.load(data, allow_pickle=False) as archive:
-            for part in options.arrays:
-                length, part_labels = _part(data, archive, part)
-                lengths.append(length)
-                ids.append(numbered(length, 6, f"{part['images']}/"))
-                labels.append(part_labels)
-                for name, values in groups.items():
-                    values += [part.get(name)] * length
+            lengths, labels = zip(*(_part(data, archive, part) for part in options.arrays), strict=True)
     except KdbiasError:
         raise
     except DAMAGED as error:
         raise KdbiasError(f"{data}: not a plain .npz file ({first_line(error)})") from None
-    all_labels = pa.concat_arrays([part.cast(labels[0].type) for part in labels])
-    keys = [part["images"] for part in options.arrays]
+    said = dict.fromkeys(name for part in options.arrays for name in part)
     return make_source(
         "arrays",
         data,
         options,
-        pa.concat_arrays(ids),
+        numbered_parts([f"{key}/" for key in keys], lengths, 6),
         ArrayImages(os.path.abspath(data), keys, lengths),
         [
             digest_of(data),
@@ -107,8 +90,10 @@ def open_arrays(data: str, options: Options) -> Source:
             list(options.label_names or ()),
             *replace(options, label_names=None).naming,
         ],
-        labels=all_labels if any("labels" in part for part in options.arrays) else None,
-        groups={name: pa.array(values, pa.large_string()) for name, values in groups.items()},
+        labels=pa.concat_arrays(labels) if "labels" in said else None,
+        groups={
+            n: repeated([part.get(n) for part in options.arrays], lengths) for n in said if n not in _KEYS
+        },
     )
 
 
@@ -116,6 +101,7 @@ _KEYS = ("images", "labels")
 
 
 def _part(data: str, archive: Any, part: Mapping[str, str]) -> tuple[int, pa.Array]:
+    """How many images a part has, and their labels as text."""
     for role in _KEYS:
         if (role == "images" or role in part) and part.get(role) not in archive.files:
             raise KdbiasError(
@@ -128,11 +114,11 @@ def _part(data: str, archive: Any, part: Mapping[str, str]) -> tuple[int, pa.Arr
             "(n, height, width[, channels])"
         )
     if "labels" not in part:
-        return len(images), pa.nulls(len(images), pa.int64())
+        return len(images), pa.nulls(len(images), pa.large_string())
     labels = archive[part["labels"]].reshape(-1)
     if len(labels) != len(images) or labels.dtype.kind not in "iuUb":
         raise KdbiasError(
             f"{data}: array {part['labels']!r} is {labels.dtype} of length {len(labels)}; labels are "
             f"integers or text, one for each of the {len(images)} images"
         )
-    return len(images), pa.array(labels.astype(np.int64) if labels.dtype.kind in "iub" else labels)
+    return len(images), as_strings(labels.astype(np.int64) if labels.dtype.kind == "b" else labels)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from kdbias.data.access import is_uri, leaves_root
 from kdbias.data.folder import FolderImages
 from kdbias.data.image_columns import holds_images
 from kdbias.data.settings import Options
-from kdbias.data.source import Images, NoImages, Source, make_source
+from kdbias.data.source import Images, NoImages, Source, make_source, require_column
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
 from kdbias.tables.plain import as_names, plain_type, without_missing
@@ -22,6 +22,7 @@ from kdbias.wording import counted
 ROW_ID = "\0row"
 """Column of the ids that stand in for those that a table lacks; no file has one of this name."""
 
+_ROLES = ("image", "id", "label", "path")
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # pandas's row numbers, a group of nothing
 
 
@@ -50,28 +51,62 @@ class Columns:
             KdbiasError: a named column does not exist or holds values of another kind, or a name occurs
                 twice.
         """
-        if len(set(schema.names)) != len(schema.names):
-            raise KdbiasError(f"{data}: column names occur twice ({', '.join(schema.names)})")
-        for name in options.groups or ():
-            _pick(data, schema, name, name, "groups")
-        image = _image_column(data, schema, options)
-        id = _pick(data, schema, options.id_column, "sample_id", "--id-column")
-        label = _pick(data, schema, options.label_column, "label", "--label-column")
-        path = _pick(data, schema, options.path_column, "path", "--path-column")
-        if id is None and path is None and "sample_id" in schema.names:
-            _pick(data, schema, "sample_id", "sample_id", "--id-column")  # refused: of no plain values
-        named = (id, label, path, *(options.groups or ()))
-        others = [n for n in schema.names if n != image and (n in named or not _PANDAS_INDEX.fullmatch(n))]
-        plain = [name for name in others if plain_type(schema.field(name).type) is not None]
+        names, groups = schema.names, options.groups or ()
+        if len(set(names)) != len(names):
+            raise KdbiasError(f"{data}: column names occur twice ({', '.join(names)})")
+        for name in groups:
+            _require_kind(data, schema, name, "groups")
+        image, id, label, path = (_column_for(role, data, schema, options) for role in _ROLES)
+        if id is None and path is None and "sample_id" in names:
+            _require_kind(data, schema, "sample_id", "--id-column")  # refused: of no plain values
+        if options.images:
+            _require_images(data, names, image or path)
+        wanted = {id, label, path, *groups}
+        others = [n for n in names if n != image and (n in wanted or not _PANDAS_INDEX.fullmatch(n))]
+        plain, skipped = _parted(others, lambda name: _is_plain(schema.field(name).type))
         if options.groups is not None:
-            plain = [name for name in plain if name in (*options.groups, id, label, path)]
-        skipped = [name for name in others if plain_type(schema.field(name).type) is None]
-        if options.images and image is None and path is None:
-            raise KdbiasError(
-                f"{data}: no column 'image' with image bytes and no column 'path'; name one with "
-                f"--image-column or --path-column; it has {', '.join(schema.names)}"
-            )
-        return cls(id, label, path, image, tuple(plain), tuple(skipped))
+            plain, _ = _parted(plain, wanted.__contains__)
+        return cls(id, label, path, image, plain, skipped)
+
+
+def _parted(names: Iterable[str], fits: Callable[[str], bool]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names that fit, and those that do not."""
+    chosen = {name: fits(name) for name in names}
+    return tuple(n for n in chosen if chosen[n]), tuple(n for n in chosen if not chosen[n])
+
+
+def _require_images(data: str, names: Sequence[str], column: str | None) -> None:
+    if column is None:
+        raise KdbiasError(
+            f"{data}: no column 'image' with image bytes and no column 'path'; name one with --image-column "
+            f"or --path-column; it has {', '.join(names)}"
+        )
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return plain_type(kind) is not None
+
+
+def _require_kind(data: str, schema: pa.Schema, name: str | None, use: str) -> None:
+    """Refuse a named column that does not exist or holds values of another kind."""
+    require_column(data, name, schema.names, f" for {use}")
+    fits, wanted = _is_plain, "plain values"
+    if use == "--image-column":
+        fits, wanted = holds_images, "image bytes; columns of paths go to --path-column"
+    if name is not None and not fits(schema.field(name).type):
+        raise KdbiasError(f"{data}: column {name!r} for {use} holds {schema.field(name).type}, not {wanted}")
+
+
+def _column_for(role: str, data: str, schema: pa.Schema, options: Options) -> str | None:
+    """The column that plays a part: the named one, else that of the usual name where it can."""
+    named = getattr(options, f"{role}_column")
+    _require_kind(data, schema, named, f"--{role}-column")
+    usual = "sample_id" if role == "id" else role
+    if named is not None or usual not in schema.names:
+        return named
+    kind = schema.field(usual).type
+    fits = options.path_column is None and holds_images(kind) if role == "image" else _is_plain(kind)
+    return usual if fits else None
 
 
 def source_of(
@@ -81,56 +116,64 @@ def source_of(
     columns: Columns,
     options: Options,
     root: str,
-    stored: Callable[[], Images],
     digest: Any,
+    stored: Callable[[], Images] = NoImages,
 ) -> Source:
     """A source of the plain columns of a table.
 
     Args:
         table: the plain columns.
         root: folder or URI that paths start from.
-        stored: gives the reader of the image column.
         digest: evidence of the content.
+        stored: gives the reader of the image column.
 
     Raises:
         KdbiasError: no rows, rows without a path, paths that leave the root, repeated ids.
     """
-    if not table.num_rows:
-        raise KdbiasError(f"{data}: holds no samples")
     by_path = options.images and columns.image is None
+    notes = [f"columns of no plain values left out: {', '.join(columns.skipped)}"] if columns.skipped else []
     paths = None
     if columns.path is not None and (by_path or columns.id is None):
         paths = relative_paths(data, table[columns.path], root, refuse=by_path)
-    if by_path:
-        images: Images = FolderImages(root, paths)
-    else:
-        images = NoImages() if columns.image is None else stored()
-    notes = [f"columns of no plain values left out: {', '.join(columns.skipped)}"] if columns.skipped else []
-    if columns.id is None and paths is None:
+    elif columns.id is None:
         columns = replace(columns, id=ROW_ID)
         notes.append("no column of ids: they are the file's name and the row")
     ids = pc.replace_substring(paths, "\\", "/") if columns.id is None else as_names(table[columns.id])
-    labels = None if columns.label is None else table[columns.label]
-    if labels is not None:
-        notes += _said(columns.label, labels)
-        labels = as_names(labels) if options.label_names is None else without_missing(labels)
-    used = (columns.id, columns.label, columns.path, ROW_ID)
-    groups = {name: table[name] for name in table.column_names if name not in used}
-    notes += [note for name, values in groups.items() for note in _said(name, values)]
-    groups = {name: without_missing(values) for name, values in groups.items()}
+    values, lost = _values(table, columns)
+    images: Images = NoImages() if columns.image is None else stored()
+    labels = None if columns.label is None else values.pop(columns.label)
+    if labels is not None and options.label_names is None:
+        labels = as_names(labels)
     chosen = {columns.id: "sample_id", columns.label: "label"}
     return make_source(
         kind,
         data,
         replace(options, groups=None),  # chosen when the columns were read
         ids=ids,
-        images=images,
+        images=FolderImages(root, paths) if by_path else images,
         digest=[digest, columns.id, columns.label, columns.path, columns.image, sorted(table.column_names)],
         labels=labels,
-        groups=groups,
+        groups=values,
         names={name: role for name, role in chosen.items() if name not in (None, ROW_ID, role)},
-        notes=notes,
+        notes=[*notes, *lost],
     )
+
+
+def _values(table: pa.Table, columns: Columns) -> tuple[dict[str, pa.ChunkedArray], list[str]]:
+    """The label, where there is one, and all groups, with what says that there is none as nulls; and notes on
+    texts other than the empty one that were taken for missing."""
+    used = (columns.id, columns.label, columns.path, ROW_ID)
+    names = [] if columns.label is None else [columns.label]
+    found, notes = {}, []
+    for name in (*names, *(name for name in table.column_names if name not in used)):
+        values = table[name]
+        found[name] = kept = without_missing(values)
+        if plain_type(values.type) == pa.large_string():
+            values = as_strings(values)
+            lost = values.filter(pc.and_(pc.is_null(kept), pc.not_equal(values, "")))
+            texts = ", ".join(map(repr, pc.unique(lost).to_pylist()))
+            notes += [f"{counted(len(lost), 'value')} of {name} read as missing ({texts})"] * bool(texts)
+    return found, notes
 
 
 def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool = True) -> pa.Array:
@@ -159,40 +202,3 @@ def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool =
             "the folder above all images as --root"
         )
     return paths
-
-
-def _pick(data: str, schema: pa.Schema, named: str | None, usual: str, option: str) -> str | None:
-    if named is None:
-        return usual if usual in schema.names and plain_type(schema.field(usual).type) is not None else None
-    if named not in schema.names:
-        raise KdbiasError(f"{data}: no column {named!r} for {option}; it has {', '.join(schema.names)}")
-    if plain_type(schema.field(named).type) is None:
-        raise KdbiasError(
-            f"{data}: column {named!r} for {option} holds {schema.field(named).type}, not plain values"
-        )
-    return named
-
-
-def _image_column(data: str, schema: pa.Schema, options: Options) -> str | None:
-    named = options.image_column
-    if named is None:
-        usual = options.path_column is None and "image" in schema.names
-        return "image" if usual and holds_images(schema.field("image").type) else None
-    if named not in schema.names:
-        raise KdbiasError(f"{data}: no column {named!r} for --image-column; it has {', '.join(schema.names)}")
-    if not holds_images(schema.field(named).type):
-        raise KdbiasError(
-            f"{data}: column {named!r} holds {schema.field(named).type}, not image bytes; columns of paths "
-            "go to --path-column"
-        )
-    return named
-
-
-def _said(name: str | None, values: pa.ChunkedArray) -> list[str]:
-    """A note on texts other than the empty one that are taken for missing values."""
-    if plain_type(values.type) != pa.large_string():
-        return []
-    values = as_strings(values)
-    lost = values.filter(pc.and_(pc.is_null(without_missing(values)), pc.not_equal(values, "")))
-    texts = ", ".join(map(repr, pc.unique(lost).to_pylist()))
-    return [f"{counted(len(lost), 'value')} of {name} read as missing ({texts})"] if len(lost) else []

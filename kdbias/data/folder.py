@@ -11,31 +11,14 @@ import pyarrow.compute as pc
 
 from kdbias.data.access import is_inside, read_at
 from kdbias.data.settings import Options
-from kdbias.data.source import Source, make_source
+from kdbias.data.source import Source, joined, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.run_record import RECORD, stage_of
 from kdbias.wording import counted
 
-EXTENSIONS = frozenset(
-    [
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "webp",
-        "bmp",
-        "gif",
-        "tif",
-        "tiff",
-        "ppm",
-        "pgm",
-        "pnm",
-        "jp2",
-        "avif",
-    ]
-)
+_EXTENSIONS = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pnm jp2 avif"
+EXTENSIONS = frozenset(_EXTENSIONS.split(" "))
 _BATCH = 65536
 
 
@@ -106,11 +89,7 @@ def open_folder(data: str, options: Options) -> Source:
         if len(fits) < len(paths):
             notes.append(f"{counted(len(paths) - len(fits), 'image')} left out: no fit for the pattern")
         paths, sizes = paths.take(pa.array(fits)), sizes[fits]
-    if prefix:
-        text = pa.large_string()
-        ids = pc.binary_join_element_wise(pa.scalar(prefix, text), paths, pa.scalar("", text))
-    else:
-        ids = paths
+    ids = joined(prefix, paths) if prefix else paths
     return make_source(
         "folder",
         data,

@@ -18,7 +18,7 @@ from kdbias.data.columns import Columns, source_of
 from kdbias.data.image_columns import ArrowImages, holds_images, mapped_stream
 from kdbias.data.settings import Options
 from kdbias.data.shards import conform, told, unified
-from kdbias.data.source import Source, numbered
+from kdbias.data.source import Source, numbered_parts, repeated
 from kdbias.errors import KdbiasError, first_line
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -41,34 +41,44 @@ def open_huggingface(data: str, options: Options) -> Source:
         KdbiasError: damaged files, splits with other columns, no images.
     """
     root = os.path.abspath(options.root or data)
-    parts = _splits(data)
+    splits = _splits(data)
+    files = [file for _, group in splits for file in group]
     try:
-        tables = [[mapped_stream(file) for file in files] for _, files in parts]
-        digests = iter(digests_of([file for _, files in parts for file in files]))
+        tables = [mapped_stream(file) for file in files]
+        digests = dict(zip(files, digests_of(files), strict=True))
     except UNREADABLE as error:
         raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
-    digest = [[name, [next(digests) for _ in files]] for name, files in parts]
-    files = [file for _, group in parts for file in group]
-    counts = [sum(table.num_rows for table in group) for group in tables]
-    mapped = list(zip(files, (table for group in tables for table in group), strict=True))
-    schema = unified([(file, table.schema.remove_metadata()) for file, table in mapped])
-    options = replace(options, **told(options, [(f, _features(f)) for _, (f, *_) in parts]))
-    if options.image_column is None:
-        options = _image_option(options, schema)
-    made = _made_columns([name for name, _ in parts], counts, schema, options)
+    found = list(zip(files, tables, strict=True))
+    schema = unified([(file, table.schema.remove_metadata()) for file, table in found])
+    options = _with_images(told(options, [(group[0], _features(group[0])) for _, group in splits]), schema)
+    lengths = [table.num_rows for table in tables]
+    made = _made_columns(splits, lengths, schema, options)
     schema = pa.schema([*schema, *(pa.field(name, values.type) for name, values in made.items())])
     columns = Columns.choose(data, schema, options)
     if options.images and columns.image is None:
         raise KdbiasError(
             f"{data}: no column of images; name one with --image-column ({', '.join(schema.names)})"
         )
+    plain = _plain(found, schema, columns, made)
+    digest = [[name, [digests[file] for file in group]] for name, group in splits]
+    images = ArrowImages(files, columns.image or "", lengths, root)
+    return source_of("huggingface", data, plain, columns, options, root, digest, lambda: images)
+
+
+def _plain(
+    found: list[tuple[str, pa.Table]], schema: pa.Schema, columns: Columns, made: dict[str, pa.Array]
+) -> pa.Table:
+    """The plain columns of all files, and those made here."""
     stored = [name for name in columns.plain if name not in made]
-    read = [conform(table.select(stored), schema, file) for file, table in mapped] if stored else []
-    found = pa.concat_tables(read) if read else {}
-    plain = pa.table({name: made[name] if name in made else found[name] for name in columns.plain})
-    lengths = [table.num_rows for _, table in mapped]
-    images = ArrowImages([os.path.abspath(file) for file in files], columns.image or "", lengths, root)
-    return source_of("huggingface", data, plain, columns, options, root, lambda: images, digest)
+    read = pa.concat_tables([conform(table.select(stored), schema, file) for file, table in found])
+    return pa.table({name: made[name] if name in made else read[name] for name in columns.plain})
+
+
+def _with_images(options: Options, schema: pa.Schema) -> Options:
+    """The only column that can hold images is the image column, whatever its name."""
+    rich = [field.name for field in schema if holds_images(field.type)]
+    known = options.image_column is not None or len(rich) != 1
+    return options if known else replace(options, image_column=rich[0])
 
 
 def _splits(data: str) -> list[tuple[str, list[str]]]:
@@ -102,26 +112,17 @@ def _json(file: str) -> dict[str, Any]:
 
 
 def _made_columns(
-    names: list[str], counts: list[int], schema: pa.Schema, options: Options
+    splits: list[tuple[str, list[str]]], lengths: list[int], schema: pa.Schema, options: Options
 ) -> dict[str, pa.Array]:
-    """``split`` and, unless there is an id column, ``sample_id`` of all rows."""
+    """``split`` and, unless there is an id column, ``sample_id`` of all rows, by the lengths of files."""
     made: dict[str, pa.Array] = {}
-    named = any(names)
-    if named and "split" not in schema.names:
-        rows = pa.array(np.repeat(np.arange(len(names)), counts))
-        made["split"] = pa.array(names, pa.large_string()).take(rows)
+    names = [name for name, files in splits for _ in files]
+    if any(names) and "split" not in schema.names:
+        made["split"] = repeated(names, lengths)
     if options.id_column is None and "sample_id" not in schema.names:
-        parts = zip(names, counts, strict=True)
-        made["sample_id"] = pa.concat_arrays(
-            [numbered(count, 8, f"{name}/" if named else "") for name, count in parts]
-        )
+        rows = np.add.reduceat(lengths, np.cumsum([0, *(len(files) for _, files in splits[:-1])]))
+        made["sample_id"] = numbered_parts([f"{name}/" if name else "" for name, _ in splits], rows, 8)
     return made
-
-
-def _image_option(options: Options, schema: pa.Schema) -> Options:
-    """The only column that can hold images is the image column, whatever its name."""
-    rich = [field.name for field in schema if holds_images(field.type)]
-    return replace(options, image_column=rich[0]) if len(rich) == 1 else options
 
 
 def _features(file: str) -> Any:

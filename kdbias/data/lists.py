@@ -12,7 +12,7 @@ from kdbias.data.access import digests_of, join_root
 from kdbias.data.columns import Columns, source_of
 from kdbias.data.folder import named_parts
 from kdbias.data.settings import Options
-from kdbias.data.source import Source
+from kdbias.data.source import Source, joined
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.csv_file import read_text
 from kdbias.tables.joins import as_strings
@@ -49,17 +49,11 @@ def open_lists(data: str, options: Options) -> Source:
             table = table.append_column(name, values)
     above = os.path.relpath(folder, root).replace(os.sep, "/")
     if above != ".":
-        paths = _before(f"{above}/", table["path"])
+        paths = joined(f"{above}/", table["path"])
         table = table.set_column(table.column_names.index("path"), "path", paths)
     columns = Columns.choose(data, table.schema, options)
     digest = [digests_of(files), [dict(entry) for entry in options.lists], options.pattern]
-    return source_of(
-        "lists", data, table.select(list(columns.plain)), columns, options, root, _no_images, digest
-    )
-
-
-def _no_images() -> Any:
-    raise AssertionError("lists hold no images")
+    return source_of("lists", data, table.select(list(columns.plain)), columns, options, root, digest)
 
 
 def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
@@ -77,7 +71,7 @@ def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
     for name, before in (("path", entry.get("prefix")), ("label", entry.get("label_prefix"))):
         if before and name in names:
             text = f"{before.rstrip('/')}/" if name == "path" else before
-            table = table.set_column(names.index(name), name, _before(text, table[name]))
+            table = table.set_column(names.index(name), name, joined(text, table[name]))
     for name in dict.fromkeys(groups):
         value = pa.scalar(entry.get(name), pa.large_string())
         table = table.append_column(name, pa.repeat(value, table.num_rows))
@@ -110,8 +104,3 @@ def _parsed(text: str, names: list[str]) -> pa.Table:
         words = (r"(\S.*\.\w+)" if name == "path" else r"(\S+)" for name in names)
         tabs = "\t".join(rf"\{number}" for number in range(1, len(names) + 1))
         return parsed(re.sub(rf"^ *{' +'.join(words)} *$", tabs, text, flags=re.MULTILINE), "\t")
-
-
-def _before(prefix: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    text = pa.large_string()
-    return pc.binary_join_element_wise(pa.scalar(prefix, text), values, pa.scalar("", text))

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -109,18 +110,18 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     Raises:
         KdbiasError: a value that the common type cannot hold.
     """
-    for index, name in enumerate(table.column_names):
-        kind = schema.field(name).type
-        if table.schema.types[index] == kind:
-            continue
-        try:
-            table = table.set_column(index, name, table.column(index).cast(kind))
-        except pa.ArrowException as error:
-            raise KdbiasError(
-                f"{where}: its column {name!r} does not fit the {kind} of the other files ({error})"
-            ) from None
-    order = [name for name in schema.names if name in table.column_names]
-    return table if order == table.column_names else table.select(order)
+    columns = {}
+    for field in schema:
+        if field.name in table.column_names:
+            values = table[field.name]
+            try:
+                columns[field.name] = values if values.type == field.type else values.cast(field.type)
+            except pa.ArrowException as error:
+                raise KdbiasError(
+                    f"{where}: its column {field.name!r} does not fit the {field.type} of the other files "
+                    f"({error})"
+                ) from None
+    return pa.table(columns)
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -141,8 +142,8 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return None
 
 
-def told(options: Options, files: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """What the ``features`` documents say where the options say nothing: ``image_column``, ``label_names``.
+def told(options: Options, files: Iterable[tuple[str, Any]]) -> Options:
+    """The options, with what ``features`` documents say of ``image_column`` and ``label_names`` beside them.
 
     Args:
         files: (file, its document) of each; those that are no mapping say nothing.
@@ -150,33 +151,34 @@ def told(options: Options, files: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         KdbiasError: files number the classes of the label in different ways.
     """
-    label = options.label_column or "label"
     known = [(file, features) for file, features in files if isinstance(features, Mapping)]
-    found: dict[str, Any] = {}
     images = {name for _, features in known for name in features if _is_image(features[name])}
     if options.image_column is None and options.path_column is None and len(images) == 1:
-        found["image_column"] = images.pop()
-    named = [(file, names) for file, features in known if (names := _class_names(features.get(label)))]
-    if options.label_names is None and named:
-        for file, names in named[1:]:
-            if names != named[0][1]:
-                first = f"{named[0][0]} {_few(named[0][1])}"
-                raise KdbiasError(
-                    f"{file}: names the classes of {label!r} {_few(names)}, but {first}; the same number "
-                    "would mean two of them: read the files one by one"
-                )
-        found["label_names"] = named[0][1]
-    return found
+        options = replace(options, image_column=images.pop())
+    label = options.label_column or "label"
+    named: dict[tuple[str, ...], str] = {}
+    for file, features in known if options.label_names is None else ():
+        if names := _class_names(features.get(label)):
+            named.setdefault(names, file)
+    if len(named) > 1:
+        (names, file), (others, other) = list(named.items())[:2]
+        raise KdbiasError(
+            f"{other}: names the classes of {label!r} {_few(others)}, but {file} {_few(names)}; the same "
+            "number would mean two of them: read the files one by one"
+        )
+    return replace(options, label_names=next(iter(named))) if named else options
 
 
 def _is_image(feature: Any) -> bool:
     return isinstance(feature, Mapping) and feature.get("_type") == "Image"
 
 
-def _class_names(feature: Any) -> list[str] | None:
+def _class_names(feature: Any) -> tuple[str, ...] | None:
     names = feature.get("names") if isinstance(feature, Mapping) else None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
-def _few(names: list[str]) -> str:
+def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

@@ -1,6 +1,6 @@
 """Where samples come from: the one interface that every kind of data set is read through."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -112,8 +112,7 @@ class Source:
     def column(self, name: str) -> pa.Array:
         """Values of a group, of ``sample_id`` or ``label``, or of these by their original names."""
         columns = self.columns()
-        if name not in columns:
-            raise KdbiasError(f"{self.origin}: no column {name!r}; it has {', '.join(columns)}")
+        require_column(self.origin, name, columns)
         return columns[name]
 
     def columns(self) -> dict[str, pa.Array]:
@@ -169,14 +168,40 @@ def count_distinct(values: pa.Array) -> int:
     return pc.count_distinct(values).as_py()
 
 
+def require_column(where: str, name: str | None, known: Iterable[str], use: str = "") -> None:
+    """Refuse the name of a column that is not among those known; None names none.
+
+    Args:
+        use: what it is for, " for --id-column".
+    """
+    if name is not None and name not in known:
+        raise KdbiasError(f"{where}: no column {name!r}{use}; it has {', '.join(known) or 'none'}")
+
+
+def joined(*parts: pa.Array | pa.ChunkedArray | str, by: str = "") -> pa.Array | pa.ChunkedArray:
+    """(n,) large_string: the texts of each row put together; a str stands for itself in every row."""
+    text = pa.large_string()
+    arrays = (pa.scalar(part, text) if isinstance(part, str) else part for part in parts)
+    return pc.binary_join_element_wise(*arrays, pa.scalar(by, text))
+
+
 def numbered(n: int, digits: int, prefix: str = "") -> pa.Array:
     """(n,) large_string: the prefix and the numbers 0 ... n - 1, of at least so many digits.
 
     Made by Arrow: a list of texts takes ten times the memory.
     """
-    text = pa.large_string()
-    numbers = pc.utf8_lpad(pa.array(np.arange(n)).cast(text), digits, "0")
-    return pc.binary_join_element_wise(pa.scalar(prefix, text), numbers, pa.scalar("", text))
+    return joined(prefix, pc.utf8_lpad(pa.array(np.arange(n)).cast(pa.large_string()), digits, "0"))
+
+
+def numbered_parts(prefixes: Iterable[str], lengths: Iterable[int], digits: int) -> pa.Array:
+    """(sum of lengths,) large_string: `numbered` of each part, one part after another."""
+    return pa.concat_arrays([numbered(n, digits, text) for text, n in zip(prefixes, lengths, strict=True)])
+
+
+def repeated(values: Sequence[str | None], lengths: Sequence[int]) -> pa.Array:
+    """(sum of lengths,) large_string: each value as often as its part is long."""
+    rows = pa.array(np.repeat(np.arange(len(values)), lengths))
+    return pa.array(values, pa.large_string()).take(rows)
 
 
 def make_source(
@@ -256,11 +281,8 @@ def _chosen(
     """The groups that were asked for, in their own order; all where none were."""
     if wanted is None:
         return groups
-    missing = [name for name in wanted if name not in groups]
-    if missing:
-        raise KdbiasError(
-            f"{origin}: no column {missing[0]!r} for groups; it has {', '.join(groups) or 'none'}"
-        )
+    for name in wanted:
+        require_column(origin, name, groups, " for groups")
     return {name: values for name, values in groups.items() if name in wanted}
 
 

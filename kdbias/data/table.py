@@ -46,7 +46,7 @@ def open_table(data: str, options: Options) -> Source:
     root = root if is_uri(root) else os.path.abspath(root)
     try:
         schema, features = _schema(files)
-        options = replace(options, **told(options, features))
+        options = told(options, features)
         columns = Columns.choose(data, schema, options)
         table = _read(files, names, columns, schema, options.groups is None)
         digest: Any = digests_of(files)
@@ -61,8 +61,8 @@ def open_table(data: str, options: Options) -> Source:
         columns,
         options,
         root,
-        lambda: _images(data, files, columns.image or "", root),
         digest,
+        lambda: _images(data, files, columns.image or "", root),
     )
     if isinstance(source.images, ParquetImages) and source.images.is_slow_at_random:
         note = "images lie in large row groups: reading them in random order, as training does, is slow"

@@ -81,13 +81,15 @@ def read_members(handle: BinaryIO, file: str) -> Iterator[Member]:
                 "it and pack the tar anew"
             ) from None
         except ValueError as error:
-            packer = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
-            if at or packer is None:
-                raise _damaged(file, f"{error}, at byte {at:,} of {size:,}") from None
-            raise KdbiasError(
-                f"{file}: compressed with {packer}; decompress it first: images are read in any order"
-            ) from None
+            raise _no_tar(file, header, error, f"at byte {at:,} of {size:,}", at == 0) from None
         at += _BLOCK + -(-length // _BLOCK) * _BLOCK
+
+
+def _no_tar(file: str, header: bytes, error: Exception, where: str, first: bool) -> KdbiasError:
+    packer = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
+    if packer is None or not first:
+        return _damaged(file, f"{error}, {where}")
+    return KdbiasError(f"{file}: compressed with {packer}; decompress it first: images are read in any order")
 
 
 def _damaged(file: str, what: str) -> KdbiasError:

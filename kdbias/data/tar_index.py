@@ -152,26 +152,24 @@ def _add(
     if last in EXTENSIONS or (image is not None and f".{extension}".endswith(f".{image}")):
         sample.images[extension] = (member.offset, member.size) if member.is_file else (-1, NO_FILE)
     elif (last in _TEXTS or last == "json") and (image is not None or not stem):
+        values, whole = _said(handle, member, last)
         columns = sample.columns.setdefault(stem, {})
-        whole = True
-        if not member.is_file or member.size > (_MAX_JSON_BYTES if last == "json" else _MAX_TEXT_BYTES):
-            whole = False
-        else:
-            handle.seek(member.offset)
-            content = handle.read(member.size)
-            if last == "json":
-                values, whole = _plain_values(content)
-                columns |= {key: value for key, value in values.items() if key not in columns}
-            else:
-                columns[last], whole = _text(content)
+        columns.update(values | columns if last == "json" else values)
         remarks.add("odd", member.name, not whole)
 
 
-def _text(content: bytes) -> tuple[str | None, bool]:
+def _said(handle: BinaryIO, member: Member, last: str) -> tuple[dict[str, Any], bool]:
+    """What a text or a .json says, by name, and whether all of it could be read."""
+    if not member.is_file or member.size > (_MAX_JSON_BYTES if last == "json" else _MAX_TEXT_BYTES):
+        return {}, False
+    handle.seek(member.offset)
+    content = handle.read(member.size)
+    if last == "json":
+        return _plain_values(content)
     try:
-        return content.decode("utf-8-sig").strip() or None, True
+        return {last: content.decode("utf-8-sig").strip() or None}, True
     except UnicodeDecodeError:
-        return None, False
+        return {last: None}, False
 
 
 def _plain_values(content: bytes) -> tuple[dict[str, Any], bool]:
@@ -257,7 +255,7 @@ def _as_text(value: Any) -> str | None:
     return str(value) if whole else pa.scalar(value).cast(pa.large_string()).as_py()
 
 
-def joined(tables: Sequence[pa.Table]) -> pa.Table:
+def one_table(tables: Sequence[pa.Table]) -> pa.Table:
     """One table; a column that has another type in another tar becomes text."""
     types: dict[str, set[pa.DataType]] = {}
     for table in tables:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.settings import Options
 from kdbias.data.sharded import Sharded
-from kdbias.data.source import Source, make_source, numbered
+from kdbias.data.source import Source, make_source, numbered_parts, repeated
 from kdbias.errors import KdbiasError
 from kdbias.optional import require
 from kdbias.progress import bar
@@ -86,18 +86,17 @@ def open_torchvision(data: str, options: Options) -> Source:
     naming = options.naming
     if options.label_names is None:
         options = replace(options, label_names=_names(opened[0], numbers))
-    splits = np.repeat(np.array([part.split for part in parts], object), lengths)
-    ids = [numbered(n, 6, f"{part.split}/") for part, n in zip(parts, lengths, strict=True)]
+    splits = [part.split for part in parts]
     contents = [fingerprints.of_arrays(_array(dataset)) for dataset in opened]
     return make_source(
         PREFIX,
         data,
         options,
-        pa.concat_arrays(ids),
+        numbered_parts([f"{split}/" for split in splits], lengths, 6),
         TorchvisionImages(name, root, found),
         [name, arguments, contents, fingerprints.of_arrays(numbers), *naming],
         labels=pa.array(numbers),
-        groups={"split": pa.array(splits, pa.large_string())},
+        groups={"split": repeated(splits, lengths)},
     )
 
 

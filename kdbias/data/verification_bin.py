@@ -14,11 +14,12 @@ from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.data.access import digest_of
 from kdbias.data.settings import Options
 from kdbias.data.sharded import RandomAccess, Sharded
-from kdbias.data.source import Source, make_source, numbered
+from kdbias.data.source import Source, make_source, numbered_parts
 from kdbias.errors import KdbiasError, first_line
 
 _MAX_STEPS = 50_000_000
@@ -208,8 +209,9 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[pa.Array, pa.Array, np.nda
         KdbiasError: not such a file, or it contains code.
     """
     images, same = _parse(str(path))
-    ids = _ids(str(path), len(images))
-    return ids.take(pa.array(range(0, len(ids), 2))), ids.take(pa.array(range(1, len(ids), 2))), same
+    ids = _ids([str(path)], [len(images)])
+    first = pa.array(np.arange(0, len(ids), 2))
+    return ids.take(first), ids.take(pc.add(first, 1)), same
 
 
 def open_bin(data: str, options: Options) -> Source:
@@ -232,7 +234,7 @@ def open_bin(data: str, options: Options) -> Source:
         "bin",
         data,
         options,
-        pa.concat_arrays([_ids(file, len(images)) for file, (images, _) in zip(files, parsed, strict=True)]),
+        _ids(files, [len(images) for images, _ in parsed]),
         BinImages([os.path.abspath(file) for file in files], [images for images, _ in parsed]),
         [*(digest_of(file) for file in files), *options.naming],
         groups={
@@ -242,9 +244,9 @@ def open_bin(data: str, options: Options) -> Source:
     )
 
 
-def _ids(data: str, n: int) -> pa.Array:
-    stem = os.path.splitext(os.path.basename(data))[0]
-    return numbered(n, 6, f"{stem}/")
+def _ids(files: list[str], lengths: list[int]) -> pa.Array:
+    stems = (os.path.splitext(os.path.basename(file))[0] for file in files)
+    return numbered_parts([f"{stem}/" for stem in stems], lengths, 6)
 
 
 class BinImages(Sharded[None]):

@@ -15,8 +15,8 @@ from kdbias.data.access import MAX_FILE_BYTES
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.settings import Options
 from kdbias.data.sharded import RandomAccess
-from kdbias.data.source import Source, make_source
-from kdbias.data.tar_index import NO_FILE, RESERVED, Remarks, cached_index, index_tar, joined
+from kdbias.data.source import Source, count_distinct, joined, make_source, require_column
+from kdbias.data.tar_index import NO_FILE, RESERVED, Remarks, cached_index, index_tar, one_table
 from kdbias.errors import KdbiasError
 from kdbias.progress import bar
 from kdbias.tables import fingerprints
@@ -83,18 +83,55 @@ def open_webdataset(data: str, options: Options) -> Source:
             images that are no sample's for certain, no images.
     """
     files = [os.path.abspath(file) for file in expand(data)]
-    image = (options.image_column or "").lower().lstrip(".") or None
-    form = f"{_FORM} {image or ''}"
-    tables = []
+    table, shards, remarks = _indexed(data, files, (options.image_column or "").lower().lstrip(".") or None)
+    columns = {name: table[name] for name in table.column_names if name not in RESERVED}
+    require_column(data, options.id_column, columns, " for --id-column")
+    require_column(data, options.label_column, columns, " for --label-column")
+    label = options.label_column or next((name for name in ("cls", "label") if name in columns), None)
+    ids, notes = (
+        _ids(table["key"], shards, files)
+        if options.id_column is None
+        else (as_strings(columns[options.id_column]), [])
+    )
+    offsets, lengths = table["offset"].to_numpy(), table["size"].to_numpy()
+    chosen = {options.id_column: "sample_id", label: "label"}
+    return make_source(
+        "webdataset",
+        data,
+        options,
+        ids,
+        TarImages(files, shards, offsets, lengths),
+        [
+            fingerprints.of_arrays(ids, offsets, lengths),
+            [[name, fingerprints.of_arrays(values)] for name, values in sorted(columns.items())],
+            str(label),
+            *options.naming,
+        ],
+        labels=columns.get(label),
+        groups={name: values for name, values in columns.items() if name not in chosen},
+        names={name: role for name, role in chosen.items() if name not in (None, role)},
+        notes=[*notes, *remarks.notes()],
+    )
+
+
+def _ids(keys: pa.ChunkedArray, shards: np.ndarray, files: Sequence[str]) -> tuple[pa.Array, list[str]]:
+    ids = as_strings(keys)
+    if count_distinct(ids) == len(ids):
+        return ids, []
+    stems = [os.path.splitext(os.path.basename(file))[0] for file in files]
+    ids = joined(pa.array(stems, pa.large_string()).take(pa.array(shards)), ids, by="/")
+    return ids, ["keys occur in several tars, so ids begin with the tar's name"]
+
+
+def _indexed(data: str, files: Sequence[str], image: str | None) -> tuple[pa.Table, np.ndarray, Remarks]:
+    """The indexes of all tars as one, (n,) int32 number of each sample's tar, and what to remark."""
+    tables, remarks = [], Remarks()
     with bar(len(files), "tars", "index") as progress:
         for file in files:
-            tables.append(cached_index(file, form, lambda f: index_tar(f, image)))
+            tables.append(cached_index(file, f"{_FORM} {image or ''}", lambda f: index_tar(f, image)))
+            remarks.join(tables[-1].schema.metadata)
             progress.update(1)
-    remarks = Remarks()
-    for indexed in tables:
-        remarks.join(indexed.schema.metadata)
-    table = joined(tables)
-    sizes = np.repeat(np.arange(len(files)), [t.num_rows for t in tables])
+    table = one_table(tables)
     if not table.num_rows or pc.max(table["size"]).as_py() < 0:
         found = ", ".join(f"{'.' + ending!r} ({n:,})" for ending, n in remarks.endings.most_common(_SHOWN))
         wanted = f" with the extension .{image}" if image else ""
@@ -102,30 +139,7 @@ def open_webdataset(data: str, options: Options) -> Source:
             f"{data}: no images{wanted} in its tar files ({len(files):,}), whose members end in "
             f"{found or 'nothing'}; --image-column names the extension of the images"
         )
-    columns = {name: table[name] for name in table.column_names if name not in RESERVED}
-    ids, notes = _ids(data, table["key"], sizes, files, options.id_column, columns)
-    label = _label(data, options.label_column, columns)
-    groups = {name: v for name, v in columns.items() if name not in (options.id_column, label)}
-    offsets = table["offset"].to_numpy()
-    lengths = table["size"].to_numpy()
-    chosen = {options.id_column: "sample_id", label: "label"}
-    return make_source(
-        "webdataset",
-        data,
-        options,
-        ids,
-        TarImages(files, sizes.astype(np.int32), offsets, lengths),
-        [
-            fingerprints.of_arrays(as_strings(ids), offsets, lengths),
-            _columns_digest(columns),
-            str(label),
-            *options.naming,
-        ],
-        labels=None if label is None else columns[label],
-        groups=groups,
-        names={name: role for name, role in chosen.items() if name is not None and name != role},
-        notes=[*notes, *remarks.notes()],
-    )
+    return table, np.repeat(np.arange(len(files), dtype=np.int32), [t.num_rows for t in tables]), remarks
 
 
 def expand(data: str) -> list[str]:
@@ -135,27 +149,27 @@ def expand(data: str) -> list[str]:
         KdbiasError: none, one that does not exist, a compressed one beside them, or too many.
     """
     if os.path.isdir(data):
-        names = [name for name in sorted(os.listdir(data)) if name[0] != "."]
-        packed = [name for name in names if name.lower().endswith(COMPRESSED)]
-        if packed:
-            raise KdbiasError(
-                f"{data}: holds compressed tars ({', '.join(packed[:3])}): decompress them first"
-            )
-        files = [os.path.join(data, name) for name in names if name.lower().endswith(".tar")]
+        files = _tars_in(data)
     elif os.path.exists(data):
         files = [data]
     elif "{" in data:
         files = _ranges(data)
-    elif any(c in data for c in "*?["):
-        files = sorted(glob.glob(data))
     else:
-        files = [data]
+        files = sorted(glob.glob(data)) if any(c in data for c in "*?[") else [data]
     if not files:
         raise KdbiasError(f"{data}: no .tar files")
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
         raise KdbiasError(f"{data}: {len(missing):,} of {len(files):,} tar files do not exist ({missing[0]})")
     return files
+
+
+def _tars_in(folder: str) -> list[str]:
+    names = [name for name in sorted(os.listdir(folder)) if name[0] != "."]
+    packed = [name for name in names if name.lower().endswith(COMPRESSED)]
+    if packed:
+        raise KdbiasError(f"{folder}: holds compressed tars ({', '.join(packed[:3])}): decompress them first")
+    return [os.path.join(folder, name) for name in names if name.lower().endswith(".tar")]
 
 
 def _ranges(pattern: str) -> list[str]:
@@ -171,35 +185,3 @@ def _ranges(pattern: str) -> list[str]:
         + texts[-1]
         for chosen in itertools.product(*numbers)
     ]
-
-
-def _ids(
-    data: str,
-    keys: pa.ChunkedArray,
-    shards: np.ndarray,
-    files: Sequence[str],
-    id_column: str | None,
-    columns: dict[str, pa.ChunkedArray],
-) -> tuple[pa.Array, list[str]]:
-    if id_column is not None:
-        if id_column not in columns:
-            raise KdbiasError(f"{data}: no column {id_column!r} for --id-column; it has {', '.join(columns)}")
-        return as_strings(columns[id_column]), []
-    ids = as_strings(keys)
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return ids, []
-    stems = pa.array([os.path.splitext(os.path.basename(file))[0] for file in files], pa.large_string())
-    ids = pc.binary_join_element_wise(stems.take(pa.array(shards)), ids, pa.scalar("/", pa.large_string()))
-    return ids, ["keys occur in several tars, so ids begin with the tar's name"]
-
-
-def _label(data: str, named: str | None, columns: dict[str, pa.ChunkedArray]) -> str | None:
-    if named is None:
-        return next((name for name in ("cls", "label") if name in columns), None)
-    if named not in columns:
-        raise KdbiasError(f"{data}: no column {named!r} for --label-column; it has {', '.join(columns)}")
-    return named
-
-
-def _columns_digest(columns: dict[str, pa.ChunkedArray]) -> list[list[str]]:
-    return [[name, fingerprints.of_arrays(values)] for name, values in sorted(columns.items())]
