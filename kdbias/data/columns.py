@@ -54,10 +54,8 @@ class Columns:
         names, groups = schema.names, options.groups or ()
         if len(set(names)) != len(names):
             raise KdbiasError(f"{data}: column names occur twice ({', '.join(names)})")
-        for name in groups:
-            _require_kind(data, schema, name, "groups")
-        image, id, label, path = (_column_for(role, data, schema, options) for role in _ROLES)
-        if id is None and path is None and "sample_id" in names:
+        image, id, label, path = _named(data, schema, options)
+        if (id or path) is None and "sample_id" in names:
             _require_kind(data, schema, "sample_id", "--id-column")  # refused: of no plain values
         if options.images:
             _require_images(data, names, image or path)
@@ -95,6 +93,13 @@ def _require_kind(data: str, schema: pa.Schema, name: str | None, use: str) -> N
         fits, wanted = holds_images, "image bytes; columns of paths go to --path-column"
     if name is not None and not fits(schema.field(name).type):
         raise KdbiasError(f"{data}: column {name!r} for {use} holds {schema.field(name).type}, not {wanted}")
+
+
+def _named(data: str, schema: pa.Schema, options: Options) -> list[str | None]:
+    """The column of each of `_ROLES`; groups that are no column of plain values are refused."""
+    for name in options.groups or ():
+        _require_kind(data, schema, name, "groups")
+    return [_column_for(role, data, schema, options) for role in _ROLES]
 
 
 def _column_for(role: str, data: str, schema: pa.Schema, options: Options) -> str | None:
