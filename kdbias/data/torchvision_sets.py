@@ -121,8 +121,9 @@ def _parse(data: str) -> tuple[str, dict[str, Any]]:
 def _class(name: str) -> Any:
     datasets = require("torchvision.datasets", package="torchvision")
     found = getattr(datasets, name, None) if name in datasets.__all__ else None
-    if found is None or not inspect.isclass(found):
-        close = [known for known in datasets.__all__ if known.lower() == name.lower()]
+    # A set without a root reads no files, it makes its pictures up.
+    if not inspect.isclass(found) or "root" not in inspect.signature(found).parameters:
+        close = [known for known in datasets.__all__ if known != name and known.lower() == name.lower()]
         hint = f"; did you mean {close[0]}?" if close else ", see torchvision.datasets"
         raise KdbiasError(f"torchvision:{name}: there is no such data set{hint}")
     return found

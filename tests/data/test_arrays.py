@@ -40,6 +40,13 @@ def test_parts_follow_one_another(described):
     assert test.location(1) == "x.npz[b][1]"
 
 
+def test_parts_may_label_by_number_text_and_truth(tmp_path):
+    images = np.zeros((2, 4, 4), np.uint8)
+    np.savez(tmp_path / "x.npz", a=images, ya=[True, False], b=images, yb=["cat", "7"])
+    (tmp_path / "x.toml").write_text('name = "x"\nsource = "x.npz"\n' + ENTRIES)
+    assert open_data(tmp_path / "x.toml").labels.to_pylist() == ["1", "0", "cat", "7"]
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

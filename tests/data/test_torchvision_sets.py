@@ -122,6 +122,7 @@ def test_what_is_missing_is_not_downloaded(tmp_path, name):
     [
         ("torchvision:mnist", "no such data set; did you mean MNIST?"),
         ("torchvision:os", "no such data set"),
+        ("torchvision:FakeData", "no such data set, see"),
         ("torchvision:MNIST?download=true", "is no option"),
         ("torchvision:MNIST?nonsense=1", "cannot be opened"),
     ],
