@@ -11,7 +11,6 @@ import pyarrow as pa
 from kdbias.data.folder import EXTENSIONS
 from kdbias.data.image_columns import holds_images
 from kdbias.data.settings import Options
-from kdbias.data.source import numbered
 from kdbias.errors import KdbiasError
 from kdbias.tables.plain import plain_type
 from kdbias.tables.run_record import RECORD
@@ -54,11 +53,6 @@ def splits_of(names: Sequence[str]) -> list[str] | None:
     if len(known) < len(names) or (len(set(known)) == 1 and known[0].lower() not in _SPLITS):
         return None
     return known
-
-
-def row_ids(name: str, n: int) -> pa.Array:
-    """(n,) ids of rows that have none: the file's name without its suffix, and the row."""
-    return numbered(n, 8, f"{os.path.splitext(name)[0]}/")
 
 
 def _split_of(name: str) -> str | None:

@@ -13,8 +13,8 @@ from kdbias.data.access import UNREADABLE, digests_of, is_uri, join, names_in, o
 from kdbias.data.columns import ROW_ID, Columns, source_of
 from kdbias.data.image_columns import ParquetImages
 from kdbias.data.settings import Options
-from kdbias.data.shards import conform, parquet_below, row_ids, splits_of, told, unified
-from kdbias.data.source import Source
+from kdbias.data.shards import conform, parquet_below, splits_of, told, unified
+from kdbias.data.source import Source, numbered_parts, repeated
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
 from kdbias.tables.foreign import mistaken
@@ -84,6 +84,8 @@ def _files(data: str) -> tuple[list[str], list[str], str]:
         return [data], [os.path.basename(data.partition("?")[0])], parent_of(data)
     below = [] if is_uri(data) else parquet_below(data)
     parts = below or sorted(n for n in names if n.endswith(".parquet") and not n.startswith("."))
+    if not parts:
+        raise KdbiasError(f"{data}: no .parquet files in this folder")
     return [join(data, name) if is_uri(data) else os.path.join(data, name) for name in parts], parts, data
 
 
@@ -93,8 +95,6 @@ def _delimiter(file: str) -> str | None:
 
 def _schema(files: Sequence[str]) -> tuple[pa.Schema, list[tuple[str, Any]]]:
     """The columns, and what the ``datasets`` library left in the metadata of each file."""
-    if not files:
-        raise KdbiasError("no .parquet files in this folder")
     if (delimiter := _delimiter(files[0])) is not None:
         with _csv_input(files[0]) as handle:
             names = csv_columns(handle, delimiter, files[0])
@@ -127,17 +127,15 @@ def _read(
     files: Sequence[str], names: Sequence[str], columns: Columns, schema: pa.Schema, splits: bool
 ) -> pa.Table:
     """All plain columns, and those that the files' names stand for; the image column stays where it is."""
+    tables, lengths = zip(*(_plain(file, columns, schema) for file in files), strict=True)
+    table = pa.concat_tables(tables)
+    found = dict(zip(table.column_names, table.columns, strict=True))
+    if columns.id is None and columns.path is None:
+        found[ROW_ID] = numbered_parts([f"{os.path.splitext(name)[0]}/" for name in names], lengths, 8)
     split_names = splits_of(names) if splits and "split" not in schema.names else None
-    tables = []
-    for number, file in enumerate(files):
-        table, n = _plain(file, columns, schema)
-        found = dict(zip(table.column_names, table.columns, strict=True))
-        if columns.id is None and columns.path is None:
-            found[ROW_ID] = row_ids(names[number], n)
-        if split_names is not None:
-            found["split"] = pa.repeat(pa.scalar(split_names[number], pa.large_string()), n)
-        tables.append(pa.table(found))
-    return pa.concat_tables(tables)
+    if split_names is not None:
+        found["split"] = repeated(split_names, lengths)
+    return pa.table(found)
 
 
 def _plain(file: str, columns: Columns, schema: pa.Schema) -> tuple[pa.Table, int]:
