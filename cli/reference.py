@@ -69,6 +69,9 @@ def _spelled_out(name: str, function: Callable[..., Any], imports: set[str]) -> 
     module, signature = function.__module__, inspect.signature(function)
 
     def written(annotation: Any) -> str:
+        if isinstance(annotation, type) and annotation.__module__ not in ("builtins", module):
+            imports.add(f"from {annotation.__module__} import {annotation.__name__}")
+            return annotation.__name__
         text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation, module)
         text = text.replace("collections.abc.", "")
         names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}

@@ -1,7 +1,7 @@
 """What editors and type checkers see of `import kdbias`; made by `make docs`."""
 
 from collections.abc import Sequence
-from kdbias.data.opening import open_data as open_data
+from kdbias.data.source import Source
 from kdbias.demonstration.story import demo as demo
 from kdbias.embedding.stage import EmbedResult
 from kdbias.errors import KdbiasError as KdbiasError
@@ -265,6 +265,42 @@ def frontier(
 
     Raises:
         KdbiasError: bad options, an output named as a file, or no embeddings.
+    """
+
+def open_data(
+    data: str | os.PathLike[str],
+    *,
+    images: bool = True,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    image_column: str | None = None,
+    where: Sequence[str] = (),
+    root: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Open a data set.
+
+    Args:
+        data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest (a path or a URI such as
+            ``s3://...``), MXNet RecordIO (``train.rec`` or its folder), WebDataset tars, a verification
+            ``.bin`` or a folder of them, a folder that ``datasets`` saved, ``torchvision:NAME``, or a
+            ``.toml`` description (a file, or the name of one that ships with kdbias).
+        images: whether there must be images; without, a table of ids, labels and groups will do.
+        id_column: column with unique sample ids [sample_id, else path].
+        label_column: column with the identity or class [label].
+        path_column: column with image paths [path].
+        image_column: column with image bytes [image].
+        where: keep matching samples, e.g. split=train; repeatable.
+        root: data root for relative paths [the data's own].
+
+    Returns:
+        A source with at least one sample and unique ids. Conditions of ``where`` are "column=value" or
+        "column!=value", see :mod:`kdbias.data.filters`. Paths start from ``root`` and may not leave it;
+        without a description it is refused for data that holds its images itself.
+
+    Raises:
+        KdbiasError: nothing there, unknown columns or values, options that this kind of data makes no use
+            of, repeated ids, paths that leave the root, or no samples.
     """
 
 def study(

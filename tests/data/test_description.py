@@ -74,7 +74,7 @@ def test_root_by_option_and_environment(toy, tmp_path, monkeypatch):
         ("colums = 3\n", "unknown key colums; did you mean 'columns'.*; known: name, "),
         ("where = 'split=y'\n", "where is 'split=y', should be a list of texts"),
         ("groups = ['a', 1]\n", r"groups is \['a', 1\], should be a list of texts"),
-        ("terms = 3\n", "toy.toml: toy: terms is 3, should be a text"),
+        ("terms = 3\n", "toy.toml: description: terms is 3, should be a text"),
         ("[[lists]]\nfile = 'x'\nprefix = ['a']\n", "lists is .*'prefix': .*should be a table of texts"),
         ("[[lists]]\nfile = 'x'\ncolumns = 'path'\n", "lists is 'path', should be a list of texts"),
         ("[[lists]]\ncolumns = ['path']\n", "lists is .* should be a table of texts, a file among them"),
