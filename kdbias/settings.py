@@ -281,6 +281,7 @@ def _checked(owner: str, declared: Declared, value: Any) -> Any:
         elif about.parse is not None:
             value = about.parse(value)
         elif declared.many:
+            value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy, torch
             given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
             value = tuple(_single(declared, item) for item in given)
         else:
@@ -345,4 +346,4 @@ def spelled(value: Any) -> str:
 
 
 def _json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_json(item) for item in value] if isinstance(value, tuple) else value

@@ -9,81 +9,101 @@ bytes of float32 to move), `normalise` runs on the device.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.settings import Settings, option
 from kdbias.tables.documents import read_toml
 from kdbias.teachers.warp import Matrix, resize_at_centres, warp_affine
 
 if TYPE_CHECKING:
     import torch
 
-COLORS = ("RGB", "BGR", "L")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+_LARGEST_SIDE = 16384
+
+
+def _size(value: Any) -> tuple[int, int]:
+    try:
+        height, width = (int(v) for v in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"is {value!r}, should be [height, width]") from None
+    if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+        raise ValueError(f"is {height}x{width}, both should lie in 1..{_LARGEST_SIDE}")
+    return height, width
+
+
+def _matrix(value: Any) -> Matrix:
+    try:
+        matrix = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-9:
+        raise ValueError(f"is {value!r}, should be an invertible 2x3 matrix")
+    (a, b, c), (d, e, f) = matrix.tolist()
+    return (a, b, c), (d, e, f)
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Settings):
     """Geometry, colour order and normalisation of a network's input.
 
-    size           (height, width) of the network's input, in pixels
-    color          channel order the network expects: "RGB", "BGR" or "L" (one grey channel, ITU-R 601 luma)
-    interpolation  "nearest", "bilinear", "bicubic", "lanczos" or "box": Pillow's filters
-    antialias      widen the filter when shrinking (as Pillow and torchvision do); False resizes as OpenCV
-                   does, to the bit, and needs interpolation "bilinear"
-    mean, std      per channel in the order of `color`, in units of 0-255: the input is (pixel - mean) / std
-    shorter_side   scale the shorter side to this many pixels, then cut `size` out of the centre; None resizes
-                   straight to `size`, without keeping the aspect ratio
-    affine         2x3 matrix that maps source (x, y, 1) to target coordinates, sampled bilinearly with
-                   borders replicated, instead of resizing; pixel centres lie at integers, as in OpenCV
-    source_size    (height, width) the affine is meant for; images of another size are refused
-    fast_decode    let the decoder shrink JPEGs by 2, 4 or 8 where that leaves twice the size to resize to:
-                   several times faster on large photographs, with slightly other pixels
+    Attributes:
+        size: (height, width) of the network's input, in pixels.
+        color: channel order the network expects: "RGB", "BGR" or "L" (one grey channel, ITU-R 601 luma).
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos" or "box": Pillow's filters.
+        antialias: widen the filter when shrinking (as Pillow and torchvision do); False resizes as OpenCV
+            does, to the bit, and needs interpolation "bilinear".
+        mean, std: per channel in the order of `color`, in units of 0-255: the input is (pixel - mean) / std.
+        shorter_side: scale the shorter side to this many pixels, then cut `size` out of the centre; None
+            resizes straight to `size`, without keeping the aspect ratio.
+        affine: 2x3 matrix that maps source (x, y, 1) to target coordinates, sampled bilinearly with borders
+            replicated, instead of resizing; pixel centres lie at integers, as in OpenCV.
+        source_size: (height, width) the affine is meant for; images of another size are refused.
+        fast_decode: let the decoder shrink JPEGs by 2, 4 or 8 where that leaves twice the size to resize to:
+            several times faster on large photographs, with slightly other pixels.
     """
 
-    size: tuple[int, int]
-    color: str = "RGB"
-    interpolation: str = "bilinear"
-    antialias: bool = True
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    shorter_side: int | None = None
-    affine: Matrix | None = None
-    source_size: tuple[int, int] | None = None
-    fast_decode: bool = False
+    name = "preprocessing"
 
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "size", _size(self.size, "size"))
-        if self.color not in COLORS:
-            raise KdbiasError(f"preprocessing: color is {self.color!r}, should be one of {', '.join(COLORS)}")
-        if self.interpolation not in INTERPOLATIONS:
-            known = ", ".join(INTERPOLATIONS)
-            raise KdbiasError(
-                f"preprocessing: interpolation is {self.interpolation!r}, should be one of {known}"
-            )
+    size: tuple[int, int] = option(parse=_size)
+    color: str = option("RGB", choices=("RGB", "BGR", "L"))
+    interpolation: str = option("bilinear", choices=INTERPOLATIONS)
+    antialias: bool = option(True)
+    mean: tuple[float, ...] = option(IMAGENET_MEAN)
+    std: tuple[float, ...] = option(IMAGENET_STD, above=0)
+    shorter_side: int | None = option(None, least=1, most=_LARGEST_SIDE)
+    affine: tuple[tuple[float, float, float], tuple[float, float, float]] | None = option(None, parse=_matrix)
+    source_size: tuple[int, int] | None = option(None, parse=_size)
+    fast_decode: bool = option(False)
+
+    def check(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, self._per_channel(name))
         if not self.antialias and self.interpolation != "bilinear":
             raise KdbiasError(f"preprocessing: antialias = false needs bilinear, not {self.interpolation!r}")
-        for name in ("mean", "std"):
-            put(self, name, _per_channel(getattr(self, name), name, self.channels))
-        if min(self.std) <= 0:
-            raise KdbiasError(f"preprocessing: std is {self.std}, every entry must be above 0")
-        if self.affine is not None:
-            put(self, "affine", _matrix(self.affine))
-            if self.shorter_side is not None:
-                raise KdbiasError("preprocessing: give affine or shorter_side, not both")
-        if self.source_size is not None:
-            put(self, "source_size", _size(self.source_size, "source_size"))
-        if self.shorter_side is not None and not min(self.size) <= self.shorter_side <= 16384:
+        if self.affine is not None and self.shorter_side is not None:
+            raise KdbiasError("preprocessing: give affine or shorter_side, not both")
+        if self.shorter_side is not None and self.shorter_side < min(self.size):
             raise KdbiasError(
                 f"preprocessing: shorter_side is {self.shorter_side}, too small to cut out {self.size}"
             )
+
+    def _per_channel(self, name: str) -> tuple[float, ...]:
+        given: tuple[float, ...] = getattr(self, name)
+        values = tuple(map(float, given)) * (self.channels if len(given) == 1 else 1)
+        if self.channels == 1 and values in (IMAGENET_MEAN, IMAGENET_STD):
+            # ImageNet's defaults on a grey network: their mean over the channels.
+            values = (sum(values) / 3,)
+        if len(values) != self.channels:
+            raise KdbiasError(f"preprocessing: {name} is {given}, should be {self.channels} numbers (0-255)")
+        return values
 
     @property
     def channels(self) -> int:
@@ -144,21 +164,13 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON- and TOML-ready fields; those that are unset are left out."""
-        fields = asdict(self)
-        if not self.fast_decode:
-            del fields["fast_decode"]
-        return {k: _plain(v) for k, v in fields.items() if v is not None}
+        idle = {"fast_decode"} if not self.fast_decode else set()
+        return {k: v for k, v in self.record().items() if v is not None and k not in idle}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Preprocessing:
         """The inverse of `to_dict`; unknown or missing keys are refused by name."""
-        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
-        if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise KdbiasError(f"preprocessing: unknown key {', '.join(unknown)}; known are {known}")
-        if "size" not in fields:
-            raise KdbiasError("preprocessing: size = [height, width] is missing")
-        return cls(**fields)
+        return cls.of(fields)
 
     def describe(self) -> str:
         """One line for people."""
@@ -229,54 +241,17 @@ class Preprocessing:
         return warp_affine(image, self.size, self.affine)
 
 
-def load_preprocessing(path: str) -> Preprocessing:
+def load_preprocessing(path: str | os.PathLike[str]) -> Preprocessing:
     """Read the fields of a `Preprocessing` from the table [preprocessing] of a TOML file."""
     if not os.path.exists(path):
         raise KdbiasError(f"{path} does not exist; it should hold a [preprocessing] table")
-    document = read_toml(path)
-    if not isinstance(document.get("preprocessing"), dict):
+    fields = read_toml(path).get("preprocessing")
+    if not isinstance(fields, dict):
         raise KdbiasError(f"{path} has no [preprocessing] table")
     try:
-        return Preprocessing.from_dict(document["preprocessing"])
+        return Preprocessing.of(fields)
     except KdbiasError as error:
         raise KdbiasError(f"{path}: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _size(value: Any, name: str) -> tuple[int, int]:
-    try:
-        height, width = (int(v) for v in value)
-    except (TypeError, ValueError):
-        raise KdbiasError(f"preprocessing: {name} is {value!r}, should be [height, width]") from None
-    if not (0 < height <= 16384 and 0 < width <= 16384):
-        raise KdbiasError(f"preprocessing: {name} is {height}x{width}, both should lie in 1..16384")
-    return height, width
-
-
-def _per_channel(value: Any, name: str, channels: int) -> tuple[float, ...]:
-    try:
-        values = tuple(float(v) for v in value)
-    except TypeError:
-        values = (float(value),)
-    if len(values) == 1:
-        values *= channels
-    if channels == 1 and len(values) == 3 and values in (IMAGENET_MEAN, IMAGENET_STD):
-        # ImageNet's defaults on a grey network: their mean over the channels.
-        values = (sum(values) / 3,)
-    if len(values) != channels or not all(np.isfinite(values)):
-        raise KdbiasError(f"preprocessing: {name} is {value!r}, should be {channels} finite numbers (0-255)")
-    return values
-
-
-def _matrix(value: Any) -> Matrix:
-    matrix = np.asarray(value, dtype=np.float64)
-    if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-9:
-        raise KdbiasError(f"preprocessing: affine is {value!r}, should be an invertible 2x3 matrix")
-    (a, b, c), (d, e, f) = matrix.tolist()
-    return (a, b, c), (d, e, f)
 
 
 @lru_cache(maxsize=16)

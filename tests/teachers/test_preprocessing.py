@@ -136,16 +136,22 @@ def test_survives_json_and_pickle() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "size = .* is missing"),
+        ({}, "size is missing"),
         ({"size": [8]}, r"size is \[8\]"),
         ({"size": [0, 8]}, "0x8"),
-        ({"size": [8, 8], "colour": "RGB"}, "unknown key colour"),
+        ({"size": [8, 8], "colour": "RGB"}, "unknown key colour; did you mean 'color'"),
         ({"size": [8, 8], "color": "rgb"}, "'rgb'"),
         ({"size": [8, 8], "std": [1, 0, 1]}, "above 0"),
-        ({"size": [8, 8], "mean": [1, 2]}, "3 finite numbers"),
+        ({"size": [8, 8], "mean": [1, 2]}, "should be 3 numbers"),
+        ({"size": [8, 8], "mean": "12"}, "mean is '12', should be a number"),
+        ({"size": [8, 8], "mean": [float("nan")]}, "mean is nan, should be finite"),
+        ({"size": [8, 8], "antialias": "no"}, "antialias is 'no', should be true or false"),
+        ({"size": [8, 8], "fast_decode": 1}, "fast_decode is 1, should be true or false"),
         ({"size": [8, 8], "interpolation": "cubic"}, "'cubic'"),
         ({"size": [8, 8], "affine": [[1, 0, 0], [2, 0, 0]]}, "invertible"),
+        ({"size": [8, 8], "affine": [[1, 0], [2]]}, "affine is .* should be an invertible"),
         ({"size": [8, 8], "shorter_side": 7}, "shorter_side is 7"),
+        ({"size": [8, 8], "shorter_side": 8.5}, "shorter_side is 8.5, should be a whole number"),
     ],
 )
 def test_bad_fields_are_refused_by_value(fields: dict, message: str) -> None:
@@ -164,3 +170,28 @@ def test_toml_side_car(tmp_path) -> None:
     file.write_text("[preprocessing]\ncolor = 'RGB'\n")
     with pytest.raises(KdbiasError, match=r"teacher.toml: .*size"):
         load_preprocessing(str(file))
+
+
+def test_numbers_may_be_arrays_and_are_kept_as_floats() -> None:
+    given = Preprocessing((8, 8), mean=np.array([1, 2, 3]), std=np.float32(2))
+    assert given == Preprocessing((8, 8), mean=(1.0, 2.0, 3.0), std=(2.0, 2.0, 2.0))
+    assert (
+        json.dumps([given.to_dict()["mean"], given.to_dict()["std"]]) == "[[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]]"
+    )
+
+
+def test_the_dictionary_is_what_tables_have_recorded() -> None:
+    warp = Preprocessing((8, 6), affine=((1, 0, 0.5), (0, 1, 0)), source_size=(9, 9), mean=(127.5,))
+    affine = {"affine": [[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]], "source_size": [9, 9]}
+    mean = {"mean": [127.5] * 3, "std": [58.395, 57.12, 57.375]}
+    expected = {
+        "size": [8, 6],
+        "color": "RGB",
+        "interpolation": "bilinear",
+        "antialias": True,
+        **mean,
+        **affine,
+    }
+    assert warp.to_dict() == expected
+    assert Preprocessing.from_dict(expected) == warp
+    assert Preprocessing((8, 8), fast_decode=True).to_dict()["fast_decode"] is True
