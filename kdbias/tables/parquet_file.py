@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError, first_line
@@ -108,6 +109,43 @@ class ParquetTable:
         for group in range(self.file.num_row_groups):
             self._require(group, [column])
             yield from self.file.iter_batches(rows, [group], [column], use_threads=False)
+
+    def vectors(self, rows: int, column: str, dim: int | None = None) -> Iterator[np.ndarray]:
+        """Stream a column of lists or tensors of floats, at most so many rows at a time.
+
+        Args:
+            dim: numbers a row; None takes the first row's.
+
+        Returns:
+            Blocks (m, dim) of the type that is stored, m >= 1, in order.
+
+        Raises:
+            KdbiasError: a row has no vector, one of another length, or one with a missing number.
+        """
+        first = 0
+        for batch in self.batches(rows, column):
+            if batch.num_rows:
+                block = self._matrix(batch.column(0), dim, first)
+                dim = block.shape[1]
+                yield block
+            first += batch.num_rows
+
+    def _matrix(self, lists: pa.Array, dim: int | None, first: int) -> np.ndarray:
+        """Rows of a column of vectors, which begin at row `first` of the file."""
+        lists = lists.storage if isinstance(lists, pa.ExtensionArray) else lists
+        lengths = pc.list_value_length(lists)
+        dim = lengths[0].as_py() if dim is None else dim
+        numbers = lists.flatten()
+        if lists.null_count:
+            fault, row = "no vector", int(np.argmin(lists.is_valid()))
+        elif not pc.all(pc.equal(lengths, dim)).as_py():
+            row = int(np.argmax(pc.not_equal(lengths, dim)))
+            fault = f"a vector of length {lengths[row].as_py():,}, not {dim:,} as before"
+        elif numbers.null_count:
+            fault, row = "a vector with a missing number", int(np.argmin(numbers.is_valid())) // dim
+        else:
+            return numbers.to_numpy(zero_copy_only=False).reshape(len(lists), dim)
+        raise KdbiasError(f"{self.path}: row {first + row:,} has {fault}; {MEND}")
 
     def head(self, rows: int) -> pa.Table:
         """The first rows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from kdbias.errors import KdbiasError, first_line
+from kdbias.errors import KdbiasError
 from kdbias.tables.files import refuse_special
-from kdbias.tables.foreign import mistaken
 from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
 from kdbias.tables.parquet_file import open_parquet, read_footer, read_schema, read_table
@@ -53,51 +51,43 @@ class ParquetVectors:
             raise KdbiasError(f"precomputed:{path}: the folder holds no .parquet file")
         for file in files:
             refuse_special(file)
-        with _readable(path):
-            footers = [read_footer(f) for f in files]
-            schemas = [footer.schema.to_arrow_schema() for footer in footers]
-            column = vector_column(schemas[0])
-            if column is None:
-                kinds = ", ".join(f"{field.name} ({field.type})" for field in schemas[0])
-                raise KdbiasError(f"precomputed:{path}: no column 'embedding' of vectors among {kinds}")
-            ids = id_column_of(schemas[0], id_column)
-            types = []
-            for file, schema in zip(files, schemas, strict=True):
-                if not {ids or column, column} <= set(schema.names):
-                    wanted = f"{ids!r} and {column!r}" if ids else repr(column)
-                    raise KdbiasError(
-                        f"precomputed:{file}: should have the columns {wanted}, as {files[0].name} has"
-                    )
-                if (kind := float_type(schema.field(column).type)) is None:
-                    raise KdbiasError(f"precomputed:{file}: its column {column!r} holds no lists of floats")
-                types.append(kind.to_pandas_dtype())
-            dtype = np.result_type(*types)
-            n = sum(footer.num_rows for footer in footers)
-            found = cls(path, files, ids, column, (n, 0), np.dtype(dtype))
-            dim = next((block.shape[1] for _, block in found.blocks(1)), 0)
+        footers = [read_footer(file) for file in files]
+        schemas = [footer.schema.to_arrow_schema() for footer in footers]
+        column = vector_column(schemas[0])
+        if column is None:
+            kinds = ", ".join(f"{field.name} ({field.type})" for field in schemas[0])
+            raise KdbiasError(f"precomputed:{path}: no column 'embedding' of vectors among {kinds}")
+        ids = id_column_of(schemas[0], id_column)
+        types = []
+        for file, schema in zip(files, schemas, strict=True):
+            if not {ids or column, column} <= set(schema.names):
+                wanted = f"{ids!r} and {column!r}" if ids else repr(column)
+                raise KdbiasError(
+                    f"precomputed:{file}: should have the columns {wanted}, as {files[0].name} has"
+                )
+            if (kind := float_type(schema.field(column).type)) is None:
+                raise KdbiasError(f"precomputed:{file}: its column {column!r} holds no lists of floats")
+            types.append(kind.to_pandas_dtype())
+        n = sum(footer.num_rows for footer in footers)
+        found = cls(path, files, ids, column, (n, 0), np.result_type(*types))
+        dim = next((block.shape[1] for _, block in found.blocks(1)), 0)
         return replace(found, shape=(n, dim))
 
     def texts(self, name: str | None) -> pa.Array | None:
         """(n,) large_string of a column of plain values, None where not every file has it."""
-        if name is None:
-            return None
-        with _readable(self.path):
-            return _texts(self.files, name)
+        return None if name is None else _texts(self.files, name)
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Stream (first row, (m, d) vectors as they are stored), m <= rows, holding little more in memory.
 
         Raises KdbiasError for vectors of unequal length or with missing entries.
         """
-        rows = rows or max(1, _NUMBERS // max(1, self.shape[1]))
-        start = 0
+        rows, start = rows or max(1, _NUMBERS // max(1, self.shape[1])), 0
         for path in self.files:
-            with _readable(path), open_parquet(path) as file:
-                first = 0
-                for batch in file.batches(rows, self.column):
-                    if batch.num_rows:
-                        yield start, _matrix(batch.column(0), self.shape[1], path, first)
-                    start, first = start + batch.num_rows, first + batch.num_rows
+            with open_parquet(path) as file:
+                for block in file.vectors(rows, self.column, self.shape[1] or None):
+                    yield start, block
+                    start += len(block)
 
     def lay_out(self, rows: np.ndarray, folder: Path) -> np.ndarray:
         """The vectors of some rows, (m, d) of float16 or float32, mapped from a temporary file in `folder`.
@@ -114,16 +104,6 @@ class ParquetVectors:
             return np.memmap(scratch, dtype, "r", shape=(len(rows), self.shape[1]))
 
 
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError, OSError) as error:
-        if path.is_file() and (mistake := mistaken(path, "Parquet")) is not None:
-            raise KdbiasError(f"precomputed:{mistake}") from error
-        raise KdbiasError(f"precomputed:{path}: {first_line(error)}") from error
-
-
 def read_beside(
     files: Sequence[Path], id_column: str | None
 ) -> tuple[list[int], pa.Array | None, pa.Array | None]:
@@ -131,11 +111,10 @@ def read_beside(
 
     Raises KdbiasError for a file that is no whole Parquet file.
     """
-    with _readable(files[0].parent):
-        footers = [read_footer(file) for file in files]
-        name = id_column_of(footers[0].schema.to_arrow_schema(), id_column)
-        ids = None if name is None else _texts(files, name)
-        return [footer.num_rows for footer in footers], ids, _texts(files, "label")
+    footers = [read_footer(file) for file in files]
+    name = id_column_of(footers[0].schema.to_arrow_schema(), id_column)
+    ids = None if name is None else _texts(files, name)
+    return [footer.num_rows for footer in footers], ids, _texts(files, "label")
 
 
 def _texts(files: Sequence[Path], name: str) -> pa.Array | None:
@@ -144,28 +123,3 @@ def _texts(files: Sequence[Path], name: str) -> pa.Array | None:
     if any(name not in schema.names or plain_type(schema.field(name).type) is None for schema in schemas):
         return None
     return as_strings(pa.chunked_array([as_names(read_table(f, [name])[name]) for f in files]))
-
-
-def _matrix(chunk: pa.Array, dim: int, path: Path, first: int) -> np.ndarray:
-    """Rows of a column of lists as (m, dim), of any length where `dim` is 0; they begin at row `first`."""
-    if isinstance(chunk, pa.ExtensionArray):
-        chunk = chunk.storage
-    valid = chunk.is_valid().to_numpy(zero_copy_only=False)
-    if not valid.all():
-        raise KdbiasError(f"precomputed:{path}: row {first + int(np.argmin(valid)):,} has no vector")
-    if pa.types.is_fixed_size_list(chunk.type):
-        lengths = np.full(len(chunk), chunk.type.list_size)
-    else:
-        lengths = chunk.value_lengths().to_numpy(zero_copy_only=False)
-    dim = dim or int(lengths[0])
-    if (lengths != dim).any():
-        row = int(np.argmax(lengths != dim))
-        found = ", ".join(map(str, np.union1d(lengths, [dim])[:4]))
-        raise KdbiasError(
-            f"precomputed:{path}: vectors of different lengths ({found}), as that of row {first + row:,}"
-        )
-    values = chunk.flatten()
-    if values.null_count:
-        row = int(np.argmin(values.is_valid().to_numpy(zero_copy_only=False))) // dim
-        raise KdbiasError(f"precomputed:{path}: vectors with missing entries, as that of row {first + row:,}")
-    return values.to_numpy(zero_copy_only=False).reshape(len(chunk), dim)
