@@ -7,10 +7,12 @@ family (`torchvision:resnet18`), whose builder gets what stands behind the colon
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,12 @@ def build_network(
     return network
 
 
+def unknown(what: str, name: str, known: Iterable[str]) -> KdbiasError:
+    """The error for a network that a library lacks; `what` says so, the nearest of the known names follow."""
+    near = difflib.get_close_matches(name, known, n=6, cutoff=0.4)
+    return KdbiasError(f"{what} {name!r}; similar: {', '.join(near) or 'none'}")
+
+
 def _try(network: torch.nn.Module, name: str, shape: tuple[int, ...], dim: int) -> None:
     """Embed an empty image; evaluation mode draws no random numbers and leaves statistics alone."""
     import torch
@@ -72,7 +80,7 @@ def _try(network: torch.nn.Module, name: str, shape: tuple[int, ...], dim: int) 
         if found != (1, dim):
             reason = f"it gives {found}, not one vector of {dim}"
     except Exception as error:  # each library's networks have errors of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
     network.train()
     if reason is not None:
         _, channels, height, width = shape

@@ -1,12 +1,17 @@
-"""Any classification network of torchvision with an embedding layer in place of its classifier."""
+"""Any classification network of torchvision: found, built, its weights fetched, its classifier cut."""
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdbias.errors import KdbiasError
+from kdbias.networks import unknown
+from kdbias.networks.plain_values import why_refused
 
 # Stems of ImageNet networks shrink their input 32-fold in all: smaller images leave no feature map.
 _SMALLEST = 32
@@ -25,13 +30,7 @@ def torchvision_network(
     `small_stem` (default: when the longer side is at most 64 pixels) keeps the resolution in the stem of a
     ResNet: a 3x3 convolution of stride 1 and no pooling, as is usual for CIFAR-sized images.
     """
-    from torchvision import models
-
-    if name not in models.list_models(module=models):
-        near = [m for m in models.list_models(module=models) if m.startswith(name[:4])][:6]
-        raise KdbiasError(
-            f"torchvision has no classification network {name!r}; similar: {', '.join(near) or 'none'}"
-        )
+    models = models_with(name)
     network = models.get_model(name, weights=None, **plain_arguments(name))
     small = max(image_size) <= 64 if small_stem is None else small_stem
     is_resnet = isinstance(network, models.ResNet)
@@ -39,13 +38,68 @@ def torchvision_network(
         raise KdbiasError(
             f"torchvision:{name} needs images of at least {_SMALLEST}x{_SMALLEST}, not {image_size}"
         )
-    _replace_last_linear(network, dim, name)
+    linear = _layers(network, nn.Linear)
+    if not linear:
+        raise KdbiasError(
+            f"torchvision:{name} has no linear classifier that an embedding layer could replace"
+        )
+    path, last = linear[-1]
+    _put(network, path, nn.Linear(last.in_features, dim))
     if is_resnet and small:
         network.conv1 = nn.Conv2d(channels, 64, 3, 1, padding=1, bias=False)
         network.maxpool = nn.Identity()
     elif channels != 3:
         _replace_first_convolution(network, channels)
     return network
+
+
+def models_with(name: str) -> Any:
+    """The module `torchvision.models`, which has a classification network NAME.
+
+    Raises:
+        KdbiasError: it has none.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown("torchvision has no classification network", name, known)
+    return models
+
+
+def published_network(name: str, member: Any) -> nn.Module:
+    """`torchvision.models.NAME` as torchvision builds it for a published set of weights, and with them.
+
+    Some need other arguments than others, or keys renamed.
+
+    Args:
+        member: of the network's enumeration of weights.
+
+    Raises:
+        KdbiasError: the file cannot be fetched, or holds more than tensors.
+    """
+    try:
+        # Torchvision would unpickle anything; this fetches the file and refuses what is more than tensors.
+        member.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise KdbiasError(
+            f"cannot get {member} from {member.url} ({why_refused(error)}); download that file elsewhere and "
+            f"copy it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+        ) from error
+    return models_with(name).get_model(name, weights=member, progress=False)
+
+
+def cut_classifier(network: nn.Module, name: str, classes: int = 1000) -> str:
+    """Replace the last layer with `classes` outputs (linear or 1x1 convolution) by the identity, in place.
+
+    Returns:
+        The layer's name.
+    """
+    for path, module in reversed(_layers(network, nn.Linear | nn.Conv2d)):
+        if classes in (getattr(module, "out_features", None), getattr(module, "out_channels", None)):
+            _put(network, path, nn.Identity())
+            return path
+    raise KdbiasError(f"torchvision:{name}: no classification layer with {classes} outputs found to cut off")
 
 
 def plain_arguments(name: str, init_weights: bool = True) -> dict[str, Any]:
@@ -58,35 +112,16 @@ def plain_arguments(name: str, init_weights: bool = True) -> dict[str, Any]:
     return {"aux_logits": False, "init_weights": init_weights} if inception else {}
 
 
-def _replace_last_linear(network: nn.Module, dim: int, name: str) -> None:
-    layers = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise KdbiasError(
-            f"torchvision:{name} has no linear classifier that an embedding layer could replace"
-        )
-    path, last = layers[-1]
-    _set(network, path, nn.Linear(last.in_features, dim))
-
-
 def _replace_first_convolution(network: nn.Module, channels: int) -> None:
-    path, first = next((p, m) for p, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        channels,
-        first.out_channels,
-        first.kernel_size,  # type: ignore[arg-type]
-        first.stride,  # type: ignore[arg-type]
-        first.padding,  # type: ignore[arg-type]
-        first.dilation,  # type: ignore[arg-type]
-        first.groups,
-        first.bias is not None,
-    )
-    _set(network, path, new)
+    path, first = _layers(network, nn.Conv2d)[0]
+    same = {k: getattr(first, k) for k in ("kernel_size", "stride", "padding", "dilation", "groups")}
+    _put(network, path, nn.Conv2d(channels, first.out_channels, bias=first.bias is not None, **same))
 
 
-def _set(network: nn.Module, path: str, module: nn.Module) -> None:
+def _layers(network: nn.Module, kind: Any) -> list[tuple[str, Any]]:
+    return [(path, module) for path, module in network.named_modules() if isinstance(module, kind)]
+
+
+def _put(network: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, leaf = path.rpartition(".")
-    owner = network.get_submodule(parent)
-    if isinstance(owner, nn.Sequential) and leaf.isdigit():
-        owner[int(leaf)] = module
-    else:
-        setattr(owner, leaf, module)
+    setattr(network.get_submodule(parent), leaf, module)

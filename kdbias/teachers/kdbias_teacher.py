@@ -13,7 +13,7 @@ import torch
 from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
 from kdbias.teachers.side_car import find_preprocessing
-from kdbias.teachers.state_files import random_seed, read_state, split_choice
+from kdbias.teachers.state_files import drawn_weights, read_state, split_choice
 from kdbias.teachers.teacher import TeacherOptions, split_weights
 from kdbias.teachers.torch_module import TorchTeacher
 
@@ -30,9 +30,8 @@ def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
     usual = next((u for start, u in _USUAL_INPUT.items() if name.startswith(start)), None)
     preprocessing = find_preprocessing(split_choice(weights)[0], options, usual)
     shape = {"channels": preprocessing.channels, "image_size": preprocessing.size}
-    seed, note = random_seed(weights), ""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
+    note = ""
+    with drawn_weights(weights) as seed:
         network = build_network(name, dim=_DIM, **shape)  # type: ignore[arg-type]
         if seed is None:
             file = read_state(weights, or_one_of=["random"])

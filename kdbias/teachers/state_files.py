@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,19 @@ def split_choice(path: str) -> tuple[str, str | None]:
     return (path, None) if not mark or not part or Path(path).is_file() else (file, part)
 
 
-def random_seed(weights: str | None) -> int | None:
-    """The seed of `random[:SEED]` (0 where none is given), or None where `weights` is something else."""
+@contextlib.contextmanager
+def drawn_weights(weights: str | None) -> Iterator[int | None]:
+    """Draw the weights of networks that are built inside by the seed of `random[:SEED]` (0 without SEED).
+
+    Gives the seed, None where `weights` is something else. The caller's random numbers are not disturbed.
+    """
     kind, _, seed = (weights or "").partition(":")
-    if kind != "random":
-        return None
-    if seed and not seed.isdigit():
+    if kind == "random" and seed and not seed.isdigit():
         raise KdbiasError(f"teacher weights {weights!r}: the seed of random:SEED should be a whole number")
-    return int(seed or 0)
+    drawn = int(seed or 0) if kind == "random" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(drawn or 0)
+        yield drawn
 
 
 def _read_npz(file: Path) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import fingerprints
 from kdbias.teachers.preprocessing import Preprocessing
 
@@ -168,9 +168,9 @@ class Teacher(ABC):
         except KdbiasError:
             raise
         except Exception as error:  # whatever a back-end raises on input it was not made for
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise KdbiasError(
-                f"teacher {self.spec} cannot embed an image of {height}x{width}x{black.shape[3]}: {reason}"
+                f"teacher {self.spec} cannot embed an image of {height}x{width}x{black.shape[3]}: "
+                f"{first_line(error)}"
             ) from error
 
 

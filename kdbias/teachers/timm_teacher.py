@@ -15,28 +15,18 @@ from typing import Any
 import torch
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.networks.timm_nets import plain_name
-from kdbias.optional import require
+from kdbias.networks.timm_nets import timm_with
 from kdbias.teachers.preprocessing import INTERPOLATIONS, Preprocessing
-from kdbias.teachers.state_files import random_seed, read_state
+from kdbias.teachers.state_files import drawn_weights, read_state
 from kdbias.teachers.teacher import TeacherOptions, split_weights
 from kdbias.teachers.torch_module import TorchTeacher
-
-_HUB = ("hf-hub:", "hf_hub:")
 
 
 def open_timm(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `timm:REST`."""
-    timm = require("timm", extra="timm")
     name, weights = split_weights(rest)
-    name = plain_name(name)
-    if not name.startswith(_HUB) and not timm.is_model(name.split(".")[0]):
-        close = timm.list_models(f"*{name.split('.')[0][:8]}*")[:6]
-        raise KdbiasError(f"timm has no network {name!r}; similar: {', '.join(close) or 'none'}")
-    seed = random_seed(weights)
-    # A local generator state: opening a teacher must not disturb the caller's random numbers.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
+    timm, name = timm_with(name, or_hub=True)
+    with drawn_weights(weights) as seed:
         network = _create(timm, name, pretrained=weights is None)
     note = ""
     if weights is not None and seed is None:
