@@ -1,8 +1,8 @@
 """What a student learns from: teacher vectors (l2e, cosine, rkd, ...), labels (softmax, arcface), or both.
 
-Every loss is a module called with (embedding, lesson) that returns a scalar, the mean over the batch;
+Every loss is a module called with (embedding, targets) that returns a scalar, the mean over the batch;
 `embedding` is the raw output (b, dim) of the network. A new loss is a class here that says in `needs` which
-fields of the lesson it reads, and a line in `LOSSES`. Class centres are parameters of the loss.
+fields of the targets it reads, and a line in `LOSSES`. Class centres are parameters of the loss.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _ANGLE_SAMPLES = 64
 
 
 @dataclass
-class Lesson:
+class Targets:
     """What is known about the images of a batch; None where no loss asks for it.
 
-    target  (b, dim) float32 unit teacher vectors
+    vector  (b, dim) float32 unit teacher vectors
     norm    (b,) float32 L2 norms of the teacher's vectors before they were made unit
     label   (b,) int64 class numbers 0 .. classes-1
     """
 
-    target: Tensor | None = None
+    vector: Tensor | None = None
     norm: Tensor | None = None
     label: Tensor | None = None
 
@@ -43,12 +43,12 @@ class Lesson:
 class Loss(nn.Module):
     """Base of all losses.
 
-    needs      names the fields of `Lesson` that `forward` reads
+    needs      names the fields of `Targets` that `forward` reads
     takes      names the options it has
     equal_dim  whether a student that is compared with the target must have its dimension
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"target"})
+    needs: ClassVar[frozenset[str]] = frozenset({"vector"})
     takes: ClassVar[frozenset[str]] = frozenset()
     equal_dim: ClassVar[bool] = True
 
@@ -59,25 +59,25 @@ class Loss(nn.Module):
 class L2E(Loss):
     """Mean squared Euclidean distance of unit embeddings, |s/|s| - t|^2 = 2 - 2 cos(s, t), in [0, 4]."""
 
-    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
-        return (_unit(embedding) - _given(lesson.target)).square().sum(1).mean()
+    def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        return (_unit(embedding) - _given(targets.vector)).square().sum(1).mean()
 
 
 class RawL2E(Loss):
     """Mean squared error per coordinate of raw embeddings: the student learns the teacher's norms as well."""
 
-    needs = frozenset({"target", "norm"})
+    needs = frozenset({"vector", "norm"})
 
-    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
-        target = _given(lesson.target) * _given(lesson.norm)[:, None]
+    def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        target = _given(targets.vector) * _given(targets.norm)[:, None]
         return (embedding.float() - target).square().mean()
 
 
 class Cosine(Loss):
     """Mean of 1 - cos(s, t), in [0, 2]: half of `l2e`."""
 
-    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
-        return 1 - (_unit(embedding) * _given(lesson.target)).sum(1).mean()
+    def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        return 1 - (_unit(embedding) * _given(targets.vector)).sum(1).mean()
 
 
 class Relational(Loss):
@@ -90,8 +90,8 @@ class Relational(Loss):
 
     equal_dim = False
 
-    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
-        student, teacher = _unit(embedding), _given(lesson.target)
+    def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        student, teacher = _unit(embedding), _given(targets.vector)
         with torch.autocast(student.device.type, enabled=False):
             distance = functional.smooth_l1_loss(_scaled_distances(student), _scaled_distances(teacher))
             angle = functional.smooth_l1_loss(_angles(student), _angles(teacher))
@@ -107,9 +107,9 @@ class Softmax(Loss):
         super().__init__(dim, classes, options)
         self.classifier = nn.Linear(dim, _checked(classes))
 
-    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
+    def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
         with torch.autocast(embedding.device.type, enabled=False):
-            return functional.cross_entropy(self.classifier(embedding.float()), _given(lesson.label))
+            return functional.cross_entropy(self.classifier(embedding.float()), _given(targets.label))
 
 
 class MarginSoftmax(Loss):
@@ -125,8 +125,8 @@ class MarginSoftmax(Loss):
         self.margin = options.get("margin", type(self).margin)
         self.centres = nn.Parameter(torch.empty(_checked(classes), dim).normal_(0, 0.01))
 
-    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
-        label = _given(lesson.label)
+    def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        label = _given(targets.label)
         # Cosines near +-1 need float32 whatever the network computes in.
         with torch.autocast(embedding.device.type, enabled=False):
             cosines = (_unit(embedding) @ _unit(self.centres).T).clamp(-1 + _EPS, 1 - _EPS)
@@ -184,8 +184,8 @@ class WeightedSum(nn.Module):
         self.losses = nn.ModuleList(losses)
         self.parts = torch.zeros(len(names))
 
-    def forward(self, embedding: Tensor, lesson: Lesson) -> Tensor:
-        summands = [f * loss(embedding, lesson) for f, loss in zip(self.factors, self.losses, strict=True)]
+    def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        summands = [f * loss(embedding, targets) for f, loss in zip(self.factors, self.losses, strict=True)]
         stacked = torch.stack(summands)
         self.parts = stacked.detach()
         return stacked.sum()
@@ -210,14 +210,14 @@ def build_loss(
 
 
 def loss_needs(text: str) -> frozenset[str]:
-    """Which fields of `Lesson` the loss needs."""
+    """Which fields of `Targets` the loss needs."""
     return frozenset().union(*(LOSSES[name].needs for _, name in parse_loss(text)))
 
 
 def needs_equal_dim(text: str) -> bool:
     """Whether a term of the loss compares student and teacher coordinate by coordinate."""
     losses = [LOSSES[name] for _, name in parse_loss(text)]
-    return any("target" in loss.needs and loss.equal_dim for loss in losses)
+    return any("vector" in loss.needs and loss.equal_dim for loss in losses)
 
 
 def parse_loss(text: str) -> list[tuple[float, str]]:
@@ -268,7 +268,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _given(value: Tensor | None) -> Tensor:
-    assert value is not None, "the lesson lacks what the loss says it needs"
+    assert value is not None, "the targets lack what the loss says it needs"
     return value
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from kdbias.errors import KdbiasError
-from kdbias.losses import LOSSES, Lesson, build_loss, loss_needs
+from kdbias.losses import LOSSES, Targets, build_loss, loss_needs
 
 ROOT = math.sqrt(0.5)
 
@@ -18,17 +18,17 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def value(name: str, embedding: torch.Tensor, lesson: Lesson, **options: float) -> float:
-    return build_loss(name, dim=embedding.shape[1], classes=4, options=options)(embedding, lesson).item()
+def value(name: str, embedding: torch.Tensor, targets: Targets, **options: float) -> float:
+    return build_loss(name, dim=embedding.shape[1], classes=4, options=options)(embedding, targets).item()
 
 
-def lesson(rows: int, dim: int, classes: int = 4) -> Lesson:
-    return Lesson(normalize(torch.randn(rows, dim)), 1 + 9 * torch.rand(rows), torch.arange(rows) % classes)
+def targets(rows: int, dim: int, classes: int = 4) -> Targets:
+    return Targets(normalize(torch.randn(rows, dim)), 1 + 9 * torch.rand(rows), torch.arange(rows) % classes)
 
 
 def test_l2e_is_the_squared_distance_of_unit_vectors_and_cosine_its_half() -> None:
     embedding = torch.tensor([[3.0, 0.0], [0.0, 0.1], [-2.0, 0.0]])
-    known = Lesson(torch.tensor([[1.0, 0.0], [ROOT, ROOT], [1.0, 0.0]]))
+    known = Targets(torch.tensor([[1.0, 0.0], [ROOT, ROOT], [1.0, 0.0]]))
     expected = (0.0 + (2 - math.sqrt(2)) + 4.0) / 3
     assert value("l2e", embedding, known) == pytest.approx(expected, abs=1e-6)
     assert value("cosine", embedding, known) == pytest.approx(expected / 2, abs=1e-6)
@@ -36,12 +36,12 @@ def test_l2e_is_the_squared_distance_of_unit_vectors_and_cosine_its_half() -> No
 
 @pytest.mark.parametrize("name", ["l2e", "cosine", "rkd"])
 def test_distillation_on_the_sphere_ignores_the_length_of_the_embedding(name: str) -> None:
-    embedding, known = torch.randn(8, 5), lesson(8, 5)
+    embedding, known = torch.randn(8, 5), targets(8, 5)
     assert value(name, embedding, known) == pytest.approx(value(name, 17 * embedding, known), rel=1e-4)
 
 
 def test_raw_l2e_wants_the_teachers_norm_too() -> None:
-    known = lesson(8, 5)
+    known = targets(8, 5)
     assert value("l2e-raw", known.target * known.norm[:, None], known) == pytest.approx(0, abs=1e-9)
     shifted = known.target * known.norm[:, None] + 3.0
     assert value("l2e-raw", shifted, known) == pytest.approx(9.0, rel=1e-5)
@@ -67,13 +67,13 @@ def relational_by_loops(s: np.ndarray, t: np.ndarray) -> float:
 
 
 def test_relational_loss_equals_its_definition_by_loops() -> None:
-    embedding, known = torch.randn(7, 5), lesson(7, 3)
+    embedding, known = torch.randn(7, 5), targets(7, 3)
     expected = relational_by_loops(normalize(embedding).double().numpy(), known.target.double().numpy())
     assert build_loss("rkd", dim=5)(embedding, known).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_relational_loss_does_not_mind_a_rotation() -> None:
-    known = lesson(20, 6)
+    known = targets(20, 6)
     rotation, _ = torch.linalg.qr(torch.randn(6, 6))
     assert value("rkd", known.target @ rotation, known) == pytest.approx(0, abs=1e-5)
     assert value("l2e", known.target @ rotation, known) > 0.1
@@ -86,7 +86,7 @@ def test_arcface_adds_the_margin_to_the_angle_of_the_own_class() -> None:
     embedding = 7 * torch.tensor([[math.cos(theta), math.sin(theta)]])
     own, other = 10 * math.cos(theta + 0.3), 10 * math.cos(math.pi / 2 - theta)
     expected = math.log(1 + math.exp(other - own))
-    assert loss(embedding, Lesson(label=torch.tensor([0]))).item() == pytest.approx(expected, rel=1e-4)
+    assert loss(embedding, Targets(label=torch.tensor([0]))).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_cosface_takes_the_margin_off_the_cosine() -> None:
@@ -94,7 +94,7 @@ def test_cosface_takes_the_margin_off_the_cosine() -> None:
     loss.losses[0].centres.data = torch.tensor([[1.0, 0.0], [0.0, 5.0]])
     embedding = torch.tensor([[math.cos(0.8), math.sin(0.8)]])
     expected = math.log(1 + math.exp(10 * math.sin(0.8) - 10 * (math.cos(0.8) - 0.4)))
-    assert loss(embedding, Lesson(label=torch.tensor([0]))).item() == pytest.approx(expected, rel=1e-4)
+    assert loss(embedding, Targets(label=torch.tensor([0]))).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_arcface_falls_with_the_angle_all_the_way_round() -> None:
@@ -109,11 +109,11 @@ def test_softmax_is_the_cross_entropy_of_its_classifier() -> None:
     classifier = loss.losses[0].classifier
     logits = embedding @ classifier.weight.T + classifier.bias
     expected = -torch.log_softmax(logits, 1)[torch.arange(6), label].mean()
-    assert loss(embedding, Lesson(label=label)).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss(embedding, Targets(label=label)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_sum_adds_its_weighted_terms_and_keeps_them() -> None:
-    embedding, known = torch.randn(8, 5), lesson(8, 5)
+    embedding, known = torch.randn(8, 5), targets(8, 5)
     total = build_loss("2*l2e + 0.5*cosine+1e-1*rkd", dim=5)
     expected = [f * value(name, embedding, known) for f, name in ((2, "l2e"), (0.5, "cosine"), (0.1, "rkd"))]
     assert total(embedding, known).item() == pytest.approx(sum(expected), rel=1e-5)
@@ -125,7 +125,7 @@ def test_a_sum_adds_its_weighted_terms_and_keeps_them() -> None:
 @pytest.mark.parametrize("case", ["perfect", "opposite", "tiny", "huge", "all the same"])
 def test_gradients_are_finite_at_the_extremes(name: str, case: str) -> None:
     loss = build_loss(name, dim=4, classes=3)
-    known = lesson(6, 4, classes=3)
+    known = targets(6, 4, classes=3)
     term = loss.losses[0]
     start = term.centres.data[known.label] if hasattr(term, "centres") else known.target
     if case == "all the same":
@@ -139,7 +139,7 @@ def test_gradients_are_finite_at_the_extremes(name: str, case: str) -> None:
 
 @pytest.mark.parametrize("name", ["rkd", "softmax", "arcface", "cosface"])
 def test_reduced_precision_around_a_loss_does_not_reach_its_products(name: str) -> None:
-    loss, embedding, known = build_loss(name, dim=8, classes=4), torch.randn(32, 8), lesson(32, 8)
+    loss, embedding, known = build_loss(name, dim=8, classes=4), torch.randn(32, 8), targets(32, 8)
     expected = loss(embedding, known).item()
     with torch.autocast("cpu", torch.bfloat16):
         assert loss(embedding, known).item() == expected
@@ -147,7 +147,7 @@ def test_reduced_precision_around_a_loss_does_not_reach_its_products(name: str) 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_the_loss(name: str) -> None:
-    loss, known = build_loss(name, dim=8, classes=4), lesson(32, 8)
+    loss, known = build_loss(name, dim=8, classes=4), targets(32, 8)
     embedding = torch.randn(32, 8, requires_grad=True)
     loss(embedding, known).backward()
     step = 1e-2 * embedding.grad / embedding.grad.norm()
@@ -159,7 +159,7 @@ def test_gradients_are_those_of_the_loss(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_descent_brings_every_loss_down(name: str) -> None:
     loss = build_loss(name, dim=8, classes=4)
-    embedding, known = torch.randn(32, 8, requires_grad=True), lesson(32, 8)
+    embedding, known = torch.randn(32, 8, requires_grad=True), targets(32, 8)
     optimiser = torch.optim.Adam([embedding, *loss.parameters()], lr=0.05)
     start = loss(embedding, known).item()
     for _ in range(200):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,9 +17,9 @@ from kdbias.data.decode import decode_image
 from kdbias.data.opening import open_data
 from kdbias.data.source import Source
 from kdbias.embedding.engine import require_consistent
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, MachineError
 from kdbias.loading import Prepared, failure_reason
-from kdbias.losses import Lesson, loss_needs
+from kdbias.losses import Targets, loss_needs
 from kdbias.progress import say
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, shown
@@ -28,10 +31,13 @@ from kdbias.training.images import Unreadable
 from kdbias.training.processes import Processes
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import mirror
-from kdbias.training.targets import Targets, read_targets
 from kdbias.wording import counted
 
 _PROBES = 32
+# Each process holds vectors up to this size for itself, as float32. Larger ones are float16, as they are
+# stored, in one file a machine that its processes map.
+_FLOAT32_BYTES = 1 << 30
+_NUMBERS = 1 << 19  # of a table to read at a time
 _REMEDY = (
     "kdbias embed it with --batch-size 1 and give --embeddings, or export the network for any batch size"
 )
@@ -57,7 +63,7 @@ class TrainingSet:
     preprocessings: list[Preprocessing]
     labels: np.ndarray | None
     classes: list[str]
-    targets: Targets | None
+    targets: StoredTargets | None
     teacher: Teacher | None
     inputs: dict[str, str]
     unreadable: Unreadable
@@ -77,9 +83,9 @@ class TrainingSet:
             return self.teacher.dim
         return None if self.targets is None else self.targets.vectors.shape[1]
 
-    def lesson(self, batch: Prepared, flips: np.ndarray | None, device: torch.device) -> Lesson:
-        """What a batch teaches: of the images that `flips` (bool) chooses, by their mirrored view."""
-        lesson = Lesson()
+    def targets_of(self, batch: Prepared, flips: np.ndarray | None, device: torch.device) -> Targets:
+        """What a loss gets of a batch; of the images that `flips` (bool) chooses, by their mirrored view."""
+        targets = Targets()
         if self.teacher is not None:
             seen = (mirror(batch.images[1], flips) if flips is not None else batch.images[1]).numpy()
             vectors = self.teacher.embed(seen)
@@ -87,13 +93,13 @@ class TrainingSet:
                 require_consistent(self.teacher, seen, vectors, remedy=_REMEDY)
                 self.teacher_checked = True
             norms = np.linalg.norm(vectors, axis=1).clip(1e-12)
-            lesson.target, lesson.norm = _to(device, vectors / norms[:, None]), _to(device, norms)
+            targets.vector, targets.norm = _to(device, vectors / norms[:, None]), _to(device, norms)
         elif self.targets is not None:
             vectors, norms = self.targets.at(batch.rows, flips)
-            lesson.target, lesson.norm = _to(device, vectors), _to(device, norms)
+            targets.vector, targets.norm = _to(device, vectors), _to(device, norms)
         if self.labels is not None:
-            lesson.label = _to(device, self.labels[batch.rows])
-        return lesson
+            targets.label = _to(device, self.labels[batch.rows])
+        return targets
 
 
 def _to(device: torch.device, array: np.ndarray | None) -> torch.Tensor | None:
@@ -113,7 +119,7 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
     not match, or labels or flips do not serve.
     """
     needs = loss_needs(config.loss)
-    distils = "target" in needs
+    distils = "vector" in needs
     if distils and (config.embeddings is None) == (config.live_teacher is None):
         raise KdbiasError(
             f"loss {config.loss} learns from a teacher: give --embeddings or --live-teacher (not both); "
@@ -165,7 +171,7 @@ def _live_teacher(spec: str, device: str) -> Teacher:
 
 def _stored_targets(
     table: EmbeddingTable, source: Source, config: TrainingSettings, processes: Processes, with_norms: bool
-) -> Targets:
+) -> StoredTargets:
     rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
     flipped = config.flip == "target"
     if flipped and not table.has_flip:
@@ -238,3 +244,101 @@ def _student_preprocessing(
         mean=(127.5,) * (1 if color == "L" else 3),
         std=(127.5,) * (1 if color == "L" else 3),
     )
+
+
+@dataclass
+class StoredTargets:
+    """Stored teacher vectors, row i of each array belonging to sample i.
+
+    vectors  (n, dim) unit rows, float32, or float16 where they are large; norms (n,) float32 or None
+    flipped, flip_norms  those of the mirrored images, or None
+    """
+
+    vectors: np.ndarray
+    norms: np.ndarray | None = None
+    flipped: np.ndarray | None = None
+    flip_norms: np.ndarray | None = None
+
+    def at(self, samples: np.ndarray, flips: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """(b, dim) float32 unit vectors and (b,) norms of `samples`, of their mirrored images by `flips`."""
+        vectors = self.vectors[samples]
+        norms = None if self.norms is None else self.norms[samples]
+        if flips is not None and self.flipped is not None:
+            vectors[flips] = self.flipped[samples[flips]]
+            if norms is not None and self.flip_norms is not None:
+                norms[flips] = self.flip_norms[samples[flips]]
+        if vectors.dtype != np.float32:
+            vectors = vectors.astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors, norms
+
+
+def read_targets(
+    table: EmbeddingTable, rows: np.ndarray, processes: Processes, *, flipped: bool, norms: bool
+) -> StoredTargets:
+    """The vectors of samples whose rows of `table` are `rows` (n,); the table itself is only streamed.
+
+    `flipped`: those of the mirrored images as well; `norms`: with the norms they had. All processes call it
+    together. Raises KdbiasError where the disk has no room for vectors that are large.
+    """
+    columns = ["embedding", *(["embedding_flip"] if flipped else [])]
+    if 4 * len(rows) * table.d <= _FLOAT32_BYTES:
+        vectors = [np.empty((len(rows), table.d), np.float32) for _ in columns]
+        for column, array in zip(columns, vectors, strict=True):
+            _read(table, column, rows, array)
+    else:
+        vectors = [_mapped(table, column, rows, processes) for column in columns]
+    flip_norms = table.flip_norms() if norms and flipped else None
+    return StoredTargets(
+        vectors[0],
+        table.norms()[rows] if norms else None,
+        vectors[1] if flipped else None,
+        None if flip_norms is None else flip_norms[rows],
+    )
+
+
+def _read(table: EmbeddingTable, column: str, rows: np.ndarray, out: np.ndarray) -> None:
+    """out[i] = row rows[i] of the column."""
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    for start, block in table.batches(max(1, _NUMBERS // table.d), column):
+        first, end = np.searchsorted(ascending, [start, start + len(block)])
+        out[order[first:end]] = block[ascending[first:end] - start]
+
+
+def _mapped(table: EmbeddingTable, column: str, rows: np.ndarray, processes: Processes) -> np.ndarray:
+    """(n, dim) float16 in a file that one process writes and all of its machine map.
+
+    Once all have it open, it loses its name: the system frees it with the last of them, however that ends.
+    """
+
+    def write() -> str:
+        descriptor, name = tempfile.mkstemp(prefix="kdbias-targets-")
+        os.close(descriptor)
+        try:
+            array = np.lib.format.open_memmap(name, "w+", np.float16, (len(rows), table.d))
+            _reserve(name)
+            _read(table, column, rows, array)
+        except BaseException as error:
+            os.unlink(name)
+            if isinstance(error, OSError):
+                raise MachineError(
+                    f"{2 * len(rows) * table.d / 1e9:,.1f} GB of teacher vectors do not go into "
+                    f"{Path(name).parent} ({error.strerror}): set TMPDIR to a folder with room for them"
+                ) from error
+            raise
+        return name
+
+    name = processes.once_a_machine(write)
+    mapped = np.asarray(np.load(name, mmap_mode="r"))
+    processes.gather(None)
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # another was first; Windows keeps it
+        os.unlink(name)
+    return mapped
+
+
+def _reserve(name: str) -> None:
+    # Writing to a map for which the disk has no room ends the process by a signal.
+    if hasattr(os, "posix_fallocate"):
+        with open(name, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(name))

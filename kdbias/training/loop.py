@@ -38,10 +38,8 @@ from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
 from kdbias.training.data import TrainingSet, open_training_set
 from kdbias.training.images import WAY_OUT, open_images
-from kdbias.training.interrupts import deferred_interrupts
-from kdbias.training.processes import Processes, join_processes
+from kdbias.training.processes import Processes, deferred_interrupts, join_processes
 from kdbias.training.record import METRICS, Meter, Record
-from kdbias.training.schedules import rate_factor
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import (
     Learner,
@@ -50,6 +48,7 @@ from kdbias.training.step import (
     descend,
     draw_flips,
     mirror,
+    rate_factor,
     reproducible,
     seed_step,
 )
@@ -262,11 +261,11 @@ def fit(
                         cfg.seed, meter.step, len(batch.rows), processes.rank, processes.world_size
                     )
                 pixels = batch.images[0].to(device, non_blocking=True)
-                lesson = samples.lesson(batch, flips if cfg.flip == "target" else None, device)
+                targets = samples.targets_of(batch, flips if cfg.flip == "target" else None, device)
 
                 seed_step(cfg.seed, meter.step, processes.rank)
                 pixels = pixels if flips is None else mirror(pixels, flips)
-                loss = learn(prepare.normalise(pixels, channels_last=True), lesson)
+                loss = learn(prepare.normalise(pixels, channels_last=True), targets)
                 place = meter.place(batch_size, steps_an_epoch)
                 rate = cfg.rate * rate_factor(place, steps, cfg.schedule, warmup_steps, cfg.milestones)
                 descend(loss, learner, optimiser, scaler, rate=rate, clip_grad=cfg.clip_grad)

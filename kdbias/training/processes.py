@@ -1,13 +1,16 @@
-"""The processes that train together: one, unless torchrun (or the caller) started a group of them."""
+"""The processes that train together, one unless torchrun or the caller started a group; Ctrl-C in them."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -142,3 +145,29 @@ def _device_of_its_own() -> str:
             f"own: start {devices} (--nproc-per-node {devices}), or train with --device cpu"
         )
     return f"cuda:{local}"
+
+
+@contextlib.contextmanager
+def deferred_interrupts(wanted: bool = True) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, to be asked after each step; pressed again, it interrupts at once.
+
+    Where it is not `wanted`, outside the main thread and where SIGINT does not raise KeyboardInterrupt,
+    nothing changes and the answer is always no.
+    """
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not wanted or not usual or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

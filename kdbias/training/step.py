@@ -1,18 +1,20 @@
-"""The parts of a training step: network with loss, optimiser, running average, seeds, flips."""
+"""Parts of a training step: network with loss, optimiser, learning rate, running average, seeds, flips."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from kdbias.losses import Lesson, WeightedSum
+from kdbias.errors import KdbiasError
+from kdbias.losses import Targets, WeightedSum
 from kdbias.training.settings import TrainingSettings
 
 # What autocast computes in; fp32 and tf32 are not autocast at all.
@@ -26,11 +28,11 @@ class Learner(nn.Module):
         super().__init__()
         self.network, self.loss, self.precision = network, loss, precision
 
-    def forward(self, pixels: torch.Tensor, lesson: Lesson) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor, targets: Targets) -> torch.Tensor:
         dtype = REDUCED.get(self.precision)
         with torch.autocast(pixels.device.type, dtype, enabled=dtype is not None):
             embedding = self.network(pixels)
-        return self.loss(embedding.float(), lesson)
+        return self.loss(embedding.float(), targets)
 
 
 class RunningAverage:
@@ -90,6 +92,33 @@ def descend(
         group["lr"] = rate
     scaler.step(optimiser)
     scaler.update()
+
+
+# name -> factor at progress 0 <= x <= 1 of the steps after the warm-up
+DECAYS: dict[str, Callable[[float, Sequence[float]], float]] = {
+    "cosine": lambda x, milestones: 0.5 * (1 + math.cos(math.pi * x)),
+    "linear": lambda x, milestones: 1 - x,
+    "step": lambda x, milestones: 0.1 ** sum(x >= m for m in milestones),
+    "constant": lambda x, milestones: 1.0,
+}
+
+
+def rate_factor(
+    step: int, steps: int, schedule: str, warmup_steps: int = 0, milestones: Sequence[float] = ()
+) -> float:
+    """Factor in (0, 1] on the learning rate for `step` (0 .. steps-1).
+
+    The rate rises linearly over the first `warmup_steps`, by 1 / (warmup_steps + 1) a step, so that the first
+    step after them has the whole of it; then "cosine" and "linear" fall to nearly 0 at the end, "step"
+    divides by ten at each milestone (fractions of the whole run).
+    """
+    if schedule not in DECAYS:
+        raise KdbiasError(f"unknown schedule {schedule!r}; known: {', '.join(DECAYS)}")
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if schedule == "step":
+        return DECAYS["step"](step / steps, milestones)
+    return DECAYS[schedule]((step - warmup_steps) / max(1, steps - warmup_steps), milestones)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdbias.training.interrupts import deferred_interrupts
+from kdbias.training.processes import deferred_interrupts
 from kdbias.training.record import Meter
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.training.schedules import DECAYS, rate_factor
+from kdbias.training.step import DECAYS, rate_factor
 
 
 def rates(schedule: str, steps: int = 100, warmup: int = 0, milestones: tuple = (0.5, 0.9)) -> list[float]:
