@@ -77,3 +77,9 @@ def parse_bytes(text: str | int) -> int:
     if value < 1:
         raise KdbiasError(f"{text!r} is not an amount of memory; write for example 4GiB or 512MiB")
     return int(value)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine itself, has no memory left."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch.cuda's
+    return known or "can't allocate memory" in str(error)

@@ -86,7 +86,7 @@ def failure_reason(error: Exception) -> str:
     return " ".join(str(text).split())[:300]
 
 
-class _RowBatches(Dataset[Prepared]):
+class RowBatches(Dataset[Prepared]):
     """Maps rows (b,) of the source to their batch.
 
     stand_ins  (n,) bool: a row that cannot be read is replaced by the next of these, in the order of the data
@@ -94,7 +94,7 @@ class _RowBatches(Dataset[Prepared]):
     """
 
     def __init__(
-        self, source: Source, preprocessings: list[Preprocessing], stand_ins: np.ndarray | None
+        self, source: Source, preprocessings: list[Preprocessing], stand_ins: np.ndarray | None = None
     ) -> None:
         self.source, self.preprocessings = source, preprocessings
         self._stand_ins = None if stand_ins is None else np.flatnonzero(stand_ins)
@@ -182,7 +182,7 @@ class ImageLoader:
 
     workers    processes that read and decode ahead; 0 does it in this one
     pin        images in page-locked memory, for a CUDA device
-    stand_ins  see `_RowBatches`
+    stand_ins  see `RowBatches`
     keep       workers stay for the next pass
     way_out    what to say where a worker dies, after "with fewer --workers (0 decodes in this process)"
     """
@@ -199,7 +199,7 @@ class ImageLoader:
         way_out: str = "",
     ) -> None:
         self._pass, self._keep, self._way_out = _Pass(), keep and workers > 0, way_out
-        self._images = _RowBatches(source, preprocessings, stand_ins)
+        self._images = RowBatches(source, preprocessings, stand_ins)
         self._pin, self._piped = pin, False
         self._loader = self._made(workers)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kdbias import progress
+from kdbias.device import out_of_memory
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
@@ -90,7 +91,7 @@ class TorchTeacher(Teacher):
                 parts = [self._run(piece, mirrored) for piece in images.split(limit)]
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 message = first_line(error)
             # Outside the handler, so that the traceback no longer holds the failed batch's memory.
@@ -150,7 +151,3 @@ def state_digest(network: torch.nn.Module) -> str:
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

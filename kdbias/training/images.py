@@ -12,12 +12,13 @@ import torch
 from kdbias.data.source import Source
 from kdbias.device import parse_bytes
 from kdbias.errors import KdbiasError
-from kdbias.loading import ImageLoader, Prepared, failure_reason, prepare_image
+from kdbias.loading import ImageLoader, Prepared, RowBatches
 from kdbias.progress import bar, say
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.settings import TrainingSettings
 
 _AHEAD = 2
+_AT_ONCE = 256  # rows that a thread decodes
 WAY_OUT = "; it goes on from its last checkpoint"
 
 
@@ -30,8 +31,8 @@ class Unreadable:
     """
 
     def __init__(self, source: Source, config: TrainingSettings) -> None:
-        self.source, self.skip = source, config.on_error == "skip"
-        self.weighted = config.weights is not None
+        self.source, self.config = source, config
+        self.skip = config.on_error == "skip"
         self.reasons: dict[int, str] = {}
 
     def note(self, failures: Iterable[tuple[int, str]], left: int = 1) -> None:
@@ -44,7 +45,7 @@ class Unreadable:
                 continue
             text = f"sample {self.source.ids[row].as_py()} cannot be read ({reason})"
             if not self.skip:
-                way_out = "leave it out of the weights, or " if self.weighted else ""
+                way_out = "leave it out of the weights, or " if self.config.weights else ""
                 raise KdbiasError(f"{text}; {way_out}let --on-error skip train without such")
             if not self.reasons:
                 say(f"{text}: draws of such go to the next that can (--on-error fail ends the run instead)")
@@ -70,38 +71,31 @@ class CachedImages:
 
     def __init__(
         self,
-        source: Source,
-        preprocessings: list[Preprocessing],
-        workers: int,
-        drawn: np.ndarray,
         unreadable: Unreadable,
-        pin_memory: bool = False,
+        preprocessings: list[Preprocessing],
+        drawn: np.ndarray,
+        pin: bool = False,
     ) -> None:
-        self._pin = pin_memory
+        self._pin, source = pin, unreadable.source
         self._images = [
             torch.empty((source.n, *p.size, p.channels), dtype=torch.uint8) for p in preprocessings
         ]
-        arrays = [images.numpy() for images in self._images]
+        decoded = RowBatches(source, preprocessings)
 
-        def fill(start: int) -> tuple[int, list[tuple[int, str]]]:
-            failures = []
-            for row in (start + np.flatnonzero(drawn[start : start + 256])).tolist():
-                try:
-                    images = prepare_image(source.read(row), preprocessings)
-                except Exception as error:  # decoders raise almost anything on damaged files
-                    failures.append((row, failure_reason(error)))
-                else:
-                    for array, image in zip(arrays, images, strict=True):
-                        array[row] = image
-            return min(256, source.n - start), failures
+        def fill(start: int) -> Prepared:
+            batch = decoded[start + np.flatnonzero(drawn[start : start + _AT_ONCE])]
+            for kept, images in zip(self._images, batch.images, strict=True):
+                kept.numpy()[batch.rows] = images
+            batch.images = []
+            return batch
 
-        readable = drawn.copy()
-        starts = range(0, source.n, 256)
-        with bar(source.n, "images", "decoding") as progress, ThreadPoolExecutor(max(1, workers)) as pool:
-            for done, failures in pool.map(fill, starts):
-                progress.update(done)
-                readable[[row for row, _ in failures]] = False
-                unreadable.note(failures)
+        readable, starts = drawn.copy(), range(0, source.n, _AT_ONCE)
+        threads = max(1, unreadable.config.workers)
+        with bar(source.n, "images", "decoding") as progress, ThreadPoolExecutor(threads) as pool:
+            for start, batch in zip(starts, pool.map(fill, starts), strict=True):
+                progress.update(min(_AT_ONCE, source.n - start))
+                readable[[row for row, _ in batch.failures]] = False
+                unreadable.note(batch.failures)
         unreadable.note((), left=int(readable.sum()))
         # Each row's own place, or that of the next one that can be read.
         places = np.flatnonzero(readable)
@@ -135,17 +129,21 @@ class StreamedImages:
 
     def __init__(
         self,
-        source: Source,
-        preprocessings: list[Preprocessing],
-        workers: int,
-        drawn: np.ndarray,
         unreadable: Unreadable,
-        pin_memory: bool = False,
+        preprocessings: list[Preprocessing],
+        drawn: np.ndarray,
+        pin: bool = False,
     ) -> None:
         self._unreadable = unreadable
-        stand_ins = drawn if unreadable.skip else None
+        workers, stand_ins = unreadable.config.workers, drawn if unreadable.skip else None
         self._loader = ImageLoader(
-            source, preprocessings, workers, pin=pin_memory, stand_ins=stand_ins, keep=True, way_out=WAY_OUT
+            unreadable.source,
+            preprocessings,
+            workers,
+            pin=pin,
+            stand_ins=stand_ins,
+            keep=True,
+            way_out=WAY_OUT,
         )
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Prepared]:
@@ -155,18 +153,16 @@ class StreamedImages:
 
 
 def open_images(
-    source: Source,
-    preprocessings: list[Preprocessing],
-    drawn: np.ndarray,
-    config: TrainingSettings,
-    unreadable: Unreadable,
-    pin_memory: bool = False,
+    unreadable: Unreadable, preprocessings: list[Preprocessing], drawn: np.ndarray, pin: bool = False
 ) -> CachedImages | StreamedImages:
-    """Decoded images from memory where they fit `config.cache`, else from workers; same order and bytes.
+    """Decoded images of a run, from memory where they fit its `cache`, or streamed; same order and bytes.
 
-    `drawn` (n,) bool says which images will be asked for; others are never read.
+    Args:
+        drawn: (n,) bool, which images will be asked for; others are never read.
+        pin: in page-locked memory, for a CUDA device.
     """
-    budget = 0 if config.cache.strip() == "0" else parse_bytes(config.cache)
-    size = source.n * sum(int(np.prod(p.size)) * p.channels for p in preprocessings)
+    cache = unreadable.config.cache
+    budget = 0 if cache.strip() == "0" else parse_bytes(cache)
+    size = unreadable.source.n * sum(int(np.prod(p.size)) * p.channels for p in preprocessings)
     kind = CachedImages if size <= budget else StreamedImages
-    return kind(source, preprocessings, config.workers, drawn, unreadable, pin_memory)
+    return kind(unreadable, preprocessings, drawn, pin)

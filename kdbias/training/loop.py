@@ -5,14 +5,16 @@
     torchrun --nproc-per-node 8 -m kdbias.cli train faces.rec -o student --embeddings emb --student
     mobilefacenet
 
-One loop, without callbacks. Options and defaults: `config`. Inputs: `data`, `images`. Parts of a step:
+One loop, without callbacks. Options and defaults: `settings`. Inputs: `data`, `images`. Parts of a step:
 `step`, `kdbias.losses`. What a run leaves: `record`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ import torch
 from torch import nn
 
 from kdbias.data.filters import spelled
+from kdbias.device import out_of_memory
 from kdbias.embedding.parts import FAILURE_SCHEMA, FAILURES
-from kdbias.errors import KdbiasError, MachineError
+from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.functions import takes_settings
 from kdbias.loading import worker_deaths
 from kdbias.losses import build_loss, needs_equal_dim
 from kdbias.networks import build_network
-from kdbias.networks.saved import save_network
+from kdbias.networks.saved import FILE_NAME, save_network
 from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
@@ -110,6 +113,8 @@ def train(
             differ are named), or a loss that is no longer a number.
     """
     cfg = settings
+    if resume and overwrite:
+        raise KdbiasError("--resume goes on with a run and --overwrite removes it: leave one of them out")
     with (
         join_processes(cfg.device) as processes,
         quiet(not processes.main or is_quiet()),
@@ -117,65 +122,28 @@ def train(
     ):
         samples = open_training_set(os.fspath(data), cfg, processes)
         identity = cfg.record() | {"where": spelled(cfg.where, samples.source.types())}
-        reads = (data, cfg.embeddings, cfg.weights)
-        run = processes.on_main(
-            lambda: _open_run(output, identity, samples.inputs, reads, resume=resume, overwrite=overwrite)
-        )
-        lost = processes.on_main(lambda: holes(run.out)) if run.state == "finished" else []
-        if lost:
-            say(f"train: {run.out} was finished, but {', '.join(lost)} is gone or damaged: made again")
-        elif run.state == "finished":
-            say(f"train: {run.out} is finished; nothing to do (--overwrite starts over)")
-            return _result(run, already_finished=True)
-        try:
-            with worker_deaths(WAY_OUT):
-                student, network_doc, meter = fit(samples, cfg, Record(run.out), processes, data)
-        except KdbiasError:
-            if processes.main:
+        paths = {"data": str(data)} | {k: getattr(cfg, k) for k in ("embeddings", "weights", "root")}
+
+        def begin() -> Run:
+            reads = (data, cfg.embeddings, cfg.weights)
+            run = Run.open(output, "train", identity, samples.inputs, overwrite, reads=reads, mends=True)
+            if resume and run.state != "finished" and not Record(run.out).has_checkpoint:
                 run.forget()
-            raise
-        except torch.cuda.OutOfMemoryError as error:
-            raise MachineError(
-                f"out of device memory at --batch-size {cfg.batch_size}: halve it (and --lr with it), or use "
-                "--precision bf16; the run resumes only with the same values, so add --overwrite"
-            ) from error
-        counts = {
-            "samples": samples.n,
-            "steps": meter.step,
-            "epochs": cfg.epochs,
-            "classes": len(samples.classes),
-            "failures": len(meter.unreadable),
-        }
-
-        def finish() -> Run:
-            doc = provenance.document("train", run.record["config"], samples.inputs, counts, meter.seconds)
-            if failed := samples.unreadable.rows():
-                write_table(run.out / FAILURES, pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA), doc)
-            path, prepared = run.out / "student.pt", samples.preprocessing.to_dict()
-            save_network(
-                path, student, cfg.student, network_doc, prepared, {**doc, "classes": samples.classes}
-            )
-            if cfg.onnx:
-                from kdbias.networks.onnx_export import export_onnx
-
-                export_onnx(path, run.out / "student.onnx")
-            paths = {
-                "data": str(data),
-                "embeddings": cfg.embeddings,
-                "weights": cfg.weights,
-                "root": cfg.root,
-            }
-            run.finish(
-                counts,
-                meter.seconds,
-                results=meter.history[-1],
-                classes=samples.classes,
-                paths=paths,
-                digests={METRICS: fingerprints.of_file(run.out / METRICS)},
-            )
+                raise KdbiasError(
+                    f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start"
+                )
             return run
 
-        run = processes.on_main(finish)
+        run = processes.on_main(begin)
+        with run if processes.main else contextlib.nullcontext():
+            lost = processes.on_main(lambda: holes(run.out)) if run.state == "finished" else []
+            if lost:
+                say(f"train: {run.out} was finished, but {', '.join(lost)} is gone or damaged: made again")
+            elif run.already_finished():
+                return _result(run, already_finished=True)
+            with worker_deaths(WAY_OUT), memory_wanting(cfg.batch_size):
+                student, how, meter = fit(samples, cfg, Record(run.out), processes, data)
+            run = processes.on_main(lambda: _finish(run, samples, cfg, student, how, meter, paths))
         epochs = f"{counted(cfg.epochs, 'epoch')} in {meter.seconds:.1f} s"
         say(f"train: {epochs}, {meter.describe_last()} -> {run.out}")
         if meter.unreadable:
@@ -185,21 +153,51 @@ def train(
         return _result(run)
 
 
-def _open_run(
-    output: str | os.PathLike[str],
-    config: dict[str, Any],
-    inputs: dict[str, str],
-    reads: tuple[Any, ...],
-    *,
-    resume: bool,
-    overwrite: bool,
+@contextlib.contextmanager
+def memory_wanting(batch_size: int) -> Iterator[None]:
+    """Say what helps where the device, or the machine, has no memory left for what is done inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise MachineError(
+            f"out of memory at --batch-size {batch_size} ({first_line(error)}): halve it (and --lr with it), "
+            "or use --precision bf16; the run resumes only with the same values, so add --overwrite"
+        ) from error
+
+
+def _finish(
+    run: Run,
+    samples: TrainingSet,
+    cfg: TrainingSettings,
+    student: nn.Module,
+    how: dict[str, Any],
+    meter: Meter,
+    paths: dict[str, Any],
 ) -> Run:
-    if resume and overwrite:
-        raise KdbiasError("--resume goes on with a run and --overwrite removes it: leave one of them out")
-    run = Run.open(output, "train", config, inputs, overwrite, reads=reads, mends=True)
-    if resume and run.state != "finished" and not Record(run.out).has_checkpoint:
-        run.forget()
-        raise KdbiasError(f"--resume: {run.out} holds no checkpoint to resume; leave --resume out to start")
+    """Write failures.parquet, student.pt and student.onnx, as far as there are such, and the record."""
+    counts = {
+        "samples": samples.n,
+        "steps": meter.step,
+        "epochs": cfg.epochs,
+        "classes": len(samples.classes),
+        "failures": len(meter.unreadable),
+    }
+    doc = provenance.document("train", run.record["config"], samples.inputs, counts, meter.seconds)
+    if failed := samples.unreadable.rows():
+        write_table(run.out / FAILURES, pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA), doc)
+    path, classes = run.out / FILE_NAME, samples.classes
+    save_network(
+        path, student, cfg.student, how, samples.preprocessing.to_dict(), {**doc, "classes": classes}
+    )
+    if cfg.onnx:
+        from kdbias.networks.onnx_export import export_onnx
+
+        export_onnx(path, path.with_suffix(".onnx"))
+    digests = {METRICS: fingerprints.of_file(run.out / METRICS)}
+    results = meter.history[-1]
+    run.finish(counts, meter.seconds, results=results, classes=classes, paths=paths, digests=digests)
     return run
 
 
@@ -234,9 +232,8 @@ def fit(
     sampler = build_sampler(samples, cfg, processes)
     steps_an_epoch = sampler.steps(share)
     steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
-    needed, pinned = samples.weights > 0, device.type == "cuda"
     unreadable = samples.unreadable
-    images = open_images(samples.source, samples.preprocessings, needed, cfg, unreadable, pin_memory=pinned)
+    images = open_images(unreadable, samples.preprocessings, samples.weights > 0, pin=device.type == "cuda")
     meter = record.resume(learned, sampler, processes) or Meter(loss_of.names)
     unreadable.reasons |= meter.unreadable
     meter.unreadable = unreadable.reasons
@@ -338,7 +335,7 @@ def _result(run: Run, already_finished: bool = False) -> TrainingResult:
     counts, results = run.record["counts"], run.record["results"]
     return TrainingResult(
         output=run.out,
-        student=run.out / "student.pt",
+        student=run.out / FILE_NAME,
         loss=results["loss"],
         epochs=counts["epochs"],
         steps=counts["steps"],

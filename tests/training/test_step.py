@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from kdbias.errors import MachineError
 from kdbias.networks import NETWORKS
+from kdbias.training.loop import memory_wanting
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import build_optimiser, descend
 
@@ -86,3 +88,14 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_does(
     lab.break_off(4, tmp_path / "broken", **options)
     lab.run(tmp_path / "broken", **options)
     assert lab.same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_want_of_memory_is_the_machines_failure() -> None:
+    with (
+        pytest.raises(MachineError, match="out of memory at --batch-size 64 .*: halve it"),
+        memory_wanting(64),
+    ):
+        torch.empty(1 << 50)
+    with pytest.raises(RuntimeError, match="must match") as other, memory_wanting(64):
+        torch.ones(2) + torch.ones(3)
+    assert not isinstance(other.value, MachineError)
