@@ -46,6 +46,21 @@ State = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
+class StateFile:
+    """The (nested) dictionaries of tensors of a file.
+
+    Attributes:
+        name: the file, for messages.
+        content: what it holds.
+        chosen: a part of the names under which the weights stand, where its user named one (FILE#CHOSEN).
+    """
+
+    name: str
+    content: Mapping[Any, Any]
+    chosen: str | None = None
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a network's weights stand: under the keys `path`, and there under names that begin with `prefix`.
 
@@ -63,13 +78,14 @@ class Place:
         return path == self.path and key.startswith(self.prefix)
 
 
-def tensors(content: Mapping[Any, Any], file: str) -> dict[Names, State]:
-    """The tensors of a checkpoint by the keys of the dictionary that holds them; optimisers are passed over.
+def tensors(file: StateFile) -> dict[Names, State]:
+    """The tensors of a file by the keys of the dictionary that holds them; optimisers are passed over.
 
-    Raises KdbiasError, naming `file`, where there are none.
+    Raises:
+        KdbiasError: there are none.
     """
     found, seen = dict[Names, State](), set[int]()
-    waiting: list[tuple[Names, Mapping[Any, Any]]] = [((), content)]
+    waiting: list[tuple[Names, Mapping[Any, Any]]] = [((), file.content)]
     while waiting:
         path, level = waiting.pop(0)
         if id(level) in seen or "param_groups" in level:
@@ -85,49 +101,46 @@ def tensors(content: Mapping[Any, Any], file: str) -> dict[Names, State]:
             found[path] = state
         waiting += [((*path, key), value) for key, value in named.items() if isinstance(value, Mapping)]
     if not found:
-        keys = ", ".join(str(key) for key in list(content)[:6])
-        raise KdbiasError(f"{file} holds no tensors; its keys are {keys or 'none'}")
+        keys = ", ".join(str(key) for key in list(file.content)[:6])
+        raise KdbiasError(f"{file.name} holds no tensors; its keys are {keys or 'none'}")
     return found
 
 
-def find_place(
-    network: torch.nn.Module, content: Mapping[Any, Any], file: str, chosen: str | None = None
-) -> Place:
-    """Where in `content` the weights of `network` stand; of several places the one that fits best.
+def find_place(network: torch.nn.Module, file: StateFile) -> Place:
+    """Where in a file the weights of `network` stand; of several places the one that fits best.
 
-    Of those that fit equally, an average of weights (ema, swa, teacher). `chosen` is a part of the names of
-    the place to take. Raises KdbiasError where there are no tensors, or none under that name.
+    Of those that fit equally, an average of weights (ema, swa, teacher).
+
+    Raises:
+        KdbiasError: there are no tensors, or none under the chosen name.
     """
-    return _ranked(network, tensors(content, file), file, chosen)[0][1]
+    return _ranked(network, tensors(file), file)[0][1]
 
 
-def load_into(
-    network: torch.nn.Module,
-    content: Mapping[Any, Any],
-    file: str,
-    heads: Sequence[str] = (),
-    chosen: str | None = None,
-) -> str:
-    """Load the weights in `content` (nested dictionaries of tensors) into `network`, and say what was taken.
+def load_into(network: torch.nn.Module, file: StateFile, heads: Sequence[str] = ()) -> str:
+    """Load the weights of a file into `network`, and say what was taken.
 
-    file    names the weights in messages
-    heads   modules that were cut off the network: what the file holds of them is left out
-    chosen  see `find_place`
-    Returns what was said, empty where all tensors stood at the top and found their places. Raises KdbiasError
-    with counts and names where tensors of the network are missing or differ in shape or kind, where tensors
-    of the file find no place, or where several places fit and nothing says which is meant.
+    Args:
+        heads: modules that were cut off the network: what the file holds of them is left out.
+
+    Returns:
+        What was said, empty where all tensors stood at the top and found their places.
+
+    Raises:
+        KdbiasError: tensors of the network are missing or differ in shape or kind, tensors of the file find
+            no place (counts and names are given), or several places fit and nothing says which is meant.
     """
-    found = tensors(content, file)
-    ranked = _ranked(network, found, file, chosen)
+    found = tensors(file)
+    ranked = _ranked(network, found, file)
     (best, place), own = ranked[0], network.state_dict()
     copies = [other for (_, present, *_), other in ranked[1:] if present == len(_needed(own))]
     left, lost = _left_over(network, found, place, copies, heads)
-    _require_all(own, found, place, lost, file)
+    _require_all(own, found, place, lost, file.name)
     same = [other for rank, other in ranked[1:] if rank == best and _differ(own, place, other)]
     if same:
         raise KdbiasError(
-            f"{file} holds this network {len(same) + 1} times, in {'; '.join(map(str, [place, *same]))}; "
-            "name one by a part of its own: FILE#PART"
+            f"{file.name} holds this network {len(same) + 1} times, in "
+            f"{'; '.join(map(str, [place, *same]))}; name one by a part of its own: FILE#PART"
         )
     # Into the network's own dictionary, which also says in which version its modules are.
     for key, value in own.items():
@@ -136,7 +149,7 @@ def load_into(
     network.load_state_dict(own)
     note = _note(place, copies, left)
     if note:
-        progress.say(f"{file}: {note}")
+        progress.say(f"{file.name}: {note}")
     return note
 
 
@@ -151,7 +164,7 @@ def _needed(own: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _ranked(
-    network: torch.nn.Module, found: dict[Names, State], file: str, chosen: str | None
+    network: torch.nn.Module, found: dict[Names, State], file: StateFile
 ) -> list[tuple[tuple[int, ...], Place]]:
     """All places that hold any tensor of the network, the best first, with what they were ranked by."""
     own, ranked = network.state_dict(), list[tuple[tuple[int, ...], Place]]()
@@ -159,7 +172,7 @@ def _ranked(
     for path, state in found.items():
         # A dictionary, since it keeps the order of the file.
         for prefix in dict.fromkeys(p for key in state for p in _prefixes(key, own)) or ("",):
-            named = chosen is None or chosen in ".".join([*path, prefix]).split(".")
+            named = file.chosen is None or file.chosen in ".".join([*path, prefix]).split(".")
             place = Place(
                 path, prefix, {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
             )
@@ -170,7 +183,7 @@ def _ranked(
             ranked.append(((named, len(present), fitting, -more, average), place))
     ranked.sort(key=lambda each: each[0], reverse=True)
     if not ranked[0][0][0]:
-        raise KdbiasError(f"{file}: no weights of this network stand under the name {chosen!r}")
+        raise KdbiasError(f"{file.name}: no weights of this network stand under the name {file.chosen!r}")
     return ranked
 
 

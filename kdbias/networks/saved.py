@@ -15,7 +15,7 @@ from xxhash import xxh3_128
 
 from kdbias.errors import KdbiasError, first_line
 from kdbias.networks import build_network
-from kdbias.networks.places import load_into
+from kdbias.networks.places import StateFile, load_into
 from kdbias.networks.plain_values import plain_values, why_refused
 from kdbias.tables.documents import DIGEST, require_levels, require_shape
 from kdbias.tables.files import MEND, atomic_path
@@ -72,7 +72,7 @@ def load_network(path: str | Path, device: str = "cpu") -> tuple[torch.nn.Module
     require_shape(content, _SHAPE, path)
     try:
         network = build_network(content["name"], **content["kwargs"])
-        load_into(network, content["state"], str(path))
+        load_into(network, StateFile(str(path), content["state"]))
     except KdbiasError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -133,6 +133,11 @@ def read_plain(path: str | Path) -> Any:
     return content
 
 
+def tensor_bytes(value: torch.Tensor) -> memoryview:
+    """The bytes of a tensor's numbers in order, wherever it lies."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def _digest(content: dict[str, Any]) -> str:
     """Of the values: tensors by type, shape and bytes, whatever memory they share."""
     digest = xxh3_128()
@@ -143,8 +148,7 @@ def _digest(content: dict[str, Any]) -> str:
 def _update(digest: xxh3_128, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype}{tuple(value.shape)};".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(value))
     elif isinstance(value, dict | list | tuple):
         digest.update(f"{len(value)}{'{' if isinstance(value, dict) else '['};".encode())
         for item in (x for pair in value.items() for x in pair) if isinstance(value, dict) else value:

@@ -12,6 +12,7 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
+from kdbias.networks.places import find_place, load_into
 from kdbias.teachers.side_car import find_preprocessing
 from kdbias.teachers.state_files import drawn_weights, read_state, split_choice
 from kdbias.teachers.teacher import TeacherOptions, split_weights
@@ -35,12 +36,12 @@ def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
         network = build_network(name, dim=_DIM, **shape)  # type: ignore[arg-type]
         if seed is None:
             file = read_state(weights, or_one_of=["random"])
-            state = file.tensors_of(network)
+            state = find_place(network, file).state
             if name.startswith("cifar_resnet") and "embedding.weight" not in state:  # a published classifier
                 network = build_network(name, dim=64, head=False, **shape)  # type: ignore[arg-type]
             elif (dim := embedding_dim(network.state_dict(), state)) != _DIM:
                 network = build_network(name, dim=dim, **shape)  # type: ignore[arg-type]
-            note = file.load_into(network)
+            note = load_into(network, file)
     return TorchTeacher(f"kdbias:{rest}", network, preprocessing, options, kind=f"kdbias:{name}", note=note)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,9 @@ import numpy as np
 import torch
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.networks.places import find_place, load_into
+from kdbias.networks.places import StateFile
 from kdbias.networks.saved import read_checkpoint
 from kdbias.optional import require
-
-
-@dataclass(frozen=True)
-class StateFile:
-    """The (nested) dictionaries of tensors of a file; `chosen` is what its user named of it, FILE#CHOSEN."""
-
-    name: str
-    content: Mapping[Any, Any]
-    chosen: str | None
-
-    def tensors_of(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The tensors that stand where those of `network` do, by their names in it."""
-        return find_place(network, self.content, self.name, self.chosen).state
-
-    def load_into(self, network: torch.nn.Module, heads: Sequence[str] = ()) -> str:
-        """See `kdbias.networks.places.load_into`."""
-        return load_into(network, self.content, self.name, heads, self.chosen)
 
 
 def read_state(path: str, or_one_of: Sequence[str] = ()) -> StateFile:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.networks.places import load_into
 from kdbias.networks.timm_nets import timm_with
 from kdbias.teachers.preprocessing import INTERPOLATIONS, Preprocessing
 from kdbias.teachers.state_files import drawn_weights, read_state
@@ -32,7 +33,7 @@ def open_timm(rest: str, options: TeacherOptions) -> TorchTeacher:
     if weights is not None and seed is None:
         heads: Any = network.pretrained_cfg.get("classifier") or ()  # type: ignore[operator, union-attr]
         heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        note = read_state(weights, or_one_of=["random"]).load_into(network, heads)
+        note = load_into(network, read_state(weights, or_one_of=["random"]), heads)
     preprocessing = options.preprocessing or stated_preprocessing(timm, network, rest)
     kind = f"timm:{name.split('.')[0]}"
     return TorchTeacher(f"timm:{rest}", network, preprocessing, options, kind=kind, note=note)

@@ -14,6 +14,7 @@ import torch
 from kdbias import progress
 from kdbias.device import out_of_memory
 from kdbias.errors import KdbiasError, MachineError, first_line
+from kdbias.networks.saved import tensor_bytes
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
 from kdbias.wording import counted
@@ -148,6 +149,5 @@ def state_digest(network: torch.nn.Module) -> str:
         if not isinstance(value, torch.Tensor):
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()

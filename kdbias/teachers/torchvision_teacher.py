@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdbias.networks.places import load_into
 from kdbias.networks.torchvision_nets import cut_classifier, models_with, plain_arguments, published_network
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.state_files import drawn_weights, read_state
@@ -35,7 +36,8 @@ def open_torchvision(rest: str, options: TeacherOptions) -> TorchTeacher:
         network.transform_input = True  # type: ignore[assignment]
     note = ""
     if weights is not None and not named and seed is None:
-        note = read_state(weights, or_one_of=[*published.__members__, "random"]).load_into(network, heads)
+        file = read_state(weights, or_one_of=[*published.__members__, "random"])
+        note = load_into(network, file, heads)
     preprocessing = options.preprocessing or published_preprocessing(member)
     kind = f"torchvision:{name}"
     return TorchTeacher(f"torchvision:{rest}", network, preprocessing, options, kind=kind, note=note)

@@ -11,7 +11,7 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
-from kdbias.networks.places import load_into
+from kdbias.networks.places import StateFile, load_into
 from kdbias.networks.saved import load_network, read_checkpoint, save_network
 
 State = dict[str, torch.Tensor]
@@ -29,7 +29,7 @@ def under(prefix: str, state: State) -> State:
 def loads(content: dict, state: State, chosen: str | None = None) -> str:
     """What was said on loading `content`, which must have loaded `state`."""
     empty = network(seed=9)
-    note = load_into(empty, content, "f.pt", chosen=chosen)
+    note = load_into(empty, StateFile("f.pt", content, chosen))
     found = empty.state_dict()
     assert all(torch.equal(found[key], value) for key, value in state.items())
     return note
@@ -143,13 +143,13 @@ def test_a_deeper_network_s_weights_are_refused_with_counts_and_names(wrap) -> N
     with pytest.raises(
         KdbiasError, match=r"f\.pt: 180 of its 275 tensors find no place in the network \(.*layer1\.3\.conv1"
     ):
-        load_into(network(), {"state_dict": deeper}, "f.pt")
+        load_into(network(), StateFile("f.pt", {"state_dict": deeper}))
     shallow = {"state_dict": under(wrap, network().state_dict())}
     with pytest.raises(
         KdbiasError,
         match=r"lacks 180 of the network's 275 tensors \(layer1\.3.*it holds 95 \(.*conv1\.weight",
     ):
-        load_into(network(name="cifar_resnet56"), shallow, "f.pt")
+        load_into(network(name="cifar_resnet56"), StateFile("f.pt", shallow))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_changes_the_embedding_is_never_left_out(key, value, prefix) -> Non
     with pytest.raises(
         KdbiasError, match=rf"1 of its 96 tensors find no place in the network \(model\..*{key}"
     ):
-        load_into(network(), content, "f.pt")
+        load_into(network(), StateFile("f.pt", content))
 
 
 def test_a_neck_beside_the_average_is_not_hidden_by_the_other_copy() -> None:
@@ -200,9 +200,9 @@ def test_shapes_kinds_and_empty_values_are_refused_on_both_sides() -> None:
         (torch.ones(16, 3, 3, 3, device="meta"), r"1 of 95 tensors differ: conv1\.weight"),
     ]:
         with pytest.raises(KdbiasError, match=rf"conv1\.weight has shape .*{words}|{words}"):
-            load_into(network(), {**state, "conv1.weight": given}, "f.pt")
+            load_into(network(), StateFile("f.pt", {**state, "conv1.weight": given}))
     with pytest.raises(KdbiasError, match=r"f\.pt holds no tensors; its keys are epoch, other"):
-        load_into(network(), {"epoch": 1, "other": {}}, "f.pt")
+        load_into(network(), StateFile("f.pt", {"epoch": 1, "other": {}}))
 
 
 def test_a_buffer_that_the_network_computes_itself_must_be_equal() -> None:
@@ -212,9 +212,9 @@ def test_a_buffer_that_the_network_computes_itself_must_be_equal() -> None:
             self.register_buffer("mask", torch.tensor([0.0, 1.0]), persistent=False)
 
     state = Windows().state_dict()
-    assert load_into(Windows(), {**state, "mask": torch.tensor([0.0, 1.0])}, "f.pt") == ""
+    assert load_into(Windows(), StateFile("f.pt", {**state, "mask": torch.tensor([0.0, 1.0])})) == ""
     with pytest.raises(KdbiasError, match=r"1 of its 3 tensors find no place in the network \(mask\)"):
-        load_into(Windows(), {**state, "mask": torch.tensor([1.0, 1.0])}, "f.pt")
+        load_into(Windows(), StateFile("f.pt", {**state, "mask": torch.tensor([1.0, 1.0])}))
 
 
 def test_a_student_s_file_holds_exactly_its_network(tmp_path) -> None:
