@@ -143,9 +143,8 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
     else:
         source = _without_failures(source, table)
         weights = np.ones(source.n)
-    unreadable = Unreadable(source, config)
-    drawn = np.flatnonzero(weights > 0)  # an image that is never drawn need not be readable
-    preprocessings, teacher, targets = [_student_preprocessing(drawn, config, unreadable)], None, None
+    unreadable = Unreadable(source, config, weights > 0)
+    preprocessings, teacher, targets = [_student_preprocessing(config, unreadable)], None, None
     if table is not None:
         inputs["embeddings"] = table.fingerprint
         targets = _stored_targets(table, source, config, processes, with_norms="norm" in needs)
@@ -217,13 +216,12 @@ def _class_numbers(source: Source, where: str) -> tuple[np.ndarray, list[str]]:
     return pc.index_in(labels, value_set=names).to_numpy().astype(np.int64), names.to_pylist()
 
 
-def _student_preprocessing(
-    drawn: np.ndarray, config: TrainingSettings, unreadable: Unreadable
-) -> Preprocessing:
+def _student_preprocessing(config: TrainingSettings, unreadable: Unreadable) -> Preprocessing:
     """Size of the first image unless --image-size says another; grey where the sampled images are grey.
 
     Raises KdbiasError where none of the images that are drawn can be read.
     """
+    drawn = np.flatnonzero(unreadable.drawn)
     probes = np.unique(np.linspace(0, len(drawn) - 1, min(_PROBES, len(drawn))).astype(np.int64))
     images: list[np.ndarray] = []
     for i, row in enumerate(map(int, chain(drawn[probes], drawn))):
@@ -238,12 +236,7 @@ def _student_preprocessing(
     if color == "auto":
         grey = all((image == image[:, :, :1]).all() for image in images)
         color = "L" if grey else "RGB"
-    return Preprocessing(
-        size=config.image_size or images[0].shape[:2],
-        color=color,
-        mean=(127.5,) * (1 if color == "L" else 3),
-        std=(127.5,) * (1 if color == "L" else 3),
-    )
+    return Preprocessing(config.image_size or images[0].shape[:2], color, mean=(127.5,), std=(127.5,))
 
 
 @dataclass

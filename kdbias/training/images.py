@@ -25,13 +25,14 @@ WAY_OUT = "; it goes on from its last checkpoint"
 class Unreadable:
     """The samples of a run whose images cannot be read, and what becomes of their draws.
 
+    drawn      (n,) bool: those that are drawn at all; others are never read
     reasons    row of the training set -> why, of those met so far
     skip       their draws go to the next sample of the training set that can be read and is drawn at all: a
                function of the data alone, so that any number of processes and a resumed run agree
     """
 
-    def __init__(self, source: Source, config: TrainingSettings) -> None:
-        self.source, self.config = source, config
+    def __init__(self, source: Source, config: TrainingSettings, drawn: np.ndarray) -> None:
+        self.source, self.config, self.drawn = source, config, drawn
         self.skip = config.on_error == "skip"
         self.reasons: dict[int, str] = {}
 
@@ -69,14 +70,8 @@ class Unreadable:
 class CachedImages:
     """All images of a training set as uint8 tensors (n, h, w, c): a batch is one indexing away."""
 
-    def __init__(
-        self,
-        unreadable: Unreadable,
-        preprocessings: list[Preprocessing],
-        drawn: np.ndarray,
-        pin: bool = False,
-    ) -> None:
-        self._pin, source = pin, unreadable.source
+    def __init__(self, unreadable: Unreadable, preprocessings: list[Preprocessing], pin: bool) -> None:
+        self._pin, source, drawn = pin, unreadable.source, unreadable.drawn
         self._images = [
             torch.empty((source.n, *p.size, p.channels), dtype=torch.uint8) for p in preprocessings
         ]
@@ -127,23 +122,12 @@ def _ahead(batches: Iterator[Prepared]) -> Iterator[Prepared]:
 class StreamedImages:
     """Images decoded when they are due, ahead of the step, by worker processes (none: in process)."""
 
-    def __init__(
-        self,
-        unreadable: Unreadable,
-        preprocessings: list[Preprocessing],
-        drawn: np.ndarray,
-        pin: bool = False,
-    ) -> None:
+    def __init__(self, unreadable: Unreadable, preprocessings: list[Preprocessing], pin: bool) -> None:
         self._unreadable = unreadable
-        workers, stand_ins = unreadable.config.workers, drawn if unreadable.skip else None
+        source, workers = unreadable.source, unreadable.config.workers
+        stand_ins = unreadable.drawn if unreadable.skip else None
         self._loader = ImageLoader(
-            unreadable.source,
-            preprocessings,
-            workers,
-            pin=pin,
-            stand_ins=stand_ins,
-            keep=True,
-            way_out=WAY_OUT,
+            source, preprocessings, workers, pin=pin, stand_ins=stand_ins, keep=True, way_out=WAY_OUT
         )
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Prepared]:
@@ -153,16 +137,16 @@ class StreamedImages:
 
 
 def open_images(
-    unreadable: Unreadable, preprocessings: list[Preprocessing], drawn: np.ndarray, pin: bool = False
+    unreadable: Unreadable, preprocessings: list[Preprocessing], pin: bool
 ) -> CachedImages | StreamedImages:
     """Decoded images of a run, from memory where they fit its `cache`, or streamed; same order and bytes.
 
     Args:
-        drawn: (n,) bool, which images will be asked for; others are never read.
+        unreadable: of their source; only images that are drawn are read.
         pin: in page-locked memory, for a CUDA device.
     """
     cache = unreadable.config.cache
     budget = 0 if cache.strip() == "0" else parse_bytes(cache)
     size = unreadable.source.n * sum(int(np.prod(p.size)) * p.channels for p in preprocessings)
     kind = CachedImages if size <= budget else StreamedImages
-    return kind(unreadable, preprocessings, drawn, pin)
+    return kind(unreadable, preprocessings, pin)

@@ -233,7 +233,7 @@ def fit(
     steps_an_epoch = sampler.steps(share)
     steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
     unreadable = samples.unreadable
-    images = open_images(unreadable, samples.preprocessings, samples.weights > 0, pin=device.type == "cuda")
+    images = open_images(unreadable, samples.preprocessings, pin=device.type == "cuda")
     meter = record.resume(learned, sampler, processes) or Meter(loss_of.names)
     unreadable.reasons |= meter.unreadable
     meter.unreadable = unreadable.reasons

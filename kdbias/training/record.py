@@ -25,7 +25,7 @@ from kdbias.training.settings import TrainingSettings
 FORMAT = "kdbias-checkpoint-5"
 METRICS = "metrics.csv"
 _SCALARS_EVERY = 10
-_SHAPE = {
+_SHAPE: dict[str, dict[Any, Any]] = {
     "sampler": {str: object},
     "meter": {
         "terms": [str],
@@ -130,8 +130,7 @@ class Meter:
 
     def to_dict(self) -> dict[str, Any]:
         self.tick()
-        names = ("terms", "epoch", "position", "step", "rate", "sums", "wait_seconds", "seconds")
-        return {k: getattr(self, k) for k in (*names, "epoch_seconds", "history", "unreadable")}
+        return {key: getattr(self, key) for key in _SHAPE["meter"]}
 
 
 class Record:

@@ -92,7 +92,7 @@ def test_a_resumed_run_drops_what_the_uninterrupted_one_does(
 
 def test_want_of_memory_is_the_machines_failure() -> None:
     with (
-        pytest.raises(MachineError, match="out of memory at --batch-size 64 .*: halve it"),
+        pytest.raises(MachineError, match=r"out of memory at --batch-size 64 .*: halve it"),
         memory_wanting(64),
     ):
         torch.empty(1 << 50)

@@ -50,8 +50,8 @@ def test_workers_stay_from_epoch_to_epoch(lab: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(loading, "prepare_image", stamped)
     source = open_data(lab.data)
-    unreadable = Unreadable(source, TrainingSettings(workers=2))
-    streamed = StreamedImages(unreadable, [GREY], np.ones(source.n, bool))
+    unreadable = Unreadable(source, TrainingSettings(workers=2), np.ones(source.n, bool))
+    streamed = StreamedImages(unreadable, [GREY], pin=False)
     epochs = [[np.array([0, 3]), np.array([2, 1])], [np.array([1, 0]), np.array([3, 2])]]
     seen = []
     for epoch in epochs:
