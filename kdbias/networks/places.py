@@ -210,22 +210,24 @@ def _left_over(
         for key, value in state.items():
             if not value.is_floating_point():
                 continue
-            if place.holds(path, key):
-                name = key[len(place.prefix) :]
-                if name in own or (name in buffers and torch.equal(buffers[name].to(value), value)):
-                    continue
+            inside = place.holds(path, key)
+            name = key[len(place.prefix) :] if inside else _beside(path, key, place)
+            if inside:
+                passed = name in own or (name in buffers and torch.equal(buffers[name].to(value), value))
                 dropped = any(f"{name}.".startswith(f"{head}.") for head in heads)
             else:
-                name = _beside(path, key, place)
-                # A tensor that lies beside the whole dictionary of weights is none of them.
+                # An accuracy or a scale; a copy. What lies beside the whole dictionary of weights is none.
+                passed = (path != place.path and value.numel() == 1) or _is_copied(name, path, key, copies)
                 dropped = path != place.path and path == place.path[: len(path)]
-                measured = path != place.path and value.numel() == 1  # an accuracy, a scale
-                copied = any(copy.holds(path, key) for copy in copies) or _words(_first(name)) & _COPIES
-                if measured or copied:
-                    continue
+            if passed:
+                continue
             dropped = dropped or _on_top(name, {name: value, **_weight_beside(name, key, state)})
             (left if dropped else lost)[".".join([*path, key])] = value
     return left, lost
+
+
+def _is_copied(name: str, path: Names, key: str, copies: list[Place]) -> bool:
+    return any(copy.holds(path, key) for copy in copies) or bool(_words(_first(name)) & _COPIES)
 
 
 def _beside(path: Names, key: str, place: Place) -> str:

@@ -59,17 +59,19 @@ class ExportedTeacher(Teacher):
         self._dtype = np.dtype(inputs[0].type)
         if self._dtype == np.uint8:
             self._require_plain_pixels()
-        batch, *axes = inputs[0].shape or (None,) * 4
+        self._set_layout(inputs[0].shape or (None,) * 4, given)
+
+    def _set_layout(self, shape: Sequence[int | None], given: str) -> None:
+        """Take channels first, as most files have it, unless the shape says otherwise: axes may be open."""
+        batch, *axes = shape
+        self._batch = batch
         channels, (height, width) = self.preprocessing.channels, self.preprocessing.size
-        first, last = (channels, height, width), (height, width, channels)
-        # As most files have it, unless this one says otherwise: all axes may be left open.
-        fitting = [wanted for wanted in (first, last) if _fits(axes, wanted)]
-        if not fitting:
+        self._channels_first = _fits(axes, (channels, height, width))
+        if not self._channels_first and not _fits(axes, (height, width, channels)):
             raise KdbiasError(
                 f"teacher {self.spec} takes input of shape {given}, the preprocessing gives {height}x{width} "
                 f"(h x w) with {channels} channels"
             )
-        self._channels_first, self._batch = fitting[0] is first, batch
         if batch == channels > 1 and axes[0 if self._channels_first else 2] is None:
             raise KdbiasError(
                 f"teacher {self.spec}: the first axis of {given} seems to be the channels, it should be the "

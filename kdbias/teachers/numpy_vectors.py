@@ -76,12 +76,18 @@ def read_archive(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Arra
     columns = {name: a for name, a in arrays.items() if a.ndim == 1 and len(a) == len(vectors)}
     names = {name: as_names(pa.array(a)) for name, a in columns.items() if a.dtype.kind in "Uiub"}
     label = next((name for name in LABELS if name in names and name != id_column), None)
-    ids = next((name for name in (id_column, *IDS) if name in names), None)
-    if ids is None:
-        texts = [name for name in names if columns[name].dtype.kind == "U" and name not in LABELS]
-        distinct = [name for name in texts if pc.count_distinct(names[name]).as_py() == len(vectors)]
-        ids = distinct[0] if len(distinct) == 1 else None
-    return vectors, names.get(ids), names.get(label)
+    return vectors, names.get(_ids_among(names, columns, id_column)), names.get(label)
+
+
+def _ids_among(
+    names: Mapping[str, pa.Array], columns: Mapping[str, np.ndarray], id_column: str | None
+) -> str | None:
+    usual = next((name for name in (id_column, *IDS) if name in names), None)
+    if usual is not None:
+        return usual
+    texts = [name for name in names if columns[name].dtype.kind == "U" and name not in LABELS]
+    distinct = [name for name in texts if pc.count_distinct(names[name]).as_py() == len(names[name])]
+    return distinct[0] if len(distinct) == 1 else None
 
 
 def open_numbered(folder: Path) -> tuple[ArrayParts, list[Path]] | None:

@@ -58,16 +58,7 @@ class ParquetVectors:
             kinds = ", ".join(f"{field.name} ({field.type})" for field in schemas[0])
             raise KdbiasError(f"precomputed:{path}: no column 'embedding' of vectors among {kinds}")
         ids = id_column_of(schemas[0], id_column)
-        types = []
-        for file, schema in zip(files, schemas, strict=True):
-            if not {ids or column, column} <= set(schema.names):
-                wanted = f"{ids!r} and {column!r}" if ids else repr(column)
-                raise KdbiasError(
-                    f"precomputed:{file}: should have the columns {wanted}, as {files[0].name} has"
-                )
-            if (kind := float_type(schema.field(column).type)) is None:
-                raise KdbiasError(f"precomputed:{file}: its column {column!r} holds no lists of floats")
-            types.append(kind.to_pandas_dtype())
+        types = [_number_type(*each, column, ids) for each in zip(files, schemas, strict=True)]
         n = sum(footer.num_rows for footer in footers)
         found = cls(path, files, ids, column, (n, 0), np.result_type(*types))
         dim = next((block.shape[1] for _, block in found.blocks(1)), 0)
@@ -102,6 +93,17 @@ class ParquetVectors:
                 scratch.write(block[rows[first:last] - start].astype(dtype, copy=False).data)
             scratch.flush()
             return np.memmap(scratch, dtype, "r", shape=(len(rows), self.shape[1]))
+
+
+def _number_type(file: Path, schema: pa.Schema, column: str, ids: str | None) -> type:
+    """NumPy's type of the numbers in the column of vectors, which each of several files should have."""
+    if not {ids or column, column} <= set(schema.names):
+        wanted = f"{ids!r} and {column!r}" if ids else repr(column)
+        raise KdbiasError(f"precomputed:{file}: should have the columns {wanted}, as the first file has")
+    kind = float_type(schema.field(column).type)
+    if kind is None:
+        raise KdbiasError(f"precomputed:{file}: its column {column!r} holds no lists of floats")
+    return kind.to_pandas_dtype()
 
 
 def read_beside(

@@ -8,7 +8,6 @@ kdbias in `data_manifests/teachers/`, found by the model file's name. Each is a 
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.documents import read_toml
 from kdbias.teachers.preprocessing import Preprocessing, load_preprocessing
 from kdbias.teachers.teacher import TeacherOptions
+
+_SHIPPED = resources.files("kdbias.data_manifests") / "teachers"
 
 
 def find_preprocessing(file: str, options: TeacherOptions, shipped: str | None = None) -> Preprocessing:
@@ -28,7 +29,7 @@ def find_preprocessing(file: str, options: TeacherOptions, shipped: str | None =
     path = Path(file)
     for beside in (path.with_name(f"{path.name}.toml"), path.with_suffix(".toml")):
         if _describes_preprocessing(beside):
-            return load_preprocessing(str(beside))
+            return load_preprocessing(beside)
     for name in (path.stem, shipped):
         if name and name in shipped_names():
             return shipped_preprocessing(name)
@@ -41,7 +42,7 @@ def find_preprocessing(file: str, options: TeacherOptions, shipped: str | None =
 
 def named_preprocessing(name: str) -> Preprocessing:
     """What --preprocessing names: a TOML file, or a description that ships with kdbias."""
-    if not name.endswith(".toml") and name in shipped_names():
+    if name in shipped_names():
         return shipped_preprocessing(name)
     if not name.endswith(".toml") and not Path(name).exists():
         raise KdbiasError(
@@ -52,18 +53,14 @@ def named_preprocessing(name: str) -> Preprocessing:
 
 def shipped_names() -> list[str]:
     """Names of the descriptions in `data_manifests/teachers/`."""
-    folder = resources.files("kdbias.data_manifests") / "teachers"
-    if not folder.is_dir():
-        return []
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    found = _SHIPPED.iterdir() if _SHIPPED.is_dir() else ()
+    return sorted(f.name.removesuffix(".toml") for f in found if f.name.endswith(".toml"))
 
 
 def shipped_preprocessing(name: str) -> Preprocessing:
     """The [preprocessing] of `data_manifests/teachers/NAME.toml`."""
-    text = (resources.files("kdbias.data_manifests") / "teachers" / f"{name}.toml").read_text(
-        encoding="utf-8"
-    )
-    return Preprocessing.from_dict(tomllib.loads(text)["preprocessing"])
+    with resources.as_file(_SHIPPED / f"{name}.toml") as file:
+        return load_preprocessing(file)
 
 
 def _describes_preprocessing(file: Path) -> bool:

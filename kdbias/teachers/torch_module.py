@@ -57,7 +57,7 @@ class TorchTeacher(Teacher):
         self.fingerprint = teacher_fingerprint(kind, content, preprocessing, self.output)
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
-        return self._to_numpy(self._forward(torch.from_numpy(batch)))
+        return self._forward(torch.from_numpy(batch)).cpu().numpy()
 
     def stream(self, batches: Iterable[Any], flip: bool = False) -> Iterator[np.ndarray]:
         if not self.device.startswith("cuda"):
@@ -120,10 +120,6 @@ class TorchTeacher(Teacher):
                     f"teacher {self.spec} gave {type(output).__name__}; it should give one tensor (b, d)"
                 )
             return output.float() if output.is_floating_point() else output
-
-    @staticmethod
-    def _to_numpy(output: torch.Tensor) -> np.ndarray:
-        return output.cpu().numpy()
 
 
 @contextlib.contextmanager
