@@ -42,8 +42,8 @@ def test_distillation_on_the_sphere_ignores_the_length_of_the_embedding(name: st
 
 def test_raw_l2e_wants_the_teachers_norm_too() -> None:
     known = targets(8, 5)
-    assert value("l2e-raw", known.target * known.norm[:, None], known) == pytest.approx(0, abs=1e-9)
-    shifted = known.target * known.norm[:, None] + 3.0
+    assert value("l2e-raw", known.vector * known.norm[:, None], known) == pytest.approx(0, abs=1e-9)
+    shifted = known.vector * known.norm[:, None] + 3.0
     assert value("l2e-raw", shifted, known) == pytest.approx(9.0, rel=1e-5)
 
 
@@ -68,15 +68,15 @@ def relational_by_loops(s: np.ndarray, t: np.ndarray) -> float:
 
 def test_relational_loss_equals_its_definition_by_loops() -> None:
     embedding, known = torch.randn(7, 5), targets(7, 3)
-    expected = relational_by_loops(normalize(embedding).double().numpy(), known.target.double().numpy())
+    expected = relational_by_loops(normalize(embedding).double().numpy(), known.vector.double().numpy())
     assert build_loss("rkd", dim=5)(embedding, known).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_relational_loss_does_not_mind_a_rotation() -> None:
     known = targets(20, 6)
     rotation, _ = torch.linalg.qr(torch.randn(6, 6))
-    assert value("rkd", known.target @ rotation, known) == pytest.approx(0, abs=1e-5)
-    assert value("l2e", known.target @ rotation, known) > 0.1
+    assert value("rkd", known.vector @ rotation, known) == pytest.approx(0, abs=1e-5)
+    assert value("l2e", known.vector @ rotation, known) > 0.1
 
 
 def test_arcface_adds_the_margin_to_the_angle_of_the_own_class() -> None:
@@ -127,7 +127,7 @@ def test_gradients_are_finite_at_the_extremes(name: str, case: str) -> None:
     loss = build_loss(name, dim=4, classes=3)
     known = targets(6, 4, classes=3)
     term = loss.losses[0]
-    start = term.centres.data[known.label] if hasattr(term, "centres") else known.target
+    start = term.centres.data[known.label] if hasattr(term, "centres") else known.vector
     if case == "all the same":
         start = start[:1].repeat(6, 1)
     factor = {"opposite": -1.0, "tiny": 1e-20, "huge": 1e15}.get(case, 1.0)
@@ -171,8 +171,8 @@ def test_descent_brings_every_loss_down(name: str) -> None:
 
 
 def test_what_a_loss_needs_and_what_it_refuses() -> None:
-    assert loss_needs("l2e") == {"target"}
-    assert loss_needs("l2e-raw+3*arcface") == {"target", "norm", "label"}
+    assert loss_needs("l2e") == {"vector"}
+    assert loss_needs("l2e-raw+3*arcface") == {"vector", "norm", "label"}
     for text in ("l2", "l2e+", "0.5", "l2e-arcface", "0*l2e", "1.2.3*l2e", "l2e+2*l2e"):
         with pytest.raises(KdbiasError, match="loss"):
             loss_needs(text)
