@@ -20,6 +20,7 @@ from kdbias.evaluation.protocols import Knn, Linear
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of, labelled
 from kdbias.progress import say
+from kdbias.sphere.vectors import label_sums
 from kdbias.tables.joins import encode
 
 _NAMED = 30  # classes up to which a plot names them
@@ -162,7 +163,8 @@ def nearest_centroid(
     Returns:
         (m,) int64 class codes; of equally near classes the first.
     """
-    sums, sizes = _class_sums(gallery, codes)
+    sizes = np.bincount(codes)
+    sums = label_sums(gallery, codes, len(sizes))
     directions = _unit(sums).astype(np.float32)
     predicted = np.empty(len(queries), dtype=np.int64)
     rows = max(1, _BLOCK // len(sums))
@@ -219,13 +221,6 @@ def top_k(
     near = np.take_along_axis(cosines, rows, axis=1)
     order = np.lexsort((rows, -near), axis=1)
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(near, order, axis=1)
-
-
-def _class_sums(vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(codes, kind="stable")
-    sizes = np.bincount(codes)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    return np.add.reduceat(vectors[order].astype(np.float64), starts, axis=0), sizes
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

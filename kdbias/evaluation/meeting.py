@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.task import Embeddings
 from kdbias.progress import say
-from kdbias.sphere.duplicates import vector_digests
+from kdbias.sphere.vectors import row_digests
 from kdbias.tables.joins import align, as_strings, shown
 
 
@@ -76,8 +76,8 @@ def rows_in(model: Embeddings, gallery: Embeddings) -> np.ndarray:
     compare_labels(model, gallery, rows)
     absent = np.flatnonzero(rows < 0)
     if len(absent):
-        digests = vector_digests(gallery.vectors)[:, 0]
-        twins = np.isin(vector_digests(model.vectors[absent])[:, 0], digests)
+        digests = row_digests(gallery.vectors)[:, 0]
+        twins = np.isin(row_digests(model.vectors[absent])[:, 0], digests)
         if twins.any():
             say(
                 f"{twins.sum():,} of {model.n:,} judged samples have the very vector of a gallery sample of "

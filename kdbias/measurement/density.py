@@ -8,7 +8,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.settings import parse_bandwidths
-from kdbias.sphere.vectors import distances
+from kdbias.sphere.vectors import distances, label_sums
 
 # {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart: rounding is off by 13 % at most. Doubling
 # stays on the grid, and the kernel at 2t is the square of that at t: a sweep takes at most 3 exponentials.
@@ -152,24 +152,6 @@ def label_bandwidth(x: np.ndarray, codes: np.ndarray) -> float | None:
     sums = label_sums(x, codes, len(sizes))
     s = (float(np.einsum("ij,ij->", sums, sums)) - len(labelled)) / pairs
     return math.log(1 / f) / (2 * s) if s > 0 else None
-
-
-def label_sums(x: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
-    """(count, d) float64: sum of the rows of each label; rows with code -1 are left out."""
-    order = np.argsort(codes, kind="stable")
-    order = order[codes[order] >= 0]
-    sums = np.zeros((count, x.shape[1]))
-    if len(order):
-        sorted_codes = codes[order]
-        starts = np.flatnonzero(np.diff(sorted_codes, prepend=-1))
-        step = 8192  # whole labels are added up in pieces of this many rows
-        for first in range(0, len(order), step):
-            rows = slice(first, first + step)
-            inside = starts[(starts > first) & (starts < first + step)] - first
-            edges = np.concatenate([[0], inside])
-            partial = np.add.reduceat(x[order[rows]].astype(np.float64), edges, axis=0)
-            sums[sorted_codes[first + edges]] += partial
-    return sums
 
 
 def hardness(x: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from kdbias.measurement.density import Measured
 from kdbias.sphere.null import log_null
+from kdbias.sphere.vectors import second_moment
 from kdbias.tables.weight_manifest import never_drawn
 
 
@@ -63,13 +64,7 @@ def vendi_score(x: np.ndarray, p: np.ndarray) -> float:
 
     That d x d matrix has the same non-zero eigenvalues as the n x n kernel. Between 1 and min(n, d).
     """
-    d = x.shape[1]
-    moment = np.zeros((d, d))
-    step = 8192
-    for start in range(0, len(x), step):
-        rows = x[start : start + step]
-        moment += (rows * p[start : start + step, None].astype(np.float32)).T @ rows
-    values = np.linalg.eigvalsh(moment)
+    values = np.linalg.eigvalsh(second_moment(x, p))
     values = values[values > 0] / values[values > 0].sum()
     return float(np.exp(-(values * np.log(values)).sum()))
 

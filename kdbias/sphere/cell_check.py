@@ -8,7 +8,7 @@ import numpy as np
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cell_job import CellJob
 from kdbias.sphere.cells import Inverted
-from kdbias.sphere.vectors import distances
+from kdbias.sphere.vectors import distances, rank_correlation
 from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
@@ -161,7 +161,7 @@ class CellCheck:
             "largest_relative_error": np.abs(relative).max(axis=2).tolist(),
             "far_model": [[names[i] for i in row] for row in self.models(width)],
             "spearman": [
-                [spearman(exact, estimated) for exact, estimated in zip(*pair, strict=True)]
+                [agreement(exact, estimated) for exact, estimated in zip(*pair, strict=True)]
                 for pair in zip(scale, np.maximum(potentials + off, 1 / self.job.n), strict=True)
             ],
         }
@@ -186,7 +186,7 @@ def neighbour_quality(exact: np.ndarray, found: np.ndarray) -> dict[str, float |
     near, far = (np.maximum(distances(cosines[:, -1]), 1e-6) for cosines in (exact, found))
     return {
         "recall": float((found >= exact[:, -1:] - 1e-6).mean()),
-        "knn_spearman": spearman(near, far),
+        "knn_spearman": agreement(near, far),
         "knn_log_ratio": float(np.log(far / near).mean()),
     }
 
@@ -233,18 +233,10 @@ def _largest(best: np.ndarray, cosines: np.ndarray, selves: np.ndarray, k: int) 
     return -np.sort(-pool[:, first:], axis=1)
 
 
-def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
-    """Rank correlation of two samples; ties share their mean rank; 1 where both are constant."""
-    ranks = []
-    for values in (a, b):
-        _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-        ends = np.cumsum(counts)
-        ranks.append((ends - (counts - 1) / 2)[inverse])
-    left, right = (r - r.mean() for r in ranks)
-    scale = math.sqrt(float(left @ left) * float(right @ right))
-    if scale == 0:
-        return 1.0 if not left.any() and not right.any() else 0.0
-    return float(left @ right) / scale
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation of (q,) numbers; where that is not defined, 1 if both are constant and 0 if one is."""
+    found = rank_correlation(a, b)
+    return float(np.ptp(a) == np.ptp(b) == 0) if found is None else found
 
 
 def rounding(bandwidths: Sequence[float]) -> np.ndarray:

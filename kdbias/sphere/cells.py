@@ -9,11 +9,11 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.tiles import TILE
+from kdbias.sphere.vectors import label_sums
 from kdbias.sphere.workers import Workspace, each, over_rows
 
 _ROUNDS = 8
 _SAMPLE_PER_CELL = 48
-_CELLS = 64  # added up at once
 ENTRIES = 1 << 22  # of an inverted list held at once; a few arrays of that length
 
 
@@ -72,7 +72,7 @@ def build_cells(x: np.ndarray, count: int | None = None, seed: int = 0, threads:
     sample = np.sort(rng.choice(n, min(n, _SAMPLE_PER_CELL * count), replace=False))
     centroids = x[sample[rng.choice(len(sample), count, replace=False)]]
     for _ in range(_ROUNDS):
-        sums = _sums(x, sample, _assign(x, sample, centroids, threads), count)
+        sums = label_sums(x, _assign(x, sample, centroids, threads), count, sample)
         lengths = np.linalg.norm(sums, axis=1)
         lost = lengths < 1e-6
         sums[lost], lengths[lost] = x[sample[rng.choice(len(sample), int(lost.sum()))]], 1.0
@@ -232,16 +232,3 @@ def _assign(x: np.ndarray, rows: np.ndarray, centroids: np.ndarray, threads: int
 
     over_rows(len(rows), block, threads, _rows_against(len(centroids)))
     return member
-
-
-def _sums(x: np.ndarray, rows: np.ndarray, member: np.ndarray, count: int) -> np.ndarray:
-    """(count, d) float64 sums of the rows (r,) of x by the cell (r,) that each is a member of."""
-    sums = np.zeros((count, x.shape[1]))
-    order = np.argsort(member, kind="stable")
-    filled, begins = np.unique(member[order], return_index=True)
-    ends = np.append(begins[1:], len(order))
-    for first in range(0, len(filled), _CELLS):
-        some = slice(first, first + _CELLS)
-        inside = rows[order[begins[first] : ends[some][-1]]]
-        sums[filled[some]] = np.add.reduceat(x[inside], begins[some] - begins[first], axis=0)
-    return sums

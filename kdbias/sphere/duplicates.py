@@ -1,16 +1,15 @@
 """Samples with the same vector, and samples with nearly the same one."""
 
-import hashlib
 import threading
 
 import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.tiles import Epilogue, Tile
+from kdbias.sphere.vectors import row_digests
 from kdbias.sphere.workers import Workspace
 
 NEAR_DUPLICATE_COSINE = 0.999
-_ROWS = 1024
 
 
 def first_with_same_vector(x: np.ndarray) -> np.ndarray:
@@ -18,7 +17,7 @@ def first_with_same_vector(x: np.ndarray) -> np.ndarray:
 
     Rows are compared by a 128-bit digest, so no n x n comparison and no sorting of whole rows.
     """
-    digests = vector_digests(x)
+    digests = row_digests(x)
     order = np.lexsort(digests.T)  # stable, so that the first of equal rows comes first
     digests = digests[order]
     is_first = np.ones(len(x), dtype=bool)
@@ -26,16 +25,6 @@ def first_with_same_vector(x: np.ndarray) -> np.ndarray:
     first = np.empty(len(x), dtype=np.int64)
     first[order] = order[is_first][np.cumsum(is_first) - 1]
     return first
-
-
-def vector_digests(x: np.ndarray) -> np.ndarray:
-    """(n, 2) uint64 digests of rows (n, d): equal where all numbers are, zeros of either sign included."""
-    digests = np.empty((len(x), 2), dtype=np.uint64)
-    for start in range(0, len(x), _ROWS):
-        rows = np.ascontiguousarray(x[start : start + _ROWS]) + 0.0  # -0.0 and 0.0 are the same number
-        joined = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
-        digests[start : start + _ROWS] = np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
-    return digests
 
 
 class RadiusCounts(Epilogue):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.sphere.kernels import Kernels
+from kdbias.sphere.vectors import second_moment
 from kdbias.sphere.workers import Workspace, over_rows
 
 _TINY = 1e-12
@@ -45,7 +46,7 @@ class Moments:
             with lock:
                 np.add(total.first, first, out=total.first)
             for weight, second in zip(weights, total.second, strict=True):
-                product = (some * weight[rows, None].astype(np.float32)).T @ some
+                product = second_moment(some, weight[rows])
                 with lock:
                     second += product
 

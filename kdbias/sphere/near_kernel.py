@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdbias.sphere.kernel_matrix import TiledKernel
+from kdbias.sphere.vectors import second_moment
 
 _SAMPLED_ROWS = 256
 _MOST_NEAR = 512  # near pairs a row, on average; beyond it the sparse part would be the dearer one
@@ -68,7 +69,7 @@ class NearKernel:
         constant, linear, square = self.quadratic
         for k, weights in enumerate(columns.astype(np.float32).T):
             result[:, k] += constant * columns[:, k].sum() + linear * (self._x @ (self._x.T @ weights))
-            moment = (self._reduced * weights[:, None]).T @ self._reduced
+            moment = second_moment(self._reduced, weights).astype(np.float32)
             for start in range(0, self.n, _CHUNK):
                 some = self._reduced[start : start + _CHUNK]
                 result[start : start + _CHUNK, k] += square * np.einsum("ij,ij->i", some @ moment, some)
@@ -126,5 +127,5 @@ def _leading_directions(x: np.ndarray) -> np.ndarray:
     d = x.shape[1]
     if d <= _MOST_DIRECTIONS:
         return np.eye(d, dtype=np.float32)
-    _, vectors = np.linalg.eigh((x.T @ x).astype(np.float64) / len(x))
+    _, vectors = np.linalg.eigh(second_moment(x) / len(x))
     return np.ascontiguousarray(vectors[:, -_MOST_DIRECTIONS:], dtype=np.float32)

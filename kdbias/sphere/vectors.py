@@ -1,10 +1,15 @@
-"""What the geometry expects of its vectors."""
+"""What the geometry expects of its vectors, and the small sums over them that several folders need."""
+
+import hashlib
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from kdbias.errors import KdbiasError
 
-_ROWS = 8192
+_ROWS = 8192  # at a time; fewer where they are widened to float64 or hashed
+_FEWER = 1024
 _TOLERANCE = 1e-3
 
 
@@ -31,3 +36,64 @@ def require_unit_rows(x: np.ndarray) -> None:
                 f"vectors {', '.join(str(start + b) for b in bad[:3])} are not of length 1 (lengths: "
                 f"{lengths}); normalise them, and remove those that are zero or not finite"
             )
+
+
+def label_sums(x: np.ndarray, codes: np.ndarray, count: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """Sum of the vectors of each label, in float64, of which it holds a thousand rows at a time.
+
+    Args:
+        x: (n, d) vectors of any float type.
+        codes: (n,) int label of each, from 0 to ``count`` - 1; those of -1 are left out.
+        count: labels; one without samples has a sum of 0.
+        rows: (m,) rows of ``x`` to add up, of which ``codes`` (m,) are then the labels; default all.
+
+    Returns:
+        (count, d) float64.
+    """
+    order = np.argsort(codes, kind="stable")
+    order = order[codes[order] >= 0]
+    ordered, positions = codes[order], order if rows is None else rows[order]
+    sums = np.zeros((count, x.shape[1]))
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    for first in range(0, len(order), _FEWER):
+        inside = starts[(starts > first) & (starts < first + _FEWER)] - first
+        edges = np.concatenate([[0], inside])
+        some = x[positions[first : first + _FEWER]].astype(np.float64)
+        sums[ordered[first + edges]] += np.add.reduceat(some, edges, axis=0)
+    return sums
+
+
+def second_moment(x: np.ndarray, p: np.ndarray | None = None) -> np.ndarray:
+    """Sum of p_i x_i x_i' over rows x (n, d) float32 with masses p (n,), default 1 each.
+
+    Returns:
+        (d, d) float64: sums of float32 products of up to 8,192 rows.
+    """
+    moment = np.zeros((x.shape[1], x.shape[1]))
+    for start in range(0, len(x), _ROWS):
+        rows = x[start : start + _ROWS]
+        left = rows if p is None else rows * p[start : start + _ROWS, None].astype(np.float32)
+        moment += left.T @ rows
+    return moment
+
+
+def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float | None:
+    """Spearman's rank correlation of (n,) numbers a and b, in [-1, 1]; ties share their mean rank.
+
+    None where either is constant.
+    """
+    from scipy.stats import rankdata
+
+    left, right = (ranks - ranks.mean() for ranks in map(rankdata, (a, b)))
+    scale = math.sqrt(float(left @ left) * float(right @ right))
+    return float(left @ right) / scale if scale > 0 else None
+
+
+def row_digests(x: np.ndarray) -> np.ndarray:
+    """(n, 2) uint64 digests of rows (n, d): equal where all numbers are, zeros of either sign included."""
+    digests = np.empty((len(x), 2), dtype=np.uint64)
+    for start in range(0, len(x), _FEWER):
+        rows = np.ascontiguousarray(x[start : start + _FEWER]) + 0.0  # -0.0 and 0.0 are the same number
+        joined = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)
+        digests[start : start + _FEWER] = np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
+    return digests

@@ -11,16 +11,10 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
-from kdbias.tables.embedding_parts import (
-    PART_PATTERN,
-    ROW_GROUP,
-    normalise,
-    part_name,
-    widen,
-    write_part,
-)
+from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, write_part
 from kdbias.tables.files import MEND
 from kdbias.tables.given import as_column, as_matrix, command_for
+from kdbias.tables.half_floats import widen
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import open_parquet, read_footer, read_table, require_columns
 from kdbias.tables.plain import as_names, as_plain, without_missing

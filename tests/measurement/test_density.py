@@ -12,7 +12,6 @@ from kdbias.measurement.density import (
     choose_bandwidths,
     hardness,
     label_bandwidth,
-    label_sums,
     nearest_on_grid,
     pair_distances,
     spread_bandwidth,
@@ -98,13 +97,6 @@ def test_label_bandwidth_may_not_exist() -> None:
     assert label_bandwidth(x, np.zeros(6, dtype=int)) is None  # one label
     assert label_bandwidth(x, np.arange(6)) is None  # no label twice
     assert label_bandwidth(np.float32([[1, 0], [-1, 0], [0, 1], [0, -1]]), np.array([0, 0, 1, 1])) is None
-
-
-def test_sums_over_more_rows_than_one_piece() -> None:
-    x = reference.random_sphere(20_000, 3)
-    codes = np.random.default_rng(1).integers(-1, 4, 20_000)
-    expected = np.stack([x[codes == c].sum(axis=0, dtype=np.float64) for c in range(4)])
-    np.testing.assert_allclose(label_sums(x, codes, 4), expected, rtol=1e-9)
 
 
 def test_automatic_sweep() -> None:
