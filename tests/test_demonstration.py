@@ -20,6 +20,7 @@ from kdbias.demonstration.story import demo
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.run_record import Run
+from tests.stages import DEMO
 
 pytestmark = pytest.mark.xdist_group("demo")  # one process runs the demo once, not each worker its own
 SEEDS = 1
@@ -285,7 +286,7 @@ def test_spread_needs_more_than_one_seed(story):
 
 
 def test_a_demo_without_its_digits_leaves_the_one_it_was_to_replace(tmp_path, monkeypatch):
-    run = Run.open(tmp_path / "demo", "demo", {"quick": True}, {})
+    run = Run.open(tmp_path / "demo", DEMO, {"quick": True}, {})
     (tmp_path / "demo" / "report.html").write_text("the old one")
     run.finish({"seeds": 1}, 0.0)
     monkeypatch.setitem(sys.modules, "mlxtend", None)

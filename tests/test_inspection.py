@@ -21,9 +21,10 @@ from kdbias.inspection.printed import as_text
 from kdbias.tables import provenance
 from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import write_embedding_table
-from kdbias.tables.run_record import Run
+from kdbias.tables.run_record import Run, Stage
 from kdbias.tables.weight_manifest import write_manifest
 from kdbias.weighting.diagnostics import summary
+from tests.stages import EVALUATE, FRONTIER, STUDY, TRAIN
 
 IDS = pa.array([f"s{i}" for i in range(8)])
 
@@ -113,7 +114,7 @@ def test_parquet_rewritten_by_pandas_keeps_its_provenance(manifest, tmp_path):
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 def test_an_interrupted_run_is_unfinished_a_live_one_is_running(tmp_path, stage):
     pytest.importorskip("fcntl")
-    run = Run.open(tmp_path / "all" / "run", stage, {}, {})
+    run = Run.open(tmp_path / "all" / "run", Stage(stage), {}, {})
     assert inspect(run.out)["summary"].endswith(", running")
     run.unlock()
     assert inspect(run.out)["summary"].endswith(", unfinished")
@@ -137,7 +138,7 @@ def test_an_edited_manifest_is_not_described_as_the_original(tmp_path):
 
 
 def test_training_run(tmp_path):
-    run = Run.open(tmp_path / "run", "train", {"seed": 1}, {"data": "d"})
+    run = Run.open(tmp_path / "run", TRAIN, {"seed": 1}, {"data": "d"})
     (run.out / "metrics.csv").write_text("epoch,loss\n" + "".join(f"{e},{1 / (e + 1)}\n" for e in range(9)))
     run.finish({"steps": 90}, 2.0)
     found = inspect(run.out, rows=2)
@@ -149,7 +150,7 @@ def test_training_run(tmp_path):
 
 
 def test_evaluation_and_its_files(tmp_path):
-    run = Run.open(tmp_path / "ev", "evaluate", {"protocol": "knn"}, {})
+    run = Run.open(tmp_path / "ev", EVALUATE, {"protocol": "knn"}, {})
     judged = {"protocol": "knn", "unit": "sample", "n": 4, "groups": {}, "config": {}, "inputs": {}}
     judged |= {"interval": {"repeats": 0, "resampled": "sample"}, "left_out": {}, "details": {}}
     write_json(run.out / "metrics.json", judged | {"metrics": {"accuracy": {"value": 0.5}}})
@@ -347,7 +348,7 @@ def test_the_name_of_a_shipped_description_is_enough():
 
 
 def test_frontier_study_and_changes_folders(tmp_path):
-    run = Run.open(tmp_path / "front", "frontier", {"t": 2.5}, {})
+    run = Run.open(tmp_path / "front", FRONTIER, {"t": 2.5}, {})
     pq.write_table(pa.table({"scheme": ["natural", "hard"]}), run.out / "frontier.parquet")
     run.finish({"schemes": 2}, 0.1)
     found = inspect(run.out)
@@ -355,7 +356,7 @@ def test_frontier_study_and_changes_folders(tmp_path):
     assert found["summary"].startswith("what 2 weight schemes reach and cost at t = 2.5")
     check(found)
 
-    run = Run.open(tmp_path / "study", "study", {"name": "tails"}, {})
+    run = Run.open(tmp_path / "study", STUDY, {"name": "tails"}, {})
     numbers = {"planned": 9, "finished": 4, "failed": {}, "learning_rates": {}}
     write_json(run.out / "study.json", {"name": "tails", **numbers})
     run.finish({"runs": 4}, 0.1)

@@ -23,9 +23,15 @@ from kdbias.progress import quiet, say
 from kdbias.tables.documents import read_json
 from kdbias.tables.files import atomic_path
 from kdbias.tables.run_files import RECORD, holes
-from kdbias.tables.run_record import Run
+from kdbias.tables.run_record import Run, Stage
 
-STAGE = "demo"
+STAGE = Stage(
+    "demo",
+    files=(
+        *("data", "teacher", "embeddings", "density", "weights", "students", "evaluations"),
+        *("results.parquet", "results.json", "commands.sh", "report.html"),
+    ),
+)
 
 
 @dataclass(frozen=True)

@@ -174,13 +174,13 @@ def open_run(
             raise KdbiasError(f"process {plan.rank} found no run in {out}; did process 0 start?")
         time.sleep(0.2)
     record = read_record(out)
-    if record.get("stage") != STAGE:
+    if record.get("stage") != STAGE.name:
         raise KdbiasError(
             f"{out} holds a run of kdbias {record.get('stage')}, not of {STAGE}; choose another -o"
         )
     refuse_changes(out, record, {"config": config, "inputs": inputs})
     return contextlib.nullcontext(
-        Run(out, "finished" if record.get("status") == "finished" else "resumed", record)
+        Run(out, "finished" if record.get("status") == "finished" else "resumed", record, STAGE)
     )
 
 
@@ -291,7 +291,7 @@ class Parts:
     def _provenance(self, counts: dict[str, int], seconds: dict[str, float], **more: Any) -> dict[str, Any]:
         named = {"teacher": self.teacher}  # for people; its fingerprint is what identifies it
         return provenance.document(
-            STAGE, self.config, self.inputs, counts, seconds["elapsed"], **more, **named
+            STAGE.name, self.config, self.inputs, counts, seconds["elapsed"], **more, **named
         )
 
     def _spent(self, seconds: dict[str, float], begun: float) -> dict[str, float]:

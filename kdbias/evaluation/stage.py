@@ -53,11 +53,11 @@ from kdbias.tables import provenance
 from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.files import atomic_path
 from kdbias.tables.parquet_file import write_table
-from kdbias.tables.run_record import Run
+from kdbias.tables.run_record import Run, Stage
 from kdbias.wording import counted, plural, visible
 
 METRICS = "metrics.json"
-_STAGE = "evaluate"
+_STAGE = Stage("evaluate", files=("metrics.json", "units.parquet"), folders=("embeddings",))
 _REPEATS, _FEW_REPEATS, _MANY_UNITS = 1000, 200, 1_000_000
 _NUMBER = (float, None)
 _METRICS = {str: {"value": _NUMBER, "low?": _NUMBER, "high?": _NUMBER, "reason?": str}}
@@ -174,7 +174,7 @@ def evaluate(
         units = outcome.units(settings.group_by)
         facts = measured(asked, outcome, units, settings.bootstrap, settings.seed)
         staged = run.stage()
-        document = provenance.document(_STAGE, config, inputs, {plural(asked.unit): outcome.n}, 0.0)
+        document = provenance.document(_STAGE.name, config, inputs, {plural(asked.unit): outcome.n}, 0.0)
         document |= {
             "protocol": asked.name,
             "unit": asked.unit,

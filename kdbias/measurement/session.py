@@ -29,9 +29,13 @@ from kdbias.tables import provenance
 from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import encode
-from kdbias.tables.run_record import Run
+from kdbias.tables.run_record import Run, Stage
 
-STAGE = "uniformity"
+STAGE = Stage(
+    "uniformity",
+    files=("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet", "intervals.parquet"),
+    passing=("pass.npz",),
+)
 # With --rectification auto the best re-weighting is searched at every bandwidth up to this many samples, at
 # the chosen bandwidth alone beyond: the search costs some hundred products with an n x n matrix.
 ALL_BANDWIDTHS_UP_TO = 16_384
@@ -267,7 +271,7 @@ class Session:
         record = self.run.record
         where = str(self.table.path.resolve())
         return provenance.document(
-            STAGE, record["config"], record["inputs"], counts, seconds, embeddings=where, **more
+            STAGE.name, record["config"], record["inputs"], counts, seconds, embeddings=where, **more
         )
 
 

@@ -24,9 +24,9 @@ from kdbias.studies.pool import Workers
 from kdbias.studies.preparation import measure_all, open_source, prepare
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import Study, StudySettings, read_study
-from kdbias.tables.run_record import Run
+from kdbias.tables.run_record import Run, Stage
 
-STAGE = "study"
+STAGE = Stage("study")
 _SECONDS_A_STEP = 0.05  # a first guess, until runs have been timed
 
 

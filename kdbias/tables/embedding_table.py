@@ -18,9 +18,9 @@ from kdbias.tables.half_floats import widen
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import open_parquet, read_footer, read_table, require_columns
 from kdbias.tables.plain import as_names, as_plain, without_missing
-from kdbias.tables.run_record import RECORD, Run, read_record
+from kdbias.tables.run_record import RECORD, Run, Stage, read_record
 
-STAGE = "embed"
+STAGE = Stage("embed", files=(PART_PATTERN, "failures.parquet"), folders=("parts",))
 _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
 
 
@@ -86,7 +86,7 @@ def write_embedding_table(
         rows = slice(start, start + rows_per_part)
         length = len(unit[rows])
         doc = provenance.document(
-            STAGE, run.record["config"], run.record["inputs"], {"rows": length}, 0.0, part=index
+            STAGE.name, run.record["config"], run.record["inputs"], {"rows": length}, 0.0, part=index
         )
         content = write_part(
             run.out / part_name(index),
@@ -141,7 +141,7 @@ class EmbeddingTable:
                 f"{folder} is not an embedding table (a folder written by kdbias embed){_way_in(folder)}"
             )
         record = read_record(folder) if (folder / RECORD).exists() else {}
-        if record.get("stage") != STAGE:
+        if record.get("stage") != STAGE.name:
             raise KdbiasError(
                 f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'})"
                 f"{_way_in(folder) or '; make one with kdbias embed'}"

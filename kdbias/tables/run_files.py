@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,36 @@ from kdbias.tables.parquet_file import read_footer, read_provenance
 RECORD = "run.json"
 STAGED = "staged"
 REPLACED = ".replaced"  # what --overwrite starts over from, until the new run has finished
-_OWN = {
-    "embed": ("part-*.parquet", "failures.parquet", "parts"),
-    "uniformity": (
-        *("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet"),
-        *("intervals.parquet", "pass.npz", STAGED),
-    ),
-    "frontier": ("frontier.parquet", "frontier.png", "frontier.svg"),
-    "train": (
-        *("checkpoint.pt", "student.pt", "student.onnx", "student.onnx.toml", "metrics.csv", "config.toml"),
-        *("failures.parquet", "tensorboard"),
-    ),
-    "evaluate": ("metrics.json", "units.parquet", "embeddings", STAGED),
-    "demo": (
-        *("data", "teacher", "embeddings", "density", "weights", "students", "evaluations"),
-        *("results.parquet", "results.json", "commands.sh", "report.html"),
-    ),
-}
-"""What each stage writes into its folder: starting over replaces this, the ``plots`` that the record lists,
-and nothing else."""
-_PASSING = ("checkpoint.pt", "pass.npz")  # needed to go on alone: a finished run may lack them
-_WRITTEN_INTO = ("parts", "embeddings", "tensorboard", STAGED, REPLACED)
 
 
-def output_folder(out: str | os.PathLike[str], stage: str) -> Path:
+@dataclass(frozen=True)
+class Stage:
+    """A stage that writes a folder, and what it writes there beside ``run.json``.
+
+    Starting over replaces that, the ``plots`` which the record lists, and nothing else.
+
+    Attributes:
+        name: of its command.
+        files: patterns of the names of its files and folders.
+        folders: further folders, which it writes into by itself: none of them may be a link.
+        passing: further files, needed to go on alone: a finished run may lack them.
+    """
+
+    name: str
+    files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    passing: tuple[str, ...] = ()
+
+    @property
+    def owns(self) -> tuple[str, ...]:
+        """Patterns of all names that are the stage's."""
+        return (*self.files, *self.folders, *self.passing, STAGED)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def output_folder(out: str | os.PathLike[str], stage: Stage) -> Path:
     """The folder to write, made where it is not there.
 
     Raises:
@@ -51,7 +58,7 @@ def output_folder(out: str | os.PathLike[str], stage: str) -> Path:
         kind = "a file" if folder.exists() else "a link to nothing"
         raise KdbiasError(f"{folder} is {kind}; the output of kdbias {stage} is a folder: choose another -o")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _WRITTEN_INTO:
+    for name in (*stage.folders, STAGED, REPLACED):
         if (folder / name).is_symlink():
             raise KdbiasError(f"{folder / name} is a link, which kdbias did not make; choose another -o")
     return folder
@@ -108,26 +115,24 @@ def claim(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def own(folder: Path, stage: str, record: dict[str, Any]) -> list[Path]:
+def own(folder: Path, stage: Stage, record: dict[str, Any]) -> list[Path]:
     """What the stage wrote beside its record; whatever else lies there or elsewhere is somebody's."""
-    plots = (
-        name for name in record.get("plots", ()) if name == os.path.basename(name)
-    )  # of this folder alone
-    patterns = (*_OWN.get(stage, ()), *map(glob.escape, plots))
+    plots = (n for n in record.get("plots", ()) if n == os.path.basename(n))  # of this folder alone
+    patterns = (*stage.owns, *map(glob.escape, plots))
     return list(dict.fromkeys(entry for pattern in patterns for entry in folder.glob(pattern)))
 
 
-def listed(folder: Path, stage: str, record: dict[str, Any]) -> list[str]:
+def listed(folder: Path, stage: Stage, record: dict[str, Any]) -> list[str]:
     """Names of the files that a finished run keeps; parts, of which there may be many, have own records."""
     files = [entry.name for entry in own(folder, stage, record) if entry.is_file()]
-    return sorted(name for name in files if name not in _PASSING and not name.startswith("part-"))
+    return sorted(name for name in files if name not in stage.passing and not name.startswith("part-"))
 
 
-def barren(folder: Path, stage: str, record: dict[str, Any]) -> bool:
+def barren(folder: Path, stage: Stage, record: dict[str, Any]) -> bool:
     """Whether a run ended before its first result; what has a record of its own (embeddings) is not its."""
     if record.get("status") == "finished":
         return False
-    left = (entry for pattern in _OWN.get(stage, ()) for entry in folder.glob(pattern))
+    left = (entry for pattern in stage.owns for entry in folder.glob(pattern))
     return not any(entry.name != "config.toml" and not (entry / RECORD).exists() for entry in left)
 
 
@@ -143,7 +148,7 @@ def put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return record[STAGED]
 
 
-def set_aside(folder: Path, stage: str, record: dict[str, Any], reads: Iterable[object] = ()) -> None:
+def set_aside(folder: Path, stage: Stage, record: dict[str, Any], reads: Iterable[object] = ()) -> None:
     """Make room for a new run, which ``reads`` these paths.
 
     The record moves first and returns last (`put_back`): cut short in between, the folder has none, so that
@@ -157,7 +162,7 @@ def set_aside(folder: Path, stage: str, record: dict[str, Any], reads: Iterable[
     for entry in entries:
         if any(place.is_relative_to(entry.resolve()) for place in inputs):
             raise KdbiasError(f"{entry} is an input and would be replaced by --overwrite; choose another -o")
-        if entry.suffix == ".parquet" and entry.is_file() and not made_by(entry, stage):
+        if entry.suffix == ".parquet" and entry.is_file() and not made_by(entry, stage.name):
             raise KdbiasError(
                 f"{entry} was not written by kdbias {stage}; move it away, or choose another -o"
             )
@@ -170,7 +175,7 @@ def set_aside(folder: Path, stage: str, record: dict[str, Any], reads: Iterable[
         os.replace(entry, aside / entry.name)
 
 
-def put_back(folder: Path, stage: str) -> bool:
+def put_back(folder: Path, stage: Stage) -> bool:
     """Undo `set_aside`, removing what the new run wrote; False where nothing is set aside."""
     aside = folder / REPLACED
     if not (aside / RECORD).exists():
@@ -183,7 +188,7 @@ def put_back(folder: Path, stage: str) -> bool:
     return True
 
 
-def _empty(folder: Path, stage: str, record: dict[str, Any]) -> None:
+def _empty(folder: Path, stage: Stage, record: dict[str, Any]) -> None:
     """Remove an unfinished run, its record last."""
     for entry in own(folder, stage, record):
         if entry.is_dir() and not entry.is_symlink():

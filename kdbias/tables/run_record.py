@@ -16,10 +16,10 @@ from kdbias.tables.documents import read_document, require_shape, write_json
 from kdbias.tables.files import MEND, clean_temporaries
 from kdbias.tables.folder_lock import NAME as LOCK
 from kdbias.tables.folder_lock import FolderLock, lock_folder
-from kdbias.tables.run_files import RECORD, REPLACED, STAGED, barren, put_back, put_in_place
+from kdbias.tables.run_files import RECORD, REPLACED, STAGED, Stage, barren, put_back, put_in_place
 from kdbias.version import __version__
 
-__all__ = ["RECORD", "Run", "read_record", "refuse_changes", "require_digest", "stage_of"]
+__all__ = ["RECORD", "Run", "Stage", "read_record", "refuse_changes", "require_digest", "stage_of"]
 
 _OBJECT = ({str: object}, None)
 _SHAPE = {
@@ -123,6 +123,7 @@ class Run:
         out: the output folder.
         state: ``new``, ``resumed`` (begun before with the same configuration and input) or ``finished``.
         record: the content of ``run.json``.
+        of: the stage.
 
     As long as it lives and is not finished, no other process can open a run in the folder. As a context it
     forgets itself after a refusal.
@@ -131,6 +132,7 @@ class Run:
     out: Path
     state: State
     record: dict[str, Any]
+    of: Stage
     _lock: FolderLock | None = field(default=None, repr=False, compare=False)
     _staged: Path | None = field(default=None, repr=False, compare=False)
 
@@ -138,7 +140,7 @@ class Run:
     def open(
         cls,
         out: str | os.PathLike[str],
-        stage: str,
+        stage: Stage,
         config: dict[str, Any],
         inputs: dict[str, str],
         overwrite: bool = False,
@@ -175,7 +177,7 @@ class Run:
     def _open(
         cls,
         folder: Path,
-        stage: str,
+        stage: Stage,
         config: dict[str, Any],
         inputs: dict[str, str],
         overwrite: bool,
@@ -207,18 +209,19 @@ class Run:
         if found is None:
             record = {
                 "kdbias": __version__,
-                "stage": stage,
+                "stage": stage.name,
                 "status": "running",
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "config": config,
                 "inputs": inputs,
             }
             write_json(folder / RECORD, record)
-            return cls(folder, "new", record, lock)
-        return cls(folder, "finished" if found.get("status") == "finished" else "resumed", found, lock)
+            return cls(folder, "new", record, stage, lock)
+        state: State = "finished" if found.get("status") == "finished" else "resumed"
+        return cls(folder, state, found, stage, lock)
 
     @staticmethod
-    def _existing(folder: Path, stage: str) -> dict[str, Any] | None:
+    def _existing(folder: Path, stage: Stage) -> dict[str, Any] | None:
         if not (folder / RECORD).exists():
             clean_temporaries(folder)
             if any(entry.name != LOCK for entry in folder.iterdir()):
@@ -228,7 +231,7 @@ class Run:
             record = read_record(folder)
         except KdbiasError as error:
             raise KdbiasError(f"{error} in another -o") from None
-        if record.get("stage") != stage:
+        if record.get("stage") != stage.name:
             raise KdbiasError(
                 f"{folder} holds a run of kdbias {record.get('stage')}, not of {stage}; choose another -o"
             )
@@ -262,8 +265,7 @@ class Run:
             return
         if self._staged is not None:
             shutil.rmtree(self._staged, ignore_errors=True)
-        stage = self.record["stage"]
-        restored = barren(self.out, stage, self.record) and put_back(self.out, stage)
+        restored = barren(self.out, self.of, self.record) and put_back(self.out, self.of)
         self.unlock()
         if restored:
             return
@@ -286,13 +288,13 @@ class Run:
             KdbiasError: a staged file would replace one that is not the run's.
         """
         self.require_folder()
-        stage, staged = self.record["stage"], os.listdir(self._staged) if self._staged else []
-        known = {entry.name for entry in run_files.own(self.out, stage, self.record)}
+        staged = os.listdir(self._staged) if self._staged else []
+        known = {entry.name for entry in run_files.own(self.out, self.of, self.record)}
         foreign = [name for name in staged if (self.out / name).exists() and name not in known]
         if foreign:
             self.forget()
             raise KdbiasError(
-                f"{self.out / foreign[0]} was not written by kdbias {stage}; move it away, or choose "
+                f"{self.out / foreign[0]} was not written by kdbias {self.of}; move it away, or choose "
                 "another -o"
             )
         self.record = {
@@ -303,7 +305,7 @@ class Run:
             "seconds": round(seconds, 3),
             **more,
         }
-        self.record["files"] = sorted({*run_files.listed(self.out, stage, self.record), *staged})
+        self.record["files"] = sorted({*run_files.listed(self.out, self.of, self.record), *staged})
         if self._staged is None:
             write_json(self.out / RECORD, self.record)
         else:
@@ -320,8 +322,8 @@ class Run:
         """Raises MachineError where the folder was removed or emptied under the run's hands."""
         if not (self.out / RECORD).exists():
             raise MachineError(
-                f"{self.out} was removed or emptied while kdbias {self.record['stage']} ran; remove what is "
-                "left there and run the same command again"
+                f"{self.out} was removed or emptied while kdbias {self.of} ran; remove what is left "
+                "there and run the same command again"
             )
 
     def unlock(self) -> None:

@@ -42,7 +42,7 @@ from kdbias.tables.run_record import Run
 from kdbias.training.data import TrainingSet, open_training_set
 from kdbias.training.images import WAY_OUT, open_images
 from kdbias.training.processes import Processes, deferred_interrupts, join_processes
-from kdbias.training.record import METRICS, Meter, Record
+from kdbias.training.record import METRICS, STAGE, Meter, Record
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import (
     Learner,
@@ -126,7 +126,7 @@ def train(
 
         def begin() -> Run:
             reads = (data, cfg.embeddings, cfg.weights)
-            run = Run.open(output, "train", identity, samples.inputs, overwrite, reads=reads, mends=True)
+            run = Run.open(output, STAGE, identity, samples.inputs, overwrite, reads=reads, mends=True)
             if resume and run.state != "finished" and not Record(run.out).has_checkpoint:
                 run.forget()
                 raise KdbiasError(
@@ -184,7 +184,7 @@ def _finish(
         "classes": len(samples.classes),
         "failures": len(meter.unreadable),
     }
-    doc = provenance.document("train", run.record["config"], samples.inputs, counts, meter.seconds)
+    doc = provenance.document(STAGE.name, run.record["config"], samples.inputs, counts, meter.seconds)
     if failed := samples.unreadable.rows():
         write_table(run.out / FAILURES, pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA), doc)
     path, classes = run.out / FILE_NAME, samples.classes

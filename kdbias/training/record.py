@@ -19,11 +19,18 @@ from kdbias.optional import require
 from kdbias.sampler.manifest_sampler import Epochs
 from kdbias.tables.documents import require_shape
 from kdbias.tables.files import atomic_path
+from kdbias.tables.run_record import Stage
 from kdbias.training.processes import Processes
 from kdbias.training.settings import TrainingSettings
 
 FORMAT = "kdbias-checkpoint-5"
 METRICS = "metrics.csv"
+STAGE = Stage(
+    "train",
+    files=("student.pt", "student.onnx", "student.onnx.toml", METRICS, "config.toml", "failures.parquet"),
+    folders=("tensorboard",),
+    passing=("checkpoint.pt",),
+)
 _SCALARS_EVERY = 10
 _SHAPE: dict[str, dict[Any, Any]] = {
     "sampler": {str: object},

@@ -21,7 +21,7 @@ from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.tables.parquet_file import read_table, write_table
-from kdbias.tables.run_record import Run
+from kdbias.tables.run_record import Run, Stage
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.frontier_figure import write_figure
@@ -32,7 +32,7 @@ from kdbias.weighting.schemes.density import Equilibrium, Natural
 from kdbias.weighting.settings import FrontierSettings
 from kdbias.wording import visible
 
-STAGE = "frontier"
+STAGE = Stage("frontier", files=("frontier.parquet", "frontier.png", "frontier.svg"))
 TABLE = "frontier.parquet"
 FIGURE = "frontier"
 _OF_FILES = (".parquet", ".csv", ".png", ".svg")  # endings that no folder is meant by
@@ -133,7 +133,7 @@ def frontier(
         result, skipped = trade_off(samples, settings)
         seconds = time.perf_counter() - began
         counts = {"samples": samples.n, "distinct": samples.m, "schemes": result.num_rows}
-        doc = provenance.document(STAGE, config, run.record["inputs"], counts, seconds, skipped=skipped)
+        doc = provenance.document(STAGE.name, config, run.record["inputs"], counts, seconds, skipped=skipped)
         write_table(run.out / TABLE, result, doc)
         write_figure(run.out / FIGURE, result)
         run.finish(counts, seconds, skipped=skipped)

@@ -10,6 +10,7 @@ from kdbias.data.decode import UnreadableImage
 from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.tables.run_record import Run
+from tests.stages import EVALUATE
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_ids_labels_and_bytes(folder):
 
 def test_plots_of_outputs_that_lie_among_the_images_are_left_out(folder):
     before = open_data(folder)
-    Run.open(folder / "scores" / "knn", "evaluate", {}, {}).finish({}, 0.0)
+    Run.open(folder / "scores" / "knn", EVALUATE, {}, {}).finish({}, 0.0)
     (folder / "scores" / "knn" / "accuracy.png").write_bytes(b"a plot")
     (folder / "b" / "run.json").write_text("{}")  # no record of kdbias
     source = open_data(folder)

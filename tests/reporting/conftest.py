@@ -19,6 +19,7 @@ from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.run_record import Run
 from kdbias.tables.weight_manifest import read_manifest, write_manifest
+from tests.stages import EVALUATE, TRAIN, UNIFORMITY
 
 N, D = 90, 6
 BANDWIDTHS = (2.0, 4.0)
@@ -100,7 +101,7 @@ def _write_images(path: Path, ids: list[str], labels: list[str], rng: np.random.
 
 
 def _write_density(out, table: EmbeddingTable, x, ids, labels, potentials, log_density, weights) -> None:
-    run = Run.open(out, "uniformity", {"k": 5, "t": list(BANDWIDTHS)}, {"embeddings": table.fingerprint})
+    run = Run.open(out, UNIFORMITY, {"k": 5, "t": list(BANDWIDTHS)}, {"embeddings": table.fingerprint})
     doc = provenance.document(
         "uniformity",
         run.record["config"],
@@ -180,7 +181,7 @@ def _write_density(out, table: EmbeddingTable, x, ids, labels, potentials, log_d
 
 def _write_run(out: Path, manifest: Path, seed: int) -> None:
     inputs = {"weights": read_manifest(manifest).fingerprint, "data": "d0"}
-    run = Run.open(out, "train", {"loss": "l2e", "seed": seed}, inputs)
+    run = Run.open(out, TRAIN, {"loss": "l2e", "seed": seed}, inputs)
     with open(out / "metrics.csv", "w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(["epoch", "step", "loss", "lr"])
@@ -191,7 +192,7 @@ def _write_run(out: Path, manifest: Path, seed: int) -> None:
 def _write_evaluation(root: Path, scheme: str, seed: int) -> None:
     out = root / "evaluations" / f"{scheme}-{seed}"
     config = {"protocol": "knn"}
-    run = Run.open(out, "evaluate", config, {"model": "m"})
+    run = Run.open(out, EVALUATE, config, {"model": "m"})
 
     def estimate(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.02, "high": value + 0.02, "standard_error": 0.01}

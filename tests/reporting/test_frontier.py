@@ -13,6 +13,7 @@ from kdbias.reporting.frontier import frontier_figure
 from kdbias.reporting.sections import scheme_names
 from kdbias.tables.density_table import read_density
 from kdbias.tables.run_record import Run
+from tests.stages import FRONTIER
 
 _NUMBERS = {"rectification_reason": None, "zero_weights": 3, "max_weight": 4.5, "effective_identities": 2.5}
 
@@ -28,7 +29,7 @@ def row(scheme, method, ess, uniformity, distinct, rectification):
 def frontier(outputs, tmp_path):
     """A frontier of the fixture's density: two equilibria and two other schemes."""
     density = read_density(outputs["density"]).fingerprint
-    run = Run.open(tmp_path / "front", "frontier", {"t": 4.0}, {"density": density})
+    run = Run.open(tmp_path / "front", FRONTIER, {"t": 4.0}, {"density": density})
     rows = [
         row("natural", "natural", 1.0, -1.0, 11.25, 0.0),
         row("equilibrium, ESS >= 80.0%", "equilibrium", 0.8, -1.5, 22.5, 0.5),

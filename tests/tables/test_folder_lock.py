@@ -12,13 +12,14 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.tables.folder_lock import NAME, in_use, lock_folder
 from kdbias.tables.run_record import Run
+from tests.stages import EMBED
 
 pytest.importorskip("fcntl")
 
 OPEN_AND_WAIT = """
 import os, sys, time
-from kdbias.tables.run_record import Run
-run = Run.open(sys.argv[1], "embed", {"a": 1}, {})
+from kdbias.tables.run_record import Run, Stage
+run = Run.open(sys.argv[1], Stage("embed"), {"a": 1}, {})
 if os.fork() == 0:  # a decode worker, which may outlive its parent
     print("open", flush=True)
     time.sleep(60)
@@ -28,7 +29,7 @@ os.wait()
 
 
 def begin(folder: Path) -> Run:
-    return Run.open(folder, "embed", {"a": 1}, {})
+    return Run.open(folder, EMBED, {"a": 1}, {})
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_second_process_is_refused_by_the_first_one_s_id_until_that_dies(
 ) -> None:
     before = sorted(entry.name for entry in (tmp_path / "run").iterdir())
     with pytest.raises(KdbiasError, match=rf"in use by another kdbias process \(pid {other.pid} on "):
-        Run.open(tmp_path / "run", "embed", {"a": 2}, {}, overwrite=True)
+        Run.open(tmp_path / "run", EMBED, {"a": 2}, {}, overwrite=True)
     assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == before
     other.kill()
     other.wait()  # its worker still runs
@@ -67,7 +68,7 @@ def test_the_lock_goes_with_the_run_and_leaves_nothing(tmp_path: Path) -> None:
     run.finish({}, 0.0)
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["run.json"]
     with pytest.raises(KdbiasError, match="a: 1 -> 2"):
-        Run.open(tmp_path / "run", "embed", {"a": 2}, {})
+        Run.open(tmp_path / "run", EMBED, {"a": 2}, {})
     assert not (tmp_path / "run" / NAME).exists()
 
 

@@ -11,16 +11,17 @@ from kdbias.errors import KdbiasError, MachineError
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
+from tests.stages import EMBED, EVALUATE, TRAIN, UNIFORMITY
 
 
 def test_a_finished_run_that_lost_a_file_is_never_called_finished(tmp_path):
-    run = Run.open(tmp_path / "d", "uniformity", {}, {})
+    run = Run.open(tmp_path / "d", UNIFORMITY, {}, {})
     table = pa.table({"sample_id": ["a"]})
     for name in ("density.parquet", "schemes.parquet"):
         write_table(run.out / name, table, {"stage": "uniformity"})
     write_json(run.out / "uniformity.json", {"n": 1})
     run.finish({}, 0.0)
-    assert Run.open(tmp_path / "d", "uniformity", {}, {}).state == "finished"
+    assert Run.open(tmp_path / "d", UNIFORMITY, {}, {}).state == "finished"
     whole = {path.name: path.read_bytes() for path in run.out.iterdir() if path.is_file()}
     for name in ("density.parquet", "schemes.parquet", "uniformity.json"):
         for damage in (None, b"", whole[name][:-9]):
@@ -28,13 +29,13 @@ def test_a_finished_run_that_lost_a_file_is_never_called_finished(tmp_path):
             if damage is not None:
                 (run.out / name).write_bytes(damage)
             with pytest.raises(KdbiasError, match=rf"d/{name} is missing or damaged; .* --overwrite"):
-                Run.open(tmp_path / "d", "uniformity", {}, {})
+                Run.open(tmp_path / "d", UNIFORMITY, {}, {})
             (run.out / name).write_bytes(whole[name])
-    assert Run.open(tmp_path / "d", "uniformity", {}, {}).state == "finished"
+    assert Run.open(tmp_path / "d", UNIFORMITY, {}, {}).state == "finished"
 
 
 def test_starting_over_keeps_a_table_that_somebody_put_in_its_place(tmp_path):
-    run = Run.open(tmp_path / "d", "uniformity", {}, {})
+    run = Run.open(tmp_path / "d", UNIFORMITY, {}, {})
     run.finish({}, 0.0)
     theirs = run.out / "neighbors.parquet"
     for doc in (None, {"stage": "weights"}):
@@ -43,25 +44,25 @@ def test_starting_over_keeps_a_table_that_somebody_put_in_its_place(tmp_path):
         )
         before = theirs.read_bytes()
         with pytest.raises(KdbiasError, match=r"neighbors\.parquet was not written by kdbias uniformity"):
-            Run.open(tmp_path / "d", "uniformity", {}, {}, overwrite=True)
+            Run.open(tmp_path / "d", UNIFORMITY, {}, {}, overwrite=True)
         assert theirs.read_bytes() == before
     assert read_json(run.out / "run.json")["status"] == "finished"
 
 
 def test_starting_over_never_replaces_what_it_is_to_read(tmp_path):
-    run = Run.open(tmp_path / "d", "evaluate", {}, {})
+    run = Run.open(tmp_path / "d", EVALUATE, {}, {})
     (run.out / "embeddings").mkdir()
     (run.out / "embeddings" / "part-00000.parquet").write_text("vectors")
     run.finish({}, 0.0)
     reads = [None, tmp_path / "elsewhere", run.out / "embeddings" / "part-00000.parquet"]
     with pytest.raises(KdbiasError, match="embeddings is an input and would be replaced"):
-        Run.open(tmp_path / "d", "evaluate", {"k": 2}, {}, overwrite=True, reads=reads)
+        Run.open(tmp_path / "d", EVALUATE, {"k": 2}, {}, overwrite=True, reads=reads)
     assert (run.out / "embeddings" / "part-00000.parquet").read_text() == "vectors"
-    assert Run.open(tmp_path / "d", "evaluate", {"k": 2}, {}, overwrite=True, reads=reads[:2]).state == "new"
+    assert Run.open(tmp_path / "d", EVALUATE, {"k": 2}, {}, overwrite=True, reads=reads[:2]).state == "new"
 
 
 def test_a_staged_file_replaces_only_what_the_run_wrote(tmp_path):
-    run = Run.open(tmp_path / "d", "evaluate", {}, {})
+    run = Run.open(tmp_path / "d", EVALUATE, {}, {})
     (run.out / "roc.png").write_text("mine")
     (run.stage() / "roc.png").write_text("a plot")
     with pytest.raises(KdbiasError, match=r"roc\.png was not written by kdbias evaluate"):
@@ -69,14 +70,14 @@ def test_a_staged_file_replaces_only_what_the_run_wrote(tmp_path):
     assert (run.out / "roc.png").read_text() == "mine"
     (run.out / "roc.png").unlink()
     for _ in range(2):  # the second time it is the run's own
-        run = Run.open(tmp_path / "d", "evaluate", {}, {}, overwrite=True)
+        run = Run.open(tmp_path / "d", EVALUATE, {}, {}, overwrite=True)
         (run.stage() / "roc.png").write_text("a plot")
         run.finish({}, 0.0, plots=["roc.png"])
     assert (run.out / "roc.png").read_text() == "a plot"
 
 
 def test_a_folder_that_vanished_is_never_finished(tmp_path):
-    run = Run.open(tmp_path / "d", "train", {}, {})
+    run = Run.open(tmp_path / "d", TRAIN, {}, {})
     shutil.rmtree(run.out)
     with pytest.raises(MachineError, match="d was removed or emptied while kdbias train ran"):
         run.finish({}, 0.0)
@@ -89,32 +90,40 @@ def test_a_store_is_no_folder(tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
     for given in (out, Path(out)):
         with pytest.raises(KdbiasError, match=f"{out[:5]}.* is in a store, which kdbias does not write to"):
-            Run.open(given, "embed", {}, {})
+            Run.open(given, EMBED, {}, {})
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["parts", "staged", ".replaced", "embeddings"])
-def test_no_link_is_followed_below_the_folder(tmp_path, name):
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        (EMBED, "parts"),
+        (TRAIN, "staged"),
+        (TRAIN, ".replaced"),
+        (TRAIN, "tensorboard"),
+        (EVALUATE, "embeddings"),
+    ],
+)
+def test_no_link_is_followed_below_the_folder(tmp_path, stage, name):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert (
-        Run.open(tmp_path / "link", "train", {}, {}).state == "new"
-    )  # a folder that the user names may be one
+    # A folder that the user names may be one.
+    assert Run.open(tmp_path / "link", stage, {}, {}).state == "new"
     (tmp_path / "real" / name).symlink_to(tmp_path / "theirs")
     with pytest.raises(KdbiasError, match=f"{name} is a link"):
-        Run.open(tmp_path / "real", "train", {}, {}, overwrite=True)
+        Run.open(tmp_path / "real", stage, {}, {}, overwrite=True)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(KdbiasError, match="dangling is a link to nothing"):
-        Run.open(tmp_path / "dangling", "train", {}, {})
+        Run.open(tmp_path / "dangling", stage, {}, {})
 
 
 def test_plots_that_a_record_lists_elsewhere_are_nobody_s_to_remove(tmp_path):
     theirs = tmp_path / "theirs.png"
     theirs.write_bytes(b"precious")
-    run = Run.open(tmp_path / "d", "evaluate", {}, {})
+    run = Run.open(tmp_path / "d", EVALUATE, {}, {})
     (run.out / "mine.png").write_bytes(b"mine")
     run.finish({}, 0.0, plots=["mine.png", "../theirs.png"])
-    Run.open(tmp_path / "d", "evaluate", {"other": 1}, {}, overwrite=True).finish({}, 0.0)
+    Run.open(tmp_path / "d", EVALUATE, {"other": 1}, {}, overwrite=True).finish({}, 0.0)
     assert theirs.read_bytes() == b"precious"
     assert not (tmp_path / "d" / "mine.png").exists()
