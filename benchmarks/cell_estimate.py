@@ -19,7 +19,7 @@ from contestants import clustered
 
 from kdbias.measurement.density import choose_bandwidths
 from kdbias.sphere.all_pairs import all_pairs
-from kdbias.sphere.cell_estimate import estimate_pairs
+from kdbias.sphere.cells.estimate import estimate_pairs
 
 
 def load(path: str) -> np.ndarray:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from all_pairs import load
 
-from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.kernel_matrix import TiledKernel, kernel_matrix
-from kdbias.sphere.solution import Equilibrium
+from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel, kernel_matrix
+from kdbias.sphere.equilibrium.solution import Equilibrium
+from kdbias.sphere.equilibrium.solve import solve
 
 COLUMNS = (
     "n",

@@ -13,8 +13,8 @@ from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile, require_memory
-from kdbias.sphere.cell_check import exact_cosines, neighbour_quality
-from kdbias.sphere.cell_estimate import estimate_bytes, estimate_pairs
+from kdbias.sphere.cells.check import exact_cosines, neighbour_quality
+from kdbias.sphere.cells.estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
 

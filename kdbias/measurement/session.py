@@ -23,7 +23,7 @@ from kdbias.measurement.density import (
 from kdbias.measurement.distribution import Sampling, bandwidth_entry, group_rows, rectify, scheme_entry
 from kdbias.measurement.passes import PassPlan, PassResult, require_quality, with_quality
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
-from kdbias.sphere.equilibrium import solve
+from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.tiles import TILE
 from kdbias.tables import provenance
 from kdbias.tables.documents import write_json

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdbias.sphere.solution import Groups
+from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.tables.density_table import DensityTable
 from kdbias.weighting.settings import NEAR
 

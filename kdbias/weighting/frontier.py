@@ -15,8 +15,8 @@ from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import bandwidth_entry, rectify
-from kdbias.sphere.kernel_matrix import KernelMatrix
-from kdbias.sphere.solution import Equilibrium as Solution
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix
+from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode

@@ -7,8 +7,8 @@ sampling that is mixed in is that of distinct samples: it brings no copies back.
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import Groups
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.weighting.schemes.scheme import Weights
 from kdbias.weighting.settings import WeightsSettings
 

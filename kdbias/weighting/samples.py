@@ -10,7 +10,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import UNIFORMITY
-from kdbias.sphere.solution import Groups
+from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable

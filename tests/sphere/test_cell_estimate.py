@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from kdbias.sphere.all_pairs import all_pairs
-from kdbias.sphere.cell_check import CellCheck, agreement, exact_cosines, neighbour_quality
-from kdbias.sphere.cell_estimate import CellEstimate, estimate_bytes, estimate_pairs
-from kdbias.sphere.cell_job import CellJob
-from kdbias.sphere.cell_near import NearCells
-from kdbias.sphere.cells import visit
+from kdbias.sphere.cells.cells import visit
+from kdbias.sphere.cells.check import CellCheck, agreement, exact_cosines, neighbour_quality
+from kdbias.sphere.cells.estimate import CellEstimate, estimate_bytes, estimate_pairs
+from kdbias.sphere.cells.job import CellJob
+from kdbias.sphere.cells.near import NearCells
 from tests import reference
 
 T = [2.0, 4.0, 10.0]

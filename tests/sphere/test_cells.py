@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere import cells as module
-from kdbias.sphere.cells import CellBlock, Inverted, build_cells, lookers, visit
+from kdbias.sphere.cells import cells as module
+from kdbias.sphere.cells.cells import CellBlock, Inverted, build_cells, lookers, visit
 from kdbias.sphere.workers import Workspace
 from tests import reference
 

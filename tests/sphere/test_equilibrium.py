@@ -3,8 +3,8 @@ import pytest
 from scipy.optimize import minimize
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.kernel_matrix import TiledKernel
+from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
+from kdbias.sphere.equilibrium.solve import solve
 
 CONSTRAINTS = {
     "none": {},

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from kdbias.sphere.far_field import FIT, GAUSS, Far, Landmarks, Moments, far_sums
+from kdbias.sphere.cells.far import FIT, GAUSS, Far, Landmarks, Moments, far_sums
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.workers import Workspace
 from tests import reference

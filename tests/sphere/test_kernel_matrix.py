@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from kdbias.sphere.kernel_matrix import TiledKernel, from_half, kernel_matrix, to_half
+from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel, from_half, kernel_matrix, to_half
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:

@@ -3,12 +3,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.kernel_matrix import TiledKernel
-from kdbias.sphere.near_kernel import NearKernel
-from kdbias.sphere.refinement import refine
-from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import Equilibrium, Groups
+from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
+from kdbias.sphere.equilibrium.refinement import refine
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
+from kdbias.sphere.equilibrium.solve import solve
+from kdbias.sphere.equilibrium.stand_in import NearKernel
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:

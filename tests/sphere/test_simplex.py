@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import minimize
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
 
 SETS = {
     "simplex": {},

@@ -5,13 +5,13 @@ import pytest
 from scipy.optimize import minimize
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.entropy import solve_entropy
-from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.kernel_matrix import LADDER, Matching, TiledKernel, kernel_matrix
-from kdbias.sphere.matching import match
-from kdbias.sphere.solution import Groups
-from kdbias.sphere.target import balanced_masses, masses_target, reference_target, sphere_target
-from kdbias.sphere.two_sample import two_sample_test
+from kdbias.sphere.equilibrium.entropy import solve_entropy
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Matching, TiledKernel, kernel_matrix
+from kdbias.sphere.equilibrium.matching import match
+from kdbias.sphere.equilibrium.solution import Groups
+from kdbias.sphere.equilibrium.solve import solve
+from kdbias.sphere.equilibrium.target import balanced_masses, masses_target, reference_target, sphere_target
+from kdbias.sphere.equilibrium.two_sample import two_sample_test
 from tests import reference
 
 LADDERS = {"one": 3.0, "ladder": LADDER, "no doublings": (0.7, 3.0, 5.0), "fine": (40.0, 2.0)}

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.sphere.equilibrium import solve
+from kdbias.sphere.equilibrium.solve import solve
 from kdbias.weighting.frontier import frontier
 from kdbias.weighting.schemes import SCHEMES
 

@@ -14,9 +14,9 @@ from kdbias.weighting.schemes.scheme import AtBandwidth, Scheme, Solving, Weight
 if TYPE_CHECKING:
     import numpy as np
 
-    from kdbias.sphere.kernel_matrix import KernelMatrix
-    from kdbias.sphere.solution import Equilibrium as Solution
-    from kdbias.sphere.solution import Groups
+    from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix
+    from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
+    from kdbias.sphere.equilibrium.solution import Groups
     from kdbias.weighting.samples import Samples
 
 _LINE_EVERY_SECONDS = 10.0
@@ -49,7 +49,7 @@ class InverseDensity(AtBandwidth, Scheme):
     def weigh(self, samples: Samples) -> Weights:
         import numpy as np
 
-        from kdbias.sphere.kernel_matrix import TiledKernel
+        from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
         from kdbias.tables.density_table import potential_column
 
         density = samples.density
@@ -82,7 +82,7 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
 
     def kernel(self, samples: Samples) -> KernelMatrix:
         """Products with the kernel matrix of the distinct samples at t, kept within ``memory``."""
-        from kdbias.sphere.kernel_matrix import kernel_matrix
+        from kdbias.sphere.equilibrium.kernel_matrix import kernel_matrix
 
         return kernel_matrix(samples.vectors, self.bandwidth, self.memory, samples.threads)
 
@@ -90,7 +90,7 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
         self, samples: Samples, kernel: KernelMatrix, min_ess: float | None, start: np.ndarray | None = None
     ) -> Solution:
         """The least energy with this floor on the ESS, None for none, from a warm start (n,)."""
-        from kdbias.sphere.equilibrium import solve
+        from kdbias.sphere.equilibrium.solve import solve
 
         name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
         began = last = time.monotonic()

@@ -16,7 +16,7 @@ from kdbias.settings import Settings, option
 if TYPE_CHECKING:
     import numpy as np
 
-    from kdbias.sphere.solution import Equilibrium as Solution
+    from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
     from kdbias.tables.density_table import DensityTable
     from kdbias.weighting.samples import Samples
 

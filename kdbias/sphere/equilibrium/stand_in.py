@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.sphere.kernel_matrix import TiledKernel
+from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
 from kdbias.sphere.vectors import second_moment
 
 _SAMPLED_ROWS = 256

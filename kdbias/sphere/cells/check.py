@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.cell_job import CellJob
-from kdbias.sphere.cells import Inverted
+from kdbias.sphere.cells.cells import Inverted
+from kdbias.sphere.cells.job import CellJob
 from kdbias.sphere.vectors import distances, rank_correlation
 from kdbias.sphere.workers import Workspace, over_rows
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdbias.sphere.kernel_matrix import KernelMatrix, Matching, TiledKernel
-from kdbias.sphere.near_kernel import NearKernel
-from kdbias.sphere.projected_gradient import descend
-from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.descent import descend
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching, TiledKernel
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.solution import Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.stand_in import NearKernel
 
 _MOST_ROUNDS = 25
 _STEP_TOLERANCE = 0.2  # of the wanted gap: how well a round solves its stand-in problem

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdbias.sphere.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.tables.weight_manifest import LEAST_WEIGHT
 
 NOISE = 1e-7

@@ -7,10 +7,10 @@ import numpy as np
 
 from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.cell_check import CellCheck, rounding, widths
-from kdbias.sphere.cell_job import LANDMARKS, CellJob
-from kdbias.sphere.cell_near import FAR_ROWS, NearCells
-from kdbias.sphere.cells import ENTRIES, default_cells, lookers, visit
+from kdbias.sphere.cells.cells import ENTRIES, default_cells, lookers, visit
+from kdbias.sphere.cells.check import CellCheck, rounding, widths
+from kdbias.sphere.cells.job import LANDMARKS, CellJob
+from kdbias.sphere.cells.near import FAR_ROWS, NearCells
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE
 from kdbias.sphere.vectors import require_unit_rows
@@ -57,8 +57,8 @@ def estimate_pairs(
     """What `all_pairs` gives, for a small part of its operations.
 
     Every sample looks into its ``probes`` nearest cells; pairs of which a side sees the other count exactly,
-    the sum over all others comes from `far_field`. On ``queries`` random samples the exact potentials are
-    computed too (`cell_check`): they choose the number of probes and scale the intervals, so that these hold
+    the sum over all others comes from `far`. On ``queries`` random samples the exact potentials are
+    computed too (`check`): they choose the number of probes and scale the intervals, so that these hold
     whatever the law of the errors. The errors of energies come from the landmarks, and from what only one
     side sees: pairs that neither sees may be too few for landmarks to meet.
 

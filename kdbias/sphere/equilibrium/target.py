@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.kernel_matrix import Bandwidth, kernel_tile
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile
 from kdbias.sphere.null import log_null
 from kdbias.sphere.workers import Workspace, over_rows
 

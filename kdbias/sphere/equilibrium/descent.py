@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdbias.sphere.kernel_matrix import KernelMatrix, Matching
-from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import NOISE, Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.solution import NOISE, Equilibrium, Groups, Point, wanted_gap
 
 _CHECK_EVERY = 5
 # Checks of the gap without progress before products take float64; three times that before the end.

@@ -2,7 +2,7 @@
 
 K is positive semi-definite, so the problem is convex and the Frank-Wolfe gap bounds the distance to the
 optimum: E(p) - E(q) <= 2 (p'Kp - q'Kp) for every feasible q (Frank & Wolfe 1956; Jaggi 2013). Where K
-can be kept, `projected_gradient` solves it with some fifty products K p; where not, `refinement` with a few.
+can be kept, `descent` solves it with some fifty products K p; where not, `refinement` with a few.
 
 A floor on the ESS is a ball, p'p <= 1 / (F n), and the method projects onto it. That is the minimiser of
 p'(K + lambda I)p for the lambda that the floor needs: the search for lambda happens inside the projection,
@@ -15,11 +15,17 @@ from collections.abc import Callable
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.kernel_matrix import Bandwidth, KernelMatrix, Matching, TiledKernel, kernel_matrix
-from kdbias.sphere.projected_gradient import descend
-from kdbias.sphere.refinement import STALLED, refine
-from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import Equilibrium, Groups
+from kdbias.sphere.equilibrium.descent import descend
+from kdbias.sphere.equilibrium.kernel_matrix import (
+    Bandwidth,
+    KernelMatrix,
+    Matching,
+    TiledKernel,
+    kernel_matrix,
+)
+from kdbias.sphere.equilibrium.refinement import STALLED, refine
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
 
 
 def solve(

@@ -5,8 +5,8 @@ import threading
 
 import numpy as np
 
-from kdbias.sphere.cell_job import CellJob
-from kdbias.sphere.cells import CellBlock
+from kdbias.sphere.cells.cells import CellBlock
+from kdbias.sphere.cells.job import CellJob
 from kdbias.sphere.reservoirs import Reservoirs
 from kdbias.sphere.workers import Workspace, over_rows
 

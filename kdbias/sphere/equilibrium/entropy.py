@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.kernel_matrix import KernelMatrix, Matching
-from kdbias.sphere.simplex import FeasibleSet
-from kdbias.sphere.solution import NOISE, Equilibrium, Groups, Point
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching
+from kdbias.sphere.equilibrium.simplex import FeasibleSet
+from kdbias.sphere.equilibrium.solution import NOISE, Equilibrium, Groups, Point
 
 _CHECK_EVERY = 5
 _CLOSE = 1e-3  # relative, of the ESS

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdbias.sphere.cells import Cells, build_cells
-from kdbias.sphere.far_field import Far, Landmarks, Moments, far_sums
+from kdbias.sphere.cells.cells import Cells, build_cells
+from kdbias.sphere.cells.far import Far, Landmarks, Moments, far_sums
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.workers import Workspace
 

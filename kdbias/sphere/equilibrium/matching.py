@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from kdbias.sphere.equilibrium import solve
-from kdbias.sphere.kernel_matrix import KernelMatrix, Matching
-from kdbias.sphere.solution import Equilibrium, Groups
-from kdbias.sphere.target import Target
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching
+from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
+from kdbias.sphere.equilibrium.solve import solve
+from kdbias.sphere.equilibrium.target import Target
 
 _CLOSE = 0.005  # of the ESS: how sharply the floor at the noise is found
 _MOST_TRIALS = 12

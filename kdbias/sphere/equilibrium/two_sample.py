@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.kernel_matrix import Bandwidth, kernel_tile
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile
 
 MOST = 2000
 """Samples drawn of the data: beyond it the reference's size decides the power."""
