@@ -6,7 +6,7 @@ import pytest
 from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
 from kdbias.sphere.equilibrium.refinement import refine
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
-from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
+from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.stand_in import NearKernel
 
@@ -39,8 +39,7 @@ class Matrix:
 
 def refined(kernel: TiledKernel, feasible: FeasibleSet) -> Equilibrium:
     groups = Groups.of(None, kernel.n)
-    limits: dict[str, Any] = {"max_iterations": 3000, "max_seconds": None, "start": None, "progress": None}
-    return refine(kernel, feasible, groups, tolerance=1e-3, **limits)
+    return refine(kernel, feasible, groups, Effort(max_iterations=3000))
 
 
 def test_stand_in_with_all_pairs_near_is_the_kernel():

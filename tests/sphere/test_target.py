@@ -152,9 +152,51 @@ def test_the_entropy_penalty_against_an_independent_solver(towards, cap):
     assert found.p == pytest.approx(p, abs=2e-4)
 
 
-def test_entropy_says_no_to_a_floor_of_nothing():
+def test_entropy_says_no_to_a_floor_of_nothing_and_to_another_kernel():
+    kernel = TiledKernel(shifted()[0], 2.0)
     with pytest.raises(KdbiasError, match=r"floor on the ESS in \(0, 1\]"):
-        solve_entropy(TiledKernel(shifted()[0], 2.0), min_ess=0)
+        solve_entropy(kernel, min_ess=0)
+    with pytest.raises(KdbiasError, match="kernel has 90 rows, the data 89"):
+        solve_entropy(kernel, min_ess=0.5, duplicates=Groups.of(np.r_[np.arange(89), 0], 90))
+
+
+def test_entropy_from_a_start_above_the_cap_ends_below_it():
+    kernel = TiledKernel(shifted(60)[0], LADDER)
+    cold = solve_entropy(kernel, min_ess=0.8, cap=1.5, tolerance=1e-6)
+    found = solve_entropy(kernel, min_ess=0.8, cap=1.5, tolerance=1e-6, start=np.eye(60)[7])
+    assert found.p.max() <= 1.5 / 60 * (1 + 1e-9)
+    assert found.p == pytest.approx(cold.p, abs=2e-4)
+    assert found.certified
+
+
+@pytest.mark.parametrize("wanted", [1.0, 0.9995])
+def test_entropy_reaches_the_whole_of_the_data(wanted):
+    found = solve_entropy(TiledKernel(shifted(60)[0], LADDER), min_ess=wanted)
+    assert found.ess >= wanted * (1 - 1e-3)
+    assert found.certified
+
+
+def test_entropy_needs_no_penalty_where_the_optimum_is_above_the_floor():
+    x = reference.random_sphere(40, 30)
+    free, found = solve(TiledKernel(x, 2.0), tolerance=1e-7), solve_entropy(TiledKernel(x, 2.0), min_ess=0.1)
+    assert found.ess > 0.5
+    assert found.energy == pytest.approx(free.energy, rel=1e-4)
+
+
+def test_entropy_takes_float64_for_its_proof_alone():
+    class Counting(TiledKernel):
+        exact = 0
+
+        def apply(self, p, exact=False):
+            self.exact += exact
+            return super().apply(p, exact)
+
+    kernel = Counting(shifted(90)[0], LADDER)
+    found = solve_entropy(kernel, min_ess=0.7)
+    assert found.certified
+    assert 1 <= kernel.exact < found.products / 4
+    field = kernel_of(shifted(90)[0], shifted(90)[0], LADDER) @ found.p
+    assert found.potentials == pytest.approx(field, rel=1e-6)
 
 
 def test_matching_goes_down_to_the_noise_and_no_further():
@@ -234,11 +276,22 @@ def test_the_test_keeps_its_level_and_sees_a_difference():
     [
         (np.eye(4, dtype=np.float32), np.eye(5, dtype=np.float32), "4 dimensions, the reference 5"),
         (np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)[:1], "reference of one sample"),
+        (np.eye(4, dtype=np.float32), np.zeros((2, 4), np.float32), "not of length 1"),
+        (np.full((3, 4), np.nan, np.float32), np.eye(4, dtype=np.float32), "not of length 1"),
+        (np.eye(4), np.eye(4, dtype=np.float32), "float32 unit vectors are needed"),
     ],
 )
 def test_references_that_are_none(x, y, words):
     with pytest.raises(KdbiasError, match=words):
         reference_target(x, y, 1.0)
+    with pytest.raises(KdbiasError, match="two samples or more" if len(y) == 1 else words):
+        two_sample_test(x, y, 1.0)
+
+
+@pytest.mark.parametrize("p", [np.full(90, 2 / 90), np.full(89, 1 / 89), np.full(90, np.nan)])
+def test_probabilities_that_are_none(p):
+    with pytest.raises(KdbiasError, match="probabilities"):
+        two_sample_test(*shifted(), 1.0, p)
 
 
 def test_reference_weights_that_are_none():

@@ -4,15 +4,13 @@ Acceleration by Beck & Teboulle (2009), adaptive restart by O'Donoghue & Candes 
 each iteration costs one product K p.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
-from kdbias.sphere.equilibrium.solution import NOISE, Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.solution import NOISE, Effort, Equilibrium, Groups, Point, wanted_gap
 
 _CHECK_EVERY = 5
 # Checks of the gap without progress before products take float64; three times that before the end.
@@ -23,34 +21,25 @@ def descend(
     kernel: KernelMatrix,
     feasible: FeasibleSet,
     groups: Groups,
-    *,
-    tolerance: float,
-    max_iterations: int,
-    max_seconds: float | None,
+    effort: Effort,
     start: np.ndarray | None = None,
-    began: float | None = None,
-    progress: Callable[[int, float, float], None] | None = None,
 ) -> Equilibrium:
-    """Minimise p'Kp over ``feasible``; arguments as of `equilibrium.solve`, ``start`` (m,) masses of groups.
-
-    ``began`` is the `time.perf_counter` from which seconds count; default now.
+    """Minimise p'Kp over ``feasible``, from ``start`` (m,) masses of groups or else the better of natural and
+    uniform ones; ``effort`` says how far, and counts.
     """
-    began = time.perf_counter() if began is None else began
-    search = _Search(kernel, feasible, groups, tolerance)
-    reason = search.run(start, max_iterations, max_seconds, began, progress)
-    return search.result(reason, time.perf_counter() - began)
+    search = _Search(kernel, feasible, groups, effort)
+    return search.result(search.run(start))
 
 
 class _Search:
     """Accelerated projected gradient on f(p) = p'Kp / 2, whose gradient is Kp."""
 
-    def __init__(self, kernel: KernelMatrix, feasible: FeasibleSet, groups: Groups, tolerance: float) -> None:
-        self.kernel, self.feasible, self.groups, self.tolerance = kernel, feasible, groups, tolerance
-        self.offset = kernel.constant if isinstance(kernel, Matching) else 0.0
-        self.products = self.iterations = 0
+    def __init__(self, kernel: KernelMatrix, feasible: FeasibleSet, groups: Groups, effort: Effort) -> None:
+        self.kernel, self.feasible, self.groups, self.effort = kernel, feasible, groups, effort
+        self.offset = offset_of(kernel)
         self.exact = False  # float32 products until they no longer resolve the gap
         uniform = np.full(kernel.n, 1 / kernel.n)
-        natural = groups.sizes / groups.sizes.sum()
+        natural = groups.natural
         fields = self._apply(np.stack([uniform, natural], axis=1))
         self.start_energy = float(natural @ fields[:, 1])
         self.best = Point.at(uniform, fields[:, 0], feasible)
@@ -58,16 +47,9 @@ class _Search:
             self.best = Point.at(natural, fields[:, 1], feasible)
         self.highest = self.best.energy  # no point above what the search began with is an answer
 
-    def run(
-        self,
-        start: np.ndarray | None,
-        max_iterations: int,
-        max_seconds: float | None,
-        began: float,
-        progress: Callable[[int, float, float], None] | None,
-    ) -> str:
+    def run(self, start: np.ndarray | None) -> str:
         """Iterate to the tolerance; returns how it ended."""
-        p, field = self.best.p, self.best.field
+        p, field, effort = self.best.p, self.best.field, self.effort
         if start is not None:
             p = self.feasible.project(start)
             field = self._apply(p)
@@ -78,11 +60,9 @@ class _Search:
         previous, previous_field, momentum = p, field, 1.0
         curvature, stale = 1.0, 0
         while not done:
-            if self.iterations >= max_iterations:
-                return f"stopped after {max_iterations:,} iterations"
-            if max_seconds is not None and time.perf_counter() - began > max_seconds:
-                return f"stopped after {max_seconds:g} s"
-            self.iterations += 1
+            if effort.spent:
+                return effort.spent
+            effort.iterations += 1
             following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
             push = (momentum - 1) / following
             y = p + push * (p - previous)
@@ -92,12 +72,11 @@ class _Search:
             momentum = 1.0 if (y - p_next) @ (p_next - p) > 0 else following
             previous, previous_field, p, field = p, field, p_next, field_next
             curvature *= 0.98
-            if self.iterations % _CHECK_EVERY and self.iterations < max_iterations:
+            if effort.iterations % _CHECK_EVERY and effort.iterations < effort.max_iterations:
                 continue
             before = self.best.gap
             done = self._check(p, field)
-            if progress:
-                progress(self.iterations, self.best.energy, self.best.gap)
+            effort.report(self.best)
             stale = 0 if self.best.gap < before else stale + 1
             if stale >= _PATIENCE * (3 if self.exact else 1):
                 if self.exact:
@@ -107,25 +86,23 @@ class _Search:
                 previous, previous_field, momentum, stale = p, field, 1.0, 0
         return "met the tolerance"
 
-    def result(self, reason: str, seconds: float) -> Equilibrium:
+    def result(self, reason: str) -> Equilibrium:
+        """The best point, judged in float64."""
         if not self.exact:
             self._be_exact()
         return Equilibrium.at(
             self.best,
             self.feasible,
             self.groups,
+            self.effort,
             start_energy=self.start_energy,
-            tolerance=self.tolerance,
             proven=self.kernel.definite,
-            iterations=self.iterations,
-            products=self.products,
-            seconds=seconds,
             reason=reason,
             offset=self.offset,
         )
 
     def _apply(self, p: np.ndarray) -> np.ndarray:
-        self.products += 1
+        self.effort.products += 1
         return self.kernel.apply(p, self.exact)
 
     def _be_exact(self) -> None:
@@ -167,4 +144,4 @@ class _Search:
         return self._is_good(self.best)
 
     def _is_good(self, point: Point) -> bool:
-        return point.gap <= wanted_gap(self.tolerance, self.start_energy, point.energy, self.offset)
+        return point.gap <= wanted_gap(self.effort.tolerance, self.start_energy, point.energy, self.offset)

@@ -7,33 +7,26 @@ convex, and g is finite where every p_i > 0).
 
 The method is mirror descent with the entropy as its distance, which keeps p positive and takes the penalty
 without approximation (relative smoothness: Bauschke, Bolte & Teboulle 2017; Lu, Freund & Nesterov 2018);
-one product K p an iteration, steps as long as the curvature along them allows.
+one product K p an iteration, steps as long as the curvature along them allows. Products are float32 until
+they no longer resolve the gap or the wanted effective sample size is met; the answer is proven in float64.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
-from kdbias.sphere.equilibrium.solution import NOISE, Equilibrium, Groups, Point
+from kdbias.sphere.equilibrium.solution import NOISE, Effort, Equilibrium, Groups, Point, wanted_gap
 
 _CHECK_EVERY = 5
+_PATIENCE = 20  # checks of the gap without progress
 _CLOSE = 1e-3  # relative, of the ESS
 _MOST_TRIALS = 40
 _SMALLEST = 1e-300
-
-
-@dataclass
-class _Work:
-    """What a search has spent and may spend."""
-
-    began: float
-    iterations: int = 0
-    products: int = 0
+_MET = "met the tolerance"
 
 
 def solve_entropy(
@@ -48,125 +41,146 @@ def solve_entropy(
     start: np.ndarray | None = None,
     progress: Callable[[int, float, float], None] | None = None,
 ) -> Equilibrium:
-    """Arguments and result as of `equilibrium.solve`; `lam` is mu, and `gap` that of the penalised problem.
+    """Arguments and result as of `solve.solve`; `lam` is mu, and `gap` that of the penalised problem.
 
     Args:
-        min_ess: the effective sample size (Kish) to end at, as a share of the distinct samples, in (0, 1].
+        kernel: over the m distinct samples.
+        min_ess: the effective sample size (Kish) to end at, as a share of the distinct samples, in (0, 1];
+            what needs no penalty to be above it stays there.
+        start: (n,) warm start, a distribution; default uniform. It is brought under the cap.
 
     Raises:
-        KdbiasError: a floor of 0 (the penalty would vanish, and with it what it is for).
+        KdbiasError: a floor of 0 (the penalty would vanish, and with it what it is for), or a kernel that is
+            not one over the distinct samples.
     """
     if not 0 < min_ess <= 1:
         raise KdbiasError(f"the entropy penalty needs a floor on the ESS in (0, 1], got {min_ess:g}")
     groups = Groups.of(None, kernel.n) if duplicates is None else duplicates
-    feasible, work = FeasibleSet.of(kernel.n, None, cap), _Work(time.perf_counter())
-    natural = groups.sizes / groups.sizes.sum()
-    uniform = np.full(kernel.n, 1 / kernel.n)
-    start_energy = float(natural @ _product(kernel, natural, work))
-    p = uniform if start is None else np.maximum(groups.collapse(start), _SMALLEST)
-    field = _product(kernel, p, work)
-    mu = max(2 * float(np.std(field)), NOISE)  # where field and penalty weigh about alike
-    low = high = None  # brackets of log mu: ESS rises with it
-    reason, trials = "met the tolerance", 0
-    while True:
-        p, field, gap, reason = _descend(
-            kernel,
-            feasible,
-            mu,
-            p,
-            field,
-            start_energy,
-            tolerance,
-            work,
-            max_iterations,
-            max_seconds,
-            progress,
-        )
-        ess, trials = 1 / float(p @ p) / kernel.n, trials + 1
-        ended = reason != "met the tolerance" or trials == _MOST_TRIALS
-        if ended or abs(ess - min_ess) <= _CLOSE * min_ess or min_ess >= 1 - _CLOSE:
-            break
-        if ess < min_ess:
-            low = np.log(mu)
-        else:
-            high = np.log(mu)
-        if low is None or high is None:
-            mu *= 4.0 if low is not None else 0.25
-        else:
-            mu = float(np.exp((low + high) / 2))
-    point = Point(p, field, float(p @ field), gap, mu)
-    return replace(
-        Equilibrium.at(
-            point,
-            feasible,
-            groups,
-            start_energy=start_energy,
-            tolerance=tolerance,
-            proven=kernel.definite,
-            iterations=work.iterations,
-            products=work.products,
-            seconds=time.perf_counter() - work.began,
-            reason=reason,
-            offset=_offset(kernel),
-        ),
-        lam=mu,
+    groups.require(kernel.n)
+    effort = Effort(tolerance, max_iterations, max_seconds, progress)
+    search = _Search(kernel, FeasibleSet.of(kernel.n, None, cap), groups, effort)
+    if start is not None:
+        search.begin(groups.collapse(start))
+    reason = search.towards(min_ess)
+    answer = Equilibrium.at(
+        search.point,
+        search.feasible,
+        groups,
+        effort,
+        start_energy=search.start_energy,
+        proven=kernel.definite,
+        reason=reason,
+        offset=search.offset,
     )
+    return replace(answer, lam=search.mu)
 
 
-def _offset(kernel: KernelMatrix) -> float:
-    return kernel.constant if isinstance(kernel, Matching) else 0.0
+class _Search:
+    """Mirror descent on p'Kp + mu sum p log p, and the search for mu.
 
+    Attributes:
+        point: p with its field and the gap of the penalised problem.
+        mu: the weight of the penalty.
+        exact: whether products are taken in float64.
+    """
 
-def _product(kernel: KernelMatrix, p: np.ndarray, work: _Work) -> np.ndarray:
-    work.products += 1
-    return kernel.apply(p, exact=True)
+    def __init__(self, kernel: KernelMatrix, feasible: FeasibleSet, groups: Groups, effort: Effort) -> None:
+        self.kernel, self.feasible, self.effort = kernel, feasible, effort
+        self.offset, self.exact = offset_of(kernel), False
+        uniform = np.full(kernel.n, 1 / kernel.n)
+        fields = self._apply(np.stack([uniform, groups.natural], axis=1))
+        self.start_energy = float(groups.natural @ fields[:, 1])
+        self.mu = max(2 * float(np.std(fields[:, 0])), NOISE)  # where field and penalty weigh about alike
+        self.point = self._at(uniform, fields[:, 0])
 
+    def begin(self, p: np.ndarray) -> None:
+        """Start from p (m,), as near to it as the cap allows."""
+        p = _from_logits(np.log(np.maximum(p, _SMALLEST)), self.feasible.cap)
+        field = self._apply(p)
+        self.mu = max(2 * float(np.std(field)), NOISE)
+        self.point = self._at(p, field)
 
-def _descend(
-    kernel: KernelMatrix,
-    feasible: FeasibleSet,
-    mu: float,
-    p: np.ndarray,
-    field: np.ndarray,
-    start_energy: float,
-    tolerance: float,
-    work: _Work,
-    max_iterations: int,
-    max_seconds: float | None,
-    progress: Callable[[int, float, float], None] | None,
-) -> tuple[np.ndarray, np.ndarray, float, str]:
-    """Mirror descent at one mu; returns p, its field, the gap and how it ended."""
-    smooth, gap = mu, np.inf
-    for i in range(max_iterations):
-        if i % _CHECK_EVERY == 0:
-            gap, energy = _gap(feasible, mu, p, field), float(p @ field)
-            if progress:
-                progress(work.iterations, energy, gap)
-            if gap <= max(tolerance * (start_energy - energy), NOISE * (energy + _offset(kernel))):
-                return p, field, gap, "met the tolerance"
-        if work.iterations >= max_iterations:
-            return p, field, _gap(feasible, mu, p, field), f"stopped after {max_iterations:,} iterations"
-        if max_seconds is not None and time.perf_counter() - work.began > max_seconds:
-            return p, field, _gap(feasible, mu, p, field), f"stopped after {max_seconds:g} s"
-        work.iterations += 1
+    def towards(self, min_ess: float) -> str:
+        """Find the mu that leads to this effective sample size; returns how the search ended."""
+        low = high = None  # brackets of log mu: ESS rises with it
+        for _ in range(_MOST_TRIALS):
+            reason = self._descend()
+            ess = 1 / float(self.point.p @ self.point.p) / self.kernel.n
+            free = ess >= min_ess and self.mu * np.log(self.kernel.n) < self._resolved()
+            if reason != _MET or free or abs(ess - min_ess) <= _CLOSE * min_ess:
+                if self.exact:
+                    return reason
+                self._be_exact()
+                if reason != _MET:
+                    return reason
+                continue
+            if ess < min_ess:
+                low = np.log(self.mu)
+            else:
+                high = np.log(self.mu)
+            if low is None or high is None:
+                self.mu *= 4.0 if low is not None else 0.25
+            else:
+                self.mu = float(np.exp((low + high) / 2))
+        self._be_exact()
+        return f"stopped at an effective sample size of {ess:.1%}"
+
+    def _descend(self) -> str:
+        """Mirror descent at this mu; returns how it ended."""
+        p, field = self.point.p, self.point.field
+        smooth, least, stale, i = self.mu, np.inf, 0, 0
         while True:
-            logits = (smooth * np.log(p) - 2 * field) / (smooth + mu)
-            following = _from_logits(logits, feasible.cap)
-            following_field = _product(kernel, following, work)
+            spent = self.effort.spent
+            if i % _CHECK_EVERY == 0 or spent:
+                self.point = self._at(p, field)
+                self.effort.report(self.point)
+                if self.point.gap <= self._wanted():
+                    return _MET
+                stale = 0 if self.point.gap < least else stale + 1
+                least = min(least, self.point.gap)
+                if stale >= _PATIENCE * (3 if self.exact else 1):
+                    if self.exact:
+                        return "no further progress within rounding"
+                    self._be_exact()
+                    field, least, stale = self.point.field, np.inf, 0
+            if spent:
+                return spent
+            self.effort.iterations += 1
+            p, field, smooth = self._step(p, field, smooth)
+            smooth, i = 0.7 * smooth, i + 1
+
+    def _step(self, p: np.ndarray, field: np.ndarray, smooth: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """One step from p whose length the curvature along it allows."""
+        while True:
+            following = _from_logits((smooth * np.log(p) - 2 * field) / (smooth + self.mu), self.feasible.cap)
+            following_field = self._apply(following)
             move = following - p
             bend = float(move @ (following_field - field))
             distance = float(np.sum(following * np.log(following / p)) - move.sum())
             if bend <= smooth * distance * (1 + 1e-6) + 1e-16:
-                break
-            smooth = max(2 * smooth, bend / max(distance, 1e-300))
-        p, field, smooth = following, following_field, 0.7 * smooth
-    return p, field, _gap(feasible, mu, p, field), f"stopped after {max_iterations:,} iterations"
+                return following, following_field, smooth
+            smooth = max(2 * smooth, bend / max(distance, _SMALLEST))
 
+    def _at(self, p: np.ndarray, field: np.ndarray) -> Point:
+        """The point p with its gap at this mu."""
+        gradient = 2 * field + self.mu * np.log(p)  # + mu: the same everywhere
+        lowest, _ = self.feasible.lowest(gradient)
+        return Point(p, field, float(p @ field), max(float(p @ gradient) - lowest, 0.0), self.mu)
 
-def _gap(feasible: FeasibleSet, mu: float, p: np.ndarray, field: np.ndarray) -> float:
-    gradient = 2 * field + mu * np.log(p)  # + mu: the same everywhere
-    lowest, _ = feasible.lowest(gradient)
-    return max(float(p @ gradient) - lowest, 0.0)
+    def _wanted(self) -> float:
+        return wanted_gap(self.effort.tolerance, self.start_energy, self.point.energy, self.offset)
+
+    def _resolved(self) -> float:
+        return NOISE * (self.point.energy + self.offset)
+
+    def _apply(self, p: np.ndarray) -> np.ndarray:
+        self.effort.products += 1
+        return self.kernel.apply(p, self.exact)
+
+    def _be_exact(self) -> None:
+        """Take products in float64 from here on and judge the point anew."""
+        self.exact = True
+        self.point = self._at(self.point.p, self._apply(self.point.p))
 
 
 def _from_logits(logits: np.ndarray, cap: float) -> np.ndarray:

@@ -143,6 +143,7 @@ class TiledKernel:
         return self._row_sums
 
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        """As of `KernelMatrix.apply`; ``exact`` sums in float64, over float32 tiles."""
         # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the
         # deviation from uniform sampling, and their rounding shrinks with it.
         columns = p[:, None] if p.ndim == 1 else p
@@ -232,6 +233,11 @@ def from_half(half: np.ndarray, out: np.ndarray) -> np.ndarray:
     return widen_positive(half, 2.0**-_HALF_SCALE, out)
 
 
+def offset_of(kernel: KernelMatrix) -> float:
+    """What the energy of a kernel is the small rest of: a `Matching`'s constant, 0 for any other."""
+    return kernel.constant if isinstance(kernel, Matching) else 0.0
+
+
 class Matching:
     """The kernel of a discrepancy, K - k 1' - 1 k' + c 1 1', with a target's kernel means k and its own, c.
 
@@ -250,6 +256,7 @@ class Matching:
         self.inner, self.mean, self.constant = inner, mean, constant
 
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        """Half the gradient of MMD^2, for p (n,) or (n, m); as of `KernelMatrix.apply`."""
         total = p.sum(axis=0)
         mean = self.mean if p.ndim == 1 else self.mean[:, None]
         return self.inner.apply(p, exact) - mean * total + (self.constant * total - self.mean @ p)

@@ -73,7 +73,7 @@ def match(
     """
     groups = Groups.of(None, kernel.n) if groups is None else groups
     shifted = Matching(kernel, target.mean, target.constant)
-    natural = groups.sizes / groups.sizes.sum()
+    natural = groups.natural
     start = max(target.discrepancy(natural, kernel.apply(natural, exact=True)), 0.0)
     noise = target.noise
     if stop and start <= noise:

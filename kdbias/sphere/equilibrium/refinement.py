@@ -8,15 +8,12 @@ all of K in memory. Where S is too crude (few dimensions, a wide kernel), rounds
 then goes on by itself from the point that was reached.
 """
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 
 from kdbias.sphere.equilibrium.descent import descend
-from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching, TiledKernel
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching, TiledKernel, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
-from kdbias.sphere.equilibrium.solution import Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups, Point, wanted_gap
 from kdbias.sphere.equilibrium.stand_in import NearKernel
 
 _MOST_ROUNDS = 25
@@ -59,51 +56,44 @@ def refine(
     kernel: TiledKernel | Matching,
     feasible: FeasibleSet,
     groups: Groups,
-    *,
-    tolerance: float,
-    max_iterations: int,
-    max_seconds: float | None,
-    start: np.ndarray | None,
-    progress: Callable[[int, float, float], None] | None,
+    effort: Effort,
+    start: np.ndarray | None = None,
 ) -> Equilibrium:
-    """`equilibrium.solve` with few exact products; arguments as there, ``start`` (m,) masses of groups."""
-    began = time.perf_counter()
+    """What `descent.descend` gives, with few exact products; arguments as there."""
     tiled = kernel.inner if isinstance(kernel, Matching) else kernel
     assert isinstance(tiled, TiledKernel)
-    offset = kernel.constant if isinstance(kernel, Matching) else 0.0
+    offset, natural = offset_of(kernel), groups.natural
     n, stand_in, distinct = kernel.n, _stand_in(tiled), Groups.of(None, kernel.n)
-    uniform, natural = np.full(n, 1 / n), groups.sizes / groups.sizes.sum()
-    products = iterations = 0
 
     def field_of(p: np.ndarray) -> np.ndarray:
-        nonlocal products
-        products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
+        effort.products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
         return kernel.apply(p, exact=True)
 
     start_energy = float(natural @ field_of(natural))
-    begin = uniform if start is None else feasible.project(start)
+    begin = np.full(n, 1 / n) if start is None else feasible.project(start)
     point = Point.at(begin, field_of(begin), feasible)
     damping, reason, gaps = 0.0, "met the tolerance", [point.gap]
     for rounds in range(_MOST_ROUNDS + 1):
-        if progress:
-            progress(iterations, point.energy, point.gap)
-        if point.gap <= wanted_gap(tolerance, start_energy, point.energy, offset):
+        effort.report(point)
+        if point.gap <= wanted_gap(effort.tolerance, start_energy, point.energy, offset):
             break
-        left = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
-        if rounds == _MOST_ROUNDS or iterations >= max_iterations or (left is not None and left <= 0):
-            limit = f"{max_seconds:g} s" if left is not None and left <= 0 else f"{iterations:,} iterations"
-            reason = f"stopped after {limit} and {products:,} exact products"
+        if rounds == _MOST_ROUNDS or effort.spent:
+            spent = effort.spent or f"stopped after {effort.iterations:,} iterations"
+            reason = f"{spent} and {effort.products:,} exact products"
             break
+        inner = Effort(
+            _STEP_TOLERANCE * effort.tolerance,
+            effort.max_iterations - effort.iterations,
+            effort.seconds_left,
+        )
         step = descend(
             _Anchored(stand_in, point.p, point.field, damping),
             feasible,
             distinct,
-            tolerance=_STEP_TOLERANCE * tolerance,
-            max_iterations=max_iterations - iterations,
-            max_seconds=left,
+            inner,
             start=point.p,
         )
-        iterations += step.iterations
+        effort.iterations += step.iterations
         move, bend = step.p - point.p, field_of(step.p) - point.field
         share = _best_share(float(move @ point.field), float(move @ bend))
         point = Point.at(point.p + share * move, point.field + share * bend, feasible)
@@ -120,12 +110,9 @@ def refine(
         point,
         feasible,
         groups,
+        effort,
         start_energy=start_energy,
-        tolerance=tolerance,
         proven=True,
-        iterations=iterations,
-        products=products,
-        seconds=time.perf_counter() - began,
         reason=reason,
         offset=offset,
     )

@@ -1,14 +1,61 @@
 """What the equilibrium's solvers share: samples that count as one, and the answer with its certificate."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.tables.weight_manifest import LEAST_WEIGHT
 
 NOISE = 1e-7
 """Share of the energy: what float32 products can still resolve."""
+
+
+@dataclass
+class Effort:
+    """When a search ends, and what it has spent so far.
+
+    Attributes:
+        tolerance: stop once gap <= tolerance * (natural energy - energy).
+        max_iterations, max_seconds: where a bad case ends; None = no limit.
+        progress: called with (iteration, energy, gap) each time the gap is known.
+        began: the `time.perf_counter` from which seconds count.
+        iterations, products: steps taken and products K p computed.
+    """
+
+    tolerance: float = 1e-3
+    max_iterations: int = 2000
+    max_seconds: float | None = None
+    progress: Callable[[int, float, float], None] | None = None
+    began: float = field(default_factory=time.perf_counter)
+    iterations: int = 0
+    products: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds so far."""
+        return time.perf_counter() - self.began
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of `max_seconds`; None without that limit."""
+        return None if self.max_seconds is None else self.max_seconds - self.seconds
+
+    @property
+    def spent(self) -> str | None:
+        """Which limit was reached, for people; None where there is more to spend."""
+        if self.iterations >= self.max_iterations:
+            return f"stopped after {self.max_iterations:,} iterations"
+        left = self.seconds_left
+        return f"stopped after {self.max_seconds:g} s" if left is not None and left < 0 else None
+
+    def report(self, point: "Point") -> None:
+        """Tell `progress` how good a point is."""
+        if self.progress:
+            self.progress(self.iterations, point.energy, point.gap)
 
 
 @dataclass(frozen=True)
@@ -35,7 +82,18 @@ class Groups:
 
     @property
     def distinct(self) -> int:
+        """m."""
         return len(self.first)
+
+    @property
+    def natural(self) -> np.ndarray:
+        """(m,) float64 masses of natural sampling, which draws each member alike."""
+        return self.sizes / self.sizes.sum()
+
+    def require(self, n: int) -> None:
+        """Raise KdbiasError where a kernel of n rows is not one over the distinct samples."""
+        if n != self.distinct:
+            raise KdbiasError(f"the kernel has {n:,} rows, the data {self.distinct:,} distinct samples")
 
     def collapse(self, p: np.ndarray) -> np.ndarray:
         """(n,) masses of rows -> (m,) masses of groups."""
@@ -125,17 +183,21 @@ class Equilibrium:
         point: Point,
         feasible: FeasibleSet,
         groups: Groups,
+        effort: Effort,
         *,
         start_energy: float,
-        tolerance: float,
         proven: bool,
-        iterations: int,
-        products: int,
-        seconds: float,
         reason: str,
         offset: float = 0.0,
     ) -> "Equilibrium":
-        """The answer that a point over the groups is, without the noise of the search."""
+        """The answer that a point over the groups is, without the noise of the search.
+
+        Args:
+            start_energy: of natural sampling.
+            proven: whether the point's gap is a proof.
+            reason: how the search ended.
+            offset: as of `wanted_gap`.
+        """
         p = feasible.without_noise(point.p, groups.least)
         # K's entries are at most 1, so the square of this change, 1e-18, is all that the sum leaves out.
         energy = point.energy + 2 * float((p - point.p) @ point.field)
@@ -151,10 +213,10 @@ class Equilibrium:
             ess=1 / square / len(p),
             distinct=len(p),
             potentials=point.field[groups.group],
-            iterations=iterations,
-            products=products,
-            seconds=seconds,
-            certified=proven and gap <= wanted_gap(tolerance, start_energy, energy, offset),
+            iterations=effort.iterations,
+            products=effort.products,
+            seconds=effort.seconds,
+            certified=proven and gap <= wanted_gap(effort.tolerance, start_energy, energy, offset),
             proven=proven,
             reason=reason,
         )

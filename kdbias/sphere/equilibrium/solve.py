@@ -9,8 +9,8 @@ p'(K + lambda I)p for the lambda that the floor needs: the search for lambda hap
 where it costs O(n), instead of around the solver, where each trial would cost products.
 """
 
-import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from kdbias.sphere.equilibrium.kernel_matrix import (
 )
 from kdbias.sphere.equilibrium.refinement import STALLED, refine
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
-from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
+from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups
 
 
 def solve(
@@ -66,7 +66,7 @@ def solve(
     Raises:
         KdbiasError: a floor or cap outside its range, or no t with rows.
     """
-    began = time.perf_counter()
+    effort = Effort(tolerance, max_iterations, max_seconds, progress)
     if not isinstance(duplicates, Groups):
         duplicates = Groups.of(duplicates, len(kernel) if isinstance(kernel, np.ndarray) else kernel.n)
     groups = duplicates
@@ -74,33 +74,14 @@ def solve(
         if t is None or not np.min(t) > 0:
             raise KdbiasError(f"the equilibrium of embeddings needs a bandwidth t > 0, got {t}")
         kernel = kernel_matrix(kernel[groups.first], t, memory, threads)
-    if kernel.n != groups.distinct:
-        raise KdbiasError(f"the kernel has {kernel.n:,} rows, the data {groups.distinct:,} distinct samples")
+    groups.require(kernel.n)
     feasible = FeasibleSet.of(kernel.n, min_ess, cap)
     begin = None if start is None else groups.collapse(start)
     tiled = kernel.inner if isinstance(kernel, Matching) else kernel
     if isinstance(kernel, TiledKernel | Matching) and isinstance(tiled, TiledKernel) and tiled.kept is None:
-        refined = refine(
-            kernel,
-            feasible,
-            groups,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            max_seconds=max_seconds,
-            start=begin,
-            progress=progress,
-        )
+        refined = refine(kernel, feasible, groups, effort, begin)
         if refined.reason != STALLED:
             return refined
         begin = groups.collapse(refined.p)
-    return descend(
-        kernel,
-        feasible,
-        groups,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        max_seconds=max_seconds,
-        start=begin,
-        began=began,
-        progress=progress,
-    )
+        effort = replace(effort, iterations=0, products=0)
+    return descend(kernel, feasible, groups, effort, begin)

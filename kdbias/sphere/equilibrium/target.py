@@ -15,6 +15,7 @@ import numpy as np
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile
 from kdbias.sphere.null import log_null
+from kdbias.sphere.vectors import require_unit_rows
 from kdbias.sphere.workers import Workspace, over_rows
 
 _ROWS = 1024
@@ -87,24 +88,33 @@ def reference_target(
         progress: called with the number of data rows done after each block.
 
     Raises:
-        KdbiasError: dimensions that differ, masses that are none, or a reference that is a single sample.
+        KdbiasError: rows that are no unit vectors, dimensions that differ, masses that are none, or a
+            reference that is a single sample.
     """
-    if x.shape[1] != reference.shape[1]:
-        raise KdbiasError(
-            f"the data have {x.shape[1]} dimensions, the reference {reference.shape[1]}: both must be "
-            "embedded by the same teacher"
-        )
-    q = (
-        np.full(len(reference), 1 / len(reference))
-        if masses is None
-        else checked_masses(masses, len(reference))
-    )
+    require_same_sphere(x, reference)
+    m = len(reference)
+    q = np.full(m, 1 / m) if masses is None else checked_masses(masses, m)
     square = float(q @ q)
     if square >= 1:
         raise KdbiasError("a reference of one sample says nothing about a distribution; give some hundreds")
     mean = kernel_means(x, reference, q, t, threads, progress)
     constant = float(q @ kernel_means(reference, reference, q, t, threads))
     return Target(mean, constant, (constant - square) / (1 - square), 1 / square)
+
+
+def require_same_sphere(x: np.ndarray, reference: np.ndarray) -> None:
+    """Refuse data (n, d) and a reference (m, d) that are not both float32 unit rows of the same d.
+
+    Raises:
+        KdbiasError: they are not.
+    """
+    require_unit_rows(x)
+    require_unit_rows(reference)
+    if x.shape[1] != reference.shape[1]:
+        raise KdbiasError(
+            f"the data have {x.shape[1]} dimensions, the reference {reference.shape[1]}: both must be "
+            "embedded by the same teacher"
+        )
 
 
 def masses_target(field: np.ndarray, q: np.ndarray) -> Target:

@@ -10,6 +10,8 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile
+from kdbias.sphere.equilibrium.target import require_same_sphere
+from kdbias.sphere.potentials import probabilities
 
 MOST = 2000
 """Samples drawn of the data: beyond it the reference's size decides the power."""
@@ -62,8 +64,11 @@ def two_sample_test(
         seed: of draws and permutations.
 
     Raises:
-        KdbiasError: fewer than two samples on a side.
+        KdbiasError: rows that are no unit vectors, dimensions that differ, p that are no probabilities, or
+            fewer than two samples on a side.
     """
+    require_same_sphere(x, reference)
+    p = None if p is None else probabilities(len(x), p)[0]
     rng = np.random.default_rng(seed)
     count = min(len(x), most)
     if p is not None and np.ptp(p) > 0:
