@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
-from kdbias.sphere.equilibrium.refinement import refine
+from kdbias.sphere.equilibrium.refinement import NearKernel, refine
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups
 from kdbias.sphere.equilibrium.solve import solve
-from kdbias.sphere.equilibrium.stand_in import NearKernel
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
