@@ -20,6 +20,7 @@ from contestants import clustered
 from kdbias.measurement.density import choose_bandwidths
 from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.cells.estimate import estimate_pairs
+from kdbias.sphere.cells.job import Estimate
 
 
 def load(path: str) -> np.ndarray:
@@ -31,9 +32,8 @@ def load(path: str) -> np.ndarray:
 def compare(name: str, x: np.ndarray, options: argparse.Namespace) -> None:
     bandwidths = choose_bandwidths(x, None, options.t).values
     started = time.process_time()
-    estimate = estimate_pairs(
-        x, bandwidths, k=options.k, probes=options.probes, threads=options.threads, seed=options.seed
-    )
+    how = Estimate(k=options.k, probes=options.probes, threads=options.threads, seed=options.seed)
+    estimate = estimate_pairs(x, bandwidths, how=how)
     estimate_seconds = time.process_time() - started
     started = time.process_time()
     if options.rows:

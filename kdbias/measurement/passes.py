@@ -15,6 +15,7 @@ from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile, require_memory
 from kdbias.sphere.cells.check import exact_cosines, neighbour_quality
 from kdbias.sphere.cells.estimate import estimate_bytes, estimate_pairs
+from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
 
@@ -133,17 +134,8 @@ class PassPlan:
         needed = partial(estimate_bytes, len(x), x.shape[1], k, len(p), len(bandwidths), self.threads)
         tile = self._tile(needed, len(x), k, len(p))
         with progress.bar(100, "%", "cells") as bar:
-            found = estimate_pairs(
-                x,
-                bandwidths,
-                p,
-                k=k,
-                near=near,
-                seed=self.settings.seed,
-                tile=tile,
-                threads=self.threads,
-                progress=lambda share: bar.update(100 * share),
-            )
+            how = Estimate(k=k, near=near, seed=self.settings.seed, tile=tile, threads=self.threads)
+            found = estimate_pairs(x, bandwidths, p, how=how, progress=lambda share: bar.update(100 * share))
         search = {"kind": "ivf", "k": k, **found.quality}
         return PassResult(found.pairs, found.pair_energies, found.energy_errors, found.half_widths, search)
 

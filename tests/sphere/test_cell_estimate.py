@@ -9,7 +9,7 @@ from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.cells.cells import visit
 from kdbias.sphere.cells.check import CellCheck, agreement, exact_cosines, neighbour_quality
 from kdbias.sphere.cells.estimate import CellEstimate, estimate_bytes, estimate_pairs
-from kdbias.sphere.cells.job import CellJob
+from kdbias.sphere.cells.job import CellJob, Estimate
 from kdbias.sphere.cells.near import NearCells
 from tests import reference
 
@@ -31,7 +31,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def estimate(data) -> CellEstimate:
-    return estimate_pairs(*(data[0], T, data[1]), k=10, near=0.9, probes=16, threads=2)
+    return estimate_pairs(data[0], T, data[1], how=Estimate(k=10, near=0.9, probes=16, threads=2))
 
 
 def test_potentials_are_close(data, estimate: CellEstimate) -> None:
@@ -63,14 +63,14 @@ def test_energies_are_as_uncertain_as_rows_prove_to_be(data, monkeypatch: pytest
     for factor in (1.0, 2 * 1.96):  # half-widths of a 95 % interval are 1.96 standard errors
         factors = np.full((1, len(T)), factor)
         monkeypatch.setattr(CellCheck, "verdict", lambda check, width, found, factors=factors: (factors, {}))
-        errors.append(estimate_pairs(data[0][:2000], T, probes=4, threads=1).energy_errors)
+        errors.append(estimate_pairs(data[0][:2000], T, how=Estimate(probes=4, threads=1)).energy_errors)
     np.testing.assert_allclose(errors[1], 2 * errors[0], rtol=0.05)
 
 
 def test_what_one_side_alone_sees_counts_as_two_standard_errors(data) -> None:
     x = data[0][:1500]
     p, surprise = reference.natural(len(x))[None], 0.6
-    job = CellJob(x, [2.0, 10.0], p, 0, None, 300, lambda cells: 4, seed=0, threads=1)
+    job = CellJob(x, [2.0, 10.0], p, Estimate(landmarks=300, probes=4, threads=1))
     near = NearCells(job, surprise)
     visit(x, job.cells, job.nearest, near.consume, threads=1)
     looks = (job.cells.cell[None, :, None] == job.nearest[:, None, :]).any(axis=2)  # sample, member
@@ -109,7 +109,7 @@ def test_counts_miss_little(data, estimate: CellEstimate) -> None:
 
 def test_looking_into_all_cells_is_exact(data) -> None:
     x = data[0][:500]
-    estimate = estimate_pairs(x, T, k=5, near=0.9, probes=10_000, threads=1)
+    estimate = estimate_pairs(x, T, how=Estimate(k=5, near=0.9, probes=10_000, threads=1))
     exact = all_pairs(x, T, k=5, near=0.9, threads=1)
     np.testing.assert_allclose(estimate.pairs.potentials, exact.potentials, rtol=2e-5)
     np.testing.assert_allclose(estimate.pairs.cosines, exact.cosines, atol=1e-6)
@@ -121,15 +121,15 @@ def test_looking_into_all_cells_is_exact(data) -> None:
 
 def test_probes_are_chosen_by_the_wanted_error(data) -> None:
     x = data[0]
-    loose = estimate_pairs(x, [2.0], tolerance=0.5, threads=2).quality
-    tight = estimate_pairs(x, [2.0], tolerance=1e-9, threads=2).quality
+    loose = estimate_pairs(x, [2.0], how=Estimate(tolerance=0.5, threads=2)).quality
+    tight = estimate_pairs(x, [2.0], how=Estimate(tolerance=1e-9, threads=2)).quality
     assert loose["probes"] < tight["probes"]
     assert tight["probes"] <= 0.04 * tight["cells"]
 
 
 def test_same_seed_same_estimate(data) -> None:
     x = data[0][:800]
-    one, other = (estimate_pairs(x, [3.0], probes=6, threads=t, seed=5) for t in (1, 3))
+    one, other = (estimate_pairs(x, [3.0], how=Estimate(probes=6, threads=t, seed=5)) for t in (1, 3))
     np.testing.assert_allclose(one.pairs.potentials, other.pairs.potentials, rtol=1e-9)
     np.testing.assert_allclose(one.pair_energies, other.pair_energies, rtol=1e-9)
 
@@ -137,13 +137,13 @@ def test_same_seed_same_estimate(data) -> None:
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_few_samples(n: int) -> None:
     x = reference.random_sphere(n, 4)
-    estimate = estimate_pairs(x, [2.0], k=n - 1, threads=1)
+    estimate = estimate_pairs(x, [2.0], how=Estimate(k=n - 1, threads=1))
     np.testing.assert_allclose(estimate.pairs.potentials[0, 0], reference.potentials(x, 2.0), rtol=1e-5)
 
 
 def test_duplicates(data) -> None:
     x = np.repeat(reference.random_sphere(4, 8), 100, axis=0)
-    estimate = estimate_pairs(x, [3.0], k=7, near=0.999, threads=1)
+    estimate = estimate_pairs(x, [3.0], how=Estimate(k=7, near=0.999, threads=1))
     np.testing.assert_allclose(estimate.pairs.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-3)
     assert (estimate.pairs.counts == 99).all()
 
@@ -153,7 +153,7 @@ def test_covers_on_real_embeddings(real_data, name: str) -> None:
     x = np.load(real_data / name).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     t = [2.0, 5.0]
-    estimate, exact = estimate_pairs(x, t, seed=2), all_pairs(x, t)
+    estimate, exact = estimate_pairs(x, t, how=Estimate(seed=2)), all_pairs(x, t)
     assert (coverage(estimate, exact.without_self) > 0.91).all()
     off = np.abs(estimate.pair_energies - exact.pair_energies)
     assert (off <= 3.5 * estimate.energy_errors).all()
@@ -164,7 +164,7 @@ def test_samples_that_see_nothing_have_finite_errors() -> None:
     x = reference.clustered_sphere(600, 16, 3, spread=0.2)
     p = reference.probabilities(reference.cosines(x)[0] > 0.5)
     t = [4.0, 300.0, 4300.0]
-    estimate, exact = estimate_pairs(x, t, p, threads=1), all_pairs(x, t, p, threads=1)
+    estimate, exact = estimate_pairs(x, t, p, how=Estimate(threads=1)), all_pairs(x, t, p, threads=1)
     assert (exact.potentials == 0).any()
     for name in ("rms_relative_error", "largest_relative_error"):
         assert np.isfinite(estimate.quality[name]).all()
@@ -174,7 +174,7 @@ def test_samples_that_see_nothing_have_finite_errors() -> None:
 
 def test_intervals_cover_where_rounding_is_all_there_is(data) -> None:
     x = data[0][:600]  # fewer than landmarks: no sampling error
-    estimate, exact = estimate_pairs(x, T, threads=1), all_pairs(x, T, threads=1)
+    estimate, exact = estimate_pairs(x, T, how=Estimate(threads=1)), all_pairs(x, T, threads=1)
     # The check rounds its sums in another order than the estimate.
     assert (coverage(estimate, exact.without_self) > 0.85).all()
 
@@ -196,7 +196,7 @@ def test_neighbour_quality_counts_ties_as_found() -> None:
 def test_errors_stay_small_where_rounding_is_all_there_is() -> None:
     x = reference.clustered_sphere(3000, 8, 60)
     p = reference.natural(3000)[None]
-    found = estimate_pairs(x, [64.0], p, k=10, near=0.9, probes=16, threads=2)
+    found = estimate_pairs(x, [64.0], p, how=Estimate(k=10, near=0.9, probes=16, threads=2))
     exact = all_pairs(x, [64.0], p, threads=2)
     energy = float((p * exact.without_self[:, 0]).sum())
     assert abs(found.pair_energies[0, 0] - energy) <= 3 * found.energy_errors[0, 0]
@@ -206,9 +206,9 @@ def test_errors_stay_small_where_rounding_is_all_there_is() -> None:
 def test_a_check_takes_the_same_memory_for_any_number_of_samples() -> None:
     x = reference.random_sphere(40_000, 4)
     p = reference.natural(len(x))[None]
-    job = CellJob(x, T, p, 3, None, 64, lambda cells: 4, seed=0, threads=1)
+    job = CellJob(x, T, p, Estimate(k=3, landmarks=64, queries=64, probes=4, threads=1))
     tracemalloc.start()
-    check = CellCheck(job, 64, seed=0, probes=4)
+    check = CellCheck(job)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 << 20
@@ -229,9 +229,9 @@ def test_memory_is_as_planned(k: int, schemes: int, threads: int, tile: int) -> 
     x = np.repeat(reference.clustered_sphere(1500, 16, 40), [6] * 500 + [2] * 1000, axis=0)
     p = np.stack([reference.probabilities(np.random.default_rng(m).random(len(x))) for m in range(schemes)])
     t = [2.0, 4.0, 40.0]
-    estimate_pairs(x[:300], t, k=3, near=0.9)  # what is imported or set up once does not count
+    estimate_pairs(x[:300], t, how=Estimate(k=3, near=0.9))  # what is imported or set up once does not count
     tracemalloc.start()
-    estimate_pairs(x, t, p, k=k, near=0.9, tile=tile, threads=threads)
+    estimate_pairs(x, t, p, how=Estimate(k=k, near=0.9, tile=tile, threads=threads))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     planned = estimate_bytes(*x.shape, k, schemes, 3, threads, tile)

@@ -12,18 +12,8 @@ from kdbias.sphere.vectors import distances, rank_correlation
 from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
-PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-LARGEST_SHARE = 0.04  # of the cells that a sample may look into, where no number of probes is asked for
-_FEWEST = 8
 # Of a block of cosines; some ten arrays of its size are held at a time.
 _ROWS, _COLUMNS = 32, 8192
-
-
-def widths(cells: int, probes: int | None) -> list[int]:
-    """Numbers of probes to try, ascending."""
-    most = max(_FEWEST, int(LARGEST_SHARE * cells))
-    wanted = [q for q in PROBES if q <= most] if probes is None else [probes]
-    return sorted({min(q, cells) for q in wanted})
 
 
 class CellCheck:
@@ -36,26 +26,23 @@ class CellCheck:
 
     Args:
         job: what is estimated.
-        queries: how many samples.
-        seed: of their choice.
-        probes: the number of probes, if it is not to be chosen.
     """
 
-    def __init__(self, job: CellJob, queries: int, seed: int, probes: int | None) -> None:
+    def __init__(self, job: CellJob) -> None:
         self.job = job
-        rng = np.random.default_rng(seed + 2)
-        self.rows = rng.choice(job.n, min(queries, job.n), replace=False)
+        rng = np.random.default_rng(job.how.seed + 2)
+        self.rows = rng.choice(job.n, min(job.how.queries, job.n), replace=False)
         # Too few samples to split are used twice.
         quarter = len(self.rows) // 4 if len(self.rows) >= 64 else 0
         self.choosing = slice(0, quarter or len(self.rows))
         self.judging = slice(quarter, len(self.rows))
-        self.probes = widths(job.cells.count, probes)
+        self.probes = job.how.widths(job.cells.count)
         m, bandwidths = len(job.p), len(job.kernels.bandwidths)
         shape = (len(self.probes), m, bandwidths, len(self.rows))
         self.exact = np.zeros(shape[1:])
         self.estimates, self.errors = np.zeros((2, *shape)), np.zeros(shape)
-        self.cosines = np.zeros((len(self.rows), job.k), dtype=np.float32)
-        over_rows(len(self.rows), self._block, job.threads, _ROWS)
+        self.cosines = np.zeros((len(self.rows), job.how.k), dtype=np.float32)
+        over_rows(len(self.rows), self._block, job.how.threads, _ROWS)
 
     def _block(self, part: slice, workspace: Workspace) -> None:
         job, rows = self.job, self.rows[part]
@@ -71,8 +58,8 @@ class CellCheck:
                 _add_by_rank(near[power], values, weights, ranks)
             for index, kernel in job.kernels.each(cosines, workspace, selves):
                 _add_by_rank(kernel_near[index], kernel, weights, ranks)
-            if job.k:
-                best = _largest(best, cosines, selves, job.k)
+            if job.how.k:
+                best = _largest(best, cosines, selves, job.how.k)
         near = near.cumsum(axis=-1) / job.n
         kernel_near *= job.kernels.factors[:, None, None, None]
         kernel_near = kernel_near.cumsum(axis=-1).swapaxes(0, 1) / job.n
@@ -134,9 +121,10 @@ class CellCheck:
         off = (self.off(width) / self.scale)[..., self.choosing]
         return float(np.sqrt((off**2).mean(axis=2)).max())
 
-    def choose(self, tolerance: float) -> int:
+    def choose(self) -> int:
         """The fewest probes within the tolerance, or the most that are allowed."""
-        return next((q for q in self.probes if self.worst_rms(q) <= tolerance), self.probes[-1])
+        within = (q for q in self.probes if self.worst_rms(q) <= self.job.how.tolerance)
+        return next(within, self.probes[-1])
 
     def verdict(self, width: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
         """(m, T) factors from standard errors to half-widths, and how good the results are."""

@@ -8,8 +8,8 @@ import numpy as np
 from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cells.cells import ENTRIES, default_cells, lookers, visit
-from kdbias.sphere.cells.check import CellCheck, rounding, widths
-from kdbias.sphere.cells.job import LANDMARKS, CellJob
+from kdbias.sphere.cells.check import CellCheck, rounding
+from kdbias.sphere.cells.job import LANDMARKS, CellJob, Estimate
 from kdbias.sphere.cells.near import FAR_ROWS, NearCells
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE
@@ -42,22 +42,13 @@ def estimate_pairs(
     x: np.ndarray,
     bandwidths: Sequence[float],
     weights: np.ndarray | None = None,
-    *,
-    k: int = 0,
-    near: float | None = None,
-    tolerance: float = 5e-4,
-    probes: int | None = None,
-    landmarks: int = LANDMARKS,
-    queries: int = 512,
-    seed: int = 0,
-    tile: int = TILE,
-    threads: int | None = None,
+    how: Estimate | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> CellEstimate:
     """What `all_pairs` gives, for a small part of its operations.
 
-    Every sample looks into its ``probes`` nearest cells; pairs of which a side sees the other count exactly,
-    the sum over all others comes from `far`. On ``queries`` random samples the exact potentials are
+    Every sample looks into its nearest cells; pairs of which a side sees the other count exactly,
+    the sum over all others comes from `far`. On random samples the exact potentials are
     computed too (`check`): they choose the number of probes and scale the intervals, so that these hold
     whatever the law of the errors. The errors of energies come from the landmarks, and from what only one
     side sees: pairs that neither sees may be too few for landmarks to meet.
@@ -67,12 +58,8 @@ def estimate_pairs(
 
     Args:
         x: (n, d) float32 unit rows.
-        bandwidths, weights, k, near: as in `all_pairs`.
-        tolerance: wanted relative root-mean-square error of a potential.
-        probes: cells a sample looks into; by default chosen.
-        landmarks: samples that correct the far field.
-        queries: samples that are computed exactly.
-        tile: most samples, and most members of a cell, in a block of cosines.
+        bandwidths, weights: as in `all_pairs`.
+        how: what to find, and how.
         progress: called with the share of the work done since the last call.
 
     Raises:
@@ -80,20 +67,11 @@ def estimate_pairs(
     """
     require_unit_rows(x)
     p = probabilities(len(x), weights)
-    job = CellJob(
-        x,
-        list(bandwidths),
-        p,
-        k,
-        near,
-        landmarks,
-        lambda cells: widths(cells, probes)[-1],
-        seed,
-        threads,
-    )
+    how = Estimate() if how is None else how
+    job = CellJob(x, bandwidths, p, how)
     tick = progress or (lambda share: None)
-    check = CellCheck(job, queries, seed, probes)
-    width = check.choose(tolerance)
+    check = CellCheck(job)
+    width = check.choose()
     tick(0.2)
     job.narrow(width)
     near_part = NearCells(job, check.surprise(width))
@@ -104,11 +82,11 @@ def estimate_pairs(
         job.cells,
         job.nearest,
         near_part.consume,
-        tile=tile,
-        threads=threads,
+        tile=how.tile,
+        threads=how.threads,
         progress=lambda pairs: tick(0.5 * pairs / near_pairs),
     )
-    errors, energies, energy_errors = near_part.add_far(width, check.models(width), min(tile, FAR_ROWS))
+    errors, energies, energy_errors = near_part.add_far(width, check.models(width), min(how.tile, FAR_ROWS))
     ids, cosines = near_part.best()
     tick(0.3)
     pairs = AllPairs(list(bandwidths), p, near_part.sums, ids, cosines, near_part.counts)
@@ -134,7 +112,7 @@ def estimate_bytes(
     kernels (float64 above t = 32) and masks, or later rows against landmarks; the check's blocks do not grow.
     """
     cells = default_cells(n)
-    width = widths(cells, None)[-1]
+    width = Estimate().widths(cells)[-1]
     samples = n * (4 * width + 64 + schemes * (24 * bandwidths + 36))
     shared = 40 * min(n * width, ENTRIES) + 8 * schemes * d**2
     block = min(n, tile) ** 2

@@ -1,15 +1,53 @@
 """What an estimate over cells sets up once: cells, moments, landmarks."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from kdbias.sphere.cells.cells import Cells, build_cells
 from kdbias.sphere.cells.far import Far, Landmarks, Moments, far_sums
 from kdbias.sphere.kernels import Kernels
+from kdbias.sphere.tiles import TILE
 from kdbias.sphere.workers import Workspace
 
 LANDMARKS = 1024
+PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+LARGEST_SHARE = 0.04  # of the cells that a sample may look into, where no number of probes is asked for
+_FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimate is to find, and how.
+
+    Attributes:
+        k: neighbours a sample; 0 for none.
+        near: cosine to count others at; None for no counts.
+        tolerance: wanted relative root-mean-square error of a potential.
+        probes: cells a sample looks into; None chooses the fewest within the tolerance.
+        landmarks: samples that correct the far field.
+        queries: samples that are computed exactly.
+        seed: of the cells, the landmarks and the queries.
+        tile: most samples, and most members of a cell, in a block of cosines.
+        threads: workers; None takes the CPUs of this process.
+    """
+
+    k: int = 0
+    near: float | None = None
+    tolerance: float = 5e-4
+    probes: int | None = None
+    landmarks: int = LANDMARKS
+    queries: int = 512
+    seed: int = 0
+    tile: int = TILE
+    threads: int | None = None
+
+    def widths(self, cells: int) -> list[int]:
+        """Numbers of probes to try among so many cells, ascending."""
+        most = max(_FEWEST, int(LARGEST_SHARE * cells))
+        wanted = [q for q in PROBES if q <= most] if self.probes is None else [self.probes]
+        return sorted({min(q, cells) for q in wanted})
 
 
 class CellJob:
@@ -19,32 +57,20 @@ class CellJob:
         x: (n, d) float32 unit rows.
         p: (m, n) float64 sampling probabilities.
         scaled: (n, m) float32, p n.
-        k, near: neighbours to find, cosine to count others at (None for no counts).
+        how: what to find, and how.
         kernels, cells, moments, landmarks: see there.
         nearest: (n, widest) integers, the cells nearest to each sample, the nearest first.
     """
 
-    def __init__(
-        self,
-        x: np.ndarray,
-        bandwidths: list[float],
-        p: np.ndarray,
-        k: int,
-        near: float | None,
-        landmarks: int,
-        widest: Callable[[int], int],
-        seed: int,
-        threads: int | None,
-    ) -> None:
-        self.x, self.p, self.k, self.near, self.threads = x, p, k, near, threads
-        self.n = len(x)
+    def __init__(self, x: np.ndarray, bandwidths: Sequence[float], p: np.ndarray, how: Estimate) -> None:
+        self.x, self.p, self.how, self.n = x, p, how, len(x)
         self.kernels = Kernels(bandwidths)
         self.scaled = np.ascontiguousarray((p * self.n).T, dtype=np.float32)
-        self.cells: Cells = build_cells(x, seed=seed, threads=threads)
-        self.nearest = self.cells.nearest(x, widest(self.cells.count), threads)
-        self.moments = Moments.of(x, p, threads)
-        rng = np.random.default_rng(seed + 1)
-        positions = rng.choice(self.n, min(landmarks, self.n), replace=False)  # in random order
+        self.cells: Cells = build_cells(x, seed=how.seed, threads=how.threads)
+        self.nearest = self.cells.nearest(x, how.widths(self.cells.count)[-1], how.threads)
+        self.moments = Moments.of(x, p, how.threads)
+        rng = np.random.default_rng(how.seed + 1)
+        positions = rng.choice(self.n, min(how.landmarks, self.n), replace=False)  # in random order
         self.landmarks = Landmarks(
             positions, x[positions], self.scaled[positions].T.copy(), self.cells.cell[positions], self.n
         )

@@ -24,7 +24,7 @@ class NearCells:
     Attributes:
         sums: (m, T, n) sum of p K over the near others, then over all others once `add_far` was called.
         moments: (3, m, n) sums of p, p s and p s^2 over the near others.
-        counts: (n,) near others at a cosine of at least ``job.near``, or None.
+        counts: (n,) near others at a cosine of at least ``job.how.near``, or None.
         one_sided: (m, T) part of the energy in pairs that only one side sees and whose cosine is past
             ``surprise``. Pairs that neither side sees are rarer still, so this bounds what they add where
             landmarks are too few to meet them.
@@ -35,8 +35,8 @@ class NearCells:
         m, bandwidths = len(job.p), len(job.kernels.bandwidths)
         self.sums = np.zeros((m, bandwidths, job.n))
         self.moments = np.zeros((3, m, job.n))
-        self.reservoirs = Reservoirs(job.n, job.k) if job.k else None
-        self.counts = np.zeros(job.n, dtype=np.int64) if job.near is not None else None
+        self.reservoirs = Reservoirs(job.n, job.how.k) if job.how.k else None
+        self.counts = np.zeros(job.n, dtype=np.int64) if job.how.near is not None else None
         self.surprise = surprise
         self.one_sided = np.zeros((m, bandwidths))
         self.lock = threading.Lock()
@@ -87,7 +87,7 @@ class NearCells:
             self.one_sided[:, index] += excess * factor / self.job.n
 
     def _select(self, block: CellBlock, workspace: Workspace) -> None:
-        cosines, near = block.cosines, self.job.near
+        cosines, near = block.cosines, self.job.how.near
         reached = workspace.array("reached", cosines.shape, np.bool_)
         if self.counts is not None and near is not None and cosines.max(initial=-1) >= near:
             np.greater_equal(cosines, np.float32(near), out=reached)
@@ -130,7 +130,7 @@ class NearCells:
                 np.add(residuals, far.by_landmark, out=residuals)
                 np.add(energies, far.energy, out=energies)
 
-        over_rows(job.n, block, job.threads, rows)
+        over_rows(job.n, block, job.how.threads, rows)
         by_landmarks = job.landmarks.error((residuals**2).sum(axis=2))
         # A bound counts as two standard errors.
         return errors, energies, np.hypot(by_landmarks, self.one_sided / 2)
