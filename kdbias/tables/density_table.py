@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.tables import columns, fingerprints, provenance
+from kdbias.tables import columns
 from kdbias.tables.files import MEND
-from kdbias.tables.joins import align, as_strings, require_unique, shown
-from kdbias.tables.parquet_file import read_schema, read_table, write_table
+from kdbias.tables.joins import align, as_strings, shown
+from kdbias.tables.parquet_file import write_table
 from kdbias.tables.plain import require_numbers, require_plain
+from kdbias.tables.sample_table import SampleTable, read_samples
 
 DENSITY = "density.parquet"
+_NUMBERS = ("knn_distance", "log_density", "near_duplicates")
 
 
 def potential_column(t: float) -> str:
@@ -32,37 +34,14 @@ def write_density(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, 
 
 
 @dataclass(frozen=True)
-class DensityTable:
-    """A density table in memory.
+class DensityTable(SampleTable):
+    """A density table in memory; its group columns are neither fixed nor potentials.
 
     Attributes:
-        path: the Parquet file.
-        table: all its columns.
-        group_columns: names of columns that are neither fixed nor potentials.
         bandwidths: the t of each potential column, ascending.
-        provenance: what made it.
-        fingerprint: digest of the values.
     """
 
-    path: Path
-    table: pa.Table
-    group_columns: list[str]
     bandwidths: list[float]
-    provenance: dict[str, Any]
-    fingerprint: str
-
-    @property
-    def n(self) -> int:
-        return self.table.num_rows
-
-    @property
-    def ids(self) -> pa.Array:
-        return as_strings(self.table.column("sample_id"))
-
-    @property
-    def labels(self) -> pa.Array:
-        """(n,) large_string with nulls."""
-        return as_strings(self.table.column("label"))
 
     @property
     def first_equal(self) -> np.ndarray:
@@ -95,28 +74,23 @@ class DensityTable:
 
 
 def read_density(path: str | os.PathLike[str]) -> DensityTable:
-    """Read ``density.parquet`` or the folder that ``kdbias uniformity`` wrote."""
+    """Read ``density.parquet`` or the folder that ``kdbias uniformity`` wrote.
+
+    Raises:
+        KdbiasError: no such file, or none whose columns are those of a density table.
+    """
     file = Path(path) / DENSITY if Path(path).is_dir() else Path(path)
     if not file.exists():
         raise KdbiasError(f"{path} holds no {DENSITY}; make it with kdbias uniformity")
-    schema = read_schema(file)
-    missing = [name for name in columns.DENSITY if name not in schema.names]
-    if missing:
-        raise KdbiasError(f"{file} is not a density table (missing: {', '.join(missing)})")
-    table = read_table(file)
-    if not table.num_rows:
-        raise KdbiasError(f"{file} holds no samples; {MEND}")
-    potentials = {name: _bandwidth(name, file) for name in schema.names if name.startswith(columns.POTENTIAL)}
-    require_plain(table, file, schema.names)
-    require_numbers(table, file, ["knn_distance", "log_density", "near_duplicates", *potentials])
-    require_unique(table.column("sample_id"), str(file))
+    found = read_samples(file, "a density table", columns.DENSITY, _NUMBERS)
+    table, names = found["table"], found["table"].column_names
+    potentials = [name for name in names if name.startswith(columns.POTENTIAL)]
+    require_plain(table, file, names)
+    require_numbers(table, file, potentials)
     return DensityTable(
-        path=file,
-        table=table,
-        group_columns=[name for name in schema.names if name not in (*columns.DENSITY, *potentials)],
-        bandwidths=sorted(potentials.values()),
-        provenance=provenance.from_schema(schema, file) or {},
-        fingerprint=fingerprints.of_table(table),
+        **found,
+        group_columns=[name for name in names if name not in (*columns.DENSITY, *potentials)],
+        bandwidths=sorted(_bandwidth(name, file) for name in potentials),
     )
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.tables import fingerprints, provenance
 from kdbias.tables.columns import MANIFEST, refuse_own
 from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.joins import as_strings, require_unique, shown
-from kdbias.tables.parquet_file import read_schema, read_table, write_table
-from kdbias.tables.plain import as_names, plain_type, require_numbers, require_plain
+from kdbias.tables.parquet_file import write_table
+from kdbias.tables.plain import plain_type
+from kdbias.tables.sample_table import SampleTable, read_samples
 
 # Largest weights between which neither sums of weights overflow nor their inverses.
 _SUMMABLE = (1e-100, 1e100)
@@ -85,37 +85,14 @@ def write_manifest(
 
 
 @dataclass(frozen=True)
-class WeightManifest:
-    """A validated weight manifest.
+class WeightManifest(SampleTable):
+    """A validated weight manifest, from a Parquet or CSV file.
 
     Attributes:
-        path: the Parquet or CSV file.
-        table: its columns.
         weights: (n,) float64, mean 1, each 0 or (up to the scale) `LEAST_WEIGHT` and more.
-        provenance: what made it ({} for a hand-made file).
-        fingerprint: digest of the values.
     """
 
-    path: Path
-    table: pa.Table
     weights: np.ndarray
-    group_columns: list[str]
-    provenance: dict[str, Any]
-    fingerprint: str
-
-    @property
-    def n(self) -> int:
-        return self.table.num_rows
-
-    @property
-    def ids(self) -> pa.Array:
-        return as_strings(self.table.column("sample_id"))
-
-    @property
-    def labels(self) -> pa.Array:
-        if "label" not in self.table.column_names:
-            return pa.nulls(self.n, pa.large_string())
-        return as_names(self.table.column("label"))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
@@ -135,35 +112,14 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
             )
         raise KdbiasError(f"{file} is a folder; a weight manifest is a .parquet or .csv file")
     delimiter = DELIMITERS.get(file.suffix.lower())
-    if delimiter is not None:
-        table, schema = read_csv(file, ("sample_id", "label"), delimiter=delimiter), None
-    else:
-        schema = read_schema(file)
-        table = None
-    names = schema.names if schema is not None else table.column_names
-    if len(set(names)) != len(names):
-        raise KdbiasError(f"{file}: column names occur twice ({', '.join(names)})")
-    missing = [name for name in ("sample_id", "weight") if name not in names]
-    if missing:
-        raise KdbiasError(
-            f"{file} is not a weight manifest: no column {missing[0]!r} (it has: {', '.join(names)})"
-        )
-    if table is None:
-        table = read_table(file)
-    if not table.num_rows:
-        raise KdbiasError(f"{file} holds no samples")
-    require_plain(table, file, [name for name in ("sample_id", "label") if name in names])
-    require_numbers(table, file, [name for name in ("weight", "log_density") if name in names])
-    ids = as_strings(table.column("sample_id"))
-    require_unique(ids, str(file))
-    weights = validate_weights(table.column("weight").to_numpy(), ids, str(file))
+    table = None if delimiter is None else read_csv(file, ("sample_id", "label"), delimiter=delimiter)
+    found = read_samples(file, "a weight manifest", ("sample_id", "weight"), ("weight", "log_density"), table)
+    table = found["table"]
+    weights = validate_weights(table.column("weight").to_numpy(), as_strings(table["sample_id"]), str(file))
     return WeightManifest(
-        path=file,
-        table=table,
+        **found,
+        group_columns=[field.name for field in table.schema if _is_group(field)],
         weights=mean_one(weights),
-        group_columns=[name for name in names if _is_group(table.schema.field(name))],
-        provenance=(provenance.from_schema(schema, file) if schema is not None else None) or {},
-        fingerprint=fingerprints.of_table(table),
     )
 
 
