@@ -12,7 +12,6 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, write_part
-from kdbias.tables.files import MEND
 from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.half_floats import widen
 from kdbias.tables.joins import as_strings, require_unique, shown
@@ -263,14 +262,9 @@ class EmbeddingTable:
         start = 0
         for part in self.parts:
             with open_parquet(part) as file:
-                for batch in file.batches(rows, column):
-                    if batch.column(0).null_count:
-                        raise KdbiasError(
-                            f"{part}: {batch.column(0).null_count:,} rows have no vector; {MEND}"
-                        )
-                    values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
-                    yield start, values.reshape(-1, self.d)
-                    start += batch.num_rows
+                for block in file.vectors(rows, column, self.d):
+                    yield start, block
+                    start += len(block)
 
     def _unit(
         self,

@@ -166,7 +166,7 @@ def test_a_row_without_a_vector_does_not_shift_the_others(tmp_path):
     vectors = pa.array([None, *part["embedding"].to_pylist()[1:]], part["embedding"].type)
     place = part.column_names.index("embedding")
     pq.write_table(part.set_column(place, part.schema.field(place), vectors), table.parts[0])
-    with pytest.raises(KdbiasError, match=r"part-00000\.parquet: 1 rows have no vector"):
+    with pytest.raises(KdbiasError, match=r"part-00000\.parquet: row 0 has no vector"):
         table.vectors()
 
 
