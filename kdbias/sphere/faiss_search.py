@@ -56,6 +56,7 @@ def flat_neighbors(
 def _flat(
     x: np.ndarray, k: int, gpu: int | None, rows: int, threads: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """`flat_neighbors` with so many vectors of x in an index at a time."""
     faiss = _faiss()
     if threads:
         faiss.omp_set_num_threads(threads)
@@ -128,6 +129,7 @@ def _keys(cosines: np.ndarray, ids: np.ndarray, first_query: int) -> np.ndarray:
 
 
 def _gpu_config(gpu: int | None) -> Any:
+    """FAISS's options of a flat index of float32 on a GPU."""
     config = _faiss().GpuIndexFlatConfig()
     config.device = gpu or 0
     config.useFloat16 = False
@@ -135,4 +137,5 @@ def _gpu_config(gpu: int | None) -> Any:
 
 
 def _faiss() -> Any:
+    """The module; raises KdbiasError with an install line where there is none."""
     return require("faiss", package="faiss-cpu")

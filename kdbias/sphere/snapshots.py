@@ -42,6 +42,7 @@ class Snapshots:
             return None
 
     def due(self) -> bool:
+        """Whether the last snapshot is `every` seconds old."""
         return time.monotonic() - self._saved_at >= self.every
 
     def save(self, done: int, states: list[dict[str, np.ndarray]]) -> None:

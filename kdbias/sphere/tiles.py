@@ -40,6 +40,7 @@ class Tile:
 
     @property
     def diagonal(self) -> bool:
+        """Whether rows and columns are the same samples."""
         return self.rows.start == self.columns.start
 
 

@@ -85,6 +85,7 @@ def _all(
     tile: int,
     progress: Callable[[int], object] | None,
 ) -> tuple[np.ndarray, Best, np.ndarray | None]:
+    """One attempt at `torch_pairs` with a given tile."""
     import torch
 
     y = torch.from_numpy(np.ascontiguousarray(x)).to(device)
@@ -119,6 +120,7 @@ class _Pass:
     def run(
         self, tile: int, progress: Callable[[int], object] | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Sums (m, T, n) float64 and counts (n,) int64 or None, as NumPy arrays."""
         wanted = self.kernels is not None or self.counts is not None
         for i, j in tile_order(self.n, tile) if wanted else ():
             rows, columns = (slice(b * tile, min(self.n, (b + 1) * tile)) for b in (i, j))
@@ -241,6 +243,7 @@ def _nearest(cosines: "torch.Tensor", first: int, k: int) -> "torch.Tensor":
 
 
 def _keys(cosines: "torch.Tensor", ids: "torch.Tensor") -> "torch.Tensor":
+    """Keys of cosines (r, c) of samples with these positions, as `reservoirs.pack` makes them: int64."""
     import torch
 
     bits = cosines.contiguous().view(torch.int32)

@@ -173,10 +173,12 @@ def for_people(table: pa.Table) -> pa.Table:
 
 
 def _as_meant(table: pa.Table) -> pa.Table:
+    """Undo `for_people` where a table begins as those do."""
     return _replaced(table, f"^'{_FORMULA}", r"\1") if table.column_names[:2] in _FOR_PEOPLE else table
 
 
 def _replaced(table: pa.Table, pattern: str, replacement: str) -> pa.Table:
+    """All columns of texts with a regular expression replaced."""
     for i, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             values = pc.replace_substring_regex(table.column(i), pattern, replacement)
@@ -225,6 +227,7 @@ def _delimiter(text: str, usual: str) -> str:
 
 
 def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
+    """The rows of a CSV text that are not empty."""
     return (row for row in text_csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row)
 
 
@@ -271,6 +274,11 @@ def _tidy(table: pa.Table, where: object) -> pa.Table:
 
 @contextlib.contextmanager
 def _opened(source: CsvSource) -> Iterator[pa.NativeFile]:
+    """The source, open at its beginning; a path is closed again.
+
+    Raises:
+        KdbiasError: no such file, or no plain one.
+    """
     if isinstance(source, pa.NativeFile):
         source.seek(0)
         yield source

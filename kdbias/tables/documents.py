@@ -83,6 +83,11 @@ def parse_json(text: str | bytes, where: object, strict: bool = True) -> Any:
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        KdbiasError: no such file, or no TOML of at most 64 levels.
+    """
     return parse_toml(_bytes(path), path)
 
 
@@ -112,10 +117,12 @@ def require_shape(value: Any, shape: Shape, where: object, name: str = "") -> No
 
 
 def _rendered(obj: Any) -> str:
+    """JSON as it lands on disk."""
     return json.dumps(obj, indent=2, allow_nan=False) + "\n"
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these names and values; raises ValueError where a name occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name occurs twice in an object")
@@ -123,18 +130,21 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _digest(content: dict[str, Any]) -> str:
+    """What stands under `DIGEST` for a content without it."""
     from kdbias.tables.fingerprints import of_json  # NumPy with it, which --help does without
 
     return _MARK + of_json(content)
 
 
 def _reason(error: Exception) -> str:
+    """One line on why a text is no document."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return first_line(error).partition("; use sys.")[0]  # Python's advice to its programmers
 
 
 def _bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file; raises KdbiasError where there is none."""
     refuse_special(path)
     try:
         return Path(path).read_bytes()
@@ -195,6 +205,7 @@ def _mismatch(value: Any, shape: Shape, name: str) -> str | None:
 
 
 def _mismatch_of_object(value: Any, shape: dict[Any, Shape], name: str) -> str | None:
+    """`_mismatch` for shapes that are objects."""
     if not isinstance(value, dict):
         return f"{name or 'its content'} should be an object"
     below = f"{name}." if name else ""

@@ -23,6 +23,7 @@ _SAFE = (1e-30, 1e38)
 
 
 def part_name(index: int) -> str:
+    """File name of a part, of which the order of names is the order of rows."""
     return f"part-{index:05d}.parquet"
 
 
@@ -73,6 +74,7 @@ def normalise(
 
 
 def _list_array(vectors: np.ndarray, store: str) -> pa.FixedSizeListArray:
+    """Vectors (n, d) as a column of lists of a type of `STORES`."""
     values = pa.array(np.ascontiguousarray(vectors, dtype=store).reshape(-1), type=STORES[store])
     # Elements declared non-null decode 1.7x faster: Parquet keeps no level for each number.
     element = pa.field("element", STORES[store], nullable=False)

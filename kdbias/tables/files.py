@@ -112,10 +112,12 @@ def clean_temporaries(folder: str | os.PathLike[str], name: str = "") -> int:
 
 
 def _host() -> str:
+    """This machine's name, as it stands in names of temporary files."""
     return "".join(c for c in socket.gethostname() if c.isalnum())[:16] or "host"
 
 
 def _may_be_alive(path: Path) -> bool:
+    """Whether the process that writes a temporary file still runs, as far as can be known."""
     owner = path.name.removesuffix(_SUFFIX).rpartition(".")[2].split("-")
     if len(owner) != 3 or not owner[1].isdigit():
         return False

@@ -46,6 +46,7 @@ def of_arrays(*arrays: np.ndarray | pa.Array | pa.ChunkedArray | None) -> str:
 
 
 def _update_with_arrow(digest: hashlib.blake2b, array: pa.Array | pa.ChunkedArray) -> None:
+    """Take in an Arrow array: type, length, nulls and values, a million rows at a time."""
     digest.update(f"{array.type}[{len(array)}];".encode())
     whole = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     if isinstance(whole, pa.ChunkedArray):  # more than one array can hold

@@ -35,9 +35,11 @@ class FolderLock:
 
     @property
     def held(self) -> bool:
+        """Whether this process still has it."""
         return self._descriptor >= 0 and self._pid == os.getpid()
 
     def release(self) -> None:
+        """Give it back; again does nothing."""
         if not self.held:
             return
         descriptor, self._descriptor = self._descriptor, -1
@@ -125,6 +127,7 @@ def _is_ours(descriptor: int) -> bool:
 
 
 def _foreign(path: Path) -> KdbiasError:
+    """The refusal of somebody's file under the lock's name."""
     return KdbiasError(f"{path} is no lock that kdbias wrote; move it away, or choose another -o")
 
 

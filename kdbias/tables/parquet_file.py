@@ -89,6 +89,7 @@ class ParquetTable:
 
     @property
     def schema(self) -> pa.Schema:
+        """Columns and metadata."""
         return self.file.schema_arrow
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -179,11 +180,13 @@ def open_parquet(path: str | os.PathLike[str]) -> Iterator[ParquetTable]:
 
 
 def read_schema(path: str | os.PathLike[str]) -> pa.Schema:
+    """Columns and metadata of a file; raises KdbiasError as `open_parquet`."""
     with open_parquet(path) as table:
         return table.schema
 
 
 def read_footer(path: str | os.PathLike[str]) -> pq.FileMetaData:
+    """Rows, row groups and columns of a file; raises KdbiasError as `open_parquet`."""
     with open_parquet(path) as table:
         return table.file.metadata
 
@@ -220,6 +223,7 @@ def require_texts(table: pa.Table) -> None:
 
 
 def require_columns(path: str | os.PathLike[str], schema: pa.Schema, columns: Sequence[str]) -> None:
+    """Raise KdbiasError where a file lacks some of the columns; it names them and those that are there."""
     missing = [name for name in columns if name not in schema.names]
     if missing:
         raise KdbiasError(

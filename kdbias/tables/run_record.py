@@ -101,6 +101,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a document by their dotted keys."""
     found: dict[str, Any] = {}
     for key, value in document.items():
         if isinstance(value, dict):
@@ -111,6 +112,7 @@ def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    """A value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 

@@ -60,6 +60,7 @@ class Seal:
 
 
 def _rotten(path: str, what: str) -> KdbiasError:
+    """The refusal of a file that is not what was written."""
     return KdbiasError(f"{path} is damaged: {what} differs from what was written; {MEND}")
 
 

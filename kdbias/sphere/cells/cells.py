@@ -35,6 +35,7 @@ class Cells:
 
     @property
     def count(self) -> int:
+        """Cells."""
         return len(self.centroids)
 
     def members(self, cell: int) -> np.ndarray:
@@ -85,6 +86,7 @@ def build_cells(x: np.ndarray, count: int | None = None, seed: int = 0, threads:
 
 
 def default_cells(n: int) -> int:
+    """Cells for n samples: 4 sqrt(n)."""
     return max(1, round(4 * math.sqrt(n)))
 
 

@@ -83,6 +83,7 @@ class Landmarks:
 
     @property
     def count(self) -> int:
+        """Landmarks, L."""
         return len(self.positions)
 
     @property
@@ -262,6 +263,7 @@ class _Fit:
 
 
 def _inverse(gram: np.ndarray) -> np.ndarray:
+    """Inverses of the normal equations (r, 3, 3), float64."""
     # Ridge: a row with fewer than three far landmarks has a singular system. Any fit is as unbiased.
     ridge = 1e-5 * gram[:, 0, 0] + _TINY
     return np.linalg.inv(gram + ridge[:, None, None] * np.eye(3))

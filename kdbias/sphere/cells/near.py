@@ -136,4 +136,8 @@ class NearCells:
         return errors, energies, np.hypot(by_landmarks, self.one_sided / 2)
 
     def best(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The neighbours that were found: (n, k) int64 positions and float32 cosines, nearest first.
+
+        (None, None) where none were asked for.
+        """
         return (None, None) if self.reservoirs is None else self.reservoirs.best()

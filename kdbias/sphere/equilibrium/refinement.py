@@ -48,6 +48,7 @@ class _Anchored:
         self._offset = field - inner.apply(anchor) - damping * anchor
 
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        """As of `KernelMatrix.apply`; the same whether ``exact`` or not."""
         offset = self._offset if p.ndim == 1 else self._offset[:, None]
         return self._inner.apply(p) + self._damping * p + offset * p.sum(axis=0) + self._offset @ p
 
@@ -172,6 +173,7 @@ class NearKernel:
         )
 
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
+        """As of `KernelMatrix.apply`, float64; the same whether ``exact`` or not."""
         columns = p[:, None] if p.ndim == 1 else p
         mean = columns.mean(axis=0)
         result = self._product(columns - mean) + self._row_sums[:, None] * mean

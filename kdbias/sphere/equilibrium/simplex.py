@@ -47,6 +47,7 @@ class FeasibleSet:
 
     @property
     def bounded_ess(self) -> bool:
+        """Whether there is a floor on the ESS at all."""
         return self.square < 1
 
     def contains(self, p: np.ndarray, slack: float = 1e-9) -> bool:
