@@ -51,7 +51,6 @@ from kdbias.functions import takes_settings
 from kdbias.progress import say
 from kdbias.tables import provenance
 from kdbias.tables.documents import read_document, write_json
-from kdbias.tables.files import atomic_path
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run, Stage
 from kdbias.wording import counted, plural, visible
@@ -294,14 +293,10 @@ def _plain(value: Any) -> Any:
 
 def _drawn(folder: Path, plot: Plot) -> str:
     """Draw a plot into the folder as PNG; its file name."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from kdbias.display.figure import figure_file
 
-    figure = Figure(figsize=(6.4, 4.0), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
-    plot.draw(figure.add_subplot())
-    with atomic_path(folder / f"{plot.name}.png") as temporary:
-        figure.savefig(temporary, format="png")
+    with figure_file(folder / f"{plot.name}.png", width=6.4, height=4.0, font=10) as figure:
+        plot.draw(figure.add_subplot())
     return f"{plot.name}.png"
 
 

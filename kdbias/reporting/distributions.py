@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdbias.reporting.drawing import INK, SERIES, Figure, Look, legend_below, panel, plain_log_ticks
+from kdbias.display.figure import INK, SERIES, Figure, Look, legend_below, panel, plain_log_ticks
 from kdbias.tables.weight_manifest import never_drawn
 
 if TYPE_CHECKING:

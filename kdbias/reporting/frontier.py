@@ -8,21 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbias.reporting.drawing import Figure, Look, legend_below, panel
+from kdbias.display.figure import Figure, Look, legend_below, panel
 from kdbias.reporting.tables import Cell, Table, magnitude, number, percent, rectification
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_record import read_record
-from kdbias.weighting.frontier_figure import drawn, name_below
+from kdbias.weighting.frontier_figure import PANELS, below, draw_panel, optimum, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OPTIMUM = "equilibrium"
-_PANELS = (
-    ("uniformity", "uniformity (nats)", 1),
-    ("effective_distinct", "effective distinct samples D", 1),
-    ("rectification", "rectification (%)", 100),
-)
 _COLUMNS = (
     ("scheme", "how samples are weighted"),
     ("ESS", "Kish effective sample size, % of n"),
@@ -50,13 +44,11 @@ class Frontier:
     @property
     def names(self) -> list[str]:
         """Its series: each scheme, and the equilibria as one."""
-        return list(dict.fromkeys(OPTIMUM if r["method"] == OPTIMUM else r["scheme"] for r in self.rows))
+        return series(self.rows)
 
     def optimum(self, column: str) -> list[tuple[float, float]]:
         """(ESS/n, value) of the equilibria, by rising ESS."""
-        return sorted(
-            (r["ess_share"], r[column]) for r in self.rows if r["method"] == OPTIMUM and r[column] is not None
-        )
+        return optimum(self.rows, column)
 
 
 def read_frontier(folder: Path) -> Frontier:
@@ -90,11 +82,8 @@ def frontier_table(frontier: Frontier) -> Table:
 def frontier_figure(name: str, frontier: Frontier, look: Mapping[str, Look]) -> Figure | None:
     """One panel a measure; None where no scheme has any."""
     panels = [
-        panel(
-            f"{name}-{i}",
-            partial(_draw, frontier=frontier, column=column, scale=scale, label=label, look=look),
-        )
-        for i, (column, label, scale) in enumerate(_PANELS)
+        panel(f"{name}-{i}", partial(_draw, rows=frontier.rows, column=column, look=look))
+        for i, column in enumerate(PANELS)
         if sum(row[column] is not None for row in frontier.rows) > 1
     ]
     if not panels:
@@ -106,39 +95,11 @@ def frontier_figure(name: str, frontier: Frontier, look: Mapping[str, Look]) -> 
         "samples and rectification pays more for less. In uniformity a scheme may beat it, as that leaves "
         "out pairs of a sample with itself, which the others count."
     )
-    if any(row[c] is not None and drawn(row, c) > row[c] for row in frontier.rows for c, _, _ in _PANELS):
+    if any(below(frontier.rows, column) for column in PANELS):
         caption += " Beside an arrow stands the number of what lies below the panel."
     return Figure(name, f"Frontier at t = {frontier.t:g}", caption, tuple(panels))
 
 
-def _draw(
-    axes: Axes, frontier: Frontier, column: str, scale: float, label: str, look: Mapping[str, Look]
-) -> None:
-    line = frontier.optimum(column)
-    if line:
-        axes.plot(
-            [100 * x for x, _ in line],
-            [scale * y for _, y in line],
-            "o",
-            color=look[OPTIMUM].color,
-            linestyle="-",
-            linewidth=1.7,
-            markersize=3.5,
-            label=f"{OPTIMUM} (frontier of D)",
-        )
-    for row in frontier.rows:
-        if row["method"] == OPTIMUM or row[column] is None:
-            continue
-        axes.plot(
-            100 * row["ess_share"],
-            scale * drawn(row, column),
-            look[row["scheme"]].marker,
-            color=look[row["scheme"]].color,
-            markersize=7,
-            linestyle="none",
-            label=row["scheme"],
-        )
-    name_below(axes, frontier.rows, column, scale)
-    axes.set_xlabel("effective sample size (% of n)")
-    axes.set_ylabel(label)
+def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str, look: Mapping[str, Look]) -> None:
+    draw_panel(axes, rows, column, look)
     legend_below(axes, 2)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.reporting.drawing import Figure, density_colors, panel, weight_colors
+from kdbias.display.figure import Figure, panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Sequential for log density (isolated to crowded), diverging for log weight (drawn less, as often, more
+# than naturally); readable on white and on near-black.
+_DENSITY = ("#4f86e8", "#2fa7a0", "#c9a227", "#e0662f", "#c22f5b")
+_WEIGHT = ("#2f6fd6", "#78a4df", "#9a9a9a", "#e39a4b", "#d9541e")
 _POINTS = 20_000
 _WIDEST = 16.0  # weights beyond this factor share the end colours
 
@@ -64,7 +68,9 @@ def embedding_maps(
         rows = np.sort(np.random.default_rng(0).choice(n, _POINTS, replace=False))
     xy = places[rows]
 
-    def scatter(axes: Axes, values: np.ndarray, **colors: Any) -> None:
+    def scatter(axes: Axes, values: np.ndarray, colors: Sequence[str], **limits: Any) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+
         size = float(np.clip(4500 / len(rows), 2.0, 16.0))
         order = np.argsort(values, kind="stable")
         dots = axes.scatter(
@@ -75,7 +81,8 @@ def embedding_maps(
             linewidths=0,
             rasterized=True,
             alpha=0.85,
-            **colors,
+            cmap=LinearSegmentedColormap.from_list("", colors),
+            **limits,
         )
         axes.set_xlabel(f"1st principal direction ({100 * variance[0]:.0f} % of variance)")
         axes.set_ylabel(f"2nd ({100 * variance[1]:.0f} %)")
@@ -89,7 +96,7 @@ def embedding_maps(
         values = log_density[rows]
 
         def draw_density(axes: Axes) -> None:
-            scatter(axes, values, cmap=density_colors())
+            scatter(axes, values, colors=_DENSITY)
             axes.figure.axes[-1].set_ylabel(f"log density (nats, t = {bandwidth})")
             axes.set_title("natural data", loc="left")
 
@@ -102,7 +109,7 @@ def embedding_maps(
         def draw_weights(axes: Axes, w: np.ndarray = w[rows], scheme: str = scheme) -> None:
             with np.errstate(divide="ignore"):
                 logs = np.clip(np.log2(w), -span, span)
-            scatter(axes, logs, cmap=weight_colors(), vmin=-span, vmax=span)
+            scatter(axes, logs, colors=_WEIGHT, vmin=-span, vmax=span)
             bar = axes.figure.axes[-1]
             whole = np.floor(span)
             ticks = np.unique(np.round(np.linspace(-whole, whole, 5)))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kdbias.display.figure import DARK, LIGHT, looks
 from kdbias.errors import KdbiasError
 from kdbias.inspection.recognition import MARK, is_page
 from kdbias.progress import say
 from kdbias.reporting.collect import Collection, collect
-from kdbias.reporting.drawing import looks
 from kdbias.reporting.sections import (
     Section,
     density_sections,
@@ -140,6 +140,8 @@ def _write(
     html = environment.get_template("page.html").render(
         title=title,
         mark=MARK,
+        light=LIGHT,
+        dark=DARK,
         subtitle=f"kdbias {__version__}, {now}",
         facts=headline(found),
         notices=notices,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kdbias.display.figure import Figure, Look
 from kdbias.errors import KdbiasError
 from kdbias.reporting import distributions, manifests, maps, thumbnails, uniformity_figures
 from kdbias.reporting.collect import NATURAL, Collection, Density
-from kdbias.reporting.drawing import Figure, Look
 from kdbias.reporting.evaluations import Image
 from kdbias.reporting.frontier import frontier_figure, frontier_table
 from kdbias.reporting.summaries import (

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from kdbias.display.figure import Look
 from kdbias.reporting import evaluations, training_figures
 from kdbias.reporting.collect import Collection
-from kdbias.reporting.drawing import Look
 from kdbias.reporting.sections import Section
 from kdbias.reporting.summaries import shown_measures, students_table, values_by_scheme
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdbias.reporting.drawing import Figure, Look, legend_below, panel, plain_log_ticks
+from kdbias.display.figure import Figure, Look, legend_below, panel, plain_log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

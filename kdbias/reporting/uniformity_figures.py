@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kdbias.reporting.drawing import SERIES, Figure, Look, legend_below, panel, plain_log_ticks
-from kdbias.reporting.frontier import OPTIMUM
+from kdbias.display.figure import SERIES, Figure, Look, legend_below, panel, plain_log_ticks
+from kdbias.weighting.frontier_figure import OPTIMUM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

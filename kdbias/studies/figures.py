@@ -18,15 +18,6 @@ from kdbias.tables.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SETTINGS: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "study",
-}
 _LABELS = {measure.key: measure.label.partition(" (")[0] for measure in MEASURES}
 _LABELS |= {"distance": "distance to the teacher", "auc": "AUC"}
 _COLUMNS = 3
@@ -66,33 +57,18 @@ def _panels(
     path: Path, cases: Sequence[Any], draw: Callable[[Axes, Any], None], height: float, title: str
 ) -> Path:
     """A panel for each case; one legend for all where the panels label their artists."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from kdbias.display.figure import figure_file, legend_of_all
 
     columns = min(_COLUMNS, len(cases))
     lines = math.ceil(len(cases) / columns)
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(4.2 * columns, height * lines + 0.7), layout="constrained")
-        FigureCanvasAgg(figure)
+    with figure_file(path, width=4.2 * columns, height=height * lines + 0.7, font=8) as figure:
         panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
-        handles: dict[str, Any] = {}
         for axes, case in zip(panels, cases, strict=False):
             draw(axes, case)
-            handles |= {
-                str(label): handle
-                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-                if label not in handles
-            }
         for axes in panels[len(cases) :]:
             axes.set_visible(False)
-        if handles:
-            figure.legend(
-                handles.values(), handles.keys(), loc="outside lower center", ncols=min(7, 2 * columns)
-            )
+        legend_of_all(figure, min(7, 2 * columns))
         figure.suptitle(title)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
     return path
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from kdbias.display.figure import SERIES, legend_below, looks, panel
 from kdbias.reporting import distributions, maps, uniformity_figures
-from kdbias.reporting.drawing import SERIES, legend_below, looks, panel
 from kdbias.reporting.training_figures import Measure, results_by_scheme
 
 

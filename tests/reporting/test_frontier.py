@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kdbias.display.figure import SERIES, looks
 from kdbias.reporting import report
 from kdbias.reporting.collect import collect
-from kdbias.reporting.drawing import SERIES, looks
 from kdbias.reporting.frontier import frontier_figure
 from kdbias.reporting.sections import scheme_names
 from kdbias.tables.density_table import read_density
