@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,11 @@ def significant(value: float) -> str:
     return f"{value:,.4g}"
 
 
+def hundredths(share: float) -> str:
+    """A share under a heading that ends in (%)."""
+    return f"{100 * share:.1f}"
+
+
 def rectified(share: float) -> str:
     return "< -999 %" if share <= _FAR_BELOW else percent(share)
 
@@ -52,6 +58,7 @@ class Quantity:
         meaning: one line, with the unit.
         form: writes a value that there is.
         better: "higher", "lower", or "" where neither is.
+        full: writes what ``form`` shortens to "< ...", for a note.
         text: the values are texts, flush left.
     """
 
@@ -60,10 +67,23 @@ class Quantity:
     form: Callable[[Any], str] = str
     better: str = ""
     text: bool = False
+    full: Callable[[Any], str] | None = None
+
+    @property
+    def scale(self) -> int:
+        """The factor of what stands under the heading."""
+        return 100 if self.heading.endswith("(%)") else 1
 
     def write(self, value: Any) -> str:
         """The value for people; n/a where there is none."""
         return NONE if value is None else self.form(value)
+
+    def spread(self, values: Sequence[float]) -> str:
+        """The mean of several values and their standard deviation (ddof 1); n/a where there are none."""
+        if not values:
+            return NONE
+        ends = [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
+        return " ± ".join(map(self.form, ends))
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -86,7 +106,11 @@ QUANTITIES: dict[str, Quantity] = {
     "distinct_after": Quantity("D after", "the same under the manifest", large, "higher"),
     "distinct_ceiling": Quantity("ceiling", "largest D that any data of this dimension can have", large),
     "rectification": Quantity(
-        "rectified", "0 % = natural, 100 % = the best re-weighting of this data", rectified, "higher"
+        "rectified",
+        "0 % = natural, 100 % = the best re-weighting of this data",
+        rectified,
+        "higher",
+        full=lambda share: f"{100 * share:,.1f} %",
     ),
     "ess": Quantity("ESS", "Kish effective sample size: how many samples carry the draws", large, "higher"),
     "ess_share": Quantity("ESS/n", "Kish effective sample size, % of n", percent, "higher"),
@@ -109,6 +133,15 @@ QUANTITIES: dict[str, Quantity] = {
     "koleo_entropy": Quantity(
         "KoLeo", "Kozachenko-Leonenko entropy estimate, in nats", decimals(3), "higher"
     ),
+    "value": Quantity("value", "", decimals(4)),
+    "centroid_accuracy": Quantity("accuracy, nearest centroid (%)", "", hundredths, "higher"),
+    "centroid_balanced_accuracy": Quantity(
+        "balanced accuracy, nearest centroid (%)", "", hundredths, "higher"
+    ),
+    "centroid_tail_accuracy": Quantity("tail accuracy, nearest centroid (%)", "", hundredths, "higher"),
+    "knn_balanced_accuracy": Quantity("balanced accuracy, k nearest (%)", "", hundredths, "higher"),
+    "distance": Quantity("embedding error (mean distance to the teacher)", "", decimals(4), "lower"),
+    "cosine": Quantity("mean cosine to the teacher", "", decimals(4), "higher"),
     "mass": Quantity("mass", "share of the draws", percent),
     "share_before": Quantity("share before", "share of natural sampling's draws", percent),
     "share_after": Quantity("share after", "share of the draws under the manifest", percent),

@@ -86,8 +86,11 @@ def cell(row: Mapping[str, Any], key: str) -> Cell:
         return value
     if isinstance(value, str):
         return Cell(value, not about.text)
-    reason = str(row.get(f"{key}_reason") or "") if value is None else ""
-    return Cell(about.write(value), not about.text, note=reason)
+    written = about.write(value)
+    note = str(row.get(f"{key}_reason") or "") if value is None else ""
+    if about.full and written.startswith("<"):
+        note = about.full(value)
+    return Cell(written, not about.text, note=note)
 
 
 def number(value: float | None, digits: int = 4, note: str = "") -> Cell:

@@ -45,16 +45,8 @@ def density_histogram(
         for scheme, w in {"natural": np.ones_like(log_density), **weights}.items():
             share, _ = np.histogram(log_density, bins=edges, weights=100 * w / w.sum())
             filled = scheme == "natural"
-            axes.stairs(
-                share,
-                edges,
-                fill=filled,
-                alpha=0.3 if filled else 1.0,
-                color=look[scheme].color,
-                linestyle=look[scheme].line,
-                linewidth=0 if filled else 1.7,
-                label=scheme,
-            )
+            shape = {"fill": True, "alpha": 0.3, "linewidth": 0} if filled else {}
+            axes.stairs(share, edges, **(look[scheme].stroke | shape))
         axes.set_xlabel(f"log density (nats, t = {bandwidth}); right = crowded")
         axes.set_ylabel("share of draws (%)")
         legend_below(axes, 3)
@@ -83,14 +75,7 @@ def weight_histogram(name: str, weights: Mapping[str, np.ndarray], look: Mapping
             share = np.histogram(inside, bins=edges)[0] * (100 / len(w))
             zeros = never_drawn(w)
             label = f"{scheme} ({zeros:,} never drawn)" if zeros else scheme
-            axes.stairs(
-                share,
-                edges,
-                color=look[scheme].color,
-                linestyle=look[scheme].line,
-                linewidth=1.7,
-                label=label,
-            )
+            axes.stairs(share, edges, **(look[scheme].stroke | {"label": label}))
         axes.axvline(1.0, color=SERIES[0], linewidth=1.6, linestyle=":", label="natural (1 draw each)")
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis)
@@ -115,14 +100,7 @@ def lorenz_curve(name: str, weights: Mapping[str, np.ndarray], look: Mapping[str
             if scheme == "natural":
                 continue
             x, y = lorenz(w)
-            axes.plot(
-                100 * x,
-                100 * y,
-                color=look[scheme].color,
-                linestyle=look[scheme].line,
-                linewidth=1.7,
-                label=scheme,
-            )
+            axes.plot(100 * x, 100 * y, **look[scheme].stroke)
         axes.set_xlabel("samples, least drawn first (%)")
         axes.set_ylabel("draws (%)")
         axes.set_xlim(0, 100)
@@ -185,20 +163,9 @@ def group_figure(name: str, shares: GroupShares, look: Mapping[str, Look]) -> Fi
     def draw(axes: Axes) -> None:
         everything = np.vstack([shares.natural, *shares.schemes.values()]) * 100
         axes.hlines(rows, everything.min(0), everything.max(0), color=INK, alpha=0.25, linewidth=2)
-        axes.plot(
-            100 * shares.natural, rows, "D", color=SERIES[0], markersize=6, label="natural", linestyle="none"
-        )
+        axes.plot(100 * shares.natural, rows, **look["natural"].dots, markersize=6)
         for scheme, share in shares.schemes.items():
-            axes.plot(
-                100 * share,
-                rows,
-                look[scheme].marker,
-                color=look[scheme].color,
-                markersize=5.5,
-                label=scheme,
-                linestyle="none",
-                alpha=0.9,
-            )
+            axes.plot(100 * share, rows, **look[scheme].dots, markersize=5.5, alpha=0.9)
         axes.set_yticks(rows, [v if len(v) <= 18 else v[:17] + "…" for v in shares.values])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlim(left=-0.03 * float(everything.max()))  # a marker at 0 stays whole

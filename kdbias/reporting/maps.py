@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,9 @@ _POINTS = 20_000
 _WIDEST = 16.0  # weights beyond this factor share the end colours
 
 
-def principal_directions(batches: Callable[[], object], d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def principal_directions(
+    batches: Callable[[], Iterable[tuple[int, np.ndarray]]], d: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Principal components by streaming moments, so that n embeddings never stand in memory at once.
 
     Args:
@@ -31,7 +33,7 @@ def principal_directions(batches: Callable[[], object], d: int) -> tuple[np.ndar
         mean (d,), the two leading directions (d, 2) and the share of the variance of each (2,), float64.
     """
     first, second, n = np.zeros(d), np.zeros((d, d)), 0
-    for _, x in batches():  # type: ignore[attr-defined]
+    for _, x in batches():
         x = np.asarray(x, dtype=np.float64)
         first += x.sum(0)
         second += x.T @ x
@@ -42,6 +44,17 @@ def principal_directions(batches: Callable[[], object], d: int) -> tuple[np.ndar
     leading = directions[:, ::-1][:, :2]
     leading = leading * np.where(leading[np.abs(leading).argmax(0), [0, 1]] < 0, -1.0, 1.0)
     return mean, leading, values[::-1][:2].clip(0) / total
+
+
+def flat(batches: Callable[[], Iterable[tuple[int, np.ndarray]]], d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places (n, 2) of embeddings on their two leading directions, and the variance share of each (2,).
+
+    Args:
+        batches: called twice; yields (start, vectors) with vectors (b, d) float32.
+        d: dimension, at least 2.
+    """
+    mean, directions, variance = principal_directions(batches, d)
+    return np.concatenate([(x - mean) @ directions for _, x in batches()]), variance
 
 
 def embedding_maps(

@@ -13,18 +13,10 @@ from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.inspection.recognition import MARK, is_page
 from kdbias.progress import say
-from kdbias.reporting.collect import Collection, collect
-from kdbias.reporting.sections import (
-    Section,
-    density_sections,
-    frontier_section,
-    headline,
-    scheme_names,
-    uniformity_section,
-)
+from kdbias.reporting.outputs import collect
+from kdbias.reporting.sections import Page, headline, scheme_names
 from kdbias.reporting.settings import ReportSettings
-from kdbias.reporting.students import students_section
-from kdbias.reporting.summaries import provenances
+from kdbias.reporting.tables import provenances
 from kdbias.tables.files import atomic_path
 from kdbias.tables.run_files import claim
 from kdbias.version import __version__
@@ -81,17 +73,8 @@ def report(
             "judged by other options, --where or test data than most students, so shown one by one and in no "
             f"mean: {', '.join(other)}"
         )
-    look = looks(scheme_names(found))
-    sections = [uniformity_section(found, look)]
-    for i, density in enumerate(found.densities):
-        sections += density_sections(
-            found, density, look, f"d{i}" if i else "d", settings.pictures, roots, notices
-        )
-    sections.append(frontier_section(found, look))
-    sections.append(students_section(found, look))
-    sections.append(Section("provenance", "What was read", provenances=provenances(found)))
-    sections = [section for section in sections if not section.empty]
-    _write(target, settings.title, found, sections, notices)
+    page = Page(found, looks(scheme_names(found)), settings.pictures, roots, notices)
+    _write(target, settings.title, page)
     inputs = len(provenances(found))
     say(f"wrote {target} about {counted(inputs, 'output')}")
     return ReportResult(target, inputs, tuple(notices))
@@ -120,9 +103,7 @@ def _shown(value: object) -> object:
     return visible_lines(value) if type(value) is str else value
 
 
-def _write(
-    target: Path, title: str, found: Collection, sections: Sequence[Section], notices: Sequence[str]
-) -> None:
+def _write(target: Path, title: str, page: Page) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -138,9 +119,9 @@ def _write(
         light=LIGHT,
         dark=DARK,
         subtitle=f"kdbias {__version__}, {now}",
-        facts=headline(found),
-        notices=notices,
-        sections=sections,
+        facts=headline(page.found),
+        sections=page.sections(),  # which may add notices
+        notices=page.notices,
         footer=f"Written by kdbias {__version__}. This page holds everything it shows and loads nothing.",
     )
     with atomic_path(target) as temporary:

@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from kdbias.display.figure import Figure, Look
+from kdbias.display.quantities import write
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
-from kdbias.reporting import distributions, manifests, maps, thumbnails, uniformity_figures
-from kdbias.reporting.collect import NATURAL, Collection, Density
-from kdbias.reporting.evaluations import Image
-from kdbias.reporting.frontier import frontier_figure, frontier_table
-from kdbias.reporting.summaries import (
-    Provenance,
-    best_of,
-    distilled_means,
-    points,
-    shown_measures,
-    spread,
-    uniformity_table,
-    values_by_scheme,
-)
-from kdbias.reporting.tables import Table, magnitude
+from kdbias.reporting import distributions, figures, maps, tables, thumbnails
+from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
+from kdbias.reporting.tables import Provenance
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
 
 _GROUP_COLUMNS = 6  # drawn at most, beside the label
 _GROUP_VALUES = 200  # a column with more values is no group
+_LINES = 8  # metrics of training drawn at most
+_IN_FULL = 3  # evaluations of students that are shown one by one; of more, only what a scheme reaches
+_X_AXES = ("epoch", "step", "steps")
+# Columns of metrics.csv that say how a run went along, not what it learnt.
+_BOOKKEEPING = {*_X_AXES, "lr", "images_per_second", "data_wait", "ess_fraction", "unreadable", "seconds"}
 
 
 @dataclass
 class Section:
-    """A part of the page: tables, then figures, images and pictures of samples."""
+    """A part of the page: tables, then figures, images and pictures of samples. `add` leaves None out."""
 
     id: str
     title: str
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    images: list[Image] = field(default_factory=list)
+    images: list[thumbnails.Image] = field(default_factory=list)
     strips: list[thumbnails.Strip] = field(default_factory=list)
     provenances: list[Provenance] = field(default_factory=list)
+
+    def add(self, *parts: Table | Figure | None) -> None:
+        """Append what there is."""
+        self.tables += [part for part in parts if isinstance(part, Table)]
+        self.figures += [part for part in parts if isinstance(part, Figure)]
 
     @property
     def alone(self) -> str | None:
@@ -55,8 +55,7 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        drawn = self.figures or self.images or self.strips
-        return not (self.tables or drawn or self.provenances)
+        return not (self.tables or self.figures or self.images or self.strips or self.provenances)
 
 
 @dataclass(frozen=True)
@@ -67,195 +66,248 @@ class Fact:
     meaning: str
 
 
-def scheme_names(found: Collection) -> list[str]:
+@dataclass(frozen=True)
+class Page:
+    """What a page is about, and what it may show.
+
+    Attributes:
+        found: the outputs.
+        look: of each scheme, the same in all figures.
+        pictures: thumbnails a strip.
+        roots: folders that pictures may come from.
+        notices: lines at the page's head, to which sections add what they could not show.
+    """
+
+    found: Outputs
+    look: Mapping[str, Look]
+    pictures: int
+    roots: Sequence[Path]
+    notices: list[str]
+
+    def sections(self) -> list[Section]:
+        """All that have something to show, in order."""
+        listed = [_uniformity(self)]
+        for i, density in enumerate(self.found.densities):
+            listed += _density(self, density, f"d{i}" if i else "d")
+        listed += [_frontiers(self), _students(self)]
+        listed.append(Section("provenance", "What was read", provenances=tables.provenances(self.found)))
+        return [section for section in listed if not section.empty]
+
+
+def scheme_names(found: Outputs) -> list[str]:
+    """Everything that has a look, natural first."""
     names = [NATURAL]
-    names += [s["name"] for d in found.densities for s in d.numbers.get("schemes", [])]
-    names += [s.name for s in found.schemes]
+    names += [s["name"] for d in found.densities for s in d.numbers["schemes"]]
+    names += [m.name for m in found.manifests]
     names += [name for frontier in found.frontiers for name in frontier.names]
-    names += [run.scheme for run in found.runs]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys([*names, *(run.scheme for run in found.runs)]))
 
 
-def uniformity_section(found: Collection, look: Mapping[str, Look]) -> Section:
+def _uniformity(page: Page) -> Section:
     section = Section("uniformity", "Uniformity")
-    for i, density in enumerate(found.densities):
-        section.tables.append(uniformity_table(density))
-        dots = points(density)
-        for figure in (
-            uniformity_figures.uniformity_against_ess(f"ess{i}", dots, look, _optima(found, density)),
-            uniformity_figures.distinct_across_bandwidths(f"distinct{i}", dots, look),
-        ):
-            if figure is not None:
-                section.figures.append(figure)
-    table = manifests.manifests_table(manifests.unmeasured(found))
-    if table is not None:
-        section.tables.append(table)
+    for i, density in enumerate(page.found.densities):
+        rows, optima = tables.uniformity_rows(density), _optima(page.found, density)
+        section.add(
+            tables.uniformity_table(density),
+            figures.uniformity_against_ess(f"ess{i}", rows, page.look, optima),
+            figures.distinct_across_bandwidths(f"distinct{i}", rows, page.look),
+        )
+    section.add(tables.manifests_table(tables.unmeasured(page.found)))
     return section
 
 
-def _optima(found: Collection, density: Density) -> dict[float, list[tuple[float, float]]]:
+def _optima(found: Outputs, density: Density) -> dict[float, list[tuple[float, float]]]:
     """t -> (ESS/n, uniformity) of the equilibria, where a frontier of this density was collected."""
     own = density.table.fingerprint
-    frontiers = [f for f in found.frontiers if (f.record.get("inputs") or {}).get("density") == own]
+    frontiers = [f for f in found.frontiers if input_of(f.record, "density") == own]
     return {f.t: f.optimum("uniformity") for f in frontiers}
 
 
-def frontier_section(found: Collection, look: Mapping[str, Look]) -> Section:
+def _frontiers(page: Page) -> Section:
     section = Section("frontier", "Frontier of the weight schemes")
-    for i, frontier in enumerate(found.frontiers):
-        section.tables.append(frontier_table(frontier))
-        figure = frontier_figure(f"frontier{i}", frontier, look)
-        if figure is not None:
-            section.figures.append(figure)
+    for i, frontier in enumerate(page.found.frontiers):
+        figure = figures.frontier_figure(f"frontier{i}", frontier, page.look)
+        section.add(tables.frontier_table(frontier), figure)
     return section
 
 
-def density_sections(
-    found: Collection,
-    density: Density,
-    look: Mapping[str, Look],
-    name: str,
-    pictures: int,
-    roots: Sequence[Path],
-    notices: list[str],
-) -> list[Section]:
+def _density(page: Page, density: Density, name: str) -> list[Section]:
     """Density, weights, groups, map and thumbnails of one density table."""
-    many = f" of {density.path.name}" if len(found.densities) > 1 else ""
-    log_density = density.table.numbers("log_density")
-    weights = _aligned_weights(found, density, notices)
+    many = f" of {density.path.name}" if len(page.found.densities) > 1 else ""
+    log_density, look = density.table.numbers("log_density"), page.look
+    weights = _aligned_weights(page, density)
+    drawn = {s: w for s, w in weights.items() if s != NATURAL}
     section = Section(f"{name}-weights", f"Density and weights{many}")
-    section.figures.append(
-        distributions.density_histogram(
-            f"{name}-density",
-            log_density,
-            {s: w for s, w in weights.items() if s != NATURAL},
-            look,
-            density.bandwidth,
-        )
+    section.add(
+        distributions.density_histogram(f"{name}-density", log_density, drawn, look, density.bandwidth)
     )
     histogram = distributions.weight_histogram(f"{name}-weight", weights, look)
     if histogram is not None:
-        section.figures += [histogram, distributions.lorenz_curve(f"{name}-lorenz", weights, look)]
-    section.figures += _group_figures(density, weights, look, name)
-    embeddings = _embeddings_of(found, density)
-    if embeddings is not None:
-        figure = _map(embeddings, density, log_density, weights, name)
-        if figure is not None:
-            section.figures.append(figure)
+        section.add(histogram, distributions.lorenz_curve(f"{name}-lorenz", weights, look))
+    section.add(*_group_figures(density, weights, look, name))
+    embeddings = _embeddings_of(page.found, density)
+    if embeddings is not None and embeddings.d > 1:
+        places, variance = maps.flat(embeddings.batches, embeddings.d)
+        rows = align(density.table.ids, embeddings.ids(), str(density.path), str(embeddings.path))
+        section.add(
+            maps.embedding_maps(
+                f"{name}-map", places[rows], variance, log_density, weights, density.bandwidth
+            )
+        )
     samples = Section(f"{name}-samples", f"Samples{many}")
-    if pictures:
-        samples.strips = _strips(embeddings, density, log_density, weights, pictures, roots, notices)
+    if page.pictures:
+        samples.strips = _strips(page, embeddings, density, log_density, weights)
     return [section, samples]
 
 
-def _aligned_weights(found: Collection, density: Density, notices: list[str]) -> dict[str, np.ndarray]:
+def _aligned_weights(page: Page, density: Density) -> dict[str, np.ndarray]:
     """Scheme -> weights in the order of the density table; manifests over other data are left out."""
     aligned: dict[str, np.ndarray] = {}
-    for scheme in found.schemes:
-        rows = align(density.table.ids, scheme.manifest.ids, "", "", allow_missing=True)
-        if (rows < 0).any() or scheme.manifest.n != density.table.n:
-            if len(found.densities) == 1:
-                notices.append(
-                    f"{scheme.path}: not over the samples of {density.path}, not shown with its density"
-                )
-            continue
-        aligned[scheme.name] = scheme.manifest.weights[rows]
+    for manifest in page.found.manifests:
+        rows = align(density.table.ids, manifest.file.ids, "", "", allow_missing=True)
+        if not (rows < 0).any() and manifest.file.n == density.table.n:
+            aligned[manifest.name] = manifest.file.weights[rows]
+        elif len(page.found.densities) == 1:
+            page.notices.append(
+                f"{manifest.path}: not over the samples of {density.path}, not shown with its density"
+            )
     return aligned
 
 
 def _group_figures(
     density: Density, weights: Mapping[str, np.ndarray], look: Mapping[str, Look], name: str
 ) -> list[Figure]:
-    columns = ["label", *density.table.group_columns]
-    figures: list[Figure] = []
-    for i, column in enumerate(columns):
+    drawn: list[Figure] = []
+    for i, column in enumerate(["label", *density.table.group_columns]):
         values = density.table.table.column(column).to_pylist()
         distinct = {str(v) for v in values if v is not None}
-        if not 2 <= len(distinct) <= _GROUP_VALUES or not weights or len(figures) > _GROUP_COLUMNS:
-            continue
-        shares = distributions.group_shares(column, values, weights)
-        figures.append(distributions.group_figure(f"{name}-group{i}", shares, look))
-    return figures
+        if 2 <= len(distinct) <= _GROUP_VALUES and weights and len(drawn) <= _GROUP_COLUMNS:
+            shares = distributions.group_shares(column, values, weights)
+            drawn.append(distributions.group_figure(f"{name}-group{i}", shares, look))
+    return drawn
 
 
-def _embeddings_of(found: Collection, density: Density) -> EmbeddingTable | None:
-    inputs = set((density.record.get("inputs") or {}).values()) | set(
-        (density.table.provenance.get("inputs") or {}).values()
-    )
+def _embeddings_of(found: Outputs, density: Density) -> EmbeddingTable | None:
+    documents = (density.record, density.table.provenance)
+    inputs = {value for document in documents for value in (document.get("inputs") or {}).values()}
     return next((e for e in found.embeddings if e.fingerprint in inputs), None)
 
 
-def _map(
-    embeddings: EmbeddingTable,
-    density: Density,
-    log_density: np.ndarray,
-    weights: Mapping[str, np.ndarray],
-    name: str,
-) -> Figure | None:
-    if embeddings.d < 2:
-        return None
-    mean, directions, variance = maps.principal_directions(embeddings.batches, embeddings.d)
-    places = np.concatenate([(x - mean) @ directions for _, x in embeddings.batches()])
-    rows = align(density.table.ids, embeddings.ids(), str(density.path), str(embeddings.path))
-    return maps.embedding_maps(f"{name}-map", places[rows], variance, log_density, weights, density.bandwidth)
-
-
 def _strips(
+    page: Page,
     embeddings: EmbeddingTable | None,
     density: Density,
     log_density: np.ndarray,
     weights: Mapping[str, np.ndarray],
-    count: int,
-    roots: Sequence[Path],
-    notices: list[str],
 ) -> list[thumbnails.Strip]:
-    if embeddings is None:
-        notices.append(f"no pictures for {density.path}: its embedding table is not here")
-        return []
+    table = density.table
     try:
-        source = thumbnails.open_source(embeddings.provenance, embeddings.path, roots)
-        duplicate = density.table.table.column("duplicate_of").is_valid().to_numpy()
-        table = density.table
-        return thumbnails.strips(source, table.ids, table.labels, log_density, weights, duplicate, count)
+        if embeddings is None:
+            raise KdbiasError("its embedding table is not here")
+        source = thumbnails.open_source(embeddings.provenance, embeddings.path, page.roots)
+        duplicate = table.table.column("duplicate_of").is_valid().to_numpy()
+        return thumbnails.strips(
+            source, table.ids, table.labels, log_density, weights, duplicate, page.pictures
+        )
     except KdbiasError as error:
-        notices.append(f"no pictures for {density.path}: {error}")
+        page.notices.append(f"no pictures for {density.path}: {error}")
         return []
 
 
-def headline(found: Collection) -> list[Fact]:
+def _students(page: Page) -> Section:
+    """What the students reached, by group too, and how their runs went."""
+    found, order = page.found, list(page.look)
+    section = Section("students", "Training and students" if found.runs else "Evaluations")
+    alike = found.judged_alike
+    values = tables.values_by_scheme(alike, order)
+    table = tables.students_table(values)
+    if table is not None:
+        measures = tables.shown_measures(values)
+        section.add(table, figures.results_by_scheme("results", values, measures, page.look))
+    alone = [e for e in found.evaluations if e not in alike or table is None]
+    judged = [e for e in found.evaluations if e not in alone]
+    section.add(tables.evaluations_table(alone))
+    for evaluation in found.evaluations if len(judged) <= _IN_FULL else alone:
+        section.add(*tables.group_tables(evaluation))
+        section.images += thumbnails.plots(evaluation)
+    if len(judged) > _IN_FULL:
+        section.add(*tables.students_by_group(judged, order))
+    curves: dict[str, list[figures.Curve]] = {}
+    x_name = _X_AXES[0]
+    for run in sorted(found.runs, key=lambda r: order.index(r.scheme)):
+        x_name = next((name for name in _X_AXES if name in run.metrics), "row")
+        loss = (run.record.get("config") or {}).get("loss")
+        for quantity, curve in _curves(run.metrics, run.scheme, x_name):
+            named = f"{quantity} ({loss})" if loss and "loss" in quantity else quantity
+            curves.setdefault(named.replace("_", " "), []).append(curve)
+    section.add(figures.training_curves("training", dict(list(curves.items())[:_LINES]), x_name, page.look))
+    return section
+
+
+def _curves(
+    metrics: Mapping[str, Sequence[object]], scheme: str, x_name: str
+) -> Iterator[tuple[str, figures.Curve]]:
+    """The columns of metrics.csv that are results, each over epoch, step or row."""
+    for name, column in metrics.items():
+        x = metrics.get(x_name, range(len(column)))
+        pairs = [pair for pair in zip(x, column, strict=True) if all(map(_is_number, pair))]
+        if pairs and name not in _BOOKKEEPING:
+            array = np.array(pairs, dtype=float)
+            yield name, figures.Curve(scheme, array[:, 0], array[:, 1])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def headline(found: Outputs) -> list[Fact]:
     """What to see first; every number is read from the collected files."""
-    facts: list[Fact] = []
-    for density in found.densities[:1]:
-        facts.append(Fact(f"{density.table.n:,}", "samples measured"))
-        by_scheme = {p.scheme: p for p in points(density) if f"{p.t:g}" == density.bandwidth}
-        natural = by_scheme.get(NATURAL)
-        if natural is not None and natural.effective_distinct is not None:
-            t = f"t = {natural.t:g}"
-            ceiling = magnitude(natural.ceiling).text
-            facts.append(
-                Fact(
-                    f"{natural.effective_distinct:,.1f}",
-                    f"distinct samples they are worth as drawn naturally ({t}; ceiling {ceiling})",
-                )
-            )
-            reached = [
-                (p.effective_distinct, p.scheme, p.ess)
-                for p in by_scheme.values()
-                if p.scheme != NATURAL and p.effective_distinct is not None
-            ] or manifests.reached(found, density)
-            if reached:
-                best, scheme, ess = max(reached)
-                worth = f"distinct samples under “{scheme}” ({t}; ESS {100 * ess:.0f} %)"
-                facts.append(Fact(f"{best:,.1f}", worth))
-    values = values_by_scheme(found.judged_alike)
-    for measure in shown_measures(values)[:1] if values else []:
-        reached_by = values[measure.key]
-        means = distilled_means(reached_by)
+    return [*(_worth(found, found.densities[0]) if found.densities else ()), *_gain(found)]
+
+
+def _worth(found: Outputs, density: Density) -> Iterator[Fact]:
+    """How many distinct samples the draws are worth at the chosen bandwidth, naturally and at best."""
+    yield Fact(f"{density.table.n:,}", "samples measured")
+    chosen = [row for row in tables.uniformity_rows(density) if f"{row['t']:g}" == density.bandwidth]
+    t, natural = f"t = {density.bandwidth}", chosen[0]
+    if natural["effective_distinct"] is None:
+        return
+    ceiling = write("distinct_ceiling", natural["distinct_ceiling"])
+    yield Fact(
+        write("effective_distinct", natural["effective_distinct"]),
+        f"distinct samples they are worth as drawn naturally ({t}; ceiling {ceiling})",
+    )
+    reached = [
+        (row["effective_distinct"], row["scheme"], row["ess_share"])
+        for row in chosen[1:]
+        if row["effective_distinct"] is not None
+    ] or _made_from(found, density)
+    if reached:
+        best, scheme, ess = max(reached)
+        worth = f"distinct samples under “{scheme}” ({t}; ESS {100 * ess:.0f} %)"
+        yield Fact(write("effective_distinct", best), worth)
+
+
+def _made_from(found: Outputs, density: Density) -> list[tuple[float, str, float]]:
+    """(D, scheme, ESS/n) of manifests that were made from a density at its own bandwidth."""
+    own = density.table.fingerprint
+    return [
+        (known["distinct_after"], manifest.name, manifest.numbers["ess_share"])
+        for manifest in tables.unmeasured(found)
+        if (known := tables.distinct(manifest)) and f"{known['t']:g}" == density.bandwidth
+        if input_of(manifest.provenance, "density") == own
+    ]
+
+
+def _gain(found: Outputs) -> Iterator[Fact]:
+    """What the students drawn naturally reached, and those of the best other scheme."""
+    values = tables.values_by_scheme(found.judged_alike)
+    for name, measure in list(tables.shown_measures(values).items())[:1]:
+        means = tables.distilled_means(values[name])
         if NATURAL in means and len(means) > 1:
-            best_name = best_of({s: mean for s, mean in means.items() if s != NATURAL}, measure)[0]
-            ends = [reached_by[NATURAL], reached_by[best_name]]
-            change = " → ".join(spread(end, measure).text.replace(" ", "\u00a0") for end in ends)
+            best = tables.best_of({s: mean for s, mean in means.items() if s != NATURAL}, measure)[0]
+            ends = [values[name][NATURAL], values[name][best]]
+            change = " → ".join(measure.spread(end).replace(" ", "\u00a0") for end in ends)
             over = "mean ± standard deviation over seeds" if max(map(len, ends)) > 1 else "one seed each"
-            none = "; no other sampling beats natural" if NATURAL in best_of(means, measure) else ""
-            facts.append(Fact(change, f"{measure.label}: natural → “{best_name}”, {over}{none}"))
-    return facts
+            none = "; no other sampling beats natural" if NATURAL in tables.best_of(means, measure) else ""
+            yield Fact(change, f"{measure.heading}: natural → “{best}”, {over}{none}")

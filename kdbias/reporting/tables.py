@@ -1,58 +1,327 @@
-"""Tables of the page and the text of their fields."""
+"""The page's tables, by quantity: uniformity, frontiers, manifests, students, evaluations; what was read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from kdbias.display.quantities import write
+from kdbias.display.quantities import NONE, QUANTITIES, Quantity, decimals, write
+from kdbias.display.table import Cell, Table
+from kdbias.reporting.outputs import Density, Evaluation, Frontier, Manifest, Outputs, is_distilled
 
-NONE = "n/a"
+MEASURES = (
+    *("centroid_balanced_accuracy", "centroid_tail_accuracy", "knn_balanced_accuracy"),
+    *("distance", "cosine"),
+)
+_LOWER = ("distance", "error", "eer", "fpir", "fnir", "loss")
+_GROUPS = 40  # rows of a table by group
+_METRICS = 8  # its columns
+_ACROSS = 6  # lines up to which a group is a column and a metric a row
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One field of a table; ``note`` is shown on hover and read out by screen readers."""
-
-    text: str
-    number: bool = False
-    best: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its caption; ``columns`` are (heading, what it means)."""
-
-    title: str
-    caption: str
-    columns: Sequence[tuple[str, str]]
-    rows: Sequence[Sequence[Cell]]
-    explain: bool = False  # list what the columns mean under the table
+# metric -> scheme -> one value a run
+Reached = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def number(value: float | None, digits: int = 3, note: str = "") -> Cell:
-    """A number with ``digits`` decimals (thousands separated), or n/a."""
-    if value is None:
-        return Cell(NONE, True, note=note)
-    return Cell(f"{value:,.{digits}f}", True, note=note)
+def uniformity_rows(density: Density) -> list[dict[str, Any]]:
+    """Every scheme at every bandwidth, by bandwidth: the numbers of both by their keys."""
+    schemes = density.numbers["schemes"]
+    return [
+        {**scheme, "scheme": scheme["name"], **at}
+        for bandwidths in zip(*(scheme["bandwidths"] for scheme in schemes), strict=True)
+        for scheme, at in zip(schemes, bandwidths, strict=True)
+    ]
 
 
-def percent(value: float | None, digits: int = 1, note: str = "") -> Cell:
-    return (
-        Cell(NONE, True, note=note) if value is None else Cell(f"{100 * value:.{digits}f} %", True, note=note)
+def uniformity_table(density: Density) -> Table:
+    """Rows: bandwidth, then scheme."""
+    numbers, search = density.numbers, density.numbers["search"]
+    recall = f", recall {search['recall']:g}" if search["recall"] is not None else ""
+    caption = (
+        f"{numbers['n']:,} samples in {numbers['d']} dimensions. Lower uniformity = the draws spread more "
+        "evenly over the sphere; excess is its distance to a perfectly uniform sphere (null). D says how "
+        "many distinct samples the draws are worth at this t, ESS/n how many samples carry them, "
+        "rectification how far from natural sampling (0 %) to the best re-weighting of this data (100 %) a "
+        "scheme gets. "
+        f"Neighbours: {search['kind']} search, k = {search['k']}{recall}."
     )
+    rows = [
+        {**row, "rectification_reason": row["rectification_reason"] or "not computed"}
+        for row in uniformity_rows(density)
+    ]
+    keys = (
+        "t scheme uniformity null excess effective_distinct distinct_ceiling ess_share rectification "
+        "effective_identities"
+    )
+    title = f"Uniformity of {density.path.name}"
+    return Table.of(rows, keys, title=title, caption=caption, explain=True)
 
 
-def rectification(value: float | None, reason: str) -> Cell:
-    """Its percentage as everywhere; the note is the reason for none, or the number where it is not shown."""
-    text = write("rectification", value)
-    exact = "" if value is None or not text.startswith("<") else f"{100 * value:,.1f} %"
-    return Cell(text, True, note=reason if value is None else exact)
+def frontier_table(frontier: Frontier) -> Table:
+    """A row a scheme, by falling effective sample size."""
+    caption = (
+        f"What each scheme reaches and costs at t = {frontier.t:g}, by falling effective sample size. The "
+        "equilibria are the frontier: at their ESS no sampling of this data is less crowded."
+    )
+    skipped = frontier.record.get("skipped") or {}
+    if skipped:
+        caption += " Left out: " + "; ".join(f"{name} ({why})" for name, why in skipped.items()) + "."
+    keys = (
+        "scheme ess_share uniformity effective_distinct rectification max_weight zero_weights "
+        "effective_identities"
+    )
+    title = f"Schemes of {frontier.path.name}"
+    return Table.of(frontier.rows, keys, title=title, caption=caption, explain=True)
 
 
-def magnitude(value: float | None) -> Cell:
-    """A count that may be astronomically large (the ceiling of D grows like e^2t)."""
-    if value is None:
-        return Cell(NONE, True)
-    return Cell(f"{value:,.1f}" if value < 1e5 else f"{value:.1e}", True)
+def unmeasured(found: Outputs) -> list[Manifest]:
+    """Manifests of ``kdbias weights`` that no collected density has numbers of."""
+    measured = {s["name"] for d in found.densities for s in d.numbers["schemes"]}
+    return [m for m in found.manifests if m.name not in measured and m.provenance.get("numbers")]
+
+
+def distinct(manifest: Manifest) -> dict[str, float]:
+    """t, and D of natural sampling and of the manifest, from the solver's energies.
+
+    Empty for other methods, and where the weights were edited since.
+    """
+    solver: dict[str, Any] = manifest.provenance.get("solver") or {}
+    t = (manifest.provenance.get("config") or {}).get("t")
+    before, after = solver.get("energy_before"), solver.get("energy")
+    if not t or not before or not after or manifest.edited:
+        return {}
+    return {"t": float(t), "distinct_before": 1 / float(before), "distinct_after": 1 / float(after)}
+
+
+def manifests_table(manifests: Sequence[Manifest]) -> Table | None:
+    """A row a manifest."""
+    if not manifests:
+        return None
+    rows = []
+    for manifest in manifests:
+        config = manifest.provenance.get("config") or {}
+        method = str(config.get("method", NONE)) + (", edited since" if manifest.edited else "")
+        known = {"t": config.get("t") or None, **distinct(manifest)}
+        rows.append({"scheme": manifest.name, "method": method, **manifest.numbers, **known})
+    caption = (
+        "D as kdbias weights recorded it, the rest from the weights in each file; kdbias uniformity "
+        "--weights measures them at every bandwidth, beside natural sampling."
+    )
+    if any(manifest.edited for manifest in manifests):
+        caption += " No D is recorded of a manifest that was edited since kdbias weights wrote it."
+    keys = (
+        "scheme method t distinct_before distinct_after ess_share max_weight zero_weights "
+        "effective_identities"
+    )
+    return Table.of(rows, keys, title="Weight manifests", caption=caption, explain=True)
+
+
+def values_by_scheme(evaluations: Sequence[Evaluation], order: Sequence[str] = ()) -> Reached:
+    """Metric -> scheme -> one value a run; where two evaluations of a run have a metric, the first counts."""
+    by_run: dict[str, dict[str, tuple[str, float]]] = {}
+    for evaluation in evaluations:
+        if evaluation.run is not None:
+            for name, entry in evaluation.metrics["metrics"].items():
+                if entry["value"] is not None:
+                    held = (evaluation.run.scheme, float(entry["value"]))
+                    by_run.setdefault(name, {}).setdefault(str(evaluation.run.path), held)
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, runs in by_run.items():
+        schemes = dict.fromkeys([*order, *(scheme for scheme, _ in runs.values())])
+        by_scheme = {s: [value for scheme, value in runs.values() if scheme == s] for s in schemes}
+        found[name] = {s: held for s, held in by_scheme.items() if held}
+    return found
+
+
+def shown_measures(names: Collection[str]) -> dict[str, Quantity]:
+    """Which metrics to show: the well-known ones that are there, else the first few."""
+    known = [name for name in MEASURES if name in names]
+    if known:
+        return {n: QUANTITIES[n] for n in known if n != "cosine" or "distance" not in names}  # one says both
+    return {
+        name: Quantity(
+            name.replace("_", " "),
+            form=decimals(4),
+            better="lower" if any(word in name for word in _LOWER) else "higher",
+        )
+        for name in list(names)[:4]
+    }
+
+
+def distilled_means(by_scheme: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Scheme -> mean over the runs that learnt from a teacher."""
+    return {s: statistics.fmean(v) for s, v in by_scheme.items() if is_distilled(s)}
+
+
+def best_of(means: Mapping[str, float], measure: Quantity) -> list[str]:
+    """The schemes of the best mean: several where they are equal but for rounding errors."""
+    top = (min if measure.better == "lower" else max)(means.values(), default=math.nan)
+    return [s for s, mean in means.items() if math.isclose(mean, top, rel_tol=1e-9)]
+
+
+def students_table(values: Reached) -> Table | None:
+    """Scheme by measure, mean +- standard deviation over runs, the best mean marked."""
+    measures = shown_measures(values)
+    schemes = list(dict.fromkeys(scheme for name in measures for scheme in values[name]))
+    if not schemes:
+        return None
+    best = {name: best_of(distilled_means(values[name]), m) for name, m in measures.items()}
+    rows = []
+    for s in schemes:
+        reached = {name: values[name].get(s, ()) for name in measures}
+        cells = [Cell(m.spread(reached[name]), True, s in best[name]) for name, m in measures.items()]
+        rows.append([Cell(s), Cell(str(max(map(len, reached.values()))), True), *cells])
+    columns = [
+        ("sampling", "the weight manifest that the student's training drew by"),
+        ("runs", "number of students (seeds)"),
+        *((m.heading, f"{m.better} is better") for m in measures.values()),
+    ]
+    caption = (
+        "Mean over runs ± one standard deviation (ddof 1); bold = the best distilled mean of a column. A "
+        "difference of less than about the spread is no evidence."
+    )
+    return Table("Students", caption, columns, rows)
+
+
+def evaluations_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """Every evaluation with all its metrics and intervals."""
+    rows = []
+    for e in evaluations:
+        about = {"evaluation": e.path.name, "judged": e.judged, "protocol": e.protocol}
+        for name, entry in e.metrics["metrics"].items():
+            known = entry.get("low") is not None and entry.get("high") is not None
+            interval = Cell(f"{entry['low']:.4f} to {entry['high']:.4f}" if known else NONE, True)
+            metric = name.replace("_", " ")
+            rows.append({**about, "metric": metric, "value": entry["value"], "95 % interval": interval})
+    if not rows:
+        return None
+    caption = (
+        "Each metric with its percentile bootstrap interval over the judged units (a run or a table); the "
+        "spread over training seeds is not in it."
+    )
+    return Table.of(rows, list(rows[0]), title="All evaluations", caption=caption)
+
+
+def group_tables(evaluation: Evaluation) -> list[Table]:
+    """A table a grouping column: a row a group with value and interval of each metric, then their spread."""
+    document = evaluation.metrics
+    tables = []
+    for column, groups in document["groups"].items():
+        metrics = list(dict.fromkeys(name for _, name, _ in _values(groups)))
+        if not metrics:
+            continue
+        shown = metrics[:_METRICS]
+        lines = [[column, "n", *(name.replace("_", " ") for name in shown)]]
+        for value, group in list(groups.items())[:_GROUPS]:
+            held = [_estimate(group["metrics"].get(name)) for name in shown]
+            lines.append([str(value), write("n", group["n"]), *held])
+        across = document.get("spread", {}).get(column)
+        if across:
+            lines.append(["gap", "", *(_gap(across.get(name)) for name in shown)])
+        if len(lines) <= _ACROSS:  # few groups stand side by side
+            lines = [list(line) for line in zip(*lines, strict=True)]
+        caption = (
+            f"Judged: {evaluation.judged}, protocol {evaluation.protocol}. Each value with its "
+            "95 % bootstrap interval; gap = the best group's value less the worst one's."
+            + _first(_GROUPS, groups, "groups")
+            + _first(_METRICS, metrics, "metrics")
+        )
+        rows = [[Cell(line[0]), *(Cell(text, True) for text in line[1:])] for line in lines[1:]]
+        heads = [(text, "") for text in lines[0]]
+        tables.append(Table(f"{evaluation.path.name} by {column}", caption, heads, rows))
+    return tables
+
+
+def _first(count: int, of: Collection[Any], what: str) -> str:
+    return f" The first {count} of {len(of):,} {what}." if len(of) > count else ""
+
+
+def _values(groups: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """(group, metric, value) of one grouping column, undefined ones left out."""
+    for group, held in groups.items():
+        for name, entry in held["metrics"].items():
+            if entry["value"] is not None:
+                yield group, name, float(entry["value"])
+
+
+def _estimate(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["value"] is None:
+        return NONE
+    text = write("value", entry["value"])
+    low, high = entry.get("low"), entry.get("high")
+    return text if low is None or high is None else f"{text} [{low:.3f}, {high:.3f}]"
+
+
+def _gap(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["gap"] is None:
+        return NONE
+    worst = f" (worst: {entry['worst']})" if entry["worst"] is not None else ""
+    return write("value", entry["gap"]) + worst
+
+
+def students_by_group(evaluations: Sequence[Evaluation], order: Sequence[str]) -> list[Table]:
+    """A table a grouping column: what the students of each scheme reached in each group."""
+    tables = []
+    for column in dict.fromkeys(column for e in evaluations for column in e.metrics["groups"]):
+        values: dict[tuple[str, str], dict[str, list[float]]] = {}  # (group, scheme) -> metric -> a run each
+        for e in evaluations:
+            for group, name, value in _values(e.metrics["groups"].get(column, {})):
+                if e.run is not None:
+                    values.setdefault((group, e.run.scheme), {}).setdefault(name, []).append(value)
+        measures = shown_measures(dict.fromkeys(name for held in values.values() for name in held))
+        groups = list(dict.fromkeys(group for group, _ in values))
+        if not measures:
+            continue
+        rows = []
+        for group in groups[:_GROUPS]:
+            for scheme in (s for s in order if any(s == held for _, held in values)):
+                own = values.get((group, scheme), {})
+                cells = (Cell(m.spread(own.get(name, ())), True) for name, m in measures.items())
+                rows.append([Cell(group), Cell(scheme), *cells])
+        heads = [(column, ""), ("sampling", ""), *((m.heading, "") for m in measures.values())]
+        caption = "Mean over runs ± one standard deviation (ddof 1) in each group of the judged samples."
+        caption += _first(_GROUPS, groups, "groups")
+        tables.append(Table(f"Students by {column}", caption, heads, rows))
+    return tables
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One input of the report, for the section at the page's end."""
+
+    path: str
+    kind: str
+    facts: Sequence[tuple[str, str]]
+    config: str  # JSON, "" where none was recorded
+
+
+def provenances(found: Outputs) -> list[Provenance]:
+    """Version, configuration, fingerprints and counts of everything that was read."""
+    listed = [
+        *(_provenance(e.path, "embedding table", e.provenance, e.fingerprint) for e in found.embeddings),
+        *(_provenance(d.path, "density", d.record, d.table.fingerprint) for d in found.densities),
+        *(_provenance(f.path, "frontier", f.record) for f in found.frontiers),
+    ]
+    for m in found.manifests:
+        told = _provenance(m.path, f"weights, “{m.name}”", m.provenance, m.file.fingerprint)
+        edited = [("edited since", "what follows describes the file as kdbias wrote it")] * m.edited
+        listed.append(replace(told, facts=[told.facts[0], *edited, *told.facts[1:]]))
+    listed += [_provenance(r.path, f"training run, “{r.scheme}”", r.record) for r in found.runs]
+    return listed + [_provenance(e.path, "evaluation", e.record) for e in found.evaluations]
+
+
+def _provenance(path: object, kind: str, record: Mapping[str, Any], fingerprint: str = "") -> Provenance:
+    made_by = record.get("version") or record.get("kdbias") or "not recorded (hand-made file)"
+    facts = {"kdbias": made_by, **{key: record.get(key) for key in ("created", "started", "finished")}}
+    if isinstance(record.get("seconds"), int | float):
+        facts["seconds"] = f"{record['seconds']:,.1f}"
+    for key, value in (record.get("counts") or {}).items():
+        facts[f"count: {key}"] = f"{value:,}" if isinstance(value, int) else str(value)
+    facts["fingerprint"] = fingerprint
+    facts |= {f"input: {role}": str(value) for role, value in (record.get("inputs") or {}).items()}
+    config = record.get("config")
+    shown = json.dumps(config, indent=2, ensure_ascii=False) if config else ""
+    return Provenance(str(path), kind, [(key, str(value)) for key, value in facts.items() if value], shown)

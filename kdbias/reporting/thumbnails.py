@@ -1,4 +1,4 @@
-"""Small pictures of telling samples: the most crowded, the most isolated, the most and the least drawn."""
+"""Pictures: telling samples (most crowded, most isolated, most and least drawn), plots of evaluations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import numpy as np
 from kdbias.data.access import is_inside, is_uri, join_root
 from kdbias.data.description import read_description
 from kdbias.errors import KdbiasError
-from kdbias.reporting.places import bases, candidates
+from kdbias.reporting.naming import bases, candidates
+from kdbias.reporting.outputs import Evaluation
+from kdbias.wording import plural
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +26,19 @@ if TYPE_CHECKING:
     from kdbias.data.source import Source
 
 _SIDE = 96  # pixels
+_IMAGES = 4  # plots of an evaluation
+_LARGEST = 4 << 20  # bytes of a plot
+_PNG = b"\x89PNG\r\n\x1a\n"
 _OPTIONS = ("id_column", "label_column", "path_column", "image_column", "root")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A plot that a stage drew, as a data URI."""
+
+    title: str
+    caption: str
+    uri: str
 
 
 @dataclass(frozen=True)
@@ -180,17 +194,10 @@ def strips(
                 )
         return Strip(title, meaning, pictures)
 
+    said = "log density {:.2f}"
     found = [
-        strip(
-            "Most crowded", "highest density: many near neighbours", log_density, True, "log density {:.2f}"
-        ),
-        strip(
-            "Most isolated",
-            "lowest density: little like them nearby",
-            log_density,
-            False,
-            "log density {:.2f}",
-        ),
+        strip("Most crowded", "highest density: many near neighbours", log_density, True, said),
+        strip("Most isolated", "lowest density: little like them nearby", log_density, False, said),
     ]
     for name, w in weights.items():
         if w.max() > w.min():
@@ -215,4 +222,26 @@ def _picture(source: Source, row: int) -> tuple[str, bool] | None:
     buffer = io.BytesIO()
     kind = "PNG" if small else "JPEG"
     image.save(buffer, kind, quality=82)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}", small
+    return _uri(kind.lower(), buffer.getvalue()), small
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def plots(evaluation: Evaluation) -> list[Image]:
+    """The plots that the evaluation drew and that still lie in its folder."""
+    document = evaluation.metrics
+    images = []
+    for name in document.get("plots", [])[:_IMAGES]:
+        file = evaluation.path / Path(name).name
+        if not file.is_file() or file.stat().st_size > _LARGEST:
+            continue
+        content = file.read_bytes()
+        if not content.startswith(_PNG):
+            continue
+        count, units = document["n"], plural(document["unit"])
+        caption = f"Drawn by kdbias evaluate: protocol {evaluation.protocol}, {count:,} {units}."
+        title = f"{evaluation.path.name}: {file.stem.replace('_', ' ')}"
+        images.append(Image(title, caption, _uri("png", content)))
+    return images

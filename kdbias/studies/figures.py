@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.reporting.summaries import MEASURES
+from kdbias.display.quantities import QUANTITIES
+from kdbias.reporting.tables import MEASURES
 from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
 from kdbias.studies.settings import BASELINE, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LABELS = {measure.key: measure.label.partition(" (")[0] for measure in MEASURES}
+_LABELS = {name: QUANTITIES[name].heading.partition(" (")[0] for name in MEASURES}
 _LABELS |= {"distance": "distance to the teacher", "auc": "AUC"}
 _COLUMNS = 3
 _MARKERS = "osD^vP*X<>hp8d"

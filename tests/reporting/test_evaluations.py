@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from kdbias.reporting import report
-from kdbias.reporting.collect import collect
-from kdbias.reporting.evaluations import group_tables, plots
+from kdbias.reporting.outputs import collect
+from kdbias.reporting.tables import group_tables
+from kdbias.reporting.thumbnails import plots
 from kdbias.tables.documents import read_json, write_json
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from kdbias.display.figure import SERIES, legend_below, looks, panel
-from kdbias.reporting import distributions, maps, uniformity_figures
-from kdbias.reporting.training_figures import Measure, results_by_scheme
+from kdbias.display.quantities import Quantity
+from kdbias.reporting import distributions, figures, maps
+from kdbias.reporting.figures import results_by_scheme
+
+
+def point(*values):
+    """A scheme at a bandwidth, as the rows of uniformity tables have it."""
+    keys = ("scheme", "t", "ess_share", "uniformity", "null", "effective_distinct", "distinct_ceiling")
+    return dict(zip(keys, values, strict=True))
 
 
 def test_lorenz_of_known_weights():
@@ -105,34 +112,34 @@ def test_weights_that_are_all_one_need_no_histogram():
 
 
 def test_points_without_a_value_are_left_out():
-    dots = [uniformity_figures.Point("natural", 2.0, 1.0, None, -3.9, None, 50.0)]
-    assert uniformity_figures.uniformity_against_ess("u", dots, looks(["natural"])) is None
+    dots = [point("natural", 2.0, 1.0, None, -3.9, None, 50.0)]
+    assert figures.uniformity_against_ess("u", dots, looks(["natural"])) is None
 
 
 def test_a_dot_alone_is_no_trade_off_and_the_dotted_line_is_named_only_where_it_is_drawn():
     def dot(scheme, t, ess, uniformity, null=-30.0):
-        return uniformity_figures.Point(scheme, t, ess, uniformity, null, 9.0, 1e9)
+        return point(scheme, t, ess, uniformity, null, 9.0, 1e9)
 
     look = looks(["natural", "w"])
     alone = [dot("natural", 2.0, 1.0, -1.0), dot("natural", 5.0, 1.0, -3.0)]
-    assert uniformity_figures.uniformity_against_ess("u", alone, look) is None
+    assert figures.uniformity_against_ess("u", alone, look) is None
     pair = [*alone, dot("w", 5.0, 0.5, -3.5)]
-    figure = uniformity_figures.uniformity_against_ess("u", pair, look)
+    figure = figures.uniformity_against_ess("u", pair, look)
     assert len(figure.panels) == 1
     assert "dotted" not in figure.caption
     near = [dot("natural", 5.0, 1.0, -3.0, -3.9), dot("w", 5.0, 0.5, -3.5, -3.9)]
-    figure = uniformity_figures.uniformity_against_ess("u", near, look)
+    figure = figures.uniformity_against_ess("u", near, look)
     assert "dotted" in figure.caption
     assert "uniform sphere</text>" in figure.panels[0]
-    figure = uniformity_figures.distinct_across_bandwidths("d", pair, look)
+    figure = figures.distinct_across_bandwidths("d", pair, look)
     assert "dotted" not in figure.caption
     assert "ceiling" not in figure.panels[0]
 
 
 def test_an_optimum_is_inside_the_panel():
-    dots = [uniformity_figures.Point("natural", 2.0, 1.0, -3.0, -9.0, 9.0, 50.0)]
+    dots = [point("natural", 2.0, 1.0, -3.0, -9.0, 9.0, 50.0)]
     frontier = {2.0: [(0.4, -3.5), (0.9, -3.1)]}
-    figure = uniformity_figures.uniformity_against_ess("u", dots, looks(["natural", "equilibrium"]), frontier)
+    figure = figures.uniformity_against_ess("u", dots, looks(["natural", "equilibrium"]), frontier)
     ticks = [float(v.replace("\u2212", "-")) for v in re.findall(r">(\u2212[\d.]+)<", figure.panels[0])]
     assert min(ticks) < -3.4
 
@@ -150,7 +157,7 @@ def test_results_show_one_dot_a_run():
     figure = results_by_scheme(
         "r",
         {"a": {"x": [0.1, 0.2, 0.3], "y": [0.2]}},
-        [Measure("a", "accuracy (%)", True, True)],
+        {"a": Quantity("accuracy (%)", better="higher")},
         looks("xy"),
     )
     assert figure is not None
@@ -160,7 +167,7 @@ def test_results_show_one_dot_a_run():
 
 
 def test_single_runs_have_no_spread_and_a_single_one_no_figure():
-    measures = [Measure("a", "accuracy (%)", True, True)]
+    measures = {"a": Quantity("accuracy (%)", better="higher")}
     assert results_by_scheme("r", {"a": {"x": [0.1]}}, measures, looks("x")) is None
     figure = results_by_scheme("r", {"a": {"x": [0.1], "y": [0.2]}}, measures, looks("xy"))
     assert "(1 run a scheme)" in figure.caption

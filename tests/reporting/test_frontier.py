@@ -8,8 +8,8 @@ import pytest
 
 from kdbias.display.figure import SERIES, looks
 from kdbias.reporting import report
-from kdbias.reporting.collect import collect
-from kdbias.reporting.frontier import frontier_figure
+from kdbias.reporting.figures import frontier_figure
+from kdbias.reporting.outputs import collect
 from kdbias.reporting.sections import scheme_names
 from kdbias.tables.density_table import read_density
 from kdbias.tables.run_record import Run

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kdbias.reporting import report
-from kdbias.reporting.collect import collect
 from kdbias.reporting.naming import recipes, told_apart
-from kdbias.reporting.summaries import values_by_scheme
+from kdbias.reporting.outputs import collect
+from kdbias.reporting.tables import values_by_scheme
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.weight_manifest import read_manifest, write_manifest
 
@@ -59,7 +59,7 @@ def test_manifests_of_one_name_are_two_schemes(outputs, tmp_path):
     weights = old.weights[::-1].copy()
     write_manifest(other, old.ids, old.labels, {}, outputs.log_density, weights, old.provenance)
     found = collect([outputs["density"], other])
-    assert [scheme.name for scheme in found.schemes] == ["equilibrium", "other/equilibrium"]
+    assert [scheme.name for scheme in found.manifests] == ["equilibrium", "other/equilibrium"]
 
 
 def test_evaluations_of_other_test_data_enter_no_mean(own, tmp_path):

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kdbias.display.table import Cell, cell
 from kdbias.errors import KdbiasError
 from kdbias.reporting import report, thumbnails
-from kdbias.reporting.collect import collect
-from kdbias.reporting.tables import Cell, rectification
+from kdbias.reporting.outputs import collect
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
@@ -96,7 +96,7 @@ def test_numbers_in_the_tables_are_those_of_the_files(page, outputs):
     numbers = read_json(outputs["density"] / "uniformity.json")
     for scheme in numbers["schemes"]:
         for b in scheme["bandwidths"]:
-            assert f"{b['uniformity']:.3f}" in outline.text
+            assert f"{b['uniformity']:.4f}" in outline.text
             assert f"{b['effective_distinct']:,.1f}" in outline.text
         assert f"{100 * scheme['ess'] / numbers['n']:.1f} %" in outline.text
     assert "62.5 %" in outline.text  # rectification of the fixture's equilibrium at t = 4
@@ -130,10 +130,14 @@ def test_where_natural_is_best_or_tied_the_page_says_that_nothing_beats_it(
     assert [text for text in marked if len(text) == len(bold[0])] == bold
 
 
+def rectification(value, reason=None):
+    return cell({"rectification": value, "rectification_reason": reason}, "rectification")
+
+
 def test_a_rectification_far_below_natural_is_shown_short_and_noted_in_full():
-    assert rectification(-216.981, "") == Cell("< -999 %", True, note="-21,698.1 %")
+    assert rectification(-216.981) == Cell("< -999 %", True, note="-21,698.1 %")
     assert rectification(None, "why") == Cell("n/a", True, note="why")
-    assert rectification(0.625, "") == Cell("62.5 %", True)
+    assert rectification(0.625) == Cell("62.5 %", True)
 
 
 def test_every_figure_has_axis_labels_and_a_caption(page):
@@ -199,7 +203,7 @@ def test_provenance_names_version_config_fingerprint_and_counts(page, outputs):
 
 def test_a_density_folder_brings_its_manifests_and_embeddings_along(outputs, tmp_path):
     found = collect([outputs["density"]])
-    assert [s.name for s in found.schemes] == ["equilibrium"]
+    assert [m.name for m in found.manifests] == ["equilibrium"]
     assert [e.path for e in found.embeddings] == [outputs["emb"]]
     moved = tmp_path / "moved"
     shutil.copytree(outputs["density"], moved)

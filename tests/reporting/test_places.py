@@ -16,8 +16,8 @@ from PIL import Image
 from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.reporting import report
-from kdbias.reporting.collect import collect
-from kdbias.reporting.places import candidates
+from kdbias.reporting.naming import candidates
+from kdbias.reporting.outputs import collect
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
@@ -52,7 +52,7 @@ def test_everything_recorded_is_found_from_elsewhere(work, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = collect(["../made/density", "../made/students/natural-0", "../made/evaluations/natural-0"])
     assert [e.path.resolve() for e in found.embeddings] == [work / "emb"]
-    assert [s.path.resolve() for s in found.schemes] == [work / "equilibrium.parquet"]
+    assert [s.path.resolve() for s in found.manifests] == [work / "equilibrium.parquet"]
     assert found.evaluations[0].run is found.runs[0]
     result = report("../made/density", "r.html", pictures=2, root="../made")
     assert result.notices == ()
@@ -69,7 +69,7 @@ def test_another_table_of_the_same_name_is_not_taken(work, tmp_path, monkeypatch
     shutil.copy(work / "natural.parquet", here / "data.parquet")  # no pictures in it
     found = collect([work / "density"])
     assert [e.path.resolve() for e in found.embeddings] == [work / "emb"]
-    assert [s.path.resolve() for s in found.schemes] == [work / "equilibrium.parquet"]
+    assert [s.path.resolve() for s in found.manifests] == [work / "equilibrium.parquet"]
     assert report(work / "density", "r.html", pictures=2, root=work).notices == ()
 
 

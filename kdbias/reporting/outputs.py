@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,12 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.inspection.recognition import recognise, recognise_quietly, stage_folders
 from kdbias.measurement.files import read_uniformity
-from kdbias.reporting.frontier import Frontier, read_frontier
-from kdbias.reporting.naming import recipes, told_apart
-from kdbias.reporting.places import candidates
+from kdbias.reporting.naming import candidates, recipes, told_apart
 from kdbias.tables.csv_file import read_csv
+from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.weighting.diagnostics import current, edited
+from kdbias.weighting.frontier_figure import optimum, series
 
 if TYPE_CHECKING:
     from kdbias.tables.density_table import DensityTable
@@ -47,31 +48,61 @@ class Density:
 
     @property
     def bandwidth(self) -> str:
-        """The t of its ``log_density`` as text, "?" where it was not recorded."""
-        t = self.numbers.get("t_chosen")
-        return f"{t:g}" if isinstance(t, int | float) else "?"
+        """The t of its ``log_density`` as text."""
+        return f"{self.numbers['t_chosen']:g}"
 
 
 @dataclass(frozen=True)
-class Scheme:
+class Manifest:
     """A weight manifest and the name it goes by on the page."""
 
     name: str
-    manifest: WeightManifest
+    file: WeightManifest
 
     @property
     def path(self) -> Path:
-        return self.manifest.path
+        return self.file.path
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return self.file.provenance
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """ESS, largest weight and so on, of the weights in the file."""
-        return current(self.manifest)
+        return current(self.file)
 
     @cached_property
     def edited(self) -> bool:
         """Whether the file is no longer what its provenance describes."""
-        return edited(self.manifest, self.numbers)
+        return edited(self.file, self.numbers)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """An output of ``kdbias weights --frontier``: a row a scheme, by falling effective sample size."""
+
+    path: Path
+    record: dict[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def t(self) -> float:
+        return float(self.rows[0]["t"])
+
+    @property
+    def names(self) -> list[str]:
+        """Its series: each scheme, and the equilibria as one."""
+        return series(self.rows)
+
+    def optimum(self, column: str) -> list[tuple[float, float]]:
+        """(ESS/n, value) of the equilibria, by rising ESS."""
+        return optimum(self.rows, column)
+
+
+def read_frontier(folder: Path) -> Frontier:
+    """What `frontier` left in a folder."""
+    return Frontier(folder, read_record(folder), read_table(folder / "frontier.parquet").to_pylist())
 
 
 def is_distilled(scheme: str) -> bool:
@@ -104,23 +135,30 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        return str(self.metrics.get("protocol", "?"))
+        return self.metrics["protocol"]
+
+    @property
+    def judged(self) -> str:
+        """What it judged, by name."""
+        if self.run is not None:
+            return self.run.path.name
+        return str(input_of(self.record, "model", "paths") or self.path.name)
 
     @property
     def question(self) -> str:
         """What was asked of the model: evaluations that differ in it are not to be averaged."""
         config = self.record.get("config") or {}
         asked = {name: config.get(name) for name in ("options", "where", "gallery_where")}
-        return json.dumps([asked, self.metrics.get("n"), self.metrics.get("test_data")], sort_keys=True)
+        return json.dumps([asked, self.metrics["n"], self.metrics.get("test_data")], sort_keys=True)
 
 
 @dataclass
-class Collection:
+class Outputs:
     """Everything that a report is about."""
 
     embeddings: list[EmbeddingTable] = field(default_factory=list)
     densities: list[Density] = field(default_factory=list)
-    schemes: list[Scheme] = field(default_factory=list)
+    manifests: list[Manifest] = field(default_factory=list)
     frontiers: list[Frontier] = field(default_factory=list)
     runs: list[TrainingRun] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -135,13 +173,8 @@ class Collection:
             asked.setdefault(evaluation.protocol, Counter())[evaluation.question] += 1
         return [e for e in of_runs if e.question == asked[e.protocol].most_common(1)[0][0]]
 
-    @property
-    def empty(self) -> bool:
-        measured = self.embeddings or self.densities or self.schemes or self.frontiers
-        return not (measured or self.runs or self.evaluations)
 
-
-def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
+def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
     """Read any mix of stage outputs; a folder that holds several (a demo) stands for all of them.
 
     Unfinished outputs are listed, not read. Manifests and embedding tables that a density folder names are
@@ -151,7 +184,7 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
         KdbiasError: a path is missing or no output of kdbias, or nothing finished is among them.
     """
     places = list(dict.fromkeys(place for output in outputs for place in _expand(Path(output))))
-    found = Collection()
+    found = Outputs()
     by_kind: dict[str, list[Path]] = {}
     for place in places:
         if place.is_dir() and read_record(place).get("status") != "finished":
@@ -160,13 +193,13 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Collection:
             by_kind.setdefault(recognise(place), []).append(place)
     _read_densities(by_kind, found)
     _read_embeddings(by_kind, found)
-    _read_schemes(by_kind, found)
+    _read_manifests(by_kind, found)
     found.frontiers = [read_frontier(place) for place in by_kind.get("frontier", [])]
-    found.runs = _read_runs(by_kind.get("training run", []), found.schemes)
+    found.runs = _read_runs(by_kind.get("training run", []), found.manifests)
     found.evaluations = [
         _read_evaluation(place, found.runs, found.embeddings) for place in by_kind.get("evaluation", [])
     ]
-    if found.empty:
+    if not any(held for name, held in vars(found).items() if name != "unfinished"):
         named = ", ".join(str(p) for p in found.unfinished) or ", ".join(map(str, outputs))
         raise KdbiasError(f"nothing finished to report on in {named}; finish a stage first")
     return found
@@ -193,7 +226,7 @@ def _article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
 
 
-def _read_densities(by_kind: dict[str, list[Path]], found: Collection) -> None:
+def _read_densities(by_kind: dict[str, list[Path]], found: Outputs) -> None:
     from kdbias.tables.density_table import read_density
 
     for place in by_kind.get("density folder", []):
@@ -201,83 +234,83 @@ def _read_densities(by_kind: dict[str, list[Path]], found: Collection) -> None:
         found.densities.append(Density(place, record, numbers, read_density(place)))
 
 
-def _read_embeddings(by_kind: dict[str, list[Path]], found: Collection) -> None:
+def _read_embeddings(by_kind: dict[str, list[Path]], found: Outputs) -> None:
     from kdbias.tables.embedding_table import EmbeddingTable
 
-    places = list(by_kind.get("embedding table", []))
+    tables = [EmbeddingTable.open(p, require_finished=False) for p in by_kind.get("embedding table", [])]
     for density in found.densities:
         named = density.table.provenance.get("embeddings")
         if isinstance(named, str):
-            places += _measured_on(density, named)
-    seen: set[Path] = set()
-    for place in places:
-        if place.resolve() not in seen:
-            seen.add(place.resolve())
-            found.embeddings.append(EmbeddingTable.open(place, require_finished=False))
+            known = input_of(density.table.provenance, "embeddings")
+            tables += itertools.islice(_tables_named(named, density.path, known), 1)
+    once: dict[Path, EmbeddingTable] = {}
+    for table in tables:
+        once.setdefault(table.path.resolve(), table)
+    found.embeddings = list(once.values())
 
 
-def _measured_on(density: Density, named: str) -> list[Path]:
-    """Where the table lies that a density names; one with another fingerprint is another table."""
+def _tables_named(named: str, record: Path, known: str | None) -> Iterator[EmbeddingTable]:
+    """The embedding tables that a record may mean; one with another fingerprint is another table."""
     from kdbias.tables.embedding_table import EmbeddingTable
 
-    known = (density.table.provenance.get("inputs") or {}).get("embeddings")
-    for place in candidates(named, density.path, known is not None):
+    for place in candidates(named, record, known is not None):
         if recognise_quietly(place) == "embedding table":
             table = EmbeddingTable.open(place, require_finished=False)
-            if known is None or table.fingerprint == known:
-                return [place]
-    return []
+            if known in (None, table.fingerprint):
+                yield table
 
 
-def _read_schemes(by_kind: dict[str, list[Path]], found: Collection) -> None:
+def _read_manifests(by_kind: dict[str, list[Path]], found: Outputs) -> None:
     from kdbias.tables.weight_manifest import read_manifest
 
-    places = {place.resolve(): place for place in by_kind.get("weight manifest", [])}
+    files = {place.resolve(): read_manifest(place) for place in by_kind.get("weight manifest", [])}
     names: dict[Path, str] = {}
     for density in found.densities:
-        for scheme in density.numbers.get("schemes", []):
-            if not scheme.get("weights"):
-                continue
-            known = scheme.get("fingerprint")
-            for candidate in candidates(scheme["weights"], density.path, known is not None):
-                if _is_manifest(candidate, known):
-                    places.setdefault(candidate.resolve(), candidate)
-                    names[candidate.resolve()] = scheme["name"]
-                    break
-    others = [place for resolved, place in places.items() if resolved not in names]
-    names |= zip((p.resolve() for p in others), told_apart(others, {*names.values()}), strict=True)
-    found.schemes = [Scheme(names[resolved], read_manifest(place)) for resolved, place in places.items()]
-    order = [NATURAL, *(s["name"] for d in found.densities for s in d.numbers.get("schemes", []))]
-    found.schemes.sort(key=lambda s: order.index(s.name) if s.name in order else len(order))
+        for scheme in filter(lambda entry: entry["weights"], density.numbers["schemes"]):
+            for file in itertools.islice(_manifests_named(scheme, density.path), 1):
+                files.setdefault(file.path.resolve(), file)
+                names[file.path.resolve()] = scheme["name"]
+    others = [place for place in files if place not in names]
+    names |= zip(others, told_apart(others, {*names.values()}), strict=True)
+    order = [NATURAL, *(s["name"] for d in found.densities for s in d.numbers["schemes"])]
+    found.manifests = [Manifest(names[place], file) for place, file in files.items()]
+    found.manifests.sort(key=lambda m: order.index(m.name) if m.name in order else len(order))
 
 
-def _is_manifest(place: Path, fingerprint: str | None) -> bool:
-    """Whether a weight manifest lies here, and the recorded one where its fingerprint is known."""
+def _manifests_named(scheme: dict[str, Any], record: Path) -> Iterator[WeightManifest]:
+    """The manifests that a scheme of uniformity.json may mean: those of its fingerprint, where it has one."""
     from kdbias.tables.weight_manifest import read_manifest
 
-    if recognise_quietly(place) != "weight manifest":
-        return False
-    return fingerprint is None or read_manifest(place).fingerprint == fingerprint
+    known = scheme["fingerprint"]
+    for place in candidates(scheme["weights"], record, known is not None):
+        if recognise_quietly(place) == "weight manifest":
+            file = read_manifest(place)
+            if known in (None, file.fingerprint):
+                yield file
 
 
-def _read_runs(places: Sequence[Path], schemes: Sequence[Scheme]) -> list[TrainingRun]:
+def input_of(record: Mapping[str, Any], role: str, kind: str = "inputs") -> str | None:
+    """The fingerprint of an input in a record, or with ``kind`` "paths" where it lay; None for none."""
+    return (record.get(kind) or {}).get(role)
+
+
+def _read_runs(places: Sequence[Path], manifests: Sequence[Manifest]) -> list[TrainingRun]:
     records = [read_record(place) for place in places]
-    names = recipes([(_scheme_of(record, schemes), record) for record in records])
+    names = recipes([(_scheme_of(record, manifests), record) for record in records])
     return [
         TrainingRun(place, record, name, _read_metrics(place, record))
         for place, record, name in zip(places, records, names, strict=True)
     ]
 
 
-def _scheme_of(record: dict[str, Any], schemes: Sequence[Scheme]) -> str:
-    fingerprint = (record.get("inputs") or {}).get("weights")
-    for scheme in schemes:
-        if fingerprint and scheme.manifest.fingerprint == fingerprint:
-            return scheme.name
-    named = (record.get("paths") or {}).get("weights")
-    if isinstance(named, str):
-        return told_apart([Path(named)], {scheme.name for scheme in schemes})[0]
-    return _UNWEIGHTED if "embeddings" in (record.get("inputs") or {}) else _FROM_LABELS
+def _scheme_of(record: dict[str, Any], manifests: Sequence[Manifest]) -> str:
+    fingerprint, named = input_of(record, "weights"), input_of(record, "weights", "paths")
+    for manifest in manifests:
+        if fingerprint and manifest.file.fingerprint == fingerprint:
+            return manifest.name
+    if named is not None:
+        return told_apart([Path(named)], {manifest.name for manifest in manifests})[0]
+    return _UNWEIGHTED if input_of(record, "embeddings") else _FROM_LABELS
 
 
 def _read_metrics(folder: Path, record: dict[str, Any]) -> dict[str, list[Any]]:
@@ -294,9 +327,9 @@ def _read_evaluation(
 ) -> Evaluation:
     """An evaluation names its run itself, or judged an embedding table that the run, as teacher, made."""
     record, metrics = read_record(place), read_metrics(place)
-    named, by = (record.get("paths") or {}).get("model"), place
+    named, by = input_of(record, "model", "paths"), place
     if named is None:
-        judged = (record.get("inputs") or {}).get("model")
+        judged = input_of(record, "model")
         table = next((e for e in embeddings if e.fingerprint == judged), None)
         named = table.provenance.get("teacher") if table else None
         by = table.path if table else place
