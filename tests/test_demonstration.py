@@ -71,13 +71,13 @@ def test_every_line_of_the_table_comes_from_the_files(story):
         error = statistics.fmean(m["metrics"]["distance"]["value"] for m in metrics)
         line = next(x for x in done.stdout.splitlines() if x.startswith(f"{scheme['name']} "))
         cells = re.split(r"\s{2,}", line)
-        assert cells[1] == f"{at['uniformity']:.3f}"
-        assert cells[2] == f"{at['null']:.3f}"
+        assert cells[1] == f"{at['uniformity']:.4f}"
+        assert cells[2] == f"{at['null']:.4f}"
         assert cells[3] == f"{at['effective_distinct']:.1f}"
         assert cells[5] == f"{100 * scheme['ess'] / numbers['n']:.1f} %"
         assert cells[6] == f"{100 * at['rectification']:.1f} %"
         assert cells[7] == f"{100 * balanced:.1f}"
-        assert cells[9] == f"{error:.3f}"
+        assert cells[9] == f"{error:.4f}"
     assert f"t = {numbers['t_chosen']:g} " in done.stdout
 
 

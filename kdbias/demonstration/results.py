@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbias.display.quantities import write
-from kdbias.display.table import aligned
+from kdbias.display.quantities import QUANTITIES
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.measurement.files import read_uniformity
@@ -23,19 +23,12 @@ METRICS = {
 }
 """Column of results.parquet -> metric of the evaluations' metrics.json."""
 MEASURES = ("t", "uniformity", "null", "excess", "effective_distinct", "distinct_ceiling", "rectification")
-_SPREAD = ("balanced_accuracy", "tail_accuracy", "embedding_error")
-_COLUMNS = (
-    "sampling",
-    "U",
-    "null",
-    "D",
-    "ceiling",
-    "ESS",
-    "rectified",
-    "balanced acc.",
-    "tail acc.",
-    "emb. error",
-)
+_SHOWN = (*MEASURES[1:3], *MEASURES[4:6], "ess_share", "rectification")
+_STUDENTS = {
+    "balanced_accuracy": "balanced acc.",
+    "tail_accuracy": "tail acc.",
+    "embedding_error": "emb. error",
+}
 
 
 def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, Any]:
@@ -63,7 +56,7 @@ def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, 
             {
                 "scheme": scheme,
                 **{name: at[name] for name in MEASURES},
-                "rectification_reason": at.get("rectification_reason"),
+                "rectification_reason": at["rectification_reason"],
                 "ess": measured[scheme]["ess"],
                 "ess_share": measured[scheme]["ess"] / numbers["n"],
                 "students": {name: _mean_and_spread([row[name] for row in own]) for name in METRICS},
@@ -122,69 +115,39 @@ def write_results(out: Path, document: Mapping[str, Any]) -> None:
 
 def results_text(document: Mapping[str, Any]) -> str:
     """The final table and how to read it."""
+    t, seeds, entries = document["t"], document["seeds"], document["schemes"]
     rows = [
-        [
-            entry["scheme"],
-            _number(entry["uniformity"], 3),
-            _number(entry["null"], 3),
-            _number(entry["effective_distinct"], 1),
-            _large(entry["distinct_ceiling"]),
-            _percent(entry["ess_share"]),
-            write("rectification", entry["rectification"]),
-            *(_spread(entry["students"][name], name) for name in _SPREAD),
-        ]
-        for entry in document["schemes"]
+        {**entry, **_reached([s for s in document["students"] if s["scheme"] == entry["scheme"]])}
+        for entry in entries
     ]
-    teacher = document["teacher"]
-    rows.append(
-        [
-            "(the teacher)",
-            *[""] * 6,
-            _percent(teacher["balanced_accuracy"]),
-            _percent(teacher["tail_accuracy"]),
-            "0",
-        ]
+    best = {"scheme": "(the teacher)", **_reached([document["teacher"]]), "embedding_error": "0"}
+    table = Table.of(
+        [*rows, dict.fromkeys(_SHOWN, "") | best],
+        ("scheme", *_SHOWN, *_STUDENTS),
+        headings={"scheme": "sampling", **_STUDENTS},
     )
-    t, seeds = document["t"], document["seeds"]
-    reasons = {e["rectification_reason"] for e in document["schemes"] if e["rectification"] is None}
-    spread = f"mean +- standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread"
-    return "\n".join(
-        [
-            aligned(_COLUMNS, rows),
-            "",
-            f"t = {t:g} (chosen from the data), {document['samples']:,} samples in {document['dimension']} "
-            f"dimensions; students: {spread}",
-            "U: uniformity in nats, lower = more even, without pairs of a sample with itself, which D counts",
-            "null: that of a uniform sphere of this dimension",
-            "D: distinct samples that the draws are worth at this t; no such data can exceed the ceiling",
-            "acc.: % of balanced test digits, by the teacher's nearest class centroid; tail: rarest classes",
-            "ESS: effective sample size; rectified: 0 % = natural sampling, 100 % = the best re-weighting",
-            "emb. error: mean distance to the teacher's embedding of the same test digit",
-            *(f"rectified n/a: {reason}" for reason in sorted(filter(None, reasons))),
-            "",
-            "From these files:",
-            *(f"  {what}: {where}" for what, where in document["sources"].items()),
-        ]
-    )
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread"
+    reasons = {e["rectification_reason"] for e in entries if e["rectification"] is None} - {None}
+    lines = [
+        table.text(),
+        "",
+        f"t = {t:g} (chosen from the data), {document['samples']:,} samples in {document['dimension']} "
+        f"dimensions; students: {spread}",
+        *(f"{QUANTITIES[key].heading}: {QUANTITIES[key].meaning}" for key in _SHOWN),
+        "U leaves out pairs of a sample with itself, which D counts",
+        "acc.: % of balanced test digits, by the teacher's nearest class centroid; tail: rarest classes",
+        "emb. error: mean distance to the teacher's embedding of the same test digit",
+        *(f"rectified n/a: {reason}" for reason in sorted(reasons)),
+        "",
+        "From these files:",
+        *(f"  {what}: {where}" for what, where in document["sources"].items()),
+    ]
+    return "\n".join(lines)
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:,.{digits}f}"
-
-
-def _large(value: float | None) -> str:
-    if value is None:
-        return "n/a"
-    return f"{value:,.1f}" if value < 1e6 else f"{value:.1e}"
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.1f} %"
-
-
-def _spread(found: Mapping[str, float | None], name: str) -> str:
-    factor, digits = (1, 3) if name == "embedding_error" else (100, 1)
-    if found["mean"] is None:
-        return "n/a"
-    text = f"{factor * found['mean']:.{digits}f}"
-    return text if found["std"] is None else f"{text} +- {factor * found['std']:.{digits}f}"
+def _reached(students: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What students reached on average, and its spread."""
+    return {
+        name: QUANTITIES[METRICS[name]].spread([s[name] for s in students if s[name] is not None])
+        for name in _STUDENTS
+    }

@@ -104,19 +104,11 @@ def teacher_steps(out: str, data: str, size: Size, machine: Mapping[str, Any]) -
         "the teacher embeds the biased digits", "embed", data, biased, {**embedding, "where": ["biased=yes"]}
     )
     yield Step("it embeds the test digits", "embed", data, test, {**embedding, "where": ["split=test"]})
+    judged = {"protocol": "knn", "gallery": biased, "tail_from": biased, "group_by": ["frequency"]}
+    yield Step("how good the teacher itself is", "evaluate", test, f"{out}/evaluations/teacher", judged)
+    measure = {**size.measure, "group_by": ["label"]}
     yield Step(
-        "how good the teacher itself is",
-        "evaluate",
-        test,
-        f"{out}/evaluations/teacher",
-        {"protocol": "knn", "gallery": biased, "tail_from": biased, "group_by": ["frequency"]},
-    )
-    yield Step(
-        "how crowded and how uniform the biased digits are",
-        "uniformity",
-        biased,
-        f"{out}/density",
-        {**size.measure, "group_by": ["label"]},
+        "how crowded and how uniform the biased digits are", "uniformity", biased, f"{out}/density", measure
     )
 
 
@@ -131,13 +123,8 @@ def compare_step(out: str, size: Size) -> Step:
     """All schemes side by side, reusing the stored traversal."""
     manifests = [f"{out}/weights/{scheme}.parquet" for scheme in SCHEMES]
     options = {"weights": manifests, **size.measure, "group_by": ["label"]}
-    return Step(
-        "uniformity as each manifest would sample",
-        "uniformity",
-        f"{out}/embeddings/biased",
-        f"{out}/density",
-        options,
-    )
+    title = "uniformity as each manifest would sample"
+    return Step(title, "uniformity", f"{out}/embeddings/biased", f"{out}/density", options)
 
 
 def student_steps(
@@ -147,44 +134,32 @@ def student_steps(
     name = f"{scheme}-{seed}"
     student, embedded = f"{out}/students/{name}", f"{out}/embeddings/students/{name}"
     biased = f"{out}/embeddings/biased"
+    distil = {
+        "where": ["biased=yes"],
+        "embeddings": biased,
+        "weights": f"{out}/weights/{scheme}.parquet",
+        "loss": "l2e",
+        "seed": seed if seed == SEED else int(seed),
+        **size.student,
+        **machine,
+    }
+    yield Step(f"student {name}: distil", "train", data, student, distil, repeated=True)
+    embed = {
+        "teacher": f"run:{student}",
+        "workers": 0,
+        "device": machine["device"],
+        "where": ["split=test"],
+    }
+    yield Step(f"student {name}: embed the test digits", "embed", data, embedded, embed, repeated=True)
+    judge = {
+        "protocol": "knn",
+        "gallery": biased,
+        "reference": f"{out}/embeddings/test",
+        "tail_from": biased,
+        "group_by": ["frequency"],
+    }
     yield Step(
-        f"student {name}: distil",
-        "train",
-        data,
-        student,
-        {
-            "where": ["biased=yes"],
-            "embeddings": biased,
-            "weights": f"{out}/weights/{scheme}.parquet",
-            "loss": "l2e",
-            "seed": seed if seed == SEED else int(seed),
-            **size.student,
-            **machine,
-        },
-        repeated=True,
-    )
-    options: dict[str, Any] = {"teacher": f"run:{student}", "workers": 0, "device": machine["device"]}
-    yield Step(
-        f"student {name}: embed the test digits",
-        "embed",
-        data,
-        embedded,
-        {**options, "where": ["split=test"]},
-        repeated=True,
-    )
-    yield Step(
-        f"student {name}: judge",
-        "evaluate",
-        embedded,
-        f"{out}/evaluations/{name}",
-        {
-            "protocol": "knn",
-            "gallery": biased,
-            "reference": f"{out}/embeddings/test",
-            "tail_from": biased,
-            "group_by": ["frequency"],
-        },
-        repeated=True,
+        f"student {name}: judge", "evaluate", embedded, f"{out}/evaluations/{name}", judge, repeated=True
     )
 
 

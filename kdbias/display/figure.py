@@ -166,15 +166,10 @@ def to_svg(figure: MplFigure, name: str) -> Markup:
     text = re.sub(r'(\bid="|href="#|url\(#)', lambda m: f"{m.group(1)}{name}-", text)
     text = re.sub(r"#01010[12]\b|#01020[0-8]\b", lambda m: _CSS[m.group(0)], text)
     # the page scales the drawing to its column; the viewBox keeps the shape
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _opening_tag, text, count=1)
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    opening = rf'<svg viewBox="\1" role="img" {spaces}>'
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, text, count=1)
     return Markup(text)
-
-
-def _opening_tag(match: re.Match[str]) -> str:
-    return (
-        f'<svg viewBox="{match.group(1)}" role="img" xmlns="http://www.w3.org/2000/svg" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
 
 
 def legend_below(axes: Axes, columns: int = 2) -> None:

@@ -284,7 +284,7 @@ def _worth(found: Outputs, density: Density) -> Iterator[Fact]:
     ] or _made_from(found, density)
     if reached:
         best, scheme, ess = max(reached)
-        worth = f"distinct samples under “{scheme}” ({t}; ESS {100 * ess:.0f} %)"
+        worth = f"distinct samples under “{scheme}” ({t}; ESS/n {100 * ess:.0f} %)"
         yield Fact(write("effective_distinct", best), worth)
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from kdbias.display.figure import SERIES, legend_below, looks, panel
-from kdbias.display.quantities import Quantity
+from kdbias.display.figure import LIGHT, SERIES, figure_file, legend_below, legend_of_all, looks, panel
+from kdbias.display.quantities import QUANTITIES, Quantity
 from kdbias.reporting import distributions, figures, maps
 from kdbias.reporting.figures import results_by_scheme
 
@@ -100,6 +100,31 @@ def test_a_long_legend_makes_the_panel_taller_not_the_axes_smaller():
     assert axes_height(14, "scheme") > 0.95 * axes_height(4, "scheme")
     long = "a scheme (student mobilefacenet)"
     assert axes_height(4, long) > 0.95 * axes_height(4, "scheme")
+
+
+def test_a_file_is_drawn_with_the_colours_of_a_light_page_and_comes_out_the_same_again(tmp_path):
+    look = looks(["natural", "w"], LIGHT)
+    for name in ("first", "again"):
+        paths = [tmp_path / f"{name}.{suffix}" for suffix in ("png", "svg")]
+        with figure_file(*paths, width=4, height=3) as figure:
+            for axes in figure.subplots(1, 2):
+                axes.plot([0, 1], [0, 1], **look["natural"].stroke)
+                axes.plot([0, 1], [1, 0], **look["w"].dots)
+            legend_of_all(figure, 2)
+    svg = (tmp_path / "first.svg").read_text()
+    assert svg == (tmp_path / "again.svg").read_text()
+    assert svg.count(">natural</text>") == svg.count(">w</text>") == 1  # one legend for both panels
+    assert LIGHT[0] in svg
+    assert LIGHT[1] in svg
+    assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_values_are_written_with_their_spread():
+    accuracy = QUANTITIES["centroid_balanced_accuracy"]
+    assert accuracy.spread([0.70, 0.72, 0.74]) == "72.0 ± 2.0"
+    assert accuracy.spread([0.7]) == "70.0"
+    assert accuracy.spread([]) == "n/a"
+    assert QUANTITIES["distance"].spread([0.25, 0.75]) == "0.5000 ± 0.3536"
 
 
 def test_dollar_signs_in_names_are_not_taken_for_mathematics():

@@ -48,7 +48,7 @@ def cells_of(html):
 def test_before_and_after_stand_in_the_tiles_and_a_table(walk):
     report([walk / "density", walk / "w.parquet"], walk / "r.html", pictures=0)
     html = (walk / "r.html").read_text()
-    assert "<b>381.8</b><span>distinct samples under “w” (t = 4; ESS 82 %)</span>" in html
+    assert "<b>381.8</b><span>distinct samples under “w” (t = 4; ESS/n 82 %)</span>" in html
     assert cells_of(html) == ["w", "equilibrium", "4", "62.9", "381.8", "82.1 %", "1.73", "7", "2.8"]
     assert 'id="ess0"' not in html  # natural alone trades nothing off
     assert "sample size below" not in html
