@@ -232,16 +232,21 @@ def _students(page: Page) -> Section:
         section.images += thumbnails.plots(evaluation)
     if len(judged) > _IN_FULL:
         section.add(*tables.students_by_group(judged, order))
+    section.add(_training(page))
+    return section
+
+
+def _training(page: Page) -> Figure | None:
+    order = list(page.look)
     curves: dict[str, list[figures.Curve]] = {}
     x_name = _X_AXES[0]
-    for run in sorted(found.runs, key=lambda r: order.index(r.scheme)):
+    for run in sorted(page.found.runs, key=lambda r: order.index(r.scheme)):
         x_name = next((name for name in _X_AXES if name in run.metrics), "row")
         loss = (run.record.get("config") or {}).get("loss")
         for quantity, curve in _curves(run.metrics, run.scheme, x_name):
             named = f"{quantity} ({loss})" if loss and "loss" in quantity else quantity
             curves.setdefault(named.replace("_", " "), []).append(curve)
-    section.add(figures.training_curves("training", dict(list(curves.items())[:_LINES]), x_name, page.look))
-    return section
+    return figures.training_curves("training", dict(list(curves.items())[:_LINES]), x_name, page.look)
 
 
 def _curves(

@@ -266,11 +266,7 @@ def students_by_group(evaluations: Sequence[Evaluation], order: Sequence[str]) -
     """A table a grouping column: what the students of each scheme reached in each group."""
     tables = []
     for column in dict.fromkeys(column for e in evaluations for column in e.metrics["groups"]):
-        values: dict[tuple[str, str], dict[str, list[float]]] = {}  # (group, scheme) -> metric -> a run each
-        for e in evaluations:
-            for group, name, value in _values(e.metrics["groups"].get(column, {})):
-                if e.run is not None:
-                    values.setdefault((group, e.run.scheme), {}).setdefault(name, []).append(value)
+        values = _values_by_group(evaluations, column)
         measures = shown_measures(dict.fromkeys(name for held in values.values() for name in held))
         groups = list(dict.fromkeys(group for group, _ in values))
         if not measures:
@@ -286,6 +282,18 @@ def students_by_group(evaluations: Sequence[Evaluation], order: Sequence[str]) -
         caption += _first(_GROUPS, groups, "groups")
         tables.append(Table(f"Students by {column}", caption, heads, rows))
     return tables
+
+
+def _values_by_group(
+    evaluations: Sequence[Evaluation], column: str
+) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """(group, scheme) -> metric -> one value a run."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for e in evaluations:
+        for group, name, value in _values(e.metrics["groups"].get(column, {})):
+            if e.run is not None:
+                values.setdefault((group, e.run.scheme), {}).setdefault(name, []).append(value)
+    return values
 
 
 @dataclass(frozen=True)
