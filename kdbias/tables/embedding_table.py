@@ -135,41 +135,17 @@ class EmbeddingTable:
             KdbiasError: no table there, unfinished, or parts that differ in columns or dimension.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise KdbiasError(
-                f"{folder} is not an embedding table (a folder written by kdbias embed){_way_in(folder)}"
-            )
-        record = read_record(folder) if (folder / RECORD).exists() else {}
-        if record.get("stage") != STAGE.name:
-            raise KdbiasError(
-                f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'})"
-                f"{_way_in(folder) or '; make one with kdbias embed'}"
-            )
-        if require_finished and record.get("status") != "finished":
-            raise KdbiasError(
-                f"{folder} is unfinished; run the same kdbias embed command again to complete it"
-            )
+        record = _record_of_table(folder, require_finished)
         parts = sorted(folder.glob(PART_PATTERN))
         footers = [read_footer(part) for part in parts]
-        rows = [footer.num_rows for footer in footers]
-        expected = (record.get("counts") or {}).get("samples")
-        if not sum(rows):
-            raise KdbiasError(f"{folder} holds no embeddings; run kdbias embed again with --overwrite")
-        if require_finished and expected is not None and expected != sum(rows):
-            raise KdbiasError(
-                f"{folder}: its parts hold {sum(rows):,} samples, its record says {expected:,}; "
-                "a part is missing or foreign: run kdbias embed again with --overwrite"
-            )
+        rows = sum(footer.num_rows for footer in footers)
+        _require_rows(folder, rows, record if require_finished else {})
         schemas = [footer.schema.to_arrow_schema().with_metadata(footer.metadata) for footer in footers]
         for part, schema in zip(parts, schemas, strict=True):
             if not schema.equals(schemas[0]):
                 raise KdbiasError(f"{part}: its columns or dimension differ from {parts[0].name}'s")
-        contents = [
-            (provenance.from_schema(s, p) or {}).get("content") for p, s in zip(parts, schemas, strict=True)
-        ]
         known = record.get("fingerprint")
-        # Parts by earlier versions do not say what is in them.
-        if require_finished and known and all(contents) and fingerprints.of_json(contents) != known:
+        if not _are_recorded(parts, schemas, known) and require_finished:
             raise KdbiasError(
                 f"{folder}: its parts are not those that its record lists; run kdbias embed again with "
                 "--overwrite"
@@ -179,7 +155,7 @@ class EmbeddingTable:
         return cls(
             path=folder,
             parts=parts,
-            n=sum(rows),
+            n=rows,
             d=schemas[0].field("embedding").type.list_size,
             group_columns=[name for name in names if name not in columns.EMBEDDING],
             has_flip="embedding_flip" in names,
@@ -286,6 +262,44 @@ class EmbeddingTable:
             )
         vectors /= norms[:, None]
         return vectors
+
+
+def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
+    """The run record of an embedding table's folder; raises KdbiasError where it is none, or unfinished."""
+    if not folder.is_dir():
+        raise KdbiasError(
+            f"{folder} is not an embedding table (a folder written by kdbias embed){_way_in(folder)}"
+        )
+    record = read_record(folder) if (folder / RECORD).exists() else {}
+    if record.get("stage") != STAGE.name:
+        raise KdbiasError(
+            f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'})"
+            f"{_way_in(folder) or '; make one with kdbias embed'}"
+        )
+    if require_finished and record.get("status") != "finished":
+        raise KdbiasError(f"{folder} is unfinished; run the same kdbias embed command again to complete it")
+    return record
+
+
+def _require_rows(folder: Path, rows: int, record: dict[str, Any]) -> None:
+    """Refuse a table that holds no rows, or another number of them than its record says."""
+    if not rows:
+        raise KdbiasError(f"{folder} holds no embeddings; run kdbias embed again with --overwrite")
+    expected = (record.get("counts") or {}).get("samples")
+    if expected is not None and expected != rows:
+        raise KdbiasError(
+            f"{folder}: its parts hold {rows:,} samples, its record says {expected:,}; "
+            "a part is missing or foreign: run kdbias embed again with --overwrite"
+        )
+
+
+def _are_recorded(parts: list[Path], schemas: list[pa.Schema], known: str | None) -> bool:
+    """Whether the parts are those of the recorded fingerprint, as far as it and they say."""
+    contents = [
+        (provenance.from_schema(s, p) or {}).get("content") for p, s in zip(parts, schemas, strict=True)
+    ]
+    # Parts by earlier versions do not say what is in them.
+    return not known or not all(contents) or fingerprints.of_json(contents) == known
 
 
 def _way_in(path: Path) -> str:
