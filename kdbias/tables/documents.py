@@ -194,14 +194,18 @@ def _mismatch(value: Any, shape: Shape, name: str) -> str | None:
         return next(filter(None, wrong), None)
     if isinstance(shape, dict):
         return _mismatch_of_object(value, shape, name)
+    return None if _fits(value, shape) else f"{name or 'its content'} should be {_NAMES[shape]}"
+
+
+def _fits(value: Any, shape: type | None) -> bool:
+    """Whether a value is of one of the kinds in `_NAMES`; true and false are no numbers."""
     if shape is None:
-        fits = value is None
-    elif shape is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = fits and -_LARGEST <= value <= _LARGEST
-    else:
-        fits = isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
-    return None if fits else f"{name or 'its content'} should be {_NAMES[shape]}"
+        return value is None
+    if isinstance(value, bool):
+        return shape is bool
+    if shape is float:
+        return isinstance(value, int | float) and -_LARGEST <= value <= _LARGEST
+    return isinstance(value, shape)
 
 
 def _mismatch_of_object(value: Any, shape: dict[Any, Shape], name: str) -> str | None:
