@@ -94,15 +94,7 @@ def all_pairs(
     n = len(x)
     p = probabilities(n, weights)
     if device != "cpu":
-        from kdbias.sphere.faiss_search import LARGEST_GPU_K, flat_neighbors, gpu_count
-        from kdbias.sphere.torch_pairs import torch_pairs
-
-        by_faiss = 0 < k < min(n, LARGEST_GPU_K) and device.startswith("cuda") and gpu_count() > 0
-        in_tiles = 0 if by_faiss else k
-        sums, best, counts = torch_pairs(x, bandwidths, p, in_tiles, near, device, precision, tile, progress)
-        if by_faiss:
-            best = flat_neighbors(x, k, gpu=int(device.partition(":")[2] or 0), memory=memory)
-        return AllPairs(list(bandwidths), p, sums, *best, counts)
+        return _by_torch(x, bandwidths, p, k, near, device, precision, memory, tile, progress)
     if precision != "float32":
         raise KdbiasError(f"precision {precision!r} needs a CUDA device; on the CPU it is float32")
     potentials = Potentials(n, bandwidths, p) if len(bandwidths) else None
@@ -123,6 +115,30 @@ def all_pairs(
         found.cosines if found else None,
         within.counts if within else None,
     )
+
+
+def _by_torch(
+    x: np.ndarray,
+    bandwidths: Sequence[float],
+    p: np.ndarray,
+    k: int,
+    near: float | None,
+    device: str,
+    precision: str,
+    memory: int,
+    tile: int | None,
+    progress: Callable[[int], object] | None,
+) -> AllPairs:
+    """`all_pairs` on a torch device, the neighbours by FAISS where it can."""
+    from kdbias.sphere.faiss_search import LARGEST_GPU_K, flat_neighbors, gpu_count
+    from kdbias.sphere.torch_pairs import torch_pairs
+
+    by_faiss = 0 < k < min(len(x), LARGEST_GPU_K) and device.startswith("cuda") and gpu_count() > 0
+    in_tiles = 0 if by_faiss else k
+    sums, best, counts = torch_pairs(x, bandwidths, p, in_tiles, near, device, precision, tile, progress)
+    if by_faiss:
+        best = flat_neighbors(x, k, gpu=int(device.partition(":")[2] or 0), memory=memory)
+    return AllPairs(list(bandwidths), p, sums, *best, counts)
 
 
 def bytes_needed(n: int, k: int, schemes: int, bandwidths: int, threads: int, tile: int = TILE) -> int:
