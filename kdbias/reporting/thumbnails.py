@@ -84,11 +84,7 @@ def open_source(record: Mapping[str, Any], place: Path, roots: Sequence[Path]) -
     known = (record.get("inputs") or {}).get("data")
     places: list[tuple[str, str | None]] = [(data, root)]
     if not is_uri(data) and known is not None:
-        if root is None:
-            below = [found for base in roots for found in candidates(data, base, known=True)]
-            places += [(str(path), None) for path in (*candidates(data, place, known=True), *below)]
-        else:
-            places += [(str(base / data), str(base / root)) for base in bases(place)]
+        places += _other_places(data, root, place, roots)
     allowed = [os.path.realpath(path) for path in roots]
     problem = KdbiasError(
         f"the data, recorded as {data}, lies in no folder that you named; name one that holds it with --root"
@@ -109,6 +105,16 @@ def open_source(record: Mapping[str, Any], place: Path, roots: Sequence[Path]) -
     if as_recorded is None:
         raise problem
     return as_recorded
+
+
+def _other_places(
+    data: str, root: str | None, place: Path, roots: Sequence[Path]
+) -> list[tuple[str, str | None]]:
+    """Where data of a known fingerprint is looked for beside its recorded path, each with its root."""
+    if root is None:
+        below = [found for base in roots for found in candidates(data, base, known=True)]
+        return [(str(path), None) for path in (*candidates(data, place, known=True), *below)]
+    return [(str(base / data), str(base / root)) for base in bases(place)]
 
 
 def _stays(data: str, root: str | None, allowed: Sequence[str]) -> bool:
