@@ -11,13 +11,14 @@ from typing import Any
 
 from kdbias.display.quantities import NONE, QUANTITIES, Quantity, decimals, write
 from kdbias.display.table import Cell, Table
+from kdbias.evaluation.protocols import PROTOCOLS
 from kdbias.reporting.outputs import Density, Evaluation, Frontier, Manifest, Outputs, is_distilled
 
 MEASURES = (
     *("centroid_balanced_accuracy", "centroid_tail_accuracy", "knn_balanced_accuracy"),
     *("distance", "cosine"),
 )
-_LOWER = ("distance", "error", "eer", "fpir", "fnir", "loss")
+_LOWER = frozenset[str]().union(*(protocol.lower_is_better for protocol in PROTOCOLS.values()))
 _GROUPS = 40  # rows of a table by group
 _METRICS = 8  # its columns
 _ACROSS = 6  # lines up to which a group is a column and a metric a row
@@ -145,7 +146,7 @@ def shown_measures(names: Collection[str]) -> dict[str, Quantity]:
         name: Quantity(
             name.replace("_", " "),
             form=decimals(4),
-            better="lower" if any(word in name for word in _LOWER) else "higher",
+            better="lower" if name in _LOWER else "higher",
         )
         for name in list(names)[:4]
     }

@@ -8,7 +8,7 @@ import pytest
 
 from kdbias.reporting import report
 from kdbias.reporting.outputs import collect
-from kdbias.reporting.tables import group_tables
+from kdbias.reporting.tables import group_tables, shown_measures, students_table
 from kdbias.reporting.thumbnails import plots
 from kdbias.tables.documents import read_json, write_json
 
@@ -101,3 +101,17 @@ def test_many_students_are_put_together_by_scheme(outputs, tmp_path):
         *("tail", "natural", "51.0 ± 1.0"),
         *("tail", "equilibrium", "71.0 ± 1.0"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"),
+    [(name, "lower") for name in ("std_percent", "ser", "gap", "fmr", "fnmr", "eer", "squared_distance")]
+    + [(name, "higher") for name in ("accuracy", "mAP", "rank1", "tar_0.001")],
+)
+def test_the_best_student_is_the_one_that_the_protocol_calls_better(metric, better):
+    values = {metric: {"natural": [2.0], "even": [1.0]}}
+    assert shown_measures(values)[metric].better == better
+    table = students_table(values)
+    assert table is not None
+    best = {row[0].text: row[2].best for row in table.rows}
+    assert best == {"natural": better == "higher", "even": better == "lower"}
