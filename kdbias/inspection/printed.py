@@ -18,15 +18,8 @@ _PROVENANCE = ("teacher", "config", "inputs", "created", "started", "finished", 
 
 def as_text(found: Mapping[str, Any]) -> str:
     """A description from :func:`kdbias.inspection.describe.inspect` as text of at most 110 columns a line."""
-    lines = [f"{found['path']}: {found['kind']}", f"  {found['summary']}"]
     document = found.get("provenance") or {}
-    if found.get("stage"):
-        version = document.get("version") or document.get("kdbias") or ""
-        lines.append(f"  written by kdbias {found['stage']} {version}".rstrip())
-    if found.get("status"):
-        lines.append(f"  status: {found['status']}")
-    if found.get("counts"):
-        lines.append("  counts: " + ", ".join(f"{k} {_value(v)}" for k, v in found["counts"].items()))
+    lines = _opening(found, document)
     lines += _columns(found.get("columns") or [])
     lines += _table("first rows", found.get("first_rows") or [])
     lines += _table("last rows of metrics.csv", found.get("last_rows") or [])
@@ -39,6 +32,19 @@ def as_text(found: Mapping[str, Any]) -> str:
         lines += ["", f"  {found['data']}"]
     lines += _document("provenance", {key: document[key] for key in _PROVENANCE if key in document})
     return "\n".join(map(visible, lines))
+
+
+def _opening(found: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
+    """The lines above the sections: what it is, which command wrote it and how far that got."""
+    lines = [f"{found['path']}: {found['kind']}", f"  {found['summary']}"]
+    if found.get("stage"):
+        version = document.get("version") or document.get("kdbias") or ""
+        lines.append(f"  written by kdbias {found['stage']} {version}".rstrip())
+    if found.get("status"):
+        lines.append(f"  status: {found['status']}")
+    if found.get("counts"):
+        lines.append("  counts: " + ", ".join(f"{k} {_value(v)}" for k, v in found["counts"].items()))
+    return lines
 
 
 def _list(title: str, lines: Iterable[str]) -> list[str]:
