@@ -121,21 +121,23 @@ def _rates(rates: dict[str, Any]) -> str:
 def _overview(cases: Sequence[CaseRows]) -> str:
     """For each arm: the share of natural's error removed in every case, and how often it was decided."""
     arms = [a for a in dict.fromkeys(a for case in cases for a in case.arms) if a != BASELINE]
-    rows = []
-    for arm in arms:
-        found = {case.name: case.compare(arm, case.primary[0]) for case in cases}
-        all_metrics = [case.compare(arm, metric) for case in cases for metric in case.primary]
-        signs = [c.difference.better for c in all_metrics if c is not None and c.difference is not None]
-        if not signs:
-            continue
-        counts = f"{signs.count(1)} / {signs.count(-1)} / {signs.count(0)}"
-        rows.append([arm, *(_gain(found[case.name]) for case in cases), counts])
+    rows = [[arm, *cells] for arm in arms if (cells := _overview_cells(cases, arm))]
     heading = (
         "Share of natural sampling's error that each arm removes, % (negative: adds), by the first metric:"
     )
     metrics = "; ".join(f"{case.name}: {case.primary[0]}" for case in cases)
     table = markdown(["arm", *(case.name for case in cases), "▲ / ▼ / undecided, all metrics"], rows)
     return f"{heading}\n\n{table}\n\n({metrics})"
+
+
+def _overview_cells(cases: Sequence[CaseRows], arm: str) -> list[str]:
+    """An arm's gain in every case, and how often it was better, worse, undecided; [] where never compared."""
+    compared = [case.compare(arm, metric) for case in cases for metric in case.primary]
+    signs = [c.difference.better for c in compared if c is not None and c.difference is not None]
+    if not signs:
+        return []
+    gains = [_gain(case.compare(arm, case.primary[0])) for case in cases]
+    return [*gains, f"{signs.count(1)} / {signs.count(-1)} / {signs.count(0)}"]
 
 
 def _gain(found: Compared | None) -> str:
