@@ -12,7 +12,7 @@ import numpy as np
 
 from kdbias.display.quantities import QUANTITIES
 from kdbias.reporting.tables import MEASURES
-from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
+from kdbias.studies.comparisons import Budget, CaseRows, Compared, Row, budgets_of, cases_of, correlate
 from kdbias.studies.settings import BASELINE, Study
 
 if TYPE_CHECKING:
@@ -31,26 +31,32 @@ def write_plots(study: Study, rows: Sequence[Row], folder: Path) -> list[Path]:
     written = []
     for round_ in dict.fromkeys(case.round for case in cases):
         own = [case for case in cases if case.round == round_ and case.of(BASELINE)]
-        if not own:
-            continue
-        title = "error removed, against natural sampling (green, red: the 95 % interval excludes 0)"
-        written.append(_panels(folder / f"{round_}-gains.svg", own, _gains, 3.4, title))
-        title = "effective distinct samples and gain"
-        written.append(_panels(folder / f"{round_}-uniformity.svg", own, _scatter, 2.8, title))
-        with_deciles = [c for c in own if _shown(c) and any(_DECILE in m for m in c.rows[0].metrics)]
-        if with_deciles:
-            title = "distance to the teacher by density, against natural sampling"
-            written.append(_panels(folder / f"{round_}-density.svg", with_deciles, _deciles, 2.8, title))
-        with_groups = [c for c in own if _shown(c) and _groups(c)]
-        if with_groups:
-            title = "distance to the teacher by group, against natural sampling"
-            written.append(_panels(folder / f"{round_}-groups.svg", with_groups, _by_group, 3.2, title))
-        budgets = budgets_of(own)
-        if budgets:
-            title = "mean ± standard deviation over seeds, by steps"
-            draw = partial(_steps, looks=_look(own[0]))
-            written.append(_panels(folder / f"{round_}-steps.svg", budgets, draw, 3.0, title))
+        if own:
+            written += _write_round(own, folder, round_)
     return written
+
+
+def _write_round(cases: Sequence[CaseRows], folder: Path, name: str) -> list[Path]:
+    """Write one round's plots, each where there is something to show; returns their paths."""
+    distilled = [case for case in cases if _shown(case)]
+    with_deciles = [c for c in distilled if any(_DECILE in metric for metric in c.rows[0].metrics)]
+    with_groups = [c for c in distilled if _groups(c)]
+    steps = partial(_steps, looks=_look(cases[0]))
+    gains_title = "error removed, against natural sampling (green, red: the 95 % interval excludes 0)"
+    density_title = "distance to the teacher by density, against natural sampling"
+    groups_title = "distance to the teacher by group, against natural sampling"
+    plots: list[tuple[str, Sequence[Any], Callable[[Axes, Any], None], float, str]] = [
+        ("gains", cases, _gains, 3.4, gains_title),
+        ("uniformity", cases, _scatter, 2.8, "effective distinct samples and gain"),
+        ("density", with_deciles, _deciles, 2.8, density_title),
+        ("groups", with_groups, _by_group, 3.2, groups_title),
+        ("steps", budgets_of(cases), steps, 3.0, "mean ± standard deviation over seeds, by steps"),
+    ]
+    return [
+        _panels(folder / f"{name}-{kind}.svg", shown, draw, height, title)
+        for kind, shown, draw, height, title in plots
+        if shown
+    ]
 
 
 def _panels(
@@ -92,12 +98,7 @@ def _gains(axes: Axes, case: CaseRows) -> None:
     metric = case.primary[0]
     found = [c for c in (case.compare(arm, metric) for arm in case.arms if arm != BASELINE) if c is not None]
     for place, compared in enumerate(reversed(found)):
-        value, low, high = compared.gain
-        sign = compared.difference.better if compared.difference else 0
-        color = {1: "#1b7837", -1: "#b2182b"}.get(sign, "#666666")
-        if low is not None and high is not None:
-            axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=1.2)
-        axes.plot([100 * value], [place], "o", color=color, markersize=4)
+        _draw_gain(axes, place, compared)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_yticks(range(len(found)), [c.arm for c in reversed(found)])
     distilled = [c for c in found if not case.of(c.arm)[0].scratch]
@@ -105,6 +106,16 @@ def _gains(axes: Axes, case: CaseRows) -> None:
     _mark_beyond(axes, [100 * compared.gain[0] for compared in reversed(found)])
     axes.set_title(case.name)
     axes.set_xlabel(f"{_label(metric)}:\nerror removed (%)")
+
+
+def _draw_gain(axes: Axes, place: int, compared: Compared) -> None:
+    """One arm's gain in percent and its interval, in the colour of what they decide."""
+    value, low, high = compared.gain
+    sign = compared.difference.better if compared.difference else 0
+    color = {1: "#1b7837", -1: "#b2182b"}.get(sign, "#666666")
+    if low is not None and high is not None:
+        axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=1.2)
+    axes.plot([100 * value], [place], "o", color=color, markersize=4)
 
 
 def _limit(axes: Axes, gains: Sequence[float]) -> None:
