@@ -192,6 +192,14 @@ class DataSet(Named):
     arms: tuple[str, ...] | None = option(None, "those to run", shown="all")
 
     def check(self) -> None:
+        """Refuse what contradicts itself or names what is not there (`KdbiasError`)."""
+        self._check_sources()
+        self._check_primary()
+        if self.tune is not None:
+            _require((self.tune.bias,), self.bias, f"{self.place}.tune.bias")
+
+    def _check_sources(self) -> None:
+        """Refuse a data set without one teacher, without judges, or without samples to judge on."""
         here = self.place
         if (self.teacher is None) == (self.train_teacher is None):
             raise KdbiasError(
@@ -204,14 +212,15 @@ class DataSet(Named):
         own = [judge for judge in self.judge.values() if judge.data is None]
         if own and self.holdout is None and not self.test_where:
             raise KdbiasError(f"{here}: say what the students are judged on: test_where or holdout")
-        judges = ", ".join(self.judge)
+
+    def _check_primary(self) -> None:
+        """Refuse main metrics that no judge gives."""
+        here, judges = self.place, ", ".join(self.judge)
         if not self.primary:
             raise KdbiasError(f"{here}.primary is empty, should name JUDGE.METRIC; judges: {judges}")
         for metric in self.primary:
             if metric.partition(".")[0] not in self.judge:
                 raise KdbiasError(f"{here}.primary: {metric!r} should be JUDGE.METRIC; judges: {judges}")
-        if self.tune is not None:
-            _require((self.tune.bias,), self.bias, f"{here}.tune.bias")
 
 
 @dataclass(frozen=True, kw_only=True)
