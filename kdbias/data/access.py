@@ -110,6 +110,7 @@ def read_below(root: str, path: str) -> bytes:
 
 
 def _open(path: str, real_root: str) -> int:
+    """A file descriptor for `path`; a link is followed only while it stays inside `real_root`."""
     try:
         return os.open(path, _FLAGS)
     except OSError as error:
@@ -123,6 +124,7 @@ def _open(path: str, real_root: str) -> int:
 
 @lru_cache(maxsize=65536)
 def _real(folder: str) -> str:
+    """The folder without symbolic links."""
     return os.path.realpath(folder)
 
 
@@ -290,6 +292,7 @@ def digest_of(file: str) -> str:
 
 
 def _whole(file: str) -> str:
+    """Fingerprint of all of a file's bytes, local or behind a URI."""
     if not is_uri(file):
         return fingerprints.of_file(file)
     digest = hashlib.blake2b(digest_size=16)
@@ -300,6 +303,7 @@ def _whole(file: str) -> str:
 
 
 def _spread(file: str, size: int, gaps: int, piece: int) -> str:
+    """Fingerprint of a file's size and of `gaps + 1` pieces of `piece` bytes spread over it."""
     if size <= (gaps + 1) * piece:
         return _whole(file)
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)

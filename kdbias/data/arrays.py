@@ -47,10 +47,12 @@ class ArrayImages(Sharded[np.ndarray]):
             raise UnreadableImage(f"cannot read {self.file}: {first_line(error)}") from None
 
     def read(self, row: int) -> np.ndarray:
+        """Image of a row as stored: uint8 (height, width[, channels])."""
         part, at = self.place(row)
         return self.opened(part)[at]
 
     def location(self, row: int) -> str:
+        """FILE[ARRAY][PLACE] of a row."""
         part, at = self.place(row)
         return f"{os.path.basename(self.file)}[{self.names[part]}][{at}]"
 

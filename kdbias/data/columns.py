@@ -74,6 +74,7 @@ def _parted(names: Iterable[str], fits: Callable[[str], bool]) -> tuple[tuple[st
 
 
 def _require_images(data: str, names: Sequence[str], column: str | None) -> None:
+    """Refuse a table for which no column of images is known."""
     if column is None:
         raise KdbiasError(
             f"{data}: no column 'image' with image bytes and no column 'path'; name one with --image-column "
@@ -82,6 +83,7 @@ def _require_images(data: str, names: Sequence[str], column: str | None) -> None
 
 
 def _is_plain(kind: pa.DataType) -> bool:
+    """Whether an Arrow type holds single values that a group column may have."""
     return plain_type(kind) is not None
 
 

@@ -150,6 +150,7 @@ def _check_whole(data: bytes, image: Image.Image) -> None:
 
 
 def _check_png(data: bytes, image: Image.Image) -> None:
+    """Refuse a PNG whose last rows are blank because its data ends too early."""
     width, height = image.size
     if np.asarray(image.crop((0, max(0, height - 2), width, height))).any():
         return
@@ -184,6 +185,7 @@ def _draft(image: Image.Image, color: str, at_least: tuple[int, int] | None) -> 
 
 
 def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where there is none that can be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
@@ -191,11 +193,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation asks."""
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def _to_array(image: Image.Image, color: str) -> np.ndarray:
+    """Pixels, uint8 (height, width, channels) in the colours asked for; deeper integers are scaled."""
     if image.mode.startswith("I"):  # "I", "I;16", "I;16B", ...
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "F":
@@ -209,6 +213,7 @@ def _to_array(image: Image.Image, color: str) -> np.ndarray:
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Integer pixels 0..65535 as uint8, rounded."""
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
         raise UnreadableImage(f"integer pixels from {low} to {high}: more than 16 bits")
@@ -216,6 +221,7 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def _convert_array(array: np.ndarray, color: str, max_pixels: int) -> np.ndarray:
+    """A uint8 array (height, width[, 1, 3 or 4]) in the colours asked for."""
     if (
         array.dtype != np.uint8
         or array.ndim not in (2, 3)

@@ -50,6 +50,7 @@ class Description(Parts):
     notes: str = option("", "for people")
 
     def check(self) -> None:
+        """Refuse an empty name or source."""
         if not self.name or not self.source:
             raise KdbiasError("its name or source is empty")
 
@@ -107,6 +108,7 @@ def read_description(path: str | os.PathLike[str]) -> Description:
 
 
 def _find(path: str) -> str:
+    """Path of a description: a file, or the name of one that ships with kdbias."""
     if os.path.isfile(path):
         return path
     if os.path.basename(path) == path:

@@ -89,6 +89,7 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _row(sample_id: str, image: np.ndarray, digit: int, split: str, biased: bool) -> dict[str, Any]:
+    """One row of the table, with the image as PNG."""
     return {
         "sample_id": sample_id,
         "label": str(digit),
@@ -100,6 +101,7 @@ def _row(sample_id: str, image: np.ndarray, digit: int, split: str, biased: bool
 
 
 def _png(image: np.ndarray) -> bytes:
+    """The bytes of a PNG of uint8 pixels (height, width)."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -116,5 +118,6 @@ def _near_duplicate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shift(image: np.ndarray, amount: float, axis: int) -> np.ndarray:
+    """The image moved by a part of a pixel (-1..1) along an axis, wrapped around."""
     neighbor = np.roll(image, 1 if amount > 0 else -1, axis=axis)
     return (1 - abs(amount)) * image + abs(amount) * neighbor

@@ -19,7 +19,8 @@ _SHOWN = 12
 class Table(Protocol):
     """Anything with named columns of one length."""
 
-    def columns(self) -> dict[str, pa.Array]: ...
+    def columns(self) -> dict[str, pa.Array]:
+        """Column arrays by name, each with a value for every row."""
 
 
 def filter_source(source: Source, where: Sequence[str]) -> Source:
@@ -86,6 +87,7 @@ def spelled(where: Sequence[str], types: Mapping[str, pa.DataType]) -> list[str]
 
 
 def _parse(condition: str) -> tuple[str, str, str]:
+    """Column, sign (= or !=) and value of a condition."""
     match = _CONDITION.fullmatch(condition.strip())
     if match is None:
         raise KdbiasError(f"--where {condition!r}: write column=value or column!=value")
@@ -93,6 +95,7 @@ def _parse(condition: str) -> tuple[str, str, str]:
 
 
 def _equals(values: pa.Array, value: str) -> np.ndarray:
+    """Bool array (rows,): which values equal the text; an empty text is a missing value."""
     if value == "":
         empty = pc.is_null(values)
         if pa.types.is_large_string(values.type):
@@ -124,6 +127,7 @@ def _scalar(kind: pa.DataType, value: str) -> pa.Scalar | None:
 
 
 def _available(values: pa.Array) -> str:
+    """The commonest values of a column, for a message."""
     counts = pc.value_counts(values)
     order = pc.sort_indices(counts.field("counts"), sort_keys=[("", "descending")])
     distinct = counts.field("values").take(order)

@@ -35,9 +35,11 @@ class FolderImages:
     paths: pa.Array
 
     def read(self, row: int) -> bytes:
+        """The bytes of a row's file."""
         return read_at(self.root, self.paths[row].as_py())
 
     def location(self, row: int) -> str:
+        """A row's path below the root."""
         return self.paths[row].as_py()
 
 

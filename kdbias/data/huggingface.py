@@ -94,6 +94,7 @@ def _splits(data: str) -> list[tuple[str, list[str]]]:
 
 
 def _arrow_files(folder: str) -> list[str]:
+    """Paths of the Arrow files that a saved data set's state names."""
     entries = _json(os.path.join(folder, _STATE)).get("_data_files")
     if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise KdbiasError(f"{folder}: {_STATE} names no files")
@@ -101,6 +102,7 @@ def _arrow_files(folder: str) -> list[str]:
 
 
 def _json(file: str) -> dict[str, Any]:
+    """The object of a JSON file; KdbiasError where there is none."""
     try:
         with open(file, encoding="utf-8") as handle:
             content = json.loads(handle.read(_MAX_JSON_BYTES))

@@ -133,6 +133,7 @@ class ParquetImages(_ColumnImages):
         return bool(self._bytes.sum() > self.cache_bytes and self._bytes.mean() > _LARGE_GROUP)
 
     def location(self, row: int) -> str:
+        """FILE#ROW of a row."""
         number = int(self._groups[self.place(row)[0], 0])
         first = int(np.searchsorted(self._groups[:, 0], number))
         return f"{self.names[number]}#{row - int(self._starts[first])}"

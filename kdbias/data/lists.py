@@ -57,6 +57,7 @@ def open_lists(data: str, options: Options) -> Source:
 
 
 def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
+    """Table of one [[lists]] entry's file: its columns, and those of its groups."""
     names = list(entry.get("columns", ["path", "label"]))
     every = [*names, *dict.fromkeys(groups)]
     if len(set(every)) != len(every):

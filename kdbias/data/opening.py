@@ -155,6 +155,7 @@ def _open(data: str, kind: str, options: Options) -> Source:
 
 
 def _open_described(file: str, given: Options) -> Source:
+    """The source of a dataset description, checked against what it expects."""
     description = read_description(file)
     root = description.data_root(given.root)
     of_library = description.source.startswith(f"{TORCHVISION}:")

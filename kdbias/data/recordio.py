@@ -52,6 +52,7 @@ class RecordImages:
         self.keys, self.offsets = keys, offsets
 
     def read(self, row: int) -> bytes:
+        """The image bytes of a row's record."""
         payload = read_record(self._file, int(self.offsets[row]))
         try:
             return payload[image_start(payload) :]
@@ -59,6 +60,7 @@ class RecordImages:
             raise UnreadableImage(f"damaged record: {error}") from None
 
     def location(self, row: int) -> str:
+        """FILE#KEY of a row."""
         return f"{os.path.basename(self._file.files[0])}#{self.keys[row]}"
 
 
@@ -101,6 +103,7 @@ def open_recordio(data: str, options: Options) -> Source:
 
 
 def _rec_file(data: str) -> str:
+    """The .rec file of DATA: itself, or the one of a folder."""
     if not os.path.isdir(data):
         return data
     files = sorted(name for name in os.listdir(data) if name.endswith(".rec"))
@@ -303,6 +306,7 @@ class _RecordFile:
 
 
 def _padded(lengths: np.ndarray) -> np.ndarray:
+    """Lengths in bytes filled up to multiples of 4, int64."""
     return (lengths.astype(np.int64) + 3) // 4 * 4
 
 

@@ -44,6 +44,7 @@ class Reading(Settings):
 
 
 def _require(fits: bool, value: Any, what: str) -> None:
+    """Raise ValueError that says what a value should be."""
     if not fits:
         raise ValueError(f"is {value!r}, should be a {what}")
 
@@ -73,6 +74,7 @@ _texts_of_list = table_of(str, "texts, a file among them", needed=("file",))
 
 
 def _list(value: Any) -> Mapping[str, Any]:
+    """One [[lists]] entry, checked."""
     columns = texts(value.get("columns", ())) if isinstance(value, Mapping) else ()
     _texts_of_list({**value, "columns": "".join(columns)} if columns else value)
     return value

@@ -83,6 +83,7 @@ class Sharded(Lazy[T]):
         return part, row - int(self._starts[part])
 
     def location(self, row: int) -> str:
+        """SHARD#PLACE of a row."""
         part, at = self.place(row)
         return f"{self.names[part]}#{at}"
 

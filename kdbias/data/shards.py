@@ -56,6 +56,7 @@ def splits_of(names: Sequence[str]) -> list[str] | None:
 
 
 def _split_of(name: str) -> str | None:
+    """The split that a shard's name states, if any."""
     if found := _NUMBERED.fullmatch(name):
         return found["split"]
     parts = os.path.splitext(name)[0].split("/")
@@ -164,10 +165,12 @@ def told(options: Options, files: Iterable[tuple[str, Any]]) -> Options:
 
 
 def _is_image(feature: Any) -> bool:
+    """Whether a Hugging Face feature is an image."""
     return isinstance(feature, Mapping) and feature.get("_type") == "Image"
 
 
 def _class_names(feature: Any) -> tuple[str, ...] | None:
+    """Names of a Hugging Face feature's classes; None where it has none."""
     names = feature.get("names") if isinstance(feature, Mapping) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
@@ -175,4 +178,5 @@ def _class_names(feature: Any) -> tuple[str, ...] | None:
 
 
 def _few(names: Sequence[str]) -> str:
+    """The first three names and how many there are, for a message."""
     return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

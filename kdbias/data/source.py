@@ -40,9 +40,11 @@ class NoImages:
     """Stands in a table of ids, labels and groups, whose vectors exist already, where images would be."""
 
     def read(self, row: int) -> bytes | np.ndarray:
+        """Raises UnreadableImage: there is nothing to read."""
         raise UnreadableImage("the data hold no images")
 
     def location(self, row: int) -> str:
+        """The row's number, in words."""
         return f"row {row}"
 
 

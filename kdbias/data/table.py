@@ -71,6 +71,7 @@ def open_table(data: str, options: Options) -> Source:
 
 
 def _images(data: str, files: Sequence[str], column: str, root: str) -> ParquetImages:
+    """Reader of the image bytes in a column of Parquet files."""
     try:
         return ParquetImages(files, column, root=root)
     except UNREADABLE as error:
@@ -90,6 +91,7 @@ def _files(data: str) -> tuple[list[str], list[str], str]:
 
 
 def _delimiter(file: str) -> str | None:
+    """What separates a text table's columns, by the file's extension; None for Parquet."""
     return DELIMITERS.get(os.path.splitext(file.partition("?")[0])[1].lower())
 
 
@@ -117,6 +119,7 @@ def _csv_input(file: str) -> pa.NativeFile:
 
 
 def _features(schema: pa.Schema) -> Any:
+    """Hugging Face's description of the columns in a schema; None where there is none."""
     try:
         return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -86,6 +86,7 @@ def read_members(handle: BinaryIO, file: str) -> Iterator[Member]:
 
 
 def _no_tar(file: str, header: bytes, error: Exception, where: str, first: bool) -> KdbiasError:
+    """Error for a file that is compressed or no tar."""
     packer = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
     if packer is None or not first:
         return _damaged(file, f"{error}, {where}")
@@ -93,10 +94,12 @@ def _no_tar(file: str, header: bytes, error: Exception, where: str, first: bool)
 
 
 def _damaged(file: str, what: str) -> KdbiasError:
+    """Error for a tar that is cut short or damaged."""
     return KdbiasError(f"{file}: no whole .tar ({what}); copy it again, or pack its files anew")
 
 
 def _read(handle: BinaryIO, at: int, length: int) -> bytes:
+    """`length` bytes from offset `at`, fewer at the file's end."""
     handle.seek(at)
     return handle.read(length)
 
@@ -158,6 +161,7 @@ def _member(
 
 
 def _text(field: bytes) -> str:
+    """A header field up to its first zero byte."""
     return field.partition(b"\0")[0].decode()
 
 

@@ -61,6 +61,7 @@ class Remarks:
         self._first: dict[str, str] = {}
 
     def add(self, what: str, name: str, count: int = 1) -> None:
+        """Count what was met, and keep the first name it was met at."""
         if count:
             self.counts[what] += count
             self._first.setdefault(what, name)
@@ -134,6 +135,7 @@ def _add(
     image: str | None,
     remarks: Remarks,
 ) -> None:
+    """Enter a member into its sample: the image's place, or the values of its columns."""
     folder, _, name = member.name.removeprefix("./").rpartition("/")
     base, dot, extension = name.partition(".")
     if not base:  # hidden
@@ -241,6 +243,7 @@ def _samples_with(image: str, samples: dict[str, _Sample], remarks: Remarks) -> 
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
+    """Values as an Arrow column; as text where their types do not go together."""
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # mixed types, or integers beyond 64 bits

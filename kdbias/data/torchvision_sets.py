@@ -54,6 +54,7 @@ class TorchvisionImages(Sharded[Any]):
         return _build(self.name, self.root, self.parts[number])
 
     def read(self, row: int) -> np.ndarray:
+        """Pixels of a row, uint8 (height, width[, 3])."""
         part, at = self.place(row)
         dataset = self.opened(part)
         try:
@@ -101,10 +102,12 @@ def open_torchvision(data: str, options: Options) -> Source:
 
 
 def _no_root(data: str) -> str:
+    """Raises KdbiasError that asks for a root."""
     raise KdbiasError(f"{data}: where are its files? Give --root FOLDER or set KDBIAS_DATA")
 
 
 def _parse(data: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of torchvision:NAME?option=value."""
     name, _, text = data.removeprefix(f"{PREFIX}:").partition("?")
     arguments: dict[str, Any] = {}
     for item in filter(None, text.split("&")):
@@ -119,6 +122,7 @@ def _parse(data: str) -> tuple[str, dict[str, Any]]:
 
 
 def _class(name: str) -> Any:
+    """The class of a data set that reads files; KdbiasError for an unknown name."""
     datasets = require("torchvision.datasets", package="torchvision")
     found = getattr(datasets, name, None) if name in datasets.__all__ else None
     # A set without a root reads no files, it makes its pictures up.
@@ -196,6 +200,7 @@ def _labels(data: str, dataset: Any) -> np.ndarray:
 
 
 def _names(dataset: Any, labels: np.ndarray) -> tuple[str, ...] | None:
+    """Class names of a data set, where they fit its labels int (samples,)."""
     names = getattr(dataset, "classes", None)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return None
@@ -204,6 +209,7 @@ def _names(dataset: Any, labels: np.ndarray) -> tuple[str, ...] | None:
 
 
 def _array(dataset: Any) -> np.ndarray | None:
+    """The numbers a data set holds in memory; None where it holds none."""
     values = getattr(dataset, "data", None)
     if values is None:
         return None

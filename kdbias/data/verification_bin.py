@@ -76,6 +76,7 @@ class Machine:
         self.module = ""
 
     def run(self) -> Any:
+        """The pickled value, with calls kept as :class:`Call` and nothing executed."""
         for step, (opcode, argument, position) in enumerate(
             pickletools.genops(cast("IO[bytes]", self.content))
         ):
@@ -105,6 +106,7 @@ class Machine:
             )
 
     def to_mark(self) -> list[Any]:
+        """Take the values above the last mark off the stack."""
         start = len(self.stack) - 1
         while self.stack[start] is not _MARK:
             start -= 1
@@ -115,6 +117,7 @@ class Machine:
         return items
 
     def take(self, count: int) -> list[Any]:
+        """Take the top `count` values off the stack."""
         if len(self.stack) < count:
             raise ValueError("stack underflow")
         items = self.stack[len(self.stack) - count :]
@@ -122,14 +125,17 @@ class Machine:
         return items
 
     def extend(self, items: list[Any]) -> None:
+        """Append values to the list on top of the stack."""
         if not isinstance(self.stack[-1], list):
             raise ValueError("appends to what is no list")
         self.stack[-1].extend(items)
 
     def remember(self, key: int | None) -> None:
+        """Keep the top value under a key, by default the next number."""
         self.memo[len(self.memo) if key is None else key] = self.stack[-1]
 
     def name(self, full: str) -> None:
+        """Put a harmless function's name on the stack; refuse every other."""
         if full not in _HARMLESS:
             raise KdbiasError(
                 f"{self.data}: refused: the pickle asks for {full}, so it could run code; kdbias does "
@@ -138,12 +144,14 @@ class Machine:
         self.stack.append(_Name(full))
 
     def call(self) -> None:
+        """Replace a function and its arguments by a :class:`Call`."""
         function, arguments = self.take(2)
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of what is no function")
         self.stack.append(Call(function.name, arguments))
 
     def build(self) -> None:
+        """Give a call the state that the pickle sets for it."""
         (state,) = self.take(1)
         if not isinstance(self.stack[-1], Call):
             raise ValueError("a state for what has none")
@@ -266,6 +274,7 @@ class BinImages(Sharded[None]):
         self._files = RandomAccess(files)
 
     def read(self, row: int) -> bytes:
+        """The encoded bytes of a row's image."""
         if row in self._given:
             return self._given[row]
         return self._files.read(self.place(row)[0], *self._spans[row].tolist())

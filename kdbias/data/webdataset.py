@@ -45,6 +45,7 @@ class TarImages:
         self.shards, self.offsets, self.sizes = shards, offsets, sizes
 
     def read(self, row: int) -> bytes:
+        """The encoded bytes of a row's image; UnreadableImage where the sample has none."""
         size = int(self.sizes[row])
         if size == NO_FILE:
             raise UnreadableImage(
@@ -57,6 +58,7 @@ class TarImages:
         return self._access.read(int(self.shards[row]), int(self.offsets[row]), size)
 
     def location(self, row: int) -> str:
+        """TAR@OFFSET of a row."""
         file = os.path.basename(self._access.files[self.shards[row]])
         return file if self.sizes[row] < 0 else f"{file}@{self.offsets[row]}"
 
@@ -115,6 +117,7 @@ def open_webdataset(data: str, options: Options) -> Source:
 
 
 def _ids(keys: pa.ChunkedArray, shards: np.ndarray, files: Sequence[str]) -> tuple[pa.Array, list[str]]:
+    """Ids of the samples, large_string (rows,), distinct over all tars, and notes on how."""
     ids = as_strings(keys)
     if count_distinct(ids) == len(ids):
         return ids, []
@@ -165,6 +168,7 @@ def expand(data: str) -> list[str]:
 
 
 def _tars_in(folder: str) -> list[str]:
+    """Paths of a folder's tars, sorted; refuses compressed ones."""
     names = [name for name in sorted(os.listdir(folder)) if name[0] != "."]
     packed = [name for name in names if name.lower().endswith(COMPRESSED)]
     if packed:
@@ -173,6 +177,7 @@ def _tars_in(folder: str) -> list[str]:
 
 
 def _ranges(pattern: str) -> list[str]:
+    """Paths that a pattern such as {0000..0012} stands for."""
     parts = re.split(r"\{(\d{1,18})\.\.(\d{1,18})\}", pattern)  # text, first, last, text, first, ..., text
     texts, firsts, lasts = parts[::3], parts[1::3], parts[2::3]
     if "{" in "".join(texts):
