@@ -81,11 +81,13 @@ def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, 
 
 
 def _metrics(folder: Path) -> dict[str, float | None]:
+    """The demo's metrics of one evaluation; None for one without a value."""
     found = read_metrics(folder)["metrics"]
     return {name: found.get(metric, {}).get("value") for name, metric in METRICS.items()}
 
 
 def _mean_and_spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean, standard deviation, min and max of the known values."""
     known = [v for v in values if v is not None]
     return {
         "mean": statistics.fmean(known) if known else None,

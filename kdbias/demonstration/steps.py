@@ -57,6 +57,7 @@ class Step:
     repeated: bool = False  # one of many alike: its own messages are left out
 
     def run(self) -> Any:
+        """Run the stage; returns its result."""
         import kdbias
 
         return getattr(kdbias, self.stage)(self.source, self.output, **self.options)

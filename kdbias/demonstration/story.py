@@ -52,6 +52,7 @@ class DemoResult:
     commands: str
 
     def summary(self) -> str:
+        """The results and the separate commands, as text for a terminal."""
         return "\n".join(
             [
                 results_text(self.document),
@@ -149,6 +150,7 @@ def _write_data(description: Path, size: Size) -> None:
 
 
 def _small_description(counts: Mapping[str, int]) -> str:
+    """The description (TOML) of the demo's small cut of digits."""
     return (
         '# A small cut of the demo\'s digits.\nname = "demo digits, quick"\nsource = "digits.parquet"\n'
         '\n[columns]\nid = "sample_id"\nlabel = "label"\nimage = "image"\n'

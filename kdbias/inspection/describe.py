@@ -62,6 +62,7 @@ def _shipped(path: Path) -> Path:
 
 
 def _table(path: Path, rows: int) -> dict[str, Any]:
+    """Rows, columns and first rows of a Parquet, CSV or TSV table."""
     if path.suffix.lower() in DELIMITERS:
         head, n = csv_head(path, rows, _TEXTS, DELIMITERS[path.suffix.lower()])
         schema = head.schema
@@ -83,6 +84,7 @@ def _table(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> dict[str, Any]:
+    """A weight manifest, with how evenly it draws."""
     from kdbias.tables.weight_manifest import read_manifest
     from kdbias.weighting.diagnostics import current, edited
 
@@ -118,6 +120,7 @@ def _status(folder: Path, record: dict[str, Any]) -> str | None:
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
+    """Name and size in bytes of each of a folder's files, sorted."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.endswith("-tmp"))
     return [{"name": p.name, "bytes": p.stat().st_size} for p in files]
 
@@ -131,6 +134,7 @@ def _finished(path: Path, rows: int, table: str) -> dict[str, Any]:
 
 
 def _embedding_table(path: Path, rows: int) -> dict[str, Any]:
+    """An embedding table: its record, columns and first rows."""
     record = _record(path)
     parts = sorted(path.glob("part-*.parquet"))
     if not parts:
@@ -147,6 +151,7 @@ def _embedding_table(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _density_folder(path: Path, rows: int) -> dict[str, Any]:
+    """What `kdbias uniformity` wrote: its densities and what was measured."""
     found = _finished(path, rows, "density.parquet")
     if "rows" in found:
         from kdbias.measurement.files import read_uniformity
@@ -162,6 +167,7 @@ def _density_folder(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _frontier(path: Path, rows: int) -> dict[str, Any]:
+    """What `kdbias weights --frontier` wrote."""
     found = _finished(path, rows, "frontier.parquet")
     if "rows" in found:
         require_shape(found["provenance"], {"config": {"t": float}}, path / RECORD)
@@ -173,6 +179,7 @@ def _frontier(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _training_run(path: Path, rows: int) -> dict[str, Any]:
+    """A training run: its record and the last rows of its metrics."""
     record = _record(path)
     found: dict[str, Any] = {"summary": f"training run, {record['status']}", **record}
     metrics = path / "metrics.csv"
@@ -186,12 +193,14 @@ def _training_run(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _evaluation(path: Path, rows: int) -> dict[str, Any]:
+    """An evaluation: its record and metrics."""
     record = _record(path)
     metrics = {"metrics": read_metrics(path)} if (path / "metrics.json").exists() else {}
     return {"summary": f"evaluation, {record['status']}", **record, **metrics}
 
 
 def _study(path: Path, rows: int) -> dict[str, Any]:
+    """A study: its record and how many of its runs are done."""
     record = _record(path)
     summary = f"study, {record['status']}; {_AGAIN}"
     if (path / "study.json").exists():
@@ -204,12 +213,14 @@ def _study(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _changes(path: Path, rows: int) -> dict[str, Any]:
+    """What `kdbias changes -o` wrote: its tables with their rows."""
     rows_of = ", ".join(f"{name} {counted(_table(path / name, 0)['rows'], 'row')}" for name in CHANGES)
     summary = f"what a weight manifest changes (kdbias changes -o): {rows_of}"
     return {"summary": summary, "files": _files(path)}
 
 
 def _outputs(path: Path, rows: int) -> dict[str, Any]:
+    """A folder of outputs: each one's path, stage and status."""
     found: dict[str, Any] = _record(path) if (path / RECORD).exists() else {"files": _files(path)}
     inside = [(folder, read_record(folder)) for folder in stage_folders(path)]
     found["outputs"] = [
@@ -222,6 +233,7 @@ def _outputs(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _data(path: str | Path, rows: int) -> dict[str, Any]:
+    """Data that `kdbias embed` reads: size and first samples."""
     source = open_data(path)
     columns = {"label": source.labels} if source.labels is not None else {}
     first = [
@@ -236,6 +248,7 @@ def _data(path: str | Path, rows: int) -> dict[str, Any]:
 
 
 def _toml(path: Path, rows: int) -> dict[str, Any]:
+    """A TOML file's content, and the data where it describes any."""
     content = read_toml(path)
     found: dict[str, Any] = {
         "summary": "a TOML file with " + ", ".join(content),

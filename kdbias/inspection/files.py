@@ -52,6 +52,7 @@ def model(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _walk(value: Any, name: str, tensors: list[tuple[str, Any]], facts: dict[str, Any]) -> None:
+    """Gather the tensors of a nested value by their names, and its other values as facts."""
     if hasattr(value, "numel"):
         tensors.append((name, value))
     elif isinstance(value, dict):
@@ -88,6 +89,7 @@ def _type_of(archive: Any, name: str) -> str:
 
 
 def _load_arrays(path: Path) -> Any:
+    """A NumPy file's array (.npy, mapped) or arrays (.npz)."""
     import numpy as np
 
     try:
@@ -140,6 +142,7 @@ def commands(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _head(path: Path) -> str:
+    """The beginning of a file as text."""
     with open(path, "rb") as file:
         return file.read(_HEAD).decode("utf-8", "replace")
 

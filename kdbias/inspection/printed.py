@@ -54,6 +54,7 @@ def _list(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def _columns(columns: Sequence[Mapping[str, str]]) -> list[str]:
+    """The section of columns with their types."""
     width = max((len(visible(column["name"])) for column in columns[:_LONG]), default=0)
     lines = [f"{visible(column['name']):<{width}}  {column['type']}" for column in columns[:_LONG]]
     return _list("columns", [*lines, *more(len(columns), "kdbias inspect --json", _LONG)])
@@ -74,10 +75,12 @@ def _table(title: str, rows: Sequence[Any]) -> list[str]:
 
 
 def _cut(text: str) -> str:
+    """A text of at most 24 characters."""
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
 def _value(value: Any) -> str:
+    """A value as text: numbers with commas or 6 significant digits."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -90,5 +93,6 @@ def _value(value: Any) -> str:
 
 
 def _document(title: str, document: Any) -> list[str]:
+    """A section with a document as indented JSON."""
     text = json.dumps(document, indent=2, ensure_ascii=False) if document else ""
     return _list(title, (line[: _WIDTH - 4] for line in text.splitlines()))

@@ -81,6 +81,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
 
 
 def _folder_kind(folder: Path) -> str:
+    """Kind of a folder, by its record or its files."""
     if (folder / RECORD).exists():
         stage = read_record(folder).get("stage")
         if stage not in FOLDER_KINDS:
@@ -133,6 +134,7 @@ def is_page(path: Path) -> bool:
 
 
 def _table_kind(path: Path) -> str:
+    """Kind of a table, by its columns or its name."""
     if path.suffix.lower() in DELIMITERS:
         names = set(csv_columns(path, DELIMITERS[path.suffix.lower()]))
         return "weight manifest" if _OF_COLUMNS["weight manifest"] <= names else "table"
@@ -144,6 +146,7 @@ def _table_kind(path: Path) -> str:
 
 
 def _json_kind(path: Path) -> str:
+    """Kind of a JSON file, by its keys or its name."""
     content = read_json(path)
     if not isinstance(content, dict):
         return "JSON document"

@@ -100,6 +100,7 @@ def build_case(case: Case, arms: Iterable[Arm], machine: Machine) -> None:
 
 
 def _write_draw(case: Case) -> None:
+    """Write the case's training samples, once."""
     if case.is_drawn:
         return
     table = EmbeddingTable.open(case.prepared.table)
@@ -173,6 +174,7 @@ def _long_tail(
 
 
 def _skew(bias: Skew, column: pa.Array, rng: np.random.Generator, where: str) -> np.ndarray:
+    """Rows drawn with one value at its share, int (samples,), sorted."""
     hit = pc.equal(pc.cast(column, pa.large_string()), bias.value).fill_null(False)
     own = np.flatnonzero(hit.to_numpy(zero_copy_only=False))
     others = np.setdiff1d(np.arange(len(column)), own)
@@ -184,6 +186,7 @@ def _skew(bias: Skew, column: pa.Array, rng: np.random.Generator, where: str) ->
 
 
 def _require_enough(count: int, available: int, what: str, where: str) -> None:
+    """Refuse to draw none, or more samples than there are."""
     if not 0 < count <= available:
         raise KdbiasError(f"{where}: asks for {count:,} {what}; there are {available:,}")
 

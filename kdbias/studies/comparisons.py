@@ -39,6 +39,7 @@ class Row:
 
     @property
     def case(self) -> str:
+        """DATASET/BIAS."""
         return f"{self.dataset}/{self.bias}"
 
 
@@ -144,6 +145,7 @@ class CaseRows:
 
     @property
     def arms(self) -> list[str]:
+        """The arms that have rows, in their order."""
         return list(dict.fromkeys(row.arm for row in self.rows))
 
     def of(self, arm: str) -> list[Row]:
@@ -231,6 +233,7 @@ class Budget:
 
     @property
     def name(self) -> str:
+        """The data set and its biases."""
         return self.cases[0].dataset + ": " + ", ".join(case.name.partition("/")[2] for case in self.cases)
 
     @property

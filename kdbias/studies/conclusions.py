@@ -67,6 +67,7 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
 
 
 def _without_rate(tuned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What has no learning rate, since all diverged, with the message."""
     return {
         label: f"every learning rate diverged ({', '.join(entry['tried'])}); give smaller ones too"
         for label, entry in tuned.items()
@@ -75,6 +76,7 @@ def _without_rate(tuned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _at_an_end(tuned: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A warning for each rate chosen at an end of those tried."""
     return [
         f"warning: {label}: the {end} of the learning rates tried ({', '.join(entry['tried'])}) was best; "
         "a better one may lie beyond it"
@@ -102,6 +104,7 @@ def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) ->
 
 
 def _rates(rates: dict[str, Any]) -> str:
+    """The section on learning rates, in Markdown."""
     rows = []
     for data, arms in rates.items():
         for arm, entry in (arms or {}).items():
@@ -141,6 +144,7 @@ def _overview_cells(cases: Sequence[CaseRows], arm: str) -> list[str]:
 
 
 def _gain(found: Compared | None) -> str:
+    """An arm's gain in percent, marked where it is decided."""
     if found is None or found.difference is None:
         return ""
     return f"{100 * found.gain[0]:+.1f}{_mark(found.difference)}"
@@ -184,6 +188,7 @@ def _budget(budget: Budget) -> str:
 
 
 def _correlation(found: Correlation | None) -> str:
+    """A rank correlation and its interval, as text."""
     if found is None:
         return "n/a"
     if found.low is None or found.high is None:
@@ -192,6 +197,7 @@ def _correlation(found: Correlation | None) -> str:
 
 
 def _case(case: CaseRows) -> list[str]:
+    """The paragraphs and tables of one case, in Markdown."""
     first = case.of(BASELINE)[0].facts if case.of(BASELINE) else case.rows[0].facts
     seeds = len({row.seed for row in case.rows})
     about = (
@@ -207,6 +213,7 @@ def _case(case: CaseRows) -> list[str]:
 
 
 def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
+    """A case's arms against a baseline, a table in Markdown."""
     ordered = [baseline, *(arm for arm in arms if arm != baseline)]
     headings = {metric: f"{metric} ↓" for metric in case.primary if case.lower_is_better(metric)}
     rows = [
@@ -223,6 +230,7 @@ def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
 
 
 def _cell(case: CaseRows, found: Compared | None, metric: str) -> str:
+    """A mean, or a difference to the baseline with its interval, as text."""
     if found is None:
         return ""
     scale, digits = (1, 4) if case.lower_is_better(metric) else (100, 2)
@@ -237,4 +245,5 @@ def _cell(case: CaseRows, found: Compared | None, metric: str) -> str:
 
 
 def _mark(difference: Difference) -> str:
+    """The sign of better or worse; '' for undecided."""
     return {1: _BETTER, -1: _WORSE}.get(difference.better, "")

@@ -166,6 +166,7 @@ def _change(case: CaseRows, arm: str, metric: str) -> float:
 
 
 def _shown(case: CaseRows) -> list[str]:
+    """The arms with a teacher, without the baseline."""
     return [arm for arm in case.arms if arm != BASELINE and not case.of(arm)[0].scratch]
 
 

@@ -125,6 +125,7 @@ def _timed(task: Callable[[], Any]) -> Outcome:
 
 
 def _begin_worker(threads: int, networks: bool) -> None:
+    """Prepare a worker process: signals, threads and what it imports."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))  # starting or idle: the parent says it in one line
     if _MASKS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -139,6 +140,7 @@ def _begin_worker(threads: int, networks: bool) -> None:
 
 
 def _end_with_parent() -> None:
+    """End this process when its parent has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

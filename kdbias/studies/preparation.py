@@ -97,6 +97,7 @@ def expand(text: str) -> str:
 
 
 def _columns(data: DataSet) -> dict[str, Any]:
+    """Columns of ids and labels that the data set names, as options of `kdbias.embed`."""
     given = {"id_column": data.id_column, "label_column": data.label_column}
     return {name: column for name, column in given.items() if column is not None}
 
@@ -130,6 +131,7 @@ def locate(data: DataSet, out: Path) -> Prepared:
 
 
 def _judged_with(judge: Judge) -> dict[str, str]:
+    """Fingerprints of what a judge reads beside the embeddings."""
     named = {role: judge.options.get(role) for role in (*FILES, *TABLES)}
     paths = {r: expand(p) for r, p in named.items() if isinstance(p, str) and not p.startswith("@")}
     found = input_fingerprints(paths)

@@ -98,6 +98,7 @@ class Fraction(Settings):
     samples: int | None = option(None, "how many", least=1)
 
     def check(self) -> None:
+        """Refuse both or neither of fraction and samples."""
         if (self.fraction is None) == (self.samples is None):
             raise KdbiasError(f"{self.place}: kind fraction needs fraction or samples")
 
@@ -123,6 +124,7 @@ class Bias(Named, Branching):
 
     @classmethod
     def branches(cls) -> Mapping[str, type[Settings]]:
+        """The options of each kind of bias."""
         return BIASES
 
     @property
@@ -162,6 +164,7 @@ class Tuning(Settings):
 
 
 def _image_size(value: Any) -> Any:
+    """N or HxW; ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError(f"is {value!r}, should be N or HxW")
     return value
@@ -232,6 +235,7 @@ class Round(Named):
     cases: tuple[str, ...] | None = option(None, "DATASET/BIAS to run", shown="all")
 
     def check(self) -> None:
+        """Refuse no seeds, or the same twice."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise KdbiasError(f"{self.place}.seeds should be different whole numbers")
 
@@ -250,6 +254,7 @@ class Study(Settings):
     rounds: Mapping[str, Round] = tables(Round, "seeds", MISSING)
 
     def check(self) -> None:
+        """Refuse missing tables, and names that are not there."""
         here = self.place
         for key in ("arms", "data", "rounds"):
             if not getattr(self, key):
@@ -291,6 +296,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
 
 
 def _require(names: Collection[str] | None, known: Collection[str], where: str) -> None:
+    """Refuse names that are not among the known."""
     for name in names or ():
         if name not in known:
             raise KdbiasError(f"{where}: there is no {name!r}; there are {', '.join(known)}")

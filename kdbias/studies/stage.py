@@ -45,6 +45,7 @@ class StudyResult:
     lines: tuple[str, ...]
 
     def summary(self) -> str:
+        """The result as text for a terminal."""
         return "\n".join(self.lines)
 
 
@@ -89,6 +90,7 @@ def study(
 
 
 def _check_names(wanted: Study, settings: StudySettings) -> None:
+    """Refuse data sets, cases and rounds that the study has not."""
     for name in settings.only:
         if name not in (*wanted.data, *wanted.cases):
             raise KdbiasError(f"--only {name}: no such data set or case; there are {', '.join(wanted.cases)}")
@@ -114,11 +116,13 @@ def _prepare(plan: Plan, cases: Sequence[Case], pool: Workers) -> None:
 
 
 def _require_all(failed: dict[str, str]) -> None:
+    """Raise the first failure, if any."""
     for label, error in failed.items():
         raise KdbiasError(f"{label}: {error}")
 
 
 def _run_missing(plan: Plan, what: str, runs: Sequence[RunPlan], pool: Workers) -> dict[str, str]:
+    """Run what is not done; returns the message of each run that failed."""
     todo = list({run.folder: run for run in runs if not run.result.exists()}.values())
     if todo:
         say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {pool.count} workers")
@@ -139,6 +143,7 @@ def _guesses(plan: Plan, runs: Sequence[RunPlan]) -> list[float]:
 
 
 def _dry_run(plan: Plan, cases: Sequence[Case], rounds: Sequence[str]) -> StudyResult:
+    """What is missing and about how long it takes."""
     named, unnamed = plan.runs(cases, rounds)
     todo = list({run.folder: run for _, run in named if not run.result.exists()}.values())
     guesses = _guesses(plan, todo)
@@ -156,4 +161,5 @@ def _dry_run(plan: Plan, cases: Sequence[Case], rounds: Sequence[str]) -> StudyR
 
 
 def _mean_guess(cases: Sequence[Case]) -> float:
+    """Guessed seconds of a run, averaged over the cases."""
     return sum(5 + _SECONDS_A_STEP * case.steps for case in cases) / max(len(cases), 1)
