@@ -22,6 +22,7 @@ def percent(share: float) -> str:
 
 
 def count(value: float) -> str:
+    """A whole number with commas between thousands."""
     return f"{value:,.0f}"
 
 
@@ -46,6 +47,7 @@ def hundredths(share: float) -> str:
 
 
 def rectified(share: float) -> str:
+    """A rectified share as percent; far below zero, only that it is."""
     return "< -999 %" if share <= _FAR_BELOW else percent(share)
 
 

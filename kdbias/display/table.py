@@ -67,6 +67,7 @@ class Table:
         return "\n".join([aligned([heading for heading, _ in self.columns], lines[:most]), *under])
 
     def markdown(self) -> str:
+        """The table in Markdown."""
         heads = [heading for heading, _ in self.columns]
         return markdown(heads, [[cell.text for cell in row] for row in self.rows])
 

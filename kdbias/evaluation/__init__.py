@@ -12,6 +12,7 @@ __all__ = ["PROTOCOLS", "ComparisonResult", "EvaluationResult", "compare", "eval
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first asked for."""
     if name in __all__:
         from importlib import import_module
 

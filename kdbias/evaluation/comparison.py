@@ -66,6 +66,7 @@ class ComparisonResult:
 
 
 def _covered(a: int, b: int) -> str:
+    """What the intervals cover, given the runs on both sides."""
     if a > 1 and b > 1:
         return f"{a} against {b} runs: the intervals cover the test set and the luck of training"
     if a == b:
@@ -75,6 +76,7 @@ def _covered(a: int, b: int) -> str:
 
 
 def _lines(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One aligned line for each metric."""
     width = max((len(name) for name in metrics), default=0)
     return [f"  {name:<{width}}  {_line(entry)}" for name, entry in metrics.items()]
 
@@ -188,6 +190,7 @@ def _refuse_target(path: Path) -> None:
 
 
 def _entry(a: np.ndarray, b: np.ndarray, draws: np.ndarray, lower_is_better: bool) -> dict[str, Any]:
+    """Both means, their difference with interval and p, and whether it is real."""
     estimate, p_value = difference(a, b, draws)
     found = estimate.document()
     value, low, high = found.pop("value"), estimate.low, estimate.high
@@ -204,6 +207,7 @@ def _entry(a: np.ndarray, b: np.ndarray, draws: np.ndarray, lower_is_better: boo
 
 
 def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Folders of one side, each with what a comparison reads."""
     several = [side] if isinstance(side, str | os.PathLike) else list(side)
     paths = [Path(path) for path in several]
     for path in paths:
@@ -235,6 +239,7 @@ def _same_question(first: Path, one: Mapping[str, Any], path: Path, other: Mappi
 
 
 def _asked(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation was asked: two with the same can be compared."""
     roles = ("reference", "tail_from", "pairs", "templates", "detector_scores")
     return {
         "protocol": document["protocol"],
@@ -246,6 +251,7 @@ def _asked(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same_test_data(first: Path, one: Mapping[str, Any], path: Path, other: Mapping[str, Any]) -> None:
+    """Refuse two evaluations on different test data."""
     for name, document in ((first, one), (path, other)):
         if "test_data" not in document:
             raise KdbiasError(
@@ -277,6 +283,7 @@ def _run(path: Path, base: Path, units: Units, subsets: list[np.ndarray]) -> _Ru
 
 
 def _line(entry: Mapping[str, Any]) -> str:
+    """One metric of both sides and their difference, as text."""
     if entry["difference"] is None:
         return NONE
     text = f"{entry['a']:.4f} -> {entry['b']:.4f}: {entry['difference']:+.4f}"

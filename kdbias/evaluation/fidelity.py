@@ -62,6 +62,7 @@ def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) 
 
 
 def fidelity_score(columns: Columns, weights: np.ndarray) -> dict[str, float]:
+    """Weighted means over samples: cosines, distances and squared distances to the teacher."""
     distance = columns["distance"]
     return {
         "cosine": weighted_mean(columns["cosine"], weights),
@@ -97,6 +98,7 @@ def density_deciles(log_density: np.ndarray) -> np.ndarray:
 
 
 def _log_density(path: str, model: Embeddings) -> np.ndarray:
+    """Log densities of the model's samples, float64 (n,)."""
     density = read_density(path)
     rows = align(model.ids, density.ids, "the model", f"density table {path}")
     values = density.numbers("log_density")[rows]
@@ -108,6 +110,7 @@ def _log_density(path: str, model: Embeddings) -> np.ndarray:
 
 
 def _draw(axes: Any, columns: Columns, details: Mapping[str, Any]) -> None:
+    """Draw the distance to the teacher by density, or its histogram."""
     deciles = details.get("density_deciles")
     if deciles:
         axes.plot([row["decile"] for row in deciles], [row["distance"] for row in deciles], "o-")

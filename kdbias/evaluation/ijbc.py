@@ -156,6 +156,7 @@ def subjects(first: np.ndarray, second: np.ndarray, same: np.ndarray, templates:
 
 
 def _dot_products(pooled: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Dot product of each pair of templates, float32 (pairs,), from pooled rows (templates, d)."""
     scores = np.empty(len(first), dtype=np.float32)
     for start in range(0, len(first), 2048):  # what fits the processor's cache
         part = slice(start, start + 2048)
@@ -183,6 +184,7 @@ def _assignment(
 
 
 def _quality(model: Embeddings, path: str | os.PathLike[str] | None) -> np.ndarray:
+    """Detector score of each image, float64 (n,); 1 without a file."""
     if path is None:
         return np.ones(model.n)
     points = [f"p{i}" for i in range(10)]
@@ -198,6 +200,7 @@ def _quality(model: Embeddings, path: str | os.PathLike[str] | None) -> np.ndarr
 def _read_template_pairs(
     path: str | os.PathLike[str], names: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places of both templates in `names` and whether they are one person, each (pairs,)."""
     table = _read_words(path, ["first", "second", "same"])
     sides = []
     for side in ("first", "second"):
@@ -226,6 +229,7 @@ def image_names(values: pa.Array) -> pa.Array:
 
 
 def _integers(values: pa.Array, where: str) -> np.ndarray:
+    """Whole numbers, int64 (rows,); KdbiasError for anything else."""
     try:
         return values.cast(pa.int64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:

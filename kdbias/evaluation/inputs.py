@@ -202,6 +202,7 @@ def tail_classes(counts: np.ndarray) -> np.ndarray:
 
 
 def _labels(path: Path) -> pa.Array:
+    """Labels of a table's samples, large_string (rows,)."""
     if path.is_dir() and (path / "density.parquet").exists():
         path = path / "density.parquet"
     if path.is_dir():

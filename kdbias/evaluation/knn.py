@@ -224,6 +224,7 @@ def top_k(
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, d) at length 1; zero rows stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
 
@@ -262,6 +263,7 @@ def count_absent_classes(model: Embeddings, names: pa.Array) -> int:
 
 
 def _class_table(columns: Columns, names: pa.Array, tail: Tail) -> list[dict[str, Any]]:
+    """One row a class: samples, counts in the training data and accuracies."""
     sizes = np.bincount(columns["class"], minlength=len(names))
     found = {kind: np.bincount(columns["class"], columns[f"{kind}correct"]) / sizes for kind in _KINDS}
     return [

@@ -35,6 +35,7 @@ class Pairs:
 
     @property
     def n(self) -> int:
+        """How many pairs there are."""
         return len(self.same)
 
     def rows(self, ids: pa.Array, where: str) -> np.ndarray:
@@ -62,6 +63,7 @@ class Pairs:
         return rows.reshape(2, -1).T
 
     def take(self, rows: np.ndarray) -> "Pairs":
+        """The pairs at `rows`, int (m,)."""
         wanted = pa.array(rows)
         return Pairs(self.first.take(wanted), self.second.take(wanted), self.same[rows], self.folds[rows])
 
@@ -121,6 +123,7 @@ def contiguous_folds(n: int, folds: int = _FOLDS) -> np.ndarray:
 
 
 def _from_text(file: Path) -> Pairs:
+    """Pairs of a text file, in the format that its first lines show."""
     lines = _lines(file)
     filled = [words for words in lines if words]
     flag = _flag_of(filled)
@@ -197,6 +200,7 @@ def _from_lfw(file: Path, header: list[str], lines: list[list[str]]) -> Pairs:
 
 
 def _from_bin(file: Path) -> Pairs:
+    """Pairs of a verification .bin."""
     from kdbias.data.verification_bin import read_pairs as read_bin_pairs
 
     return _made(*read_bin_pairs(file))
@@ -209,6 +213,7 @@ def _made(first: Any, second: Any, same: np.ndarray, folds: np.ndarray | None = 
 
 
 def _from_table(file: Path) -> Pairs:
+    """Pairs of a Parquet or CSV table with columns first, second and same."""
     if file.suffix.lower() == ".parquet":
         table = read_table(file)
     else:

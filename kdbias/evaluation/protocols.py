@@ -95,6 +95,7 @@ class Protocol(Settings, ABC):
         return {name: path for name, path in named.items() if path is not None}
 
     def check(self) -> None:
+        """Refuse an empty list of values."""
         for declared in declared_in(type(self)):
             if getattr(self, declared.name) == ():
                 raise KdbiasError(f"{self.name}: {declared.name} is empty; give a number, or leave it out")
@@ -128,6 +129,7 @@ class Knn(_Classifying):
 
     @classmethod
     def mathematics(cls) -> Mathematics[Knn]:
+        """The module that judges."""
         from kdbias.evaluation import knn
 
         return knn
@@ -143,6 +145,7 @@ class Linear(_Classifying):
 
     @classmethod
     def mathematics(cls) -> Mathematics[Linear]:
+        """The module that judges."""
         from kdbias.evaluation import linear
 
         return linear
@@ -160,6 +163,7 @@ class Fidelity(_OfSamples):
 
     @classmethod
     def mathematics(cls) -> Mathematics[Fidelity]:
+        """The module that judges."""
         from kdbias.evaluation import fidelity
 
         return fidelity
@@ -206,6 +210,7 @@ class Verification(_OverFolds):
 
     @classmethod
     def mathematics(cls) -> Mathematics[Verification]:
+        """The module that judges."""
         from kdbias.evaluation import verification
 
         return verification
@@ -223,6 +228,7 @@ class Rfw(_OverFolds):
 
     @classmethod
     def mathematics(cls) -> Mathematics[Rfw]:
+        """The module that judges."""
         from kdbias.evaluation import rfw
 
         return rfw
@@ -244,6 +250,7 @@ class Ijbc(_OfPairs):
     cluster_by: str = option("subject", "subject, or '' to resample each pair alone", metavar="COLUMN")
 
     def check(self) -> None:
+        """Refuse to resample by anything but subjects or pairs."""
         super().check()
         if self.cluster_by not in ("subject", ""):
             raise KdbiasError(
@@ -252,6 +259,7 @@ class Ijbc(_OfPairs):
 
     @classmethod
     def mathematics(cls) -> Mathematics[Ijbc]:
+        """The module that judges."""
         from kdbias.evaluation import ijbc
 
         return ijbc
@@ -277,6 +285,7 @@ class Reid(Protocol):
 
     @classmethod
     def mathematics(cls) -> Mathematics[Reid]:
+        """The module that judges."""
         from kdbias.evaluation import reid
 
         return reid

@@ -162,6 +162,7 @@ def cmc(first_ranks: np.ndarray, ranks: int) -> list[float]:
 
 
 def _camera_column(wanted: str | None, queries: Embeddings, gallery: Embeddings) -> str | None:
+    """Column with the cameras, found by its name or as asked for; None for none."""
     if wanted == "none":
         return None
     if wanted is not None:
@@ -207,10 +208,12 @@ def _cameras(
 
 
 def _without_junk(gallery: Embeddings) -> Embeddings:
+    """The gallery without the images that are labelled junk."""
     junk = np.array([label == JUNK_LABEL for label in gallery.labels.to_pylist()])
     return gallery.take(np.flatnonzero(~junk)) if junk.any() else gallery
 
 
 def _draw(axes: Any, curve: list[float]) -> None:
+    """Draw the share of matched queries by rank."""
     axes.plot(np.arange(1, len(curve) + 1), curve)
     axes.set(xlabel="rank", ylabel="share of queries matched")

@@ -54,6 +54,7 @@ class Units:
 
     @property
     def n(self) -> int:
+        """How many units are judged."""
         return len(next(iter(self.columns.values())))
 
     def table(self) -> pa.Table:
@@ -139,6 +140,7 @@ class Estimate:
     standard_error: float | None = None
 
     def document(self) -> dict[str, Any]:
+        """The estimate as JSON values."""
         return dataclasses.asdict(self)
 
 

@@ -154,6 +154,7 @@ def _refolded(pairs: Pairs, group: str) -> Pairs:
 
 
 def _draw(axes: Any, columns: Columns, names: list[str]) -> None:
+    """Draw the accuracy of each group."""
     values = group_accuracies(columns, np.ones(len(columns["group"])))
     axes.bar(names, values)
     axes.set(ylim=(max(0, values.min() - 0.05), 1), ylabel="accuracy")

@@ -200,19 +200,23 @@ def decisions(
 
 
 def _accuracy(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
+    """Right decisions at each threshold, (thresholds,), from counts of true and false accepts."""
     return tp + impostor - fp  # of a fixed number of pairs
 
 
 def _youden(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
+    """True minus false accept rate at each threshold, (thresholds,)."""
     return tp / max(genuine, 1) - fp / max(impostor, 1)
 
 
 def _span_steps(train: np.ndarray) -> np.ndarray:
+    """1,000 thresholds, evenly over the range of the scores."""
     low, high = train.min(), train.max()
     return low + (high - low) / 1000 * np.arange(1, 1001)
 
 
 def _midpoints(train: np.ndarray) -> np.ndarray:
+    """Thresholds between neighbouring distinct scores, and one beyond each end."""
     levels = np.unique(train)
     return np.concatenate([levels[:1], (levels[:-1] + levels[1:]) / 2, levels[-1:] + 1])
 

@@ -72,6 +72,7 @@ class EvaluateSettings(_Embedding, Reading, _Asked):
     name = "evaluate"
 
     def check(self) -> None:
+        """Refuse options that the chosen protocol or data would not read."""
         idle = {"flip": self.chosen.flips, "gallery_where": hasattr(self.chosen, "gallery")}
         unread = [name for name, reads in idle.items() if getattr(self, name) and not reads]
         if unread:

@@ -307,6 +307,7 @@ def _named(metric: str, details: Mapping[str, Any]) -> str:
 
 
 def _shown(entry: Mapping[str, Any]) -> str:
+    """A metric with its interval or, without a value, the reason."""
     if entry["value"] is None and "reason" in entry:
         return f"{NONE} ({entry['reason']})"
     low, high = entry.get("low"), entry.get("high")
@@ -315,4 +316,5 @@ def _shown(entry: Mapping[str, Any]) -> str:
 
 
 def _short(value: float | None) -> str:
+    """A value with 4 decimals."""
     return NONE if value is None else f"{value:.4f}"

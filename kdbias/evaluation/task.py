@@ -50,10 +50,12 @@ class Embeddings:
 
     @property
     def n(self) -> int:
+        """How many samples there are."""
         return len(self.ids)
 
     @property
     def d(self) -> int:
+        """Dimensions of a vector."""
         return self.vectors.shape[1]
 
     def columns(self) -> dict[str, pa.Array]:
@@ -142,6 +144,7 @@ class Outcome:
 
     @property
     def n(self) -> int:
+        """How many units were judged."""
         return len(next(iter(self.columns.values())))
 
     def units(self, group_by: Sequence[str]) -> Units:

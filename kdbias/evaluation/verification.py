@@ -175,6 +175,7 @@ def common_value(values: pa.Array, rows: np.ndarray) -> pa.Array:
 
 
 def draw_roc(axes: Any, columns: Columns) -> None:
+    """Draw the true by the false accept rate (logarithmic) from columns score and same, (pairs,)."""
     roc = roc_curve(columns["score"], columns["same"])
     least = 1 / max(1, int((~columns["same"]).sum()))
     far = np.maximum(roc.far, least / 2)
@@ -186,6 +187,7 @@ def draw_roc(axes: Any, columns: Columns) -> None:
 
 
 def _draw_scores(axes: Any, columns: Columns, threshold: float) -> None:
+    """Draw histograms of both kinds of pairs and the operating point, a cosine."""
     bins = np.linspace(columns["score"].min(), columns["score"].max() + 1e-9, 60)
     for kind, chosen in (("different", ~columns["same"]), ("same", columns["same"])):
         axes.hist(columns["score"][chosen], bins=bins, alpha=0.6, label=kind)

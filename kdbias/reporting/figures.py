@@ -84,6 +84,7 @@ class _View:
 def _trade_off(
     axes: Axes, t: float, rows: Rows, look: Looks, frontier: Sequence[tuple[float, float]], view: _View
 ) -> None:
+    """Draw uniformity against ESS (%), with the frontier where it is known."""
     if frontier:
         line = [(100 * ess, u) for ess, u in sorted(frontier)]
         style: dict[str, Any] = {"linewidth": 1.4, "linestyle": "--", "label": "equilibrium frontier"}
@@ -259,6 +260,7 @@ def results_by_scheme(
 
 
 def _dots(axes: Axes, measure: Quantity, data: Mapping[str, np.ndarray], look: Looks) -> None:
+    """Draw each scheme's values as dots, with mean and standard deviation."""
     rows = np.arange(len(data))[::-1]
     for row, (scheme, values) in zip(rows, data.items(), strict=True):
         v, color = measure.scale * values, look[scheme].color

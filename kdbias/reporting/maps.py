@@ -145,6 +145,7 @@ def embedding_maps(
 
 
 def _spread(w: np.ndarray) -> float:
+    """Largest |log2 weight| that the colours tell apart, from weights (n,)."""
     positive = w[w > 0]
     extreme = np.abs(np.log2(np.quantile(positive, [0.01, 0.99]))).max() if len(positive) else 0.0
     return float(np.clip(extreme, 1.0, np.log2(_WIDEST)))

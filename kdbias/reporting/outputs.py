@@ -61,10 +61,12 @@ class Manifest:
 
     @property
     def path(self) -> Path:
+        """Where the manifest is."""
         return self.file.path
 
     @property
     def provenance(self) -> dict[str, Any]:
+        """How it was made."""
         return self.file.provenance
 
     @cached_property

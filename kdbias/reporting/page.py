@@ -32,6 +32,7 @@ class ReportResult:
     notices: Sequence[str]
 
     def summary(self) -> str:
+        """The page's size and notices, as text for a terminal."""
         size = self.path.stat().st_size / 2**20
         about = f"one page about {counted(self.inputs, 'output')}, {size:.1f} MiB, opens in any browser"
         lines = [f"{self.path}: {about}"]
@@ -104,6 +105,7 @@ def _shown(value: object) -> object:
 
 
 def _write(target: Path, title: str, page: Page) -> None:
+    """Write the page from its template."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

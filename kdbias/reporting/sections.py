@@ -55,6 +55,7 @@ class Section:
 
     @property
     def empty(self) -> bool:
+        """Whether there is nothing to show."""
         return not (self.tables or self.figures or self.images or self.strips or self.provenances)
 
 
@@ -104,6 +105,7 @@ def scheme_names(found: Outputs) -> list[str]:
 
 
 def _uniformity(page: Page) -> Section:
+    """What was measured of each density folder."""
     section = Section("uniformity", "Uniformity")
     for i, density in enumerate(page.found.densities):
         rows, optima = tables.uniformity_rows(density), _optima(page.found, density)
@@ -124,6 +126,7 @@ def _optima(found: Outputs, density: Density) -> dict[float, list[tuple[float, f
 
 
 def _frontiers(page: Page) -> Section:
+    """The frontiers with their figures."""
     section = Section("frontier", "Frontier of the weight schemes")
     for i, frontier in enumerate(page.found.frontiers):
         figure = figures.frontier_figure(f"frontier{i}", frontier, page.look)
@@ -177,6 +180,7 @@ def _aligned_weights(page: Page, density: Density) -> dict[str, np.ndarray]:
 def _group_figures(
     density: Density, weights: Mapping[str, np.ndarray], look: Mapping[str, Look], name: str
 ) -> list[Figure]:
+    """Figures of how the weights share out the groups."""
     drawn: list[Figure] = []
     for i, column in enumerate(["label", *density.table.group_columns]):
         values = density.table.table.column(column).to_pylist()
@@ -188,6 +192,7 @@ def _group_figures(
 
 
 def _embeddings_of(found: Outputs, density: Density) -> EmbeddingTable | None:
+    """The embedding table that the densities were computed from, where it is among the inputs."""
     documents = (density.record, density.table.provenance)
     inputs = {value for document in documents for value in (document.get("inputs") or {}).values()}
     return next((e for e in found.embeddings if e.fingerprint in inputs), None)
@@ -200,6 +205,7 @@ def _strips(
     log_density: np.ndarray,
     weights: Mapping[str, np.ndarray],
 ) -> list[thumbnails.Strip]:
+    """Strips of images from isolated to crowded, where their source can be read."""
     table = density.table
     try:
         if embeddings is None:
@@ -237,6 +243,7 @@ def _students(page: Page) -> Section:
 
 
 def _training(page: Page) -> Figure | None:
+    """Curves of all training runs; None without any."""
     order = list(page.look)
     curves: dict[str, list[figures.Curve]] = {}
     x_name = _X_AXES[0]
@@ -262,6 +269,7 @@ def _curves(
 
 
 def _is_number(value: object) -> bool:
+    """Whether the value is a finite number."""
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 

@@ -237,6 +237,7 @@ def group_tables(evaluation: Evaluation) -> list[Table]:
 
 
 def _first(count: int, of: Collection[Any], what: str) -> str:
+    """Says that a table shows only the first of many; '' where it shows all."""
     return f" The first {count} of {len(of):,} {what}." if len(of) > count else ""
 
 
@@ -249,6 +250,7 @@ def _values(groups: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
 
 
 def _estimate(entry: Mapping[str, Any] | None) -> str:
+    """A value and its interval, as text."""
     if entry is None or entry["value"] is None:
         return NONE
     text = write("value", entry["value"])
@@ -257,6 +259,7 @@ def _estimate(entry: Mapping[str, Any] | None) -> str:
 
 
 def _gap(entry: Mapping[str, Any] | None) -> str:
+    """The largest gap between groups and the worst of them, as text."""
     if entry is None or entry["gap"] is None:
         return NONE
     worst = f" (worst: {entry['worst']})" if entry["worst"] is not None else ""
@@ -323,6 +326,7 @@ def provenances(found: Outputs) -> list[Provenance]:
 
 
 def _provenance(path: object, kind: str, record: Mapping[str, Any], fingerprint: str = "") -> Provenance:
+    """Where an output comes from, for the page."""
     made_by = record.get("version") or record.get("kdbias") or "not recorded (hand-made file)"
     facts = {"kdbias": made_by, **{key: record.get(key) for key in ("created", "started", "finished")}}
     if isinstance(record.get("seconds"), int | float):

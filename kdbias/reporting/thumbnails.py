@@ -232,6 +232,7 @@ def _picture(source: Source, row: int) -> tuple[str, bool] | None:
 
 
 def _uri(kind: str, content: bytes) -> str:
+    """An image's bytes as data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
