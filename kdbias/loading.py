@@ -287,6 +287,7 @@ def worker_deaths(way_out: str = "") -> Iterator[None]:
 
 
 def dead_worker(report: str, way_out: str) -> MachineError:
+    """Error for a decode worker that died, with its report and the way out."""
     return MachineError(
         f"a decode worker died ({report.splitlines()[0].rstrip('. ')}); usually memory or shared memory ran "
         f"out: run the same command again with fewer --workers (0 decodes in this process){way_out}"
@@ -299,5 +300,6 @@ def _leave_interrupts(worker: int) -> None:
 
 
 def _start_method() -> str | None:
+    """How decode workers start; None for the system's own way."""
     # Elsewhere fork is absent, or (macOS) unsafe beside the system's own threads; the source is then pickled.
     return "fork" if sys.platform == "linux" else None

@@ -60,6 +60,7 @@ class L2E(Loss):
     """Mean squared Euclidean distance of unit embeddings, |s/|s| - t|^2 = 2 - 2 cos(s, t), in [0, 4]."""
 
     def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        """Mean squared distance of unit vectors; embedding (b, d)."""
         return (_unit(embedding) - _given(targets.vector)).square().sum(1).mean()
 
 
@@ -69,6 +70,7 @@ class RawL2E(Loss):
     needs = frozenset({"vector", "norm"})
 
     def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        """Mean squared difference to the target at its stored length; embedding (b, d)."""
         target = _given(targets.vector) * _given(targets.norm)[:, None]
         return (embedding.float() - target).square().mean()
 
@@ -77,6 +79,7 @@ class Cosine(Loss):
     """Mean of 1 - cos(s, t), in [0, 2]: half of `l2e`."""
 
     def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        """One minus the mean cosine; embedding (b, d)."""
         return 1 - (_unit(embedding) * _given(targets.vector)).sum(1).mean()
 
 
@@ -91,6 +94,7 @@ class Relational(Loss):
     equal_dim = False
 
     def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        """Difference of the batch's distances, and twice that of its angles; embedding (b, d)."""
         student, teacher = _unit(embedding), _given(targets.vector)
         with torch.autocast(student.device.type, enabled=False):
             distance = functional.smooth_l1_loss(_scaled_distances(student), _scaled_distances(teacher))
@@ -108,6 +112,7 @@ class Softmax(Loss):
         self.classifier = nn.Linear(dim, _checked(classes))
 
     def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        """Cross-entropy of the labels, int64 (b,); embedding (b, d)."""
         with torch.autocast(embedding.device.type, enabled=False):
             return functional.cross_entropy(self.classifier(embedding.float()), _given(targets.label))
 
@@ -126,6 +131,7 @@ class MarginSoftmax(Loss):
         self.centres = nn.Parameter(torch.empty(_checked(classes), dim).normal_(0, 0.01))
 
     def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        """Cross-entropy with each sample's own cosine lowered by the margin; embedding (b, d)."""
         label = _given(targets.label)
         # Cosines near +-1 need float32 whatever the network computes in.
         with torch.autocast(embedding.device.type, enabled=False):
@@ -149,6 +155,7 @@ class ArcFace(MarginSoftmax):
     margin = 0.5
 
     def lowered(self, cosine: Tensor) -> Tensor:
+        """Cosines of the angles widened by the margin (radians), in the shape given."""
         sine = (1 - cosine.square()).sqrt()
         moved = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
         beyond = cosine - self.margin * math.sin(self.margin)
@@ -161,6 +168,7 @@ class CosFace(MarginSoftmax):
     margin = 0.4
 
     def lowered(self, cosine: Tensor) -> Tensor:
+        """Cosines less the margin, in the shape given."""
         return cosine - self.margin
 
 
@@ -185,6 +193,7 @@ class WeightedSum(nn.Module):
         self.parts = torch.zeros(len(names))
 
     def forward(self, embedding: Tensor, targets: Targets) -> Tensor:
+        """Weighted sum of the losses; `parts` keeps the summands, (losses,)."""
         summands = [f * loss(embedding, targets) for f, loss in zip(self.factors, self.losses, strict=True)]
         stacked = torch.stack(summands)
         self.parts = stacked.detach()
@@ -236,6 +245,7 @@ def parse_loss(text: str) -> list[tuple[float, str]]:
 
 
 def _factor(text: str, loss: str) -> float:
+    """A loss's factor, above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -246,6 +256,7 @@ def _factor(text: str, loss: str) -> float:
 
 
 def _scaled_distances(x: Tensor) -> Tensor:
+    """Distances between all rows of x (b, d), divided by their mean; float (b * (b - 1),)."""
     # The square root has no gradient at zero; identical samples (drawn twice) stay at a constant tiny
     # distance.
     gram = x @ x.T
@@ -264,15 +275,18 @@ def _angles(x: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
+    """Rows (n, d) as float32 at length 1."""
     return functional.normalize(vectors.float(), dim=1)
 
 
 def _given(value: Tensor | None) -> Tensor:
+    """A target that the loss has asked for."""
     assert value is not None, "the targets lack what the loss says it needs"
     return value
 
 
 def _checked(classes: int | None) -> int:
+    """The number of classes, at least 2."""
     if classes is None or classes < 2:
         raise KdbiasError(
             f"a loss on labels needs at least two classes, found {classes or 0}: check --label-column"

@@ -49,6 +49,7 @@ class Part:
 
     @property
     def rows(self) -> int:
+        """How many samples the part has."""
         return self.stop - self.start
 
     def batches(self, size: int) -> Iterator[tuple[int, int]]:
@@ -104,6 +105,7 @@ class Plan:
 
 
 def _human(count: float) -> str:
+    """A number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

@@ -86,6 +86,7 @@ class EmbedSettings(Reading, _Network):
         return self.teacher.startswith("precomputed:")
 
     def check(self) -> None:
+        """Refuse options of networks where vectors are precomputed."""
         if self.precomputed:
             of_networks = ("precision", "flip", "preprocessing", "teacher_output", "channels_last", "compile")
             self.refuse_idle(dict.fromkeys(of_networks, "with precomputed embeddings no network runs"))

@@ -153,6 +153,7 @@ def _open_stored(settings: EmbedSettings, source: Source) -> tuple[Precomputed, 
 
 
 def _open_network(settings: EmbedSettings, world: int) -> Teacher:
+    """The teacher on this process's device."""
     device = _device(settings.device, world)
     with _named(settings.teacher):
         teacher = open_teacher(
@@ -187,6 +188,7 @@ def _named(teacher: str) -> Iterator[None]:
 
 
 def _device(device: str, world: int) -> str:
+    """The device of this process, cuda:LOCAL_RANK where several share a machine."""
     found = resolve_device(device)
     if not found.startswith("cuda"):
         return found
@@ -199,6 +201,7 @@ def _device(device: str, world: int) -> str:
 
 
 def _say_what_is_left(parts: Parts, waiting: int) -> None:
+    """Say how many parts are done, where an earlier run left some."""
     own, run = len(parts.plan.own_parts), parts.run
     if run.state == "finished":
         progress.say(f"{run.out} was finished, but lost files: {waiting:,} of {own:,} parts are made again")
@@ -215,6 +218,7 @@ def _result(parts: Parts, state: str, seconds: dict[str, float] | None = None) -
 
 
 def _conclude(parts: Parts, details: dict[str, Any]) -> EmbedResult:
+    """Finish the run once every part is there; returns what there is so far."""
     todo, out = parts.plan, parts.run.out
     records = [parts.done(part) for part in todo.parts]
     complete = [record for record in records if record is not None]

@@ -20,6 +20,8 @@ FEATURES = 64
 
 
 def _builder(units: int) -> Callable[..., CifarResNet]:
+    """What builds the network with so many units a stage."""
+
     def build(
         *, dim: int, channels: int = 3, image_size: tuple[int, int] = (32, 32), head: bool = True
     ) -> CifarResNet:
@@ -52,6 +54,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings (b, dim) of images (b, channels, height, width)."""
         x = functional.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.embedding(x.mean((2, 3)))
@@ -73,6 +76,7 @@ class Unit(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (b, outputs, height / stride, width / stride) of maps (b, inputs, height, width)."""
         y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         if self.stride != 1:
             x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *2 * (self.padding,)))
@@ -80,6 +84,7 @@ class Unit(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
+    """Units after each other; the first changes the width."""
     return nn.Sequential(Unit(inputs, outputs), *(Unit(outputs, outputs) for _ in range(units - 1)))
 
 

@@ -26,5 +26,6 @@ def convnet(
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:
+    """Layers that halve height and width."""
     convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

@@ -18,6 +18,8 @@ _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 3
 
 
 def _builder(depth: int) -> Callable[..., IResNet]:
+    """What builds the network of this depth."""
+
     def build(
         *, dim: int, channels: int = 3, image_size: tuple[int, int] = (112, 112), dropout: float = 0.0
     ) -> IResNet:
@@ -59,6 +61,7 @@ class IResNet(nn.Module):
                 nn.init.normal_(module.weight, 0, 0.1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings (b, dim) of images (b, channels, height, width)."""
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.dropout(torch.flatten(self.bn2(x), 1))
@@ -82,12 +85,14 @@ class Unit(nn.Module):
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (b, outputs, height / stride, width / stride) of maps (b, inputs, height, width)."""
         kept = x if self.downsample is None else self.downsample(x)
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         return self.bn3(self.conv2(y)) + kept
 
 
 def _stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
+    """Units after each other; the first halves height and width."""
     first = Unit(inputs, outputs, stride=2)
     return nn.Sequential(first, *(Unit(outputs, outputs, stride=1) for _ in range(units - 1)))
 

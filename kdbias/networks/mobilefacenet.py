@@ -53,6 +53,7 @@ class MobileFaceNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings (b, dim) of images (b, channels, height, width)."""
         x = images
         for layer in self.layers:
             x = layer(x)
@@ -102,6 +103,7 @@ class Bottleneck(_Layers):
 
 class ResidualBottleneck(Bottleneck):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps of the shape given, (b, channels, height, width)."""
         return x + self.layers(x)
 
 

@@ -61,6 +61,7 @@ def export_onnx(source: str | Path, target: str | Path, check_batches: tuple[int
 
 
 def _distance(network: torch.nn.Module, session: object, shape: tuple[int, ...]) -> float:
+    """Largest 1 - cosine between the network's and the exported graph's embeddings."""
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).double().numpy()

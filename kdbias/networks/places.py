@@ -75,6 +75,7 @@ class Place:
         return " ".join([*(f"[{key}]" for key in self.path), self.prefix]).strip() or "the top"
 
     def holds(self, path: Names, key: str) -> bool:
+        """Whether a tensor of the file belongs to this place."""
         return path == self.path and key.startswith(self.prefix)
 
 
@@ -154,12 +155,14 @@ def load_into(network: torch.nn.Module, file: StateFile, heads: Sequence[str] = 
 
 
 def _tensor(value: Any) -> torch.Tensor | None:
+    """A stored value as tensor; None for what is none."""
     if isinstance(value, NumpyArray):
         return torch.from_numpy(value.value) if value.value.dtype.kind in "biuf" else None
     return value if isinstance(value, torch.Tensor) else None
 
 
 def _needed(own: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors without which the network would not be the same."""
     return [key for key in own if not key.endswith("num_batches_tracked")]
 
 
@@ -188,11 +191,13 @@ def _ranked(
 
 
 def _prefixes(key: str, own: Mapping[str, Any]) -> Iterator[str]:
+    """Beginnings of a key after which one of the network's own keys follows."""
     starts = [0, *(dot.end() for dot in re.finditer(r"\.", key))]
     return (key[:start] for start in starts if key[start:] in own)
 
 
 def _words(*names: str) -> set[str]:
+    """The words of names, in lower case."""
     return set(re.split(r"[._]", ".".join(names).lower()))
 
 
@@ -227,6 +232,7 @@ def _left_over(
 
 
 def _is_copied(name: str, path: Names, key: str, copies: list[Place]) -> bool:
+    """Whether a tensor is of a copy of the network, such as an average."""
     return any(copy.holds(path, key) for copy in copies) or bool(_words(_first(name)) & _COPIES)
 
 
@@ -244,6 +250,7 @@ def _weight_beside(name: str, key: str, state: State) -> State:
 
 
 def _first(name: str) -> str:
+    """The name up to its first dot."""
     return name.partition(".")[0]
 
 
@@ -262,6 +269,7 @@ def _on_top(name: str, state: State) -> bool:
 def _require_all(
     own: Mapping[str, torch.Tensor], found: dict[Names, State], place: Place, lost: State, file: str
 ) -> None:
+    """Refuse a file that lacks some of the network's tensors, or leaves some without place."""
     needed = _needed(own)
     missing = [key for key in needed if key not in place.state]
     if missing or lost:
@@ -281,6 +289,7 @@ def _require_all(
 
 
 def _fits(own: torch.Tensor, given: torch.Tensor) -> bool:
+    """Whether a stored tensor has the own one's shape and kind of numbers."""
     # Whole numbers are quantised weights without their scale; a meta tensor has no values.
     return (
         own.shape == given.shape
@@ -290,18 +299,22 @@ def _fits(own: torch.Tensor, given: torch.Tensor) -> bool:
 
 
 def _kind(value: torch.Tensor) -> str:
+    """Shape and dtype, for a message."""
     return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
 
 
 def _differ(own: Mapping[str, Any], place: Place, other: Place) -> bool:
+    """Whether two places hold different values."""
     return not all(torch.equal(place.state[key], other.state[key]) for key in _needed(own))
 
 
 def _some(names: Sequence[str] | State) -> str:
+    """The first three names, for a message."""
     return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _note(place: Place, copies: list[Place], left: State) -> str:
+    """What was taken, and what was left, in words."""
     parts = []
     if place.path or place.prefix:
         parts.append(f"weights taken from {place}")

@@ -59,10 +59,12 @@ class _Options:
 
 
 def _array(*_: Any) -> NumpyArray:
+    """An array that the file's state then fills."""
     return NumpyArray()
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    """The number that these bytes are in this dtype."""
     return dtype.read(data).item()
 
 

@@ -146,6 +146,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _update(digest: xxh3_128, value: Any) -> None:
+    """Enter a nested value into the digest: tensors by dtype, shape and bytes."""
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype}{tuple(value.shape)};".encode())
         digest.update(tensor_bytes(value))

@@ -48,6 +48,7 @@ def timm_with(name: str, or_hub: bool = False) -> tuple[Any, str]:
 
 
 def _takes_image_size(timm: Any, name: str) -> bool:
+    """Whether a timm network is built for one size of images."""
     # Builders take **kwargs; the network's class says whether it is built for one size (a fixed position
     # grid).
     network = timm.create_model(name, pretrained=False, num_classes=0)

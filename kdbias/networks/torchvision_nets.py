@@ -113,15 +113,18 @@ def plain_arguments(name: str, init_weights: bool = True) -> dict[str, Any]:
 
 
 def _replace_first_convolution(network: nn.Module, channels: int) -> None:
+    """Let the network take images of so many channels."""
     path, first = _layers(network, nn.Conv2d)[0]
     same = {k: getattr(first, k) for k in ("kernel_size", "stride", "padding", "dilation", "groups")}
     _put(network, path, nn.Conv2d(channels, first.out_channels, bias=first.bias is not None, **same))
 
 
 def _layers(network: nn.Module, kind: Any) -> list[tuple[str, Any]]:
+    """Path and module of every layer of a kind."""
     return [(path, module) for path, module in network.named_modules() if isinstance(module, kind)]
 
 
 def _put(network: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at a path."""
     parent, _, leaf = path.rpartition(".")
     setattr(network.get_submodule(parent), leaf, module)

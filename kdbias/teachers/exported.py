@@ -111,4 +111,5 @@ class ExportedTeacher(Teacher):
 
 
 def _fits(axes: Sequence[int | None], wanted: tuple[int, int, int]) -> bool:
+    """Whether a graph's axes, None where free, take the shape wanted."""
     return all(has is None or has == want for has, want in zip(axes, wanted, strict=True))

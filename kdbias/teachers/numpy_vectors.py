@@ -29,10 +29,12 @@ class ArrayParts:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the parts one after another."""
         return (sum(len(part) for part in self.parts), *self.parts[0].shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
+        """Dtype that holds the values of every part."""
         return np.result_type(*(part.dtype for part in self.parts))
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
@@ -82,6 +84,7 @@ def read_archive(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Arra
 def _ids_among(
     names: Mapping[str, pa.Array], columns: Mapping[str, np.ndarray], id_column: str | None
 ) -> str | None:
+    """The column with ids: by name, or the only text column with distinct values."""
     usual = next((name for name in (id_column, *IDS) if name in names), None)
     if usual is not None:
         return usual
@@ -140,6 +143,7 @@ def metadata_of(files: list[Path]) -> list[Path] | None:
 
 
 def _require_one_each(files: list[Path]) -> None:
+    """Refuse two files with the same number."""
     names: dict[tuple[int, str], str] = {}
     for file in files:
         other = names.setdefault(number_of(file), file.name)
@@ -156,12 +160,14 @@ def number_of(file: Path) -> tuple[int, str]:
 
 
 def _decoded(values: np.ndarray) -> np.ndarray:
+    """Byte strings as text, other values as they are."""
     return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
 
 
 def _only(
     found: Mapping[str, np.ndarray], preferred: tuple[str, ...], what: str, arrays: Mapping[str, np.ndarray]
 ) -> str:
+    """The array meant: a preferred name, or the only one there is."""
     name = next((name for name in preferred if name in found), None)
     if name is None and len(found) == 1:
         name = next(iter(found))
@@ -172,4 +178,5 @@ def _only(
 
 
 def _unreadable(path: Path, error: Exception) -> KdbiasError:
+    """Error for a file without plain numbers."""
     return KdbiasError(f"precomputed:{path}: not an array of plain numbers ({first_line(error)})")

@@ -49,16 +49,19 @@ def open_onnx(rest: str, options: TeacherOptions) -> OnnxTeacher:
 
 
 def _type(stated: str) -> str:
+    """NumPy's name of a type as the runtime states it."""
     inner = stated.removeprefix("tensor(").removesuffix(")")
     return _TYPES.get(inner, inner)
 
 
 def _shape(stated: list[Any] | None) -> tuple[int | None, ...] | None:
+    """A stated shape, None for free axes; None where it is unknown."""
     # Of an unknown rank the runtime says nothing, as of a scalar, which no image is.
     return tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in stated) if stated else None
 
 
 def _session(file: str, device: str) -> Any:
+    """A session on the device."""
     runtime = require("onnxruntime", extra="onnx")
     kind, _, index = device.partition(":")
     provider = _PROVIDERS[kind]
@@ -80,6 +83,7 @@ def _session(file: str, device: str) -> Any:
 
 
 def _digest(file: Path) -> str:
+    """Fingerprint of the graph and the weights beside it."""
     # Large networks keep their weights in files beside the graph.
     beside = [file.with_name(f"{file.name}{end}") for end in (".data", "_data")]
     return fingerprints.of_json([fingerprints.of_file(f) for f in (file, *beside) if f.is_file()])

@@ -88,6 +88,7 @@ def open_openvino(rest: str, options: TeacherOptions) -> OpenVinoTeacher:
 
 
 def _port(port: Any, index: int, kind: str, asked: str | None = None) -> Port:
+    """Name, shape and type of an input or output."""
     names = sorted(port.get_names())
     name = asked if asked in names else next(iter(names), f"{kind} {index}")
     shape, number = port.get_partial_shape(), port.get_element_type()

@@ -42,6 +42,7 @@ class Precomputed:
 
     @property
     def dim(self) -> int:
+        """Dimensions of a vector."""
         return int(self.vectors.shape[1])
 
     def rows_for(self, source: Source, same_order: bool) -> np.ndarray:

@@ -30,6 +30,7 @@ _LARGEST_SIDE = 16384
 
 
 def _size(value: Any) -> tuple[int, int]:
+    """Height and width in pixels; ValueError for anything else."""
     try:
         height, width = (int(v) for v in value)
     except (TypeError, ValueError):
@@ -40,6 +41,7 @@ def _size(value: Any) -> tuple[int, int]:
 
 
 def _matrix(value: Any) -> Matrix:
+    """An invertible 2x3 matrix; ValueError for anything else."""
     try:
         matrix = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -84,6 +86,7 @@ class Preprocessing(Settings):
     fast_decode: bool = option(False)
 
     def check(self) -> None:
+        """Spread mean and std over the channels; refuse steps that contradict each other."""
         for name in ("mean", "std"):
             object.__setattr__(self, name, self._per_channel(name))
         if not self.antialias and self.interpolation != "bilinear":
@@ -107,6 +110,7 @@ class Preprocessing(Settings):
 
     @property
     def channels(self) -> int:
+        """1 for grey images, else 3."""
         return 1 if self.color == "L" else 3
 
     @property
@@ -258,6 +262,7 @@ def load_preprocessing(path: str | os.PathLike[str]) -> Preprocessing:
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and 1 / std, float32 (1, channels, 1, 1)."""
     # Cached: a fresh tensor would cost one synchronising copy to the device for every batch.
     import torch
 

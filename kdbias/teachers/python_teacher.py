@@ -79,6 +79,7 @@ def open_python(rest: str, options: TeacherOptions) -> Teacher:
 
 
 def _from_network(spec: str, made: tuple[Any, Any], source: str, options: TeacherOptions) -> Teacher:
+    """A teacher from what the user's function made: a network and its preprocessing."""
     import torch
 
     from kdbias.teachers.torch_module import TorchTeacher, state_digest
@@ -98,6 +99,7 @@ def _from_network(spec: str, made: tuple[Any, Any], source: str, options: Teache
 
 
 def _preprocessing(fields: Any, spec: str) -> Preprocessing:
+    """Preprocessing as given, or from its fields."""
     if isinstance(fields, Preprocessing):
         return fields
     if isinstance(fields, dict):
@@ -109,6 +111,7 @@ def _preprocessing(fields: Any, spec: str) -> Preprocessing:
 
 
 def _import(where: str, spec: str) -> ModuleType:
+    """The module of a name or a .py file."""
     if where.endswith(".py"):
         file = Path(where)
         if not file.is_file():

@@ -64,6 +64,7 @@ def shipped_preprocessing(name: str) -> Preprocessing:
 
 
 def _describes_preprocessing(file: Path) -> bool:
+    """Whether a TOML file has a table of preprocessing."""
     # `model.toml` may be anything; what does not hold the table is none of ours.
     try:
         return isinstance(read_toml(file).get("preprocessing"), dict)

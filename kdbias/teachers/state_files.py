@@ -57,6 +57,7 @@ def drawn_weights(weights: str | None) -> Iterator[int | None]:
 
 
 def _read_npz(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .npz, by name."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return {k: torch.from_numpy(np.array(arrays[k])) for k in arrays.files}
@@ -65,6 +66,7 @@ def _read_npz(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors, by name."""
     try:
         return require("safetensors.torch", package="safetensors").load_file(str(file))
     except KdbiasError:

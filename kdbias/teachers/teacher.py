@@ -206,6 +206,7 @@ def choose_output(names: Sequence[str], described: Sequence[str], asked: str | N
 
 
 def _shape(value: Any) -> tuple[int, ...] | str:
+    """The value's shape; '' where it has none."""
     return tuple(value.shape) if hasattr(value, "shape") else ""
 
 

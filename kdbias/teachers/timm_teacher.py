@@ -61,6 +61,7 @@ def stated_preprocessing(timm: Any, network: torch.nn.Module, rest: str) -> Prep
 
 
 def _create(timm: Any, name: str, pretrained: bool) -> torch.nn.Module:
+    """The timm network without its classifier."""
     try:
         with _no_vain_retries():
             return timm.create_model(name, pretrained=pretrained, num_classes=0)

@@ -60,6 +60,7 @@ class TorchTeacher(Teacher):
         return self._forward(torch.from_numpy(batch)).cpu().numpy()
 
     def stream(self, batches: Iterable[Any], flip: bool = False) -> Iterator[np.ndarray]:
+        """Embeddings, float32 (b, dim), of each batch (and then of its mirror images)."""
         if not self.device.startswith("cuda"):
             yield from super().stream(batches, flip)
             return

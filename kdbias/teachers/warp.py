@@ -45,6 +45,7 @@ def resize_at_centres(image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _affine_map(source: tuple[int, int], target: tuple[int, int], affine: Matrix) -> _Map:
+    """The four pixels and weights that make each target pixel."""
     matrix = np.vstack([np.asarray(affine), [0.0, 0.0, 1.0]])
     ys, xs = np.mgrid[: target[0], : target[1]].astype(np.float64)
     points = np.linalg.inv(matrix) @ np.stack([xs.ravel(), ys.ravel(), np.ones(xs.size)])
@@ -74,6 +75,7 @@ def _bilinear_map(x: np.ndarray, y: np.ndarray, source: tuple[int, int]) -> _Map
 
 
 def _sample(image: np.ndarray, points: _Map, target: tuple[int, int]) -> np.ndarray:
+    """uint8 (height, width, channels) of the target from an image and its map."""
     flat = np.ascontiguousarray(image).reshape(-1, image.shape[2])
     out = np.full((target[0] * target[1], image.shape[2]), 0.5, dtype=np.float32)
     for pixels, weights in zip(*points, strict=True):

@@ -71,14 +71,17 @@ class TrainingSet:
 
     @property
     def n(self) -> int:
+        """How many samples there are."""
         return self.source.n
 
     @property
     def preprocessing(self) -> Preprocessing:
+        """The student's preprocessing."""
         return self.preprocessings[0]
 
     @property
     def dim(self) -> int | None:
+        """Dimensions of the teacher's vectors; None without a teacher."""
         if self.teacher is not None:
             return self.teacher.dim
         return None if self.targets is None else self.targets.vectors.shape[1]
@@ -103,6 +106,7 @@ class TrainingSet:
 
 
 def _to(device: torch.device, array: np.ndarray | None) -> torch.Tensor | None:
+    """The array as tensor on the device, copied without waiting."""
     if array is None:
         return None
     tensor = torch.from_numpy(array)
@@ -157,6 +161,7 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
 
 
 def _live_teacher(spec: str, device: str) -> Teacher:
+    """The teacher that runs beside the student."""
     try:
         return open_teacher(spec, device=device)
     except KdbiasError as error:
@@ -171,6 +176,7 @@ def _live_teacher(spec: str, device: str) -> Teacher:
 def _stored_targets(
     table: EmbeddingTable, source: Source, config: TrainingSettings, processes: Processes, with_norms: bool
 ) -> StoredTargets:
+    """The teacher's stored vectors, in the order of the training data."""
     rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
     flipped = config.flip == "target"
     if flipped and not table.has_flip:
@@ -187,6 +193,7 @@ def _stored_targets(
 
 
 def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:
+    """The data without the samples that the teacher could not read."""
     file = table.path / "failures.parquet" if table is not None else None
     if file is None or not file.is_file():
         return source
@@ -331,6 +338,7 @@ def _mapped(table: EmbeddingTable, column: str, rows: np.ndarray, processes: Pro
 
 
 def _reserve(name: str) -> None:
+    """Make sure that the disk has room for all of a file."""
     # Writing to a map for which the disk has no room ends the process by a signal.
     if hasattr(os, "posix_fallocate"):
         with open(name, "r+b") as file:

@@ -97,6 +97,7 @@ class CachedImages:
         self._places = places[np.searchsorted(places, np.arange(source.n)) % len(places)]
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Prepared]:
+        """Batches of images from memory, in the order of the rows given."""
         batches = (self._batch(rows) for rows in row_batches)
         return _ahead(batches) if self._pin else batches
 
@@ -131,6 +132,7 @@ class StreamedImages:
         )
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Prepared]:
+        """Batches of decoded images, in the order of the rows given; failures are noted."""
         for batch in self._loader.batches(row_batches):
             self._unreadable.note(batch.failures, len(batch.rows))
             yield batch

@@ -316,6 +316,7 @@ def _first_line(
     step: int,
     network: nn.Module,
 ) -> str:
+    """What is about to run, in one line."""
     (height, width), channels = samples.preprocessing.size, samples.preprocessing.channels
     cut = f" (of --batch-size {cfg.batch_size:,}: there are no more)" if batch_size < cfg.batch_size else ""
     together = f", {counted(processes.world_size, 'process')}" if processes.world_size > 1 else ""
@@ -331,6 +332,7 @@ def _first_line(
 
 
 def _result(run: Run, already_finished: bool = False) -> TrainingResult:
+    """The result of a finished run, from its record."""
     run.require({"counts": {"steps": int, "epochs": int}, "seconds": float, "results": {"loss": float}})
     counts, results = run.record["counts"], run.record["results"]
     return TrainingResult(

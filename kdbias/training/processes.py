@@ -50,6 +50,7 @@ class Processes:
         return nn.parallel.DistributedDataParallel(module)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of the values over all processes, in their shape."""
         if self.world_size > 1:
             values = values.clone()
             distributed.all_reduce(values)
@@ -137,6 +138,7 @@ def join_processes(device: str) -> Iterator[Processes]:
 
 
 def _device_of_its_own() -> str:
+    """cuda:LOCAL_RANK; KdbiasError where processes outnumber devices."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1)), torch.cuda.device_count()
     if max(here, local + 1) > devices:

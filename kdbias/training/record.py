@@ -73,6 +73,7 @@ class Meter:
     _mark: float = field(default_factory=time.perf_counter)
 
     def waited(self) -> None:
+        """Count the seconds since `wait_from` as waiting."""
         self.wait_seconds += time.perf_counter() - self.wait_from
 
     def place(self, batch_size: int, steps_an_epoch: int) -> int:
@@ -103,6 +104,7 @@ class Meter:
         self.wait_from = time.perf_counter()
 
     def tick(self) -> None:
+        """Count the seconds since the last tick."""
         now = time.perf_counter()
         self.seconds += now - self._mark
         self.epoch_seconds += now - self._mark
@@ -136,6 +138,7 @@ class Meter:
         return f"loss {row['loss']:.4f} ({', '.join(shares)})"
 
     def to_dict(self) -> dict[str, Any]:
+        """The meter's state, for a checkpoint."""
         self.tick()
         return {key: getattr(self, key) for key in _SHAPE["meter"]}
 
@@ -151,6 +154,7 @@ class Record:
 
     @property
     def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
         return self._checkpoint.is_file()
 
     def begin(self, config: TrainingSettings, data: str | os.PathLike[str], step: int) -> None:
@@ -162,6 +166,7 @@ class Record:
             self._writer = tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
 
     def due(self, seconds: float) -> bool:
+        """Whether the last checkpoint is at least so many seconds old."""
         return time.monotonic() - self._saved_at >= seconds
 
     def require_finite(self, meter: Meter, values: Iterable[torch.Tensor] = ()) -> None:
@@ -240,6 +245,7 @@ class Record:
                 self._writer.add_scalar(f"step/loss_{name}", value, meter.step)
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
+        """Write all epochs' metrics, and the last one's to TensorBoard where asked for."""
         with atomic_path(self.folder / METRICS) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, list(history[0]))
             writer.writeheader()

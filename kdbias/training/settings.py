@@ -141,6 +141,7 @@ class TrainingSettings(Reading, _Inputs):
     onnx: bool = option(False, "also export student.onnx, checked against the network", operational=True)
 
     def check(self) -> None:
+        """Fill in what the optimizer decides; refuse options that contradict each other."""
         put = object.__setattr__
         if self.lr is None:
             put(self, "lr", {"sgd": 0.1, "adamw": 0.002}[self.optimizer])

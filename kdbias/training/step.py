@@ -29,6 +29,7 @@ class Learner(nn.Module):
         self.network, self.loss, self.precision = network, loss, precision
 
     def forward(self, pixels: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """The loss, a scalar, of pixels (b, channels, height, width)."""
         dtype = REDUCED.get(self.precision)
         with torch.autocast(pixels.device.type, dtype, enabled=dtype is not None):
             embedding = self.network(pixels)
@@ -52,9 +53,11 @@ class RunningAverage:
                 mean.copy_(new)
 
     def state_dict(self) -> dict[str, Any]:
+        """The averaged network's state."""
         return self.network.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
         self.network.load_state_dict(state)
 
 
