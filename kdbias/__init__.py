@@ -43,6 +43,7 @@ __all__ = sorted(["__version__", *_HOME])
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first asked for."""
     if name not in _HOME:
         raise AttributeError(f"module 'kdbias' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
@@ -51,4 +52,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """The public names, imported yet or not."""
     return __all__

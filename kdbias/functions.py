@@ -45,6 +45,7 @@ def takes_settings(kind: type[Settings], file: str | None = None) -> Callable[[C
 
 
 def _parameter(declared: Declared) -> inspect.Parameter:
+    """The keyword of a function that stands for an option."""
     kind = inspect.Parameter.KEYWORD_ONLY
     default = inspect.Parameter.empty if declared.required else declared.default
     return inspect.Parameter(declared.name, kind, default=default, annotation=annotation(declared))

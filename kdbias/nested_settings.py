@@ -40,6 +40,7 @@ def tables(kind: type[_N], text: str, default: Any = dict) -> Any:
 
 
 def _by_name(kind: type[_N], given: Mapping[str, Any], place: str) -> dict[str, _N]:
+    """Settings of each named table."""
     found = {}
     for name, value in given.items():
         if not _NAME.fullmatch(name):
@@ -50,10 +51,12 @@ def _by_name(kind: type[_N], given: Mapping[str, Any], place: str) -> dict[str, 
 
 
 def _read(kind: type[_S], value: Any, place: str) -> _S:
+    """Settings of a table; those that are settings already, as they are."""
     return value if isinstance(value, kind) else kind.of(_mapping(value, place), place)
 
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    """The value, which must be a table."""
     if not isinstance(value, Mapping):
         raise KdbiasError(f"{place} is {value!r}, should be a table")
     return value

@@ -27,6 +27,7 @@ def quiet(enabled: bool = True) -> Iterator[None]:
 
 
 def is_quiet() -> bool:
+    """Whether progress is kept silent."""
     return _QUIET.get()
 
 

@@ -228,6 +228,7 @@ class Branching(Settings):
         return super()._made({**mine, "chosen": chosen}, where)
 
     def record(self) -> dict[str, Any]:
+        """What a run records: the options of all, and those of the chosen branch."""
         return super().record() | self.chosen.record()
 
 

@@ -9,6 +9,7 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def plural(noun: str) -> str:
+    """The plural of a noun."""
     if noun.endswith("y"):
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
@@ -38,6 +39,7 @@ def visible_lines(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
+    """The character, or its escape where a terminal would not show it."""
     if character in _JOINERS or unicodedata.category(character) not in _HIDDEN:
         return character
     return character.encode("unicode_escape").decode()

@@ -218,6 +218,7 @@ def read_neighbors(out: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
 
 
 def _require_same(ids: pa.Array, stored: pa.Array, where: Path) -> None:
+    """Refuse ids (n,) that are not the stored ones in their order."""
     if len(ids) != len(stored) or not ids.equals(stored.cast(ids.type)):
         raise KdbiasError(
             f"{where} holds {len(stored):,} samples that are not the embedding table's {len(ids):,} in its "

@@ -111,6 +111,7 @@ class UniformitySettings(Settings):
     seed: int = option(0, "seed of the samples that are drawn", least=0)
 
     def check(self) -> None:
+        """Refuse options that contradict each other."""
         if self.exponent is not None and self.estimator != "knn":
             raise KdbiasError(
                 f"--exponent {self.exponent:g} is of --estimator knn; add that, or leave it out"

@@ -49,10 +49,12 @@ class UniformityResult:
 
     @property
     def density_path(self) -> Path:
+        """The density table."""
         return self.out / DENSITY
 
     @property
     def uniformity_path(self) -> Path:
+        """The document with what was measured."""
         return self.out / UNIFORMITY
 
     def summary(self) -> str:
@@ -178,6 +180,7 @@ def summary_table(document: dict[str, Any]) -> str:
 
 
 def _heading(document: dict[str, Any]) -> str:
+    """The lines above the tables: samples, search, duplicates and bandwidth."""
     search, duplicates = document["search"], document["duplicates"]
     recall = NONE if search["recall"] is None else f"{search['recall']:.4g}"
     copies = counted(duplicates["exact_duplicates"], "exact duplicate")
@@ -201,6 +204,7 @@ def _search_line(search: dict[str, Any]) -> str:
 
 
 def _bandwidth_row(scheme: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """A scheme's row at one bandwidth, its uniformity with the standard error."""
     row = entry | {"scheme": scheme["name"], "ess_share": scheme["ess_share"]}
     if entry["standard_error"] is not None:
         row["uniformity"] = f"{write('uniformity', entry['uniformity'])} +- {entry['standard_error']:.2g}"

@@ -83,6 +83,7 @@ def _permute(
     right: np.ndarray,
     out: np.ndarray,
 ) -> None:
+    """Write the values (n,) in their new order into `out` (n,)."""
     # Round by round over all values: no value waits for its own previous look-up, and one table stays in
     # cache.
     for i in range(len(values)):

@@ -59,6 +59,7 @@ def find_slicer() -> Any:
 
 
 def _slices(caller: Any) -> bool:
+    """Whether the caller deals batches out to several processes."""
     if isinstance(caller, Sampler):
         if hasattr(caller, "find_place"):  # one of ours
             return False

@@ -42,6 +42,7 @@ class RadiusCounts(Epilogue):
         self._lock = threading.Lock()
 
     def consume(self, tile: Tile, workspace: Workspace) -> None:
+        """Count the tile's pairs within the radius, for both of their samples."""
         if not tile.diagonal and tile.cosines.max() < self.cosine:
             return  # most tiles hold no such pair, and a maximum is the cheapest look
         reached = workspace.array("reached", tile.cosines.shape, np.bool_)
@@ -56,7 +57,9 @@ class RadiusCounts(Epilogue):
                 self.counts[tile.columns] += of_columns
 
     def state(self) -> dict[str, np.ndarray]:
+        """Counts so far, (n,)."""
         return {"counts": self.counts}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from stored counts."""
         self.counts[:] = state["counts"]

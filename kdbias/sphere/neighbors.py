@@ -35,6 +35,7 @@ class Neighbors(Epilogue):
         self.cosines: np.ndarray
 
     def consume(self, tile: Tile, workspace: Workspace) -> None:
+        """Keep the tile's cosines that are among a row's k largest."""
         threshold = self._reservoirs.threshold
         if tile.diagonal and len(tile.cosines) > self.k + 1:
             threshold[tile.rows] = _first_threshold(tile.cosines, self.k, workspace)
@@ -56,12 +57,15 @@ class Neighbors(Epilogue):
             self._reservoirs.offer(self._positions[samples], self._positions[ids], cosines, cells, mirrored)
 
     def state(self) -> dict[str, np.ndarray]:
+        """The reservoirs so far."""
         return self._reservoirs.state()
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from stored reservoirs."""
         self._reservoirs.restore(state)
 
     def finish(self) -> None:
+        """Sort what was kept into `ids` and `cosines`, (n, k)."""
         self.ids, self.cosines = self._reservoirs.best()
         del self._reservoirs
 

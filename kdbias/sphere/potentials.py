@@ -41,6 +41,7 @@ class Potentials(Epilogue):
         return self.without_self + self.weights[:, None, :]
 
     def consume(self, tile: Tile, workspace: Workspace) -> None:
+        """Add the tile's kernel sums, for both of its sides."""
         blank = slice(None, None, len(tile.cosines) + 1) if tile.diagonal else None
         for index, kernel in self._kernels.each(tile.cosines, workspace, blank):
             towards_rows = kernel @ self._scaled[tile.columns]
@@ -51,12 +52,15 @@ class Potentials(Epilogue):
                     self._sums[:, index, tile.columns] += towards_columns
 
     def state(self) -> dict[str, np.ndarray]:
+        """Sums so far, (m, T, n) float64."""
         return {"sums": self._sums}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from stored sums."""
         self._sums[:] = state["sums"]
 
     def finish(self) -> None:
+        """Scale the sums to mean potentials, `without_self`."""
         self._sums *= self._kernels.factors[:, None] / self._sums.shape[2]
         self.without_self = self._sums
 

@@ -113,6 +113,7 @@ class Reservoirs:
         return {"keys": self._keys, "filled": self._filled, "threshold": self.threshold}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from a stored state."""
         self._keys[:], self._filled[:], self.threshold[:] = state["keys"], state["filled"], state["threshold"]
 
     def best(self) -> tuple[np.ndarray, np.ndarray]:

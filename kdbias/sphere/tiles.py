@@ -52,6 +52,7 @@ class Epilogue:
     """
 
     def consume(self, tile: Tile, workspace: Workspace) -> None:
+        """Take in one tile; every pair of samples comes in one tile alone."""
         raise NotImplementedError
 
     def finish(self) -> None:

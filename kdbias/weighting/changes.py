@@ -48,6 +48,7 @@ class Changes:
 
     @property
     def document(self) -> dict[str, Any]:
+        """The tables as JSON values."""
         tables = {name: table.to_pylist() for name, table in self._tables().items()}
         return tables | {"manifest": str(self.manifest)}
 
@@ -121,6 +122,7 @@ def what_changed(
 
 
 def _numbers(*names: str) -> list[tuple[str, pa.DataType]]:
+    """Float64 columns of these names."""
     return [(name, pa.float64()) for name in names]
 
 
@@ -171,6 +173,7 @@ def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> p
 
 
 def _by_hardness(stored: WeightManifest, hardness: np.ndarray) -> pa.Table:
+    """Samples of each quarter of hardness (n,), and their share before and after."""
     quarters = hardness_quarters(hardness)
     known = sum(map(len, quarters))
     masses = [float(stored.weights[quarter].sum()) for quarter in quarters]

@@ -43,10 +43,12 @@ def edited(manifest: WeightManifest, now: dict[str, Any]) -> bool:
 
 
 def _same(a: float | None, b: float | None) -> bool:
+    """Whether two values are equal but for rounding, or both None."""
     return a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-6)
 
 
 def _of_rows(weights: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
+    """What weights (n,) draw: ESS, largest weights, and identities by codes (n,)."""
     p = weights / weights.sum()
     rows = ess(p)
     return {

@@ -69,6 +69,7 @@ class FrontierResult:
 
     @property
     def document(self) -> dict[str, Any]:
+        """The result as JSON values."""
         return {"out": str(self.out), "schemes": self.table.to_pylist(), "skipped": self.skipped}
 
     def summary(self) -> str:

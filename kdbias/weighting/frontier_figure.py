@@ -94,4 +94,5 @@ def _drawn(row: Mapping[str, Any], column: str) -> float:
 
 
 def _has(row: Mapping[str, Any], column: str) -> bool:
+    """Whether the row has a value there."""
     return row[column] is not None

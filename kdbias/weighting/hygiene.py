@@ -97,6 +97,7 @@ def clipped(p: np.ndarray, clip: float, n: int) -> np.ndarray:
 
 
 def mixed(p: np.ndarray, share: float) -> np.ndarray:
+    """Probabilities (n,), a share of them spread evenly over all samples."""
     return (1 - share) * p + share / len(p)
 
 

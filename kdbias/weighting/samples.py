@@ -41,6 +41,7 @@ class Samples:
 
     @property
     def n(self) -> int:
+        """How many samples there are, duplicates among them."""
         return self.density.n
 
     @property
@@ -50,6 +51,7 @@ class Samples:
 
     @property
     def where(self) -> Path:
+        """The density table."""
         return self.density.path
 
     @cached_property
@@ -98,6 +100,7 @@ class EmbeddingSource:
 
     @property
     def inputs(self) -> dict[str, str]:
+        """Fingerprint of the embeddings, for the manifest."""
         return {"embeddings": self.fingerprint} if self.fingerprint else {}
 
     def _vectors(self) -> np.ndarray:

@@ -59,9 +59,11 @@ class WeightsSettings(Branching, _Measured):
 
     @classmethod
     def branches(cls) -> Mapping[str, type[Settings]]:
+        """The options of each scheme."""
         return SCHEMES
 
     def check(self) -> None:
+        """Refuse options that contradict each other."""
         from kdbias.tables.weight_manifest import LEAST_WEIGHT
 
         if 0 < self.mix < LEAST_WEIGHT:
@@ -86,6 +88,7 @@ class WeightsSettings(Branching, _Measured):
         return (self.chosen.floor if self.min_ess is None else self.min_ess) or None
 
     def record(self) -> dict[str, Any]:
+        """What the manifest records: the options that decide the weights."""
         return self.without_unsaid(dict.fromkeys(_ALWAYS) | super().record() | {"min_ess": self.floor})
 
     def without_unsaid(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +112,7 @@ class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
     )
 
     def record(self) -> dict[str, Any]:
+        """What the run records: the options that decide the frontier."""
         found = super().record() | {"methods": list(self.methods or SCHEMES)}
         return {name: found[name] for name in ("t", "methods", "floors", "tolerance", "seed")}
 

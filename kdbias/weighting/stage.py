@@ -84,6 +84,7 @@ class WeightsResult:
 
 
 def _solver_lines(solver: dict[str, Any]) -> list[str]:
+    """Energy before and after, and how near to the best, as lines."""
     before, energy, gap = solver["energy_before"], solver["energy"], solver["gap"]
     gain = before - energy
     distinct = [write("effective_distinct", 1 / value) for value in (before, energy)]

@@ -21,6 +21,7 @@ class ClassBalanced(Scheme):
     name = "class-balanced"
 
     def weigh(self, samples: Samples) -> Weights:
+        """Weights (m,) that depend on the size of the sample's class."""
         import numpy as np
 
         codes, sizes = samples.labels(self.name)
@@ -49,6 +50,7 @@ class EffectiveNumber(ClassBalanced):
     beta: float = option(0.99, "0 = natural, near 1 = class-balanced", least=0, below=1)
 
     def of_class(self, sizes: np.ndarray) -> np.ndarray:
+        """Weight of each class, (classes,), from its size."""
         import numpy as np
 
         if not self.beta:

@@ -43,6 +43,7 @@ class ClusterBalanced(Seeded, Scheme):
     )
 
     def weigh(self, samples: Samples) -> Weights:
+        """Weights (m,) that balance a hierarchy of clusters."""
         levels = default_levels(samples.m) if self.clusters is None else list(self.clusters)
         if not levels or any(a <= b for a, b in itertools.pairwise([samples.m, *levels])):
             raise KdbiasError(
@@ -53,6 +54,7 @@ class ClusterBalanced(Seeded, Scheme):
 
 
 def default_levels(m: int) -> list[int]:
+    """Clusters on each level for m samples, falling."""
     levels = [max(2, min(m // _SAMPLES_A_CLUSTER, _MOST_CLUSTERS))]
     while levels[-1] >= _BRANCHING * _BRANCHING:
         levels.append(levels[-1] // _BRANCHING)

@@ -30,6 +30,7 @@ class Natural(Scheme):
     collapse = "none"
 
     def weigh(self, samples: Samples) -> Weights:
+        """Equal weights (m,)."""
         import numpy as np
 
         return Weights(np.ones(samples.m))
@@ -47,6 +48,7 @@ class InverseDensity(AtBandwidth, Scheme):
     name = "inverse-density"
 
     def weigh(self, samples: Samples) -> Weights:
+        """Weights (m,): one over the density."""
         import numpy as np
 
         from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
@@ -70,6 +72,7 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
     max_seconds: float | None = option(None, "stop by then, with the gap that was reached", least=0)
 
     def weigh(self, samples: Samples) -> Weights:
+        """Weights (m,) of least energy, with the solver's proof."""
         kernel = self.kernel(samples)
         progress.say(f"{self.name} of {samples.m:,} distinct samples at t={self.t:g}: {kernel.description}")
         found = self.solved(samples, kernel, samples.min_ess)

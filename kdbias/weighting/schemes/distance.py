@@ -37,6 +37,7 @@ class KnnDistance(_Power):
     name = "knn-distance"
 
     def weigh(self, samples: Samples) -> Weights:
+        """Weights (m,): a power of the mean distance to the neighbours."""
         import numpy as np
 
         from kdbias.sphere.vectors import distances
@@ -61,6 +62,7 @@ class Hard(_Power):
     name = "hard"
 
     def weigh(self, samples: Samples) -> Weights:
+        """Weights (m,) that grow with the hardness of the sample."""
         import numpy as np
 
         from kdbias.measurement.density import hardness

@@ -84,6 +84,7 @@ class AtBandwidth(Settings):
     t: float | None = option(None, "bandwidth", shown="the one that uniformity chose")
 
     def check(self) -> None:
+        """Refuse a bandwidth out of range."""
         if self.t is not None:
             check_bandwidth(self.t)
 
