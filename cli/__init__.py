@@ -27,9 +27,11 @@ class LazyGroup(click.Group):
     """Imports a command's module when it is asked for, so that `--help` answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, imported or not."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of a name, imported now; None for an unknown name."""
         if name not in COMMANDS:
             return None
         return importlib.import_module(f"kdbias.cli.{COMMANDS[name][0]}").command
@@ -37,6 +39,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; says which is near an unknown one."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -46,6 +49,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands into the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 

@@ -47,6 +47,7 @@ class StageCommand(click.Command):
         ]
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """The context of the parsed arguments; an error quotes what was typed visibly."""
         try:
             return super().make_context(*args, **kwargs)
         except click.ClickException as error:  # it quotes what was typed, a file's name perhaps
@@ -54,6 +55,7 @@ class StageCommand(click.Command):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors end it with one line and their exit code."""
         from kdbias.progress import quiet
 
         debug, silent = ctx.params.pop("debug"), ctx.params.pop("quiet")
@@ -154,6 +156,7 @@ def _failure(error: BaseException, stopped: list[int], given: dict[str, Any]) ->
 
 
 def _is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

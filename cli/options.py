@@ -20,6 +20,7 @@ def given(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _option(declared: Declared, twosided: bool) -> Any:
+    """The click option of a declared one."""
     about = declared.about
     flag = about.flag or "--" + declared.name.replace("_", "-")
     help_text = declared.text[0].upper() + declared.text[1:] + "."

@@ -44,6 +44,7 @@ def command(frontier: bool, **parameters: Any) -> Any:
 
 
 def _frontier(chosen: dict[str, Any]) -> Any:
+    """Compare the schemes and return what was found; refuse options of a single scheme."""
     from kdbias.errors import KdbiasError
     from kdbias.weighting.frontier import frontier
 
