@@ -13,7 +13,7 @@ from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.inspection.recognition import MARK, is_page
 from kdbias.progress import say
-from kdbias.reporting.outputs import collect
+from kdbias.reporting.gathering import collect
 from kdbias.reporting.sections import Page, headline, scheme_names
 from kdbias.reporting.settings import ReportSettings
 from kdbias.reporting.tables import provenances

@@ -23,7 +23,8 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.measurement.files import read_measured, read_neighbors, read_samplings, read_uniformity
 from kdbias.networks.saved import load_network, read_checkpoint
-from kdbias.reporting.outputs import collect, read_frontier
+from kdbias.reporting.gathering import collect
+from kdbias.reporting.outputs import read_frontier
 from kdbias.sphere.snapshots import Snapshots
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json

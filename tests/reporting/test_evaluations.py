@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from kdbias.reporting import report
-from kdbias.reporting.outputs import collect
+from kdbias.reporting.gathering import collect
 from kdbias.reporting.tables import group_tables, shown_measures, students_table
 from kdbias.reporting.thumbnails import plots
 from kdbias.tables.documents import read_json, write_json

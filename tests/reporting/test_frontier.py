@@ -9,7 +9,7 @@ import pytest
 from kdbias.display.figure import SERIES, looks
 from kdbias.reporting import report
 from kdbias.reporting.figures import frontier_figure
-from kdbias.reporting.outputs import collect
+from kdbias.reporting.gathering import collect
 from kdbias.reporting.sections import scheme_names
 from kdbias.tables.density_table import read_density
 from kdbias.tables.run_record import Run

@@ -13,7 +13,7 @@ import pytest
 from kdbias.display.table import Cell, cell
 from kdbias.errors import KdbiasError
 from kdbias.reporting import report, thumbnails
-from kdbias.reporting.outputs import collect
+from kdbias.reporting.gathering import collect
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
