@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import numbers
 import os
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from kdbias.errors import KdbiasError
+from kdbias.kinds import kind_of, number_of
 from kdbias.tables.documents import read_toml
 from kdbias.tables.files import atomic_path
 from kdbias.wording import nearest
@@ -78,6 +76,7 @@ class Declared:
 
     @property
     def required(self) -> bool:
+        """Whether the option has no default."""
         return self.default is dataclasses.MISSING
 
     @property
@@ -203,6 +202,7 @@ class Branching(Settings):
 
     @classmethod
     def declared(cls) -> tuple[Declared, ...]:
+        """The options of all, then those that some branch has."""
         return (*declared_in(cls), *_merged(cls.branches()))
 
     @classmethod
@@ -238,21 +238,10 @@ def declared_in(cls: type[Settings]) -> tuple[Declared, ...]:
     found = []
     for f in dataclasses.fields(cls):
         if "option" in f.metadata:
-            kind, many, optional = _kind(hints[f.name])
+            kind, many, optional = kind_of(hints[f.name])
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             found.append(Declared(f.name, kind, many, optional, default, f.metadata["option"]))
     return tuple(found)
-
-
-def _kind(hint: Any) -> tuple[type, bool, bool]:
-    members = [hint]
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        members = [member for member in typing.get_args(hint) if member is not type(None)]
-    optional = members != [hint] and len(members) < len(typing.get_args(hint))
-    first = members[0]
-    if typing.get_origin(first) is tuple:
-        return typing.get_args(first)[0], True, optional
-    return first, False, optional
 
 
 def _merged(branches: Mapping[str, type[Settings]]) -> Iterator[Declared]:
@@ -306,24 +295,15 @@ def _single(declared: Declared, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError(f"is {value!r}, should be true or false")
     elif kind in (int, float):
-        value = _number(kind, value)
+        value = number_of(kind, value)
         _require_within(about, value)
     elif not isinstance(value, kind):
         raise ValueError(f"is {value!r}, should be a text")
     return value
 
 
-def _number(kind: type, value: Any) -> Any:
-    wanted = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        raise ValueError(f"is {value!r}, should be a {'whole ' if kind is int else ''}number")
-    value = value.item() if hasattr(value, "item") else value  # of NumPy
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"is {value}, should be finite")
-    return value
-
-
 def _require_within(about: Option, value: float) -> None:
+    """Refuse a number outside the option's limits (ValueError)."""
     limits = (
         (about.least, "at least", lambda limit: value >= limit),
         (about.above, "above", lambda limit: value > limit),
@@ -347,4 +327,5 @@ def spelled(value: Any) -> str:
 
 
 def _json(value: Any) -> Any:
+    """The value with tuples as lists."""
     return [_json(item) for item in value] if isinstance(value, tuple) else value

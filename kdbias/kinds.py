@@ -1,0 +1,30 @@
+"""The kind of value that a type hint asks for, and numbers of that kind."""
+
+import math
+import numbers
+import types
+import typing
+from typing import Any
+
+
+def kind_of(hint: Any) -> tuple[type, bool, bool]:
+    """The type of one value, whether there may be several (a tuple), and whether None may stand for it."""
+    members = [hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(hint) if member is not type(None)]
+    optional = members != [hint] and len(members) < len(typing.get_args(hint))
+    first = members[0]
+    if typing.get_origin(first) is tuple:
+        return typing.get_args(first)[0], True, optional
+    return first, False, optional
+
+
+def number_of(kind: type, value: Any) -> Any:
+    """A finite int or float of this kind, of Python or NumPy; ValueError that goes on after its name."""
+    wanted = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise ValueError(f"is {value!r}, should be a {'whole ' if kind is int else ''}number")
+    value = value.item() if hasattr(value, "item") else value  # of NumPy
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"is {value}, should be finite")
+    return value
