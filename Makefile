@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/kdbias demo -o kdbias-demo
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --max-worker-restart 0
 
 lint: install
 	$(BIN)/ruff check .
