@@ -1,9 +1,8 @@
 """Fixtures shared by the whole suite."""
 
+import ctypes
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,19 @@ def real_data() -> Path:
     return Path(root)
 
 
-@pytest.fixture(autouse=True)
-def no_handler_of_childs_ends() -> Iterator[None]:
-    """Take torch's handler of SIGCHLD away again, which its data loaders leave behind.
+class _Stack(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
-    In a process in which OpenVINO and onnxruntime have been at work, too, the kernel could not deliver that
-    signal any more, and the end of a child killed its parent.
+
+_DISABLED = 2
+
+
+@pytest.fixture(autouse=True)
+def signals_on_the_usual_stack() -> None:
+    """Take away the signal stack that a library has given the main thread.
+
+    After OpenVINO and onnxruntime have been at work in one process it is no longer good: the kernel cannot
+    deliver a signal there (the end of a child, Ctrl-C), and the process dies.
     """
-    yield
-    loaders = sys.modules.get("torch.utils.data._utils.signal_handling")
-    if loaders is not None and signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, None):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        loaders._SIGCHLD_handler_set = False
+    if sys.platform == "linux":
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(_Stack(None, _DISABLED, 0)), None)
