@@ -68,6 +68,15 @@ def kernel_tile(
     return tile
 
 
+def weaken_unlike(tile: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The tile (p, q) times (1 + [a_i = b_j]) / 2, in place: the product with a kernel on a column's codes.
+
+    Products of positive semi-definite kernels are positive semi-definite (Schur).
+    """
+    tile *= np.where(a[:, None] == b[None, :], np.float32(1), np.float32(0.5))
+    return tile
+
+
 def _mean_kernel(excess: np.ndarray, ladder: tuple[float, ...], out: np.ndarray) -> np.ndarray:
     """Mean of exp(2t excess) over the ladder, into ``out``; ``excess`` (cosine - 1) is overwritten.
 
@@ -88,7 +97,12 @@ def _mean_kernel(excess: np.ndarray, ladder: tuple[float, ...], out: np.ndarray)
 
 
 def kernel_matrix(
-    x: np.ndarray, t: Bandwidth, memory: str | int = "4GiB", threads: int | None = None, tile: int = TILE
+    x: np.ndarray,
+    t: Bandwidth,
+    memory: str | int = "4GiB",
+    threads: int | None = None,
+    tile: int = TILE,
+    codes: np.ndarray | None = None,
 ) -> "TiledKernel":
     """The kernel of unit rows x (n, d), kept within ``memory`` where half of it fits, else recomputed.
 
@@ -98,7 +112,7 @@ def kernel_matrix(
     budget = parse_bytes(memory)
     halves = len(x) * (len(x) + tile) / 2
     kept = np.float32 if 4 * halves <= budget else np.float16 if 2 * halves <= budget else None
-    return TiledKernel(x, t, kept=kept, threads=threads, tile=tile, memory=budget)
+    return TiledKernel(x, t, kept=kept, threads=threads, tile=tile, memory=budget, codes=codes)
 
 
 class TiledKernel:
@@ -111,6 +125,7 @@ class TiledKernel:
         threads: worker threads (default: the CPUs this process may use).
         tile: rows of a tile.
         memory: bytes that the stand-in of a recomputed kernel may take.
+        codes: (n,) int values of a column that is compared together with the vectors (`weaken_unlike`).
     """
 
     def __init__(
@@ -121,11 +136,12 @@ class TiledKernel:
         threads: int | None = None,
         tile: int = TILE,
         memory: int = 1 << 30,
+        codes: np.ndarray | None = None,
     ) -> None:
         self.n, self.t, self.kept, self.tile, self.memory = len(x), t, kept, tile, memory
         self.definite = True
         self.description = f"exact kernel, {f'kept as {kept.__name__}' if kept else 'recomputed tiles'}"
-        self.x = np.ascontiguousarray(x, dtype=np.float32)
+        self.x, self.codes = np.ascontiguousarray(x, dtype=np.float32), codes
         self._threads = threads or available_threads()
         self._tiles: dict[tuple[int, int], np.ndarray] = {}
         self._row_sums: np.ndarray | None = None
@@ -165,7 +181,8 @@ class TiledKernel:
 
     def rows(self, chosen: np.ndarray) -> np.ndarray:
         """Rows of K (len(chosen), n), float32."""
-        return kernel_tile(self.x[chosen], self.x, self.t)
+        found = kernel_tile(self.x[chosen], self.x, self.t)
+        return found if self.codes is None else weaken_unlike(found, self.codes[chosen], self.codes)
 
     def scan(self, visit: Callable[[tuple[int, int], np.ndarray], None]) -> None:
         """Call ``visit((row, column), values)`` with every tile on and above the diagonal, from all threads.
@@ -197,7 +214,10 @@ class TiledKernel:
         if kept is not None and not exact:
             return from_half(kept, scratch)
         second = workspace.array("ladder", scratch.shape) if isinstance(self.t, tuple) else None
-        return kernel_tile(a, b, self.t, diagonal=i == j, out=scratch, scratch=second)
+        found = kernel_tile(a, b, self.t, diagonal=i == j, out=scratch, scratch=second)
+        if self.codes is None:
+            return found
+        return weaken_unlike(found, self.codes[i : i + self.tile], self.codes[j : j + self.tile])
 
     def _over_blocks(
         self, work: Callable[[tuple[int, int], np.ndarray, Workspace], None], columns: int

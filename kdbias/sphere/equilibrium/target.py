@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile, weaken_unlike
 from kdbias.sphere.null import log_null
 from kdbias.sphere.vectors import require_unit_rows
 from kdbias.sphere.workers import Workspace, over_rows
 
 _ROWS = 1024
+
+Codes = tuple[np.ndarray, np.ndarray]
+"""Values of one column as integers: those of the data and those of the reference."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def reference_target(
     t: Bandwidth,
     masses: np.ndarray | None = None,
     *,
+    codes: Codes | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Target:
@@ -85,6 +89,7 @@ def reference_target(
         reference: (m, d) float32 unit rows, m >= 2.
         t: bandwidth, or several whose kernels are averaged.
         masses: (m,) >= 0 with sum 1, how much each reference sample counts; default alike.
+        codes: (n,) and (m,) values of a column that is compared together with the vectors.
         progress: called with the number of data rows done after each block.
 
     Raises:
@@ -97,8 +102,9 @@ def reference_target(
     square = float(q @ q)
     if square >= 1:
         raise KdbiasError("a reference of one sample says nothing about a distribution; give some hundreds")
-    mean = kernel_means(x, reference, q, t, threads, progress)
-    constant = float(q @ kernel_means(reference, reference, q, t, threads))
+    own = None if codes is None else (codes[1], codes[1])
+    mean = kernel_means(x, reference, q, t, threads, progress, codes)
+    constant = float(q @ kernel_means(reference, reference, q, t, threads, codes=own))
     return Target(mean, constant, (constant - square) / (1 - square), 1 / square)
 
 
@@ -131,6 +137,7 @@ def kernel_means(
     t: Bandwidth,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    codes: Codes | None = None,
 ) -> np.ndarray:
     """(n,) float64 sum_j q_j K(x_i, y_j), block by block.
 
@@ -138,6 +145,7 @@ def kernel_means(
         x: (n, d) float32 unit rows.
         y: (m, d) float32 unit rows.
         q: (m,) float64.
+        codes: (n,) and (m,) values of a column that is compared together with the vectors.
     """
     result = np.zeros(len(x))
     scaled = (q * len(y)).astype(np.float32)  # of order one
@@ -150,6 +158,8 @@ def kernel_means(
             tile = kernel_tile(
                 x[rows], some, t, out=workspace.array("tile", shape), scratch=workspace.array("ladder", shape)
             )
+            if codes is not None:
+                weaken_unlike(tile, codes[0][rows], codes[1][start : start + _ROWS])
             total += tile @ scaled[start : start + _ROWS]
         result[rows] = total / len(y)
         if progress is not None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile
-from kdbias.sphere.equilibrium.target import require_same_sphere
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile, weaken_unlike
+from kdbias.sphere.equilibrium.target import Codes, require_same_sphere
 from kdbias.sphere.potentials import probabilities
 
 MOST = 2000
@@ -49,6 +49,7 @@ def two_sample_test(
     t: Bandwidth,
     p: np.ndarray | None = None,
     *,
+    codes: Codes | None = None,
     seed: int = 0,
     permutations: int = _PERMUTATIONS,
     most: int = MOST,
@@ -61,6 +62,7 @@ def two_sample_test(
         t: bandwidth, or several whose kernels are averaged.
         p: (n,) sampling probabilities; default alike. Draws without replacement follow p only where the drawn
             number is small beside the ESS, so that no more than half of the ESS is drawn where p is uneven.
+        codes: (n,) and (m,) values of a column that is compared together with the vectors.
         seed: of draws and permutations.
 
     Raises:
@@ -79,6 +81,9 @@ def two_sample_test(
     others = np.sort(rng.choice(len(reference), min(len(reference), most), replace=False))
     pooled = np.ascontiguousarray(np.concatenate([x[drawn], reference[others]]), dtype=np.float32)
     kernel = kernel_tile(pooled, pooled, t)
+    if codes is not None:
+        both = np.concatenate([codes[0][drawn], codes[1][others]])
+        weaken_unlike(kernel, both, both)
     np.fill_diagonal(kernel, 0)
     m = len(others)
     observed = np.r_[np.full(count, 1 / count), np.full(m, -1 / m)][None, :]

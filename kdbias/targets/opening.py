@@ -1,0 +1,321 @@
+"""A target opened for one embedding table: checked against it, and as its samples see it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdbias.errors import KdbiasError
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
+from kdbias.sphere.equilibrium.solution import Groups
+from kdbias.sphere.equilibrium.target import (
+    Codes,
+    Target,
+    balanced_masses,
+    masses_target,
+    reference_target,
+    sphere_target,
+)
+from kdbias.sphere.equilibrium.two_sample import TwoSampleTest, two_sample_test
+from kdbias.tables import fingerprints
+from kdbias.tables.csv_file import DELIMITERS, read_csv
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.joins import align, as_strings, encode, shown
+from kdbias.tables.parquet_file import read_table
+from kdbias.tables.weight_manifest import read_manifest
+from kdbias.targets.settings import Aiming, Named
+from kdbias.wording import counted
+
+FEW = 100
+"""References of fewer samples are said to be small."""
+
+
+@dataclass(frozen=True)
+class OpenTarget:
+    """A target for the samples of one table.
+
+    Attributes:
+        named: what the user named.
+        inputs: fingerprints of the target's files by role, for the record of what is made with it.
+        notes: lines for people: what is odd about it.
+        vectors: (m, d) float32 unit rows of the reference; None for other kinds.
+        masses: of the reference (m,), None = alike; of ``balanced`` those of the data's samples (n,), sum 1.
+        column: the name of the column that is compared together with the vectors (``--with``).
+        codes: its values in the data (n,) and in the reference (m,), or twice the data's without reference.
+        table: the reference.
+    """
+
+    named: Named
+    inputs: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    vectors: np.ndarray | None = None
+    masses: np.ndarray | None = None
+    column: str | None = None
+    codes: Codes | None = None
+    table: EmbeddingTable | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Samples of the reference; None for other kinds."""
+        return None if self.vectors is None else len(self.vectors)
+
+    def of(
+        self,
+        x: np.ndarray,
+        t: Bandwidth,
+        apply: Callable[[np.ndarray], np.ndarray],
+        groups: Groups | None = None,
+        *,
+        threads: int | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Target:
+        """The target as the samples see it through the mean kernel of t.
+
+        Args:
+            x: (g, d) float32 unit rows: of the data, or of their distinct samples where ``groups`` are given.
+            t: bandwidth, or several whose kernels are averaged.
+            apply: p (g,) -> K p (g,), with the column's kernel where there is one; called for ``balanced``.
+            groups: which of the data's rows the g are.
+            progress: called with the number of rows done, while a reference is compared.
+        """
+        if self.named.kind == "sphere":
+            return sphere_target(len(x), x.shape[1], t)
+        if self.vectors is None:
+            assert self.masses is not None
+            q = self.masses if groups is None else groups.collapse(self.masses)
+            return masses_target(apply(q), q)
+        codes = self._codes(groups)
+        return reference_target(
+            x, self.vectors, t, self.masses, codes=codes, threads=threads, progress=progress
+        )
+
+    def test(
+        self,
+        x: np.ndarray,
+        t: Bandwidth,
+        p: np.ndarray | None = None,
+        groups: Groups | None = None,
+        seed: int = 0,
+    ) -> TwoSampleTest | None:
+        """Whether data, as p draws them, and reference differ at all; None without a reference.
+
+        Args:
+            x, t, groups: as of `of`.
+            p: (g,) sampling probabilities; default alike.
+            seed: of draws and permutations.
+        """
+        if self.vectors is None:
+            return None
+        reference, codes = self.vectors, self._codes(groups)
+        if self.masses is not None:  # a weighted reference is tested as it would be drawn
+            rows = np.random.default_rng(seed).choice(len(reference), len(reference), p=self.masses)
+            reference = reference[rows]
+            codes = None if codes is None else (codes[0], codes[1][rows])
+        return two_sample_test(x, reference, t, p, codes=codes, seed=seed)
+
+    def shares(self, column: str) -> dict[str | None, float] | None:
+        """Share of each value of a column in the reference (None: no value).
+
+        None where there is no reference, it has no such column, or the column is empty in it.
+        """
+        if self.table is None or column not in ("label", *self.table.group_columns):
+            return None
+        values = as_strings(self.table.column(column))
+        if values.null_count == len(values):
+            return None
+        encoded = pc.dictionary_encode(values, null_encoding="encode")
+        mass = np.bincount(encoded.indices.to_numpy(zero_copy_only=False), weights=self.masses)
+        return dict(zip(encoded.dictionary.to_pylist(), (mass / mass.sum()).tolist(), strict=True))
+
+    def _codes(self, groups: Groups | None) -> Codes | None:
+        if self.codes is None or groups is None:
+            return self.codes
+        return self.codes[0][groups.first], self.codes[1]
+
+
+def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
+    """What the user named, for the samples of ``data``.
+
+    Raises:
+        KdbiasError: no target named, or one that does not fit the data: of another dimension, teacher or
+            preprocessing; the data themselves; a single sample; a column that is not there or has one value;
+            shares that leave a value out.
+    """
+    named = aim.named
+    if named is None:
+        raise KdbiasError("a target is needed; name it with --towards REF, balanced:COLUMN or sphere")
+    if named.kind == "sphere":
+        return OpenTarget(named)
+    if named.kind == "balanced":
+        masses, inputs = _balanced(named, data)
+        one = None if aim.with_column is None else _values(data, aim.with_column)[0]
+        return OpenTarget(
+            named, inputs, masses=masses, column=aim.with_column, codes=None if one is None else (one, one)
+        )
+    return _reference(named, data, aim.with_column)
+
+
+def _reference(named: Named, data: EmbeddingTable, column: str | None) -> OpenTarget:
+    table = EmbeddingTable.open(named.what)
+    notes = _fits(table, data)
+    inputs, masses = {"towards": table.fingerprint}, None
+    if named.by is not None:
+        manifest = read_manifest(named.by)
+        rows = align(table.ids(), manifest.ids, f"reference {table.path}", f"its weights {named.by}")
+        masses = manifest.weights[rows] / manifest.weights[rows].sum()
+        inputs["towards_weights"] = manifest.fingerprint
+    size = table.n if masses is None else 1 / float(masses @ masses)
+    if size < FEW:
+        notes.append(
+            f"a reference of {size:,.0f} samples is small: only large differences show against it; some "
+            "hundreds are better"
+        )
+    codes = None
+    if column is not None:
+        codes, note = _both(data, table, column)
+        notes += note
+    return OpenTarget(named, inputs, tuple(notes), table.vectors(), masses, column, codes, table)
+
+
+def _fits(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
+    """Refuse a reference that cannot be compared with the data; what is odd about it, as lines."""
+    both = f"the reference {table.path} and the data {data.path}"
+    if table.d != data.d:
+        raise KdbiasError(
+            f"{both} have {table.d} and {data.d} dimensions; embed the reference with the data's teacher"
+        )
+    if table.fingerprint == data.fingerprint:
+        raise KdbiasError(
+            f"{both} are the same table, so natural sampling is like it already; name a sample of what the "
+            "student will be used on"
+        )
+    if table.n < 2:
+        raise KdbiasError(f"the reference {table.path} has a single sample; give some hundreds")
+    notes = []
+    ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
+    config, other = (t.provenance.get("config") or {} for t in (data, table))
+    computed = "teacher" in ours and "teacher" in theirs
+    if computed and not any(str(c.get("teacher", "")).startswith("precomputed:") for c in (config, other)):
+        if ours["teacher"] != theirs["teacher"]:
+            raise KdbiasError(
+                f"{both} are by different teachers ({_teacher(other, theirs)} and {_teacher(config, ours)}): "
+                "their vectors do not compare; embed the reference with the data's teacher"
+            )
+        if config.get("preprocessing") != other.get("preprocessing"):
+            raise KdbiasError(
+                f"{both} were preprocessed differently ({_differing(other, config)}); embed the reference as "
+                "the data were"
+            )
+    else:
+        notes.append(f"{both} do not both say which network made them; they must be by the same teacher")
+    ids, known = table.ids(), data.ids()
+    common = ids.filter(pc.is_in(ids, value_set=known))
+    if len(common) == table.n == data.n:
+        raise KdbiasError(
+            f"{both} hold the same {table.n:,} samples, so natural sampling is like it already; name a "
+            "sample of what the student will be used on"
+        )
+    if len(common):
+        notes.append(
+            f"{counted(len(common), 'sample')} of the reference ({shown(common)}) "
+            f"{'is' if len(common) == 1 else 'are'} among the data, too; a reference of other samples "
+            "judges more fairly"
+        )
+    return notes
+
+
+def _teacher(config: dict[str, Any], inputs: dict[str, str]) -> str:
+    return f"{config.get('teacher', 'unknown')}, fingerprint {inputs['teacher'][:8]}"
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The keys of the preprocessing that differ, with both values."""
+    a, b = (c.get("preprocessing") or {} for c in (one, other))
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    return "; ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys)
+
+
+def _values(table: EmbeddingTable, column: str) -> tuple[np.ndarray, pa.Array]:
+    """Codes (n,) of a column, -1 for no value, and its values.
+
+    Raises:
+        KdbiasError: there is no such column, or it has a single value.
+    """
+    codes, names = encode(as_strings(table.column(column)))
+    if len(names) < 2:
+        found = f"the value {names[0].as_py()!r} alone" if len(names) else "no values"
+        raise KdbiasError(f"{table.path}: column {column!r} has {found}; a column of two or more is needed")
+    return codes, names
+
+
+def _balanced(named: Named, data: EmbeddingTable) -> tuple[np.ndarray, dict[str, str]]:
+    codes, names = _values(data, named.what)
+    if named.by is None:
+        return balanced_masses(codes), {}
+    shares = _shares(named.by, named.what)
+    texts = names.to_pylist()
+    unknown = [value for value in shares if value not in texts and shares[value]]
+    left_out = [value for value in texts if value not in shares]
+    if unknown or left_out:
+        fault = (
+            f"shares for {shown(pa.array(unknown))}, which no sample of {data.path} has"
+            if unknown
+            else f"no share for {shown(pa.array(left_out))}"
+        )
+        raise KdbiasError(
+            f"{named.by} gives {fault}; give each value of {named.what!r} a share >= 0 (the data have: "
+            f"{shown(names)})"
+        )
+    return balanced_masses(codes, [shares[value] for value in texts]), {
+        "towards_shares": fingerprints.of_file(named.by)
+    }
+
+
+def _shares(path: str | os.PathLike[str], column: str) -> dict[str, float]:
+    """The share of each value, from a table with a column of values and ``share``."""
+    delimiter = DELIMITERS.get(Path(path).suffix.lower())
+    table = read_table(path) if delimiter is None else read_csv(path, (column,), delimiter=delimiter)
+    missing = [name for name in (column, "share") if name not in table.column_names]
+    if missing:
+        raise KdbiasError(
+            f"{path} lacks the column(s) {', '.join(missing)} (it has: {', '.join(table.column_names)}); a "
+            f"table of shares has {column} and share"
+        )
+    values = as_strings(table.column(column))
+    try:
+        shares = table.column("share").cast(pa.float64()).to_numpy()
+    except pa.ArrowException as error:
+        raise KdbiasError(f"{path}: a share is no number ({error})") from None
+    if len(pc.unique(values)) != len(values) or values.null_count:
+        raise KdbiasError(f"{path}: a value of {column!r} is missing or occurs twice")
+    if not (np.isfinite(shares) & (shares >= 0)).all() or not shares.any():
+        raise KdbiasError(f"{path}: shares must be numbers >= 0, not all 0, got {shares.tolist()[:5]}")
+    return dict(zip(values.to_pylist(), shares.tolist(), strict=True))
+
+
+def _both(data: EmbeddingTable, table: EmbeddingTable, column: str) -> tuple[Codes, list[str]]:
+    """A column's codes in data and reference, by one set of values, and what is odd about them."""
+    if column not in ("label", *table.group_columns):
+        raise KdbiasError(
+            f"the reference {table.path} has no column {column!r}, so it cannot be compared with the data's; "
+            f"it has: {', '.join(['label', *table.group_columns])}"
+        )
+    ours, known = _values(data, column)
+    _, names = encode(as_strings(table.column(column)))
+    absent = names.filter(pc.invert(pc.is_in(names, value_set=known)))
+    codes = encode(as_strings(table.column(column)), pa.concat_arrays([known, absent]))[0]
+    notes = []
+    if len(absent):
+        share = float((codes >= len(known)).mean())
+        notes.append(
+            f"{column} {shown(absent)} of the reference ({share:.1%} of it) does not occur in the data: no "
+            "weights can bring it in"
+        )
+    return (ours, codes), notes
