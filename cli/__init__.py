@@ -1,11 +1,11 @@
 """The command line: one file a command, each imported only when it runs."""
 
-import difflib
 import importlib
 
 import click
 
 from kdbias.version import __version__
+from kdbias.wording import nearest
 
 # name -> (module, the line that `kdbias --help` shows); commands in the order in which data flows.
 COMMANDS = {
@@ -43,10 +43,9 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if not near or "Did you mean" in error.message:
-                raise
-            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
+            if "id you mean" not in error.message:  # click itself may say so
+                error.message = error.message.rstrip(".") + nearest(args[0], COMMANDS)  # type: ignore[misc]
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands into the help."""

@@ -4,23 +4,23 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options
-from kdbias.cli.options import given, settings_options
+import kdbias
+from kdbias.cli.options import stage_command
 from kdbias.weighting.settings import ChangesSettings
 
 
-@click.command("changes", cls=StageCommand)
-@options(
+@stage_command(
+    "changes",
     click.argument("manifest", metavar="W.parquet"),
     click.option(
         "--density", metavar="DENSITY", help="Folder that uniformity wrote [the one in the provenance]."
     ),
-    settings_options(ChangesSettings),
+    ChangesSettings,
     click.option(
         "-o", "--output", metavar="DIR", help="Write groups.csv, hardness.csv and samples.csv there."
     ),
 )
-def command(output: str | None, **parameters: Any) -> Any:
+def command(output: str | None = None, **given: Any) -> Any:
     """Say what a weight manifest changes: draws by group and label, easy and hard, before and after.
 
     \b
@@ -28,9 +28,7 @@ def command(output: str | None, **parameters: Any) -> Any:
       kdbias changes weights.parquet
       kdbias changes weights.parquet --group-by race --top 20 -o changes
     """
-    from kdbias.weighting.changes import what_changed
-
-    result = what_changed(**given(parameters))
+    result = kdbias.what_changed(**given)
     if output is not None:
         result.write(output)
     return result

@@ -210,35 +210,7 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return apply
 
 
-def seed(of: str) -> Callable[[Any], Any]:
-    """The seed of something that is drawn at random."""
-    return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=f"Seed of {of}.")
-
-
 output_folder = click.option("-o", "--output", required=True, metavar="OUT", help="Folder to write.")
 # Where a teacher is named, --output is its: the folder has the short name alone.
 teacher_folder = click.option("-o", "output", required=True, metavar="OUT", help="Folder to write.")
-teacher_output = click.option(
-    "--output",
-    "teacher_output",
-    metavar="NAME|INDEX",
-    help="Which output of a network with several (onnx, openvino, torchscript, python).",
-)
 overwrite = click.option("--overwrite", is_flag=True, help="Start over where the output exists already.")
-device = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
-)
-threads = click.option("--threads", type=click.IntRange(1), help="CPU threads [all].")
-root = click.option("--root", metavar="DIR", help="Data root for relative paths [the data's own].")
-where = click.option(
-    "--where",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    help="Keep matching samples, e.g. split=train; repeatable.",
-)
-data_columns = options(
-    click.option("--id-column", metavar="NAME", help="Column with unique sample ids [sample_id, else path]."),
-    click.option("--label-column", metavar="NAME", help="Column with the identity or class [label]."),
-    click.option("--path-column", metavar="NAME", help="Column with image paths [path]."),
-    click.option("--image-column", metavar="NAME", help="Column of image bytes [image]; in tars, extension."),
-)

@@ -4,20 +4,21 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, overwrite
-from kdbias.cli.options import given, settings_options
+import kdbias
+from kdbias.cli.common import overwrite
+from kdbias.cli.options import stage_command
 from kdbias.demonstration.settings import DemoSettings
 
 
-@click.command("demo", cls=StageCommand)
-@options(
+@stage_command(
+    "demo",
     click.option(
         "-o", "--output", default="kdbias-demo", show_default=True, metavar="DIR", help="Folder to write."
     ),
     overwrite,
-    settings_options(DemoSettings),
+    DemoSettings,
 )
-def command(**parameters: Any) -> Any:
+def command(**given: Any) -> Any:
     """All stages on real digits, in minutes on two cores, offline.
 
     5,000 handwritten digits, cut to a long tail with near-duplicates: a teacher that comes with kdbias embeds
@@ -30,6 +31,4 @@ def command(**parameters: Any) -> Any:
       kdbias demo
       kdbias demo -o story --seeds 5
     """
-    from kdbias.demonstration.story import demo
-
-    return demo(**given(parameters))
+    return kdbias.demo(**given)

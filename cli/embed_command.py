@@ -4,14 +4,14 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, overwrite, teacher_folder
-from kdbias.cli.options import settings_options
+import kdbias
+from kdbias.cli.common import overwrite, teacher_folder
+from kdbias.cli.options import stage_command
 from kdbias.embedding.settings import EmbedSettings
 
 
-@click.command("embed", cls=StageCommand)
-@options(click.argument("data"), teacher_folder, settings_options(EmbedSettings), overwrite)
-def command(**parameters: Any) -> Any:
+@stage_command("embed", click.argument("data"), teacher_folder, EmbedSettings, overwrite)
+def command(**given: Any) -> Any:
     """Turn images into a table of teacher embeddings (Parquet parts in OUT).
 
     DATA is an image folder (class = sub-folder), a .csv or .parquet manifest (image paths or bytes), a .toml
@@ -35,6 +35,4 @@ def command(**parameters: Any) -> Any:
       kdbias embed faces.parquet -o emb --teacher precomputed:vectors.npy --same-order
       kdbias embed vectors.parquet -o emb --teacher precomputed:vectors.parquet
     """
-    from kdbias.embedding.stage import embed
-
-    return embed(**parameters)
+    return kdbias.embed(**given)

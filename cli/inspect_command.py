@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand
+import kdbias
+from kdbias.cli.options import stage_command
 
 
 class _Description:
@@ -19,12 +20,14 @@ class _Description:
         return as_text(self.document)
 
 
-@click.command("inspect", cls=StageCommand)
-@click.argument("path")
-@click.option(
-    "--rows", default=5, show_default=True, type=click.IntRange(0, 1_000_000), help="First rows to show."
+@stage_command(
+    "inspect",
+    click.argument("path"),
+    click.option(
+        "--rows", default=5, show_default=True, type=click.IntRange(0, 1_000_000), help="First rows to show."
+    ),
 )
-def command(**parameters: Any) -> Any:
+def command(**given: Any) -> Any:
     """Say what PATH is: kind, schema, counts, provenance, first rows.
 
     \b
@@ -33,6 +36,4 @@ def command(**parameters: Any) -> Any:
       kdbias inspect emb/
       kdbias inspect run/student.pt
     """
-    from kdbias.inspection.describe import inspect
-
-    return _Description(inspect(**parameters))
+    return _Description(kdbias.inspect(**given))

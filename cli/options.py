@@ -1,12 +1,32 @@
 """Options of a command, made from the fields of its settings."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from kdbias.cli.common import options
+from kdbias.cli.common import StageCommand, options
 from kdbias.settings import Declared, Settings
+
+
+def stage_command(name: str, *parameters: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """The command of a function, which gets by name what the user gave.
+
+    Args:
+        name: of the command; the function's docstring is its help.
+        parameters: arguments and options of click, and settings classes, in the order of the help.
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def call(**values: Any) -> Any:
+            return function(**given(values))
+
+        made = [settings_options(each) if isinstance(each, type) else each for each in parameters]
+        return click.command(name, cls=StageCommand)(options(*made)(call))
+
+    return decorate
 
 
 def settings_options(kind: type[Settings]) -> Callable[[Any], Any]:

@@ -4,14 +4,14 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, output_folder
-from kdbias.cli.options import given, settings_options
+import kdbias
+from kdbias.cli.common import output_folder
+from kdbias.cli.options import stage_command
 from kdbias.studies.settings import StudySettings
 
 
-@click.command("study", cls=StageCommand)
-@options(click.argument("description", metavar="STUDY.toml"), output_folder, settings_options(StudySettings))
-def command(**parameters: Any) -> Any:
+@stage_command("study", click.argument("description", metavar="STUDY.toml"), output_folder, StudySettings)
+def command(**given: Any) -> Any:
     """Compare ways of drawing: data x bias x arm x seed, from one file.
 
     Every arm gets the same steps and options; learning rates are tuned for natural sampling. Runs what is
@@ -24,6 +24,4 @@ def command(**parameters: Any) -> Any:
       kdbias study study.toml -o out --workers 2
       kdbias study study.toml -o out --only fashion/tail-100 --rounds screen --dry-run
     """
-    from kdbias.studies.stage import study
-
-    return study(**given(parameters))
+    return kdbias.study(**given)

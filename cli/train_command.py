@@ -4,13 +4,14 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, output_folder, overwrite
-from kdbias.cli.options import given, settings_options
+import kdbias
+from kdbias.cli.common import output_folder, overwrite
+from kdbias.cli.options import stage_command
 from kdbias.training.settings import TrainingSettings
 
 
-@click.command("train", cls=StageCommand)
-@options(
+@stage_command(
+    "train",
     click.argument("data"),
     output_folder,
     click.option(
@@ -18,9 +19,9 @@ from kdbias.training.settings import TrainingSettings
     ),
     click.option("--resume", is_flag=True, help="Refuse to begin anew where there is nothing to resume."),
     overwrite,
-    settings_options(TrainingSettings),
+    TrainingSettings,
 )
-def command(**parameters: Any) -> Any:
+def command(**given: Any) -> Any:
     """Train a student on the teacher's embeddings, or a network on labels, and leave it in OUT.
 
     With --weights the samples of the manifest are drawn as often as it says. The same command again resumes
@@ -32,8 +33,7 @@ def command(**parameters: Any) -> Any:
       kdbias train digits.parquet -o teacher --loss softmax --epochs 10 --where split=train
       kdbias train photos/ -o student --embeddings emb --config recipe.toml --seed 1
     """
-    from kdbias.training.loop import train
     from kdbias.training.processes import announced_rank
 
-    result = train(**given(parameters))
+    result = kdbias.train(**given)
     return None if announced_rank() else result

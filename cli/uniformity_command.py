@@ -4,19 +4,20 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, output_folder, overwrite
-from kdbias.cli.options import settings_options
+import kdbias
+from kdbias.cli.common import output_folder, overwrite
+from kdbias.cli.options import stage_command
 from kdbias.measurement.settings import UniformitySettings
 
 
-@click.command("uniformity", cls=StageCommand)
-@options(
+@stage_command(
+    "uniformity",
     click.argument("embeddings", metavar="EMB"),
     output_folder,
-    settings_options(UniformitySettings),
+    UniformitySettings,
     overwrite,
 )
-def command(**parameters: Any) -> Any:
+def command(**given: Any) -> Any:
     """Measure how crowded each sample's neighbourhood is and how uniform the sampled data are.
 
     Writes OUT/density.parquet (a row a sample) and OUT/uniformity.json (a scheme a sampling distribution).
@@ -30,6 +31,4 @@ def command(**parameters: Any) -> Any:
       kdbias uniformity emb -o density --group-by race --t 2,5,10
       kdbias uniformity emb -o density --weights equilibrium.parquet --weights balanced.parquet
     """
-    from kdbias.measurement.stage import uniformity
-
-    return uniformity(**parameters)
+    return kdbias.uniformity(**given)

@@ -4,16 +4,18 @@ from typing import Any
 
 import click
 
-from kdbias.cli.common import StageCommand, options, overwrite
-from kdbias.cli.options import given, settings_options
+import kdbias
+from kdbias.cli.common import overwrite
+from kdbias.cli.options import stage_command
+from kdbias.errors import KdbiasError
 from kdbias.weighting.settings import FrontierSettings, WeightsSettings
 
 
-@click.command("weights", cls=StageCommand)
-@options(
+@stage_command(
+    "weights",
     click.argument("density", metavar="DENSITY"),
     click.option("-o", "--output", required=True, metavar="W.parquet", help="Manifest to write."),
-    settings_options(WeightsSettings),
+    WeightsSettings,
     click.option(
         "--frontier",
         is_flag=True,
@@ -21,7 +23,7 @@ from kdbias.weighting.settings import FrontierSettings, WeightsSettings
     ),
     overwrite,
 )
-def command(frontier: bool, **parameters: Any) -> Any:
+def command(frontier: bool, **given: Any) -> Any:
     """Write how often each sample should be drawn: a Parquet file with a row a sample.
 
     DENSITY is the folder that `kdbias uniformity` wrote. A weight is the expected number of draws an epoch;
@@ -35,21 +37,10 @@ def command(frontier: bool, **parameters: Any) -> Any:
       kdbias weights density -o balanced.parquet --method class-balanced --clip 10
       kdbias weights density -o frontier --frontier
     """
-    chosen = given(parameters)
-    if frontier:
-        return _frontier(chosen)
-    from kdbias.weighting.stage import weights
-
-    return weights(**chosen)
-
-
-def _frontier(chosen: dict[str, Any]) -> Any:
-    """Compare the schemes and return what was found; refuse options of a single scheme."""
-    from kdbias.errors import KdbiasError
-    from kdbias.weighting.frontier import frontier
-
+    if not frontier:
+        return kdbias.weights(**given)
     known = {"density", "output", "overwrite", *(d.name for d in FrontierSettings.declared())}
-    other = [f"--{name.replace('_', '-')}" for name in chosen if name not in known]
+    other = [f"--{name.replace('_', '-')}" for name in given if name not in known]
     if other:
         raise KdbiasError(f"--frontier compares all methods by themselves; leave out {', '.join(other)}")
-    return frontier(**chosen)
+    return kdbias.frontier(**given)

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from kdbias.cli import COMMANDS, main
 from kdbias.cli.common import StageCommand
 from kdbias.cli.reference import render, stub
-from kdbias.training import loop
 from kdbias.training.loop import TrainingResult
 from kdbias.version import __version__
 
@@ -155,7 +154,7 @@ def test_every_weight_scheme_is_offered():
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_one_of_several_processes_prints_the_result_of_training(monkeypatch, option):
     result = TrainingResult(Path("run"), Path("run/student.pt"), 0.5, 1, 2, 3.0)
-    monkeypatch.setattr(loop, "train", lambda **parameters: result)
+    monkeypatch.setattr("kdbias.train", lambda **parameters: result)
     monkeypatch.setenv("WORLD_SIZE", "2")
     printed = []
     for rank in ("0", "1"):
