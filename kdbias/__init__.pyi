@@ -232,30 +232,30 @@ def evaluate(
         device: --data: where to embed [auto].
         batch_size: --data: images a batch [64].
         workers: --data: decoding processes [2].
-        cluster_by: knn, fidelity, linear: column whose values are resampled as a whole, '' for each sample alone
-            [the label where labels are identities: 30 or more, with fewer than 30 judged samples each];
-            verification, rfw: column of the subjects that are resampled, '' for each pair alone [label]; ijbc:
-            subject, or '' to resample each pair alone [subject]; reid: column whose values are resampled as a
-            whole, '' for each query alone [label].
-        tail_from: knn, linear: table whose label counts say which classes are the tail.
-        k: knn: neighbours that vote [5].
-        gallery: knn, reid: where to search [the judged table, less the sample]; linear: labelled embeddings to
-            learn from.
-        reference: knn, fidelity: the teacher's embeddings of the same samples.
-        density: fidelity: density table of the same samples; report by its deciles.
-        flip_fusion: verification, rfw, ijbc: add both views as raw embeddings or as unit vectors [raw, where
-            there are two].
-        folds: verification, rfw: folds of the list to use, e.g. 7,8 [all].
-        style: verification, rfw: thresholds and spreads [insightface].
-        pairs: verification: list of pairs; rfw: folder of one list a group, or with --group-column one list;
-            ijbc: list of pairs of templates.
-        far: verification: false accept rates [0.001,0.01]; ijbc: false accept rates
-            [1e-06,1e-05,0.0001,0.001,0.01,0.1].
-        group_column: rfw: column that splits one list into groups.
-        templates: ijbc: the benchmark's template file.
-        detector_scores: ijbc: the benchmark's landmark and score file.
-        keep_norm: ijbc: let embedding lengths count [yes].
-        camera_column: reid: column with the camera, none for no same-camera exclusion [camera, cam or camid].
+        cluster_by: column whose values are resampled as a whole, '' for each sample alone [the label where labels
+            are identities: 30 or more, with fewer than 30 judged samples each] (knn, fidelity, linear); column of
+            the subjects that are resampled, '' for each pair alone [label] (verification, rfw); subject, or '' to
+            resample each pair alone [subject] (ijbc); column whose values are resampled as a whole, '' for each
+            query alone [label] (reid).
+        tail_from: table whose label counts say which classes are the tail (knn, linear).
+        k: neighbours that vote [5] (knn).
+        gallery: where to search [the judged table, less the sample] (knn, reid); labelled embeddings to learn
+            from (linear).
+        reference: the teacher's embeddings of the same samples (knn, fidelity).
+        density: density table of the same samples; report by its deciles (fidelity).
+        flip_fusion: add both views as raw embeddings or as unit vectors [raw, where there are two] (verification,
+            rfw, ijbc).
+        folds: folds of the list to use, e.g. 7,8 [all] (verification, rfw).
+        style: thresholds and spreads [insightface] (verification, rfw).
+        pairs: list of pairs (verification); folder of one list a group, or with --group-column one list (rfw);
+            list of pairs of templates (ijbc).
+        far: false accept rates [0.001,0.01] (verification); false accept rates
+            [1e-06,1e-05,0.0001,0.001,0.01,0.1] (ijbc).
+        group_column: column that splits one list into groups (rfw).
+        templates: the benchmark's template file (ijbc).
+        detector_scores: the benchmark's landmark and score file (ijbc).
+        keep_norm: let embedding lengths count [yes] (ijbc).
+        camera_column: column with the camera, none for no same-camera exclusion [camera, cam or camid] (reid).
 
     Raises:
         KdbiasError: unknown protocol, an option the protocol does not read, or input that does not fit.
@@ -288,7 +288,7 @@ def frontier(
         t: bandwidth [the one that uniformity chose].
         tolerance: relative gap to stop at [0.001].
         memory: most extra memory, 256MiB or more [4GiB].
-        seed: of the clusters [0].
+        seed: seed of the clusters [0].
         methods: schemes, with their default options [all that fit].
         floors: ESS floors of the equilibrium, 0 = none [eight up to 1].
 
@@ -596,16 +596,16 @@ def weights(
         mix: share of natural sampling mixed in [0].
         collapse: which copies share one weight [exact; natural: none].
         near: least cosine of collapse near [0.999].
-        beta: effective-number: 0 = natural, near 1 = class-balanced [0.99].
-        t: inverse-density, equilibrium: bandwidth [the one that uniformity chose].
-        exponent: knn-distance, hard: power of the distance [1].
-        tolerance: equilibrium: relative gap to stop at [0.001].
-        memory: equilibrium: most extra memory, 256MiB or more [4GiB].
-        cap: equilibrium: the clip inside the problem, which stays optimal.
-        max_seconds: equilibrium: stop by then, with the gap that was reached.
-        seed: cluster-balanced: of the clusters [0].
-        keep: cluster-balanced: share of the samples that water-filling keeps [0.2].
-        clusters: cluster-balanced: clusters of each level, e.g. 1000,100 [samples / 20, then a tenth each].
+        beta: 0 = natural, near 1 = class-balanced [0.99] (effective-number).
+        t: bandwidth [the one that uniformity chose] (inverse-density, equilibrium).
+        exponent: power of the distance [1] (knn-distance, hard).
+        tolerance: relative gap to stop at [0.001] (equilibrium).
+        memory: most extra memory, 256MiB or more [4GiB] (equilibrium).
+        cap: the clip inside the problem, which stays optimal (equilibrium).
+        max_seconds: stop by then, with the gap that was reached (equilibrium).
+        seed: seed of the clusters [0] (cluster-balanced).
+        keep: share of the samples that water-filling keeps [0.2] (cluster-balanced).
+        clusters: clusters of each level, e.g. 1000,100 [samples / 20, then a tenth each] (cluster-balanced).
 
     Returns:
         What was written. The same call again does nothing.

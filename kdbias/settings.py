@@ -254,7 +254,7 @@ def _merged(branches: Mapping[str, type[Settings]]) -> Iterator[Declared]:
         texts: dict[str, list[str]] = {}
         for branch, declared in found.items():
             texts.setdefault(declared.text, []).append(branch)
-        text = "; ".join(f"{', '.join(of)}: {text}" for text, of in texts.items())
+        text = "; ".join(f"{text} ({', '.join(of)})" for text, of in texts.items())
         first = next(iter(found.values()))
         about = dataclasses.replace(first.about, text=text, shown=None)
         yield dataclasses.replace(first, default=None, optional=True, about=about)

@@ -143,8 +143,8 @@ def test_one_option_brings_others() -> None:
     with pytest.raises(KdbiasError, match="rye: sour is 2, should be at most 1"):
         Kinds.of({"kind": "rye", "sour": 2})
     texts = {declared.name: declared.text for declared in Kinds.declared()}
-    assert texts["water"] == "rye, wheat: litres"
-    assert texts["sour"] == "rye: share of sourdough [0.5]"
+    assert texts["water"] == "litres (rye, wheat)"
+    assert texts["sour"] == "share of sourdough [0.5] (rye)"
 
 
 def test_tables_of_a_file_are_settings_of_their_own_that_say_where_they_stand() -> None:

@@ -120,4 +120,4 @@ class Solving(Settings):
 class Seeded(Settings):
     """Of what clusters."""
 
-    seed: int = option(0, "of the clusters", least=0, most=2**31 - 2)
+    seed: int = option(0, "seed of the clusters", least=0, most=2**31 - 2)
