@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import read_uniformity
 from kdbias.studies.preparation import PART, Prepared
-from kdbias.studies.settings import Arm, Bias, Fraction, LongTail, Machine, Skew
+from kdbias.studies.settings import Arm, Bias, DataSet, Fraction, LongTail, Machine, Skew
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.run_record import RECORD, read_record
@@ -36,9 +36,14 @@ class Case:
     bias: Bias
 
     @property
+    def data(self) -> DataSet:
+        """The data set, as described."""
+        return self.prepared.data
+
+    @property
     def name(self) -> str:
         """DATASET/BIAS."""
-        return f"{self.prepared.data.name}/{self.bias.name}"
+        return f"{self.data.name}/{self.bias.name}"
 
     @property
     def key(self) -> str:
@@ -63,7 +68,7 @@ class Case:
     @property
     def steps(self) -> int:
         """Steps that every student takes, whole epochs apart."""
-        return self.bias.steps or self.prepared.data.steps
+        return self.bias.steps or self.data.steps
 
     @property
     def is_drawn(self) -> bool:
@@ -88,7 +93,7 @@ def build_case(case: Case, arms: Iterable[Arm], machine: Machine) -> None:
     import kdbias
 
     _write_draw(case)
-    measure = {"rectification": "chosen", "threads": machine.threads, **case.prepared.data.measure}
+    measure = {"rectification": "chosen", "threads": machine.threads, **case.data.measure}
     measured = kdbias.uniformity(case.draw, case.density, **measure)
     chosen = {case.manifest(arm): arm.manifest for arm in arms}
     for path, options in chosen.items():

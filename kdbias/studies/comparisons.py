@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow as pa
 from kdbias.studies.cases import measures
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import Correlation, Difference, paired_difference, rank_correlation
+from kdbias.studies.statistics import Correlation, Difference, Estimate, paired_difference, rank_correlation
 from kdbias.tables import provenance
 from kdbias.tables.parquet_file import write_table
 
@@ -56,35 +57,32 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, s
         if "diverged" in result:
             diverged[run.label] = result["diverged"]
             continue
-        root = f"{run.out}/"
-        options = run.options
+        options, metrics = run.options, result["metrics"]
         facts = {
             **measures(run.case, run.arm),
             "draw": run.case.key,
             "method": run.arm.manifest["method"],
             "min_ess": run.arm.manifest.get("min_ess"),
             "sampling": options.get("sampling", "systematic"),
-            "loss": options["loss"],
             "student": options.get("student", "convnet"),
-            "batch_size": options["batch_size"],
+            **{name: options[name] for name in ("loss", "batch_size")},
             **{name: result[name] for name in ("lr", "steps", "epochs", "unique_fraction")},
             "train_loss": result["loss"],
             **{name: result[name] for name in ("train_seconds", "seconds")},
             "run": str(run.folder.relative_to(run.out)),
-            "command": run.steps()[0].command().replace(root, ""),
+            "command": run.steps()[0].command().replace(f"{run.out}/", ""),
         }
-        entries = result["metrics"]
         rows.append(
             Row(
                 round=round_,
-                dataset=run.case.prepared.data.name,
+                dataset=run.case.data.name,
                 bias=run.case.bias.name,
                 arm=run.arm.name,
                 seed=run.seed,
                 scratch=run.arm.scratch,
                 facts=facts,
-                metrics={name: entry["value"] for name, entry in entries.items()},
-                lower_is_better={name: entry["lower_is_better"] for name, entry in entries.items()},
+                metrics={name: entry["value"] for name, entry in metrics.items()},
+                lower_is_better={name: entry["lower_is_better"] for name, entry in metrics.items()},
             )
         )
     return rows, diverged
@@ -113,18 +111,18 @@ def write_results(out: Path, rows: Iterable[Row], document: dict[str, Any]) -> P
 class Compared:
     """One arm of one case by one metric.
 
-    mean, std    over the arm's seeds (std None for one seed)
+    mean, std    over the arm's seeds (std NaN for one seed)
     difference   to the baseline's, paired by seed; None for the baseline itself
-    gain         share of the baseline's mean error that the arm removes, with its interval: the error is
-                 the metric where less is better, else 1 - metric
+    gain         share of the baseline's mean error that the arm removes: the error is the metric where less
+                 is better, else 1 - metric
     """
 
     arm: str
     facts: dict[str, Any]
     mean: float
-    std: float | None
+    std: float
     difference: Difference | None
-    gain: tuple[float, float | None, float | None]
+    gain: Estimate
     gains_by_seed: tuple[float, ...]
 
 
@@ -166,39 +164,44 @@ class CaseRows:
         if not ours or not theirs:
             return None
         lower = self.lower_is_better(metric)
-        found = list(ours.values())
         difference = None if arm == baseline else paired_difference(ours, theirs, lower)
         normal = float(np.mean(list(theirs.values())))
         error = normal if lower else 1 - normal
-        scale = (-1 if lower else 1) / error if error > 0 else float("nan")
-        gain: tuple[float, float | None, float | None] = (0.0, None, None)
-        if difference is not None:
-            ends = [v for v in (difference.low, difference.high) if v is not None]
-            ordered = sorted(scale * v for v in ends)
-            low, high = ordered if ordered else (None, None)
-            gain = (scale * difference.mean, low, high)
+        scale = (-1 if lower else 1) / error if error > 0 else math.nan
+        mean, std = _mean_and_std(ours.values())
         return Compared(
             arm=arm,
             facts=self.of(arm)[0].facts,
-            mean=float(np.mean(found)),
-            std=float(np.std(found, ddof=1)) if len(found) > 1 else None,
+            mean=mean,
+            std=std,
             difference=difference,
-            gain=gain,
+            gain=Estimate(0.0) if difference is None else difference.times(scale),
             gains_by_seed=tuple(scale * (ours[s] - theirs[s]) for s in sorted(set(ours) & set(theirs))),
         )
 
 
+def _mean_and_std(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard deviation (ddof 1) of values, of which there is one at least; NaN for that of one."""
+    found = list(values)
+    return float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
+
+
 def cases_of(study: Study, rows: Sequence[Row]) -> list[CaseRows]:
     """The rows by round and case, in the order of the description."""
-    found = []
-    for round_ in study.rounds:
-        for data in study.data.values():
-            for bias in data.bias:
-                name = f"{data.name}/{bias}"
-                own = tuple(row for row in rows if row.round == round_ and row.case == name)
-                if own:
-                    found.append(CaseRows(round_, name, own, data.primary, tuple(study.arms)))
-    return found
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.round, row.case), []).append(row)
+    return [
+        CaseRows(
+            round_,
+            case,
+            tuple(found[round_, case]),
+            study.data[case.partition("/")[0]].primary,
+            tuple(study.arms),
+        )
+        for round_, case in itertools.product(study.rounds, study.cases)
+        if (round_, case) in found
+    ]
 
 
 def correlate(
@@ -237,32 +240,36 @@ class Budget:
         return self.cases[0].dataset + ": " + ", ".join(case.name.partition("/")[2] for case in self.cases)
 
     @property
+    def metric(self) -> str:
+        """The first primary one."""
+        return self.cases[0].primary[0]
+
+    @property
     def arms(self) -> list[str]:
-        """Arms that every case has."""
-        return [arm for arm in self.cases[0].arms if all(case.of(arm) for case in self.cases)]
+        """Arms that have the metric in every case."""
+        return [a for a in self.cases[0].arms if all(case.values(a, self.metric) for case in self.cases)]
 
-    def curve(self, arm: str, metric: str) -> tuple[list[int], list[float], list[float]]:
-        """Steps, mean value over seeds and its standard deviation (ddof 1, NaN for one seed)."""
-        steps = [case.of(arm)[0].facts["steps"] for case in self.cases]
-        values = [list(case.values(arm, metric).values()) for case in self.cases]
-        spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else math.nan for v in values]
-        return steps, [float(np.mean(v)) for v in values], spreads
+    def steps(self, arm: str = BASELINE) -> list[int]:
+        """Those of an arm's students in each case."""
+        return [case.of(arm)[0].facts["steps"] for case in self.cases]
 
-    def equivalent_steps(self, arm: str, metric: str, place: int) -> float | None:
+    def curve(self, arm: str) -> tuple[list[float], list[float]]:
+        """Mean value over seeds in each case, and its standard deviation (ddof 1, NaN for one seed)."""
+        found = [_mean_and_std(case.values(arm, self.metric).values()) for case in self.cases]
+        return [mean for mean, _ in found], [std for _, std in found]
+
+    def equivalent_steps(self, arm: str, place: int) -> float | None:
         """Steps that natural sampling needs for what `arm` reaches in the case at `place`.
 
         Interpolated between the cases, linearly in log steps. None where natural never gets there, or was
         there before its fewest steps: neither is measured.
         """
-        steps, natural, _ = self.curve(BASELINE, metric)
-        sign = -1 if self.cases[0].lower_is_better(metric) else 1
-        wanted = sign * self.curve(arm, metric)[1][place]
-        reached = [sign * value for value in natural]
-        for i in range(len(steps) - 1):
-            low, high = reached[i], reached[i + 1]
+        sign = -1 if self.cases[0].lower_is_better(self.metric) else 1
+        wanted = sign * self.curve(arm)[0][place]
+        natural, steps = [sign * value for value in self.curve(BASELINE)[0]], np.log(self.steps())
+        for i, (low, high) in enumerate(itertools.pairwise(natural)):
             if low <= wanted <= high and low < high:
-                share = (wanted - low) / (high - low)
-                return math.exp(math.log(steps[i]) + share * (math.log(steps[i + 1]) - math.log(steps[i])))
+                return float(np.exp(np.interp(wanted, [low, high], steps[i : i + 2])))
         return None
 
 
@@ -272,9 +279,5 @@ def budgets_of(cases: Sequence[CaseRows]) -> list[Budget]:
     for case in cases:
         if case.of(BASELINE):
             groups.setdefault((case.dataset, case.rows[0].facts["draw"]), []).append(case)
-    found = []
-    for group in groups.values():
-        group.sort(key=lambda case: case.rows[0].facts["steps"])
-        if len({case.rows[0].facts["steps"] for case in group}) == len(group) > 1:
-            found.append(Budget(tuple(group)))
-    return found
+    found = [Budget(tuple(sorted(g, key=lambda case: case.rows[0].facts["steps"]))) for g in groups.values()]
+    return [budget for budget in found if len(set(budget.steps())) == len(budget.cases) > 1]

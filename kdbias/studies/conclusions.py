@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdbias.display.table import Table, markdown
@@ -20,11 +21,10 @@ from kdbias.studies.comparisons import (
 )
 from kdbias.studies.plan import Plan, end_of_range
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import Correlation, Difference
+from kdbias.studies.statistics import Correlation
 from kdbias.tables.documents import write_json
 from kdbias.tables.files import atomic_path
 
-_BETTER, _WORSE = " ▲", " ▼"
 _READING = """\
 How to read the tables: the first line is natural sampling, mean ± standard deviation over seeds. Each other
 line is the mean difference to it, paired by seed, with a 95 % t interval over seeds; ▲ better and ▼ worse
@@ -38,51 +38,54 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
     """Write the conclusions from every finished run of the description; returns study.json and a summary."""
     named, unnamed = plan.runs(plan.cases.values())
     rows, diverged = collect(named)
-    rates = {case.prepared.data.name: plan.rates(case) for case in plan.cases.values()}
-    tuned = {f"{data} {arm}": e for data, arms in rates.items() for arm, e in (arms or {}).items()}
-    failed = {**failed, **diverged, **_without_rate(tuned)}
+    rates = {case.data.name: plan.rates(case) for case in plan.cases.values()}
+    without_rate, warnings = _of_rates(rates)
+    failed = {**failed, **diverged, **without_rate}
+    planned = len(named) + unnamed
     document: dict[str, Any] = {
         "name": plan.study.name,
         "command": f"kdbias study {description} -o {plan.out}",
-        "planned": len(named) + unnamed,
+        "planned": planned,
         "finished": len(rows),
-        "missing": len(named) + unnamed - len(rows),
+        "missing": planned - len(rows),
         "failed": failed,
         "learning_rates": rates,
     }
-    lines = [f"{plan.out}: {len(rows):,} of {document['planned']:,} runs are finished"]
+    lines = [f"{plan.out}: {len(rows):,} of {planned:,} runs are finished"]
     lines += [f"failed: {label}: {error}" for label, error in failed.items()]
-    lines += _at_an_end(tuned)
+    lines += warnings
     if rows:
         from kdbias.studies.figures import write_plots
 
-        lines.append(f"every number: {write_results(plan.out, rows, document)}")
-        text = results_text(plan.study, rows, document)
-        with atomic_path(plan.out / "results.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        plots = write_plots(plan.study, rows, plan.out / "plots")
-        lines += [f"tables: {plan.out / 'results.md'}", f"plots: {', '.join(map(str, plots))}"]
+        tables = plan.out / "results.md"
+        lines += [f"every number: {write_results(plan.out, rows, document)}", f"tables: {tables}"]
+        with atomic_path(tables) as temporary:
+            temporary.write_text(results_text(plan.study, rows, document), encoding="utf-8")
+        lines.append(f"plots: {', '.join(map(str, write_plots(plan.study, rows, plan.out / 'plots')))}")
     write_json(plan.out / "study.json", document)
     return document, lines
 
 
-def _without_rate(tuned: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What has no learning rate, since all diverged, with the message."""
-    return {
-        label: f"every learning rate diverged ({', '.join(entry['tried'])}); give smaller ones too"
-        for label, entry in tuned.items()
-        if entry["lr"] is None
-    }
+def _tuned(rates: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], str | None]]:
+    """Of each data set and tuned arm: what tuning gave, and at which end of the rates tried the best was."""
+    for data, arms in rates.items():
+        for arm, entry in (arms or {}).items():
+            yield data, arm, entry, end_of_range(entry)
 
 
-def _at_an_end(tuned: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A warning for each rate chosen at an end of those tried."""
-    return [
-        f"warning: {label}: the {end} of the learning rates tried ({', '.join(entry['tried'])}) was best; "
-        "a better one may lie beyond it"
-        for label, entry in tuned.items()
-        if (end := end_of_range(entry)) is not None
-    ]
+def _of_rates(rates: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """What has no learning rate, with the message, and a warning for each rate chosen at an end."""
+    failed, warnings = {}, []
+    for data, arm, entry, end in _tuned(rates):
+        tried = ", ".join(entry["tried"])
+        if entry["lr"] is None:
+            failed[f"{data} {arm}"] = f"every learning rate diverged ({tried}); give smaller ones too"
+        if end is not None:
+            warnings.append(
+                f"warning: {data} {arm}: the {end} of the learning rates tried ({tried}) was best; "
+                "a better one may lie beyond it"
+            )
+    return failed, warnings
 
 
 def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) -> str:
@@ -106,12 +109,10 @@ def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) ->
 def _rates(rates: dict[str, Any]) -> str:
     """The section on learning rates, in Markdown."""
     rows = []
-    for data, arms in rates.items():
-        for arm, entry in (arms or {}).items():
-            tried = (f"{r}: {'diverged' if v is None else f'{v:.4f}'}" for r, v in entry["tried"].items())
-            chosen, end = "none" if entry["lr"] is None else f"{entry['lr']:g}", end_of_range(entry)
-            chosen += "" if end is None else f" (the {end})"
-            rows.append([data, arm, entry["metric"], ", ".join(tried), chosen])
+    for data, arm, entry, end in _tuned(rates):
+        tried = (f"{r}: {'diverged' if v is None else f'{v:.4f}'}" for r, v in entry["tried"].items())
+        chosen = "none" if entry["lr"] is None else f"{entry['lr']:g}"
+        rows.append([data, arm, entry["metric"], ", ".join(tried), chosen + (f" (the {end})" if end else "")])
     text = (
         "Tuned for natural sampling alone, with a seed that no round uses; every arm takes the rate of its "
         "baseline (natural, or natural from scratch). Where the smallest or the largest was chosen, a better "
@@ -123,8 +124,13 @@ def _rates(rates: dict[str, Any]) -> str:
 
 def _overview(cases: Sequence[CaseRows]) -> str:
     """For each arm: the share of natural's error removed in every case, and how often it was decided."""
-    arms = [a for a in dict.fromkeys(a for case in cases for a in case.arms) if a != BASELINE]
-    rows = [[arm, *cells] for arm in arms if (cells := _overview_cells(cases, arm))]
+    rows = []
+    for arm in dict.fromkeys(arm for case in cases for arm in case.arms if arm != BASELINE):
+        found = [[case.compare(arm, metric) for metric in case.primary] for case in cases]
+        signs = [c.difference.better for of_case in found for c in of_case if c and c.difference]
+        if signs:
+            decided = f"{signs.count(1)} / {signs.count(-1)} / {signs.count(0)}"
+            rows.append([arm, *(_gain(of_case[0]) for of_case in found), decided])
     heading = (
         "Share of natural sampling's error that each arm removes, % (negative: adds), by the first metric:"
     )
@@ -133,21 +139,11 @@ def _overview(cases: Sequence[CaseRows]) -> str:
     return f"{heading}\n\n{table}\n\n({metrics})"
 
 
-def _overview_cells(cases: Sequence[CaseRows], arm: str) -> list[str]:
-    """An arm's gain in every case, and how often it was better, worse, undecided; [] where never compared."""
-    compared = [case.compare(arm, metric) for case in cases for metric in case.primary]
-    signs = [c.difference.better for c in compared if c is not None and c.difference is not None]
-    if not signs:
-        return []
-    gains = [_gain(case.compare(arm, case.primary[0])) for case in cases]
-    return [*gains, f"{signs.count(1)} / {signs.count(-1)} / {signs.count(0)}"]
-
-
 def _gain(found: Compared | None) -> str:
     """An arm's gain in percent, marked where it is decided."""
     if found is None or found.difference is None:
         return ""
-    return f"{100 * found.gain[0]:+.1f}{_mark(found.difference)}"
+    return f"{100 * found.gain.value:+.1f}{found.difference.mark}"
 
 
 def _correlations(cases: Sequence[CaseRows]) -> str:
@@ -155,45 +151,41 @@ def _correlations(cases: Sequence[CaseRows]) -> str:
     columns: list[tuple[str, str | None]] = [("first metric", None)]
     if all(case.compare(BASELINE, "fidelity.distance") for case in cases):
         columns.append(("distance to the teacher", "fidelity.distance"))
-    headings = [f"{p}: {title}" for title, _ in columns for p in PREDICTORS]
-    pairs = [(predictor, metric) for _, metric in columns for predictor in PREDICTORS]
-    rows = [[case.name, *(_correlation(correlate([case], p, m)) for p, m in pairs)] for case in cases]
+    asked = [
+        (f"{predictor}: {title}", predictor, metric) for title, metric in columns for predictor in PREDICTORS
+    ]
+    groups = [(case.name, [case]) for case in cases]
     if len(cases) > 1:
-        rows.append(["mean over cases", *(_correlation(correlate(cases, p, m)) for p, m in pairs)])
+        groups.append(("mean over cases", list(cases)))
+    rows = [[name, *(_correlation(correlate(own, p, m)) for _, p, m in asked)] for name, own in groups]
     text = (
         "Rank correlation (Spearman) across arms between a measure of the sampled data and the gain; "
         "uniformity counts as evener = larger. 95 % bootstrap interval over cases, arms and seeds, which is "
         "conservative: without any effect it excludes 0 in about 1 % of cases, and it may miss a weak one."
     )
-    return f"{text}\n\n{markdown(['case', *headings], rows)}"
-
-
-def _budget(budget: Budget) -> str:
-    """What each arm reaches by steps, and the steps that natural sampling needs for the same."""
-    metric = budget.cases[0].primary[0]
-    steps = budget.curve(BASELINE, metric)[0]
-    rows = []
-    for arm in budget.arms:
-        cells = []
-        for place, value in enumerate(budget.curve(arm, metric)[1]):
-            equal = None if arm == BASELINE else budget.equivalent_steps(arm, metric, place)
-            cells.append(f"{value:.4f}" + ("" if equal is None else f" (natural: {equal:,.0f} steps)"))
-        rows.append([arm, *cells])
-    heading = (
-        f"Compute, {budget.name}: mean {metric} after these many steps, and in brackets the steps after "
-        "which natural sampling has it (interpolated in log steps; none where it never has, or "
-        "had it before the first)."
-    )
-    return f"{heading}\n\n{markdown(['arm', *(f'{step:,} steps' for step in steps)], rows)}"
+    return f"{text}\n\n{markdown(['case', *(heading for heading, _, _ in asked)], rows)}"
 
 
 def _correlation(found: Correlation | None) -> str:
     """A rank correlation and its interval, as text."""
-    if found is None:
-        return "n/a"
-    if found.low is None or found.high is None:
-        return f"{found.rho:+.2f}"
-    return f"{found.rho:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return "n/a" if found is None else found.write(2)
+
+
+def _budget(budget: Budget) -> str:
+    """What each arm reaches by steps, and the steps that natural sampling needs for the same."""
+    rows = []
+    for arm in budget.arms:
+        cells = []
+        for place, value in enumerate(budget.curve(arm)[0]):
+            equal = None if arm == BASELINE else budget.equivalent_steps(arm, place)
+            cells.append(f"{value:.4f}" + ("" if equal is None else f" (natural: {equal:,.0f} steps)"))
+        rows.append([arm, *cells])
+    heading = (
+        f"Compute, {budget.name}: mean {budget.metric} after these many steps, and in brackets the steps "
+        "after which natural sampling has it (interpolated in log steps; none where it never has, or "
+        "had it before the first)."
+    )
+    return f"{heading}\n\n{markdown(['arm', *(f'{step:,} steps' for step in budget.steps())], rows)}"
 
 
 def _case(case: CaseRows) -> list[str]:
@@ -214,7 +206,6 @@ def _case(case: CaseRows) -> list[str]:
 
 def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
     """A case's arms against a baseline, a table in Markdown."""
-    ordered = [baseline, *(arm for arm in arms if arm != baseline)]
     headings = {metric: f"{metric} ↓" for metric in case.primary if case.lower_is_better(metric)}
     rows = [
         {
@@ -222,7 +213,7 @@ def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
             "arm": arm,
             **{metric: _cell(case, case.compare(arm, metric, baseline), metric) for metric in case.primary},
         }
-        for arm in ordered
+        for arm in dict.fromkeys((baseline, *arms))
         if case.of(arm)
     ]
     keys = ["arm", "uniformity", "effective_distinct", "ess_share", "rectification", *case.primary]
@@ -234,16 +225,7 @@ def _cell(case: CaseRows, found: Compared | None, metric: str) -> str:
     if found is None:
         return ""
     scale, digits = (1, 4) if case.lower_is_better(metric) else (100, 2)
-    d = found.difference
-    if d is None:
-        spread = "" if found.std is None else f" ± {scale * found.std:.{digits}f}"
-        return f"{scale * found.mean:.{digits}f}{spread}"
-    text = f"{scale * d.mean:+.{digits}f}"
-    if d.low is None or d.high is None:
-        return text
-    return f"{text} [{scale * d.low:+.{digits}f}, {scale * d.high:+.{digits}f}]{_mark(d)}"
-
-
-def _mark(difference: Difference) -> str:
-    """The sign of better or worse; '' for undecided."""
-    return {1: _BETTER, -1: _WORSE}.get(difference.better, "")
+    if found.difference is not None:
+        return found.difference.times(scale).write(digits) + found.difference.mark
+    spread = "" if math.isnan(found.std) else f" ± {scale * found.std:.{digits}f}"
+    return f"{scale * found.mean:.{digits}f}{spread}"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdbias.display.figure import LIGHT, Look, figure_file, legend_of_all, looks
 from kdbias.display.quantities import QUANTITIES
 from kdbias.reporting.tables import MEASURES
-from kdbias.studies.comparisons import Budget, CaseRows, Compared, Row, budgets_of, cases_of, correlate
+from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
 from kdbias.studies.settings import BASELINE, Study
+from kdbias.studies.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _LABELS = {name: QUANTITIES[name].heading.partition(" (")[0] for name in MEASURES}
 _LABELS |= {"distance": "distance to the teacher", "auc": "AUC"}
 _COLUMNS = 3
-_MARKERS = "osD^vP*X<>hp8d"
 _DECILE = "fidelity.distance[density_decile="
 
 
@@ -41,7 +41,6 @@ def _write_round(cases: Sequence[CaseRows], folder: Path, name: str) -> list[Pat
     distilled = [case for case in cases if _shown(case)]
     with_deciles = [c for c in distilled if any(_DECILE in metric for metric in c.rows[0].metrics)]
     with_groups = [c for c in distilled if _groups(c)]
-    steps = partial(_steps, looks=_look(cases[0]))
     gains_title = "error removed, against natural sampling (green, red: the 95 % interval excludes 0)"
     density_title = "distance to the teacher by density, against natural sampling"
     groups_title = "distance to the teacher by group, against natural sampling"
@@ -50,7 +49,7 @@ def _write_round(cases: Sequence[CaseRows], folder: Path, name: str) -> list[Pat
         ("uniformity", cases, _scatter, 2.8, "effective distinct samples and gain"),
         ("density", with_deciles, _deciles, 2.8, density_title),
         ("groups", with_groups, _by_group, 3.2, groups_title),
-        ("steps", budgets_of(cases), steps, 3.0, "mean ± standard deviation over seeds, by steps"),
+        ("steps", budgets_of(cases), _steps, 3.0, "mean ± standard deviation over seeds, by steps"),
     ]
     return [
         _panels(folder / f"{name}-{kind}.svg", shown, draw, height, title)
@@ -63,8 +62,6 @@ def _panels(
     path: Path, cases: Sequence[Any], draw: Callable[[Axes, Any], None], height: float, title: str
 ) -> Path:
     """A panel for each case; one legend for all where the panels label their artists."""
-    from kdbias.display.figure import figure_file, legend_of_all
-
     columns = min(_COLUMNS, len(cases))
     lines = math.ceil(len(cases) / columns)
     with figure_file(path, width=4.2 * columns, height=height * lines + 0.7, font=8) as figure:
@@ -78,13 +75,9 @@ def _panels(
     return path
 
 
-def _look(case: CaseRows) -> dict[str, tuple[Any, str]]:
-    """Colour and marker of each arm, by its place among the arms of the study."""
-    import matplotlib as mpl
-
-    colors = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["Dark2"].colors]  # type: ignore[attr-defined]
-    arms = [arm for arm in case.study_arms if arm != BASELINE]
-    return {arm: (colors[i % len(colors)], _MARKERS[i % len(_MARKERS)]) for i, arm in enumerate(arms)}
+def _look(case: CaseRows) -> dict[str, Look]:
+    """The look of each arm, by its place among the arms of the study."""
+    return looks([BASELINE, *case.study_arms], LIGHT)
 
 
 def _label(metric: str) -> str:
@@ -96,33 +89,31 @@ def _label(metric: str) -> str:
 def _gains(axes: Axes, case: CaseRows) -> None:
     """The share of natural's error that each arm removes, with its interval."""
     metric = case.primary[0]
-    found = [c for c in (case.compare(arm, metric) for arm in case.arms if arm != BASELINE) if c is not None]
-    for place, compared in enumerate(reversed(found)):
-        _draw_gain(axes, place, compared)
+    compared = [case.compare(arm, metric) for arm in reversed(case.arms) if arm != BASELINE]
+    found = [c for c in compared if c is not None]
+    for place, one in enumerate(found):
+        color = {1: "#1b7837", -1: "#b2182b"}.get(one.difference.better if one.difference else 0, "#666666")
+        _interval(axes, one.gain.times(100), place, color)
     axes.axvline(0, color="black", linewidth=0.6)
-    axes.set_yticks(range(len(found)), [c.arm for c in reversed(found)])
-    distilled = [c for c in found if not case.of(c.arm)[0].scratch]
-    _limit(axes, [v for c in distilled for v in c.gain if v is not None])
-    _mark_beyond(axes, [100 * compared.gain[0] for compared in reversed(found)])
+    axes.set_yticks(range(len(found)), [c.arm for c in found])
+    distilled = [c.gain.times(100) for c in found if not case.of(c.arm)[0].scratch]
+    _limit(axes, [v for gain in distilled for v in (gain.value, gain.low, gain.high)])
+    _mark_beyond(axes, [100 * c.gain.value for c in found])
     axes.set_title(case.name)
     axes.set_xlabel(f"{_label(metric)}:\nerror removed (%)")
 
 
-def _draw_gain(axes: Axes, place: int, compared: Compared) -> None:
-    """One arm's gain in percent and its interval, in the colour of what they decide."""
-    value, low, high = compared.gain
-    sign = compared.difference.better if compared.difference else 0
-    color = {1: "#1b7837", -1: "#b2182b"}.get(sign, "#666666")
-    if low is not None and high is not None:
-        axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=1.2)
-    axes.plot([100 * value], [place], "o", color=color, markersize=4)
+def _interval(axes: Axes, gain: Estimate, place: float, color: str) -> None:
+    """A gain in percent and its interval, in the row `place`."""
+    axes.plot([gain.low, gain.high], [place, place], color=color, linewidth=1.2)
+    axes.plot([gain.value], [place], "o", color=color, markersize=4)
 
 
 def _limit(axes: Axes, gains: Sequence[float]) -> None:
     """Leave far-off arms (from scratch) out of the picture, for the others to be seen."""
     if not gains:
         return
-    low, high = min(0.0, *(100 * g for g in gains)), max(0.0, *(100 * g for g in gains))
+    low, high = np.nanmin([0, *gains]), np.nanmax([0, *gains])
     room = 0.15 * (high - low) + 0.1
     shown = axes.get_xlim()
     axes.set_xlim(max(shown[0], low - room), min(shown[1], high + room))
@@ -141,20 +132,18 @@ def _mark_beyond(axes: Axes, values: Sequence[float]) -> None:
 def _scatter(axes: Axes, case: CaseRows) -> None:
     """Gain against effective distinct samples, each as a ratio to natural's."""
     natural = case.of(BASELINE)[0].facts["effective_distinct"]
-    looks = _look(case)
+    look = _look(case)
     for arm in case.arms:
         first, found = case.of(arm)[0], case.compare(arm, case.primary[0])
         if first.scratch or arm == BASELINE or found is None or first.facts["sampling"] != "systematic":
             continue
-        color, marker = looks[arm]
-        x, (gain, low, high) = first.facts["effective_distinct"] / natural, found.gain
-        if low is not None and high is not None:
-            axes.plot([x, x], [100 * low, 100 * high], color=color, linewidth=0.8)
-        axes.plot([x], [100 * gain], marker, color=color, markersize=5, label=arm)
+        x, gain = first.facts["effective_distinct"] / natural, found.gain.times(100)
+        axes.plot([x, x], [gain.low, gain.high], color=look[arm].color, linewidth=0.8)
+        axes.plot([x], [gain.value], markersize=5, **look[arm].dots)
     axes.plot([1], [0], "k+", markersize=8, label=BASELINE)
     axes.axhline(0, color="black", linewidth=0.5)
     rho = correlate([case], "effective_distinct", repeats=0)
-    axes.set_title(case.name if rho is None else f"{case.name}: rank correlation {rho.rho:+.2f}")
+    axes.set_title(case.name if rho is None else f"{case.name}: rank correlation {rho.value:+.2f}")
     axes.set_xlabel("effective distinct samples / natural's")
     axes.set_ylabel(f"{_label(case.primary[0])}:\nerror removed (%)")
 
@@ -162,7 +151,7 @@ def _scatter(axes: Axes, case: CaseRows) -> None:
 def _change(case: CaseRows, arm: str, metric: str) -> float:
     """Relative change of a distance against natural, in percent."""
     found = case.compare(arm, metric)
-    return float("nan") if found is None else -100 * found.gain[0]
+    return math.nan if found is None else -100 * found.gain.value
 
 
 def _shown(case: CaseRows) -> list[str]:
@@ -172,12 +161,11 @@ def _shown(case: CaseRows) -> list[str]:
 
 def _deciles(axes: Axes, case: CaseRows) -> None:
     """Change of the distance to the teacher from the most isolated to the most crowded test samples."""
-    looks = _look(case)
+    look = _look(case)
     deciles = range(1, 11)
     for arm in _shown(case):
-        color, marker = looks[arm]
         changes = [_change(case, arm, f"{_DECILE}{d:02d}]") for d in deciles]
-        axes.plot(deciles, changes, color=color, marker=marker, markersize=3, linewidth=1, label=arm)
+        axes.plot(deciles, changes, marker=look[arm].marker, markersize=3, **look[arm].stroke)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set_title(case.name)
     axes.set_xlabel("decile of density (1 = most isolated)")
@@ -206,18 +194,18 @@ def _by_group(axes: Axes, case: CaseRows) -> None:
     axes.set_title(f"{case.name}: change (%), green = nearer")
 
 
-def _steps(axes: Axes, budget: Budget, looks: dict[str, tuple[Any, str]]) -> None:
+def _steps(axes: Axes, budget: Budget) -> None:
     """The first metric against steps, a line an arm; arms stand side by side for their spreads to be seen."""
-    metric = budget.cases[0].primary[0]
+    look = _look(budget.cases[0])
     for i, arm in enumerate(budget.arms):
-        color, marker = looks.get(arm, ("black", "+"))
-        steps, means, spreads = budget.curve(arm, metric)
-        places = [step * 1.02 ** (i - (len(budget.arms) - 1) / 2) for step in steps]
-        style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1, "capsize": 2}
-        axes.errorbar(places, means, spreads, label=arm, **style)
+        places = [step * 1.02 ** (i - (len(budget.arms) - 1) / 2) for step in budget.steps(arm)]
+        axes.errorbar(
+            places, *budget.curve(arm), marker=look[arm].marker, markersize=4, capsize=2, **look[arm].stroke
+        )
+    steps = budget.steps()
     axes.set_xscale("log")
     axes.set_xticks(steps, [f"{step:,}" for step in steps])
     axes.minorticks_off()
     axes.set_xlabel("steps")
-    axes.set_ylabel(_label(metric))
+    axes.set_ylabel(_label(budget.metric))
     axes.set_title(budget.name)

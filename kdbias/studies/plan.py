@@ -58,15 +58,15 @@ class Plan:
 
     def tuned_on(self, case: Case) -> Case | None:
         """The case on which a case's learning rates are tuned."""
-        tune = case.prepared.data.tune
-        return None if tune is None else self.cases[f"{case.prepared.data.name}/{tune.bias}"]
+        tune = case.data.tune
+        return None if tune is None else self.cases[f"{case.data.name}/{tune.bias}"]
 
     def arms(self, case: Case) -> list[Arm]:
         """The arms of a case over all rounds, in the order of the file."""
         found = dict[str, Arm]()
         for round_ in self.study.rounds.values():
             if round_.has(case.name):
-                found |= {arm.name: arm for arm in self.study.arms_of(case.prepared.data, case.bias, round_)}
+                found |= {arm.name: arm for arm in self.study.arms_of(case.data, case.bias, round_)}
         return [arm for arm in self.study.arms.values() if arm.name in found]
 
     def needed_arms(self, case: Case) -> list[Arm]:
@@ -77,7 +77,7 @@ class Plan:
         return list(found.values())
 
     def _named_tuning(self, case: Case) -> list[RunPlan]:
-        data = case.prepared.data
+        data = case.data
         others = [c for c in self.cases.values() if c.prepared.data.name == data.name]
         arms = [arm for other in others for arm in self.arms(other)]
         return tuning_runs(self.study, case, arms, self.out, self.machine)
@@ -111,7 +111,7 @@ class Plan:
             for name, round_ in self.study.rounds.items():
                 if (rounds and name not in rounds) or not round_.has(case.name):
                     continue
-                arms = self.study.arms_of(case.prepared.data, case.bias, round_)
+                arms = self.study.arms_of(case.data, case.bias, round_)
                 if rates is None or not case.is_drawn:
                     unnamed += len(arms) * len(round_.seeds)
                     continue
@@ -138,7 +138,7 @@ def baseline_of(study: Study, arm: Arm) -> Arm:
 
 def tuning_runs(study: Study, case: Case, arms: Iterable[Arm], out: Path, machine: Machine) -> list[RunPlan]:
     """A run for each learning rate and each baseline of `arms`; `case` is the one to tune on."""
-    tune = case.prepared.data.tune
+    tune = case.data.tune
     if tune is None:
         return []
     bases = {base.name: base for base in (baseline_of(study, arm) for arm in arms)}
@@ -153,7 +153,7 @@ def chosen_rates(runs: Iterable[RunPlan]) -> dict[str, dict[str, Any]]:
     metrics: dict[str, str] = {}
     tried: dict[str, dict[float, tuple[float, bool] | None]] = {}
     for run in runs:
-        data, name = run.case.prepared.data, run.arm.name
+        data, name = run.case.data, run.arm.name
         assert data.tune is not None
         assert run.lr is not None
         metrics[name] = (data.tune.scratch_metric if run.arm.scratch else None) or data.tune.metric

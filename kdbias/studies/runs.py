@@ -54,7 +54,7 @@ class RunPlan:
     @cached_property
     def options(self) -> dict[str, Any]:
         """What decides the student, as options of `kdbias.train`."""
-        data = self.case.prepared.data
+        data = self.case.data
         chosen = {"loss": "l2e", **data.student, **(data.scratch if self.arm.scratch else {})}
         if self.lr is not None:
             chosen["lr"] = self.lr
@@ -73,7 +73,7 @@ class RunPlan:
     @property
     def judges(self) -> list[Judge]:
         """What judges the student: an arm from scratch is not judged in the teacher's space."""
-        found = self.case.prepared.data.judge.values()
+        found = self.case.data.judge.values()
         return [judge for judge in found if not (self.arm.scratch and judge.in_teacher_space)]
 
     @property

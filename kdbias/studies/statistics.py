@@ -8,22 +8,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVEL = 0.95
+_ENDS = (0.025, 0.975)  # of 95 % intervals
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean paired difference with its 95 % t interval over seeds; no interval from a single seed.
+class Estimate:
+    """A value with its 95 % interval, whose ends are NaN where a single seed gives none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def times(self, factor: float) -> Estimate:
+        """The value and its interval in another unit."""
+        return Estimate(factor * self.value, *sorted([factor * self.low, factor * self.high]))
+
+    def write(self, digits: int) -> str:
+        """``+1.2 [-0.3, +2.7]`` with these decimals."""
+        value, low, high = (f"{v:+.{digits}f}" for v in (self.value, self.low, self.high))
+        return value if math.isnan(self.low) else f"{value} [{low}, {high}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Estimate):
+    """Mean paired difference with its t interval over seeds.
 
     seeds      pairs that were compared
     better     +1 or -1 where the interval excludes 0 and the first side is better or worse; else 0
     """
 
-    mean: float
-    low: float | None
-    high: float | None
     seeds: int
     better: int
+
+    @property
+    def mark(self) -> str:
+        """The sign of better or worse; '' for undecided."""
+        return {1: " ▲", -1: " ▼"}.get(self.better, "")
 
 
 def paired_difference(
@@ -32,26 +52,22 @@ def paired_difference(
     """`ours` - `theirs` (seed -> value) over the seeds that both have; None where they share none."""
     from scipy import stats
 
-    seeds = sorted(set(ours) & set(theirs))
-    if not seeds:
+    d = np.array([ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))])
+    if not len(d):
         return None
-    d = np.array([ours[seed] - theirs[seed] for seed in seeds])
     mean = float(d.mean())
     if len(d) < 2:
-        return Difference(mean, None, None, len(d), 0)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(d) - 1)) * float(d.std(ddof=1)) / math.sqrt(len(d))
+        return Difference(mean, seeds=1, better=0)
+    half = float(stats.t.ppf(_ENDS[1], len(d) - 1)) * float(d.std(ddof=1)) / math.sqrt(len(d))
     low, high = mean - half, mean + half
-    sign = 0 if low <= 0 <= high else (1 if mean > 0 else -1)
-    return Difference(mean, low, high, len(d), -sign if lower_is_better else sign)
+    sign = int(low > 0) - int(high < 0)
+    return Difference(mean, low, high, seeds=len(d), better=-sign if lower_is_better else sign)
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's rank correlation over arms, with a 95 % percentile bootstrap interval."""
+@dataclass(frozen=True, kw_only=True)
+class Correlation(Estimate):
+    """Spearman's rank correlation over arms, with a percentile bootstrap interval."""
 
-    rho: float
-    low: float | None
-    high: float | None
     arms: int
     cases: int
 
@@ -73,21 +89,19 @@ def rank_correlation(
     Returns:
         None where no case has three arms of differing measure. `arms` counts those of all cases.
     """
-    usable = [(np.asarray(m, float), [np.asarray(g, float) for g in gains]) for m, gains in cases]
-    usable = [(m, gains) for m, gains in usable if len(m) >= 3]
-    points = [float(_spearman(m, np.array([g.mean() for g in gains]))) for m, gains in usable]
-    usable = [case for case, rho in zip(usable, points, strict=True) if not math.isnan(rho)]
+    usable, points = [], []
+    for measure, gains in cases:
+        case = np.asarray(measure, float), [np.asarray(gain, float) for gain in gains]
+        rho = float(_spearman(case[0], np.array([gain.mean() for gain in case[1]])))
+        if len(measure) >= 3 and not math.isnan(rho):
+            usable.append(case)
+            points.append(rho)
     if not usable:
         return None
     values = _resampled(usable, repeats, seed)
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(values) else (None, None)
-    return Correlation(
-        float(np.nanmean(points)),
-        None if low is None else float(low),
-        None if high is None else float(high),
-        sum(len(m) for m, _ in usable),
-        len(usable),
-    )
+    ends = map(float, np.quantile(values, _ENDS) if len(values) else ())
+    arms = sum(len(measure) for measure, _ in usable)
+    return Correlation(float(np.mean(points)), *ends, arms=arms, cases=len(usable))
 
 
 def _resampled(cases: Sequence[tuple[np.ndarray, list[np.ndarray]]], repeats: int, seed: int) -> np.ndarray:

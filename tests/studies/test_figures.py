@@ -51,7 +51,7 @@ def test_numbers_stand_out_from_the_colour_of_their_group(axes):
 
 def test_the_plot_over_steps_shows_the_spread_over_seeds(axes):
     few, many = (case({"natural": [a, a + 0.02]}, steps=s) for a, s in ((0.7, 10), (0.8, 40)))
-    figures._steps(axes, Budget((few, many)), {})
+    figures._steps(axes, Budget((few, many)))
     (drawn,) = axes.containers
     ends = [np.ptp(segment[:, 1]) for segment in drawn.lines[2][0].get_segments()]
     assert ends == pytest.approx([2 * 0.02 / np.sqrt(2)] * 2)
