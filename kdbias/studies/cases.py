@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import read_uniformity
-from kdbias.studies.preparation import PART, Prepared
+from kdbias.studies.preparation import PART, Prepared, write_rows
 from kdbias.studies.settings import Arm, Bias, DataSet, Fraction, LongTail, Machine, Skew
 from kdbias.tables import fingerprints
-from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.run_record import RECORD, read_record
 
 MEASURES = ("uniformity", "null", "excess", "effective_distinct", "rectification")
@@ -119,15 +119,8 @@ def _write_draw(case: Case) -> None:
         )
     column = None if name is None else table.column(name).take(taken)
     kept = rows[draw(case.bias, table.labels().take(taken), column, len(rows), case.name)]
-    taken = pa.array(kept)
-    write_embedding_table(
-        case.draw,
-        table.ids().take(taken),
-        table.vectors(np.float16)[kept],
-        table.labels().take(taken),
-        {column: table.column(column).take(taken) for column in table.group_columns if column != PART},
-        inputs={"all": table.fingerprint, "draw": fingerprints.of_json(case.bias.draw)},
-    )
+    inputs = {"all": table.fingerprint, "draw": fingerprints.of_json(case.bias.draw)}
+    write_rows(case.draw, table, kept, inputs)
 
 
 def draw(bias: Bias, labels: pa.Array | None, column: pa.Array | None, n: int, where: str) -> np.ndarray:

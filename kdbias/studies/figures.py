@@ -14,7 +14,6 @@ from kdbias.display.quantities import QUANTITIES
 from kdbias.reporting.tables import MEASURES
 from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,15 +39,13 @@ def _write_round(cases: Sequence[CaseRows], folder: Path, name: str) -> list[Pat
     """Write one round's plots, each where there is something to show; returns their paths."""
     distilled = [case for case in cases if _shown(case)]
     with_deciles = [c for c in distilled if any(_DECILE in metric for metric in c.rows[0].metrics)]
-    with_groups = [c for c in distilled if _groups(c)]
     gains_title = "error removed, against natural sampling (green, red: the 95 % interval excludes 0)"
-    density_title = "distance to the teacher by density, against natural sampling"
-    groups_title = "distance to the teacher by group, against natural sampling"
+    distance_title = "distance to the teacher by {}, against natural sampling"
     plots: list[tuple[str, Sequence[Any], Callable[[Axes, Any], None], float, str]] = [
         ("gains", cases, _gains, 3.4, gains_title),
         ("uniformity", cases, _scatter, 2.8, "effective distinct samples and gain"),
-        ("density", with_deciles, _deciles, 2.8, density_title),
-        ("groups", with_groups, _by_group, 3.2, groups_title),
+        ("density", with_deciles, _deciles, 2.8, distance_title.format("density")),
+        ("groups", list(filter(_groups, distilled)), _by_group, 3.2, distance_title.format("group")),
         ("steps", budgets_of(cases), _steps, 3.0, "mean ± standard deviation over seeds, by steps"),
     ]
     return [
@@ -93,20 +90,15 @@ def _gains(axes: Axes, case: CaseRows) -> None:
     found = [c for c in compared if c is not None]
     for place, one in enumerate(found):
         color = {1: "#1b7837", -1: "#b2182b"}.get(one.difference.better if one.difference else 0, "#666666")
-        _interval(axes, one.gain.times(100), place, color)
+        gain = one.gain.times(100)
+        axes.plot([gain.low, gain.high], [place, place], color=color, linewidth=1.2)
+        axes.plot([gain.value], [place], "o", color=color, markersize=4)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_yticks(range(len(found)), [c.arm for c in found])
     distilled = [c.gain.times(100) for c in found if not case.of(c.arm)[0].scratch]
     _limit(axes, [v for gain in distilled for v in (gain.value, gain.low, gain.high)])
     _mark_beyond(axes, [100 * c.gain.value for c in found])
-    axes.set_title(case.name)
-    axes.set_xlabel(f"{_label(metric)}:\nerror removed (%)")
-
-
-def _interval(axes: Axes, gain: Estimate, place: float, color: str) -> None:
-    """A gain in percent and its interval, in the row `place`."""
-    axes.plot([gain.low, gain.high], [place, place], color=color, linewidth=1.2)
-    axes.plot([gain.value], [place], "o", color=color, markersize=4)
+    axes.set(title=case.name, xlabel=f"{_label(metric)}:\nerror removed (%)")
 
 
 def _limit(axes: Axes, gains: Sequence[float]) -> None:
@@ -143,9 +135,9 @@ def _scatter(axes: Axes, case: CaseRows) -> None:
     axes.plot([1], [0], "k+", markersize=8, label=BASELINE)
     axes.axhline(0, color="black", linewidth=0.5)
     rho = correlate([case], "effective_distinct", repeats=0)
-    axes.set_title(case.name if rho is None else f"{case.name}: rank correlation {rho.value:+.2f}")
-    axes.set_xlabel("effective distinct samples / natural's")
-    axes.set_ylabel(f"{_label(case.primary[0])}:\nerror removed (%)")
+    title = case.name if rho is None else f"{case.name}: rank correlation {rho.value:+.2f}"
+    gained = f"{_label(case.primary[0])}:\nerror removed (%)"
+    axes.set(title=title, xlabel="effective distinct samples / natural's", ylabel=gained)
 
 
 def _change(case: CaseRows, arm: str, metric: str) -> float:
@@ -167,9 +159,8 @@ def _deciles(axes: Axes, case: CaseRows) -> None:
         changes = [_change(case, arm, f"{_DECILE}{d:02d}]") for d in deciles]
         axes.plot(deciles, changes, marker=look[arm].marker, markersize=3, **look[arm].stroke)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_title(case.name)
-    axes.set_xlabel("decile of density (1 = most isolated)")
-    axes.set_ylabel("change of distance (%)")
+    deciles_title = "decile of density (1 = most isolated)"
+    axes.set(title=case.name, xlabel=deciles_title, ylabel="change of distance (%)")
 
 
 def _groups(case: CaseRows) -> list[str]:
@@ -203,9 +194,6 @@ def _steps(axes: Axes, budget: Budget) -> None:
             places, *budget.curve(arm), marker=look[arm].marker, markersize=4, capsize=2, **look[arm].stroke
         )
     steps = budget.steps()
-    axes.set_xscale("log")
+    axes.set(title=budget.name, xscale="log", xlabel="steps", ylabel=_label(budget.metric))
     axes.set_xticks(steps, [f"{step:,}" for step in steps])
     axes.minorticks_off()
-    axes.set_xlabel("steps")
-    axes.set_ylabel(_label(budget.metric))
-    axes.set_title(budget.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -71,31 +72,42 @@ class Plan:
 
     def needed_arms(self, case: Case) -> list[Arm]:
         """The arms whose manifests a case needs: its own, and the baselines that are tuned on it."""
-        found = {arm.name: arm for arm in self.arms(case)}
-        if case in (self.tuned_on(other) for other in self.cases.values()):
-            found |= {run.arm.name: run.arm for run in self._named_tuning(case)}
-        return list(found.values())
-
-    def _named_tuning(self, case: Case) -> list[RunPlan]:
-        data = case.data
-        others = [c for c in self.cases.values() if c.prepared.data.name == data.name]
-        arms = [arm for other in others for arm in self.arms(other)]
-        return tuning_runs(self.study, case, arms, self.out, self.machine)
+        tuned = [run.arm for run in self.tuning(self.cases.values()) if run.case == case]
+        return list({arm.name: arm for arm in (*self.arms(case), *tuned)}.values())
 
     def tuning(self, cases: Iterable[Case]) -> list[RunPlan]:
-        """The tuning runs that these cases need."""
-        places = {p.name: p for p in map(self.tuned_on, cases) if p is not None}
-        return [run for place in places.values() for run in self._named_tuning(place)]
+        """The tuning runs that these cases need: a run for each learning rate and baseline of a data set."""
+        places = {place.name: place for place in map(self.tuned_on, cases) if place is not None}
+        return [run for place in places.values() for run in self._tuned_at(place)]
+
+    def _tuned_at(self, place: Case) -> list[RunPlan]:
+        tune = place.data.tune
+        assert tune is not None
+        cases = [case for case in self.cases.values() if case.data.name == place.data.name]
+        bases = [self.baseline_of(arm) for case in cases for arm in self.arms(case)]
+        tried = product({base.name: base for base in bases}.values(), tune.lr)
+        return [RunPlan(self.out, place, base, tune.seed, lr, self.machine) for base, lr in tried]
+
+    def baseline_of(self, arm: Arm) -> Arm:
+        """The arm whose rate an arm takes: natural, or the first from scratch with natural weights."""
+        if not arm.scratch:
+            return self.study.arms[BASELINE]
+        natural = (a for a in self.study.arms.values() if a.scratch and a.manifest["method"] == "natural")
+        return next(natural, arm)
 
     def rates(self, case: Case) -> dict[str, dict[str, Any]] | None:
-        """What tuning chose for the case's data set; None where it is not finished."""
+        """What tuning chose for each baseline of the case's data set; None where it is not finished.
+
+        Of each: ``lr``, and what every rate gave (``tried``: rate -> metric). A rate whose run diverged gave
+        None and is never chosen; ``lr`` is None where all did.
+        """
         place = self.tuned_on(case)
         if place is None:
             return {}
-        if not place.is_drawn:
+        runs = self._tuned_at(place) if place.is_drawn else []
+        if not place.is_drawn or not all(run.result.exists() for run in runs):
             return None
-        runs = self._named_tuning(place)
-        return chosen_rates(runs) if all(run.result.exists() for run in runs) else None
+        return {name: _chosen(list(own)) for name, own in groupby(runs, lambda run: run.arm.name)}
 
     def runs(
         self, cases: Iterable[Case], rounds: Sequence[str] = ()
@@ -107,72 +119,38 @@ class Plan:
         found: list[tuple[str, RunPlan]] = []
         unnamed = 0
         for case in cases:
-            rates = self.rates(case)
+            rates = self.rates(case) if case.is_drawn else None
             for name, round_ in self.study.rounds.items():
                 if (rounds and name not in rounds) or not round_.has(case.name):
                     continue
-                arms = self.study.arms_of(case.data, case.bias, round_)
-                if rates is None or not case.is_drawn:
-                    unnamed += len(arms) * len(round_.seeds)
-                    continue
-                for seed in round_.seeds:
-                    for arm in arms:
-                        tuned = rates.get(baseline_of(self.study, arm).name)
-                        if tuned is not None and tuned["lr"] is None:
-                            unnamed += 1
-                            continue
-                        rate = None if tuned is None else tuned["lr"]
-                        found.append((name, RunPlan(self.out, case, arm, seed, rate, self.machine)))
+                for seed, arm in product(round_.seeds, self.study.arms_of(case.data, case.bias, round_)):
+                    tuned = (rates or {}).get(self.baseline_of(arm).name)
+                    lr = tuned["lr"] if tuned else None
+                    if rates is None or (tuned and lr is None):
+                        unnamed += 1
+                    else:
+                        found.append((name, RunPlan(self.out, case, arm, seed, lr, self.machine)))
         return found, unnamed
 
 
-def baseline_of(study: Study, arm: Arm) -> Arm:
-    """The arm whose learning rate an arm takes: natural, or the first from scratch with natural weights."""
-    if not arm.scratch:
-        return study.arms[BASELINE]
-    for other in study.arms.values():
-        if other.scratch and other.manifest["method"] == "natural":
-            return other
-    return arm
-
-
-def tuning_runs(study: Study, case: Case, arms: Iterable[Arm], out: Path, machine: Machine) -> list[RunPlan]:
-    """A run for each learning rate and each baseline of `arms`; `case` is the one to tune on."""
-    tune = case.data.tune
-    if tune is None:
-        return []
-    bases = {base.name: base for base in (baseline_of(study, arm) for arm in arms)}
-    return [RunPlan(out, case, base, tune.seed, lr, machine) for base in bases.values() for lr in tune.lr]
-
-
-def chosen_rates(runs: Iterable[RunPlan]) -> dict[str, dict[str, Any]]:
-    """For each tuned arm: ``lr``, and what every rate gave (``tried``: rate -> metric).
-
-    A rate whose run diverged gave None and is never chosen; ``lr`` is None where all did.
-    """
-    metrics: dict[str, str] = {}
-    tried: dict[str, dict[float, tuple[float, bool] | None]] = {}
-    for run in runs:
-        data, name = run.case.data, run.arm.name
-        assert data.tune is not None
-        assert run.lr is not None
-        metrics[name] = (data.tune.scratch_metric if run.arm.scratch else None) or data.tune.metric
+def _chosen(runs: Sequence[RunPlan]) -> dict[str, Any]:
+    """What the finished tuning runs of one arm come to: an entry of `Plan.rates`."""
+    data, scratch = runs[0].case.data, runs[0].arm.scratch
+    assert data.tune is not None
+    metric = (data.tune.scratch_metric if scratch else None) or data.tune.metric
+    tried: dict[float, float | None] = {}
+    lower = False
+    for rate, run in zip(data.tune.lr, runs, strict=True):
         result = read_result(run.result)
-        found = None if "diverged" in result else metric_of(result, metrics[name], f"data.{data.name}.tune")
-        tried.setdefault(name, {})[run.lr] = found
-    return {name: _chosen(metric, tried[name]) for name, metric in metrics.items()}
-
-
-def _chosen(metric: str, tried: dict[float, tuple[float, bool] | None]) -> dict[str, Any]:
-    """`tried`: rate -> value and whether less is better, or None."""
-    values = {rate: found[0] for rate, found in tried.items() if found is not None}
-    lower = any(found[1] for found in tried.values() if found is not None)
-    best = min if lower else max
+        tried[rate] = None
+        if "diverged" not in result:
+            tried[rate], lower = metric_of(result, metric, f"data.{data.name}.tune")
+    values = {rate: value for rate, value in tried.items() if value is not None}
     return {
         "metric": metric,
         "lower_is_better": lower,
-        "tried": {f"{rate:g}": values.get(rate) for rate in tried},
-        "lr": best(values, key=lambda rate: values[rate]) if values else None,
+        "tried": {f"{rate:g}": value for rate, value in tried.items()},
+        "lr": (min if lower else max)(values, key=lambda rate: values[rate], default=None),
     }
 
 

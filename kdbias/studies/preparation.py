@@ -85,7 +85,7 @@ class Prepared:
     @property
     def columns(self) -> dict[str, Any]:
         """The options by which the images are read."""
-        return {} if self.data.image_size else _columns(self.data)
+        return {} if self.data.image_size else self.data.columns
 
 
 def expand(text: str) -> str:
@@ -94,12 +94,6 @@ def expand(text: str) -> str:
     if "$" in found:
         raise KdbiasError(f"{text}: an environment variable in it is not set")
     return found
-
-
-def _columns(data: DataSet) -> dict[str, Any]:
-    """Columns of ids and labels that the data set names, as options of `kdbias.embed`."""
-    given = {"id_column": data.id_column, "label_column": data.label_column}
-    return {name: column for name, column in given.items() if column is not None}
 
 
 @functools.lru_cache(maxsize=1)
@@ -145,22 +139,17 @@ def parts_of(source: Source, data: DataSet) -> np.ndarray:
     """(n,) texts: train, test, or empty for samples that are neither."""
     from kdbias.data.filters import matching
 
-    part = np.full(source.n, "", dtype=object)
-    found = matching(source, data.train_where)
-    train = np.ones(source.n, bool) if found is None else found
+    train, test = matching(source, data.train_where), matching(source, data.test_where)
+    train = np.ones(source.n, bool) if train is None else train
+    test = np.zeros(source.n, bool) if test is None else test
     if data.holdout is not None:
         rows = np.flatnonzero(train)
-        test = np.zeros(source.n, bool)
-        count = round(data.holdout * len(rows))
-        test[np.random.default_rng(data.holdout_seed).choice(rows, count, replace=False)] = True
-        train &= ~test
-    else:
-        found = matching(source, data.test_where)
-        test = np.zeros(source.n, bool) if found is None else found
+        rng = np.random.default_rng(data.holdout_seed)
+        held_out = rng.choice(rows, round(data.holdout * len(rows)), replace=False)
+        train[held_out], test[held_out] = False, True
     if (train & test).any():
         raise KdbiasError(f"data.{data.name}: {int((train & test).sum()):,} samples are both train and test")
-    part[train], part[test] = "train", "test"
-    return part
+    return np.select([train, test], ["train", "test"], "")
 
 
 def prepare(prepared: Prepared, machine: Machine) -> None:
@@ -192,7 +181,7 @@ def _embed(prepared: Prepared, machine: Machine) -> None:
 
     data = prepared.data
     trained = data.train_teacher is not None
-    images, columns = (prepared.images, prepared.columns) if trained else (prepared.source, _columns(data))
+    images, columns = (prepared.images, prepared.columns) if trained else (prepared.source, data.columns)
     # Stored vectors lie in the order of the whole data.
     stored = prepared.teacher.startswith(f"{PRECOMPUTED}:")
     options = {"same_order": True} if stored else machine.embedding
@@ -211,19 +200,29 @@ def measure_all(prepared: Prepared, machine: Machine) -> None:
 
 def _with_parts(raw: EmbeddingTable, source: Source, part: np.ndarray, out: Path) -> None:
     """The table's samples that are train or test, with the column that says which."""
-    ids = raw.ids()
-    own = part[align(ids, source.ids, f"embedding table {raw.path}", source.origin)]
+    own = part[align(raw.ids(), source.ids, f"embedding table {raw.path}", source.origin)]
     keep = np.flatnonzero(own != "")
-    rows = pa.array(keep)
-    groups = {name: raw.column(name).take(rows) for name in raw.group_columns if name != PART}
-    write_embedding_table(
-        out,
-        ids.take(rows),
-        raw.vectors(np.float16)[keep],
-        raw.labels().take(rows),
-        groups | {PART: pa.array(own[keep].tolist(), pa.large_string())},
-        inputs={"raw": raw.fingerprint, "parts": fingerprints.of_json(own.tolist())},
-    )
+    inputs = {"raw": raw.fingerprint, "parts": fingerprints.of_json(own.tolist())}
+    write_rows(out, raw, keep, inputs, {PART: _texts(own[keep])})
+
+
+def _texts(values: np.ndarray) -> pa.Array:
+    """Texts as a column."""
+    return pa.array(values.tolist(), pa.large_string())
+
+
+def write_rows(
+    out: Path,
+    table: EmbeddingTable,
+    rows: np.ndarray,
+    inputs: dict[str, str],
+    more: dict[str, pa.Array] | None = None,
+) -> None:
+    """Write these rows (int, ascending) of an embedding table as another, `more` columns in place of PART."""
+    taken = pa.array(rows)
+    groups = {name: table.column(name).take(taken) for name in table.group_columns if name != PART}
+    vectors, labels = table.vectors(np.float16)[rows], table.labels().take(taken)
+    write_embedding_table(out, table.ids().take(taken), vectors, labels, groups | (more or {}), inputs=inputs)
 
 
 def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) -> None:
@@ -243,8 +242,7 @@ def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) 
     columns: dict[str, Any] = {"sample_id": kept.ids}
     if kept.labels is not None:
         columns["label"] = kept.labels
-    columns |= kept.groups | {PART: pa.array(part[rows].tolist(), pa.large_string())}
-    plain = pa.table(columns)
+    plain = pa.table(columns | kept.groups | {PART: _texts(part[rows])})
     schema = plain.schema.append(pa.field("image", pa.binary()))
     with parquet_writer(path, schema) as writer:
         for start in range(0, kept.n, _GROUP_ROWS):

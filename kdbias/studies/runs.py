@@ -55,13 +55,13 @@ class RunPlan:
     def options(self) -> dict[str, Any]:
         """What decides the student, as options of `kdbias.train`."""
         data = self.case.data
-        chosen = {"loss": "l2e", **data.student, **(data.scratch if self.arm.scratch else {})}
+        chosen = {"loss": "l2e", "batch_size": 128, **data.student}
+        if self.arm.scratch:
+            chosen |= data.scratch
         if self.lr is not None:
             chosen["lr"] = self.lr
         chosen |= self.arm.train
-        batch_size = int(chosen.get("batch_size", 128))
-        chosen["batch_size"] = batch_size
-        steps_an_epoch = math.ceil(self.case.samples / batch_size)
+        steps_an_epoch = math.ceil(self.case.samples / int(chosen["batch_size"]))
         return {**chosen, "epochs": max(1, round(self.case.steps / steps_an_epoch)), "seed": self.seed}
 
     @cached_property
@@ -191,25 +191,21 @@ def flat_metrics(judge: Judge, document: Mapping[str, Any]) -> dict[str, dict[st
     What the groups have in common is ``[COLUMN:worst]``, ``[COLUMN:gap]`` and ``[COLUMN:std]``.
     """
     lower = PROTOCOLS[document["protocol"]].lower_is_better
-    found: dict[str, dict[str, Any]] = {}
-
-    def put(name: str, metric: str, value: float | None, is_spread: bool = False) -> None:
-        if value is not None:
-            found[f"{judge.name}.{name}"] = {"value": value, "lower_is_better": is_spread or metric in lower}
-
-    for metric, entry in document["metrics"].items():
-        put(metric, metric, entry["value"])
+    found = {metric: (metric in lower, entry["value"]) for metric, entry in document["metrics"].items()}
     for column, groups in document["groups"].items():
         for value, group in groups.items():
             for metric, entry in group["metrics"].items():
-                put(f"{metric}[{column}={value}]", metric, entry["value"])
+                found[f"{metric}[{column}={value}]"] = metric in lower, entry["value"]
     for column, spread in document["spread"].items():
         for metric, entry in spread.items():
-            worst = entry["max"] if metric in lower else entry["min"]
-            put(f"{metric}[{column}:worst]", metric, worst)
-            put(f"{metric}[{column}:gap]", metric, entry["gap"], is_spread=True)
-            put(f"{metric}[{column}:std]", metric, entry["std"], is_spread=True)
-    return found
+            worst = entry["max" if metric in lower else "min"]
+            found[f"{metric}[{column}:worst]"] = metric in lower, worst
+            found |= {f"{metric}[{column}:{name}]": (True, entry[name]) for name in ("gap", "std")}
+    return {
+        f"{judge.name}.{name}": {"value": value, "lower_is_better": less}
+        for name, (less, value) in found.items()
+        if value is not None
+    }
 
 
 def metric_of(result: Mapping[str, Any], name: str, where: str) -> tuple[float, bool]:

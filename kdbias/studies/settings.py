@@ -194,6 +194,12 @@ class DataSet(Named):
     measure: Mapping[str, Any] = keys("options of `kdbias.uniformity`")
     arms: tuple[str, ...] | None = option(None, "those to run", shown="all")
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Columns of ids and labels that are named, as options of `kdbias.embed`."""
+        given = {"id_column": self.id_column, "label_column": self.label_column}
+        return {name: column for name, column in given.items() if column is not None}
+
     def check(self) -> None:
         """Refuse what contradicts itself or names what is not there (`KdbiasError`)."""
         self._check_sources()

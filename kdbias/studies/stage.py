@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from kdbias.errors import KdbiasError
@@ -64,19 +65,19 @@ def study(
         KdbiasError: a description that is wrong, names in `only` or `rounds` that it lacks, data that cannot
             be read, or all runs failed.
     """
-    wanted, rounds, machine = read_study(description), settings.rounds, settings.machine
+    wanted = read_study(description)
     open_source.cache_clear()
     _check_names(wanted, settings)
-    plan = Plan(wanted, Path(output), machine, settings.only)
+    plan = Plan(wanted, Path(output), settings.machine, settings.only)
     cases = plan.chosen
     if settings.dry_run:
-        return _dry_run(plan, cases, rounds)
+        return _dry_run(plan, cases, settings.rounds)
     began = time.monotonic()
     run = Run.open(output, STAGE, {"name": wanted.name}, {})
     with Workers(settings.workers, settings.threads) as pool:
         _prepare(plan, cases, pool)
         failed = _run_missing(plan, "tune", plan.tuning(cases), pool)
-        named, _ = plan.runs(cases, rounds)
+        named, _ = plan.runs(cases, settings.rounds)
         failed |= _run_missing(plan, "run", [r for _, r in named], pool)
     from kdbias.studies.conclusions import conclude
 
@@ -91,75 +92,65 @@ def study(
 
 def _check_names(wanted: Study, settings: StudySettings) -> None:
     """Refuse data sets, cases and rounds that the study has not."""
-    for name in settings.only:
-        if name not in (*wanted.data, *wanted.cases):
-            raise KdbiasError(f"--only {name}: no such data set or case; there are {', '.join(wanted.cases)}")
-    for name in settings.rounds:
-        if name not in wanted.rounds:
-            raise KdbiasError(f"--rounds {name}: no such round; there are {', '.join(wanted.rounds)}")
+    known = {"only": ("data set or case", wanted.cases, wanted.data), "rounds": ("round", wanted.rounds, ())}
+    for option, (what, named, also) in known.items():
+        for name in getattr(settings, option):
+            if name not in (*named, *also):
+                raise KdbiasError(f"--{option} {name}: no such {what}; there are {', '.join(named)}")
 
 
 def _prepare(plan: Plan, cases: Sequence[Case], pool: Workers) -> None:
     """Data sets, then draws and manifests, of the cases and of those their rates are tuned on."""
-    places = [plan.tuned_on(case) for case in cases]
-    needed = {case.name: case for case in [*places, *cases] if case is not None}
-    data = {case.prepared.folder: case.prepared for case in needed.values()}
     machine = plan.machine
-    tasks = [(p.data.name, partial(prepare, p, machine)) for p in data.values()]
-    _require_all(pool.run("data", tasks))
-    tasks = [(p.data.name, partial(measure_all, p, machine)) for p in data.values()]
-    _require_all(pool.run("density", tasks, networks=False))
-    tasks = [
-        (case.name, partial(build_case, case, plan.needed_arms(case), machine)) for case in needed.values()
-    ]
-    _require_all(pool.run("weights", tasks, networks=False))
+    needed = {case.name: case for case in (*map(plan.tuned_on, cases), *cases) if case is not None}
+    data = {case.prepared.folder: case.prepared for case in needed.values()}.values()
+    batches = {
+        "data": [(p.data.name, partial(prepare, p, machine)) for p in data],
+        "density": [(p.data.name, partial(measure_all, p, machine)) for p in data],
+        "weights": [(n, partial(build_case, c, plan.needed_arms(c), machine)) for n, c in needed.items()],
+    }
+    for what, tasks in batches.items():
+        for label, error in pool.run(what, tasks, networks=what == "data").items():
+            raise KdbiasError(f"{label}: {error}")
 
 
-def _require_all(failed: dict[str, str]) -> None:
-    """Raise the first failure, if any."""
-    for label, error in failed.items():
-        raise KdbiasError(f"{label}: {error}")
+def _missing(runs: Iterable[RunPlan]) -> list[RunPlan]:
+    """Those that are not finished, each once."""
+    return list({run.folder: run for run in runs if not run.result.exists()}.values())
 
 
 def _run_missing(plan: Plan, what: str, runs: Sequence[RunPlan], pool: Workers) -> dict[str, str]:
     """Run what is not done; returns the message of each run that failed."""
-    todo = list({run.folder: run for run in runs if not run.result.exists()}.values())
+    todo = _missing(runs)
     if todo:
         say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {pool.count} workers")
-    tasks = [(run.label, run.execute) for run in todo]
-    return pool.run(what, tasks, _guesses(plan, todo))
+    guesses = _guesses(plan, [run.case for run in todo])
+    return pool.run(what, [(run.label, run.execute) for run in todo], guesses)
 
 
-def _guesses(plan: Plan, runs: Sequence[RunPlan]) -> list[float]:
-    """Seconds a run may take: as finished runs of its case did, else a guess from its steps."""
-    known: dict[str, list[float]] = {}
-    for run in runs:
-        name = run.case.name
-        if name not in known:
-            finished = (plan.out / "runs" / name).glob("*/result-*.json")
-            known[name] = [read_result(path)["seconds"] for path in finished]
-    means = {name: sum(s) / len(s) for name, s in known.items() if s}
-    return [means.get(run.case.name, 5 + _SECONDS_A_STEP * run.case.steps) for run in runs]
+def _guesses(plan: Plan, cases: Sequence[Case]) -> list[float]:
+    """Seconds that a run of each case may take: as its finished ones did, else a guess from its steps."""
+    means = {}
+    for case in {case.name: case for case in cases}.values():
+        finished = (plan.out / "runs" / case.name).glob("*/result-*.json")
+        known = [read_result(path)["seconds"] for path in finished]
+        means[case.name] = sum(known) / len(known) if known else 5 + _SECONDS_A_STEP * case.steps
+    return [means[case.name] for case in cases]
 
 
 def _dry_run(plan: Plan, cases: Sequence[Case], rounds: Sequence[str]) -> StudyResult:
     """What is missing and about how long it takes."""
     named, unnamed = plan.runs(cases, rounds)
-    todo = list({run.folder: run for _, run in named if not run.result.exists()}.values())
-    guesses = _guesses(plan, todo)
+    todo = _missing(run for _, run in named)
+    guesses = _guesses(plan, [run.case for run in todo])
     lines = [f"{run.label}: about {guess:.0f} s" for run, guess in zip(todo, guesses, strict=True)]
     seconds = sum(guesses)
     if unnamed:
         lines.append(f"{unnamed:,} more runs, after data are prepared and learning rates are tuned")
-        seconds += unnamed * (seconds / len(todo) if todo else _mean_guess(cases))
+        seconds += unnamed * fmean(guesses or _guesses(plan, cases))
     lines.append(
         f"{len(named) - len(todo):,} runs finished, {len(todo) + unnamed:,} to do: "
         f"about {seconds / 60:,.0f} min of one worker"
     )
     document = {"todo": len(todo) + unnamed, "finished": len(named) - len(todo), "seconds": seconds}
     return StudyResult(plan.out, document, tuple(lines))
-
-
-def _mean_guess(cases: Sequence[Case]) -> float:
-    """Guessed seconds of a run, averaged over the cases."""
-    return sum(5 + _SECONDS_A_STEP * case.steps for case in cases) / max(len(cases), 1)
