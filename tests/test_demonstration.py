@@ -14,9 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from kdbias.data import digits
-from kdbias.demonstration.results import collect_results, results_text
-from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, all_steps, script
-from kdbias.demonstration.story import demo
+from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, Story
+from kdbias.demonstration.story import collect_results, demo, results_text
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.run_record import Run
@@ -83,7 +82,8 @@ def test_every_line_of_the_table_comes_from_the_files(story):
 
 def test_progress_is_on_stderr_and_results_on_stdout(story):
     _, done = story
-    steps = len(list(all_steps("x", "d", range(SEEDS), QUICK, MACHINE)))
+    told = Story("x", "d", QUICK, MACHINE)
+    steps = len([*told.once(), *told.students(SEEDS)])
     assert f"[{steps}/{steps}] " in done.stderr
     assert "[1/" not in done.stdout
     assert "story dir/report.html" in done.stdout
@@ -192,10 +192,11 @@ def calls(commands: str | Path, cwd: str | Path, folder: Path, fail: str = "none
 
 
 def test_the_script_expands_to_the_commands(story, out, tmp_path):
-    commands = script(out, f"{out}/data/demo.toml", 2, QUICK, MACHINE)
+    told = Story(out, f"{out}/data/demo.toml", QUICK, MACHINE)
+    commands = told.script(2)
     assert commands in story[1].stdout.replace("for seed in 0;", "for seed in 0 1;")
     typed = [words for _, words in calls(commands, ".", tmp_path)[0]]
-    steps = [s.command() for s in all_steps(out, f"{out}/data/demo.toml", range(2), QUICK, MACHINE)]
+    steps = [step.command() for step in (*told.once(), *told.students(2))]
     assert sorted(typed[:-1]) == sorted(shlex.split(c)[1:] for c in steps)
     assert typed[-1] == ["report", out, "-o", f"{out}/report.html", "--title", QUICK.title]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,6 @@ class Step:
     source: str
     output: str
     options: Mapping[str, Any]
-    repeated: bool = False  # one of many alike: its own messages are left out
 
     def run(self) -> Any:
         """Run the stage; returns its result."""
@@ -85,92 +85,88 @@ def _quoted(word: str) -> str:
     return '"' + word.replace(SCHEME, "$scheme").replace(SEED, "$seed") + '"'
 
 
-def all_steps(
-    out: str, data: str, seeds: Sequence[int], size: Size, machine: Mapping[str, Any]
-) -> Iterator[Step]:
-    """Every stage of the demo in order."""
-    yield from teacher_steps(out, data, size, machine)
-    yield from (weights_step(out, scheme) for scheme in SCHEMES)
-    yield compare_step(out, size)
-    for seed in seeds:
-        for scheme in SCHEMES:
-            yield from student_steps(out, data, scheme, str(seed), size, machine)
+@dataclass(frozen=True)
+class Story:
+    """The demo's stages in a folder.
 
+    out, data    the folder, and the description of the digits
+    machine      device and threads of every training run
+    """
 
-def teacher_steps(out: str, data: str, size: Size, machine: Mapping[str, Any]) -> Iterator[Step]:
-    """The teacher's embeddings of what the students get and of the test digits, and what is biased there."""
-    biased, test = f"{out}/embeddings/biased", f"{out}/embeddings/test"
-    embedding = {"teacher": f"run:{out}/teacher", "workers": 0, "device": machine["device"]}
-    yield Step(
-        "the teacher embeds the biased digits", "embed", data, biased, {**embedding, "where": ["biased=yes"]}
-    )
-    yield Step("it embeds the test digits", "embed", data, test, {**embedding, "where": ["split=test"]})
-    judged = {"protocol": "knn", "gallery": biased, "tail_from": biased, "group_by": ["frequency"]}
-    yield Step("how good the teacher itself is", "evaluate", test, f"{out}/evaluations/teacher", judged)
-    measure = {**size.measure, "group_by": ["label"]}
-    yield Step(
-        "how crowded and how uniform the biased digits are", "uniformity", biased, f"{out}/density", measure
-    )
+    out: str
+    data: str
+    size: Size
+    machine: Mapping[str, Any]
 
+    def once(self) -> Iterator[Step]:
+        """What all students have in common: the teacher's embeddings, what is biased there, the manifests."""
+        biased, test, density = (
+            f"{self.out}/{name}" for name in ("embeddings/biased", "embeddings/test", "density")
+        )
+        teacher = f"{self.out}/teacher"
+        yield self._embed("the teacher embeds the biased digits", biased, teacher, "biased=yes")
+        yield self._embed("it embeds the test digits", test, teacher, "split=test")
+        yield self._judge("how good the teacher itself is", "teacher", test)
+        measure = {**self.size.measure, "group_by": ["label"]}
+        yield Step(
+            "how crowded and how uniform the biased digits are", "uniformity", biased, density, measure
+        )
+        manifests = {scheme: f"{self.out}/weights/{scheme}.parquet" for scheme in SCHEMES}
+        for scheme, manifest in manifests.items():
+            yield Step(f"weights: {scheme}", "weights", density, manifest, SCHEMES[scheme])
+        compared = {"weights": list(manifests.values()), **measure}  # reuses the stored traversal
+        yield Step("uniformity as each manifest would sample", "uniformity", biased, density, compared)
 
-def weights_step(out: str, scheme: str) -> Step:
-    """A weight manifest; ``scheme`` is a key of SCHEMES."""
-    return Step(
-        f"weights: {scheme}", "weights", f"{out}/density", f"{out}/weights/{scheme}.parquet", SCHEMES[scheme]
-    )
+    def students(self, seeds: int) -> Iterator[Step]:
+        """Every student."""
+        for seed, scheme in itertools.product(range(seeds), SCHEMES):
+            yield from self.student(scheme, seed)
 
+    def student(self, scheme: str, seed: int | str) -> Iterator[Step]:
+        """Distil one student, embed the test digits with it, judge it against its teacher."""
+        name = f"{scheme}-{seed}"
+        student, embedded = f"{self.out}/students/{name}", f"{self.out}/embeddings/students/{name}"
+        distil = {
+            "where": ["biased=yes"],
+            "embeddings": f"{self.out}/embeddings/biased",
+            "weights": f"{self.out}/weights/{scheme}.parquet",
+            "loss": "l2e",
+            "seed": seed,
+            **self.size.student,
+            **self.machine,
+        }
+        yield Step(f"student {name}: distil", "train", self.data, student, distil)
+        yield self._embed(f"student {name}: embed the test digits", embedded, student, "split=test")
+        reference = f"{self.out}/embeddings/test"
+        yield self._judge(f"student {name}: judge", name, embedded, reference=reference)
 
-def compare_step(out: str, size: Size) -> Step:
-    """All schemes side by side, reusing the stored traversal."""
-    manifests = [f"{out}/weights/{scheme}.parquet" for scheme in SCHEMES]
-    options = {"weights": manifests, **size.measure, "group_by": ["label"]}
-    title = "uniformity as each manifest would sample"
-    return Step(title, "uniformity", f"{out}/embeddings/biased", f"{out}/density", options)
+    def _embed(self, title: str, embedded: str, network: str, where: str) -> Step:
+        """A part of the digits, embedded by a network that training left."""
+        computing = {"workers": 0, "device": self.machine["device"]}
+        options = {"teacher": f"run:{network}", **computing, "where": [where]}
+        return Step(title, "embed", self.data, embedded, options)
 
+    def _judge(self, title: str, name: str, embedded: str, **more: str) -> Step:
+        """Embeddings of the test digits, judged by the teacher's of the biased ones."""
+        biased = f"{self.out}/embeddings/biased"
+        options = {
+            "protocol": "knn",
+            "gallery": biased,
+            **more,
+            "tail_from": biased,
+            "group_by": ["frequency"],
+        }
+        return Step(title, "evaluate", embedded, f"{self.out}/evaluations/{name}", options)
 
-def student_steps(
-    out: str, data: str, scheme: str, seed: str, size: Size, machine: Mapping[str, Any]
-) -> Iterator[Step]:
-    """Distil one student, embed the test digits with it, judge it against its teacher."""
-    name = f"{scheme}-{seed}"
-    student, embedded = f"{out}/students/{name}", f"{out}/embeddings/students/{name}"
-    biased = f"{out}/embeddings/biased"
-    distil = {
-        "where": ["biased=yes"],
-        "embeddings": biased,
-        "weights": f"{out}/weights/{scheme}.parquet",
-        "loss": "l2e",
-        "seed": seed if seed == SEED else int(seed),
-        **size.student,
-        **machine,
-    }
-    yield Step(f"student {name}: distil", "train", data, student, distil, repeated=True)
-    embed = {
-        "teacher": f"run:{student}",
-        "workers": 0,
-        "device": machine["device"],
-        "where": ["split=test"],
-    }
-    yield Step(f"student {name}: embed the test digits", "embed", data, embedded, embed, repeated=True)
-    judge = {
-        "protocol": "knn",
-        "gallery": biased,
-        "reference": f"{out}/embeddings/test",
-        "tail_from": biased,
-        "group_by": ["frequency"],
-    }
-    yield Step(
-        f"student {name}: judge", "evaluate", embedded, f"{out}/evaluations/{name}", judge, repeated=True
-    )
-
-
-def script(out: str, data: str, seeds: int, size: Size, machine: Mapping[str, Any]) -> str:
-    """The demo's commands as a shell script, students in a loop."""
-    lines = [step.command() for step in teacher_steps(out, data, size, machine)]
-    lines += [weights_step(out, scheme).command() for scheme in SCHEMES]
-    lines.append(compare_step(out, size).command())
-    lines += [f"for scheme in {' '.join(SCHEMES)}; do", f"for seed in {' '.join(map(str, range(seeds)))}; do"]
-    lines += ["  " + s.command() for s in student_steps(out, data, SCHEME, SEED, size, machine)]
-    page = ["kdbias", "report", out, "-o", f"{out}/report.html", "--title", size.title]
-    lines += ["done; done", shlex.join(page)]
-    return "\n".join(lines) + "\n"
+    def script(self, seeds: int) -> str:
+        """The demo's commands as a shell script, students in a loop."""
+        page = ["kdbias", "report", self.out, "-o", f"{self.out}/report.html", "--title", self.size.title]
+        lines = [
+            *(step.command() for step in self.once()),
+            f"for scheme in {' '.join(SCHEMES)}; do",
+            f"for seed in {' '.join(map(str, range(seeds)))}; do",
+            *("  " + step.command() for step in self.student(SCHEME, SEED)),
+            "done; done",
+            shlex.join(page),
+        ]
+        return "\n".join(lines) + "\n"

@@ -6,25 +6,49 @@ of the final table are read back from the files that the stages left.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbias.demonstration.results import collect_results, results_text, write_results
+import pyarrow as pa
+
 from kdbias.demonstration.settings import DemoSettings
-from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, all_steps, script
+from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, Story
 from kdbias.demonstration.teacher import write_teacher
 from kdbias.device import resolve_device
+from kdbias.display.quantities import QUANTITIES
+from kdbias.display.table import Table
+from kdbias.errors import KdbiasError
+from kdbias.evaluation.stage import read_metrics
 from kdbias.functions import takes_settings
-from kdbias.progress import quiet, say
-from kdbias.tables.documents import read_json
+from kdbias.measurement.files import read_uniformity
+from kdbias.progress import is_quiet, quiet, say
+from kdbias.tables import provenance
+from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.files import atomic_path
+from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_files import RECORD, holes
 from kdbias.tables.run_record import Run, Stage
+
+METRICS = {
+    "accuracy": "centroid_accuracy",
+    "balanced_accuracy": "centroid_balanced_accuracy",
+    "tail_accuracy": "centroid_tail_accuracy",
+    "knn_balanced_accuracy": "knn_balanced_accuracy",
+    "embedding_error": "distance",
+}
+"""Column of results.parquet -> metric of the evaluations' metrics.json."""
+MEASURES = ("t", "uniformity", "null", "excess", "effective_distinct", "distinct_ceiling", "rectification")
+_SHOWN = (*MEASURES[1:3], *MEASURES[4:6], "ess_share", "rectification")
+_STUDENTS = {
+    "balanced_accuracy": "balanced acc.",
+    "tail_accuracy": "tail acc.",
+    "embedding_error": "emb. error",
+}
 
 STAGE = Stage(
     "demo",
@@ -93,7 +117,8 @@ def demo(
     seeds, size = settings.seeds, QUICK if settings.quick else FULL
     machine = {"device": settings.device, "threads": settings.threads}
     data = f"{out}/data/demo.toml"
-    commands = script(str(out), data, seeds, size, machine)
+    story = Story(str(out), data, size, machine)
+    commands = story.script(seeds)
     page, results = out / "report.html", out / "results.json"
     with Run.open(out, STAGE, settings.record(), {}, overwrite, mends=True) as run:
         whole = page.exists() and results.exists() and run.record.get("counts", {}).get("seeds") == seeds
@@ -102,10 +127,10 @@ def demo(
         _write_data(Path(data), size)
         if not (out / "teacher" / "student.pt").exists():
             write_teacher(out / "teacher")
-        _run(list(all_steps(str(out), data, range(seeds), size, machine)), started)
+        _run(list(story.once()), list(story.students(seeds)), started)
         document = collect_results(out, tuple(SCHEMES), seeds)
         write_results(out, document)
-        inside = script(".", "./data/demo.toml", seeds, size, machine)  # wherever the folder is moved to
+        inside = Story(".", "./data/demo.toml", size, machine).script(seeds)  # wherever it is moved to
         with atomic_path(out / "commands.sh") as temporary:
             temporary.write_text('#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside, encoding="utf-8")
         # Before the page, which would else show what --overwrite has set aside; without a page it is made
@@ -115,20 +140,18 @@ def demo(
     return DemoResult(out, page, document, commands)
 
 
-def _run(steps: Sequence[Step], started: float) -> None:
-    """Every step with a line on what it is and, once students are under way, how long the rest will take."""
-    repeated_since, repeated = 0.0, 0
-    for number, step in enumerate(steps, 1):
-        now = time.monotonic()
-        left = ""
-        if step.repeated:
-            repeated_since = repeated_since or now
-            if repeated:
-                seconds = (now - repeated_since) / repeated * (len(steps) - number + 1)
-                left = f", about {seconds:,.0f} s left"
-            repeated += 1
-        say(f"[{number}/{len(steps)}] {step.title} ({now - started:,.0f} s gone{left})")
-        with quiet() if step.repeated else contextlib.nullcontext():
+def _run(once: Sequence[Step], students: Sequence[Step], started: float) -> None:
+    """Every step with a line on what it is and, once students are under way, how long the rest will take.
+
+    The messages of the students' own stages, many alike, are left out.
+    """
+    count, since = len(once) + len(students), 0.0
+    for number, step in enumerate((*once, *students), 1):
+        now, done = time.monotonic(), number - 1 - len(once)
+        since = now if done == 0 else since
+        left = f", about {(now - since) / done * (count - number + 1):,.0f} s left" if done > 0 else ""
+        say(f"[{number}/{count}] {step.title} ({now - started:,.0f} s gone{left})")
+        with quiet(is_quiet() or done >= 0):
             step.run()
 
 
@@ -144,15 +167,122 @@ def _write_data(description: Path, size: Size) -> None:
     counts = write_digits(description.with_name("digits.parquet"), **size.digits)
     text = (files("kdbias.data_manifests") / "demo.toml").read_text(encoding="utf-8")
     if size.digits:
-        text = _small_description(counts)
+        columns = text[text.index("[columns]") : text.index("[expect]")]
+        expect = f'[expect]\nsamples = {counts["digits"]}\n"biased=yes" = {counts["biased"]}\n'
+        text = f'name = "demo digits, quick"\nsource = "digits.parquet"\n\n{columns}{expect}'
     with atomic_path(description) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _small_description(counts: Mapping[str, int]) -> str:
-    """The description (TOML) of the demo's small cut of digits."""
-    return (
-        '# A small cut of the demo\'s digits.\nname = "demo digits, quick"\nsource = "digits.parquet"\n'
-        '\n[columns]\nid = "sample_id"\nlabel = "label"\nimage = "image"\n'
-        f'\n[expect]\nsamples = {counts["digits"]}\n"biased=yes" = {counts["biased"]}\n'
-    )
+def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, Any]:
+    """Everything of the final table, from ``density/uniformity.json`` and ``evaluations/*/metrics.json``.
+
+    Returns:
+        ``t``, ``null``, ``distinct_ceiling``, ``samples``; ``schemes``: one entry each with its measures and
+        mean and standard deviation (ddof 1, null for one seed) of its students; ``students``: one row each;
+        ``teacher``: its own metrics.
+    """
+    numbers = read_uniformity(out / "density")
+    measured = {entry["name"]: entry for entry in numbers["schemes"]}
+    students: list[dict[str, Any]] = [
+        {"scheme": scheme, "seed": seed, **_metrics(out / "evaluations" / f"{scheme}-{seed}")}
+        for scheme in schemes
+        for seed in range(seeds)
+    ]
+    entries = []
+    for scheme in schemes:
+        if scheme not in measured:
+            raise KdbiasError(f"{out / 'density'} holds no scheme {scheme!r}; run the demo with --overwrite")
+        entry = measured[scheme]
+        at = next(b for b in entry["bandwidths"] if b["t"] == numbers["t_chosen"])
+        own = [row for row in students if row["scheme"] == scheme]
+        entries.append(
+            {
+                "scheme": scheme,
+                **{name: at[name] for name in (*MEASURES, "rectification_reason")},
+                **{"ess": entry["ess"], "ess_share": entry["ess"] / numbers["n"]},
+                "students": {name: _mean_and_spread([row[name] for row in own]) for name in METRICS},
+            }
+        )
+    return {
+        "samples": numbers["n"],
+        "dimension": numbers["d"],
+        "t": numbers["t_chosen"],
+        "null": entries[0]["null"],
+        "distinct_ceiling": entries[0]["distinct_ceiling"],
+        "seeds": seeds,
+        "teacher": _metrics(out / "evaluations" / "teacher"),
+        "schemes": entries,
+        "students": students,
+        "sources": {
+            "uniformity, D, ESS, rectification": str(out / "density" / "uniformity.json"),
+            "teacher": str(out / "evaluations" / "teacher" / "metrics.json"),
+            "students": str(out / "evaluations" / "SCHEME-SEED" / "metrics.json"),
+        },
+    }
+
+
+def _metrics(folder: Path) -> dict[str, float | None]:
+    """The demo's metrics of one evaluation; None for one without a value."""
+    found = read_metrics(folder)["metrics"]
+    return {name: found.get(metric, {}).get("value") for name, metric in METRICS.items()}
+
+
+def _mean_and_spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean, standard deviation, min and max of the known values."""
+    known = [v for v in values if v is not None]
+    return {
+        "mean": statistics.fmean(known) if known else None,
+        "std": statistics.stdev(known) if len(known) > 1 else None,
+        "min": min(known, default=None),
+        "max": max(known, default=None),
+    }
+
+
+def write_results(out: Path, document: Mapping[str, Any]) -> None:
+    """``results.json`` (everything) and ``results.parquet`` (a row a student, with its scheme's measures)."""
+    names = (*MEASURES, "ess", "ess_share")
+    measures = {entry["scheme"]: {name: entry[name] for name in names} for entry in document["schemes"]}
+    rows = [{**student, **measures[student["scheme"]]} for student in document["students"]]
+    counts = {"students": len(rows), "seeds": document["seeds"]}
+    doc = provenance.document("demo", {}, {}, counts, 0.0, sources=document["sources"])
+    write_table(out / "results.parquet", pa.Table.from_pylist(rows), doc)
+    write_json(out / "results.json", document)
+
+
+def results_text(document: Mapping[str, Any]) -> str:
+    """The final table and how to read it."""
+    t, seeds, entries = document["t"], document["seeds"], document["schemes"]
+    rows = [
+        {**entry, **_reached([s for s in document["students"] if s["scheme"] == entry["scheme"]])}
+        for entry in entries
+    ]
+    best = {"scheme": "(the teacher)", **_reached([document["teacher"]]), "embedding_error": "0"}
+    headings = {"scheme": "sampling", **_STUDENTS}
+    shown = [*rows, dict.fromkeys(_SHOWN, "") | best]
+    table = Table.of(shown, ("scheme", *_SHOWN, *_STUDENTS), headings=headings)
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread"
+    reasons = {e["rectification_reason"] for e in entries if e["rectification"] is None} - {None}
+    lines = [
+        table.text(),
+        "",
+        f"t = {t:g} (chosen from the data), {document['samples']:,} samples in {document['dimension']} "
+        f"dimensions; students: {spread}",
+        *(f"{QUANTITIES[key].heading}: {QUANTITIES[key].meaning}" for key in _SHOWN),
+        "U leaves out pairs of a sample with itself, which D counts",
+        "acc.: % of balanced test digits, by the teacher's nearest class centroid; tail: rarest classes",
+        "emb. error: mean distance to the teacher's embedding of the same test digit",
+        *(f"rectified n/a: {reason}" for reason in sorted(reasons)),
+        "",
+        "From these files:",
+        *(f"  {what}: {where}" for what, where in document["sources"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _reached(students: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What students reached on average, and its spread."""
+    return {
+        name: QUANTITIES[METRICS[name]].spread([s[name] for s in students if s[name] is not None])
+        for name in _STUDENTS
+    }
