@@ -9,16 +9,10 @@ MOST_PARALLEL = 4096
 """Threads or processes that one machine may be asked for."""
 LEAST_MEMORY = 256 << 20
 """Bytes that a measurement may take whatever the data and the budget: 152 to 178 MiB were measured."""
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
+_UNITS = {"": 1} | {
+    letter + suffix: base**power
+    for power, letter in enumerate("kmgt", 1)
+    for suffix, base in {"": 1000, "i": 1024}.items()
 }
 
 
@@ -56,12 +50,6 @@ def rank_and_world() -> tuple[int, int]:
             f"RANK={os.environ.get('RANK')} and WORLD_SIZE={os.environ.get('WORLD_SIZE')} do not fit together"
         )
     return rank, world
-
-
-def check_parallel(option: str, count: int | None, least: int = 1) -> None:
-    """Refuse a number of threads or processes that no machine can run; None leaves it open."""
-    if count is not None and not least <= count <= MOST_PARALLEL:
-        raise KdbiasError(f"--{option} is {count}, should be from {least} to {MOST_PARALLEL:,}")
 
 
 def parse_bytes(text: str | int) -> int:

@@ -137,28 +137,25 @@ def draw(bias: Bias, labels: pa.Array | None, column: pa.Array | None, n: int, w
     """
     rng, kind = np.random.default_rng(bias.seed), bias.chosen
     if isinstance(kind, LongTail):
-        if labels is None or labels.null_count:
-            raise KdbiasError(f"{where}: a long tail needs a label for every sample")
-        return _long_tail(kind, pc.dictionary_encode(labels), rng, where)
+        return _long_tail(kind, labels, rng, where)
     if isinstance(kind, Skew):
         assert column is not None
         return _skew(kind, column, rng, where)
     if isinstance(kind, Fraction):
         count = round(n * (kind.fraction or 0)) if kind.samples is None else kind.samples
-        _require_enough(count, n, "samples", where)
-        return np.sort(rng.choice(n, count, replace=False))
+        return np.sort(_chosen(rng, np.arange(n), count, "samples", where))
     return np.arange(n)
 
 
-def _long_tail(
-    bias: LongTail, encoded: pa.DictionaryArray, rng: np.random.Generator, where: str
-) -> np.ndarray:
+def _long_tail(bias: LongTail, labels: pa.Array | None, rng: np.random.Generator, where: str) -> np.ndarray:
     """Class number c of C keeps m * imbalance^(-c / (C - 1)) samples, at least 1; the seed orders classes.
 
     m is `samples`, or the size of the smallest class.
     """
-    codes = encoded.indices.to_numpy()
-    names = encoded.dictionary.to_pylist()
+    if labels is None or labels.null_count:
+        raise KdbiasError(f"{where}: a long tail needs a label for every sample")
+    encoded = pc.dictionary_encode(labels)
+    codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     if len(names) < 2:
         raise KdbiasError(f"{where}: a long tail needs two classes or more")
     smallest = int(np.bincount(codes).min())
@@ -174,13 +171,17 @@ def _long_tail(
 def _skew(bias: Skew, column: pa.Array, rng: np.random.Generator, where: str) -> np.ndarray:
     """Rows drawn with one value at its share, int (samples,), sorted."""
     hit = pc.equal(pc.cast(column, pa.large_string()), bias.value).fill_null(False)
-    own = np.flatnonzero(hit.to_numpy(zero_copy_only=False))
-    others = np.setdiff1d(np.arange(len(column)), own)
+    hit = hit.to_numpy(zero_copy_only=False)
     count = round(bias.share * bias.samples)
-    _require_enough(count, len(own), f"samples with {bias.column}={bias.value}", where)
-    _require_enough(bias.samples - count, len(others), "other samples", where)
-    kept = [rng.choice(own, count, replace=False), rng.choice(others, bias.samples - count, replace=False)]
-    return np.sort(np.concatenate(kept))
+    own = _chosen(rng, np.flatnonzero(hit), count, f"samples with {bias.column}={bias.value}", where)
+    others = _chosen(rng, np.flatnonzero(~hit), bias.samples - count, "other samples", where)
+    return np.sort(np.concatenate([own, others]))
+
+
+def _chosen(rng: np.random.Generator, rows: np.ndarray, count: int, what: str, where: str) -> np.ndarray:
+    """`count` of these rows, drawn without replacement."""
+    _require_enough(count, len(rows), what, where)
+    return rng.choice(rows, count, replace=False)
 
 
 def _require_enough(count: int, available: int, what: str, where: str) -> None:

@@ -118,7 +118,6 @@ class Compared:
     """
 
     arm: str
-    facts: dict[str, Any]
     mean: float
     std: float
     difference: Difference | None
@@ -146,6 +145,20 @@ class CaseRows:
         """The arms that have rows, in their order."""
         return list(dict.fromkeys(row.arm for row in self.rows))
 
+    @property
+    def distilled(self) -> list[str]:
+        """The arms with a teacher."""
+        return [arm for arm in self.arms if not self.of(arm)[0].scratch]
+
+    @property
+    def through_one_sampler(self) -> list[str]:
+        """Those of them that draw by the same sampler, natural among them."""
+        return [arm for arm in self.distilled if self.facts(arm)["sampling"] == "systematic"]
+
+    def facts(self, arm: str) -> dict[str, Any]:
+        """What an arm's first row says beside its metrics."""
+        return self.of(arm)[0].facts
+
     def of(self, arm: str) -> list[Row]:
         """The rows of an arm, one a seed."""
         return [row for row in self.rows if row.arm == arm]
@@ -171,7 +184,6 @@ class CaseRows:
         mean, std = _mean_and_std(ours.values())
         return Compared(
             arm=arm,
-            facts=self.of(arm)[0].facts,
             mean=mean,
             std=std,
             difference=difference,
@@ -214,17 +226,12 @@ def correlate(
     """
     prepared = []
     for case in cases:
-        name = metric or case.primary[0]
-        measures, gains = [], []
-        for arm in case.arms:
-            first = case.of(arm)[0]
-            found = case.compare(arm, name)
-            measure = first.facts.get(predictor)
-            if first.scratch or first.facts["sampling"] != "systematic" or found is None or measure is None:
-                continue
-            measures.append(_SIGN.get(predictor, 1.0) * measure)
-            gains.append(found.gains_by_seed)
-        prepared.append((measures, gains))
+        measured = []
+        for arm in case.through_one_sampler:
+            measure, found = case.facts(arm).get(predictor), case.compare(arm, metric or case.primary[0])
+            if found is not None and measure is not None:
+                measured.append((_SIGN.get(predictor, 1.0) * measure, found.gains_by_seed))
+        prepared.append(([measure for measure, _ in measured], [gains for _, gains in measured]))
     return rank_correlation(prepared, repeats)
 
 
@@ -251,7 +258,7 @@ class Budget:
 
     def steps(self, arm: str = BASELINE) -> list[int]:
         """Those of an arm's students in each case."""
-        return [case.of(arm)[0].facts["steps"] for case in self.cases]
+        return [case.facts(arm)["steps"] for case in self.cases]
 
     def curve(self, arm: str) -> tuple[list[float], list[float]]:
         """Mean value over seeds in each case, and its standard deviation (ddof 1, NaN for one seed)."""

@@ -190,15 +190,15 @@ def _budget(budget: Budget) -> str:
 
 def _case(case: CaseRows) -> list[str]:
     """The paragraphs and tables of one case, in Markdown."""
-    first = case.of(BASELINE)[0].facts if case.of(BASELINE) else case.rows[0].facts
+    first = case.facts(BASELINE if case.of(BASELINE) else case.arms[0])
     seeds = len({row.seed for row in case.rows})
     about = (
         f"{first['samples']:,} training samples, {first['steps']:,} steps of {first['batch_size']} "
         f"({first['student']}, lr {first['lr']:g}), t = {first['t']:g}, {seeds} seeds"
     )
     parts = [f"### {case.name} ({case.round})", about, _against(case, BASELINE, case.arms)]
-    scratch = [arm for arm in case.arms if case.of(arm)[0].scratch]
-    natural = [arm for arm in scratch if case.of(arm)[0].facts["method"] == "natural"]
+    scratch = [arm for arm in case.arms if arm not in case.distilled]
+    natural = [arm for arm in scratch if case.facts(arm)["method"] == "natural"]
     if len(scratch) > 1 and natural:
         parts += ["From scratch, against natural sampling from scratch:", _against(case, natural[0], scratch)]
     return parts
@@ -209,7 +209,7 @@ def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
     headings = {metric: f"{metric} ↓" for metric in case.primary if case.lower_is_better(metric)}
     rows = [
         {
-            **case.of(arm)[0].facts,
+            **case.facts(arm),
             "arm": arm,
             **{metric: _cell(case, case.compare(arm, metric, baseline), metric) for metric in case.primary},
         }

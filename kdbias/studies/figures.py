@@ -95,7 +95,7 @@ def _gains(axes: Axes, case: CaseRows) -> None:
         axes.plot([gain.value], [place], "o", color=color, markersize=4)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_yticks(range(len(found)), [c.arm for c in found])
-    distilled = [c.gain.times(100) for c in found if not case.of(c.arm)[0].scratch]
+    distilled = [c.gain.times(100) for c in found if c.arm in case.distilled]
     _limit(axes, [v for gain in distilled for v in (gain.value, gain.low, gain.high)])
     _mark_beyond(axes, [100 * c.gain.value for c in found])
     axes.set(title=case.name, xlabel=f"{_label(metric)}:\nerror removed (%)")
@@ -123,13 +123,13 @@ def _mark_beyond(axes: Axes, values: Sequence[float]) -> None:
 
 def _scatter(axes: Axes, case: CaseRows) -> None:
     """Gain against effective distinct samples, each as a ratio to natural's."""
-    natural = case.of(BASELINE)[0].facts["effective_distinct"]
+    natural = case.facts(BASELINE)["effective_distinct"]
     look = _look(case)
-    for arm in case.arms:
-        first, found = case.of(arm)[0], case.compare(arm, case.primary[0])
-        if first.scratch or arm == BASELINE or found is None or first.facts["sampling"] != "systematic":
+    for arm in case.through_one_sampler:
+        found = case.compare(arm, case.primary[0])
+        if arm == BASELINE or found is None:
             continue
-        x, gain = first.facts["effective_distinct"] / natural, found.gain.times(100)
+        x, gain = case.facts(arm)["effective_distinct"] / natural, found.gain.times(100)
         axes.plot([x, x], [gain.low, gain.high], color=look[arm].color, linewidth=0.8)
         axes.plot([x], [gain.value], markersize=5, **look[arm].dots)
     axes.plot([1], [0], "k+", markersize=8, label=BASELINE)
@@ -148,7 +148,7 @@ def _change(case: CaseRows, arm: str, metric: str) -> float:
 
 def _shown(case: CaseRows) -> list[str]:
     """The arms with a teacher, without the baseline."""
-    return [arm for arm in case.arms if arm != BASELINE and not case.of(arm)[0].scratch]
+    return [arm for arm in case.distilled if arm != BASELINE]
 
 
 def _deciles(axes: Axes, case: CaseRows) -> None:
