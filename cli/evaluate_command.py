@@ -1,11 +1,13 @@
 """kdbias evaluate"""
 
+import inspect
 from typing import Any
 
 import click
 
 from kdbias.cli.common import StageCommand, options, overwrite, teacher_folder
 from kdbias.cli.options import given, settings_options
+from kdbias.evaluation.protocols import PROTOCOLS
 from kdbias.evaluation.settings import EvaluateSettings
 
 
@@ -23,13 +25,7 @@ def command(**parameters: Any) -> Any:
 
     \b
     Protocols:
-      knn           accuracy of the nearest class centroid and of k neighbours; overall, balanced, tail
-      linear        accuracy of a linear classifier on frozen embeddings
-      fidelity      distance to the teacher's embeddings of the same samples; by group and density
-      verification  pairs over folds (LFW, CFP, AgeDB), TAR@FAR
-      rfw           verification by group, its spread and error ratio
-      ijbc          templates pooled over media, TAR@FAR
-      reid          CMC, mAP, mINP without same-camera matches
+      PROTOCOLS
 
     docs/protocols.md says what each reads and how it was checked.
 
@@ -41,3 +37,7 @@ def command(**parameters: Any) -> Any:
     from kdbias.evaluation import evaluate
 
     return evaluate(**given(parameters))
+
+
+_LINES = (f"{name:<13} {(kind.__doc__ or '').rstrip('.')}" for name, kind in PROTOCOLS.items())
+command.help = inspect.cleandoc(command.help or "").replace("PROTOCOLS", "\n  ".join(_LINES))

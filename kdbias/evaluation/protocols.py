@@ -1,15 +1,16 @@
 """The protocols by which embeddings can be judged, each with its options. Imports nothing heavy.
 
-A further one is a class here and, beside this file, a module of its mathematics: `judge` and `score`.
+A further one is a class here, whose docstring is its line in the command's help, and beside this file a
+module of its name with its mathematics: `judge(options, task)` and `score(columns, weights, parameters)`, as
+`Protocol` says.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from typing import Protocol as Shape
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdbias.errors import KdbiasError
 from kdbias.settings import Settings, declared_in, option
@@ -30,36 +31,8 @@ def _reads(text: str, metavar: str, required: bool = False, shown: str | None = 
     return option(default, text, path=True, metavar=metavar, shown=shown)
 
 
-Options = TypeVar("Options", contravariant=True)
-
-
-class Mathematics(Shape[Options]):
-    """What the module of a protocol holds."""
-
-    def judge(self, options: Options, task: Task, /) -> Outcome:
-        """The result of every unit.
-
-        Raises:
-            KdbiasError: what is judged does not fit the protocol or its other inputs.
-        """
-
-    def score(
-        self, columns: Mapping[str, np.ndarray], weights: np.ndarray, parameters: Mapping[str, Any], /
-    ) -> dict[str, float]:
-        """The metrics of weighted units: all that intervals, groups and comparisons need.
-
-        Args:
-            columns: per-unit results as `judge` left them, (n,) each, of all units or of some.
-            weights: (n,) float64, how often each unit counts.
-            parameters: those of the outcome.
-
-        Returns:
-            Metric -> value; NaN where it is undefined for these units.
-        """
-
-
 @dataclass(frozen=True, kw_only=True)
-class Protocol(Settings, ABC):
+class Protocol(Settings):
     """A way to judge embeddings; its fields are its options.
 
     Attributes:
@@ -73,19 +46,32 @@ class Protocol(Settings, ABC):
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
-    @abstractmethod
-    def mathematics(cls) -> Mathematics[Any]:
-        """The module that judges and scores, imported when it is wanted."""
+    def mathematics(cls) -> Any:
+        """The module of the protocol's name, which judges and scores; imported when it is wanted."""
+        return import_module(f"kdbias.evaluation.{cls.name}")
 
     def judge(self, task: Task) -> Outcome:
-        """See `Mathematics`."""
+        """The result of every unit.
+
+        Raises:
+            KdbiasError: what is judged does not fit the protocol or its other inputs.
+        """
         return self.mathematics().judge(self, task)
 
     @classmethod
     def score(
         cls, columns: Mapping[str, np.ndarray], weights: np.ndarray, parameters: Mapping[str, Any]
     ) -> dict[str, float]:
-        """See `Mathematics`."""
+        """The metrics of weighted units: all that intervals, groups and comparisons need.
+
+        Args:
+            columns: per-unit results as `judge` left them, (n,) each, of all units or of some.
+            weights: (n,) float64, how often each unit counts.
+            parameters: those of the outcome.
+
+        Returns:
+            Metric -> value; NaN where it is undefined for these units.
+        """
         return cls.mathematics().score(columns, weights, parameters)
 
     @property
@@ -118,7 +104,7 @@ class _Classifying(_OfSamples):
 
 @dataclass(frozen=True, kw_only=True)
 class Knn(_Classifying):
-    """Classes by the nearest centroid and by neighbours."""
+    """Accuracy of the nearest class centroid and of k neighbours; overall, balanced, tail."""
 
     name = "knn"
     lower_is_better = _DISTANCES
@@ -127,46 +113,25 @@ class Knn(_Classifying):
     gallery: str | None = _reads("where to search", "EMB", shown="the judged table, less the sample")
     reference: str | None = _reads(_TEACHERS, "EMB")
 
-    @classmethod
-    def mathematics(cls) -> Mathematics[Knn]:
-        """The module that judges."""
-        from kdbias.evaluation import knn
-
-        return knn
-
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(_Classifying):
-    """Classes by a linear classifier on frozen embeddings."""
+    """Accuracy of a linear classifier on frozen embeddings."""
 
     name = "linear"
 
     gallery: str = _reads("labelled embeddings to learn from", "EMB", required=True)
 
-    @classmethod
-    def mathematics(cls) -> Mathematics[Linear]:
-        """The module that judges."""
-        from kdbias.evaluation import linear
-
-        return linear
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity(_OfSamples):
-    """Distance to the teacher's embeddings."""
+    """Distance to the teacher's embeddings of the same samples; by group and density."""
 
     name = "fidelity"
     lower_is_better = _DISTANCES
 
     reference: str = _reads(_TEACHERS, "EMB", required=True)
     density: str | None = _reads("density table of the same samples; report by its deciles", "DENSITY")
-
-    @classmethod
-    def mathematics(cls) -> Mathematics[Fidelity]:
-        """The module that judges."""
-        from kdbias.evaluation import fidelity
-
-        return fidelity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +165,7 @@ class _OverFolds(_OfPairs):
 
 @dataclass(frozen=True, kw_only=True)
 class Verification(_OverFolds):
-    """Pairs over folds, and TAR at FAR."""
+    """Pairs over folds (LFW, CFP, AgeDB), TAR@FAR."""
 
     name = "verification"
     lower_is_better = frozenset({"eer", "fmr", "fnmr"})
@@ -208,17 +173,10 @@ class Verification(_OverFolds):
     pairs: str = _reads("list of pairs", "PATH", required=True)
     far: tuple[float, ...] = option((1e-3, 1e-2), "false accept rates", above=0, most=1)
 
-    @classmethod
-    def mathematics(cls) -> Mathematics[Verification]:
-        """The module that judges."""
-        from kdbias.evaluation import verification
-
-        return verification
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rfw(_OverFolds):
-    """Verification in groups, and how its accuracy spreads over them."""
+    """Verification by group, its spread and error ratio."""
 
     name = "rfw"
     lower_is_better = frozenset({"std_percent", "ser", "gap"})
@@ -226,17 +184,10 @@ class Rfw(_OverFolds):
     pairs: str = _reads("folder of one list a group, or with --group-column one list", "PATH", required=True)
     group_column: str | None = option(None, "column that splits one list into groups", metavar="COLUMN")
 
-    @classmethod
-    def mathematics(cls) -> Mathematics[Rfw]:
-        """The module that judges."""
-        from kdbias.evaluation import rfw
-
-        return rfw
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ijbc(_OfPairs):
-    """Pairs of templates pooled over media, TAR at FAR."""
+    """Templates pooled over media, TAR@FAR."""
 
     name = "ijbc"
 
@@ -257,17 +208,10 @@ class Ijbc(_OfPairs):
                 f"ijbc resamples by 'subject' or, with '', by pair; cluster_by is {self.cluster_by!r}"
             )
 
-    @classmethod
-    def mathematics(cls) -> Mathematics[Ijbc]:
-        """The module that judges."""
-        from kdbias.evaluation import ijbc
-
-        return ijbc
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reid(Protocol):
-    """Rankings of a gallery without same-camera matches."""
+    """CMC, mAP, mINP without same-camera matches."""
 
     name = "reid"
     unit = "query"
@@ -282,13 +226,6 @@ class Reid(Protocol):
     cluster_by: str = option(
         "label", "column whose values are resampled as a whole, '' for each query alone", metavar="COLUMN"
     )
-
-    @classmethod
-    def mathematics(cls) -> Mathematics[Reid]:
-        """The module that judges."""
-        from kdbias.evaluation import reid
-
-        return reid
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {
