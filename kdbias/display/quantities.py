@@ -136,6 +136,12 @@ QUANTITIES: dict[str, Quantity] = {
         "KoLeo", "Kozachenko-Leonenko entropy estimate, in nats", decimals(3), "higher"
     ),
     "value": Quantity("value", "", decimals(4)),
+    "low": Quantity("low", "lower end of the 95 % interval", decimals(4)),
+    "high": Quantity("high", "upper end of the 95 % interval", decimals(4)),
+    "a": Quantity("A", "mean over the runs of side A", decimals(4)),
+    "b": Quantity("B", "mean over the runs of side B", decimals(4)),
+    "difference": Quantity("B - A", "", "{:+.4f}".format),
+    "p_value": Quantity("p", "two-sided: a difference as large by chance alone", decimals(3)),
     "centroid_accuracy": Quantity("accuracy, nearest centroid (%)", "", hundredths, "higher"),
     "centroid_balanced_accuracy": Quantity(
         "balanced accuracy, nearest centroid (%)", "", hundredths, "higher"

@@ -8,18 +8,27 @@ alone. Several runs a side (other training seeds) add the luck of training, by t
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdbias.display.quantities import NONE
-from kdbias.display.table import FEW, more
+from kdbias.display.table import FEW, Table, more
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.protocols import PROTOCOLS, Protocol
-from kdbias.evaluation.resampling import LEVEL, UNITS, Units, difference, draws, resampled_weights, take
+from kdbias.evaluation.protocols import PROTOCOLS
+from kdbias.evaluation.resampling import (
+    LEVEL,
+    UNITS,
+    Part,
+    Units,
+    difference,
+    resample,
+    resampled_weights,
+    take,
+)
 from kdbias.evaluation.settings import CompareSettings
 from kdbias.evaluation.stage import METRICS, read_metrics
 from kdbias.functions import takes_settings
@@ -29,7 +38,7 @@ from kdbias.tables.run_files import claim
 from kdbias.wording import plural, visible
 
 _STAGE = "compare"
-_Run = list[tuple[dict[str, np.ndarray], np.ndarray]]
+_COLUMNS = ("metric", "a", "b", "difference", "low", "high", "p_value", "verdict")
 
 
 @dataclass(frozen=True)
@@ -49,18 +58,20 @@ class ComparisonResult:
 
         A last line says whether the luck of training is in the intervals.
         """
-        document, groups = self.document, self.document["groups"]
+        document = self.document
         units = f"{document['n']:,} shared {plural(document['unit'])}"
         lines = [
             f"{document['protocol']}: B - A over {units}, resampled by {document['interval']['resampled']}"
         ]
         lines += [f"  {side.upper()}: {', '.join(document[side])}" for side in "ab"]
-        lines += _lines(document["metrics"])
-        for column, values in groups.items():
+        lines.append(Table.of([_row(*item) for item in document["metrics"].items()], _COLUMNS).text())
+        for column, values in document["groups"].items():
             real = {v: {k: e for k, e in metrics.items() if e["real"]} for v, metrics in values.items()}
-            for value in sorted(real, key=lambda value: not real[value])[:FEW]:
-                none = "" if real[value] else " no real difference"
-                lines += [visible(f"{column}={value}:{none}"), *_lines(real[value])]
+            some = sorted(real, key=lambda value: not real[value])[:FEW]
+            rows = [{"group": value, **_row(*item)} for value in some for item in real[value].items()]
+            table = Table.of(rows, ["group", *_COLUMNS], headings={"group": column}).text()
+            lines += ["", *[table] * bool(rows)]
+            lines += [visible(f"{column}={value}: no real difference") for value in some if not real[value]]
             lines += more(len(values), "-o FILE.json has them all")
         return "\n".join([*lines, _covered(len(document["a"]), len(document["b"]))])
 
@@ -75,10 +86,10 @@ def _covered(a: int, b: int) -> str:
     return f"{single} is one run: real for that very model, not for other seeds of its training"
 
 
-def _lines(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One aligned line for each metric."""
-    width = max((len(name) for name in metrics), default=0)
-    return [f"  {name:<{width}}  {_line(entry)}" for name, entry in metrics.items()]
+def _row(metric: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One metric of both sides, a row of the summary."""
+    verdict = f"real, {str(entry['better']).upper()} is better" if entry["real"] else "not shown to be real"
+    return {"metric": metric, **entry, "verdict": verdict if entry["low"] is not None else ""}
 
 
 @takes_settings(CompareSettings)
@@ -108,73 +119,53 @@ def compare(
     started = time.monotonic()
     if output is not None:
         _refuse_target(claim(output))
-    sides = [_paths(a), _paths(b)]
-    documents = {path: read_metrics(path) for path in sides[0] + sides[1]}
-    base, first = sides[0][0], documents[sides[0][0]]
+    named = {"a": _paths(a), "b": _paths(b)}
+    documents = {path: read_metrics(path) for path in (*named["a"], *named["b"])}
+    base, first = next(iter(documents.items()))
     for path, document in documents.items():
         _same_question(base, first, path, document)
     units = Units.read(base)
     groups = units.subsets()
     subsets = [np.arange(units.n), *groups.values()]
-    left, right = ([_run(path, base, units, subsets) for path in side] for side in sides)
+    runs = [_run(path, base, units, subsets) for path in (*named["a"], *named["b"])]
     for path, document in documents.items():
         _same_test_data(base, first, path, document)
+    protocol = PROTOCOLS[first["protocol"]]
+    score = partial(protocol.score, parameters=first["parameters"])
     resamples = resampled_weights(units.n, settings.bootstrap, settings.seed, units.clusters, "comparison")
-    entries = _entries(PROTOCOLS[first["protocol"]], first["parameters"], (left, right), resamples)
+    ends = [slice(None, len(named["a"])), slice(len(named["a"]), None)]
+    overall, *grouped = [
+        {m: _entry(v[:, ends[0]], v[:, ends[1]], m in protocol.lower_is_better) for m, v in found.items()}
+        for found in resample(score, runs, units.n, resamples)
+    ]
     by_group: dict[str, dict[str, Any]] = {}
-    for (column, value), entry in zip(groups, entries[1:], strict=True):
+    for (column, value), entry in zip(groups, grouped, strict=True):
         by_group.setdefault(column, {})[value] = entry
-    used = {
-        f"{name}{i}": p / UNITS for name, side in zip("ab", sides, strict=True) for i, p in enumerate(side)
-    }
+    used = {f"{name}{i}": path for name, side in named.items() for i, path in enumerate(side)}
     document = provenance.document(
         _STAGE,
         settings.record(),
-        {name: fingerprints.of_file(file) for name, file in used.items()},
+        {name: fingerprints.of_file(path / UNITS) for name, path in used.items()},
         {plural(first["unit"]): units.n},
         time.monotonic() - started,
     )
-    method = "percentile" if len(left) == len(right) == 1 else "t"
-    resampled = {"repeats": settings.bootstrap, "seed": settings.seed, "method": method}
-    document |= {name: first[name] for name in ("protocol", "unit")}
-    document |= {name: list(map(str, side)) for name, side in zip("ab", sides, strict=True)}
-    document |= {"n": units.n, "interval": first["interval"] | {"level": LEVEL} | resampled}
-    document |= {"metrics": entries[0], "groups": by_group}
+    document |= {
+        **{name: first[name] for name in ("protocol", "unit")},
+        **{name: list(map(str, side)) for name, side in named.items()},
+        "n": units.n,
+        "interval": {
+            **first["interval"],
+            "level": LEVEL,
+            "repeats": settings.bootstrap,
+            "seed": settings.seed,
+            "method": "percentile" if len(used) == 2 else "t",
+        },
+        "metrics": overall,
+        "groups": by_group,
+    }
     if output is not None:
         write_json(output, document)
     return ComparisonResult(document)
-
-
-def _entries(
-    protocol: type[Protocol],
-    parameters: Mapping[str, Any],
-    sides: tuple[list[_Run], list[_Run]],
-    resamples: Iterable[np.ndarray],
-) -> list[dict[str, Any]]:
-    """Metric -> how the sides differ in it, of the whole and of each group."""
-
-    def both(subset: int, weights: np.ndarray | None = None) -> dict[str, list[np.ndarray]]:
-        """Metric -> its values for the runs of each side; without weights each unit counts once."""
-        scores = []
-        for side in sides:
-            parts = [
-                (columns, np.ones(len(rows)) if weights is None else weights[rows])
-                for columns, rows in (run[subset] for run in side)
-            ]
-            scores.append([protocol.score(*part, parameters) for part in parts])
-        return {name: [np.array([run[name] for run in side]) for side in scores] for name in scores[0][0]}
-
-    def differences(weights: np.ndarray) -> list[dict[str, float]]:
-        found = [both(subset, weights) for subset in range(len(sides[0][0]))]
-        return [{name: y.mean() - x.mean() for name, (x, y) in metrics.items()} for metrics in found]
-
-    return [
-        {
-            name: _entry(x, y, drawn[name], name in protocol.lower_is_better)
-            for name, (x, y) in both(subset).items()
-        }
-        for subset, drawn in enumerate(draws(differences, resamples))
-    ]
 
 
 def _refuse_target(path: Path) -> None:
@@ -189,15 +180,15 @@ def _refuse_target(path: Path) -> None:
         raise KdbiasError(f"{path} exists and is no comparison that kdbias wrote; choose another -o")
 
 
-def _entry(a: np.ndarray, b: np.ndarray, draws: np.ndarray, lower_is_better: bool) -> dict[str, Any]:
-    """Both means, their difference with interval and p, and whether it is real."""
-    estimate, p_value = difference(a, b, draws)
+def _entry(a: np.ndarray, b: np.ndarray, lower_is_better: bool) -> dict[str, Any]:
+    """Both means, their difference with interval and p, and whether it is real; of (1 + repeats, runs)."""
+    estimate, p_value = difference(a[0], b[0], b[1:].mean(axis=1) - a[1:].mean(axis=1))
     found = estimate.document()
     value, low, high = found.pop("value"), estimate.low, estimate.high
     real = None if low is None or high is None else low > 0 or high < 0
     return {
-        "a": float(a.mean()) if np.isfinite(a).all() else None,
-        "b": float(b.mean()) if np.isfinite(b).all() else None,
+        "a": float(a[0].mean()) if np.isfinite(a[0]).all() else None,
+        "b": float(b[0].mean()) if np.isfinite(b[0]).all() else None,
         "difference": value,
         **found,
         "p_value": p_value,
@@ -266,28 +257,17 @@ def _same_test_data(first: Path, one: Mapping[str, Any], path: Path, other: Mapp
             )
 
 
-def _run(path: Path, base: Path, units: Units, subsets: list[np.ndarray]) -> _Run:
+def _run(path: Path, base: Path, units: Units, subsets: list[np.ndarray]) -> list[Part]:
     """Results of one run, of the whole and of each group, every unit with its row in the base's units.
 
     They stay in their own order, which a protocol may rely on (IJB's are sorted by score).
     """
     mine = Units.read(path)
     places = units.places_of(mine, base, path)
-    found = []
+    found: list[Part] = []
     for rows in subsets:
         member = np.zeros(units.n, dtype=bool)
         member[rows] = True
         chosen = np.flatnonzero(member[places])
         found.append((take(mine.columns, chosen), places[chosen]))
     return found
-
-
-def _line(entry: Mapping[str, Any]) -> str:
-    """One metric of both sides and their difference, as text."""
-    if entry["difference"] is None:
-        return NONE
-    text = f"{entry['a']:.4f} -> {entry['b']:.4f}: {entry['difference']:+.4f}"
-    if entry["low"] is None:
-        return text
-    verdict = f"real, {entry['better'].upper()} is better" if entry["real"] else "not shown to be real"
-    return f"{text} [{entry['low']:+.4f}, {entry['high']:+.4f}], p = {entry['p_value']:.3f}: {verdict}"

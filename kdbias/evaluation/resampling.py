@@ -13,6 +13,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from kdbias.tables.parquet_file import read_table
 
 Columns = Mapping[str, np.ndarray]
 Score = Callable[[Columns, np.ndarray], dict[str, float]]
+Part = tuple[Columns, np.ndarray | slice]  # results of some units, and their rows
 
 LEVEL = 0.95
 ALL = slice(None)  # units, as a subset
@@ -181,18 +183,26 @@ def resampled_weights(
             progress.update(1)
 
 
-def draws(
-    statistics: Callable[[np.ndarray], Sequence[Mapping[str, float]]], resamples: Iterable[np.ndarray]
+def resample(
+    score: Score, runs: Sequence[Sequence[Part]], n: int, resamples: Iterable[np.ndarray]
 ) -> list[dict[str, np.ndarray]]:
-    """Statistics of every resample: name -> (repeats,) values, for each of the dictionaries given."""
-    kept: list[dict[str, array[float]]] = []
-    for weights in resamples:
-        for i, found in enumerate(statistics(weights)):
-            if i == len(kept):
-                kept.append({name: array("d") for name in found})
-            for name, value in found.items():
-                kept[i][name].append(value)
-    return [{name: np.array(values) for name, values in found.items()} for found in kept]
+    """Score parts of n units, as they are and in every resample, for one run or several on the same units.
+
+    Args:
+        score: metrics of weighted units; NaN where a metric is undefined for them.
+        runs: of each run the same parts: results, and their rows among the n units.
+        resamples: weights of all n units, see `resampled_weights`.
+
+    Returns:
+        For each part metric -> (1 + repeats, runs) float64; the first row is of the units as they are.
+    """
+    kept: list[dict[str, array[float]]] = [{} for _ in runs[0]]
+    for weights in chain([np.ones(n)], resamples):
+        for run in runs:
+            for into, (columns, rows) in zip(kept, run, strict=True):
+                for name, value in score(columns, weights[rows]).items():
+                    into.setdefault(name, array("d")).append(value)
+    return [{name: np.array(v).reshape(-1, len(runs)) for name, v in found.items()} for found in kept]
 
 
 def bootstrap(
@@ -209,17 +219,10 @@ def bootstrap(
     Returns:
         One dictionary metric -> Estimate for each subset.
     """
-    n = len(next(iter(columns.values()), ()))
-    parts = [(take(columns, rows), rows) for rows in subsets]
-
-    def scores(weights: np.ndarray) -> list[dict[str, float]]:
-        return [score(part, weights[rows]) for part, rows in parts]
-
-    values = scores(np.ones(n))
-    drawn = draws(scores, resamples) or [{name: np.empty(0) for name in found} for found in values]
+    run = [(take(columns, rows), rows) for rows in subsets]
     return [
-        {name: summarize(value, kept[name]) for name, value in found.items()}
-        for found, kept in zip(values, drawn, strict=True)
+        {name: summarize(values[0, 0], values[1:, 0]) for name, values in found.items()}
+        for found in resample(score, [run], len(next(iter(columns.values()), ())), resamples)
     ]
 
 

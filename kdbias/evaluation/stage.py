@@ -32,7 +32,7 @@ import numpy as np
 
 from kdbias.data.filters import spelled
 from kdbias.display.quantities import NONE
-from kdbias.display.table import FEW, more
+from kdbias.display.table import FEW, Table, number
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.evaluation.inputs import (
     column_types,
@@ -53,7 +53,7 @@ from kdbias.tables import provenance
 from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run, Stage
-from kdbias.wording import counted, plural, visible
+from kdbias.wording import counted, plural
 
 METRICS = "metrics.json"
 _STAGE = Stage("evaluate", files=("metrics.json", "units.parquet"), folders=("embeddings",))
@@ -99,25 +99,30 @@ class EvaluationResult:
 
     def summary(self) -> str:
         """A few lines for people: every metric with its interval, then the groups."""
-        document = self.document
-        lines = [f"{document['protocol']}: {counted(document['n'], document['unit'])} judged"]
-        if document["interval"]["repeats"]:
-            lines[0] += f", resampled by {document['interval']['resampled']}"
+        document, resampled = self.document, self.document["interval"]["repeats"] > 0
+        head = f"{document['protocol']}: {counted(document['n'], document['unit'])} judged"
+        if resampled:
+            head += f", resampled by {document['interval']['resampled']}"
         left_out = [f"{count:,} {reason}" for reason, count in document["left_out"].items() if count]
         if left_out:
-            lines[0] += f"; left out: {', '.join(left_out)}"
-        named = {name: _named(name, document["details"]) for name in document["metrics"]}
-        width = max(map(len, named.values()))
-        lines += [f"  {named[name]:<{width}}  {_shown(entry)}" for name, entry in document["metrics"].items()]
+            head += f"; left out: {', '.join(left_out)}"
+        metrics = document["metrics"]
+        named = {name: _named(name, document["details"]) for name in metrics}
+        rows = [{"metric": named[name], **entry} for name, entry in metrics.items()]
+        lines = [head, Table.of(rows, "metric value low high" if resampled else "metric value").text()]
+        lines += [
+            f"{named[n]}: {NONE} ({e['reason']})"
+            for n, e in metrics.items()
+            if e["value"] is None and "reason" in e
+        ]
         for column, groups in document["groups"].items():
-            for value, group in list(groups.items())[:FEW]:
-                some = "  ".join(
-                    f"{named.get(name, name)} {_short(entry['value'])}"
-                    for name, entry in group["metrics"].items()
-                    if entry["value"] is not None
-                )
-                lines.append(visible(f"  {column}={value} ({group['n']:,}): {some}"))
-            lines += [f"  {line}" for line in more(len(groups), f"{METRICS} has them all")]
+            rows = [
+                {"group": value, "n": g["n"], **{n: number(e["value"]) for n, e in g["metrics"].items()}}
+                for value, g in groups.items()
+            ]
+            known = [name for name in named if any(name in row and row[name].text != NONE for row in rows)]
+            table = Table.of(rows, ["group", "n", *known], headings={"group": column, **named})
+            lines += ["", table.text(FEW, f"{METRICS} has them all")]
         return "\n".join(lines)
 
 
@@ -304,17 +309,3 @@ def _named(metric: str, details: Mapping[str, Any]) -> str:
     """A metric as it is printed: error rates at one threshold with the FAR that chose it."""
     point = details.get("operating_point")
     return f"{metric}@far<={far_name(point['far'])}" if point and metric in ("fmr", "fnmr") else metric
-
-
-def _shown(entry: Mapping[str, Any]) -> str:
-    """A metric with its interval or, without a value, the reason."""
-    if entry["value"] is None and "reason" in entry:
-        return f"{NONE} ({entry['reason']})"
-    low, high = entry.get("low"), entry.get("high")
-    interval = "" if low is None or high is None else f"  [{low:.4f}, {high:.4f}]"
-    return _short(entry["value"]) + interval
-
-
-def _short(value: float | None) -> str:
-    """A value with 4 decimals."""
-    return NONE if value is None else f"{value:.4f}"

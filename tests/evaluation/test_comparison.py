@@ -113,8 +113,11 @@ def test_of_many_groups_the_real_differences_are_shown_first():
     document = {"protocol": "knn", "unit": "query", "n": 9, "a": ["one"], "b": ["two"]}
     document |= {"metrics": {}, "groups": {"who": groups}, "interval": {"resampled": "query"}}
     lines = ComparisonResult(document).summary().splitlines()
-    assert [line.split()[0] for line in lines[3:6]] == ["who=g30:", "accuracy", "who=g00:"]
-    assert sum(line.startswith("who=") for line in lines) == 12
+    who = lines.index("who=g00: no real difference")
+    assert lines[who - 2].split()[:3] == ["who", "metric", "A"]
+    shown = "g30 accuracy 0.1000 0.2000 +0.1000 0.0500 0.1500 0.010 real, B is better"
+    assert " ".join(lines[who - 1].split()) == shown
+    assert sum(line.endswith("no real difference") for line in lines) == 11
     assert "... and 28 more: -o FILE.json has them all" in lines
 
 

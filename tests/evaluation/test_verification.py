@@ -161,8 +161,8 @@ def test_document_of_a_whole_run(people):
     assert document["details"]["fold_std"] == pytest.approx(np.std(folds))
     assert 0.7 < result.value("accuracy") < 1
     assert result.value("fmr") <= 0.01
-    assert "\n  fmr@far<=1e-2   " in result.summary()
-    assert "fnmr@far<=1e-2 " in result.summary().partition("kind=")[2]
+    assert "\nfmr@far<=1e-2   " in result.summary()
+    assert " fnmr@far<=1e-2\n" in result.summary().partition("\nkind ")[2]
     assert result.value("fnmr") == pytest.approx(1 - result.value("tar@far<=1e-2"))
     assert sum(group["n"] for group in document["groups"]["kind"].values()) < 400
     assert {"roc.png", "scores.png"} == set(document["plots"])
