@@ -10,7 +10,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.meeting import compare_labels
 from kdbias.evaluation.protocols import Fidelity
 from kdbias.evaluation.resampling import Columns, weighted_mean
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, of_samples
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import align
 
@@ -27,12 +27,12 @@ def judge(options: Fidelity, task: Task) -> Outcome:
     model = task.model
     assert task.reference is not None
     columns = fidelity_columns(model, task.reference)
-    groups = dict(model.groups) | {"label": model.labels}
+    common = of_samples(model, options.cluster_by)
     details: dict[str, Any] = {"reference": {"n": task.reference.n, "d": model.d}}
     if options.density is not None:
         log_density = _log_density(options.density, model)
         deciles = density_deciles(log_density)
-        groups[DECILE] = pa.array([f"{d:02d}" for d in deciles], pa.large_string())
+        common["groups"][DECILE] = pa.array([f"{d:02d}" for d in deciles], pa.large_string())
         details["density_deciles"] = [
             {
                 "decile": d,
@@ -43,32 +43,20 @@ def judge(options: Fidelity, task: Task) -> Outcome:
             }
             for d in np.unique(deciles).tolist()
         ]
-    clusters, resampled = clusters_of(model, options.cluster_by)
     return Outcome(
-        ids={"sample_id": model.ids},
+        **common,
         columns=columns,
-        groups=groups,
-        clusters=clusters,
-        resampled=resampled,
         details=details,
-        always_grouped=(DECILE,) if DECILE in groups else (),
+        always_grouped=() if options.density is None else (DECILE,),
         plots=[Plot("distance_to_teacher", lambda axes: _draw(axes, columns, details))],
     )
 
 
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
     """Mean cosine, mean distance |s - t| (the embedding error) and mean squared distance."""
-    return fidelity_score(columns, weights)
-
-
-def fidelity_score(columns: Columns, weights: np.ndarray) -> dict[str, float]:
-    """Weighted means over samples: cosines, distances and squared distances to the teacher."""
-    distance = columns["distance"]
-    return {
-        "cosine": weighted_mean(columns["cosine"], weights),
-        "distance": weighted_mean(distance, weights),
-        "squared_distance": weighted_mean(distance**2, weights),
-    }
+    values = {name: columns[name] for name in ("cosine", "distance")}
+    values["squared_distance"] = columns["distance"] ** 2
+    return {name: weighted_mean(each, weights) for name, each in values.items()}
 
 
 def fidelity_columns(model: Embeddings, reference: Embeddings) -> dict[str, np.ndarray]:
@@ -92,9 +80,9 @@ def fidelity_columns(model: Embeddings, reference: Embeddings) -> dict[str, np.n
 
 def density_deciles(log_density: np.ndarray) -> np.ndarray:
     """Decile of each sample, 1 (most isolated) to 10 (most crowded), sizes equal within one."""
-    ranks = np.empty(len(log_density), dtype=np.int64)
-    ranks[np.argsort(log_density, kind="stable")] = np.arange(len(log_density))
-    return ranks * 10 // len(log_density) + 1
+    from scipy.stats import rankdata
+
+    return (rankdata(log_density, "ordinal") - 1) * 10 // len(log_density) + 1
 
 
 def _log_density(path: str, model: Embeddings) -> np.ndarray:

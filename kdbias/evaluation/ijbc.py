@@ -23,16 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.evaluation.pairs import require_both_kinds
 from kdbias.evaluation.protocols import Ijbc
 from kdbias.evaluation.resampling import Columns
-from kdbias.evaluation.roc import (
-    roc_curve,
-    tar_at_nearest,
-    tar_names,
-    tars,
-    without_intermediate,
-)
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, views_of
+from kdbias.evaluation.roc import roc_curve, tar_at_nearest, tar_names, tars, without_intermediate
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, products, views_of
 from kdbias.evaluation.verification import draw_roc
 from kdbias.tables.joins import align, as_strings, encode, shown
 
@@ -58,7 +53,7 @@ def judge(options: Ijbc, task: Task) -> Outcome:
     mirror = None if views.mirror is None else (quality * views.mirror)[images]
     pooled, names = pool(task.model.vectors, task.model.flips, images, own, templates, media, mirror=mirror)
     first, second, same = _read_template_pairs(options.pairs, names)
-    scores = _dot_products(pooled, first, second)
+    scores = products(pooled, pooled, first, second)
     order = np.argsort(-scores, kind="stable")  # sorted once, so that no resample has to
     first, second, same, scores = first[order], second[order], same[order], scores[order]
     columns = {"score": scores, "same": same}
@@ -155,31 +150,21 @@ def subjects(first: np.ndarray, second: np.ndarray, same: np.ndarray, templates:
     return dense.reshape(-1, 2).astype(np.int32 if len(used) < 2**31 else np.int64)
 
 
-def _dot_products(pooled: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Dot product of each pair of templates, float32 (pairs,), from pooled rows (templates, d)."""
-    scores = np.empty(len(first), dtype=np.float32)
-    for start in range(0, len(first), 2048):  # what fits the processor's cache
-        part = slice(start, start + 2048)
-        scores[part] = np.einsum("ij,ij->i", pooled[first[part]], pooled[second[part]])
-    return scores
-
-
 def _assignment(
     model: Embeddings, path: str | os.PathLike[str] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image row, template and medium of each use of an image."""
+    names = ["template", "media"]
     if path is None:
-        codes = []
-        for name in ("template", "media"):
-            if name not in model.groups:
-                raise KdbiasError(
-                    f"{model.name} has no column {name!r}; add template and media, or give --templates FILE"
-                )
-            codes.append(_integers(as_strings(model.groups[name]), f"{model.name}, column {name}"))
-        return np.arange(model.n), codes[0], codes[1]
-    table = _read_words(path, ["name", "template", "media"])
-    rows = align(image_names(table["name"]), image_names(model.ids), "the templates", model.name)
-    templates, media = (_integers(table[name], f"{path}, {name}") for name in ("template", "media"))
+        rows, columns, where = np.arange(model.n), model.groups, f"{model.name}, column "
+        if missing := [name for name in names if name not in columns]:
+            raise KdbiasError(
+                f"{model.name} has no column {missing[0]!r}; add template and media, or give --templates FILE"
+            )
+    else:
+        columns, where = _read_words(path, ["name", *names]), f"{path}, "
+        rows = align(image_names(columns["name"]), image_names(model.ids), "the templates", model.name)
+    templates, media = (_integers(as_strings(columns[name]), where + name) for name in names)
     return rows, templates, media
 
 
@@ -218,8 +203,7 @@ def _read_template_pairs(
     if strange:
         raise KdbiasError(f"{path}: pairs are labelled {shown(pa.array(strange))}; 1 means same, 0 different")
     same = pc.equal(table["same"], "1").to_numpy(zero_copy_only=False)
-    if not same.any() or same.all():
-        raise KdbiasError(f"{path}: both same (1) and different (0) pairs are needed")
+    require_both_kinds(same, str(path))
     return sides[0], sides[1], same
 
 

@@ -25,13 +25,9 @@ TABLES = ("reference", "gallery", "tail_from", "density")
 """Options of :func:`kdbias.evaluate` that name what it reads beside the judged embeddings."""
 
 
-def input_fingerprints(paths: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:
+def input_fingerprints(paths: Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
     """Of each input in FILES and TABLES that is given, by the option that names it."""
-    return {
-        role: file_fingerprint(path, role) if role in FILES else fingerprint(path)
-        for role, path in paths.items()
-        if path is not None
-    }
+    return {role: fingerprint(path, role) for role, path in paths.items()}
 
 
 def model_inputs(
@@ -83,22 +79,20 @@ def network_fingerprint(spec: str, embedding: Mapping[str, Any]) -> str:
         return open_teacher(spec, device=device, output=embedding.get("teacher_output")).fingerprint
 
 
-def file_fingerprint(path: str | os.PathLike[str], role: str) -> str:
-    """Of a file, or of all files of a folder and of its sub-folders."""
+def fingerprint(path: str | os.PathLike[str], role: str = "model") -> str:
+    """Of an embedding table, of a density table or other file or, for FILES, of all files below a folder.
+
+    Raises:
+        KdbiasError: there is none, or it is a training run.
+    """
     path = Path(path)
-    if not path.exists():
+    if role in FILES and not path.exists():
         raise KdbiasError(f"{path}: no such file; --{role.replace('_', '-')} names one")
     if path.is_file():
         return fingerprints.of_file(path)
-    files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.is_file())
-    return fingerprints.of_json([[str(f.relative_to(path)), fingerprints.of_file(f)] for f in files])
-
-
-def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Of an embedding table, or of a density table or other file."""
-    path = Path(path)
-    if path.is_file():
-        return fingerprints.of_file(path)
+    if role in FILES:
+        files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.is_file())
+        return fingerprints.of_json([[str(f.relative_to(path)), fingerprints.of_file(f)] for f in files])
     if (path / "density.parquet").exists():
         return fingerprints.of_file(path / "density.parquet")
     record = read_record(path) if (path / RECORD).exists() else {}
@@ -160,14 +154,14 @@ def tail_of(path: str | os.PathLike[str] | None, names: pa.Array) -> Tail:
         path: the table, see :func:`class_counts`; None: no class is rare.
         names: (C,) labels.
     """
-    if path is None:
+    counts = None if path is None else class_counts(path, names)
+    if counts is None:
         why = "--tail-from names the table whose label counts say which classes are rare"
-        return Tail(np.zeros(len(names), dtype=bool), None, why)
-    counts = class_counts(path, names)
-    if counts.min() == counts.max():
+    elif counts.min() == counts.max():
         why = f"no tail: in {path} each of the {len(names):,} classes has {counts[0]:,} rows"
-        return Tail(np.zeros(len(names), dtype=bool), counts, why)
-    return Tail(tail_classes(counts), counts, None)
+    else:
+        return Tail(tail_classes(counts), counts, None)
+    return Tail(np.zeros(len(names), dtype=bool), counts, why)
 
 
 def class_counts(path: str | os.PathLike[str], names: pa.Array) -> np.ndarray:
@@ -185,9 +179,8 @@ def class_counts(path: str | os.PathLike[str], names: pa.Array) -> np.ndarray:
         KdbiasError: the table has no labels, none of these, or spells one otherwise.
     """
     labels = _labels(Path(path))
-    absent = strangers(
-        names, labels, "labels", ("the judged samples", str(path)), "are both of the same data?"
-    )
+    where = ("the judged samples", str(path))
+    absent = strangers(names, labels, "labels", where, "are both of the same data?")
     if absent.any():
         say(f"{absent.sum():,} of {len(names):,} classes have no row in {path}: they count as the rarest")
     found = pc.index_in(labels, value_set=names, skip_nulls=True).drop_null().to_numpy(zero_copy_only=False)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.fidelity import fidelity_columns, fidelity_score
+from kdbias.evaluation import fidelity
 from kdbias.evaluation.inputs import Tail, tail_of
 from kdbias.evaluation.meeting import rows_in, strangers
 from kdbias.evaluation.protocols import Knn, Linear
 from kdbias.evaluation.resampling import Columns, weighted_mean
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of, labelled
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, labelled, of_samples
 from kdbias.progress import say
 from kdbias.sphere.vectors import label_sums
 from kdbias.tables.joins import encode
@@ -52,24 +52,21 @@ def judge(options: Knn, task: Task) -> Outcome:
     truth, _ = encode(model.labels, names)
     centroid = nearest_centroid(model.vectors, gallery.vectors, gallery_codes, own)
     voted = vote(model.vectors, gallery.vectors, gallery_codes, k, own)
-    right = {"centroid_correct": centroid == truth, "knn_correct": voted == truth}
-    details = {
-        "k": k,
-        "gallery": {
-            "n": gallery.n,
-            "classes": len(names),
-            "leave_one_out": task.gallery is None,
-            "judged_samples_in_gallery": int((own >= 0).sum()),
-        },
-    }
-    outcome, tail = classified(options, model, gallery, right, details)
+    columns = {"centroid_correct": centroid == truth, "knn_correct": voted == truth}
     if task.reference is not None:
-        outcome = replace(outcome, columns={**outcome.columns, **fidelity_columns(model, task.reference)})
+        columns |= fidelity.fidelity_columns(model, task.reference)
+    outcome, tail = classified(options, model, gallery, columns)
     per_class = _class_table(outcome.columns, encode(model.labels)[1], tail)
+    facts = {
+        "n": gallery.n,
+        "classes": len(names),
+        "leave_one_out": task.gallery is None,
+        "judged_samples_in_gallery": int((own >= 0).sum()),
+    }
     return replace(
         outcome,
         parameters={**outcome.parameters, "distances": task.reference is not None},
-        details={**details, "classes": per_class},
+        details={"k": k, "gallery": facts, "classes": per_class},
         left_out=left_out,
         plots=[Plot("accuracy_per_class", lambda axes: _draw_classes(axes, per_class))],
     )
@@ -78,36 +75,29 @@ def judge(options: Knn, task: Task) -> Outcome:
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
     """Accuracies of both, and with a reference the distances to the teacher."""
     found = class_scores(columns, weights, parameters, _KINDS)
-    return found | fidelity_score(columns, weights) if parameters["distances"] else found
+    return found | fidelity.score(columns, weights, {}) if parameters["distances"] else found
 
 
 def classified(
-    options: Knn | Linear,
-    model: Embeddings,
-    gallery: Embeddings,
-    right: Mapping[str, np.ndarray],
-    details: Mapping[str, Any],
+    options: Knn | Linear, model: Embeddings, gallery: Embeddings, columns: Columns
 ) -> tuple[Outcome, Tail]:
     """The outcome of predicted labels, and the tail among the labels of the judged samples.
 
     Args:
-        right: ``KIND_correct`` or ``correct`` -> (n,) bool, whether the label of a sample is predicted.
+        columns: ``KIND_correct`` or ``correct`` -> (n,) bool, whether the label of a sample is predicted; and
+            further results.
     """
     # Classes of the judged samples, whether or not the gallery has them.
     classes, names = encode(model.labels)
     tail = tail_of(options.tail_from, names)
-    clusters, resampled = clusters_of(model, options.cluster_by)
-    kinds = [name.removesuffix("correct") for name in right]
+    common = of_samples(model, options.cluster_by)
+    failing = [name.replace("correct", "tail_accuracy") for name in columns if name.endswith("correct")]
     outcome = Outcome(
-        ids={"sample_id": model.ids},
-        columns={"class": classes, "tail": tail.mask[classes], **right},
-        groups={**model.groups, "label": model.labels},
-        clusters=clusters,
-        resampled=resampled,
-        parameters={"tail": tail.none_why is None, "classes_drawn": resampled == "label"},
+        **common,
+        columns={"class": classes, "tail": tail.mask[classes], **columns},
+        parameters={"tail": tail.none_why is None, "classes_drawn": common["resampled"] == "label"},
         test_data={"gallery": (gallery.ids, gallery.labels), "labels": (model.ids, model.labels)},
-        details=details,
-        reasons={f"{kind}tail_accuracy": tail.none_why for kind in kinds} if tail.none_why else {},
+        reasons=dict.fromkeys(failing, tail.none_why) if tail.none_why else {},
     )
     return outcome, tail
 
@@ -122,11 +112,8 @@ def class_scores(
         right = columns[f"{kind}correct"].astype(np.float64)
         found[f"{kind}accuracy"] = weighted_mean(right, weights)
         found[f"{kind}balanced_accuracy"] = balanced_accuracy(right, classes, weights, drawn)
-        found[f"{kind}tail_accuracy"] = (
-            balanced_accuracy(right[tail], classes[tail], weights[tail], drawn)
-            if parameters["tail"]
-            else float("nan")
-        )
+        rare = balanced_accuracy(right[tail], classes[tail], weights[tail], drawn)
+        found[f"{kind}tail_accuracy"] = rare if parameters["tail"] else float("nan")
     return found
 
 
@@ -244,22 +231,20 @@ def _judged(
                 f"{model.name}: every label has one sample; leave-one-out needs two, or a --gallery"
             )
         return known.take(np.flatnonzero(keep)), left_out
-    count_absent_classes(known, names)
+    say_absent_classes(known, names)
     return known, left_out
 
 
-def count_absent_classes(model: Embeddings, names: pa.Array) -> int:
-    """How many labelled samples are of no class among the gallery's ``names``; says so where some are.
+def say_absent_classes(model: Embeddings, names: pa.Array) -> None:
+    """Say how many labelled samples are of no class among the gallery's ``names``, where some are.
 
     Raises:
         KdbiasError: all of them, or a class that is spelled otherwise in the gallery.
     """
-    absent = strangers(
-        model.labels, names, "labels", (model.name, "the gallery"), "are both of the same data?"
-    )
+    where = (model.name, "the gallery")
+    absent = strangers(model.labels, names, "labels", where, "are both of the same data?")
     if absent.any():
         say(f"{absent.sum():,} of {model.n:,} samples are of classes that the gallery lacks: errors")
-    return int(absent.sum())
 
 
 def _class_table(columns: Columns, names: pa.Array, tail: Tail) -> list[dict[str, Any]]:
@@ -282,11 +267,10 @@ def _draw_classes(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Accuracy of each class by name, or of many classes its distribution."""
     counted = rows[0]["natural_count"] is not None
     rows = sorted(rows, key=lambda row: (-(row["natural_count"] or 0), row["label"]))
-    for kind, style, label in (
-        ("centroid", "o-", "nearest centroid"),
-        ("knn", "s--", "k nearest neighbours"),
+    for kind, style, label in zip(
+        _KINDS, ("o-", "s--"), ("nearest centroid", "k nearest neighbours"), strict=True
     ):
-        values = [row[f"{kind}_accuracy"] for row in rows]
+        values = [row[f"{kind}accuracy"] for row in rows]
         if len(rows) <= _NAMED:
             axes.plot(values, style, label=label)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.knn import balanced_accuracy, class_scores, classified, count_absent_classes
+from kdbias.evaluation.knn import balanced_accuracy, class_scores, classified, say_absent_classes
 from kdbias.evaluation.protocols import Linear
 from kdbias.evaluation.resampling import Columns
 from kdbias.evaluation.task import Outcome, Task, labelled
@@ -46,12 +46,12 @@ def judge(options: Linear, task: Task) -> Outcome:
     if len(names) < 2:
         raise KdbiasError(f"a probe needs two classes or more; {train.name} has only {names.to_pylist()}")
     truth, _ = encode(model.labels, names)
-    count_absent_classes(model, names)
+    say_absent_classes(model, names)
     predicted, chosen = probe(train.vectors, codes, model.vectors)
     facts = {"n": train.n, "classes": len(names), "judged_samples_left_out": left_out}
-    details = {"gallery": facts, "C": chosen}
-    outcome, _ = classified(options, model, train, {"correct": predicted == truth}, details)
-    return replace(outcome, left_out={"no_label": task.model.n - model.n})
+    outcome, _ = classified(options, model, train, {"correct": predicted == truth})
+    unlabelled = {"no_label": task.model.n - model.n}
+    return replace(outcome, details={"gallery": facts, "C": chosen}, left_out=unlabelled)
 
 
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:

@@ -92,17 +92,22 @@ def read_pairs(path: str | os.PathLike[str], folds: Sequence[int] | None = None)
         pairs = _from_table(file)
     else:
         pairs = _from_text(file)
-    if not pairs.same.any() or pairs.same.all():
-        kind = "different" if pairs.same.any() else "same"
-        raise KdbiasError(
-            f"{file}: no pair of the {kind} person among its {pairs.n:,} pairs; both kinds are needed"
-        )
+    require_both_kinds(pairs.same, str(file))
     if folds is None:
         return pairs
     unknown = sorted(set(folds) - set(np.unique(pairs.folds).tolist()))
     if unknown:
         raise KdbiasError(f"{file} has no fold {unknown[0]}; its folds are 1 to {pairs.folds.max()}")
     return pairs.take(np.flatnonzero(np.isin(pairs.folds, list(folds))))
+
+
+def require_both_kinds(same: np.ndarray, where: str) -> None:
+    """Refuse (m,) pairs that are all of one person, or all of two."""
+    if not same.any() or same.all():
+        kind = "different" if same.any() else "same"
+        raise KdbiasError(
+            f"{where}: no pair of the {kind} person among its {len(same):,} pairs; both kinds are needed"
+        )
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:
@@ -128,7 +133,9 @@ def _from_text(file: Path) -> Pairs:
     filled = [words for words in lines if words]
     flag = _flag_of(filled)
     if flag is not None:
-        return _from_paths(filled, flag)
+        first, second = (0, 1) if flag == 2 else (1, 2)  # PATH PATH 0/1, or 0/1 PATH PATH
+        columns = list(zip(*filled, strict=True))
+        return _made(columns[first], columns[second], np.array(columns[flag]) == "1")
     header = lines[0] if lines else []
     counts = header if len(header) <= 2 and all(word.isdigit() for word in header) else []
     if counts or _names_a_pair(header):
@@ -165,13 +172,6 @@ def _flag_of(lines: list[list[str]]) -> int | None:
     if not lines or any(len(words) != 3 for words in lines):
         return None
     return next((place for place in (2, 0) if {words[place] for words in lines} <= {"0", "1"}), None)
-
-
-def _from_paths(lines: list[list[str]], flag: int) -> Pairs:
-    """PATH PATH 0/1, or 0/1 PATH PATH."""
-    first, second = (0, 1) if flag == 2 else (1, 2)
-    same = np.array([words[flag] == "1" for words in lines])
-    return _made([words[first] for words in lines], [words[second] for words in lines], same)
 
 
 def _from_lfw(file: Path, header: list[str], lines: list[list[str]]) -> Pairs:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.meeting import rows_in, strangers
 from kdbias.evaluation.protocols import Reid
 from kdbias.evaluation.resampling import Columns, weighted_mean
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, clusters_of
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, of_samples
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
@@ -44,7 +45,9 @@ def judge(options: Reid, task: Task) -> Outcome:
         raise KdbiasError(
             f"{queries.name} has no labels; re-ID needs the identity of each query (--label-column)"
         )
-    gallery = _without_junk(gallery)
+    junk = pc.fill_null(pc.equal(gallery.labels, JUNK_LABEL), False).to_numpy(zero_copy_only=False)
+    if junk.any():
+        gallery = gallery.take(np.flatnonzero(~junk))
     camera = _camera_column(options.camera_column, queries, gallery)
     people, _ = encode(queries.labels, names)
     others, _ = encode(gallery.labels, names)
@@ -63,14 +66,10 @@ def judge(options: Reid, task: Task) -> Outcome:
         )
     columns = {name: values[judged] for name, values in found.items()}
     kept = queries.take(judged)
-    clusters, resampled = clusters_of(kept, options.cluster_by)
     curve = cmc(columns["first_rank"], min(50, gallery.n))
     return Outcome(
-        ids={"sample_id": kept.ids},
+        **of_samples(kept, options.cluster_by),
         columns=columns,
-        groups={**kept.groups, "label": kept.labels},
-        clusters=clusters,
-        resampled=resampled,
         test_data={
             role: (e.ids, e.labels, *([] if camera is None else [e.column(camera)]))
             for role, e in (("gallery", gallery), ("queries", kept))
@@ -94,13 +93,9 @@ def judge(options: Reid, task: Task) -> Outcome:
 
 def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) -> dict[str, float]:
     """CMC at ranks 1, 5 and 10, mean average precision, mean inverse negative penalty."""
-    found = {
-        f"rank{r}": weighted_mean((columns["first_rank"] <= r).astype(np.float64), weights) for r in _RANKS
-    }
-    return found | {
-        "mAP": weighted_mean(columns["ap"], weights),
-        "mINP": weighted_mean(columns["inp"], weights),
-    }
+    found = {f"rank{r}": (columns["first_rank"] <= r).astype(np.float64) for r in _RANKS}
+    found |= {"mAP": columns["ap"], "mINP": columns["inp"]}
+    return {name: weighted_mean(values, weights) for name, values in found.items()}
 
 
 def rank(
@@ -205,12 +200,6 @@ def _cameras(
             "their person, since they may be of the query's camera"
         )
     return codes, codes[0] < 0, facts
-
-
-def _without_junk(gallery: Embeddings) -> Embeddings:
-    """The gallery without the images that are labelled junk."""
-    junk = np.array([label == JUNK_LABEL for label in gallery.labels.to_pylist()])
-    return gallery.take(np.flatnonzero(~junk)) if junk.any() else gallery
 
 
 def _draw(axes: Any, curve: list[float]) -> None:

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.meeting import refuse_two_spellings
-from kdbias.evaluation.pairs import Pairs, contiguous_folds, joined, read_pairs
+from kdbias.evaluation.pairs import Pairs, contiguous_folds, joined, read_pairs, require_both_kinds
 from kdbias.evaluation.protocols import Rfw
-from kdbias.evaluation.resampling import Columns
+from kdbias.evaluation.resampling import Columns, take
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
 from kdbias.evaluation.verification import common_value, compare_pairs, fold_accuracy, of_pairs
 from kdbias.progress import say
@@ -38,23 +38,22 @@ def judge(options: Rfw, task: Task) -> Outcome:
     ``Asian_test.bin``: the group is what stands before ``_pairs`` or ``_test``), or one list, split by
     ``group_column``, a column of the table (pairs across groups are left out).
     """
-    groups, left_out = _groups(options, task.model)
-    names = list(groups)
+    lists, left_out = _groups(options, task.model)
+    names = list(lists)
     if len(names) < 2:
         raise KdbiasError(f"rfw compares groups, and the pairs hold only {names or 'none'}")
-    found = {name: compare_pairs(options, task.model, *part) for name, part in groups.items()}
-    parts = [columns for columns, _ in found.values()]
-    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    columns["group"] = np.repeat(np.arange(len(names)), [pairs.n for pairs, _ in groups.values()])
-    pairs = joined([pairs for pairs, _ in groups.values()])
-    rows = np.concatenate([rows for _, rows in groups.values()])
-    group = pa.array([names[code] for code in columns["group"]], pa.large_string())
+    pairs = joined(list(lists.values()))
+    rows = pairs.rows(task.model.ids, task.model.name)
+    code = np.repeat(np.arange(len(names)), [part.n for part in lists.values()])
+    found = [compare_pairs(options, task.model, lists[n], rows[code == i]) for i, n in enumerate(names)]
+    columns = {key: np.concatenate([part[key] for part, _ in found]) for key in found[0][0]} | {GROUP: code}
+    group = pa.array(names, pa.large_string()).take(pa.array(code))
     return Outcome(
         **of_pairs(options, task.model, pairs, rows),
         columns=columns,
         groups={GROUP: group},
         test_data={"groups": (pairs.first, pairs.second, group)},
-        details={"groups": {name: facts for name, (_, facts) in found.items()}},
+        details={"groups": {name: facts for name, (_, facts) in zip(names, found, strict=True)}},
         left_out=left_out,
         always_grouped=(GROUP,),
         plots=[Plot("accuracy_per_group", lambda axes: _draw(axes, columns, names))],
@@ -75,10 +74,9 @@ def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) 
 def group_accuracies(columns: Columns, weights: np.ndarray) -> np.ndarray:
     """Mean accuracy over folds of each group, in the order of their codes; NaN without weight."""
     found = []
-    for code in np.unique(columns["group"]):
-        rows = np.flatnonzero(columns["group"] == code)
-        part = {name: columns[name][rows] for name in ("fold", "correct")}
-        found.append(fold_accuracy(part, weights[rows]))
+    for code in np.unique(columns[GROUP]):
+        rows = np.flatnonzero(columns[GROUP] == code)
+        found.append(fold_accuracy(take(columns, rows), weights[rows]))
     return np.array(found)
 
 
@@ -88,15 +86,14 @@ def skewed_error_ratio(accuracies: np.ndarray) -> float:
     return float(errors.max() / errors.min()) if errors.min() > 0 else float("nan")
 
 
-def _groups(options: Rfw, model: Embeddings) -> tuple[dict[str, tuple[Pairs, np.ndarray]], dict[str, int]]:
-    """Pairs of each group with their (m, 2) rows, and how many are left out, by reason."""
+def _groups(options: Rfw, model: Embeddings) -> tuple[dict[str, Pairs], dict[str, int]]:
+    """Pairs of each group, and how many are left out, by reason."""
     source, column = Path(options.pairs), options.group_column
     if source.is_dir():
         if column is not None:
             raise KdbiasError(f"{source} has one list a group already; leave out --group-column")
         lists = {group: read_pairs(file, options.folds) for group, file in lists_of(source).items()}
-        found = {group: (pairs, pairs.rows(model.ids, model.name)) for group, pairs in lists.items()}
-        return found, {"pairs_across_groups": 0}
+        return lists, {"pairs_across_groups": 0}
     if column is None:
         known = ", ".join(model.groups) or "no group columns"
         raise KdbiasError(f"one list of pairs needs --group-column; {model.name} has {known}")
@@ -109,9 +106,11 @@ def _groups(options: Rfw, model: Embeddings) -> tuple[dict[str, tuple[Pairs, np.
     if unpaired := sorted(set(kinds) - set(names.to_pylist())):
         say(f"no pair within {', '.join(unpaired)}: such groups are not compared")
     nowhere = int(values.is_null().to_numpy(zero_copy_only=False)[rows].any(axis=1).sum())
-    members = {name: np.flatnonzero(codes == code) for code, name in enumerate(names.to_pylist())}
-    found = {name: (_refolded(pairs.take(chosen), name), rows[chosen]) for name, chosen in members.items()}
     across = int((codes < 0).sum()) - nowhere
+    found = {
+        name: _refolded(pairs.take(np.flatnonzero(codes == code)), name)
+        for code, name in enumerate(names.to_pylist())
+    }
     return found, {"pairs_across_groups": across, "pairs_of_unknown_group": nowhere}
 
 
@@ -144,13 +143,8 @@ def lists_of(folder: Path) -> dict[str, Path]:
 
 def _refolded(pairs: Pairs, group: str) -> Pairs:
     """Folds stay as listed; a group must have pairs of both kinds."""
-    if not pairs.same.any() or pairs.same.all():
-        raise KdbiasError(
-            f"group {group!r} has no pair of one kind among its {pairs.n:,} pairs; it cannot be verified"
-        )
-    if len(np.unique(pairs.folds)) > 1:
-        return pairs
-    return replace(pairs, folds=contiguous_folds(pairs.n))
+    require_both_kinds(pairs.same, f"group {group!r}")
+    return pairs if len(np.unique(pairs.folds)) > 1 else replace(pairs, folds=contiguous_folds(pairs.n))
 
 
 def _draw(axes: Any, columns: Columns, names: list[str]) -> None:

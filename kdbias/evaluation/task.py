@@ -213,10 +213,33 @@ def clusters_of(embeddings: Embeddings, column: str | None) -> tuple[np.ndarray 
         column = "label" if are_identities(embeddings.labels) else ""
     if not column:
         return None, "sample"
-    codes, names = encode(embeddings.column(column))
+    return codes_of(embeddings.column(column)), column
+
+
+def codes_of(values: pa.Array) -> np.ndarray:
+    """Codes of what is resampled together, int64 (n,); a null is one of its own."""
+    codes, names = encode(values)
     alone = codes < 0
     codes[alone] = len(names) + np.arange(alone.sum())
-    return codes, column
+    return codes
+
+
+def of_samples(model: Embeddings, cluster_by: str | None) -> dict[str, Any]:
+    """What outcomes of samples have in common: ids, groups, clusters and their name (`clusters_of`)."""
+    clusters, resampled = clusters_of(model, cluster_by)
+    groups = {**model.groups, "label": model.labels}
+    return {"ids": {"sample_id": model.ids}, "groups": groups, "clusters": clusters, "resampled": resampled}
+
+
+def products(
+    left: np.ndarray, right: np.ndarray, first: np.ndarray, second: np.ndarray, dtype: Any = np.float32
+) -> np.ndarray:
+    """(m,) dot products of rows ``first`` of ``left`` with rows ``second`` of ``right``, in ``dtype``."""
+    found = np.empty(len(first), dtype)
+    for start in range(0, len(first), 2048):  # what fits the processor's cache
+        part = slice(start, start + 2048)
+        found[part] = np.einsum("ij,ij->i", left[first[part]], right[second[part]], dtype=dtype)
+    return found
 
 
 def are_identities(labels: pa.Array) -> bool:
@@ -249,19 +272,13 @@ class Views:
     own: np.ndarray
     mirror: np.ndarray | None
 
-    def lengths(self, rows_at_once: int = 1 << 14) -> np.ndarray:
+    def lengths(self) -> np.ndarray:
         """(n,) float64 length of each sum."""
         if self.mirror is None or self.model.flips is None:
             return self.own
-        found = np.empty(self.model.n)
-        for start in range(0, self.model.n, rows_at_once):
-            part = slice(start, start + rows_at_once)
-            cosines = np.einsum(
-                "ij,ij->i", self.model.vectors[part], self.model.flips[part], dtype=np.float64
-            )
-            own, mirror = self.own[part], self.mirror[part]
-            found[part] = np.sqrt(np.maximum(own**2 + mirror**2 + 2 * own * mirror * cosines, 0))
-        return found
+        own, mirror, rows = self.own, self.mirror, np.arange(self.model.n)
+        cosines = products(self.model.vectors, self.model.flips, rows, rows, np.float64)
+        return np.sqrt(np.maximum(own**2 + mirror**2 + 2 * own * mirror * cosines, 0))
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """(m, d) float32 unit sums of some rows; a sum of opposite vectors stays zero."""

@@ -19,21 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.evaluation import roc as curves
 from kdbias.evaluation.pairs import Pairs, read_pairs
 from kdbias.evaluation.protocols import Rfw, Verification
 from kdbias.evaluation.resampling import Columns, take, weighted_mean
-from kdbias.evaluation.roc import (
-    area,
-    decisions,
-    equal_error_rate,
-    roc_curve,
-    tar_at_most,
-    tar_names,
-    threshold_index,
-)
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, Views, views_of
+from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, Views, codes_of, products, views_of
 from kdbias.progress import say
-from kdbias.tables.joins import as_strings, encode
+from kdbias.tables.joins import as_strings
 
 
 def judge(options: Verification, task: Task) -> Outcome:
@@ -50,8 +42,8 @@ def judge(options: Verification, task: Task) -> Outcome:
     columns, details = compare_pairs(options, task.model, pairs, rows)
     order = np.argsort(-columns["score"], kind="stable")  # sorted once, so that no resample has to
     columns, pairs, rows = take(columns, order), pairs.take(order), rows[order]
-    roc = roc_curve(columns["score"], columns["same"])
-    threshold = float(roc.thresholds[threshold_index(roc, fars[-1])])
+    roc = curves.roc_curve(columns["score"], columns["same"])
+    threshold = float(roc.thresholds[curves.threshold_index(roc, fars[-1])])
     columns["accepted"] = columns["score"] >= threshold
     details["operating_point"] = {
         "far": fars[-1],
@@ -76,15 +68,15 @@ def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) 
 
     Pairs sorted by descending score, as :func:`judge` leaves them, spare a sort.
     """
-    roc = roc_curve(columns["score"], columns["same"], weights)
+    roc = curves.roc_curve(columns["score"], columns["same"], weights)
     same = columns["same"]
     found = {"accuracy": fold_accuracy(columns, weights)}
-    for name, far in zip(tar_names(parameters["far"], "at-most"), parameters["far"], strict=True):
-        found[name] = tar_at_most(roc, far) if np.isfinite(roc.tar).all() else float("nan")
+    for name, far in zip(curves.tar_names(parameters["far"], "at-most"), parameters["far"], strict=True):
+        found[name] = curves.tar_at_most(roc, far) if np.isfinite(roc.tar).all() else float("nan")
     accepted = columns["accepted"].astype(np.float64)
     found |= {
-        "auc": area(roc),
-        "eer": equal_error_rate(roc),
+        "auc": curves.area(roc),
+        "eer": curves.equal_error_rate(roc),
         "fmr": weighted_mean(accepted[~same], weights[~same]),
         "fnmr": weighted_mean(1 - accepted[same], weights[same]),
     }
@@ -117,7 +109,7 @@ def compare_pairs(
     views = views_of(model, options.flip_fusion, mirrored=style != "facex")
     scores = pair_cosines(views, *rows.T)
     _, fold = np.unique(pairs.folds, return_inverse=True)
-    correct, thresholds = decisions(style, scores, pairs.same, fold)
+    correct, thresholds = curves.decisions(style, scores, pairs.same, fold)
     accuracies = np.bincount(fold, correct) / np.bincount(fold)
     spread = (
         {"fold_standard_error": float(accuracies.std(ddof=1) / np.sqrt(len(accuracies)))}
@@ -143,12 +135,8 @@ def pair_cosines(views: Views, first: np.ndarray, second: np.ndarray) -> np.ndar
     """(m,) float64 cosines of the rows ``first`` and ``second``."""
     used, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     vectors = views.unit(used)
-    left, right = places[: len(first)], places[len(first) :]
-    cosines = np.empty(len(first))
-    for start in range(0, len(first), 65536):
-        part = slice(start, start + 65536)
-        cosines[part] = np.einsum("ij,ij->i", vectors[left[part]], vectors[right[part]])
-    return np.clip(cosines, -1, 1)
+    cosines = products(vectors, vectors, places[: len(first)], places[len(first) :])
+    return np.clip(cosines.astype(np.float64), -1, 1)
 
 
 def of_pairs(
@@ -159,11 +147,8 @@ def of_pairs(
     column = options.cluster_by
     if not column or (column == "label" and model.labels.null_count == model.n):
         return {**found, "resampled": "pair"}
-    codes, names = encode(model.column(column))
-    alone = codes < 0
-    codes[alone] = len(names) + np.arange(alone.sum())
     # Subjects that no pair has would be drawn in vain.
-    _, dense = np.unique(codes[rows.T], return_inverse=True)
+    _, dense = np.unique(codes_of(model.column(column))[rows.T], return_inverse=True)
     clusters = dense.reshape(2, -1).T.copy()
     return {**found, "clusters": clusters, "resampled": f"{column} (both subjects of a pair)"}
 
@@ -176,7 +161,7 @@ def common_value(values: pa.Array, rows: np.ndarray) -> pa.Array:
 
 def draw_roc(axes: Any, columns: Columns) -> None:
     """Draw the true by the false accept rate (logarithmic) from columns score and same, (pairs,)."""
-    roc = roc_curve(columns["score"], columns["same"])
+    roc = curves.roc_curve(columns["score"], columns["same"])
     least = 1 / max(1, int((~columns["same"]).sum()))
     far = np.maximum(roc.far, least / 2)
     # A few thousand points, evenly over the logarithmic axis, draw millions.
