@@ -7,8 +7,7 @@ import click
 
 from kdbias.cli.common import StageCommand, options, overwrite, teacher_folder
 from kdbias.cli.options import given, settings_options
-from kdbias.evaluation.protocols import PROTOCOLS
-from kdbias.evaluation.settings import EvaluateSettings
+from kdbias.evaluation.settings import PROTOCOLS, EvaluateSettings
 
 
 @click.command("evaluate", cls=StageCommand)

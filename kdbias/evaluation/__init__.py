@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kdbias.evaluation.protocols import PROTOCOLS
+from kdbias.evaluation.settings import PROTOCOLS
 
 if TYPE_CHECKING:
     from kdbias.evaluation.comparison import ComparisonResult, compare

@@ -18,7 +18,6 @@ import numpy as np
 
 from kdbias.display.table import FEW, Table, more
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.protocols import PROTOCOLS
 from kdbias.evaluation.resampling import (
     LEVEL,
     UNITS,
@@ -29,7 +28,7 @@ from kdbias.evaluation.resampling import (
     resampled_weights,
     take,
 )
-from kdbias.evaluation.settings import CompareSettings
+from kdbias.evaluation.settings import PROTOCOLS, CompareSettings
 from kdbias.evaluation.stage import METRICS, read_metrics
 from kdbias.functions import takes_settings
 from kdbias.tables import fingerprints, provenance

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.meeting import compare_labels
-from kdbias.evaluation.protocols import Fidelity
+from kdbias.evaluation.inputs import compare_labels
 from kdbias.evaluation.resampling import Columns, weighted_mean
+from kdbias.evaluation.settings import Fidelity
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, of_samples
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import align

@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
 from kdbias.evaluation.pairs import require_both_kinds
-from kdbias.evaluation.protocols import Ijbc
 from kdbias.evaluation.resampling import Columns
 from kdbias.evaluation.roc import roc_curve, tar_at_nearest, tar_names, tars, without_intermediate
+from kdbias.evaluation.settings import Ijbc
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, products, views_of
 from kdbias.evaluation.verification import draw_roc
 from kdbias.tables.joins import align, as_strings, encode, shown

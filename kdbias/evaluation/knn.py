@@ -14,10 +14,9 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import fidelity
-from kdbias.evaluation.inputs import Tail, tail_of
-from kdbias.evaluation.meeting import rows_in, strangers
-from kdbias.evaluation.protocols import Knn, Linear
+from kdbias.evaluation.inputs import Tail, rows_in, strangers, tail_of
 from kdbias.evaluation.resampling import Columns, weighted_mean
+from kdbias.evaluation.settings import Knn, Linear
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, labelled, of_samples
 from kdbias.progress import say
 from kdbias.sphere.vectors import label_sums

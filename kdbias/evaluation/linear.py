@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.knn import balanced_accuracy, class_scores, classified, say_absent_classes
-from kdbias.evaluation.protocols import Linear
 from kdbias.evaluation.resampling import Columns
+from kdbias.evaluation.settings import Linear
 from kdbias.evaluation.task import Outcome, Task, labelled
 from kdbias.progress import say
 from kdbias.tables.joins import encode

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.meeting import rows_in, strangers
-from kdbias.evaluation.protocols import Reid
+from kdbias.evaluation.inputs import rows_in, strangers
 from kdbias.evaluation.resampling import Columns, weighted_mean
+from kdbias.evaluation.settings import Reid
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, of_samples
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode

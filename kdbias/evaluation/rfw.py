@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.meeting import refuse_two_spellings
+from kdbias.evaluation.inputs import refuse_two_spellings
 from kdbias.evaluation.pairs import Pairs, contiguous_folds, joined, read_pairs, require_both_kinds
-from kdbias.evaluation.protocols import Rfw
 from kdbias.evaluation.resampling import Columns, take
+from kdbias.evaluation.settings import Rfw
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task
 from kdbias.evaluation.verification import common_value, compare_pairs, fold_accuracy, of_pairs
 from kdbias.progress import say

@@ -42,10 +42,9 @@ from kdbias.evaluation.inputs import (
     origin,
     rows_fingerprint,
 )
-from kdbias.evaluation.protocols import Protocol
 from kdbias.evaluation.resampling import ALL, LEVEL, UNITS, Units, bootstrap, resampled_weights
 from kdbias.evaluation.roc import far_name
-from kdbias.evaluation.settings import READING, EvaluateSettings
+from kdbias.evaluation.settings import READING, EvaluateSettings, Protocol
 from kdbias.evaluation.task import Outcome, Plot, Task, read_embeddings
 from kdbias.functions import takes_settings
 from kdbias.progress import say

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from kdbias.evaluation import roc as curves
 from kdbias.evaluation.pairs import Pairs, read_pairs
-from kdbias.evaluation.protocols import Rfw, Verification
 from kdbias.evaluation.resampling import Columns, take, weighted_mean
+from kdbias.evaluation.settings import Rfw, Verification
 from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, Views, codes_of, products, views_of
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings

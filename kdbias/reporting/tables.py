@@ -11,7 +11,7 @@ from typing import Any
 
 from kdbias.display.quantities import NONE, QUANTITIES, Quantity, decimals, write
 from kdbias.display.table import Cell, Table
-from kdbias.evaluation.protocols import PROTOCOLS
+from kdbias.evaluation.settings import PROTOCOLS
 from kdbias.reporting.outputs import Density, Evaluation, Frontier, Manifest, Outputs, is_distilled
 
 MEASURES = (

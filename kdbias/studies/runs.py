@@ -24,7 +24,7 @@ from typing import Any
 
 from kdbias.demonstration.steps import Step
 from kdbias.errors import DivergedError, KdbiasError
-from kdbias.evaluation.protocols import PROTOCOLS
+from kdbias.evaluation.settings import PROTOCOLS
 from kdbias.evaluation.stage import read_metrics
 from kdbias.studies.cases import Case
 from kdbias.studies.preparation import expand

@@ -7,7 +7,7 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.inputs import class_counts, tail_classes, tail_of
 from kdbias.evaluation.knn import balanced_accuracy, nearest_centroid, top_k, vote
-from kdbias.evaluation.protocols import Knn
+from kdbias.evaluation.settings import Knn
 from kdbias.evaluation.task import Embeddings, Task
 from kdbias.tables.embedding_table import write_embedding_table
 

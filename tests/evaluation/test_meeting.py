@@ -6,7 +6,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import evaluate
-from kdbias.evaluation.meeting import strangers
+from kdbias.evaluation.inputs import strangers
 from kdbias.evaluation.reid import rank
 from kdbias.tables.embedding_table import write_embedding_table
 

@@ -10,8 +10,8 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.evaluation import evaluate
 from kdbias.evaluation.pairs import contiguous_folds, read_pairs
-from kdbias.evaluation.protocols import Verification
 from kdbias.evaluation.roc import decisions
+from kdbias.evaluation.settings import Verification
 from kdbias.evaluation.task import views_of
 from kdbias.evaluation.verification import common_value
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
