@@ -10,7 +10,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.inputs import compare_labels
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.settings import Fidelity
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, of_samples
+from kdbias.evaluation.task import Embeddings, Outcome, Task, of_samples
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import align
 
@@ -48,7 +48,7 @@ def judge(options: Fidelity, task: Task) -> Outcome:
         columns=columns,
         details=details,
         always_grouped=() if options.density is None else (DECILE,),
-        plots=[Plot("distance_to_teacher", lambda axes: _draw(axes, columns, details))],
+        plots={"distance_to_teacher": lambda axes: _draw(axes, columns, details)},
     )
 
 

@@ -27,7 +27,7 @@ from kdbias.evaluation.pairs import require_both_kinds
 from kdbias.evaluation.resampling import Columns
 from kdbias.evaluation.roc import roc_curve, tar_at_nearest, tar_names, tars, without_intermediate
 from kdbias.evaluation.settings import Ijbc
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, products, views_of
+from kdbias.evaluation.task import Embeddings, Outcome, Task, products, views_of
 from kdbias.evaluation.verification import draw_roc
 from kdbias.tables.joins import align, as_strings, encode, shown
 
@@ -49,9 +49,8 @@ def judge(options: Ijbc, task: Task) -> Outcome:
         quality = quality / np.maximum(views.lengths(), np.finfo(np.float64).tiny)
     elif views.fusion != "raw":
         quality = quality * task.model.norms
-    own = (quality * views.own)[images]
-    mirror = None if views.mirror is None else (quality * views.mirror)[images]
-    pooled, names = pool(task.model.vectors, task.model.flips, images, own, templates, media, mirror=mirror)
+    own, mirror = ((quality * factors)[images] for factors in (views.own, views.mirror))
+    pooled, names = pool(views.vectors, views.flips, images, own, templates, media, mirror=mirror)
     first, second, same = _read_template_pairs(options.pairs, names)
     scores = products(pooled, pooled, first, second)
     order = np.argsort(-scores, kind="stable")  # sorted once, so that no resample has to
@@ -76,7 +75,7 @@ def judge(options: Ijbc, task: Task) -> Outcome:
             "detector_scores": options.detector_scores is not None,
         },
         left_out={"images_in_no_template": task.model.n - len(np.unique(images))},
-        plots=[Plot("roc", lambda axes: draw_roc(axes, columns))],
+        plots={"roc": lambda axes: draw_roc(axes, columns)},
     )
 
 
@@ -88,7 +87,7 @@ def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) 
         # The figure itself is read as published ones are; for intervals the quicker reading will do.
         drawn = without_intermediate(roc_curve(scores, same))
         nearest = [tar_at_nearest(drawn, far) for far in fars]
-    names = [*tar_names(fars, "nearest"), *tar_names(fars, "at-most")]
+    names = [*tar_names(fars, "="), *tar_names(fars, "<=")]
     return dict(zip(names, [*nearest, *strict], strict=True))
 
 

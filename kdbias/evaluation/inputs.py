@@ -120,14 +120,11 @@ def rows_fingerprint(columns: Sequence[pa.Array | np.ndarray]) -> dict[str, Any]
 
 def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Where an input lies and, for a table that kdbias made, the stage and the options that made it."""
-    found: dict[str, Any] = {"path": str(path), "stage": None, "config": None}
     record = Path(path) / RECORD
-    made = read_record(path) if record.is_file() else None
-    if made is None and Path(path).suffix == ".parquet":
-        made = read_provenance(path)
-    if made is not None:
-        found |= {"stage": made.get("stage"), "config": made.get("config")}
-    return found
+    made: Mapping[str, Any] = {}
+    if record.is_file() or Path(path).suffix == ".parquet":
+        made = (read_record(path) if record.is_file() else read_provenance(path)) or {}
+    return {"path": str(path), "stage": made.get("stage"), "config": made.get("config")}
 
 
 def embed_model(model: str | os.PathLike[str], out: Path, settings: EvaluateSettings) -> Path:

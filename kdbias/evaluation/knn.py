@@ -17,7 +17,7 @@ from kdbias.evaluation import fidelity
 from kdbias.evaluation.inputs import Tail, rows_in, strangers, tail_of
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.settings import Knn, Linear
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, labelled, of_samples
+from kdbias.evaluation.task import Embeddings, Outcome, Task, labelled, of_samples
 from kdbias.progress import say
 from kdbias.sphere.vectors import label_sums
 from kdbias.tables.joins import encode
@@ -67,7 +67,7 @@ def judge(options: Knn, task: Task) -> Outcome:
         parameters={**outcome.parameters, "distances": task.reference is not None},
         details={"k": k, "gallery": facts, "classes": per_class},
         left_out=left_out,
-        plots=[Plot("accuracy_per_class", lambda axes: _draw_classes(axes, per_class))],
+        plots={"accuracy_per_class": lambda axes: _draw_classes(axes, per_class)},
     )
 
 

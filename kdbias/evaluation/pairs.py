@@ -85,13 +85,8 @@ def read_pairs(path: str | os.PathLike[str], folds: Sequence[int] | None = None)
     file = Path(path)
     if not file.is_file():
         raise KdbiasError(f"{file}: no such file of pairs")
-    suffix = file.suffix.lower()
-    if suffix == ".bin":
-        pairs = _from_bin(file)
-    elif suffix in {".csv", ".parquet"}:
-        pairs = _from_table(file)
-    else:
-        pairs = _from_text(file)
+    kinds = {".bin": _from_bin, ".csv": _from_table, ".parquet": _from_table}
+    pairs = kinds.get(file.suffix.lower(), _from_text)(file)
     require_both_kinds(pairs.same, str(file))
     if folds is None:
         return pairs
@@ -214,11 +209,9 @@ def _made(first: Any, second: Any, same: np.ndarray, folds: np.ndarray | None = 
 
 def _from_table(file: Path) -> Pairs:
     """Pairs of a Parquet or CSV table with columns first, second and same."""
-    if file.suffix.lower() == ".parquet":
-        table = read_table(file)
-    else:
-        table = read_csv(file, ("first", "second"))
-    missing = [name for name in ("first", "second", "same") if name not in table.column_names]
+    columns = ("first", "second")
+    table = read_table(file) if file.suffix.lower() == ".parquet" else read_csv(file, columns)
+    missing = [name for name in (*columns, "same") if name not in table.column_names]
     if missing:
         raise KdbiasError(f"{file} has no column {missing[0]!r} (it has: {', '.join(table.column_names)})")
     same = table["same"].to_numpy()

@@ -18,7 +18,7 @@ from kdbias.errors import KdbiasError
 from kdbias.evaluation.inputs import rows_in, strangers
 from kdbias.evaluation.resampling import Columns, weighted_mean
 from kdbias.evaluation.settings import Reid
-from kdbias.evaluation.task import Embeddings, Outcome, Plot, Task, of_samples
+from kdbias.evaluation.task import Embeddings, Outcome, Task, of_samples
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
 
@@ -87,7 +87,7 @@ def judge(options: Reid, task: Task) -> Outcome:
             "no_camera": int((blind & ~unlabelled).sum()),
             "no_match_in_gallery": int(((found["matches"] == 0) & (people >= 0)).sum()),
         },
-        plots=[Plot("cmc", lambda axes: _draw(axes, curve))],
+        plots={"cmc": lambda axes: _draw(axes, curve)},
     )
 
 

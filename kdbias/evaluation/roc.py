@@ -154,9 +154,8 @@ def far_name(far: float) -> str:
     return text if float(text) == far and far < 0.1 else f"{far:g}"
 
 
-def tar_names(fars: Sequence[float], rule: str) -> list[str]:
-    """Metric names, ``tar@far<=1e-4`` (rule "at-most") or ``tar@far=1e-4`` (rule "nearest")."""
-    sign = {"at-most": "<=", "nearest": "="}[rule]
+def tar_names(fars: Sequence[float], sign: str) -> list[str]:
+    """Metric names, ``tar@far<=1e-4`` (sign "<=", at most) or ``tar@far=1e-4`` ("=", nearest)."""
     return [f"tar@far{sign}{far_name(far)}" for far in fars]
 
 
@@ -191,22 +190,13 @@ def decisions(
         accepted = [np.searchsorted(part, steps, side="left") for part in (genuine, impostor)]
         if not how.distances:
             accepted = [len(genuine) - accepted[0], len(impostor) - accepted[1]]
-        rates = how.rate(accepted[0], accepted[1], len(genuine), len(impostor))
+        sizes = [max(len(part), 1) if how.youden else 1 for part in (genuine, impostor)]
+        rates = accepted[0] / sizes[0] - accepted[1] / sizes[1]
         equal = np.flatnonzero(rates == rates.max())
         chosen[fold] = steps[equal[len(equal) // 2 if how.middle else 0]]
         said_same = values[test] < chosen[fold] if how.distances else values[test] >= chosen[fold]
         correct[test] = said_same == same[test]
     return correct, chosen
-
-
-def _accuracy(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
-    """Right decisions at each threshold, (thresholds,), from counts of true and false accepts."""
-    return tp + impostor - fp  # of a fixed number of pairs
-
-
-def _youden(tp: np.ndarray, fp: np.ndarray, genuine: int, impostor: int) -> np.ndarray:
-    """True minus false accept rate at each threshold, (thresholds,)."""
-    return tp / max(genuine, 1) - fp / max(impostor, 1)
 
 
 def _span_steps(train: np.ndarray) -> np.ndarray:
@@ -223,17 +213,24 @@ def _midpoints(train: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Style:
-    """How a threshold is found: among which values, by which rate, the middle or the first of the best."""
+    """How a threshold is found: among which values, by which rate, the middle or the first of the best.
+
+    Attributes:
+        grid: scores (train,) -> thresholds (k,) to try.
+        youden: by the true less the false accept rate, not by the number of right decisions.
+        distances: scores are squared distances, not cosines.
+        middle: of several equally good the middle one, not the first.
+    """
 
     grid: Callable[[np.ndarray], np.ndarray]
-    rate: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
+    youden: bool = False
     distances: bool = False
     middle: bool = False
 
 
 STYLES = {
-    "insightface": Style(lambda _: np.arange(400) / 100, _accuracy, distances=True),
-    "facex": Style(_span_steps, _youden),
-    "exact": Style(_midpoints, _accuracy, middle=True),
+    "insightface": Style(lambda _: np.arange(400) / 100, distances=True),
+    "facex": Style(_span_steps, youden=True),
+    "exact": Style(_midpoints, middle=True),
 }
 """The published ways, see `kdbias.evaluation.verification`."""

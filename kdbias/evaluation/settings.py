@@ -41,19 +41,21 @@ class Protocol(Settings):
     """A way to judge embeddings; its fields are its options.
 
     Attributes:
+        module: of its mathematics, where that has not the protocol's name.
         unit: what it judges one by one.
         flips: whether it reads the mirrored views, where a table has them.
         lower_is_better: names of metrics of which less is better.
     """
 
+    module: ClassVar[str] = ""
     unit: ClassVar[str] = "sample"
     flips: ClassVar[bool] = False
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def mathematics(cls) -> Any:
-        """The module of the protocol's name, which judges and scores; imported when it is wanted."""
-        return import_module(f"kdbias.evaluation.{cls.name}")
+        """The module that judges and scores; imported when it is wanted."""
+        return import_module(f"kdbias.evaluation.{cls.module or cls.name}")
 
     def judge(self, task: Task) -> Outcome:
         """The result of every unit.
@@ -184,6 +186,7 @@ class Rfw(_OverFolds):
     """Verification by group, its spread and error ratio."""
 
     name = "rfw"
+    module = "verification"
     lower_is_better = frozenset({"std_percent", "ser", "gap"})
 
     pairs: str = _reads("folder of one list a group, or with --group-column one list", "PATH", required=True)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,11 @@ from kdbias.data.filters import spelled
 from kdbias.display.quantities import NONE
 from kdbias.display.table import FEW, Table, number
 from kdbias.errors import ConfigChangedError, KdbiasError
-from kdbias.evaluation.inputs import (
-    column_types,
-    embed_model,
-    input_fingerprints,
-    model_inputs,
-    origin,
-    rows_fingerprint,
-)
+from kdbias.evaluation import inputs
 from kdbias.evaluation.resampling import ALL, LEVEL, UNITS, Units, bootstrap, resampled_weights
 from kdbias.evaluation.roc import far_name
 from kdbias.evaluation.settings import READING, EvaluateSettings, Protocol
-from kdbias.evaluation.task import Outcome, Plot, Task, read_embeddings
+from kdbias.evaluation.task import Outcome, Task, read_embeddings
 from kdbias.functions import takes_settings
 from kdbias.progress import say
 from kdbias.tables import provenance
@@ -155,12 +148,12 @@ def evaluate(
     """
     started = time.monotonic()
     asked, paths = settings.chosen, settings.chosen.paths
-    judged, types = model_inputs(model, settings)
+    judged, types = inputs.model_inputs(model, settings)
     config = _config(settings, types)
-    inputs = judged | input_fingerprints(paths)
+    fingerprints = judged | inputs.input_fingerprints(paths)
     try:
         reads = (model, settings.data, *paths.values())
-        run = Run.open(output, _STAGE, config, inputs, overwrite, reads=reads)
+        run = Run.open(output, _STAGE, config, fingerprints, overwrite, reads=reads)
     except ConfigChangedError:
         if settings.data is None:
             _read(model, settings)  # what is wrong in itself is named before what has changed
@@ -170,43 +163,45 @@ def evaluate(
             return EvaluationResult(read_metrics(run.out), run.out)
         table = model
         if settings.data is not None:
-            table = embed_model(model, run.out / "embeddings", settings)
+            table = inputs.embed_model(model, run.out / "embeddings", settings)
         task = _read(table, settings)
         say(f"evaluate: {asked.name}, {task.model.n:,} x {task.model.d} float32 on the CPU, from {table}")
         outcome = asked.judge(task)
         units = outcome.units(settings.group_by)
         facts = measured(asked, outcome, units, settings.bootstrap, settings.seed)
         staged = run.stage()
-        document = provenance.document(_STAGE.name, config, inputs, {plural(asked.unit): outcome.n}, 0.0)
+        counts = {plural(asked.unit): outcome.n}
+        document = provenance.document(_STAGE.name, config, fingerprints, counts, 0.0)
         document |= {
             "protocol": asked.name,
             "unit": asked.unit,
             "n": outcome.n,
             "left_out": dict(outcome.left_out),
             **facts,
-            "sources": {role: origin(path) for role, path in {"model": table, **paths}.items()},
+            "sources": {role: inputs.origin(path) for role, path in {"model": table, **paths}.items()},
             "parameters": dict(outcome.parameters),
-            "test_data": {name: rows_fingerprint(rows) for name, rows in outcome.test_data.items()},
+            "test_data": {name: inputs.rows_fingerprint(rows) for name, rows in outcome.test_data.items()},
             "details": _plain(outcome.details),
             "units": UNITS,
-            "plots": [_drawn(staged, plot) for plot in outcome.plots],
+            "plots": [_drawn(staged / f"{name}.png", draw) for name, draw in outcome.plots.items()],
         }
         document["seconds"] = round(time.monotonic() - started, 3)
         write_table(staged / UNITS, units.table(), document)
         write_json(staged / METRICS, document)
         named = {} if settings.data is None else {"model": str(model), "data": settings.data}
-        run.finish(document["counts"], document["seconds"], plots=document["plots"], paths=named)
+        run.finish(counts, document["seconds"], plots=document["plots"], paths=named)
         return EvaluationResult(document, run.out)
 
 
 def _config(settings: EvaluateSettings, types: Mapping[str, Any]) -> dict[str, Any]:
     """What a run records: the options that change numbers."""
     gallery = settings.chosen.paths.get("gallery")
+    judged_against = types if gallery is None else inputs.column_types(gallery)
     embedding = {name: settings.embedding.get(name) for name in (*READING, "flip")}
     return {
         "protocol": settings.protocol,
         "where": spelled(settings.where, types),
-        "gallery_where": spelled(settings.gallery_where, types if gallery is None else column_types(gallery)),
+        "gallery_where": spelled(settings.gallery_where, judged_against),
         "group_by": list(settings.group_by),
         "options": settings.chosen.record(),
         "bootstrap": settings.bootstrap,
@@ -267,8 +262,8 @@ def _spread(groups: Mapping[str, Mapping[str, Any]], lower_is_better: frozenset[
     """How far the groups lie apart, metric by metric, for metrics that two groups or more have."""
     found: dict[str, Any] = {}
     for metric in next(iter(groups.values()))["metrics"]:
-        held = {name: group["metrics"][metric]["value"] for name, group in groups.items()}
-        values = {name: value for name, value in held.items() if value is not None}
+        found_in = ((name, group["metrics"][metric]["value"]) for name, group in groups.items())
+        values = {name: value for name, value in found_in if value is not None}
         if len(values) < 2:
             continue
         lowest, highest = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
@@ -295,13 +290,13 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _drawn(folder: Path, plot: Plot) -> str:
-    """Draw a plot into the folder as PNG; its file name."""
+def _drawn(path: Path, draw: Callable[[Any], None]) -> str:
+    """Draw a plot into a file; its name."""
     from kdbias.display.figure import figure_file
 
-    with figure_file(folder / f"{plot.name}.png", width=6.4, height=4.0, font=10) as figure:
-        plot.draw(figure.add_subplot())
-    return f"{plot.name}.png"
+    with figure_file(path, width=6.4, height=4.0, font=10) as figure:
+        draw(figure.add_subplot())
+    return path.name
 
 
 def _named(metric: str, details: Mapping[str, Any]) -> str:

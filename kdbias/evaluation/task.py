@@ -102,14 +102,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A picture beside the numbers: file name without suffix and a function that draws it."""
-
-    name: str
-    draw: Callable[["Axes"], None]
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What a protocol found, unit by unit.
 
@@ -125,7 +117,7 @@ class Outcome:
         details: facts that have no interval, JSON values.
         left_out: number of units not judged, by reason.
         always_grouped: groups reported without being asked for.
-        plots: pictures to draw.
+        plots: pictures beside the numbers: file name without suffix -> a function that draws it.
         reasons: why a metric has no value, by name.
     """
 
@@ -139,7 +131,7 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     always_grouped: Sequence[str] = ()
-    plots: Sequence[Plot] = ()
+    plots: Mapping[str, Callable[["Axes"], None]] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -262,38 +254,40 @@ class Views:
     ``unit`` normalises each and adds those.
 
     Attributes:
+        vectors, flips: (n, d) float32 unit rows of the images and of their mirrors, None where the images
+            are the one view.
         fusion: ``raw`` or ``unit``, or None where there is one view alone.
-        own: (n,) float64 factors of the unit vectors of the images.
-        mirror: (n,) float64 factors of those of their mirrors.
+        own, mirror: (n,) float64 factors of both.
     """
 
-    model: Embeddings
+    vectors: np.ndarray
+    flips: np.ndarray | None
     fusion: str | None
     own: np.ndarray
-    mirror: np.ndarray | None
+    mirror: np.ndarray
 
     def lengths(self) -> np.ndarray:
         """(n,) float64 length of each sum."""
-        if self.mirror is None or self.model.flips is None:
+        if self.flips is None:
             return self.own
-        own, mirror, rows = self.own, self.mirror, np.arange(self.model.n)
-        cosines = products(self.model.vectors, self.model.flips, rows, rows, np.float64)
+        own, mirror, rows = self.own, self.mirror, np.arange(len(self.own))
+        cosines = products(self.vectors, self.flips, rows, rows, np.float64)
         return np.sqrt(np.maximum(own**2 + mirror**2 + 2 * own * mirror * cosines, 0))
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """(m, d) float32 unit sums of some rows; a sum of opposite vectors stays zero."""
-        vectors = self.model.vectors[rows]
-        if self.mirror is None or self.model.flips is None:
+        vectors = self.vectors[rows]
+        if self.flips is None:
             return vectors
         own, mirror = self.own[rows], self.mirror[rows]
         share = (own / (own + mirror)).astype(np.float32)[:, None]
-        vectors = share * vectors + (1 - share) * self.model.flips[rows]
+        vectors = share * vectors + (1 - share) * self.flips[rows]
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return vectors
 
     def details(self) -> dict[str, str | None]:
         """For ``metrics.json``."""
-        return {"views": "image" if self.mirror is None else "image + mirror", "flip_fusion": self.fusion}
+        return {"views": "image" if self.flips is None else "image + mirror", "flip_fusion": self.fusion}
 
 
 def views_of(model: Embeddings, fusion: str | None = None, mirrored: bool = True) -> Views:
@@ -305,8 +299,9 @@ def views_of(model: Embeddings, fusion: str | None = None, mirrored: bool = True
     Raises:
         KdbiasError: ``raw`` is asked for where the table lacks the mirrored norms.
     """
+    ones = np.ones(model.n)
     if model.flips is None or not mirrored:
-        return Views(model, None, np.ones(model.n), None)
+        return Views(model.vectors, None, None, ones, ones)
     if fusion != "unit" and model.flip_norms is None:
         if fusion == "raw":
             raise KdbiasError(
@@ -314,7 +309,7 @@ def views_of(model: Embeddings, fusion: str | None = None, mirrored: bool = True
                 "or use --flip-fusion unit"
             )
         say(f"{model.name} has no norm_flip: both views are added as unit vectors (--flip-fusion unit)")
-        fusion = "unit"
     if fusion == "unit" or model.flip_norms is None:
-        return Views(model, "unit", np.ones(model.n), np.ones(model.n))
-    return Views(model, "raw", model.norms.astype(np.float64), model.flip_norms.astype(np.float64))
+        return Views(model.vectors, model.flips, "unit", ones, ones)
+    lengths = (norms.astype(np.float64) for norms in (model.norms, model.flip_norms))
+    return Views(model.vectors, model.flips, "raw", *lengths)

@@ -170,9 +170,9 @@ def test_many_classes_are_drawn_as_a_distribution_and_few_by_name():
     def drawn(classes):
         rng = np.random.default_rng(0)
         labels = [f"c{i:02d}" for i in range(classes)] * 3
-        plot = Knn().judge(Task(_embeddings(_unit(rng.normal(size=(3 * classes, 4))), labels))).plots[0]
+        judged = Knn().judge(Task(_embeddings(_unit(rng.normal(size=(3 * classes, 4))), labels)))
         axes = Figure().add_subplot()
-        plot.draw(axes)
+        judged.plots["accuracy_per_class"](axes)
         return axes
 
     axes = drawn(40)

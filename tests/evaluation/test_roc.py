@@ -90,8 +90,8 @@ def test_an_exact_hit_is_not_lost_to_rounding():
 
 def test_names_of_rates():
     assert [far_name(x) for x in (1e-6, 1e-3, 0.05, 0.1, 0.002)] == ["1e-6", "1e-3", "5e-2", "0.1", "2e-3"]
-    assert tar_names([1e-4], "nearest") == ["tar@far=1e-4"]
-    assert tar_names([1e-4], "at-most") == ["tar@far<=1e-4"]
+    assert tar_names([1e-4], "=") == ["tar@far=1e-4"]
+    assert tar_names([1e-4], "<=") == ["tar@far<=1e-4"]
 
 
 @pytest.mark.parametrize("ties", [False, True])
