@@ -6,6 +6,7 @@ alone. Several runs a side (other training seeds) add the luck of training, by t
 `kdbias.evaluation.resampling.difference`.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -171,11 +172,10 @@ def _refuse_target(path: Path) -> None:
     """Refuse to replace anything but another comparison."""
     if path.is_dir():
         raise KdbiasError(f"{path} is a folder; -o names a file, such as difference.json")
-    try:
-        replaceable = not path.exists() or read_document(path, {"stage": str})["stage"] == _STAGE
-    except KdbiasError:
-        replaceable = False
-    if not replaceable:
+    if path.exists():
+        with contextlib.suppress(KdbiasError):
+            if read_document(path, {"stage": str})["stage"] == _STAGE:
+                return
         raise KdbiasError(f"{path} exists and is no comparison that kdbias wrote; choose another -o")
 
 

@@ -173,8 +173,7 @@ def _quality(model: Embeddings, path: str | os.PathLike[str] | None) -> np.ndarr
         return np.ones(model.n)
     points = [f"p{i}" for i in range(10)]
     table = _read_words(path, ["name", *points, "score"])
-    known = image_names(table["name"])
-    rows = align(image_names(model.ids), known, "the images", str(path))
+    rows = align(image_names(model.ids), image_names(table["name"]), "the images", str(path))
     scores = table["score"].cast(pa.float64()).to_numpy()[rows]
     if not (np.isfinite(scores).all() and (scores >= 0).all()):
         raise KdbiasError(f"{path}: detector scores must be numbers >= 0")

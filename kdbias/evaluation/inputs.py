@@ -23,7 +23,7 @@ from kdbias.progress import say
 from kdbias.sphere.vectors import row_digests
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import align, as_strings, shown
+from kdbias.tables.joins import align, as_strings, encode, shown
 from kdbias.tables.parquet_file import read_provenance, read_schema, read_table
 from kdbias.tables.run_record import RECORD, read_record
 
@@ -187,8 +187,8 @@ def class_counts(path: str | os.PathLike[str], names: pa.Array) -> np.ndarray:
     absent = strangers(names, labels, "labels", where, "are both of the same data?")
     if absent.any():
         say(f"{absent.sum():,} of {len(names):,} classes have no row in {path}: they count as the rarest")
-    found = pc.index_in(labels, value_set=names, skip_nulls=True).drop_null().to_numpy(zero_copy_only=False)
-    return np.bincount(found, minlength=len(names))
+    codes, _ = encode(labels, names)
+    return np.bincount(codes[codes >= 0], minlength=len(names))
 
 
 def tail_classes(counts: np.ndarray) -> np.ndarray:

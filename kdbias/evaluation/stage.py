@@ -25,6 +25,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.evaluation import inputs
 from kdbias.evaluation.resampling import ALL, LEVEL, UNITS, Units, bootstrap, resampled_weights
 from kdbias.evaluation.roc import far_name
-from kdbias.evaluation.settings import READING, EvaluateSettings, Protocol
+from kdbias.evaluation.settings import READING, EvaluateSettings
 from kdbias.evaluation.task import Outcome, Task, read_embeddings
 from kdbias.functions import takes_settings
 from kdbias.progress import say
@@ -168,7 +169,7 @@ def evaluate(
         say(f"evaluate: {asked.name}, {task.model.n:,} x {task.model.d} float32 on the CPU, from {table}")
         outcome = asked.judge(task)
         units = outcome.units(settings.group_by)
-        facts = measured(asked, outcome, units, settings.bootstrap, settings.seed)
+        facts = measured(settings, outcome, units)
         staged = run.stage()
         counts = {plural(asked.unit): outcome.n}
         document = provenance.document(_STAGE.name, config, fingerprints, counts, 0.0)
@@ -230,17 +231,13 @@ def _read(table: str | os.PathLike[str], settings: EvaluateSettings) -> Task:
     )
 
 
-def measured(
-    protocol: Protocol, outcome: Outcome, units: Units, repeats: int | None, seed: int
-) -> dict[str, Any]:
+def measured(settings: EvaluateSettings, outcome: Outcome, units: Units) -> dict[str, Any]:
     """Metrics, groups and their spread, all from the same resamples."""
+    protocol, repeats, seed = settings.chosen, settings.bootstrap, settings.seed
     if repeats is None:
         repeats = _REPEATS if outcome.n <= _MANY_UNITS else _FEW_REPEATS
     subsets = units.subsets()
-
-    def score(columns: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, float]:
-        return protocol.score(columns, weights, outcome.parameters)
-
+    score = partial(protocol.score, parameters=outcome.parameters)
     resamples = resampled_weights(outcome.n, repeats, seed, outcome.clusters, "intervals")
     overall, *grouped = bootstrap(score, outcome.columns, [ALL, *subsets.values()], resamples)
     metrics = {name: estimate.document() for name, estimate in overall.items()}
