@@ -98,8 +98,9 @@ def _list_scores(columns: Columns, weights: np.ndarray, fars: Sequence[float]) -
     roc = curves.roc_curve(columns["score"], columns["same"], weights)
     same = columns["same"]
     found = {"accuracy": fold_accuracy(columns, weights)}
+    both_kinds = np.isfinite(roc.far).all() and np.isfinite(roc.tar).all()
     for name, far in zip(curves.tar_names(fars, "<="), fars, strict=True):
-        found[name] = curves.tar_at_most(roc, far) if np.isfinite(roc.tar).all() else float("nan")
+        found[name] = curves.tar_at_most(roc, far) if both_kinds else float("nan")
     accepted = columns["accepted"].astype(np.float64)
     found |= {
         "auc": curves.area(roc),

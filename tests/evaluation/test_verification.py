@@ -174,6 +174,17 @@ def test_document_of_a_whole_run(people):
     assert (np.diff(units["result_score"].to_numpy()) <= 0).all()  # sorted, as every resample wants them
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_group_of_pairs_of_one_kind_has_no_rate_that_needs_both(same):
+    columns = {"score": np.array([0.9, 0.5, 0.1]), "same": np.full(3, same), "fold": np.zeros(3, int)}
+    columns |= {"correct": np.array([True, True, False]), "accepted": np.array([True, False, False])}
+    found = Verification.score(columns, np.ones(3), {"far": [0.1]})
+    assert np.isnan([found[name] for name in ("tar@far<=0.1", "auc", "eer")]).all()
+    assert np.isnan(found["fmr" if same else "fnmr"])
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["fnmr" if same else "fmr"] == pytest.approx(2 / 3 if same else 1 / 3)
+
+
 def test_each_group_has_its_own_folds_in_rfw(people):
     result = evaluate(
         people / "emb",
