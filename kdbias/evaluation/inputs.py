@@ -200,8 +200,7 @@ def tail_classes(counts: np.ndarray) -> np.ndarray:
 
 def _labels(path: Path) -> pa.Array:
     """Labels of a table's samples, large_string (rows,)."""
-    if path.is_dir() and (path / "density.parquet").exists():
-        path = path / "density.parquet"
+    path = path / "density.parquet" if (path / "density.parquet").exists() else path
     if path.is_dir():
         return as_strings(EmbeddingTable.open(path).labels())
     if "label" not in read_schema(path).names:

@@ -38,9 +38,7 @@ def judge(options: Knn, task: Task) -> Outcome:
     """
     k = options.k
     gallery = labelled(task.model if task.gallery is None else task.gallery)
-    gallery_codes, names = encode(gallery.labels)
-    if len(names) < 2:
-        raise KdbiasError(f"knn needs two classes or more; {gallery.name} has only {names.to_pylist()}")
+    gallery_codes, names = classes_of(gallery)
     model, left_out = _judged(task.model, names, gallery_codes if task.gallery is None else None)
     own = rows_in(model, gallery)
     available = gallery.n - int((own >= 0).any())
@@ -75,6 +73,14 @@ def score(columns: Columns, weights: np.ndarray, parameters: Mapping[str, Any]) 
     """Accuracies of both, and with a reference the distances to the teacher."""
     found = class_scores(columns, weights, parameters, _KINDS)
     return found | fidelity.score(columns, weights, {}) if parameters["distances"] else found
+
+
+def classes_of(gallery: Embeddings) -> tuple[np.ndarray, pa.Array]:
+    """Class codes (n,) of the labelled rows to learn from, and the (C,) names; refuses one class alone."""
+    codes, names = encode(gallery.labels)
+    if len(names) < 2:
+        raise KdbiasError(f"two classes or more are needed; {gallery.name} has only {names.to_pylist()}")
+    return codes, names
 
 
 def classified(
@@ -264,17 +270,16 @@ def _class_table(columns: Columns, names: pa.Array, tail: Tail) -> list[dict[str
 
 def _draw_classes(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Accuracy of each class by name, or of many classes its distribution."""
-    counted = rows[0]["natural_count"] is not None
+    counted, few = rows[0]["natural_count"] is not None, len(rows) <= _NAMED
     rows = sorted(rows, key=lambda row: (-(row["natural_count"] or 0), row["label"]))
-    for kind, style, label in zip(
-        _KINDS, ("o-", "s--"), ("nearest centroid", "k nearest neighbours"), strict=True
-    ):
+    looks = (("o-", "nearest centroid"), ("s--", "k nearest neighbours"))
+    for kind, (style, label) in zip(_KINDS, looks, strict=True):
         values = [row[f"{kind}accuracy"] for row in rows]
-        if len(rows) <= _NAMED:
+        if few:
             axes.plot(values, style, label=label)
         else:
             axes.plot(np.linspace(0, 100, len(rows)), sorted(values), style[1:], label=label)
-    if len(rows) <= _NAMED:
+    if few:
         axes.set_xticks(range(len(rows)), [row["label"] for row in rows], rotation=45, ha="right")
         axes.set_xlabel("class, most frequent first" if counted else "class")
     else:

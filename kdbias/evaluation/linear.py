@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.evaluation.knn import balanced_accuracy, class_scores, classified, say_absent_classes
+from kdbias.evaluation.knn import balanced_accuracy, class_scores, classes_of, classified, say_absent_classes
 from kdbias.evaluation.resampling import Columns
 from kdbias.evaluation.settings import Linear
 from kdbias.evaluation.task import Outcome, Task, labelled
@@ -42,9 +42,7 @@ def judge(options: Linear, task: Task) -> Outcome:
         left_out = int(judged.sum())
         say(f"{left_out:,} of the gallery's {train.n:,} rows are judged, and left out of it")
         train = train.take(np.flatnonzero(~judged))
-    codes, names = encode(train.labels)
-    if len(names) < 2:
-        raise KdbiasError(f"a probe needs two classes or more; {train.name} has only {names.to_pylist()}")
+    codes, names = classes_of(train)
     truth, _ = encode(model.labels, names)
     say_absent_classes(model, names)
     predicted, chosen = probe(train.vectors, codes, model.vectors)

@@ -186,8 +186,8 @@ def _cameras(
     if not len(mine.drop_null()) or not len(theirs.drop_null()):
         raise KdbiasError(f"column {camera!r} of {where[not len(theirs.drop_null())]} is empty; {_NONE}")
     unknown = strangers(mine, theirs, f"cameras (column {camera!r})", where, f"spell them alike, or {_NONE}")
-    _, names = encode(pa.concat_arrays([mine, theirs]))
-    codes = encode(mine, names)[0], encode(theirs, names)[0]
+    both, _ = encode(pa.concat_arrays([mine, theirs]))
+    codes = both[: queries.n], both[queries.n :]
     facts = {
         "queries_of_cameras_not_in_gallery": int(unknown.sum()),
         "gallery_images_without_camera": int((codes[1] < 0).sum()),

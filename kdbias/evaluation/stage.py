@@ -20,7 +20,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -182,7 +181,7 @@ def evaluate(
             "sources": {role: inputs.origin(path) for role, path in {"model": table, **paths}.items()},
             "parameters": dict(outcome.parameters),
             "test_data": {name: inputs.rows_fingerprint(rows) for name, rows in outcome.test_data.items()},
-            "details": _plain(outcome.details),
+            "details": dict(outcome.details),
             "units": UNITS,
             "plots": [_drawn(staged / f"{name}.png", draw) for name, draw in outcome.plots.items()],
         }
@@ -274,17 +273,6 @@ def _spread(groups: Mapping[str, Mapping[str, Any]], lower_is_better: frozenset[
             "std": float(np.std(list(values.values()), ddof=1)),
         }
     return found
-
-
-def _plain(value: Any) -> Any:
-    """JSON values: NumPy scalars and arrays unwrapped, numbers that are not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _drawn(path: Path, draw: Callable[[Any], None]) -> str:

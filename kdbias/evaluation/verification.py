@@ -141,13 +141,20 @@ def _judge_groups(options: Rfw, task: Task) -> Outcome:
 
 
 def _group_scores(columns: Columns, weights: np.ndarray) -> dict[str, float]:
-    """Mean accuracy of the groups, and how it spreads over them (left out for one group alone)."""
+    """Mean accuracy of the groups, and how it spreads over them (left out for one group alone).
+
+    The skewed error ratio is NaN, undefined, where the best group makes no error.
+    """
     values = group_accuracies(columns, weights)
     found = {"accuracy": float(values.mean())}
     if len(values) == 1:
         return found
-    spread = {"std_percent": float(100 * values.std(ddof=1)), "gap": float(values.max() - values.min())}
-    spread["ser"] = skewed_error_ratio(values)
+    errors = 1 - values
+    spread = {
+        "std_percent": float(100 * values.std(ddof=1)),
+        "gap": float(values.max() - values.min()),
+        "ser": float(errors.max() / errors.min()) if errors.min() > 0 else float("nan"),
+    }
     return found | (spread if np.isfinite(values).all() else dict.fromkeys(spread, float("nan")))
 
 
@@ -234,12 +241,6 @@ def group_accuracies(columns: Columns, weights: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero(columns[GROUP] == code)
         found.append(fold_accuracy(take(columns, rows), weights[rows]))
     return np.array(found)
-
-
-def skewed_error_ratio(accuracies: np.ndarray) -> float:
-    """Largest error over smallest error; NaN (undefined) where the best group makes none."""
-    errors = 1 - accuracies
-    return float(errors.max() / errors.min()) if errors.min() > 0 else float("nan")
 
 
 def _groups(options: Rfw, model: Embeddings) -> tuple[dict[str, Pairs], dict[str, int]]:
