@@ -133,11 +133,10 @@ def compare(
     protocol = PROTOCOLS[first["protocol"]]
     score = partial(protocol.score, parameters=first["parameters"])
     resamples = resampled_weights(units.n, settings.bootstrap, settings.seed, units.clusters, "comparison")
-    ends = [slice(None, len(named["a"])), slice(len(named["a"]), None)]
-    overall, *grouped = [
-        {m: _entry(v[:, ends[0]], v[:, ends[1]], m in protocol.lower_is_better) for m, v in found.items()}
+    overall, *grouped = (
+        _differences(found, len(named["a"]), protocol.lower_is_better)
         for found in resample(score, runs, units.n, resamples)
-    ]
+    )
     by_group: dict[str, dict[str, Any]] = {}
     for (column, value), entry in zip(groups, grouped, strict=True):
         by_group.setdefault(column, {})[value] = entry
@@ -177,6 +176,13 @@ def _refuse_target(path: Path) -> None:
             if read_document(path, {"stage": str})["stage"] == _STAGE:
                 return
         raise KdbiasError(f"{path} exists and is no comparison that kdbias wrote; choose another -o")
+
+
+def _differences(
+    found: Mapping[str, np.ndarray], a: int, lower_is_better: frozenset[str]
+) -> dict[str, dict[str, Any]]:
+    """Metric -> how its first ``a`` runs and the others differ, of (1 + repeats, runs) values."""
+    return {name: _entry(v[:, :a], v[:, a:], name in lower_is_better) for name, v in found.items()}
 
 
 def _entry(a: np.ndarray, b: np.ndarray, lower_is_better: bool) -> dict[str, Any]:

@@ -128,9 +128,7 @@ def _from_text(file: Path) -> Pairs:
     filled = [words for words in lines if words]
     flag = _flag_of(filled)
     if flag is not None:
-        first, second = (0, 1) if flag == 2 else (1, 2)  # PATH PATH 0/1, or 0/1 PATH PATH
-        columns = list(zip(*filled, strict=True))
-        return _made(columns[first], columns[second], np.array(columns[flag]) == "1")
+        return _from_paths(filled, flag)
     header = lines[0] if lines else []
     counts = header if len(header) <= 2 and all(word.isdigit() for word in header) else []
     if counts or _names_a_pair(header):
@@ -167,6 +165,13 @@ def _flag_of(lines: list[list[str]]) -> int | None:
     if not lines or any(len(words) != 3 for words in lines):
         return None
     return next((place for place in (2, 0) if {words[place] for words in lines} <= {"0", "1"}), None)
+
+
+def _from_paths(lines: list[list[str]], flag: int) -> Pairs:
+    """PATH PATH 0/1, or 0/1 PATH PATH."""
+    columns = list(zip(*lines, strict=True))
+    same = np.array(columns.pop(flag)) == "1"
+    return _made(columns[0], columns[1], same)
 
 
 def _from_lfw(file: Path, header: list[str], lines: list[list[str]]) -> Pairs:

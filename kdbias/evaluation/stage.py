@@ -108,13 +108,7 @@ class EvaluationResult:
             if e["value"] is None and "reason" in e
         ]
         for column, groups in document["groups"].items():
-            rows = [
-                {"group": value, "n": g["n"], **{n: number(e["value"]) for n, e in g["metrics"].items()}}
-                for value, g in groups.items()
-            ]
-            known = [name for name in named if any(name in row and row[name].text != NONE for row in rows)]
-            table = Table.of(rows, ["group", "n", *known], headings={"group": column, **named})
-            lines += ["", table.text(FEW, f"{METRICS} has them all")]
+            lines += ["", _group_table(column, groups, named).text(FEW, f"{METRICS} has them all")]
         return "\n".join(lines)
 
 
@@ -282,6 +276,16 @@ def _drawn(path: Path, draw: Callable[[Any], None]) -> str:
     with figure_file(path, width=6.4, height=4.0, font=10) as figure:
         draw(figure.add_subplot())
     return path.name
+
+
+def _group_table(column: str, groups: Mapping[str, Mapping[str, Any]], named: Mapping[str, str]) -> Table:
+    """A row a group: its size and the metrics that any group has, headed by their names."""
+    rows = [
+        {"group": value, "n": group["n"], **{m: number(e["value"]) for m, e in group["metrics"].items()}}
+        for value, group in groups.items()
+    ]
+    known = [name for name in named if any(name in row and row[name].text != NONE for row in rows)]
+    return Table.of(rows, ["group", "n", *known], headings={"group": column, **named})
 
 
 def _named(metric: str, details: Mapping[str, Any]) -> str:
