@@ -1,8 +1,6 @@
 """Fixtures shared by the whole suite."""
 
-import ctypes
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,21 +17,3 @@ def real_data() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("real data sets are absent: set KDBIAS_DATA to their folder")
     return Path(root)
-
-
-class _Stack(ctypes.Structure):
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-_DISABLED = 2
-
-
-@pytest.fixture(autouse=True)
-def signals_on_the_usual_stack() -> None:
-    """Take away the signal stack that a library has given the main thread.
-
-    After OpenVINO and onnxruntime have been at work in one process it is no longer good: the kernel cannot
-    deliver a signal there (the end of a child, Ctrl-C), and the process dies.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).sigaltstack(ctypes.byref(_Stack(None, _DISABLED, 0)), None)

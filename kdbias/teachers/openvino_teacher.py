@@ -7,6 +7,10 @@ to the runtime, because on CPUs with bfloat16 its own choice is bfloat16.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,8 @@ class OpenVinoTeacher(ExportedTeacher):
                 "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
                 "PERFORMANCE_HINT": "THROUGHPUT",
             }
-            compiled = core.compile_model(model, "CPU", settings)
+            with _signal_stack_kept():
+                compiled = core.compile_model(model, "CPU", settings)
         except KdbiasError:
             raise
         except Exception as error:  # the runtime raises RuntimeError for any damage to the files
@@ -85,6 +90,29 @@ class OpenVinoTeacher(ExportedTeacher):
 def open_openvino(rest: str, options: TeacherOptions) -> OpenVinoTeacher:
     """Open `openvino:REST`."""
     return OpenVinoTeacher(rest, options)
+
+
+class _Stack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Keep the stack on which this thread takes signals (none, unless someone gave it one).
+
+    The runtime's CPU device brings its own and frees it with the model. Where two models were open, or one is
+    dropped in another thread, the freed one stays in use, and the next signal (Ctrl-C, the end of a decode
+    worker) ends the process.
+    """
+    before = _Stack()
+    swap = ctypes.CDLL(None).sigaltstack if sys.platform == "linux" else lambda *_: 0
+    swap(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        swap(ctypes.byref(before), None)
 
 
 def _port(port: Any, index: int, kind: str, asked: str | None = None) -> Port:

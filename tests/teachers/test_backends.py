@@ -141,6 +141,36 @@ def test_openvino_teachers_are_dropped_without_waiting_for_themselves(tmp_path) 
     subprocess.run([sys.executable, "-c", USE_AND_DROP], cwd=tmp_path, timeout=120, check=True)
 
 
+OPEN_AND_INTERRUPT = """
+import os, signal, threading
+from kdbias.teachers import Preprocessing, open_teacher
+
+def opened():
+    return open_teacher("openvino:tiny.onnx", preprocessing=Preprocessing((4, 6)))
+
+signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
+teacher = opened()
+teacher = opened()  # before the first one is dropped
+del teacher
+os.kill(os.getpid(), signal.SIGINT)
+dropped = [opened()]
+thread = threading.Thread(target=dropped.clear)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("stack", [(), ("-X", "faulthandler")], ids=["no stack", "a stack"])
+def test_signals_are_heard_after_openvino_teachers_are_dropped(stack, tmp_path) -> None:
+    pytest.importorskip("openvino")
+    write_onnx(tmp_path / "tiny.onnx")
+    # In a process of its own, since one whose stack for signals is gone dies.
+    command = [sys.executable, *stack, "-c", OPEN_AND_INTERRUPT]
+    done = subprocess.run(command, cwd=tmp_path, timeout=120, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["heard", "heard"]
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_torchscript_says_that_it_runs_code(tmp_path) -> None:
     class Tiny(torch.nn.Module):
