@@ -1,10 +1,13 @@
-"""The kind of value that a type hint asks for, and numbers of that kind."""
+"""The kind of value that a type hint asks for, and numbers and sizes of that kind."""
 
 import math
 import numbers
 import types
 import typing
 from typing import Any
+
+LARGEST_SIDE = 16_384
+"""Pixels that an image may be made high or wide."""
 
 
 def kind_of(hint: Any) -> tuple[type, bool, bool]:
@@ -28,3 +31,18 @@ def number_of(kind: type, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"is {value}, should be finite")
     return value
+
+
+def size_of(sides: Any, given: Any = None, wanted: str = "[height, width]") -> tuple[int, int]:
+    """(height, width) in pixels of two whole numbers.
+
+    Raises ValueError that goes on after the option's name: that what was `given` should be what is `wanted`.
+    """
+    try:
+        in_order = sides.tolist() if hasattr(sides, "tolist") else sides  # of NumPy
+        height, width = (number_of(int, side) for side in in_order if isinstance(in_order, list | tuple))
+    except (TypeError, ValueError):
+        raise ValueError(f"is {sides if given is None else given!r}, should be {wanted}") from None
+    if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
+        raise ValueError(f"is {height}x{width}, both sides should be at least 1 and at most {LARGEST_SIDE:,}")
+    return height, width

@@ -28,7 +28,8 @@ def parse_bandwidths(t: str | float | Sequence[float]) -> str | tuple[float, ...
             return "auto"
         parts = [part for part in t.split(",") if part.strip()]
     try:
-        values = [float(part) for part in ([parts] if isinstance(parts, numbers.Real) else parts)]
+        given = [parts] if isinstance(parts, numbers.Real) else list(parts)
+        values = [] if bool in map(type, given) else [float(part) for part in given]
     except (TypeError, ValueError):
         values = []
     if not values:

@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.kinds import number_of
 from kdbias.sampler.scatter import Scatter
 
 MODES = ("systematic", "iid")
@@ -88,6 +89,16 @@ class EpochOrder:
         for block in self.blocks(start=stop):
             np.subtract.at(counts, block, np.uint32(1))
         return counts
+
+
+def check_counts(least: int, **given: int | None) -> None:
+    """Refuse what is no whole number of at least so much; None leaves it open."""
+    for name, value in given.items():
+        try:
+            if value is not None and number_of(int, value) < least:
+                raise ValueError(f"is {value}, should be at least {least}")
+        except ValueError as error:
+            raise KdbiasError(f"{name} {error}") from None
 
 
 def check_mode(mode: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.sampler.epoch_order import systematic_ticks
+from kdbias.sampler.epoch_order import check_counts, systematic_ticks
 from kdbias.sampler.manifest_sampler import Epochs
 from kdbias.sampler.places import given_place
 from kdbias.tables import fingerprints
@@ -47,6 +47,7 @@ class IdentitySampler(Epochs):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
+        check_counts(0, seed=seed, num_samples=num_samples, identities=identities, instances=instances)
         array = validate_weights(np.asarray(weights, dtype=np.float64))
         values = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels)
         codes, _ = encode(values)

@@ -13,7 +13,7 @@ from torch.utils.data import DistributedSampler, WeightedRandomSampler
 
 from kdbias.errors import KdbiasError
 from kdbias.progress import say
-from kdbias.sampler.epoch_order import EpochOrder, check_mode
+from kdbias.sampler.epoch_order import EpochOrder, check_counts, check_mode
 from kdbias.sampler.places import ALONE, Place, find_slicer, given_place, in_group, usual_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import align, as_strings
@@ -170,12 +170,11 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         world_size: int | None = None,
         drop_last: bool = True,
     ) -> None:
-        array = validate_weights(np.asarray(weights, dtype=np.float64))
-        draws = len(array) if num_samples is None else int(num_samples)
-        self._given = given_place(rank, world_size)
         check_mode(mode)
-        if seed < 0:
-            raise KdbiasError(f"seed {seed} is negative: use a whole number >= 0")
+        array = validate_weights(np.asarray(weights, dtype=np.float64))
+        draws = len(array) if num_samples is None else num_samples
+        self._given = given_place(rank, world_size)
+        check_counts(0, seed=seed, num_samples=num_samples)
         self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
         self._array = array
         self._order: tuple[int, EpochOrder] | None = None

@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 
 from kdbias.device import rank_and_world
 from kdbias.errors import KdbiasError
+from kdbias.sampler.epoch_order import check_counts
 
 Place = tuple[int, int]
 ALONE: Place = (0, 1)
@@ -31,7 +32,8 @@ def given_place(rank: int | None, world_size: int | None) -> Place | None:
         raise KdbiasError(f"rank={rank}, world_size={world_size}: give both or neither")
     if rank is None or world_size is None:
         return None
-    if not 0 <= rank < world_size:
+    check_counts(0, rank=rank, world_size=world_size)
+    if not rank < world_size:
         raise KdbiasError(f"rank {rank} is not one of 0 .. {world_size - 1}")
     return rank, world_size
 

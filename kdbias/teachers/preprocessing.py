@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.kinds import LARGEST_SIDE, number_of, size_of
 from kdbias.settings import Settings, option
 from kdbias.tables.documents import read_toml
 from kdbias.teachers.warp import Matrix, resize_at_centres, warp_affine
@@ -26,30 +27,17 @@ if TYPE_CHECKING:
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-_LARGEST_SIDE = 16384
-
-
-def _size(value: Any) -> tuple[int, int]:
-    """Height and width in pixels; ValueError for anything else."""
-    try:
-        height, width = (int(v) for v in value)
-    except (TypeError, ValueError):
-        raise ValueError(f"is {value!r}, should be [height, width]") from None
-    if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
-        raise ValueError(f"is {height}x{width}, both should lie in 1..{_LARGEST_SIDE}")
-    return height, width
 
 
 def _matrix(value: Any) -> Matrix:
     """An invertible 2x3 matrix; ValueError for anything else."""
     try:
-        matrix = np.asarray(value, dtype=np.float64)
+        (a, b, c), (d, e, f) = ([number_of(float, number) for number in row] for row in value)
     except (TypeError, ValueError):
-        matrix = np.empty(0)
-    if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-9:
+        a = b = c = d = e = f = 0.0
+    if abs(a * e - b * d) < 1e-9:
         raise ValueError(f"is {value!r}, should be an invertible 2x3 matrix")
-    (a, b, c), (d, e, f) = matrix.tolist()
-    return (a, b, c), (d, e, f)
+    return (float(a), float(b), float(c)), (float(d), float(e), float(f))
 
 
 @dataclass(frozen=True)
@@ -74,15 +62,15 @@ class Preprocessing(Settings):
 
     name = "preprocessing"
 
-    size: tuple[int, int] = option(parse=_size)
+    size: tuple[int, int] = option(parse=size_of)
     color: str = option("RGB", choices=("RGB", "BGR", "L"))
     interpolation: str = option("bilinear", choices=INTERPOLATIONS)
     antialias: bool = option(True)
     mean: tuple[float, ...] = option(IMAGENET_MEAN)
     std: tuple[float, ...] = option(IMAGENET_STD, above=0)
-    shorter_side: int | None = option(None, least=1, most=_LARGEST_SIDE)
+    shorter_side: int | None = option(None, least=1, most=LARGEST_SIDE)
     affine: tuple[tuple[float, float, float], tuple[float, float, float]] | None = option(None, parse=_matrix)
-    source_size: tuple[int, int] | None = option(None, parse=_size)
+    source_size: tuple[int, int] | None = option(None, parse=size_of)
     fast_decode: bool = option(False)
 
     def check(self) -> None:

@@ -12,28 +12,17 @@ from typing import Any
 from kdbias.data.settings import Reading
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
+from kdbias.kinds import size_of
 from kdbias.settings import Settings, option
-
-_LARGEST_SIDE = 16_384
 
 
 def image_size(value: Any) -> tuple[int, int]:
-    """(height, width) from N, "N", "HxW" or two numbers; raises KdbiasError."""
-    try:
-        if isinstance(value, str):
-            value = [int(v) for v in value.lower().split("x")]
-        sides = [int(v) for v in (value if isinstance(value, list | tuple) else [value])]
-        height, width = sides * 2 if len(sides) == 1 else sides
-    except (TypeError, ValueError):
-        raise KdbiasError(
-            f"train: image_size is {value!r}, should be N or HxW, for example 112 or 256x128"
-        ) from None
-    if not 1 <= min(height, width) <= max(height, width) <= _LARGEST_SIDE:
-        raise KdbiasError(
-            f"train: image_size is {height}x{width}, both sides should be at least 1 and at most "
-            f"{_LARGEST_SIDE:,}"
-        )
-    return height, width
+    """(height, width) from N, "N", "HxW" or two numbers; raises ValueError."""
+    sides: Any = value
+    if isinstance(value, str):
+        sides = [int(side) if side.strip().isdecimal() else side for side in value.lower().split("x")]
+    sides = sides if isinstance(sides, list | tuple) else [sides]
+    return size_of(sides * 2 if len(sides) == 1 else sides, value, "N or HxW, for example 112 or 256x128")
 
 
 @dataclass(frozen=True, kw_only=True)

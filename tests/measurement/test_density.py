@@ -41,7 +41,9 @@ def test_parsing(text: object, values: object) -> None:
     assert parse_bandwidths(text) == values
 
 
-@pytest.mark.parametrize("text", ["", "five", "2,-1", "0", "nan", "inf", [], [None], {}, object()])
+@pytest.mark.parametrize(
+    "text", ["", "five", "2,-1", "0", "nan", "inf", [], [None], {}, object(), True, [2, True]]
+)
 def test_bad_bandwidths_are_refused(text: object) -> None:
     with pytest.raises(KdbiasError, match="--t"):
         parse_bandwidths(text)

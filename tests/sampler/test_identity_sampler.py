@@ -130,6 +130,10 @@ def test_a_loader_takes_it_as_batch_sampler() -> None:
     [
         ({"identities": 41}, "41 identities x 4 images cannot be drawn from 40"),
         ({"identities": 0}, "cannot be drawn"),
+        ({"identities": True}, "identities is True, should be a whole number"),
+        ({"instances": 1.5}, "instances is 1.5, should be a whole number"),
+        ({"num_samples": 80.5}, "num_samples is 80.5, should be a whole number"),
+        ({"seed": -1}, "seed is -1, should be at least 0"),
         ({"rank": 0, "world_size": 3}, "cannot be shared by 3 ranks"),
     ],
 )

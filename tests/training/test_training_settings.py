@@ -48,6 +48,11 @@ def test_the_identity_of_a_run_holds_neither_paths_nor_speed() -> None:
         ({"optimizer": "adam"}, "optimizer is 'adam', should be one of sgd, adamw"),
         ({"image_size": "12x"}, "should be N or HxW"),
         ({"image_size": [0, 4]}, "at least 1"),
+        ({"image_size": 16_385}, "image_size is 16385x16385, both sides .* at most 16,384"),
+        ({"image_size": True}, "image_size is True, should be N or HxW"),
+        ({"image_size": [32, True]}, "image_size is .*True.*, should be N or HxW"),
+        ({"image_size": [32.5, 32]}, "image_size is .*32.5.*, should be N or HxW"),
+        ({"image_size": "8x8x8"}, "image_size is '8x8x8', should be N or HxW"),
         ({"seed": -1}, "seed is -1, should be at least 0"),
         ({"warmup": 50, "epochs": 1}, "warmup is 50 epochs and the run has 1, .* shorter warmup"),
         (
