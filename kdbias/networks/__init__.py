@@ -30,8 +30,8 @@ NETWORKS: dict[str, str] = {
     "cifar_resnet56": "cifar_resnet:cifar_resnet56",
 }
 FAMILIES: dict[str, str] = {
-    "torchvision": "torchvision_nets:torchvision_network",
-    "timm": "timm_nets:timm_network",
+    "torchvision": "libraries:torchvision_network",
+    "timm": "libraries:timm_network",
 }
 
 

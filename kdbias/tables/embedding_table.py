@@ -15,7 +15,7 @@ from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, pa
 from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.half_floats import widen
 from kdbias.tables.joins import as_strings, require_unique, shown
-from kdbias.tables.parquet_file import open_parquet, read_footer, read_table, require_columns
+from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
 from kdbias.tables.plain import as_names, as_plain, without_missing
 from kdbias.tables.run_record import RECORD, Run, Stage, read_record
 
@@ -235,12 +235,7 @@ class EmbeddingTable:
         """Stream (first row, (m, d) vectors as they are stored), m <= rows, holding little more in memory."""
         if column == "embedding_flip" and not self.has_flip:
             raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
-        start = 0
-        for part in self.parts:
-            with open_parquet(part) as file:
-                for block in file.vectors(rows, column, self.d):
-                    yield start, block
-                    start += len(block)
+        return stream_vectors(self.parts, rows, column, self.d)
 
     def _unit(
         self,

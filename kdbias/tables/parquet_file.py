@@ -179,6 +179,18 @@ def open_parquet(path: str | os.PathLike[str]) -> Iterator[ParquetTable]:
             yield ParquetTable(path, file, sealed)
 
 
+def stream_vectors(
+    paths: Sequence[str | os.PathLike[str]], rows: int, column: str, dim: int | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Stream (first row, (m, dim) vectors as they are stored) over files, as `ParquetTable.vectors` does."""
+    start = 0
+    for path in paths:
+        with open_parquet(path) as file:
+            for block in file.vectors(rows, column, dim):
+                yield start, block
+                start += len(block)
+
+
 def read_schema(path: str | os.PathLike[str]) -> pa.Schema:
     """Columns and metadata of a file; raises KdbiasError as `open_parquet`."""
     with open_parquet(path) as table:

@@ -16,18 +16,15 @@ from kdbias.teachers.teacher import Teacher, TeacherOptions
 
 __all__ = ["KINDS", "Preprocessing", "Teacher", "TeacherOptions", "load_preprocessing", "open_teacher"]
 
-# kind -> "module:function(rest, options) -> Teacher" in this folder, and how its specs are written.
+# kind -> "module:maker" in this folder, maker(rest, options) being a Teacher, and how its specs are written.
 KINDS: dict[str, tuple[str, str]] = {
-    "torchvision": (
-        "torchvision_teacher:open_torchvision",
-        "torchvision:NAME[@WEIGHTS|@FILE|@random[:SEED]]",
-    ),
-    "run": ("run_teacher:open_run", "run:RUN_DIR"),
-    "timm": ("timm_teacher:open_timm", "timm:NAME[@FILE|@random[:SEED]]"),
+    "torchvision": ("published:open_torchvision", "torchvision:NAME[@WEIGHTS|@FILE|@random[:SEED]]"),
+    "run": ("kdbias_teacher:open_run", "run:RUN_DIR"),
+    "timm": ("published:open_timm", "timm:NAME[@FILE|@random[:SEED]]"),
     "kdbias": ("kdbias_teacher:open_kdbias", "kdbias:NAME@FILE"),
-    "onnx": ("onnx_teacher:open_onnx", "onnx:FILE"),
-    "openvino": ("openvino_teacher:open_openvino", "openvino:FILE.xml"),
-    "torchscript": ("torchscript_teacher:open_torchscript", "torchscript:FILE"),
+    "onnx": ("exported:OnnxTeacher", "onnx:FILE"),
+    "openvino": ("exported:OpenVinoTeacher", "openvino:FILE.xml"),
+    "torchscript": ("torch_module:open_torchscript", "torchscript:FILE"),
     "python": ("python_teacher:open_python", "python:package.module:factory"),
 }
 PRECOMPUTED = "precomputed"

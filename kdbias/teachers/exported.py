@@ -1,22 +1,34 @@
-"""Networks in a file of their own runtime: one rule for what goes in and what comes out.
+"""Networks in a file of their own runtime: `onnx:FILE`, `openvino:FILE.xml` (or `.onnx`).
 
 In: one image of rank 4, channels first or last as its fixed axes say, in float32, float64, float16 or uint8;
 a batch size that is fixed in the file is kept to. Out: one vector an image, as for all teachers; of several
-outputs the one that was asked for.
+outputs the one that was asked for. ONNX Runtime computes in the file's own precision. To OpenVINO, which runs
+on the CPU, the precision is always stated, because on CPUs with bfloat16 its own choice is bfloat16.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
-from kdbias.errors import KdbiasError
-from kdbias.teachers.teacher import Teacher, choose_output
+from kdbias.errors import KdbiasError, first_line
+from kdbias.optional import require
+from kdbias.tables import fingerprints
+from kdbias.teachers.side_car import find_preprocessing
+from kdbias.teachers.teacher import Teacher, TeacherOptions, choose_output, teacher_fingerprint
 
 _IMAGES = ("float32", "float64", "float16", "uint8")
+_ONNX_TYPES = {"float": "float32", "double": "float64"}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,33 @@ class Port:
 
 
 class ExportedTeacher(Teacher):
-    """A network that a runtime runs; a back-end opens the file and gives `_infer`."""
+    """A network that a runtime runs; a back-end opens the file and gives `_infer`.
+
+    kind    of its specs
+    takes   names of the options that it can honour, as `TeacherOptions.refuse` wants them
+    beside  names of files of weights that may lie beside the graph, of its own name and stem
+    """
+
+    kind: ClassVar[str]
+    takes: ClassVar[str]
+    beside: ClassVar[Sequence[str]]
+
+    def __init__(self, file: str, options: TeacherOptions) -> None:
+        options.refuse(self.kind, self.takes)
+        self.spec, self.device, self.precision = f"{self.kind}:{file}", options.device, options.precision
+        path = Path(file)
+        if not path.is_file():
+            raise KdbiasError(f"teacher {self.spec}: no such file")
+        self.preprocessing = find_preprocessing(file, options)
+        self._open(file, options)
+        beside = [path.with_name(name.format(path.name, stem=path.stem)) for name in self.beside]
+        content = fingerprints.of_json([fingerprints.of_file(f) for f in (path, *beside) if f.is_file()])
+        self.fingerprint = teacher_fingerprint(self.kind, content, self.preprocessing, self.output)
+        self.dim = self._probe_dim()
+
+    @abstractmethod
+    def _open(self, file: str, options: TeacherOptions) -> None:
+        """Open the file in the runtime, and `_set_ports`."""
 
     def _set_ports(self, inputs: Sequence[Port], outputs: Sequence[Port], asked: str | None) -> None:
         """Take the ports of the file; `spec` and `preprocessing` must be set.
@@ -113,3 +151,152 @@ class ExportedTeacher(Teacher):
 def _fits(axes: Sequence[int | None], wanted: tuple[int, int, int]) -> bool:
     """Whether a graph's axes, None where free, take the shape wanted."""
     return all(has is None or has == want for has, want in zip(axes, wanted, strict=True))
+
+
+class OnnxTeacher(ExportedTeacher):
+    """An ONNX Runtime session on prepared images."""
+
+    kind, takes = "onnx", "preprocessing device"
+    beside = ("{}.data", "{}_data")  # where large networks keep their weights
+
+    def _open(self, file: str, options: TeacherOptions) -> None:
+        self._session = _session(file, options.device)
+        inputs, outputs = (
+            [Port(each.name, _onnx_type(each.type), _onnx_shape(each.shape)) for each in ports]
+            for ports in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        self._set_ports(inputs, outputs, options.output)
+        self._names = [outputs[self._output].name], inputs[0].name
+
+    def _infer(self, x: np.ndarray, step: int) -> list[np.ndarray]:
+        outputs, name = self._names
+        return [self._session.run(outputs, {name: x[i : i + step]})[0] for i in range(0, len(x), step)]
+
+
+def _onnx_type(stated: str) -> str:
+    """NumPy's name of a type as the runtime states it."""
+    inner = stated.removeprefix("tensor(").removesuffix(")")
+    return _ONNX_TYPES.get(inner, inner)
+
+
+def _onnx_shape(stated: list[Any] | None) -> tuple[int | None, ...] | None:
+    """A stated shape, None for free axes; None where it is unknown."""
+    # Of an unknown rank the runtime says nothing, as of a scalar, which no image is.
+    return tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in stated) if stated else None
+
+
+def _session(file: str, device: str) -> Any:
+    """A session on the device."""
+    runtime = require("onnxruntime", extra="onnx")
+    kind, _, index = device.partition(":")
+    provider = _PROVIDERS[kind]
+    if provider not in runtime.get_available_providers():
+        raise KdbiasError(
+            f"this onnxruntime has no {provider} for --device {device}; install onnxruntime-gpu, or use "
+            "--device cpu"
+        )
+    chosen: Any = (provider, {"device_id": int(index or 0), "use_tf32": 0}) if kind == "cuda" else provider
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3  # its warnings about shapes would be repeated for each batch
+    try:
+        session = runtime.InferenceSession(file, settings, providers=[chosen])
+    except Exception as error:  # the runtime has an error class of its own for each kind of damage
+        raise KdbiasError(f"teacher onnx:{file} cannot be read: {first_line(error)}") from error
+    if provider not in session.get_providers():
+        raise KdbiasError(f"onnxruntime fell back to the CPU for {file}: CUDA or cuDNN libraries are missing")
+    return session
+
+
+class OpenVinoTeacher(ExportedTeacher):
+    """A compiled OpenVINO model on prepared images.
+
+    Unless the file fixes another batch size, images go through one by one, several at once: most published
+    files have a fixed batch of 1, and this way an embedding cannot depend on its batch.
+    """
+
+    kind, takes, beside = "openvino", "preprocessing precision", ("{stem}.bin",)
+
+    def _open(self, file: str, options: TeacherOptions) -> None:
+        openvino = require("openvino", extra="openvino")
+        try:
+            core = openvino.Core()
+            model = core.read_model(file)
+            inputs = model.inputs
+            self._set_ports(
+                [_openvino_port(each, i, "input") for i, each in enumerate(inputs)],
+                [_openvino_port(each, i, "output", options.output) for i, each in enumerate(model.outputs)],
+                options.output,
+            )
+            if inputs[0].get_partial_shape().is_dynamic:
+                model.reshape({inputs[0]: [self._batch or 1, *self._image_shape]})
+            settings = {
+                "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
+                "PERFORMANCE_HINT": "THROUGHPUT",
+            }
+            with _signal_stack_kept():
+                compiled = core.compile_model(model, "CPU", settings)
+        except KdbiasError:
+            raise
+        except Exception as error:  # the runtime raises RuntimeError for any damage to the files
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise KdbiasError(f"teacher {self.spec} cannot be opened by OpenVINO: {reason}") from error
+        # Not an AsyncInferQueue: its threads take Python's lock to let go of a callback, while whoever
+        # deletes the model holds that lock and waits for the threads: now and then neither ever goes on.
+        count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
+
+    def _step(self, count: int) -> int:
+        return self._batch or 1
+
+    def _infer(self, x: np.ndarray, step: int) -> list[np.ndarray]:
+        at_once, pieces = len(self._requests), [x[i : i + step] for i in range(0, len(x), step)]
+        outputs = []
+        for i, piece in enumerate(pieces):
+            if i >= at_once:
+                outputs.append(self._result(i - at_once))
+            self._requests[i % at_once].start_async({0: piece})
+        return outputs + [self._result(i) for i in range(len(outputs), len(pieces))]
+
+    def _result(self, i: int) -> np.ndarray:
+        """Wait for piece i. Copied: the request's memory is used again for a later one."""
+        request = self._requests[i % len(self._requests)]
+        request.wait()
+        return np.array(request.get_output_tensor(self._output).data)
+
+
+class _Stack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Keep the stack on which this thread takes signals (none, unless someone gave it one).
+
+    The runtime's CPU device brings its own and frees it with the model. Where two models were open, or one is
+    dropped in another thread, the freed one stays in use, and the next signal (Ctrl-C, the end of a decode
+    worker) ends the process.
+    """
+    before = _Stack()
+    swap = ctypes.CDLL(None).sigaltstack if sys.platform == "linux" else lambda *_: 0
+    swap(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        swap(ctypes.byref(before), None)
+
+
+def _openvino_port(port: Any, index: int, kind: str, asked: str | None = None) -> Port:
+    """Name, shape and type of an input or output."""
+    names = sorted(port.get_names())
+    name = asked if asked in names else next(iter(names), f"{kind} {index}")
+    shape, number = port.get_partial_shape(), port.get_element_type()
+    axes = (
+        [None if axis.is_dynamic else axis.get_length() for axis in shape] if shape.rank.is_static else None
+    )
+    try:
+        stated = np.dtype(number.to_dtype()).name
+    except (RuntimeError, TypeError):  # bfloat16 and what is smaller than a byte
+        stated = number.get_type_name()
+    return Port(str(name), stated, None if axes is None else tuple(axes))

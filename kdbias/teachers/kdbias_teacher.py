@@ -1,18 +1,21 @@
-"""`kdbias:NAME@FILE`: one of kdbias's own networks with weights from a file, such as insightface publishes.
+"""kdbias's own networks: `run:RUN_DIR`, of `kdbias train`, and `kdbias:NAME@FILE`, published elsewhere.
 
-NAME is a name of `kdbias.networks`; FILE holds its weights (`.pt`, `.pth`, `.npz`, `.safetensors`), or is
-`random[:SEED]`. The embedding's dimension is read from the weights.
+NAME is a name of `kdbias.networks`; FILE holds its weights (`.pt`, `.pth`, `.npz`, `.safetensors`), such as
+insightface publishes, or is `random[:SEED]`. The embedding's dimension is read from the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
 from kdbias.networks.places import find_place, load_into
+from kdbias.networks.saved import load_network
+from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.side_car import find_preprocessing
 from kdbias.teachers.state_files import drawn_weights, read_state, split_choice
 from kdbias.teachers.teacher import TeacherOptions, split_weights
@@ -21,6 +24,16 @@ from kdbias.teachers.torch_module import TorchTeacher
 _DIM = 512
 # Networks that are published with one input; others need a side-car.
 _USUAL_INPUT = {"iresnet": "arcface_112", "mobilefacenet": "arcface_112", "cifar_resnet": "cifar10_resnet20"}
+
+
+def open_run(rest: str, options: TeacherOptions) -> TorchTeacher:
+    """Open `run:REST`, REST being the run's folder or its `student.pt`; the preprocessing is stored in it."""
+    options.refuse("run", "precision device channels_last compile")
+    if not Path(rest).exists():
+        raise KdbiasError(f"run:{rest}: no such file or folder; run: names what kdbias train wrote")
+    network, info = load_network(rest)
+    preprocessing = Preprocessing.from_dict(info["preprocessing"])
+    return TorchTeacher(f"run:{rest}", network, preprocessing, options, kind=f"run:{info['name']}")
 
 
 def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:

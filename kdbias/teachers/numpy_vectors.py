@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,16 +47,23 @@ class ArrayParts:
         return out
 
 
-def load(path: Path) -> Any:
-    """An array, mapped, or an archive of arrays; nothing pickled.
-
-    Raises:
-        KdbiasError: anything else.
-    """
+@contextlib.contextmanager
+def _plain_numbers(path: Path) -> Iterator[None]:
+    """Name the file where reading it in the block shows that it is damaged, or holds more than numbers."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        yield
     except DAMAGED as error:
-        raise _unreadable(path, error) from error
+        reason = first_line(error)
+        raise KdbiasError(f"precomputed:{path}: not an array of plain numbers ({reason})") from error
+
+
+def load(path: Path) -> np.ndarray:
+    """An array, mapped; nothing pickled, no archive (KdbiasError)."""
+    with _plain_numbers(path):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive of arrays, as .npz files are")
+        return array
 
 
 def read_archive(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Array | None, pa.Array | None]:
@@ -68,13 +75,17 @@ def read_archive(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Arra
     Raises:
         KdbiasError: it is not clear which array holds the vectors or the ids.
     """
-    try:
-        with load(path) as archive:
-            arrays = {name: _decoded(archive[name]) for name in archive.files}
-    except DAMAGED as error:
-        raise _unreadable(path, error) from error
+    with _plain_numbers(path), np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+        arrays |= {n: np.char.decode(a, "utf-8") for n, a in arrays.items() if a.dtype.kind == "S"}
     tables = {name: a for name, a in arrays.items() if a.ndim == 2 and a.dtype.kind == "f"}
-    vectors = tables[_only(tables, VECTORS, f"{path}: 2-D float array", arrays)]
+    usual = next((name for name in VECTORS if name in tables), None)
+    if usual is None and len(tables) != 1:
+        known = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in arrays.items())
+        raise KdbiasError(
+            f"precomputed:{path}: 2-D float array not clear; name it {VECTORS[0]!r} (the file holds {known})"
+        )
+    vectors = tables[usual or next(iter(tables))]
     columns = {name: a for name, a in arrays.items() if a.ndim == 1 and len(a) == len(vectors)}
     names = {name: as_names(pa.array(a)) for name, a in columns.items() if a.dtype.kind in "Uiub"}
     label = next((name for name in LABELS if name in names and name != id_column), None)
@@ -99,11 +110,9 @@ def open_numbered(folder: Path) -> tuple[ArrayParts, list[Path]] | None:
     Raises:
         KdbiasError: a file that is no (n, d) array like the first.
     """
-    place = folder / "img_emb" if any((folder / "img_emb").glob("*.npy")) else folder
-    files = sorted(place.glob("*.npy"), key=lambda file: number_of(file))
+    files = list((_numbered(folder / "img_emb", "*.npy") or _numbered(folder, "*.npy")).values())
     if not files:
         return None
-    _require_one_each(files)
     parts = [load(file) for file in files]
     for file, part in zip(files, parts, strict=True):
         if part.ndim != 2 or part.shape[1:] != parts[0].shape[1:] or part.dtype.kind != parts[0].dtype.kind:
@@ -124,59 +133,35 @@ def metadata_of(files: list[Path]) -> list[Path] | None:
     """
     place = files[0].parent
     for folder in (place.parent / "metadata", place / "metadata", place):
-        tables = {number_of(file): file for file in folder.glob("*.parquet")}
-        if not tables:
+        if not (tables := _numbered(folder, "*.parquet")):
             continue
-        _require_one_each(list(folder.glob("*.parquet")))
         if len(tables) == len(files) == 1:
             return list(tables.values())
         arrays = {number_of(file): file for file in files}
-        alone = [file for key, file in (arrays | tables).items() if not (key in arrays and key in tables)]
-        if alone:
-            other = folder if alone[0] in files else place
-            raise KdbiasError(
-                f"precomputed:{alone[0]}: nothing in {other} bears its number, as an array and its table of "
-                "ids do"
-            )
-        return [tables[number_of(file)] for file in files]
+        alone = arrays.keys() ^ tables.keys()
+        for key, file in (arrays | tables).items():
+            if key in alone:
+                raise KdbiasError(
+                    f"precomputed:{file}: nothing in {folder if key in arrays else place} bears its number, "
+                    "as an array and its table of ids do"
+                )
+        return [tables[key] for key in arrays]
     return None
 
 
-def _require_one_each(files: list[Path]) -> None:
-    """Refuse two files with the same number."""
-    names: dict[tuple[int, str], str] = {}
-    for file in files:
-        other = names.setdefault(number_of(file), file.name)
-        if other != file.name:
+def _numbered(folder: Path, pattern: str) -> dict[tuple[int, str], Path]:
+    """The files of a folder by their numbers, in that order; refuses two with the same number."""
+    found: dict[tuple[int, str], Path] = {}
+    for file in sorted(folder.glob(pattern), key=number_of):
+        other = found.setdefault(number_of(file), file)
+        if other != file:
             raise KdbiasError(
-                f"precomputed:{file}: bears the number of {other}; give a folder of one kind of vectors"
+                f"precomputed:{file}: bears the number of {other.name}; give a folder of one kind of vectors"
             )
+    return found
 
 
 def number_of(file: Path) -> tuple[int, str]:
     """The number at the end of a file's name, and the name where it has none: what files are in order of."""
     found = re.search(r"(\d+)\D*$", file.stem)
     return (int(found[1]), "") if found else (-1, file.stem)
-
-
-def _decoded(values: np.ndarray) -> np.ndarray:
-    """Byte strings as text, other values as they are."""
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
-
-
-def _only(
-    found: Mapping[str, np.ndarray], preferred: tuple[str, ...], what: str, arrays: Mapping[str, np.ndarray]
-) -> str:
-    """The array meant: a preferred name, or the only one there is."""
-    name = next((name for name in preferred if name in found), None)
-    if name is None and len(found) == 1:
-        name = next(iter(found))
-    if name is None:
-        known = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in arrays.items())
-        raise KdbiasError(f"precomputed:{what} not clear; name it {preferred[0]!r} (the file holds {known})")
-    return name
-
-
-def _unreadable(path: Path, error: Exception) -> KdbiasError:
-    """Error for a file without plain numbers."""
-    return KdbiasError(f"precomputed:{path}: not an array of plain numbers ({first_line(error)})")

@@ -14,7 +14,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.files import refuse_special
 from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
-from kdbias.tables.parquet_file import open_parquet, read_footer, read_schema, read_table
+from kdbias.tables.parquet_file import read_footer, read_schema, read_table, stream_vectors
 from kdbias.tables.plain import as_names, plain_type
 
 _NUMBERS = 1 << 18  # in memory at a time
@@ -64,21 +64,13 @@ class ParquetVectors:
         dim = next((block.shape[1] for _, block in found.blocks(1)), 0)
         return replace(found, shape=(n, dim))
 
-    def texts(self, name: str | None) -> pa.Array | None:
-        """(n,) large_string of a column of plain values, None where not every file has it."""
-        return None if name is None else _texts(self.files, name)
-
     def blocks(self, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Stream (first row, (m, d) vectors as they are stored), m <= rows, holding little more in memory.
 
         Raises KdbiasError for vectors of unequal length or with missing entries.
         """
-        rows, start = rows or max(1, _NUMBERS // max(1, self.shape[1])), 0
-        for path in self.files:
-            with open_parquet(path) as file:
-                for block in file.vectors(rows, self.column, self.shape[1] or None):
-                    yield start, block
-                    start += len(block)
+        rows = rows or max(1, _NUMBERS // max(1, self.shape[1]))
+        return stream_vectors(self.files, rows, self.column, self.shape[1] or None)
 
     def lay_out(self, rows: np.ndarray, folder: Path) -> np.ndarray:
         """The vectors of some rows, (m, d) of float16 or float32, mapped from a temporary file in `folder`.
@@ -106,22 +98,11 @@ def _number_type(file: Path, schema: pa.Schema, column: str, ids: str | None) ->
     return kind.to_pandas_dtype()
 
 
-def read_beside(
-    files: Sequence[Path], id_column: str | None
-) -> tuple[list[int], pa.Array | None, pa.Array | None]:
-    """Rows of each file, ids and labels of all, for vectors that lie elsewhere.
-
-    Raises KdbiasError for a file that is no whole Parquet file.
-    """
-    footers = [read_footer(file) for file in files]
-    name = id_column_of(footers[0].schema.to_arrow_schema(), id_column)
-    ids = None if name is None else _texts(files, name)
-    return [footer.num_rows for footer in footers], ids, _texts(files, "label")
-
-
-def _texts(files: Sequence[Path], name: str) -> pa.Array | None:
-    """A column of plain values as ids or labels, None where not every file has it."""
+def texts(files: Sequence[Path], name: str | None) -> pa.Array | None:
+    """(n,) large_string of a column of plain values in all of the files; None where not every one has it."""
     schemas = [read_schema(file) for file in files]
-    if any(name not in schema.names or plain_type(schema.field(name).type) is None for schema in schemas):
+    if name is None or not all(
+        name in schema.names and plain_type(schema.field(name).type) for schema in schemas
+    ):
         return None
     return as_strings(pa.chunked_array([as_names(read_table(f, [name])[name]) for f in files]))

@@ -14,6 +14,7 @@ Labels that lie beside the vectors become those of data that have none.
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from kdbias.data.opening import Source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.files import refuse_special
+from kdbias.tables.given import id_column_of
 from kdbias.tables.joins import align, require_unique
+from kdbias.tables.parquet_file import read_footer, read_schema
 from kdbias.teachers.numpy_vectors import ArrayParts, load, metadata_of, open_numbered, read_archive
-from kdbias.teachers.parquet_vectors import ParquetVectors, read_beside
+from kdbias.teachers.parquet_vectors import ParquetVectors, texts
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,10 @@ def _opened(path: Path, id_column: str | None) -> _Opened:
         return vectors, *_beside(vectors, files, id_column)
     if path.is_dir() or suffix == ".parquet":
         stored = ParquetVectors.open(path, id_column)
-        return stored, stored.texts(stored.id_column), stored.texts("label"), stored.files
-    if suffix == ".npz":
+        return stored, texts(stored.files, stored.id_column), texts(stored.files, "label"), stored.files
+    if suffix in (".npy", ".npz") and zipfile.is_zipfile(path):
         return *read_archive(path, id_column), [path]
-    if suffix == ".npy":
+    if suffix in (".npy", ".npz"):
         return load(path), None, None, [path]
     raise KdbiasError(
         f"precomputed:{path}: should be a .npy, .npz or .parquet file, or a folder of .npy or .parquet files"
@@ -152,8 +155,9 @@ def _beside(
     tables = metadata_of(files)
     if tables is None:
         return None, None, files
-    counts, ids, labels = read_beside(tables, id_column)
-    for file, table, n, part in zip(files, tables, counts, vectors.parts, strict=True):
+    for file, table, part in zip(files, tables, vectors.parts, strict=True):
+        n = read_footer(table).num_rows
         if n != len(part):
             raise KdbiasError(f"precomputed:{table}: {n:,} rows, but {file.name} holds {len(part):,} vectors")
-    return ids, labels, [*files, *tables]
+    ids = texts(tables, id_column_of(read_schema(tables[0]), id_column))
+    return ids, texts(tables, "label"), [*files, *tables]

@@ -37,7 +37,7 @@ class EmbeddingObject(Teacher):
     runs_code = True
 
     def __init__(self, spec: str, thing: Any, source: str, options: TeacherOptions) -> None:
-        options.refuse("python (with an embed method)", device=True)
+        options.refuse("python (with an embed method)", "device")
         self.spec, self.device, self.precision = spec, options.device, options.precision
         self._asked = options.output
         self.preprocessing = _preprocessing(thing.preprocessing, spec)
@@ -84,7 +84,7 @@ def _from_network(spec: str, made: tuple[Any, Any], source: str, options: Teache
 
     from kdbias.teachers.torch_module import TorchTeacher, state_digest
 
-    options.refuse("python", precision=True, device=True, channels_last=True, compile=True)
+    options.refuse("python", "precision device channels_last compile")
     network, fields = made
     weights = state_digest(network) if isinstance(network, torch.nn.Module) else ""
     return TorchTeacher(

@@ -39,17 +39,17 @@ class TeacherOptions:
         if self.precision not in PRECISIONS:
             raise KdbiasError(f"--precision is {self.precision!r}, should be one of {', '.join(PRECISIONS)}")
 
-    def refuse(self, kind: str, **supported: bool) -> None:
-        """Refuse options that the back-end `kind` cannot honour, rather than dropping them silently."""
+    def refuse(self, kind: str, takes: str = "") -> None:
+        """Refuse options that the back-end `kind` cannot honour; `takes`: the names of those that it can."""
         layout = "--no-channels-last" if self.channels_last is False else "--channels-last"
         given = {
-            "--preprocessing": self.preprocessing is not None and not supported.get("preprocessing"),
-            f"--precision {self.precision}": self.precision != "fp32" and not supported.get("precision"),
-            f"--device {self.device}": self.device != "cpu" and not supported.get("device"),
-            layout: self.channels_last is not None and not supported.get("channels_last"),
-            "--compile": self.compile and not supported.get("compile"),
+            "preprocessing": self.preprocessing is not None and "--preprocessing",
+            "precision": self.precision != "fp32" and f"--precision {self.precision}",
+            "device": self.device != "cpu" and f"--device {self.device}",
+            "channels_last": self.channels_last is not None and layout,
+            "compile": self.compile and "--compile",
         }
-        refused = [option for option, bad in given.items() if bad]
+        refused = [option for name, option in given.items() if option and name not in takes.split()]
         if refused:
             # "auto" may have chosen the device: then there is nothing to leave out.
             device = f"--device {self.device}" in refused

@@ -1,11 +1,17 @@
-"""Running a torch network as a teacher: precision, memory layout, overlapped copies, too little memory."""
+"""Running a torch network as a teacher: precision, memory layout, overlapped copies, too little memory.
+
+`torchscript:FILE` is a scripted or traced one. TorchScript is a program: loading the file runs the code in
+it, so open files from sources you trust only.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +21,9 @@ from kdbias import progress
 from kdbias.device import out_of_memory
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.networks.saved import tensor_bytes
+from kdbias.tables import fingerprints
 from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.teachers.side_car import find_preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
 from kdbias.wording import counted
 
@@ -121,6 +129,27 @@ class TorchTeacher(Teacher):
                     f"teacher {self.spec} gave {type(output).__name__}; it should give one tensor (b, d)"
                 )
             return output.float() if output.is_floating_point() else output
+
+
+def open_torchscript(rest: str, options: TeacherOptions) -> TorchTeacher:
+    """Open `torchscript:REST`."""
+    options.refuse("torchscript", "preprocessing precision device channels_last")
+    spec = f"torchscript:{rest}"
+    if not Path(rest).is_file():
+        raise KdbiasError(f"teacher {spec}: no such file")
+    preprocessing = find_preprocessing(rest, options)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # torch prefers export; files stay as they are
+            module = torch.jit.load(rest, map_location=options.device).eval()
+    except RuntimeError as error:
+        raise KdbiasError(f"teacher {spec} is no TorchScript file ({first_line(error)})") from error
+    content = fingerprints.of_file(rest)
+    return TorchTeacher(
+        spec, module, preprocessing, options, kind="torchscript", content=content, runs_code=True
+    )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
-from kdbias.networks.torchvision_nets import torchvision_network
+from kdbias.networks.libraries import torchvision_network
 
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 40), (64, 64)])

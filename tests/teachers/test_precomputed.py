@@ -262,3 +262,20 @@ def test_ids_that_are_not_utf8(tmp_path) -> None:
     pq.write_table(pa.table({"sample_id": bad, "embedding": [[1.0, 2.0]]}), tmp_path / "v.parquet")
     with pytest.raises(KdbiasError, match="UTF8"):
         open_precomputed(str(tmp_path / "v.parquet"))
+
+
+def test_an_array_and_an_archive_under_each_others_name(tmp_path) -> None:
+    vectors = np.eye(4, dtype=np.float32)
+    with open(tmp_path / "a.npz", "wb") as file:
+        np.save(file, vectors)
+    assert open_precomputed(str(tmp_path / "a.npz")).ids is None
+    with open(tmp_path / "b.npy", "wb") as file:
+        np.savez(file, embedding=vectors, ids=list("abcd"))
+    stored = open_precomputed(str(tmp_path / "b.npy"))
+    assert stored.ids.to_pylist() == list("abcd")
+    assert np.array_equal(stored.vectors, vectors)
+    folder = tmp_path / "img_emb"
+    folder.mkdir()
+    (tmp_path / "b.npy").rename(folder / "img_emb_0.npy")
+    with pytest.raises(KdbiasError, match=r"img_emb_0.npy: not an array .*an archive of arrays"):
+        open_precomputed(str(tmp_path))

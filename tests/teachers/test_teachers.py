@@ -229,8 +229,8 @@ def tiny(precision: str = "fp32") -> TorchTeacher:
 def test_a_memory_layout_is_refused_where_it_would_be_ignored(asked) -> None:
     options = TeacherOptions(channels_last=asked)
     with pytest.raises(KdbiasError, match=f"does not take --{'' if asked else 'no-'}channels-last; leave it"):
-        options.refuse("onnx", device=True)
-    options.refuse("run", channels_last=True)
+        options.refuse("onnx", "device")
+    options.refuse("run", "channels_last")
 
 
 def test_a_device_that_auto_chose_is_refused_with_one_that_serves() -> None:

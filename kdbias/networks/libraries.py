@@ -1,7 +1,8 @@
-"""Any classification network of torchvision: found, built, its weights fetched, its classifier cut."""
+"""Any classification network of torchvision, any network of timm: found by name, built as an embedding."""
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.networks import unknown
 from kdbias.networks.plain_values import why_refused
+from kdbias.optional import require
 
 # Stems of ImageNet networks shrink their input 32-fold in all: smaller images leave no feature map.
 _SMALLEST = 32
@@ -128,3 +130,46 @@ def _put(network: nn.Module, path: str, module: nn.Module) -> None:
     """Replace the module at a path."""
     parent, _, leaf = path.rpartition(".")
     setattr(network.get_submodule(parent), leaf, module)
+
+
+def timm_network(
+    name: str, *, dim: int, channels: int = 3, image_size: tuple[int, int] = (224, 224)
+) -> nn.Module:
+    """Return timm's NAME with random weights and `dim` outputs; transformers are built for `image_size`."""
+    timm, name = timm_with(name)
+    options: dict[str, Any] = {"num_classes": dim, "in_chans": channels}
+    if _takes_image_size(timm, name):
+        options["img_size"] = tuple(image_size)
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise KdbiasError(
+            f"timm:{name} cannot be built for {channels}x{image_size} -> {dim}: {first_line(error)}"
+        ) from error
+
+
+def timm_with(name: str, or_hub: bool = False) -> tuple[Any, str]:
+    """The library timm, and the name there of its network NAME (a tag may follow: NAME.TAG).
+
+    `hf-hub:timm/NAME` and `timm/NAME`, as the hub writes timm's own networks, are NAME.
+
+    Args:
+        or_hub: also take `hf-hub:OWNER/NAME`, of others on the hub, as it is.
+
+    Raises:
+        KdbiasError: timm is not installed, or has no such network.
+    """
+    timm = require("timm", extra="timm")
+    for source in ("hf-hub:timm/", "hf_hub:timm/", "timm/"):
+        name = name.removeprefix(source)
+    if not (or_hub and name.startswith(("hf-hub:", "hf_hub:"))) and not timm.is_model(name):
+        raise unknown("timm has no network", name, timm.list_models())
+    return timm, name
+
+
+def _takes_image_size(timm: Any, name: str) -> bool:
+    """Whether a timm network is built for one size of images."""
+    # Builders take **kwargs; the network's class says whether it is built for one size (a fixed position
+    # grid).
+    network = timm.create_model(name, pretrained=False, num_classes=0)
+    return "img_size" in inspect.signature(type(network).__init__).parameters
