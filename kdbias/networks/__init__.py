@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 # name -> "module:builder" in this folder; strings, so that listing the names imports no torch.
 NETWORKS: dict[str, str] = {
-    "convnet": "convnet:convnet",
-    "mobilefacenet": "mobilefacenet:mobilefacenet",
-    "mobilefacenet_x2": "mobilefacenet:mobilefacenet_x2",
-    "iresnet18": "iresnet:iresnet18",
-    "iresnet34": "iresnet:iresnet34",
-    "iresnet50": "iresnet:iresnet50",
-    "iresnet100": "iresnet:iresnet100",
-    "cifar_resnet20": "cifar_resnet:cifar_resnet20",
-    "cifar_resnet56": "cifar_resnet:cifar_resnet56",
+    "convnet": "small_pictures:convnet",
+    "mobilefacenet": "faces:mobilefacenet",
+    "mobilefacenet_x2": "faces:mobilefacenet_x2",
+    "iresnet18": "faces:iresnet18",
+    "iresnet34": "faces:iresnet34",
+    "iresnet50": "faces:iresnet50",
+    "iresnet100": "faces:iresnet100",
+    "cifar_resnet20": "small_pictures:cifar_resnet20",
+    "cifar_resnet56": "small_pictures:cifar_resnet56",
 }
 FAMILIES: dict[str, str] = {
     "torchvision": "libraries:torchvision_network",
@@ -66,6 +66,13 @@ def unknown(what: str, name: str, known: Iterable[str]) -> KdbiasError:
     """The error for a network that a library lacks; `what` says so, the nearest of the known names follow."""
     near = difflib.get_close_matches(name, known, n=6, cutoff=0.4)
     return KdbiasError(f"{what} {name!r}; similar: {', '.join(near) or 'none'}")
+
+
+def require_size(name: str, image_size: tuple[int, int], least: int) -> None:
+    """Refuse images (height, width) of which a network would leave nothing."""
+    if min(image_size) < least:
+        height, width = image_size
+        raise KdbiasError(f"{name} needs images of at least {least}x{least} pixels, not {height}x{width}")
 
 
 def _try(network: torch.nn.Module, name: str, shape: tuple[int, ...], dim: int) -> None:

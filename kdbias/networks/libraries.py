@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.networks import unknown
+from kdbias.networks import require_size, unknown
 from kdbias.networks.plain_values import why_refused
 from kdbias.optional import require
 
@@ -36,10 +36,8 @@ def torchvision_network(
     network = models.get_model(name, weights=None, **plain_arguments(name))
     small = max(image_size) <= 64 if small_stem is None else small_stem
     is_resnet = isinstance(network, models.ResNet)
-    if min(image_size) < _SMALLEST and not (is_resnet and small):
-        raise KdbiasError(
-            f"torchvision:{name} needs images of at least {_SMALLEST}x{_SMALLEST}, not {image_size}"
-        )
+    if not (is_resnet and small):
+        require_size(f"torchvision:{name}", image_size, _SMALLEST)
     linear = _layers(network, nn.Linear)
     if not linear:
         raise KdbiasError(

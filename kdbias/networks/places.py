@@ -29,17 +29,8 @@ _WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_w
 _AVERAGES = {"ema", "swa", "teacher"}
 _COPIES = _AVERAGES | {"student", "online", "target", "momentum"}
 _CLASSIFIERS = {"fc", "classifier", "classification", "head", "heads", "linear", "logits", "cls", "arcface"}
-_TRAINING = {
-    "loss",
-    "criterion",
-    "margin",
-    "projector",
-    "projection",
-    "predictor",
-    "prototypes",
-    "queue",
-    "center",
-}
+_TRAINING = {"loss", "criterion", "margin", "projector", "projection", "predictor"}
+_TRAINING |= {"prototypes", "queue", "center"}
 
 Names = tuple[str, ...]
 State = dict[str, torch.Tensor]

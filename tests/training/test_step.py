@@ -81,8 +81,8 @@ class Dropping(nn.Sequential):
 def test_a_resumed_run_drops_what_the_uninterrupted_one_does(
     lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(NETWORKS, "dropping", "convnet:dropping")
-    monkeypatch.setattr("kdbias.networks.convnet.dropping", Dropping, raising=False)
+    monkeypatch.setitem(NETWORKS, "dropping", "small_pictures:dropping")
+    monkeypatch.setattr("kdbias.networks.small_pictures.dropping", Dropping, raising=False)
     options = {"student": "dropping", "epochs": 2, "lr": 0.01}
     lab.run(tmp_path / "whole", **options)
     lab.break_off(4, tmp_path / "broken", **options)

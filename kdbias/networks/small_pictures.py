@@ -1,48 +1,63 @@
-"""Residual networks for small pictures (He et al. 2016, section 4.2): `cifar_resnet20`, `cifar_resnet56`.
+"""Networks for small pictures: `convnet`, a plain convolutional one (digits, 16x16 to about 64x64), and the
+residual `cifar_resnet20` and `cifar_resnet56` (He et al. 2016, section 4.2).
 
-6n + 2 layers: a 3x3 convolution, then n units of two 3x3 convolutions at each of 16, 32 and 64 channels, and
-the mean over the last map. Shortcuts hold no weights ("option A"): where the map halves they skip every other
-pixel and are padded with zeros to the new channels. Modules are named so that published state dicts load key
-for key.
+These have 6n + 2 layers: a 3x3 convolution, then n units of two 3x3 convolutions at each of 16, 32 and 64
+channels, and the mean over the last map. Shortcuts hold no weights ("option A"): where the map halves they
+skip every other pixel and are padded with zeros to the new channels. Modules are named so that published
+state dicts load key for key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from kdbias.errors import KdbiasError
+from kdbias.networks import require_size
 
 FEATURES = 64
 
 
-def _builder(units: int) -> Callable[..., CifarResNet]:
-    """What builds the network with so many units a stage."""
+def convnet(
+    *, dim: int, channels: int = 3, image_size: tuple[int, int] = (28, 28), width: int = 32
+) -> nn.Sequential:
+    """3x3 convolutions of stride 2 with batch norm until the longer side is <= 8; then a linear layer.
 
-    def build(
-        *, dim: int, channels: int = 3, image_size: tuple[int, int] = (32, 32), head: bool = True
-    ) -> CifarResNet:
-        """6 * units + 2 layers. Without `head` the embedding is the pooled map, 64 numbers >= 0."""
-        if min(image_size) < 8:
-            raise KdbiasError(
-                f"cifar_resnet{6 * units + 2} needs images of at least 8x8 pixels, not "
-                f"{image_size[0]}x{image_size[1]}"
-            )
-        if not head and dim != FEATURES:
-            raise KdbiasError(f"the pooled map of a cifar_resnet has {FEATURES} numbers, not {dim}")
-        return CifarResNet(units, dim, channels, head)
-
-    return build
+    `width` is the number of channels of the first layer; it doubles with each further one, up to 8 x width.
+    """
+    require_size("convnet", image_size, 8)
+    height, breadth = image_size
+    features, layers = channels, list[nn.Module]()
+    while not layers or max(height, breadth) > 8:
+        wide = min(2 * features, 8 * width) if layers else width
+        convolution = nn.Conv2d(features, wide, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
+        features, height, breadth = wide, (height + 1) // 2, (breadth + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features * height * breadth, dim))
 
 
 class CifarResNet(nn.Module):
-    """Three stages of `units` residual units each; the first unit of the second and third halves the map."""
+    """Three stages of `units` residual units each; the first unit of the second and third halves the map.
 
-    def __init__(self, units: int, dim: int, channels: int, head: bool) -> None:
+    Without `head` the embedding is the pooled map, 64 numbers >= 0.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        dim: int,
+        channels: int = 3,
+        image_size: tuple[int, int] = (32, 32),
+        head: bool = True,
+    ) -> None:
         super().__init__()
+        require_size(f"cifar_resnet{6 * units + 2}", image_size, 8)
+        if not head and dim != FEATURES:
+            raise KdbiasError(f"the pooled map of a cifar_resnet has {FEATURES} numbers, not {dim}")
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = _stage(16, 16, units)
@@ -88,4 +103,4 @@ def _stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
     return nn.Sequential(Unit(inputs, outputs), *(Unit(outputs, outputs) for _ in range(units - 1)))
 
 
-cifar_resnet20, cifar_resnet56 = _builder(3), _builder(9)
+cifar_resnet20, cifar_resnet56 = partial(CifarResNet, 3), partial(CifarResNet, 9)
