@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdbias.data.opening import Source
-from kdbias.embedding.parts import Embedded, Part, Parts, disk_errors
+from kdbias.embedding.parts import Embedded, Part, Parts
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError
 from kdbias.teachers.precomputed import Precomputed
@@ -21,6 +22,8 @@ from kdbias.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
     from kdbias.loading import Prepared
+
+    _Batch = tuple[Prepared, list[np.ndarray], dict[str, float]]
 
 WAY_OUT = "; finished parts are kept"
 
@@ -38,9 +41,8 @@ def take_precomputed(
     if not parts:
         return
     begun = time.perf_counter()
-    with disk_errors(folder):
-        wanted = np.concatenate([rows[part.start : part.stop] for part in parts])
-        vectors, places = stored.within_reach(wanted, folder)
+    wanted = np.concatenate([rows[part.start : part.stop] for part in parts])
+    vectors, places = stored.within_reach(wanted, folder)
     for part in parts:
         here, places = places[: part.rows], places[part.rows :]
         taken = np.asarray(vectors[here], dtype=np.float32)
@@ -62,12 +64,13 @@ def run_teacher(
         return
     from kdbias.loading import ImageLoader
 
-    feed = _Feed(teacher, source, settings)
     pin, size = teacher.device.startswith("cuda"), settings.batch_size
     batches = (np.arange(*ends) for part in parts for ends in part.batches(size))
     workers = min(settings.workers, sum(-(-part.rows // size) for part in parts))
     loader = ImageLoader(source, [teacher.preprocessing], workers, pin=pin, way_out=WAY_OUT)
-    yield from _by_part(parts, feed.embedded(loader.batches(batches)), teacher.dim, advance)
+    embedded = _Feed(teacher, source, settings).embedded(loader.batches(batches))
+    for part in parts:
+        yield part, _gathered(islice(embedded, -(-part.rows // size)), teacher.dim, advance)
 
 
 class _Feed:
@@ -79,18 +82,12 @@ class _Feed:
         self._pending: deque[Prepared] = deque()
         self._unchecked = True
 
-    def embedded(
-        self, batches: Iterator[Prepared]
-    ) -> Iterator[tuple[Prepared, list[np.ndarray], dict[str, float]]]:
+    def embedded(self, batches: Iterator[Prepared]) -> Iterator[_Batch]:
         """(batch, its vectors and, with flip, the mirrored ones, seconds) in order."""
-        flip = self.settings.flip
-        stream = self.teacher.stream(self._images(batches), flip)
-        begun = time.perf_counter()
-        views = 2 if flip else 1
-        collected: list[np.ndarray] = []
-        for vectors in stream:
+        begun, collected = time.perf_counter(), list[np.ndarray]()
+        for vectors in self.teacher.stream(self._images(batches), self.settings.flip):
             collected.append(vectors)
-            if len(collected) < views:
+            if len(collected) <= self.settings.flip:
                 continue
             while not len(self._pending[0].rows):
                 yield self._pending.popleft(), [], {}
@@ -117,41 +114,26 @@ class _Feed:
                     f"{name} ({self.source.location(row)}): {reason}; --on-error skip lists it and goes on"
                 )
             self._pending.append(batch)
-            if not len(batch.rows):
-                continue
-            yield batch.images[0]
+            if len(batch.rows):
+                yield batch.images[0]
 
 
-def _by_part(
-    parts: list[Part],
-    batches: Iterator[tuple[Prepared, list[np.ndarray], dict[str, float]]],
-    dim: int,
-    advance: Callable[[int], Any],
-) -> Iterator[tuple[Part, Embedded]]:
-    """Gather batches into parts; batches come in the order of parts."""
-    ahead = next(batches, None)
-    for part in parts:
-        rows: list[np.ndarray] = [np.empty(0, np.int64)]
-        views: list[list[np.ndarray]] = []
-        failures: list[tuple[int, str]] = []
-        seconds = {"elapsed": 0.0, "read": 0.0, "decode": 0.0, "wait": 0.0}
-        missing = part.rows
-        while missing and ahead is not None:
-            batch, vectors, spent = ahead
-            missing -= len(batch.rows) + len(batch.failures)
-            rows.append(batch.rows)
-            failures += batch.failures
-            views = views or [[] for _ in vectors]
-            for view, block in zip(views, vectors, strict=False):
-                view.append(block)
-            for name, value in {**spent, "read": batch.read_seconds, "decode": batch.decode_seconds}.items():
-                seconds[name] += value
-            advance(len(batch.rows) + len(batch.failures))
-            ahead = next(batches, None)
-        seconds["compute"] = max(0.0, seconds["elapsed"] - seconds["wait"])
-        blocks = [np.concatenate(view) for view in views] or [np.empty((0, dim), np.float32)]
-        flipped = blocks[1] if len(blocks) > 1 else None
-        yield part, Embedded(np.concatenate(rows), blocks[0], flipped, failures, seconds)
+def _gathered(batches: Iterable[_Batch], dim: int, advance: Callable[[int], Any]) -> Embedded:
+    """The results of a part from those of its batches."""
+    rows, failures = [np.empty(0, np.int64)], list[tuple[int, str]]()
+    views: tuple[list[np.ndarray], list[np.ndarray]] = ([np.empty((0, dim), np.float32)], [])
+    seconds = dict.fromkeys(("elapsed", "read", "decode", "wait"), 0.0)
+    for batch, vectors, spent in batches:
+        rows.append(batch.rows)
+        failures += batch.failures
+        for view, block in zip(views, vectors, strict=False):
+            view.append(block)
+        for name, value in {**spent, "read": batch.read_seconds, "decode": batch.decode_seconds}.items():
+            seconds[name] += value
+        advance(len(batch.rows) + len(batch.failures))
+    seconds["compute"] = max(0.0, seconds["elapsed"] - seconds["wait"])
+    flipped = np.concatenate(views[1]) if views[1] else None
+    return Embedded(np.concatenate(rows), np.concatenate(views[0]), flipped, failures, seconds)
 
 
 def require_consistent(

@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,12 +29,11 @@ from kdbias.tables.embedding_parts import PART_PATTERN, STORES, is_whole, normal
 from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import clean_temporaries
 from kdbias.tables.parquet_file import write_table
-from kdbias.tables.run_record import RECORD, Run, read_record, refuse_changes
+from kdbias.tables.run_record import RECORD, Run, State, read_record, refuse_changes
 from kdbias.wording import counted
 
 FAILURES = "failures.parquet"
 _RECORDS = "parts"
-FAILURE_SCHEMA = pa.schema([("sample_id", pa.large_string()), ("path", pa.string()), ("reason", pa.string())])
 _PARTS, _ROWS = 16, (2048, 16_384)
 _PATIENCE = timedelta(minutes=10)
 
@@ -176,14 +175,9 @@ def open_run(
             raise KdbiasError(f"process {plan.rank} found no run in {out}; did process 0 start?")
         time.sleep(0.2)
     record = read_record(out)
-    if record.get("stage") != STAGE.name:
-        raise KdbiasError(
-            f"{out} holds a run of kdbias {record.get('stage')}, not of {STAGE}; choose another -o"
-        )
-    refuse_changes(out, record, {"config": config, "inputs": inputs})
-    return contextlib.nullcontext(
-        Run(out, "finished" if record.get("status") == "finished" else "resumed", record, STAGE)
-    )
+    refuse_changes(out, record, {"config": config, "inputs": inputs})  # all of them, in another stage's
+    state: State = "finished" if record.get("status") == "finished" else "resumed"
+    return contextlib.nullcontext(Run(out, state, record, STAGE))
 
 
 def _meet(world: int) -> bool:
@@ -249,27 +243,25 @@ class Parts:
     def write(self, part: Part, found: Embedded) -> None:
         """Normalise and write one part, then its record.
 
-        Raises KdbiasError naming the ids where the teacher gave NaN, infinity or zero vectors, and where the
-        disk is full.
+        Raises KdbiasError naming the ids where the teacher gave NaN, infinity or zero vectors.
         """
-        with disk_errors(self.run.out):
-            self.run.require_folder()
-            begun = time.perf_counter()
-            counts = {"rows": len(found.rows), "failures": len(found.failures)}
-            content = self._write_vectors(part, found, counts)
-            record = {
-                "run": self._belongs,
-                "start": part.start,
-                "stop": part.stop,
-                **counts,
-                "content": content,
-                "seconds": self._spent(found.seconds, begun),
-                "failed": [
-                    {"sample_id": self.source.ids[row].as_py(), "path": self._location(row), "reason": reason}
-                    for row, reason in found.failures
-                ],
-            }
-            write_json(self._record_path(part), record)
+        self.run.require_folder()
+        begun = time.perf_counter()
+        counts = {"rows": len(found.rows), "failures": len(found.failures)}
+        content = self._write_vectors(part, found, counts)
+        now = time.perf_counter()
+        record = {
+            "run": self._belongs,
+            "start": part.start,
+            "stop": part.stop,
+            **counts,
+            "content": content,
+            # The clock's since the last part was written, so that it adds up to the whole run's.
+            "seconds": {**found.seconds, "elapsed": now - self._mark, "write": now - begun},
+            "failed": failed_rows(self.source, found.failures),
+        }
+        self._mark = now
+        write_json(self._record_path(part), record)
 
     def _write_vectors(self, part: Part, found: Embedded, counts: dict[str, int]) -> str:
         """Write the file of a part, if it has rows; returns the digest of its content."""
@@ -285,25 +277,16 @@ class Parts:
         flipped, flip_norms = (
             (None, None) if found.flipped is None else normalise(found.flipped, ids, f"mirrored {where}")
         )
-        doc = self._provenance(counts, found.seconds, part=part.index)
+        doc = self._provenance(counts, found.seconds["elapsed"], part=part.index)
         return write_part(
             path, ids, labels, groups, norms, vectors, doc, self.plan.store, flipped, flip_norms
         )
 
-    def _provenance(self, counts: dict[str, int], seconds: dict[str, float], **more: Any) -> dict[str, Any]:
-        named = {"teacher": self.teacher}  # for people; its fingerprint is what identifies it
+    def _provenance(self, counts: dict[str, int], seconds: float, **more: Any) -> dict[str, Any]:
+        # The teacher's name is for people; its fingerprint is what identifies it.
         return provenance.document(
-            STAGE.name, self.config, self.inputs, counts, seconds["elapsed"], **more, **named
+            STAGE.name, self.config, self.inputs, counts, seconds, **more, teacher=self.teacher
         )
-
-    def _spent(self, seconds: dict[str, float], begun: float) -> dict[str, float]:
-        """Seconds of a part whose writing began at `begun`.
-
-        "elapsed" is the clock's since the last part was written, so that it adds up to the whole run's.
-        """
-        now = time.perf_counter()
-        elapsed, self._mark = now - self._mark, now
-        return {**seconds, "elapsed": elapsed, "write": now - begun}
 
     def finish(self, records: list[dict[str, Any]], details: dict[str, Any]) -> dict[str, float]:
         """Write `failures.parquet` and mark the run finished; returns the seconds by activity.
@@ -324,8 +307,7 @@ class Parts:
             for name, value in record["seconds"].items():
                 seconds[name] = seconds.get(name, 0.0) + value
         counts = {"samples": samples, "failures": len(failed), "parts": sum(bool(r["rows"]) for r in records)}
-        table = pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA)
-        write_table(self.run.out / FAILURES, table, self._provenance(counts, seconds))
+        write_failures(self.run.out, failed, self._provenance(counts, seconds["elapsed"]))
         contents = [record["content"] for record in records if record["rows"]]
         self.run.finish(
             counts,
@@ -339,8 +321,23 @@ class Parts:
         )
         return seconds
 
-    def _location(self, row: int) -> str:
+
+def failed_rows(source: Source, failures: Iterable[tuple[int, str]]) -> list[dict[str, str]]:
+    """Id, path and reason of rows of the data whose images cannot be read."""
+
+    def location(row: int) -> str:
         try:
-            return self.source.location(row)
+            return source.location(row)
         except Exception:  # a place that cannot even be named must not hide the failure itself
             return ""
+
+    return [
+        {"sample_id": source.ids[row].as_py(), "path": location(row), "reason": reason}
+        for row, reason in failures
+    ]
+
+
+def write_failures(folder: Path, failed: list[dict[str, str]], doc: dict[str, Any]) -> None:
+    """Write what `failed_rows` gave to failures.parquet, with provenance."""
+    columns = [("sample_id", pa.large_string()), ("path", pa.string()), ("reason", pa.string())]
+    write_table(folder / FAILURES, pa.Table.from_pylist(failed, schema=pa.schema(columns)), doc)

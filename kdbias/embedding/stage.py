@@ -104,9 +104,9 @@ def embed(
         return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.parts))
     inputs = {"data": source.fingerprint, "teacher": network.fingerprint}
     reads = (data, settings.teacher.partition(":")[2])
-    with disk_errors(Path(output)):
-        opened = open_run(Path(output), config, inputs, overwrite, reads, todo)
-    with opened as run:
+    out, disk = Path(output), disk_errors
+    # Within the run as well, which a refusal ends in another way than what the system refuses.
+    with disk(out), open_run(out, config, inputs, overwrite, reads, todo) as run, disk(out):
         parts = Parts(run, source, todo, settings.teacher)
         parts.refuse_strays()
         waiting = parts.waiting()
@@ -236,9 +236,7 @@ def _conclude(parts: Parts, details: dict[str, Any]) -> EmbedResult:
         samples = sum(record["rows"] for record in complete)
         failures = sum(record["failures"] for record in complete)
         return EmbedResult(out, "partial", samples, failures, todo.dim, len(complete))
-    with disk_errors(out):
-        seconds = parts.finish(complete, details)
-    result = _result(parts, "finished", seconds)
+    result = _result(parts, "finished", parts.finish(complete, details))
     if result.failures:
         progress.say(f"{counted(result.failures, 'image')} failed; see {out / 'failures.parquet'}")
     return result

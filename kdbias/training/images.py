@@ -11,6 +11,7 @@ import torch
 
 from kdbias.data.source import Source
 from kdbias.device import parse_bytes
+from kdbias.embedding.parts import failed_rows
 from kdbias.errors import KdbiasError
 from kdbias.loading import ImageLoader, Prepared, RowBatches
 from kdbias.progress import bar, say
@@ -60,11 +61,7 @@ class Unreadable:
 
     def rows(self) -> list[dict[str, str]]:
         """Id, path and reason of each, in the data's order."""
-        ids, place = self.source.ids, self.source.location
-        return [
-            {"sample_id": ids[row].as_py(), "path": place(row), "reason": reason}
-            for row, reason in sorted(self.reasons.items())
-        ]
+        return failed_rows(self.source, sorted(self.reasons.items()))
 
 
 class CachedImages:

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import nn
 
 from kdbias.data.filters import spelled
 from kdbias.device import out_of_memory
-from kdbias.embedding.parts import FAILURE_SCHEMA, FAILURES
+from kdbias.embedding.parts import FAILURES, write_failures
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.functions import takes_settings
 from kdbias.loading import worker_deaths
@@ -36,7 +35,6 @@ from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
 from kdbias.training.data import TrainingSet, open_training_set
@@ -186,7 +184,7 @@ def _finish(
     }
     doc = provenance.document(STAGE.name, run.record["config"], samples.inputs, counts, meter.seconds)
     if failed := samples.unreadable.rows():
-        write_table(run.out / FAILURES, pa.Table.from_pylist(failed, schema=FAILURE_SCHEMA), doc)
+        write_failures(run.out, failed, doc)
     path, classes = run.out / FILE_NAME, samples.classes
     save_network(
         path, student, cfg.student, how, samples.preprocessing.to_dict(), {**doc, "classes": classes}
