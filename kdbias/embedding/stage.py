@@ -120,7 +120,10 @@ def embed(
                 results = run_teacher(network, source, waiting, settings, bar.update)
             write_parts(parts, results)
         details = {"source": source.describe(), "data": os.fspath(data), "root": settings.root}
-        return _conclude(parts, details | _about(network))
+        if not isinstance(network, Precomputed):
+            about = {"teacher_weights": network.note or None, "teacher_output": network.output}
+            details |= {name: value for name, value in about.items() if value is not None}
+        return _conclude(parts, details)
 
 
 def _config(settings: EmbedSettings, source: Source) -> dict[str, Any]:
@@ -128,14 +131,6 @@ def _config(settings: EmbedSettings, source: Source) -> dict[str, Any]:
     given = {name: value for name, value in settings.record().items() if value is not None}
     where = spelled(settings.where, source.types())
     return {**given, "where": where, "rows_per_part": settings.rows_per_part or usual_rows(source.n)}
-
-
-def _about(network: Teacher | Precomputed) -> dict[str, str]:
-    """What a run's record says of a network beside its fingerprint."""
-    if isinstance(network, Precomputed):
-        return {}
-    about = {"teacher_weights": network.note or None, "teacher_output": network.output}
-    return {name: value for name, value in about.items() if value is not None}
 
 
 def _open_stored(settings: EmbedSettings, source: Source) -> tuple[Precomputed, Source, np.ndarray]:

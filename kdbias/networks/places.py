@@ -128,7 +128,8 @@ def load_into(network: torch.nn.Module, file: StateFile, heads: Sequence[str] = 
     copies = [other for (_, present, *_), other in ranked[1:] if present == len(_needed(own))]
     left, lost = _left_over(network, found, place, copies, heads)
     _require_all(own, found, place, lost, file.name)
-    same = [other for rank, other in ranked[1:] if rank == best and _differ(own, place, other)]
+    equal = [other for rank, other in ranked[1:] if rank == best]
+    same = [o for o in equal if not all(torch.equal(place.state[k], o.state[k]) for k in _needed(own))]
     if same:
         raise KdbiasError(
             f"{file.name} holds this network {len(same) + 1} times, in "
@@ -292,11 +293,6 @@ def _fits(own: torch.Tensor, given: torch.Tensor) -> bool:
 def _kind(value: torch.Tensor) -> str:
     """Shape and dtype, for a message."""
     return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
-
-
-def _differ(own: Mapping[str, Any], place: Place, other: Place) -> bool:
-    """Whether two places hold different values."""
-    return not all(torch.equal(place.state[key], other.state[key]) for key in _needed(own))
 
 
 def _some(names: Sequence[str] | State) -> str:

@@ -15,11 +15,10 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.kinds import number_of
-from kdbias.sampler.scatter import Scatter
 
 MODES = ("systematic", "iid")
 _BLOCK = 1 << 14
-_IID_BLOCK = 1 << 12
+_IID_BLOCK = _MIXED = 1 << 12
 _ROUNDS = 4
 # Epochs of this many draws repay loading compiled loops, where numba is installed.
 _COMPILED_FROM = 1 << 21
@@ -105,6 +104,47 @@ def check_mode(mode: str) -> None:
     """Refuse a way of drawing that is none of `MODES`."""
     if mode not in MODES:
         raise KdbiasError(f"unknown sampling mode {mode!r}; known: {', '.join(MODES)}")
+
+
+class Scatter:
+    """A random order of n rows, in which neighbours are strangers; other for each generator.
+
+    Systematic resampling takes every so-many-th unit of the cumulative weights, so rows that lie next to each
+    other are never drawn together, and a file in which cameras, flips or labels alternate gives one-sided
+    epochs. Mixing the rows first removes that: each block of rows is put in the order of one random table,
+    turned by a random amount of its own. Blocks stay where they are, so that everything happens in cache.
+    Memory: O(n / 4096).
+    """
+
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
+        self._n = n
+        table = rng.permutation(_MIXED)
+        self._table = np.concatenate([table, table])
+        self._turns = rng.integers(_MIXED, size=n // _MIXED)
+        self._rest = rng.permutation(n % _MIXED)
+
+    def _block(self, number: int) -> np.ndarray:
+        if number == len(self._turns):
+            return self._rest
+        turn = self._turns[number]
+        return self._table[turn : turn + _MIXED]
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """A new array with the values (n,) of rows in their mixed order."""
+        mixed = np.empty_like(values)
+        for number, start in enumerate(range(0, self._n, _MIXED)):
+            part = slice(start, start + _MIXED)
+            np.take(values[part], self._block(number), out=mixed[part], mode="clip")
+        return mixed
+
+    def restore(self, places: np.ndarray) -> None:
+        """Replace ascending places in the mixed order by the rows that stand there."""
+        starts = np.arange(0, self._n, _MIXED)
+        ends = np.searchsorted(places, np.append(starts[1:], self._n))
+        begin = 0
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            places[begin:end] = start + self._block(number)[places[begin:end] - start]
+            begin = end
 
 
 def systematic_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.sampler.epoch_order import check_counts, systematic_ticks
-from kdbias.sampler.manifest_sampler import Epochs
-from kdbias.sampler.places import given_place
+from kdbias.sampler.manifest_sampler import Epochs, given_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import encode
 from kdbias.tables.weight_manifest import validate_weights
@@ -70,7 +69,6 @@ class IdentitySampler(Epochs):
         self._mass = np.bincount(self._codes, self._weights)
         self._visits = _capped(self._mass, self.num_batches, identities)
         self._fingerprint = fingerprints.of_arrays(array, codes)
-        self._kept: tuple[int, np.ndarray] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -81,7 +79,6 @@ class IdentitySampler(Epochs):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        self._begin()
         for block in self._rest():
             yield block.tolist()
 
@@ -97,22 +94,16 @@ class IdentitySampler(Epochs):
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """The rest of this rank's epoch: int64 arrays of `batch_size` positions, identity by identity."""
         self.steps(batch_size)
-        self._begin()
         yield from self._rest()
 
     def _rest(self) -> Iterator[np.ndarray]:
+        self._begin()
         for batch in self.order()[self.position // self.batch_size :, self.rank :: self.world_size]:
             self.position = self._after(batch.size)
             yield batch.ravel()
 
-    def order(self, epoch: int | None = None) -> np.ndarray:
-        """(batches, identities, instances) int64 positions of the data set, all ranks together."""
-        epoch = self.epoch if epoch is None else epoch
-        if self._kept is None or self._kept[0] != epoch:
-            self._kept = epoch, self._draw(np.random.default_rng((self.seed, epoch)))
-        return self._kept[1]
-
-    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+    def _draw(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, epoch))
         slots = self.num_batches * self.identities
         shuffled = rng.permutation(len(self._visits))
         ticks = systematic_ticks(self._visits[shuffled], slots, rng)

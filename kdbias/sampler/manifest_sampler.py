@@ -1,23 +1,37 @@
-"""Draw training samples as a weight manifest says: any size, any number of ranks, resumable anywhere."""
+"""Draw training samples as a weight manifest says: any size, any number of ranks, resumable anywhere.
+
+A sampler slices its order by itself. Whatever slices what it is given (a foreign `DistributedSampler`,
+Accelerate's `BatchSamplerShard` or its dispatcher) would slice a second time, and most of an epoch would
+never be drawn: to those the sampler gives the whole order. They are found among the callers, since nothing
+else tells a sampler that it is wrapped.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.data import DistributedSampler, WeightedRandomSampler
+from torch import distributed
+from torch.utils.data import DistributedSampler, Sampler, WeightedRandomSampler
 
+from kdbias.device import rank_and_world
 from kdbias.errors import KdbiasError
 from kdbias.progress import say
 from kdbias.sampler.epoch_order import EpochOrder, check_counts, check_mode
-from kdbias.sampler.places import ALONE, Place, find_slicer, given_place, in_group, usual_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import align, as_strings
 from kdbias.tables.weight_manifest import read_manifest, validate_weights
+
+Place = tuple[int, int]
+ALONE: Place = (0, 1)
+
+# What hands batches out to processes without being a sampler: Accelerate's, and transformers' of old.
+_HANDING_OUT = {"DataLoaderDispatcher", "IterableDatasetShard"}
 
 
 class Epochs(DistributedSampler[Any]):
@@ -36,6 +50,7 @@ class Epochs(DistributedSampler[Any]):
     num_draws: int
     world_size: int
     _given: Place | None
+    _kept: tuple[int, Any] | None = None
     _begun = False
     _wrapped = False
     _told = False
@@ -118,6 +133,21 @@ class Epochs(DistributedSampler[Any]):
         self.rank, self.world_size = self.find_place()
         self.num_replicas = self.world_size  # as DistributedSampler calls it
 
+    def order(self, epoch: int | None = None) -> Any:
+        """The order of an epoch (default: the current one), all ranks together; the last one is kept.
+
+        An `EpochOrder`; for identities (batches, identities, instances) int64 positions of the data set.
+        """
+        epoch = self.epoch if epoch is None else epoch
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = None  # frees it before the next is built
+            self._kept = epoch, self._draw(epoch)
+        return self._kept[1]
+
+    def _draw(self, epoch: int) -> Any:
+        """What `order` gives, made anew."""
+        raise NotImplementedError
+
     def _require_shares(self, world_size: int) -> None:
         """Raises KdbiasError where so many processes cannot share the draws."""
         raise NotImplementedError
@@ -151,7 +181,7 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
                  weights give one shuffled pass; "iid": draws with replacement, as WeightedRandomSampler does
     seed         >= 0; the same on every rank
     rank, world_size  default: those of torch.distributed when a pass begins; 0 of 1 without a group, and
-                 where a wrapper hands the draws out to the processes (see `kdbias.sampler.places`)
+                 where a wrapper hands the draws out to the processes (see above)
     drop_last    True (default): every rank draws equally often, at most world_size - 1 draws of an epoch are
                  left out; False: all draws are given out, and ranks may differ by one
 
@@ -177,7 +207,6 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         check_counts(0, seed=seed, num_samples=num_samples)
         self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
         self._array = array
-        self._order: tuple[int, EpochOrder] | None = None
         self._fingerprint: str | None = None
         self._settle()
         shown = torch.from_numpy(array)
@@ -200,16 +229,8 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         weights[align(table.ids, ids, f"the weights {manifest}", "data set")] = table.weights
         return cls(weights, options.pop("num_samples", None) or table.n, **options)
 
-    def order(self, epoch: int | None = None) -> EpochOrder:
-        """The global order of an epoch (default: the current one); the last one asked for is kept."""
-        epoch = self.epoch if epoch is None else epoch
-        if self._order is None or self._order[0] != epoch:
-            self._order = None  # frees it before the next is built
-            self._order = (
-                epoch,
-                EpochOrder(self._array, self.num_draws, mode=self.mode, seed=self.seed, epoch=epoch),
-            )
-        return self._order[1]
+    def _draw(self, epoch: int) -> EpochOrder:
+        return EpochOrder(self._array, self.num_draws, mode=self.mode, seed=self.seed, epoch=epoch)
 
     def blocks(self, size: int = 8192) -> Iterator[np.ndarray]:
         """The rest of this rank's epoch: int64 arrays of `size` positions of the data set (the last: fewer).
@@ -274,3 +295,49 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
             "num_draws": self.num_draws,
             "weights": self._fingerprint,
         }
+
+
+def given_place(rank: int | None, world_size: int | None) -> Place | None:
+    """(rank, world size) as the user gave them, None where neither was given."""
+    if (rank is None) != (world_size is None):
+        raise KdbiasError(f"rank={rank}, world_size={world_size}: give both or neither")
+    if rank is None or world_size is None:
+        return None
+    check_counts(0, rank=rank, world_size=world_size)
+    if not rank < world_size:
+        raise KdbiasError(f"rank {rank} is not one of 0 .. {world_size - 1}")
+    return rank, world_size
+
+
+def usual_place() -> Place:
+    """(rank, world size) of torch.distributed, else as RANK and WORLD_SIZE announce them, else 0 of 1."""
+    if in_group():
+        return distributed.get_rank(), distributed.get_world_size()
+    return rank_and_world() if "RANK" in os.environ else ALONE
+
+
+def in_group() -> bool:
+    """Whether this process is one of a group of torch.distributed."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def find_slicer() -> Any:
+    """The caller, however far out, that gives each of several processes its part of what it gets; or None."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_varnames[:1] == ("self",) and _slices(caller := frame.f_locals.get("self")):
+            return caller
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _slices(caller: Any) -> bool:
+    """Whether the caller deals batches out to several processes."""
+    if isinstance(caller, Sampler):
+        if hasattr(caller, "find_place"):  # one of ours
+            return False
+    elif not _HANDING_OUT & {kind.__name__ for kind in type(caller).__mro__}:
+        return False
+    counts = [getattr(caller, name, None) for name in ("num_replicas", "num_processes", "world_size")]
+    counts.append(getattr(getattr(caller, "state", None), "num_processes", 1))
+    return next(count for count in counts if isinstance(count, int)) > 1

@@ -23,7 +23,7 @@ from kdbias.errors import KdbiasError, first_line
 from kdbias.optional import require
 from kdbias.tables import fingerprints
 from kdbias.teachers.side_car import find_preprocessing
-from kdbias.teachers.teacher import Teacher, TeacherOptions, choose_output, teacher_fingerprint
+from kdbias.teachers.teacher import Teacher, TeacherOptions, choose_output
 
 _IMAGES = ("float32", "float64", "float16", "uint8")
 _ONNX_TYPES = {"float": "float32", "double": "float64"}
@@ -72,8 +72,7 @@ class ExportedTeacher(Teacher):
         self._open(file, options)
         beside = [path.with_name(name.format(path.name, stem=path.stem)) for name in self.beside]
         content = fingerprints.of_json([fingerprints.of_file(f) for f in (path, *beside) if f.is_file()])
-        self.fingerprint = teacher_fingerprint(self.kind, content, self.preprocessing, self.output)
-        self.dim = self._probe_dim()
+        self._identify(self.kind, content)
 
     @abstractmethod
     def _open(self, file: str, options: TeacherOptions) -> None:

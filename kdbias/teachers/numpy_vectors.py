@@ -78,6 +78,15 @@ def read_archive(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Arra
     with _plain_numbers(path), np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
         arrays |= {n: np.char.decode(a, "utf-8") for n, a in arrays.items() if a.dtype.kind == "S"}
+    vectors = _vectors_among(arrays, path)
+    columns = {name: a for name, a in arrays.items() if a.ndim == 1 and len(a) == len(vectors)}
+    names = {name: as_names(pa.array(a)) for name, a in columns.items() if a.dtype.kind in "Uiub"}
+    label = next((name for name in LABELS if name in names and name != id_column), None)
+    return vectors, names.get(_ids_among(names, columns, id_column)), names.get(label)
+
+
+def _vectors_among(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
+    """The array (n, d) of floats: by its usual name, or the only one there is."""
     tables = {name: a for name, a in arrays.items() if a.ndim == 2 and a.dtype.kind == "f"}
     usual = next((name for name in VECTORS if name in tables), None)
     if usual is None and len(tables) != 1:
@@ -85,11 +94,7 @@ def read_archive(path: Path, id_column: str | None) -> tuple[np.ndarray, pa.Arra
         raise KdbiasError(
             f"precomputed:{path}: 2-D float array not clear; name it {VECTORS[0]!r} (the file holds {known})"
         )
-    vectors = tables[usual or next(iter(tables))]
-    columns = {name: a for name, a in arrays.items() if a.ndim == 1 and len(a) == len(vectors)}
-    names = {name: as_names(pa.array(a)) for name, a in columns.items() if a.dtype.kind in "Uiub"}
-    label = next((name for name in LABELS if name in names and name != id_column), None)
-    return vectors, names.get(_ids_among(names, columns, id_column)), names.get(label)
+    return tables[usual or next(iter(tables))]
 
 
 def _ids_among(

@@ -56,10 +56,9 @@ class Precomputed:
         Raises KdbiasError where ids are missing, or positions were not asserted or cannot hold.
         """
         what = f"the data {source.origin}"
-        if self.ids is not None and not same_order:
-            return align(source.ids, self.ids, what, self.spec)
-        if self.ids is not None and pc.any(pc.is_in(source.ids, value_set=self.ids)).as_py():
-            return align(source.ids, self.ids, what, self.spec)
+        ids = self.ids
+        if ids is not None and (not same_order or pc.any(pc.is_in(source.ids, value_set=ids)).as_py()):
+            return align(source.ids, ids, what, self.spec)
         count = len(self.vectors)
         if not same_order:
             raise KdbiasError(

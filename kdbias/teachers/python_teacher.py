@@ -28,7 +28,7 @@ import numpy as np
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.teachers.preprocessing import Preprocessing
-from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
+from kdbias.teachers.teacher import Teacher, TeacherOptions
 
 
 class EmbeddingObject(Teacher):
@@ -43,8 +43,7 @@ class EmbeddingObject(Teacher):
         self.preprocessing = _preprocessing(thing.preprocessing, spec)
         content = f"{source} {getattr(thing, 'fingerprint', '')}"
         self._call: Callable[[np.ndarray], Any] = thing.embed
-        self.dim = self._probe_dim()
-        self.fingerprint = teacher_fingerprint("python", content, self.preprocessing, self.output)
+        self._identify("python", content)
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         output = self._call(batch)

@@ -109,16 +109,6 @@ class Teacher(ABC):
         code = ", runs its author's code" if self.runs_code else ""
         return f"teacher {self.spec} ({self.dim}-d{output}{code})"
 
-    def _vectors(self, output: np.ndarray, count: int) -> np.ndarray:
-        """What a network gave for `count` images as (count, d): axes of length 1 go, a map is refused."""
-        long = [axis for axis in output.shape[1:] if axis > 1]
-        if output.ndim > 2 and len(output) == count and len(long) > 1:
-            raise KdbiasError(
-                f"teacher {self.spec} gave a map of shape {output.shape} for {count} images, not one vector "
-                "an image: pool it inside the network, or take another of its outputs with --output"
-            )
-        return output.reshape(count, -1) if output.ndim > 2 and len(output) == count else output
-
     def _chosen(self, output: Any) -> Any:
         """The output that was asked for of what a Python function gave: one thing, or several."""
         if isinstance(output, Mapping):
@@ -129,7 +119,7 @@ class Teacher(ABC):
         else:
             names, values = ["0"], [output]
         told = [
-            f"{n} {getattr(v, 'dtype', type(v).__name__)} {_shape(v)}"
+            f"{n} {getattr(v, 'dtype', type(v).__name__)} {tuple(v.shape) if hasattr(v, 'shape') else ''}"
             for n, v in zip(names, values, strict=True)
         ]
         index = choose_output(names, told, self._asked, self.spec)
@@ -138,7 +128,15 @@ class Teacher(ABC):
         return values[index]
 
     def _checked(self, output: np.ndarray, count: int) -> np.ndarray:
-        vectors = self._vectors(np.asarray(output), count)
+        """What a network gave for `count` images as float32 (count, d); axes of length 1 go."""
+        vectors = np.asarray(output)
+        if vectors.ndim > 2 and len(vectors) == count:
+            if sum(axis > 1 for axis in vectors.shape[1:]) > 1:
+                raise KdbiasError(
+                    f"teacher {self.spec} gave a map of shape {vectors.shape} for {count} images, not one "
+                    "vector an image: pool it inside the network, or take another output with --output"
+                )
+            vectors = vectors.reshape(count, -1)
         dim = getattr(self, "dim", None)
         wanted = f"({count}, {dim if dim is not None else 'd'})"
         if vectors.ndim != 2 or len(vectors) != count or (dim is not None and vectors.shape[1] != dim):
@@ -159,12 +157,16 @@ class Teacher(ABC):
                 f"mean {mean} and std {std}, should have mean = [0] and std = [1]"
             )
 
-    def _probe_dim(self) -> int:
-        """Dimension of the embedding of one black image."""
+    def _identify(self, kind: str, content: str) -> None:
+        """Find the dimension, by embedding one black image, and the fingerprint.
+
+        It is of what decides the embeddings: the back-end `kind`, the content (a digest of the weights), the
+        preprocessing and, where there are several outputs, the chosen one.
+        """
         height, width = self.preprocessing.size
         black = np.zeros((1, height, width, self.preprocessing.channels), np.uint8)
         try:
-            return int(self.embed(black).shape[1])
+            self.dim = int(self.embed(black).shape[1])
         except KdbiasError:
             raise
         except Exception as error:  # whatever a back-end raises on input it was not made for
@@ -172,19 +174,10 @@ class Teacher(ABC):
                 f"teacher {self.spec} cannot embed an image of {height}x{width}x{black.shape[3]}: "
                 f"{first_line(error)}"
             ) from error
-
-
-def teacher_fingerprint(
-    kind: str, content: str, preprocessing: Preprocessing, output: str | None = None
-) -> str:
-    """Digest of what decides the embeddings: back-end, content (digest of the weights), preprocessing.
-
-    `output` is the chosen one of several, None where there is one only.
-    """
-    chosen = {} if output is None else {"output": output}
-    return fingerprints.of_json(
-        {"kind": kind, "content": content, "preprocessing": preprocessing.to_dict(), **chosen}
-    )
+        what = {"kind": kind, "content": content, "preprocessing": self.preprocessing.to_dict()}
+        self.fingerprint = fingerprints.of_json(
+            what | ({} if self.output is None else {"output": self.output})
+        )
 
 
 def choose_output(names: Sequence[str], described: Sequence[str], asked: str | None, spec: str) -> int:
@@ -203,11 +196,6 @@ def choose_output(names: Sequence[str], described: Sequence[str], asked: str | N
     raise KdbiasError(
         f"teacher {spec} {what}; choose one with --output NAME|INDEX (kdbias embed, evaluate): {listed}"
     )
-
-
-def _shape(value: Any) -> tuple[int, ...] | str:
-    """The value's shape; '' where it has none."""
-    return tuple(value.shape) if hasattr(value, "shape") else ""
 
 
 def split_weights(rest: str) -> tuple[str, str | None]:

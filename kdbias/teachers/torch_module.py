@@ -24,7 +24,7 @@ from kdbias.networks.saved import tensor_bytes
 from kdbias.tables import fingerprints
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.side_car import find_preprocessing
-from kdbias.teachers.teacher import Teacher, TeacherOptions, teacher_fingerprint
+from kdbias.teachers.teacher import Teacher, TeacherOptions
 from kdbias.wording import counted
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,8 +61,7 @@ class TorchTeacher(Teacher):
         if content is None:
             raise KdbiasError(f"teacher {spec}: nothing identifies its weights; give it a fingerprint")
         self._network = torch.compile(network) if options.compile else network
-        self.dim = self._probe_dim()
-        self.fingerprint = teacher_fingerprint(kind, content, preprocessing, self.output)
+        self._identify(kind, content)
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         return self._forward(torch.from_numpy(batch)).cpu().numpy()

@@ -135,8 +135,7 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
             f"loss {config.loss} learns from labels alone and would not read {' or '.join(unread)}: leave it "
             "out, or add a loss that learns from a teacher, such as l2e"
         )
-    columns = {k: getattr(config, k) for k in ("id_column", "label_column", "path_column", "image_column")}
-    source = open_data(data, where=config.where, root=config.root, **columns)
+    source = open_data(data, **config.reading)
     inputs = {"data": source.fingerprint}
     table = EmbeddingTable.open(config.embeddings) if config.embeddings else None
     if config.weights is not None:

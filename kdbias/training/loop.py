@@ -12,6 +12,7 @@ One loop, without callbacks. Options and defaults: `settings`. Inputs: `data`, `
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
 from collections.abc import Iterator
@@ -44,11 +45,11 @@ from kdbias.training.record import METRICS, STAGE, Meter, Record
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import (
     Learner,
-    RunningAverage,
     build_optimiser,
     descend,
     draw_flips,
     mirror,
+    move_average,
     rate_factor,
     reproducible,
     seed_step,
@@ -213,11 +214,12 @@ def fit(
     how: dict[str, Any] = {"dim": dim, "channels": prepare.channels, "image_size": list(prepare.size)}
     torch.manual_seed(cfg.seed)  # whatever else was opened, the seed decides the first weights
     network = build_network(cfg.student, **how).to(memory_format=torch.channels_last).to(device)
-    loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None, options=cfg.head_options)
+    given = {name: value for name in ("scale", "margin") if (value := getattr(cfg, name)) is not None}
+    loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None, options=given)
     learner = Learner(network, loss_of.to(device), cfg.precision)
     optimiser = build_optimiser(learner, cfg)
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
-    average = RunningAverage(network, cfg.ema) if cfg.ema else None
+    average = copy.deepcopy(network).requires_grad_(False).eval() if cfg.ema else None
     learned = {"learner": learner, "optimiser": optimiser, "scaler": scaler, "average": average}
 
     share = processes.share(cfg.batch_size, cfg.batch_size if cfg.instances else samples.n)
@@ -265,7 +267,7 @@ def fit(
                 rate = cfg.rate * rate_factor(place, steps, cfg.schedule, warmup_steps, cfg.milestones)
                 descend(loss, learner, optimiser, scaler, rate=rate, clip_grad=cfg.clip_grad)
                 if average is not None:
-                    average.update(network, meter.step)
+                    move_average(average, network, cfg.ema, meter.step)
 
                 meter.add(loss_of.parts, len(batch.rows), rate, processes, batch.replaced)
                 progress.update(1)
@@ -285,7 +287,7 @@ def fit(
                 record.write_metrics(meter.history)
                 if record.due(cfg.checkpoint_seconds) or meter.epoch == cfg.epochs:
                     record.save(learned, sampler.state_dict(), meter)
-    return (average.network if average is not None else network), how, meter
+    return (network if average is None else average), how, meter
 
 
 def build_sampler(

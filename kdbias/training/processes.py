@@ -18,6 +18,7 @@ from torch import distributed, nn
 
 from kdbias.device import resolve_device
 from kdbias.errors import KdbiasError
+from kdbias.sampler.manifest_sampler import in_group, usual_place
 
 T = TypeVar("T")
 
@@ -91,13 +92,6 @@ class Processes:
         return result if self.rank == rank else outcomes[rank][0]
 
 
-def announced_rank() -> int | None:
-    """This process's rank in the group that torchrun announces in the environment, None without one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or "RANK" not in os.environ:
-        return None
-    return int(os.environ["RANK"])
-
-
 @contextlib.contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
     """Join the group that torchrun announces in the environment (NCCL on CUDA, gloo on CPU), else be alone.
@@ -108,9 +102,9 @@ def join_processes(device: str) -> Iterator[Processes]:
     Raises:
         KdbiasError: more processes on this machine than CUDA devices, on each of them.
     """
-    started = distributed.is_available() and distributed.is_initialized()
+    started = in_group()
     resolved = resolve_device(device)
-    if not started and announced_rank() is None:
+    if not started and usual_place()[1] == 1:
         if resolved.startswith("cuda"):
             torch.cuda.set_device(resolved)  # else pinned memory takes a context on the first GPU
         yield Processes(0, 1, torch.device(resolved))

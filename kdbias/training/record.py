@@ -188,12 +188,7 @@ class Record:
         """
         state = {name: part.state_dict() for name, part in learned.items() if part is not None}
         self.require_finite(meter, [*state["learner"].values(), *state.get("average", {}).values()])
-        content = {
-            "format": FORMAT,
-            "state": state,
-            "sampler": sampler,
-            "meter": meter.to_dict(),
-        }
+        content = {"format": FORMAT, "state": state, "sampler": sampler, "meter": meter.to_dict()}
         write_checkpoint(self._checkpoint, content)
         self._saved_at = time.monotonic()
 

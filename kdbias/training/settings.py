@@ -149,12 +149,6 @@ class TrainingSettings(Reading, _Inputs):
         self.refuse_idle({name: why for name, (is_idle, why) in idle.items() if is_idle})
 
     @property
-    def head_options(self) -> dict[str, float]:
-        """Options of the classification heads that were given."""
-        given = {"scale": self.scale, "margin": self.margin}
-        return {name: value for name, value in given.items() if value is not None}
-
-    @property
     def rate(self) -> float:
         """The peak learning rate, decided."""
         assert self.lr is not None

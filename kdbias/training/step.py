@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -36,29 +35,18 @@ class Learner(nn.Module):
         return self.loss(embedding.float(), targets)
 
 
-class RunningAverage:
-    """Exponential moving average of a network's weights and statistics: what --ema saves as the student."""
+@torch.no_grad()
+def move_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move `average`, what --ema saves as the student, towards `network`, weights and statistics alike.
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network, self.decay = copy.deepcopy(network).requires_grad_(False).eval(), decay
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Move towards `network`; the first steps move faster, so that the random start is soon forgotten."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for mean, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(new, 1 - decay)
-            else:
-                mean.copy_(new)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The averaged network's state."""
-        return self.network.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a stored state."""
-        self.network.load_state_dict(state)
+    The first steps move faster, so that the random start is soon forgotten.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(new, 1 - decay)
+        else:
+            mean.copy_(new)
 
 
 def build_optimiser(learner: nn.Module, cfg: TrainingSettings) -> torch.optim.Optimizer:

@@ -161,7 +161,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
         if spoilt == "weights" and self.step == 5:
             next(saved[0]["learner"].parameters()).data[0] = np.inf
         if spoilt == "average" and self.step == 5:
-            next(saved[0]["average"].network.parameters()).data[0] = np.nan
+            next(saved[0]["average"].parameters()).data[0] = np.nan
 
     def watch(self: Record, learned: dict, sampler: dict, meter: Meter) -> None:
         saved.append(learned)
