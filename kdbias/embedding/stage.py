@@ -104,9 +104,9 @@ def embed(
         return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.parts))
     inputs = {"data": source.fingerprint, "teacher": network.fingerprint}
     reads = (data, settings.teacher.partition(":")[2])
-    out, disk = Path(output), disk_errors
-    # Within the run as well, which a refusal ends in another way than what the system refuses.
-    with disk(out), open_run(out, config, inputs, overwrite, reads, todo) as run, disk(out):
+    out = Path(output)
+    # Within the run as well, which is forgotten after a refusal.
+    with disk_errors(out), open_run(out, config, inputs, overwrite, reads, todo) as run, disk_errors(out):
         parts = Parts(run, source, todo, settings.teacher)
         parts.refuse_strays()
         waiting = parts.waiting()
