@@ -268,7 +268,7 @@ def frontier(
     overwrite: bool = False,
     embeddings: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-    t: float | None = None,
+    t: str | float | Sequence[float] | None = None,
     tolerance: float = 0.001,
     memory: str | int = '4GiB',
     seed: int = 0,
@@ -285,7 +285,7 @@ def frontier(
         overwrite: start over where the folder holds another frontier.
         embeddings: embedding table [the one that DENSITY was made from].
         threads: CPU threads [all].
-        t: bandwidth [the one that uniformity chose].
+        t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8].
         tolerance: relative gap to stop at [0.001].
         memory: most extra memory, 256MiB or more [4GiB].
         seed: seed of the clusters [0].
@@ -567,7 +567,7 @@ def weights(
     collapse: str | None = None,
     near: float | None = None,
     beta: float | None = None,
-    t: float | None = None,
+    t: str | float | Sequence[float] | None = None,
     exponent: float | None = None,
     tolerance: float | None = None,
     memory: str | int | None = None,
@@ -597,7 +597,8 @@ def weights(
         collapse: which copies share one weight [exact; natural: none].
         near: least cosine of collapse near [0.999].
         beta: 0 = natural, near 1 = class-balanced [0.99] (effective-number).
-        t: bandwidth [the one that uniformity chose] (inverse-density, equilibrium).
+        t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8]
+            (inverse-density, equilibrium).
         exponent: power of the distance [1] (knn-distance, hard).
         tolerance: relative gap to stop at [0.001] (equilibrium).
         memory: most extra memory, 256MiB or more [4GiB] (equilibrium).

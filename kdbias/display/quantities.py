@@ -31,9 +31,9 @@ def large(value: float) -> str:
     return f"{value:,.1f}" if value < 1e6 else f"{value:.1e}"
 
 
-def short(value: float) -> str:
-    """As few digits as the value has, at most six."""
-    return f"{value:g}"
+def short(value: float | Sequence[float]) -> str:
+    """As few digits as a value has, at most six; several with commas between them."""
+    return ",".join(f"{one:g}" for one in (value if isinstance(value, Sequence) else [value]))
 
 
 def significant(value: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kdbias.data.access import without_scheme
 from kdbias.data.opening import kind_of, open_data
+from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.inspection import files
@@ -170,10 +171,11 @@ def _frontier(path: Path, rows: int) -> dict[str, Any]:
     """What `kdbias weights --frontier` wrote."""
     found = _finished(path, rows, "frontier.parquet")
     if "rows" in found:
-        require_shape(found["provenance"], {"config": {"t": float}}, path / RECORD)
+        require_shape(found["provenance"], {"config": {"t": (float, [float])}}, path / RECORD)
+        t = write("t", found["provenance"]["config"]["t"])
         found["summary"] = (
-            f"what {found['rows']:,} weight schemes reach and cost at t = "
-            f"{found['provenance']['config']['t']:g} (kdbias weights --frontier); the picture is frontier.png"
+            f"what {found['rows']:,} weight schemes reach and cost at t = {t} (kdbias weights --frontier); "
+            "the picture is frontier.png"
         )
     return found
 

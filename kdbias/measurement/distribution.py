@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.display.quantities import write
 from kdbias.measurement.density import Measured
 from kdbias.sphere.null import log_null
 from kdbias.sphere.vectors import second_moment
@@ -81,13 +82,18 @@ def koleo_entropy(nearest: np.ndarray, p: np.ndarray) -> float | None:
 
 
 def bandwidth_entry(
-    d: int, t: float, p: np.ndarray, energy: float, pair_energy: float, standard_error: float | None = None
+    d: int,
+    t: float | tuple[float, ...],
+    p: np.ndarray,
+    energy: float,
+    pair_energy: float,
+    standard_error: float | None = None,
 ) -> dict[str, Any]:
     """One entry of ``bandwidths`` in ``uniformity.json``.
 
     Args:
         d: dimension of the embedding.
-        t: bandwidth.
+        t: bandwidth, or several whose kernels are averaged.
         p: (n,) probabilities.
         energy: sum over all i, j of p_i p_j K_ij.
         pair_energy: the same over i != j.
@@ -100,7 +106,7 @@ def bandwidth_entry(
     if drawn < 2 or different <= 0:
         reason = "all mass is on one sample, so there is no pair of different samples"
     elif pair_energy <= 0:
-        reason = f"at t={t:g} the kernel of every pair is below the smallest float"
+        reason = f"at t={write('t', t)} the kernel of every pair is below the smallest float"
     else:
         value = math.log(pair_energy) - math.log(different)
     return {

@@ -16,16 +16,16 @@ from kdbias.settings import Settings, option
 _LEAST, _MOST = 1e-3, 1e3
 
 
-def parse_bandwidths(t: str | float | Sequence[float]) -> str | tuple[float, ...]:
-    """``"auto"``, or ``"2,5,10"``, a number or a sequence of numbers as distinct floats in that order.
+def parse_bandwidths(t: str | float | Sequence[float], word: str = "auto") -> str | tuple[float, ...]:
+    """``word``, or ``"2,5,10"``, a number or a sequence of numbers as distinct floats in that order.
 
     Raises:
         KdbiasError: something that is not a number from 0.001 to 1,000.
     """
     parts: Any = t
     if isinstance(t, str):
-        if t.strip().lower() == "auto":
-            return "auto"
+        if t.strip().lower() == word:
+            return word
         parts = [part for part in t.split(",") if part.strip()]
     try:
         given = [parts] if isinstance(parts, numbers.Real) else list(parts)
@@ -33,7 +33,7 @@ def parse_bandwidths(t: str | float | Sequence[float]) -> str | tuple[float, ...
     except (TypeError, ValueError):
         values = []
     if not values:
-        raise KdbiasError(f"--t {t!r} is neither auto nor a list of numbers such as 2,5,10")
+        raise KdbiasError(f"--t {t!r} is neither {word} nor a list of numbers such as 2,5,10")
     for value in values:
         check_bandwidth(value)
     # Columns are named by six digits; two bandwidths that differ by less are the same.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.display.figure import SERIES, Figure, Look, legend_below, panel, plain_log_ticks
-from kdbias.display.quantities import Quantity
+from kdbias.display.quantities import Quantity, write
 from kdbias.weighting.frontier_figure import OPTIMUM, PANELS, below, draw_panel
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def frontier_figure(name: str, frontier: Frontier, look: Looks) -> Figure | None
     )
     if any(below(frontier.rows, column) for column in PANELS):
         caption += " Beside an arrow stands the number of what lies below the panel."
-    return Figure(name, f"Frontier at t = {frontier.t:g}", caption, tuple(panels))
+    return Figure(name, f"Frontier at t = {write('t', frontier.t)}", caption, tuple(panels))
 
 
 @dataclass(frozen=True)

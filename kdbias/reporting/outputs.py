@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdbias.tables.documents import require_shape
 from kdbias.tables.parquet_file import read_table
-from kdbias.tables.run_record import read_record
+from kdbias.tables.run_record import RECORD, read_record
 from kdbias.weighting.diagnostics import current, edited
 from kdbias.weighting.frontier_figure import optimum, series
 
@@ -76,9 +77,9 @@ class Frontier:
     rows: Sequence[Mapping[str, Any]]
 
     @property
-    def t(self) -> float:
-        """The bandwidth."""
-        return float(self.rows[0]["t"])
+    def t(self) -> float | Sequence[float]:
+        """The bandwidth, or several whose kernels are averaged."""
+        return self.record["config"]["t"]
 
     @property
     def names(self) -> list[str]:
@@ -92,7 +93,9 @@ class Frontier:
 
 def read_frontier(folder: Path) -> Frontier:
     """What `frontier` left in a folder."""
-    return Frontier(folder, read_record(folder), read_table(folder / "frontier.parquet").to_pylist())
+    record = read_record(folder)
+    require_shape(record, {"config": {"t": (float, [float])}}, folder / RECORD)
+    return Frontier(folder, record, read_table(folder / "frontier.parquet").to_pylist())
 
 
 def is_distilled(scheme: str) -> bool:

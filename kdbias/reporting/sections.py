@@ -122,7 +122,7 @@ def _optima(found: Outputs, density: Density) -> dict[float, list[tuple[float, f
     """t -> (ESS/n, uniformity) of the equilibria, where a frontier of this density was collected."""
     own = density.table.fingerprint
     frontiers = [f for f in found.frontiers if input_of(f.record, "density") == own]
-    return {f.t: f.optimum("uniformity") for f in frontiers}
+    return {f.t: f.optimum("uniformity") for f in frontiers if isinstance(f.t, float)}
 
 
 def _frontiers(page: Page) -> Section:
@@ -307,7 +307,7 @@ def _made_from(found: Outputs, density: Density) -> list[tuple[float, str, float
     return [
         (known["distinct_after"], manifest.name, manifest.numbers["ess_share"])
         for manifest in tables.unmeasured(found)
-        if (known := tables.distinct(manifest)) and f"{known['t']:g}" == density.bandwidth
+        if (known := tables.distinct(manifest)) and write("t", known["t"]) == density.bandwidth
         if input_of(manifest.provenance, "density") == own
     ]
 

@@ -64,8 +64,8 @@ def uniformity_table(density: Density) -> Table:
 def frontier_table(frontier: Frontier) -> Table:
     """A row a scheme, by falling effective sample size."""
     caption = (
-        f"What each scheme reaches and costs at t = {frontier.t:g}, by falling effective sample size. The "
-        "equilibria are the frontier: at their ESS no sampling of this data is less crowded."
+        f"What each scheme reaches and costs at t = {write('t', frontier.t)}, by falling effective sample "
+        "size. The equilibria are the frontier: at their ESS no sampling of this data is less crowded."
     )
     skipped = frontier.record.get("skipped") or {}
     if skipped:
@@ -84,7 +84,7 @@ def unmeasured(found: Outputs) -> list[Manifest]:
     return [m for m in found.manifests if m.name not in measured and m.provenance.get("numbers")]
 
 
-def distinct(manifest: Manifest) -> dict[str, float]:
+def distinct(manifest: Manifest) -> dict[str, Any]:
     """t, and D of natural sampling and of the manifest, from the solver's energies.
 
     Empty for other methods, and where the weights were edited since.
@@ -94,7 +94,7 @@ def distinct(manifest: Manifest) -> dict[str, float]:
     before, after = solver.get("energy_before"), solver.get("energy")
     if not t or not before or not after or manifest.edited:
         return {}
-    return {"t": float(t), "distinct_before": 1 / float(before), "distinct_after": 1 / float(after)}
+    return {"t": t, "distinct_before": 1 / float(before), "distinct_after": 1 / float(after)}
 
 
 def manifests_table(manifests: Sequence[Manifest]) -> Table | None:

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias import progress
+from kdbias.display.quantities import write
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import bandwidth_entry, rectify
-from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, KernelMatrix
 from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
@@ -58,19 +59,22 @@ class FrontierResult:
 
     Attributes:
         out: the folder; it holds frontier.parquet, frontier.png and frontier.svg.
-        table: one row a scheme, by falling effective sample size.
+        table: one row a scheme, by falling effective sample size; its t is null where the kernels of
+            several bandwidths are averaged.
+        t: the bandwidth, or a list of several.
         skipped: why a scheme is missing, by its name.
     """
 
     out: Path
     table: pa.Table
     skipped: dict[str, str]
+    t: float | list[float]
     state: Literal["new", "finished"]
 
     @property
     def document(self) -> dict[str, Any]:
         """The result as JSON values."""
-        return {"out": str(self.out), "schemes": self.table.to_pylist(), "skipped": self.skipped}
+        return {"out": str(self.out), "schemes": self.table.to_pylist(), "skipped": self.skipped, "t": self.t}
 
     def summary(self) -> str:
         """The table for people."""
@@ -80,7 +84,7 @@ class FrontierResult:
             notes.append(f"without {', '.join(self.skipped)}: {next(iter(self.skipped.values()))}")
         reasons = {row["rectification_reason"] for row in rows} - {None}
         notes += [f"rectified n/a: {reason}" for reason in sorted(reasons)]
-        head = visible(f"{self.out}: schemes at t={rows[0]['t']:g}")
+        head = visible(f"{self.out}: schemes at t={write('t', self.t)}")
         return "\n".join([head, Table.of(rows, _SHOWN).text(), *notes])
 
 
@@ -128,7 +132,9 @@ def frontier(
     with Run.open(output, STAGE, config, inputs, overwrite) as run:
         if run.already_finished():
             run.require({"skipped": {str: str}})
-            return FrontierResult(run.out, read_table(run.out / TABLE), run.record["skipped"], "finished")
+            return FrontierResult(
+                run.out, read_table(run.out / TABLE), run.record["skipped"], config["t"], "finished"
+            )
         groups = groups_of(table, "exact", source.vectors)
         samples = Samples(table, groups, source.vectors, threads=settings.threads)
         result, skipped = trade_off(samples, settings)
@@ -136,16 +142,18 @@ def frontier(
         counts = {"samples": samples.n, "distinct": samples.m, "schemes": result.num_rows}
         doc = provenance.document(STAGE.name, config, run.record["inputs"], counts, seconds, skipped=skipped)
         write_table(run.out / TABLE, result, doc)
-        write_figure(run.out / FIGURE, result)
+        write_figure(run.out / FIGURE, result, config["t"])
         run.finish(counts, seconds, skipped=skipped)
-    return FrontierResult(run.out, result, skipped, "new")
+    return FrontierResult(run.out, result, skipped, config["t"], "new")
 
 
 def trade_off(samples: Samples, settings: FrontierSettings) -> tuple[pa.Table, dict[str, str]]:
     """The frontier's table (columns in `_SCHEMA`, by falling ESS) and why schemes are missing."""
     solver, methods = Equilibrium.sharing(settings), settings.methods or tuple(SCHEMES)
     kernel = solver.kernel(samples)
-    progress.say(f"frontier of {samples.m:,} distinct samples at t={settings.t:g}: {kernel.description}")
+    progress.say(
+        f"frontier of {samples.m:,} distinct samples at t={write('t', settings.t)}: {kernel.description}"
+    )
     best, entries, skipped = solver.solved(samples, kernel, None), [], {}
     for name in methods:
         try:
@@ -181,7 +189,7 @@ def _equilibria(
 
 
 def _measured(
-    samples: Samples, kernel: KernelMatrix, t: float, entries: Sequence[_Entry], best: Solution
+    samples: Samples, kernel: KernelMatrix, t: Bandwidth, entries: Sequence[_Entry], best: Solution
 ) -> list[dict[str, Any]]:
     """A row of numbers for each distribution over the distinct samples."""
     groups = samples.groups
@@ -199,6 +207,6 @@ def _measured(
     for entry, bandwidth in zip(entries, bandwidths[1:], strict=True):
         rectify([{"bandwidths": [bandwidth]}], bandwidths[:1], ends)
         numbers = summary(groups.spread(entry.masses) * samples.n, entry.masses, codes)
-        found = numbers | bandwidth | entry._asdict()
+        found = numbers | bandwidth | entry._asdict() | {"t": t if isinstance(t, float) else None}
         rows.append({name: found[name] for name in _COLUMNS})
     return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbias.display.figure import LIGHT, Look, figure_file, legend_of_all, looks
+from kdbias.display.quantities import write
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,8 +36,8 @@ def optimum(rows: Rows, column: str) -> list[tuple[float, float]]:
     return sorted((r["ess_share"], r[column]) for r in rows if r["method"] == OPTIMUM and _has(r, column))
 
 
-def write_figure(stem: Path, table: pa.Table) -> None:
-    """Write ``stem``.png and ``stem``.svg of a frontier's table."""
+def write_figure(stem: Path, table: pa.Table, t: float | Sequence[float]) -> None:
+    """Write ``stem``.png and ``stem``.svg of a frontier's table at bandwidth(s) t."""
     rows = table.to_pylist()
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
     look = looks(series(rows), LIGHT)
@@ -45,7 +46,7 @@ def write_figure(stem: Path, table: pa.Table) -> None:
             draw_panel(axes, rows, column, look)
             axes.grid(alpha=0.3)
         legend_of_all(figure, 4)
-        figure.suptitle(f"what each scheme reaches and costs, t = {rows[0]['t']:g}")
+        figure.suptitle(f"what each scheme reaches and costs, t = {write('t', t)}")
 
 
 def draw_panel(axes: Axes, rows: Rows, column: str, look: Mapping[str, Look]) -> None:

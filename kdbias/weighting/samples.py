@@ -50,6 +50,11 @@ class Samples:
         return self.groups.distinct
 
     @property
+    def alone(self) -> bool:
+        """Whether no two samples count as one."""
+        return self.m == self.n
+
+    @property
     def where(self) -> Path:
         """The density table."""
         return self.density.path

@@ -37,7 +37,8 @@ class WeightsResult:
 
     Attributes:
         path: the manifest.
-        method, t: the scheme and its bandwidth (None where it has none).
+        method: the scheme.
+        t: its bandwidth, a list where the kernels of several are averaged, None where it has none.
         n, distinct: samples, and those left when duplicates count once.
         numbers: ess, ess_share, ess_distinct, max_weight, top_mass, zero_weights, effective_identities.
         solver: of the equilibrium: energies, gap, lambda, iterations, how it ended; else None.
@@ -47,7 +48,7 @@ class WeightsResult:
 
     path: Path
     method: str
-    t: float | None
+    t: float | list[float] | None
     n: int
     distinct: int
     numbers: dict[str, Any]
@@ -67,7 +68,7 @@ class WeightsResult:
 
     def summary(self) -> str:
         """The numbers for people, one a line."""
-        scheme = self.method + (f" at t={self.t:g}" if self.t is not None else "")
+        scheme = self.method + (f" at t={write('t', self.t)}" if self.t is not None else "")
         copies = f", {self.n - self.distinct:,} of them copies" if self.distinct < self.n else ""
         shown = {name: write(name, value) for name, value in self.numbers.items()}
         lines = [

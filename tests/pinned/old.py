@@ -18,7 +18,7 @@ ROWS = 24
 FINISHED = {
     "emb": "embed data.parquet -o emb --teacher precomputed:vectors.npy --same-order --rows-per-part 8",
     "density": "uniformity emb -o density --k 5 --t 2 --threads 1 --rectification none",
-    "w.parquet": "weights density -o w.parquet --method inverse-density",
+    "w.parquet": "weights density -o w.parquet --method inverse-density --t 2",
     "score": "evaluate emb -o score --bootstrap 20 --cluster-by label --k 3",
 }
 BROKEN = {"emb": 4, "density": 5}

@@ -124,6 +124,7 @@ NONSENSE = {
     ("uniformity", "weights"): ("nowhere.parquet", "{w}/data.parquet", "{w}/emb"),
     ("weights", "embeddings"): ("nowhere", "{w}/density", "{w}/emb-options"),
     ("weights", "memory"): ("much",),
+    ("weights", "t"): ("warm", "2,warm", "auto", "0", "2,nan"),
     ("changes", "density"): ("nowhere", "{w}/emb"),
     ("changes", "group_by"): ("shoe",),
     ("train", "config"): ("nowhere.toml", "{w}/data.parquet"),

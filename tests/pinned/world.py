@@ -50,6 +50,7 @@ STAGES: dict[str, str] = {
         "--min-ess 0.6 --cap 4 --tolerance 0.0001 --max-seconds 300 --memory 256MiB --threads 1 --temper 0.9 "
         "--clip 5 --mix 0.05 --collapse none"
     ),
+    "weights-chosen": "weights density -o weights/chosen.parquet --t chosen --threads 1",
     "weights-effective-number-options": (
         "weights density -o weights/effective-number-options.parquet --method effective-number --beta 0.9"
     ),

@@ -25,11 +25,11 @@ def row(scheme, method, ess, uniformity, distinct, rectification):
     }
 
 
-@pytest.fixture
-def frontier(outputs, tmp_path):
+@pytest.fixture(params=[4.0])
+def frontier(outputs, tmp_path, request):
     """A frontier of the fixture's density: two equilibria and two other schemes."""
     density = read_density(outputs["density"]).fingerprint
-    run = Run.open(tmp_path / "front", FRONTIER, {"t": 4.0}, {"density": density})
+    run = Run.open(tmp_path / "front", FRONTIER, {"t": request.param}, {"density": density})
     rows = [
         row("natural", "natural", 1.0, -1.0, 11.25, 0.0),
         row("equilibrium, ESS >= 80.0%", "equilibrium", 0.8, -1.5, 22.5, 0.5),
@@ -77,3 +77,11 @@ def test_a_scheme_has_one_colour_on_the_whole_page(outputs, frontier, tmp_path):
     for figure, width in (("ess0", 1.4), ("distinct0", 1.7), ("frontier0", 1.7), ("d-lorenz", 1.7)):
         drawn = html.partition(f'<figure id="{figure}"')[2].partition("</figure>")[0]
         assert f"stroke: var(--s{SERIES.index(look.color)}); stroke-width: {width}" in drawn, figure
+
+
+@pytest.mark.parametrize("frontier", [[2.0, 4.0]], indirect=True)
+def test_a_mean_kernel_is_named_and_has_no_place_in_a_trade_off_at_one_bandwidth(outputs, frontier, tmp_path):
+    report([outputs["density"], frontier], tmp_path / "r.html", pictures=0)
+    html = (tmp_path / "r.html").read_text()
+    assert "Frontier at t = 2,4" in html
+    assert "equilibrium frontier</text>" not in html

@@ -17,8 +17,8 @@ from kdbias.tables.weight_manifest import mean_one, write_manifest
 from kdbias.weighting.diagnostics import summary
 
 
-@pytest.fixture
-def walk(outputs, tmp_path):
+@pytest.fixture(params=[4.0])
+def walk(outputs, tmp_path, request):
     """A density that measured natural sampling only, and an equilibrium that was made from it."""
     shutil.copytree(outputs["density"], tmp_path / "density")
     numbers = read_json(tmp_path / "density" / "uniformity.json")
@@ -28,7 +28,7 @@ def walk(outputs, tmp_path):
     ids, labels = pa.array(outputs.ids), pa.array(outputs.labels)
     doc = provenance.document(
         "weights",
-        {"method": "equilibrium", "t": 4.0},
+        {"method": "equilibrium", "t": request.param},
         {"density": read_density(outputs["density"]).fingerprint},
         {"samples": len(ids)},
         0.1,
@@ -52,6 +52,14 @@ def test_before_and_after_stand_in_the_tiles_and_a_table(walk):
     assert cells_of(html) == ["w", "equilibrium", "4", "62.9", "381.8", "82.1 %", "1.73", "7", "2.8"]
     assert 'id="ess0"' not in html  # natural alone trades nothing off
     assert "sample size below" not in html
+
+
+@pytest.mark.parametrize("walk", [[2.0, 4.0]], indirect=True)
+def test_a_mean_kernel_is_named_and_not_taken_for_the_densitys_bandwidth(walk):
+    report([walk / "density", walk / "w.parquet"], walk / "r.html", pictures=0)
+    html = (walk / "r.html").read_text()
+    assert cells_of(html)[:5] == ["w", "equilibrium", "2,4", "62.9", "381.8"]
+    assert "<b>381.8</b>" not in html
 
 
 def test_a_measured_manifest_is_shown_once(walk):

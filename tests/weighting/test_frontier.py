@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.sphere.equilibrium.solve import solve
+from kdbias.sphere.null import log_null
 from kdbias.weighting.frontier import frontier
 from kdbias.weighting.schemes import SCHEMES
 
@@ -29,6 +31,27 @@ def test_equilibria_bound_every_scheme_at_its_effective_samples(long_tailed, tmp
     best = frame.loc[frame["energy"].idxmin()]
     assert best["scheme"] == "equilibrium, no floor"
     assert best["rectification"] == pytest.approx(1)
+
+
+def test_several_bandwidths_are_one_mean_kernel(long_tailed, tmp_path):
+    result = frontier(long_tailed.density, tmp_path / "f", methods=["natural", "inverse-density"])
+    assert result.t == list(LADDER)
+    assert "schemes at t=0.5,1,2,4,8\n" in result.summary()
+    natural, inverse = result.table.to_pylist()
+    excess = 1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)
+    kernel = np.mean([np.exp(-2 * t * excess) for t in LADDER], axis=0)
+    n, p = len(kernel), 1 / kernel.mean(axis=1)
+    p /= p.sum()
+    assert natural["t"] is None
+    assert natural["energy"] == pytest.approx(kernel.mean(), rel=1e-5)
+    assert natural["uniformity"] == pytest.approx(np.log((kernel.sum() - n) / n / (n - 1)), rel=1e-5)
+    null = np.log(np.mean([np.exp(log_null(16, t)) for t in LADDER]))
+    assert natural["null"] == pytest.approx(null)
+    assert natural["excess"] == pytest.approx(natural["uniformity"] - null)
+    assert natural["effective_distinct"] == pytest.approx(1 / kernel.mean(), rel=1e-5)
+    assert inverse["energy"] == pytest.approx(p @ kernel @ p, rel=1e-5)
+    chosen = frontier(long_tailed.density, tmp_path / "c", t="chosen", methods=["natural"])
+    assert chosen.t == chosen.table.to_pylist()[0]["t"] == long_tailed.t
 
 
 def test_everything_lands_on_disk_once(long_tailed, tmp_path):
@@ -61,7 +84,7 @@ def test_schemes_that_need_labels_are_skipped_with_the_reason(measure, tmp_path)
 def test_copies_count_towards_uniformity_but_not_the_equilibrium(measure, tmp_path):
     x = np.random.default_rng(1).normal(size=(20, 4))
     data = measure(np.concatenate([x, x[:5]]), t=1.0)
-    result = frontier(data.density, tmp_path / "f", methods=["natural", "equilibrium"], floors=[0])
+    result = frontier(data.density, tmp_path / "f", t=1, methods=["natural", "equilibrium"], floors=[0])
     natural, best = sorted(result.table.to_pylist(), key=lambda row: row["method"] == "equilibrium")
     kernel = data.kernel
     assert natural["energy"] == pytest.approx(kernel.mean(), rel=1e-5)

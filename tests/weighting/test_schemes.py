@@ -7,6 +7,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import write_neighbors
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.weighting import collapse
@@ -66,8 +67,12 @@ def test_effective_number_runs_from_natural_to_class_balanced(long_tailed, beta)
 
 
 def test_inverse_density_inverts_the_potential(long_tailed):
-    values = weigh("inverse-density", samples_of(long_tailed)).values
-    assert values == pytest.approx(1 / long_tailed.kernel.mean(axis=1))
+    found = weigh("inverse-density", samples_of(long_tailed), t="chosen")
+    assert found.values == pytest.approx(1 / long_tailed.kernel.mean(axis=1))
+    assert found.facts == {"potential": "density table"}
+    excess = 1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)
+    rho = np.mean([np.exp(-2 * t * excess).mean(axis=1) for t in LADDER], axis=0)
+    assert weigh("inverse-density", samples_of(long_tailed)).values == pytest.approx(1 / rho, rel=1e-5)
 
 
 def test_inverse_density_counts_copies_once(measure):

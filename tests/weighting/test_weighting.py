@@ -8,8 +8,11 @@ import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.inspection.describe import inspect
+from kdbias.settings import declared_in, spelled
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.weight_manifest import read_manifest, write_manifest
 from kdbias.weighting.schemes import SCHEMES
+from kdbias.weighting.schemes.density import Equilibrium
 from kdbias.weighting.stage import weights
 
 
@@ -55,8 +58,23 @@ def test_no_floor_goes_lower_in_energy_and_in_effective_samples(long_tailed, tmp
     assert free.solver["lambda"] == 0
 
 
-def test_bandwidth_is_the_one_that_uniformity_chose(long_tailed, tmp_path):
-    assert weights(long_tailed.density, tmp_path / "w.parquet").t == long_tailed.t
+def test_bandwidth_is_the_ladder_unless_one_is_asked_for(long_tailed, tmp_path):
+    found = weights(long_tailed.density, tmp_path / "w.parquet")
+    assert found.t == list(LADDER)
+    assert "equilibrium at t=0.5,1,2,4,8, 195 samples" in found.summary()
+    excess = 1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)
+    kernel = np.mean([np.exp(-2 * t * excess) for t in LADDER], axis=0)
+    p = read(found.path) / 195
+    assert found.solver["energy"] == pytest.approx(p @ kernel @ p, rel=1e-5)
+    assert weights(long_tailed.density, found.path, t="8,4,2,1,0.5").state == "finished"
+    with pytest.raises(ConfigChangedError, match="t: "):
+        weights(long_tailed.density, found.path, t=2)
+    chosen = weights(long_tailed.density, tmp_path / "chosen.parquet", t="chosen")
+    assert chosen.t == long_tailed.t
+    assert read_manifest(chosen.path).provenance["config"]["t"] == long_tailed.t
+    assert weights(long_tailed.density, chosen.path, t=long_tailed.t).state == "finished"
+    option = next(d for d in declared_in(Equilibrium) if d.name == "t")
+    assert option.text.endswith(f"[{spelled(LADDER)}]")
     assert weights(long_tailed.density, tmp_path / "c.parquet", method="class-balanced").t is None
 
 
@@ -236,6 +254,10 @@ def test_embeddings_may_be_named_but_must_be_the_measured_ones(long_tailed, meas
     moved = long_tailed.embeddings.rename(tmp_path / "moved")
     with pytest.raises(KdbiasError, match=r"is gone; name its new place"):
         weights(long_tailed.density, tmp_path / "w.parquet")
+    without = {"method": "inverse-density", "collapse": "none"}
+    with pytest.raises(KdbiasError, match=r"gone; .* --embeddings; at a measured bandwidth .*\(--t 3\)$"):
+        weights(long_tailed.density, tmp_path / "w.parquet", **without)
+    assert weights(long_tailed.density, tmp_path / "i.parquet", t=3, **without).state == "new"
     assert weights(long_tailed.density, tmp_path / "w.parquet", embeddings=moved).state == "new"
     other = measure(np.eye(4), name="other")
     with pytest.raises(KdbiasError, match="is not the embedding table that"):
@@ -278,6 +300,7 @@ def test_warnings_carry_the_numbers(measure, tmp_path):
 BAD = {
     "unknown method": ({"method": "magic"}, "unknown method 'magic'; choose one of natural"),
     "t": ({"t": -1}, "t -1 is not a bandwidth"),
+    "no t": ({"t": "auto"}, "t 'auto' is neither chosen nor a list of numbers"),
     "foreign bandwidth": (
         {"method": "hard", "t": 2},
         r"method hard has no option t \(it has: exponent\); leave it out",

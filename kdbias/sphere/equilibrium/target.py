@@ -68,7 +68,7 @@ class Target:
 
 def sphere_target(n: int, d: int, t: Bandwidth) -> Target:
     """The uniform sphere of R^d: its kernel mean is the same everywhere, exp(`log_null`)."""
-    value = float(np.mean([math.exp(log_null(d, one)) for one in np.atleast_1d(t)]))
+    value = math.exp(log_null(d, t))
     return Target(np.full(n, value), value, value, None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdbias import progress
+from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
 from kdbias.weighting.schemes.scheme import AtBandwidth, Scheme, Solving, Weights
@@ -38,11 +39,11 @@ class Natural(Scheme):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseDensity(AtBandwidth, Scheme):
-    """w = 1 / rho at bandwidth t, where rho counts the sample itself (so w <= n).
+    """w = 1 / rho, where rho counts the sample itself (so w <= n).
 
     Of a group of collapsed duplicates one copy counts, for itself and for its neighbours: what shares one
-    sample's weight is one sample. So with duplicates, or at a bandwidth that the density table does not have,
-    potentials are computed from the embeddings.
+    sample's weight is one sample. So with duplicates, or but for a single bandwidth that the density table
+    has, potentials are computed from the embeddings.
     """
 
     name = "inverse-density"
@@ -54,17 +55,26 @@ class InverseDensity(AtBandwidth, Scheme):
         from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
         from kdbias.tables.density_table import potential_column
 
-        density = samples.density
-        if potential_column(self.bandwidth) in density.table.column_names and samples.m == samples.n:
-            rho = density.potential(self.bandwidth)
+        t, density = self.bandwidth, samples.density
+        if isinstance(t, float) and potential_column(t) in density.table.column_names and samples.alone:
+            rho = density.potential(t)
             return Weights(1 / np.maximum(rho, 1 / samples.n), {"potential": "density table"})
-        kernel = TiledKernel(samples.vectors, self.bandwidth, kept=None, threads=samples.threads)
+        try:
+            vectors = samples.vectors
+        except KdbiasError as error:
+            measured = ", ".join(write("t", b) for b in density.bandwidths)
+            way_out = f"; at a measured bandwidth none is needed (--t {measured})"
+            raise KdbiasError(f"{error}{way_out if samples.alone else ''}") from None
+        progress.say(
+            f"{self.name} of {samples.m:,} distinct samples at t={write('t', t)}, from the embeddings"
+        )
+        kernel = TiledKernel(vectors, t, kept=None, threads=samples.threads)
         return Weights(1 / (kernel.row_sums / samples.m), {"potential": "computed from the embeddings"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Equilibrium(Solving, AtBandwidth, Scheme):
-    """The minimiser of p'Kp at bandwidth t under the floor on the ESS and the cap."""
+    """The minimiser of p'Kp under the floor on the ESS and the cap."""
 
     name = "equilibrium"
     floor = 0.5
@@ -74,7 +84,9 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
     def weigh(self, samples: Samples) -> Weights:
         """Weights (m,) of least energy, with the solver's proof."""
         kernel = self.kernel(samples)
-        progress.say(f"{self.name} of {samples.m:,} distinct samples at t={self.t:g}: {kernel.description}")
+        progress.say(
+            f"{self.name} of {samples.m:,} distinct samples at t={write('t', self.t)}: {kernel.description}"
+        )
         found = self.solved(samples, kernel, samples.min_ess)
 
         def energy(masses: np.ndarray) -> float:

@@ -10,15 +10,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from kdbias.device import parse_bytes
-from kdbias.measurement.settings import check_bandwidth
+from kdbias.measurement.settings import parse_bandwidths
 from kdbias.settings import Settings, option
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
     from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
     from kdbias.tables.density_table import DensityTable
     from kdbias.weighting.samples import Samples
+
+
+CHOSEN = "chosen"
+"""The word for the bandwidth that ``uniformity`` chose."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +84,35 @@ class Scheme(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class AtBandwidth(Settings):
-    """Of what looks at the data at one bandwidth."""
+    """Of what looks at the data through a kernel."""
 
-    t: float | None = option(None, "bandwidth", shown="the one that uniformity chose")
-
-    def check(self) -> None:
-        """Refuse a bandwidth out of range."""
-        if self.t is not None:
-            check_bandwidth(self.t)
+    t: str | tuple[float, ...] | None = option(
+        None,
+        "bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose",
+        parse=lambda t: parse_bandwidths(t, CHOSEN),
+        metavar="T,T,...|chosen",
+        accepts="str | float | Sequence[float]",
+        shown="0.5,1,2,4,8",
+    )
 
     def decided(self, density: DensityTable) -> Self:
-        """With the bandwidth that ``uniformity`` chose where none was given."""
+        """With the ladder where no bandwidth was given, and the chosen one where that was asked for."""
+        from kdbias.sphere.equilibrium.kernel_matrix import LADDER
         from kdbias.weighting.samples import chosen_bandwidth
 
-        return self if self.t is not None else replace(self, t=chosen_bandwidth(density))
+        t = self.t or LADDER
+        return replace(self, t=tuple(sorted(t)) if isinstance(t, tuple) else (chosen_bandwidth(density),))
 
     @property
-    def bandwidth(self) -> float:
-        """t, once it is decided."""
-        assert self.t is not None
-        return self.t
+    def bandwidth(self) -> Bandwidth:
+        """t, once it is decided: a number, or several whose kernels are averaged."""
+        assert isinstance(self.t, tuple)
+        return self.t[0] if len(self.t) == 1 else self.t
+
+    def record(self) -> dict[str, Any]:
+        """What a run records: of one bandwidth the number, of several a list."""
+        found = super().record()
+        return found | {"t": found["t"][0] if isinstance(self.t, tuple) and len(self.t) == 1 else found["t"]}
 
 
 @dataclass(frozen=True, kw_only=True)
