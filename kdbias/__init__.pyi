@@ -571,11 +571,15 @@ def weights(
     exponent: float | None = None,
     tolerance: float | None = None,
     memory: str | int | None = None,
+    penalty: str | None = None,
     cap: float | None = None,
     max_seconds: float | None = None,
     seed: int | None = None,
     keep: float | None = None,
     clusters: Sequence[int] | None = None,
+    towards: str | None = None,
+    with_column: str | None = None,
+    stop: str | None = None,
 ) -> WeightsResult:
     """Write a weight manifest: one row a sample with its weight, the expected number of draws an epoch.
 
@@ -589,8 +593,8 @@ def weights(
         overwrite: replace a manifest that was made differently.
         embeddings: embedding table [the one that DENSITY was made from].
         threads: CPU threads [all].
-        method: weight scheme [equilibrium].
-        min_ess: least ESS / distinct samples [equilibrium: 0.5, else none].
+        method: weight scheme [with --towards matched, else equilibrium].
+        min_ess: least ESS / distinct samples [equilibrium, matched: 0.5, else none].
         temper: exponent on the weights; 1 leaves them [1].
         clip: no weight above this many times the mean.
         mix: share of natural sampling mixed in [0].
@@ -598,15 +602,24 @@ def weights(
         near: least cosine of collapse near [0.999].
         beta: 0 = natural, near 1 = class-balanced [0.99] (effective-number).
         t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8]
-            (inverse-density, equilibrium).
+            (inverse-density, equilibrium, matched).
         exponent: power of the distance [1] (knn-distance, hard).
-        tolerance: relative gap to stop at [0.001] (equilibrium).
-        memory: most extra memory, 256MiB or more [4GiB] (equilibrium).
-        cap: the clip inside the problem, which stays optimal (equilibrium).
-        max_seconds: stop by then, with the gap that was reached (equilibrium).
+        tolerance: relative gap to stop at [0.001] (equilibrium, matched).
+        memory: most extra memory, 256MiB or more [4GiB] (equilibrium, matched).
+        penalty: what holds the ESS; square: it is exactly the least, and samples may be dropped; entropy: no
+            sample is dropped [square] (equilibrium, matched).
+        cap: the clip inside the problem, which stays optimal (equilibrium, matched).
+        max_seconds: stop by then, with the gap that was reached (equilibrium, matched).
         seed: seed of the clusters [0] (cluster-balanced).
         keep: share of the samples that water-filling keeps [0.2] (cluster-balanced).
         clusters: clusters of each level, e.g. 1000,100 [samples / 20, then a tenth each] (cluster-balanced).
+        towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
+            without labels (REF, or REF@W.parquet with weights of its own); balanced:COLUMN, each value of a
+            column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere (matched).
+        with_column: compare this column together with the embedding, for what the teacher does not see; a
+            reference must have it, too (matched).
+        stop: how near to come; noise: no nearer than a reference of its size tells; floor: as near as the least
+            ESS allows [noise] (matched).
 
     Returns:
         What was written. The same call again does nothing.

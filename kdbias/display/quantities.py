@@ -157,6 +157,11 @@ QUANTITIES: dict[str, Quantity] = {
     "ess_after": Quantity("ESS after", "effective sample size of a group's own samples", large),
     "from_hardness": Quantity("from", "least hardness: 1 - cosine to the label's other samples", decimals(3)),
     "to_hardness": Quantity("to", "most hardness", decimals(3)),
+    "discrepancy": Quantity(
+        "MMD²", "squared discrepancy from the target, mean kernel; 0 = drawn like it", significant, "lower"
+    ),
+    "removed": Quantity("removed", "share of natural sampling's discrepancy that is gone", percent, "higher"),
+    "share_reference": Quantity("in the target", "share of the target", percent),
     "log_density": Quantity("log density", "mean log of the potential at the chosen bandwidth", decimals(3)),
     "log_density_before": Quantity(
         "log density before", "mean over samples of the log of the potential", decimals(3)

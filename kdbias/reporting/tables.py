@@ -87,12 +87,13 @@ def unmeasured(found: Outputs) -> list[Manifest]:
 def distinct(manifest: Manifest) -> dict[str, Any]:
     """t, and D of natural sampling and of the manifest, from the solver's energies.
 
-    Empty for other methods, and where the weights were edited since.
+    Empty for other methods, of what was matched to a target (its energies are discrepancies), and where the
+    weights were edited since.
     """
     solver: dict[str, Any] = manifest.provenance.get("solver") or {}
     t = (manifest.provenance.get("config") or {}).get("t")
     before, after = solver.get("energy_before"), solver.get("energy")
-    if not t or not before or not after or manifest.edited:
+    if not t or not before or not after or manifest.edited or manifest.provenance.get("target"):
         return {}
     return {"t": t, "distinct_before": 1 / float(before), "distinct_after": 1 / float(after)}
 

@@ -154,7 +154,7 @@ def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
     if named.kind == "sphere":
         return OpenTarget(named)
     if named.kind == "balanced":
-        masses, inputs = _balanced(named, data)
+        masses, inputs = _balanced(named, data), inputs_of(named)
         one = None if aim.with_column is None else _values(data, aim.with_column)[0]
         return OpenTarget(
             named, inputs, masses=masses, column=aim.with_column, codes=None if one is None else (one, one)
@@ -162,15 +162,26 @@ def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
     return _reference(named, data, aim.with_column)
 
 
+def inputs_of(named: Named) -> dict[str, str]:
+    """Fingerprints of a target's files by role, for the record of what is made with it."""
+    if named.kind == "balanced":
+        if named.by is not None and not Path(named.by).is_file():
+            raise KdbiasError(f"{named.by}: no such file; a table of shares has {named.what} and share")
+        return {} if named.by is None else {"towards_shares": fingerprints.of_file(named.by)}
+    if named.kind == "sphere":
+        return {}
+    own = {} if named.by is None else {"towards_weights": read_manifest(named.by).fingerprint}
+    return {"towards": EmbeddingTable.open(named.what).fingerprint, **own}
+
+
 def _reference(named: Named, data: EmbeddingTable, column: str | None) -> OpenTarget:
     table = EmbeddingTable.open(named.what)
     notes = _fits(table, data)
-    inputs, masses = {"towards": table.fingerprint}, None
+    masses = None
     if named.by is not None:
         manifest = read_manifest(named.by)
         rows = align(table.ids(), manifest.ids, f"reference {table.path}", f"its weights {named.by}")
         masses = manifest.weights[rows] / manifest.weights[rows].sum()
-        inputs["towards_weights"] = manifest.fingerprint
     size = table.n if masses is None else 1 / float(masses @ masses)
     if size < FEW:
         notes.append(
@@ -181,7 +192,7 @@ def _reference(named: Named, data: EmbeddingTable, column: str | None) -> OpenTa
     if column is not None:
         codes, note = _both(data, table, column)
         notes += note
-    return OpenTarget(named, inputs, tuple(notes), table.vectors(), masses, column, codes, table)
+    return OpenTarget(named, inputs_of(named), tuple(notes), table.vectors(), masses, column, codes, table)
 
 
 def _fits(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
@@ -255,10 +266,10 @@ def _values(table: EmbeddingTable, column: str) -> tuple[np.ndarray, pa.Array]:
     return codes, names
 
 
-def _balanced(named: Named, data: EmbeddingTable) -> tuple[np.ndarray, dict[str, str]]:
+def _balanced(named: Named, data: EmbeddingTable) -> np.ndarray:
     codes, names = _values(data, named.what)
     if named.by is None:
-        return balanced_masses(codes), {}
+        return balanced_masses(codes)
     shares = _shares(named.by, named.what)
     texts = names.to_pylist()
     unknown = [value for value in shares if value not in texts and shares[value]]
@@ -273,9 +284,7 @@ def _balanced(named: Named, data: EmbeddingTable) -> tuple[np.ndarray, dict[str,
             f"{named.by} gives {fault}; give each value of {named.what!r} a share >= 0 (the data have: "
             f"{shown(names)})"
         )
-    return balanced_masses(codes, [shares[value] for value in texts]), {
-        "towards_shares": fingerprints.of_file(named.by)
-    }
+    return balanced_masses(codes, [shares[value] for value in texts])
 
 
 def _shares(path: str | os.PathLike[str], column: str) -> dict[str, float]:

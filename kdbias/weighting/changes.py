@@ -20,6 +20,7 @@ from kdbias.tables.joins import align, as_strings
 from kdbias.tables.parquet_file import floats, read_table
 from kdbias.tables.run_files import claim
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
+from kdbias.weighting.blind_spots import blind_spots, reference_shares
 from kdbias.weighting.settings import ChangesSettings
 from kdbias.wording import visible
 
@@ -31,26 +32,29 @@ class Changes:
     Attributes:
         manifest: the manifest's path.
         groups: a row for each value of each group column and of the label, by falling number of samples, then
-            by value (null last): column, value, samples, share_before and share_after (of the draws), weight
-            (their ratio), ess_after (of the group's own samples), log_density_before (mean over samples) and
-            log_density_after (mean over draws).
+            by value (null last): column, value, samples, share_before and share_after (of the draws),
+            share_reference (of the reference that the manifest was matched to, null where that is unknown),
+            weight (after / before), ess_after (of the group's own samples), log_density_before (mean over
+            samples) and log_density_after (mean over draws).
         hardness: a row for each quarter of the samples by hardness (1 - cosine to the label's other samples):
             quarter, from_hardness, to_hardness, samples, share_before, share_after; no rows without labels.
         samples: the most and the least drawn, no sample in both: change ("most" | "least"), sample_id, label,
             weight and log_density. Of equal weights the most isolated count as drawn more, the most crowded
             as drawn less, then the first by id.
+        notes: a line for each column in which data and reference differ though the weights leave it so.
     """
 
     manifest: Path
     groups: pa.Table
     hardness: pa.Table
     samples: pa.Table
+    notes: tuple[str, ...] = ()
 
     @property
     def document(self) -> dict[str, Any]:
         """The tables as JSON values."""
         tables = {name: table.to_pylist() for name, table in self._tables().items()}
-        return tables | {"manifest": str(self.manifest)}
+        return tables | {"manifest": str(self.manifest), "notes": list(self.notes)}
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write groups.csv, hardness.csv and samples.csv into ``folder``.
@@ -67,7 +71,8 @@ class Changes:
         written = []
         for name, table in self._tables().items():
             path = claim(Path(folder) / f"{name}.csv")
-            if path.exists() and csv_columns(path) != table.column_names:
+            earlier = [column for column in table.column_names if column != _REFERENCE]
+            if path.exists() and csv_columns(path) not in (table.column_names, earlier):
                 raise KdbiasError(f"{path} exists and is not by kdbias changes; choose another -o")
             written.append(path)
         for path, table in zip(written, self._tables().values(), strict=True):
@@ -82,7 +87,8 @@ class Changes:
             rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
             parts.append(_shown(rows, value=column).text(FEW, "-o DIR writes them all"))
         others = (self.hardness, self.samples)
-        return "\n\n".join(parts + [_shown(table).text() for table in others if table.num_rows])
+        notes = ["\n".join(map(visible, self.notes))] if self.notes else []
+        return "\n\n".join(parts + [_shown(table).text() for table in others if table.num_rows] + notes)
 
     def _tables(self) -> dict[str, pa.Table]:
         return {"groups": self.groups, "hardness": self.hardness, "samples": self.samples}
@@ -110,14 +116,15 @@ def what_changed(
     unknown = [name for name in columns if name not in known]
     if unknown:
         raise KdbiasError(f"{stored.path} has no column {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
-    log_density = _log_density(stored)
+    log_density, target = _log_density(stored), stored.provenance.get("target")
     return Changes(
         manifest=stored.path,
         groups=pa.concat_tables(
-            [_GROUPS.empty_table(), *(_by_value(stored, name, log_density) for name in columns)]
+            [_GROUPS.empty_table(), *(_by_value(stored, name, log_density, target) for name in columns)]
         ),
         hardness=_by_hardness(stored, _hardness(stored, density)),
         samples=_extremes(stored, log_density, settings.top),
+        notes=tuple(blind_spots(target, [(c, stored.table.column(c)) for c in columns], stored.weights)),
     )
 
 
@@ -126,10 +133,11 @@ def _numbers(*names: str) -> list[tuple[str, pa.DataType]]:
     return [(name, pa.float64()) for name in names]
 
 
+_REFERENCE = "share_reference"
 _GROUPS = pa.schema(
     [
         *(("column", pa.string()), ("value", pa.large_string()), ("samples", pa.int64())),
-        *_numbers("share_before", "share_after", "weight"),
+        *_numbers("share_before", "share_after", _REFERENCE, "weight"),
         *_numbers("ess_after", "log_density_before", "log_density_after"),
     ]
 )
@@ -141,7 +149,9 @@ _HARDNESS = pa.schema(
 )
 
 
-def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> pa.Table:
+def _by_value(
+    stored: WeightManifest, column: str, log_density: np.ndarray, target: dict[str, Any] | None
+) -> pa.Table:
     """Rows of `Changes.groups` for one column; a row of its own for nulls, if the column has others."""
     encoded = pc.dictionary_encode(as_strings(stored.table.column(column)), null_encoding="encode")
     codes = encoded.indices.to_numpy(zero_copy_only=False)
@@ -158,12 +168,14 @@ def _by_value(stored: WeightManifest, column: str, log_density: np.ndarray) -> p
         after = drawn / mass
     by_name = pc.sort_indices(names).to_numpy()
     order = by_name[np.argsort(-size[by_name], kind="stable")]
+    wanted, texts = reference_shares(target, column), names.take(pa.array(order))
     columns = {
         "column": pa.array([column] * len(order), pa.string()),
-        "value": names.take(pa.array(order)).cast(pa.large_string()),
+        "value": texts.cast(pa.large_string()),
         "samples": size[order],
         "share_before": size[order] / n,
         "share_after": mass[order] / n,
+        _REFERENCE: [None if wanted is None else wanted.get(text, 0.0) for text in texts.to_pylist()],
         "weight": mass[order] / size[order],
         "ess_after": ess[order],
         "log_density_before": floats(before[order]),
@@ -238,4 +250,6 @@ def _shown(table: pa.Table, **headings: str) -> Table:
     """A table for people; what has no value or label is said to have none."""
     texts = [name for name in ("value", "label") if name in table.column_names]
     rows = [row | {name: row[name] or "(none)" for name in texts} for row in table.to_pylist()]
-    return Table.of(rows, table.column_names, headings=headings)
+    unknown = [_REFERENCE] if all(row.get(_REFERENCE) is None for row in rows) else []
+    shown = [name for name in table.column_names if name not in unknown]
+    return Table.of(rows, shown, headings=headings)

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from kdbias import progress
 from kdbias.display.quantities import write
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
@@ -136,7 +135,7 @@ def frontier(
                 run.out, read_table(run.out / TABLE), run.record["skipped"], config["t"], "finished"
             )
         groups = groups_of(table, "exact", source.vectors)
-        samples = Samples(table, groups, source.vectors, threads=settings.threads)
+        samples = Samples(table, groups, source, threads=settings.threads)
         result, skipped = trade_off(samples, settings)
         seconds = time.perf_counter() - began
         counts = {"samples": samples.n, "distinct": samples.m, "schemes": result.num_rows}
@@ -149,11 +148,8 @@ def frontier(
 
 def trade_off(samples: Samples, settings: FrontierSettings) -> tuple[pa.Table, dict[str, str]]:
     """The frontier's table (columns in `_SCHEMA`, by falling ESS) and why schemes are missing."""
-    solver, methods = Equilibrium.sharing(settings), settings.methods or tuple(SCHEMES)
+    solver, methods = Equilibrium.sharing(settings), settings.record()["methods"]
     kernel = solver.kernel(samples)
-    progress.say(
-        f"frontier of {samples.m:,} distinct samples at t={write('t', settings.t)}: {kernel.description}"
-    )
     best, entries, skipped = solver.solved(samples, kernel, None), [], {}
     for name in methods:
         try:

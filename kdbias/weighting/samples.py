@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, encode
+from kdbias.targets.opening import OpenTarget, open_target
+from kdbias.targets.settings import Aiming
 
 _MEASURED = {"n": int, "d": int, "schemes": [object], "t_chosen?": float}
 
@@ -28,14 +30,14 @@ class Samples:
     Attributes:
         density: the density table, n rows.
         groups: which rows are one sample; m groups.
-        load_vectors: gives the (n, d) unit rows in the density table's order; refuses without embeddings.
+        source: the embeddings that were measured; refuses where they are gone.
         min_ess: least ESS / distinct samples, for the schemes that solve under it; None for none.
         threads: CPU threads; None for all.
     """
 
     density: DensityTable
     groups: Groups
-    load_vectors: Callable[[], np.ndarray]
+    source: "EmbeddingSource"
     min_ess: float | None = None
     threads: int | None = None
 
@@ -62,7 +64,11 @@ class Samples:
     @cached_property
     def vectors(self) -> np.ndarray:
         """(m, d) float32 unit rows of the distinct samples."""
-        return self.load_vectors()[self.groups.first]
+        return self.source.vectors()[self.groups.first]
+
+    def target(self, aim: Aiming) -> OpenTarget:
+        """The target that was named, in the density table's order."""
+        return self.source.target(aim)
 
     def labels(self, method: str) -> tuple[np.ndarray, np.ndarray]:
         """Label codes (m,) int64 with -1 for no label, and the (classes,) number of distinct samples of each.
@@ -102,6 +108,7 @@ class EmbeddingSource:
         if given is not None:
             self.fingerprint = self._opened(given).fingerprint
         self.vectors: Callable[[], np.ndarray] = lru_cache(1)(self._vectors)
+        self.target: Callable[[Aiming], OpenTarget] = lru_cache(1)(self._target)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -110,10 +117,28 @@ class EmbeddingSource:
 
     def _vectors(self) -> np.ndarray:
         """(n, d) float32 unit rows in the density table's order."""
-        table = self._opened(self.given if self.given is not None else self._remembered())
-        rows = align(self.density.ids, table.ids(), str(self.density.path), f"embedding table {table.path}")
+        table, rows = self._measured
         vectors = table.vectors()
         return vectors if np.array_equal(rows, np.arange(table.n)) else vectors[rows]
+
+    def _target(self, aim: Aiming) -> OpenTarget:
+        """What was named for the embeddings, in the density table's order."""
+        table, rows = self._measured
+        opened = open_target(aim, table)
+        if opened.vectors is None and opened.masses is not None:
+            opened = replace(opened, masses=opened.masses[rows])
+        return (
+            opened
+            if opened.codes is None
+            else replace(opened, codes=(opened.codes[0][rows], opened.codes[1]))
+        )
+
+    @cached_property
+    def _measured(self) -> tuple[EmbeddingTable, np.ndarray]:
+        """The embedding table, and the row of each sample of the density table in it."""
+        table = self._opened(self.given if self.given is not None else self._remembered())
+        where = f"embedding table {table.path}"
+        return table, align(self.density.ids, table.ids(), str(self.density.path), where)
 
     def _remembered(self) -> str:
         doc, where = self.density.provenance, self.density.path

@@ -23,7 +23,12 @@ NEAR = 0.999
 # Recorded of every manifest, null where the scheme has no such option.
 _ALWAYS = ("method", "t", "temper", "clip", "mix", "min_ess", "cap", "collapse")
 # Recorded only where they are not the default, as in the manifests of the first versions.
-_UNSAID = ("near", "beta", "exponent", "keep", "clusters")
+_UNSAID = ("near", "beta", "exponent", "keep", "clusters", "penalty")
+
+
+_UNAIMED = tuple(name for name in SCHEMES if name != "matched")
+_OF_TARGET = ("towards", "with_column", "stop")
+"""Options that ask for method matched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +47,17 @@ class WeightsSettings(Branching, _Measured):
 
     name = "weights"
     chooser = "method"
-    instead = {"cap": "use clip"}  # noqa: RUF012
+    instead = {"cap": "use clip", **dict.fromkeys(_OF_TARGET, "use method matched, or leave it out")}  # noqa: RUF012
 
     chosen: Scheme
-    method: str = option("equilibrium", "weight scheme", choices=tuple(SCHEMES))
+    method: str = option(
+        "equilibrium",
+        "weight scheme",
+        choices=tuple(SCHEMES),
+        shown="with --towards matched, else equilibrium",
+    )
     min_ess: float | None = option(
-        None, "least ESS / distinct samples", shown="equilibrium: 0.5, else none", least=0, most=1
+        None, "least ESS / distinct samples", shown="equilibrium, matched: 0.5, else none", least=0, most=1
     )
     temper: float = option(1.0, "exponent on the weights; 1 leaves them", least=0)
     clip: float | None = option(None, "no weight above this many times the mean", above=1)
@@ -62,9 +72,21 @@ class WeightsSettings(Branching, _Measured):
         """The options of each scheme."""
         return SCHEMES
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any], where: str | None = None) -> Self:
+        """As of `Settings`; where a target is named and no method, it is matched."""
+        aimed = given.get("method") is None and any(given.get(name) is not None for name in _OF_TARGET)
+        return super().of({**given, "method": "matched"} if aimed else given, where)
+
     def check(self) -> None:
         """Refuse options that contradict each other."""
         from kdbias.tables.weight_manifest import LEAST_WEIGHT
+
+        if getattr(self.chosen, "penalty", None) == "entropy" and not self.floor:
+            raise KdbiasError(
+                "penalty entropy holds the ESS at a least one, and min_ess 0 is none; choose one above 0, or "
+                "penalty square"
+            )
 
         if 0 < self.mix < LEAST_WEIGHT:
             raise KdbiasError(
@@ -105,7 +127,7 @@ class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
     name = "frontier"
 
     methods: tuple[str, ...] | None = option(
-        None, "schemes, with their default options", shown="all that fit", choices=tuple(SCHEMES)
+        None, "schemes, with their default options", shown="all that fit", choices=_UNAIMED
     )
     floors: tuple[float, ...] | None = option(
         None, "ESS floors of the equilibrium, 0 = none", shown="eight up to 1", least=0, most=1
@@ -113,7 +135,7 @@ class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
 
     def record(self) -> dict[str, Any]:
         """What the run records: the options that decide the frontier."""
-        found = super().record() | {"methods": list(self.methods or SCHEMES)}
+        found = super().record() | {"methods": list(self.methods or _UNAIMED)}
         return {name: found[name] for name in ("t", "methods", "floors", "tolerance", "seed")}
 
 

@@ -20,10 +20,12 @@ from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.run_files import claim, made_by
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, write_manifest
+from kdbias.weighting.blind_spots import blind_spots
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary, warnings
-from kdbias.weighting.hygiene import masses_of
+from kdbias.weighting.hygiene import masses_of, tempered
 from kdbias.weighting.samples import EmbeddingSource, Samples
+from kdbias.weighting.schemes.matched import told
 from kdbias.weighting.schemes.scheme import Weights
 from kdbias.weighting.settings import NEAR, WeightsSettings
 from kdbias.wording import counted, visible
@@ -41,8 +43,13 @@ class WeightsResult:
         t: its bandwidth, a list where the kernels of several are averaged, None where it has none.
         n, distinct: samples, and those left when duplicates count once.
         numbers: ess, ess_share, ess_distinct, max_weight, top_mass, zero_weights, effective_identities.
-        solver: of the equilibrium: energies, gap, lambda, iterations, how it ended; else None.
-        warnings: one line for each number past its line.
+        solver: of the schemes that search: energies (of method matched: squared discrepancies), gap, lambda,
+            iterations, how it ended; else None.
+        target: of method matched: kind, size, noise, discrepancy_before and discrepancy (and unbiased), the
+            share removed, the two-sample test, what bound the matching ("natural", "noise", "floor"), the
+            shares of the reference's columns; else None.
+        warnings: one line for each number past its line, and for each column that a reference differs in
+            though the weights leave it so.
         state: "finished" where the file was there already and nothing was done.
     """
 
@@ -53,6 +60,7 @@ class WeightsResult:
     distinct: int
     numbers: dict[str, Any]
     solver: dict[str, Any] | None
+    target: dict[str, Any] | None
     facts: dict[str, Any]
     warnings: list[str]
     seconds: float
@@ -63,7 +71,7 @@ class WeightsResult:
         """From the provenance of a manifest."""
         config, counts = doc["config"], doc["counts"]
         own = {name: doc[name] for name in ("numbers", "solver", "facts", "warnings", "seconds")}
-        which = {"method": config["method"], "t": config["t"]}
+        which = {"method": config["method"], "t": config["t"], "target": doc.get("target")}
         return cls(path=path, n=counts["samples"], distinct=counts["distinct"], state=state, **which, **own)
 
     def summary(self) -> str:
@@ -80,22 +88,30 @@ class WeightsResult:
         ]
         if self.numbers["effective_identities"] is not None:
             lines.append(f"  effective identities  {shown['effective_identities']}")
-        lines += _solver_lines(self.solver) if self.solver is not None else []
+        lines += told(self.target) if self.target is not None else []
+        if self.solver is not None:
+            lines += _solver_lines(self.solver, self.target is None, self.facts.get("penalty"))
         return "\n".join(map(visible, lines + [f"  warning: {line}" for line in self.warnings]))
 
 
-def _solver_lines(solver: dict[str, Any]) -> list[str]:
-    """Energy before and after, and how near to the best, as lines."""
+def _solver_lines(solver: dict[str, Any], energies: bool, penalty: str | None) -> list[str]:
+    """How near to the best the answer is, as lines, after its energies."""
     before, energy, gap = solver["energy_before"], solver["energy"], solver["gap"]
     gain = before - energy
-    distinct = [write("effective_distinct", 1 / value) for value in (before, energy)]
     proof = "no certificate: the kernel is approximated"
     if gap is not None:
         share = f" ({gap / gain:.2%} of the gain)" if gain > 0 else ""
-        proof = f"at most {gap:.2g} above the best possible{share}"
+        best = "best possible" if penalty is None else "best of as much entropy"
+        proof = f"at most {gap:.2g} above the {best}{share}"
+    lines = []
+    if energies:
+        distinct = [write("effective_distinct", 1 / value) for value in (before, energy)]
+        lines = [
+            f"  energy                {before:.6g} -> {energy:.6g}",
+            f"  effective distinct    {distinct[0]} -> {distinct[1]}",
+        ]
     return [
-        f"  energy                {before:.6g} -> {energy:.6g}",
-        f"  effective distinct    {distinct[0]} -> {distinct[1]}",
+        *lines,
         f"  certificate           {proof}; {solver['reason']}",
         f"  solver                {counted(solver['iterations'], 'iteration')} in {solver['seconds']:.1f} s, "
         f"lambda {solver['lambda']:.3g}",
@@ -138,11 +154,23 @@ def weights(
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
         return found
+    if settings.chosen.assumes is not None:
+        progress.say(
+            f"{settings.method} assumes that {settings.chosen.assumes}; if you have some hundred images of "
+            "where it will be used, embed them and say --towards"
+        )
     groups = groups_of(table, str(settings.collapse), source.vectors, settings.near or NEAR)
-    scheme = settings.chosen.weigh(Samples(table, groups, source.vectors, settings.floor, settings.threads))
+    if settings.collapse != "none":
+        groups = settings.chosen.distinct(groups, source)
+    scheme = settings.chosen.weigh(Samples(table, groups, source, settings.floor, settings.threads))
+    for line in scheme.notes:
+        progress.say(line)
     masses = masses_of(scheme, settings, groups)
     values = mean_one(groups.spread(masses))
     numbers = summary(values, masses, encode(table.labels)[0])
+    columns = {name: table.table.column(name) for name in table.group_columns}
+    about = _after_hygiene(scheme, masses)
+    spots = blind_spots(about, [*columns.items(), ("label", table.labels)], values)
     doc = provenance.document(
         STAGE,
         settings.record(),
@@ -152,10 +180,10 @@ def weights(
         numbers=numbers,
         facts=scheme.facts,
         solver=solver_record(scheme, masses),
-        warnings=warnings(numbers, table.n),
+        target=about,
+        warnings=warnings(numbers, table.n) + spots,
         density=str(table.path.resolve().parent),
     )
-    columns = {name: table.table.column(name) for name in table.group_columns}
     write_manifest(path, table.ids, table.labels, columns, table.numbers("log_density"), values, doc)
     for line in doc["warnings"]:
         progress.say(f"warning: {line}")
@@ -182,6 +210,16 @@ def solver_record(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
         "certified": result.certified and not changed,
         "reason": result.reason + (", before temper, clip and mix" if changed else ""),
     }
+
+
+def _after_hygiene(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
+    """What was found of the target, with the discrepancy of the masses that hygiene left."""
+    about = found.target
+    if about is None or found.energy is None or np.allclose(masses, tempered(found.values, 1.0)):
+        return about
+    after, before = found.energy(masses), about["discrepancy_before"]
+    removed = None if before <= 0 else 1 - after / before
+    return about | {"discrepancy": after, "removed": removed, "unbiased": None}
 
 
 def _finished(

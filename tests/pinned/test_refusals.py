@@ -124,6 +124,8 @@ NONSENSE = {
     ("uniformity", "weights"): ("nowhere.parquet", "{w}/data.parquet", "{w}/emb"),
     ("weights", "embeddings"): ("nowhere", "{w}/density", "{w}/emb-options"),
     ("weights", "memory"): ("much",),
+    ("weights", "towards"): ("nowhere", "{w}/density", "{w}/emb", "balanced:", "balanced:shoe", "@w.parquet"),
+    ("weights", "with_column"): ("shoe",),
     ("weights", "t"): ("warm", "2,warm", "auto", "0", "2,nan"),
     ("changes", "density"): ("nowhere", "{w}/emb"),
     ("changes", "group_by"): ("shoe",),
@@ -173,6 +175,10 @@ OF_METHODS = {
     "--max-seconds=9": ("equilibrium",),
     "--memory=64MiB": ("equilibrium",),
     "--near=0.9999": (),
+    "--penalty=entropy": ("equilibrium",),
+    "--towards=sphere": (),
+    "--with=camera": (),
+    "--stop=floor": (),
 }
 
 
@@ -245,7 +251,7 @@ IDLE = {
     "weights {w}/density --frontier": (
         *("--method=hard", "--min-ess=0.5", "--temper=0.5", "--clip=3", "--cap=4", "--mix=0.1"),
         *("--collapse=none", "--near=0.99", "--beta=0.9", "--exponent=2", "--keep=0.5"),
-        *("--clusters=20,5", "--max-seconds=9"),
+        *("--clusters=20,5", "--max-seconds=9", "--penalty=entropy", "--stop=floor"),
     ),
     WORKING["train"]: (
         *("--scale=32", "--margin=0.3", "--milestones=0.5", "--flip=target", "--resume"),

@@ -51,6 +51,7 @@ STAGES: dict[str, str] = {
         "--clip 5 --mix 0.05 --collapse none"
     ),
     "weights-chosen": "weights density -o weights/chosen.parquet --t chosen --threads 1",
+    "weights-matched": "weights density -o weights/matched.parquet --towards balanced:camera --threads 1",
     "weights-effective-number-options": (
         "weights density -o weights/effective-number-options.parquet --method effective-number --beta 0.9"
     ),

@@ -13,7 +13,7 @@ from kdbias.weighting.schemes import SCHEMES
 def test_equilibria_bound_every_scheme_at_its_effective_samples(long_tailed, tmp_path):
     result = frontier(long_tailed.density, tmp_path / "f", t=1.0, tolerance=1e-4)
     frame = result.table.to_pandas()
-    assert set(frame["method"]) == set(SCHEMES)
+    assert set(frame["method"]) == set(SCHEMES) - {"matched"}
     assert frame["ess_share"].is_monotonic_decreasing
     line = frame[frame["method"] == "equilibrium"].sort_values("ess_share")
     assert line["energy"].is_monotonic_increasing

@@ -23,7 +23,7 @@ from kdbias.weighting.schemes.scheme import Weights
 def samples_of(measured, collapse: str = "exact") -> Samples:
     density = read_density(measured.density)
     source = EmbeddingSource(density, None)
-    return Samples(density, groups_of(density, collapse, source.vectors), source.vectors)
+    return Samples(density, groups_of(density, collapse, source.vectors), source)
 
 
 def weigh(method: str, samples: Samples, **options: object) -> Weights:

@@ -20,7 +20,7 @@ def read(path: Path) -> np.ndarray:
     return pd.read_parquet(path)["weight"].to_numpy()
 
 
-@pytest.mark.parametrize("method", SCHEMES)
+@pytest.mark.parametrize("method", [name for name in SCHEMES if name != "matched"])
 def test_every_method_writes_a_manifest_of_mean_one(long_tailed, tmp_path, method):
     out = tmp_path / "w.parquet"
     result = weights(long_tailed.density, out, method=method)
@@ -314,7 +314,7 @@ BAD = {
     "foreign memory": ({"method": "knn-distance", "memory": "1GiB"}, "has no option memory"),
     "foreign seed": (
         {"seed": 3},
-        r"method equilibrium has no option seed \(it has: t, tolerance, memory, cap",
+        r"method equilibrium has no option seed \(it has: t, tolerance, memory, penalty, cap",
     ),
     "foreign near": ({"near": 0.9}, "near 0.9 is for collapse near, not exact"),
     "tolerance": ({"tolerance": -1.0}, "equilibrium: tolerance is -1.0, should be above 0"),

@@ -23,7 +23,8 @@ from kdbias.sphere.equilibrium.solution import NOISE, Effort, Equilibrium, Group
 
 _CHECK_EVERY = 5
 _PATIENCE = 20  # checks of the gap without progress
-_CLOSE = 1e-3  # relative, of the ESS
+_CLOSE = 1e-3  # relative, above the wanted ESS
+_BELOW = 1e-9  # the same below it: rounding
 _MOST_TRIALS = 40
 _SMALLEST = 1e-300
 _MET = "met the tolerance"
@@ -45,8 +46,8 @@ def solve_entropy(
 
     Args:
         kernel: over the m distinct samples.
-        min_ess: the effective sample size (Kish) to end at, as a share of the distinct samples, in (0, 1];
-            what needs no penalty to be above it stays there.
+        min_ess: the effective sample size (Kish) to end at, or just above, as a share of the distinct
+            samples, in (0, 1]; what needs no penalty to be above it stays there.
         start: (n,) warm start, a distribution; default uniform. It is brought under the cap.
 
     Raises:
@@ -107,7 +108,7 @@ class _Search:
             reason = self._descend()
             ess = 1 / float(self.point.p @ self.point.p) / self.kernel.n
             free = ess >= min_ess and self.mu * np.log(self.kernel.n) < self._resolved()
-            if reason != _MET or free or abs(ess - min_ess) <= _CLOSE * min_ess:
+            if reason != _MET or free or -_BELOW <= ess / min_ess - 1 <= _CLOSE:
                 if self.exact:
                     return reason
                 self._be_exact()

@@ -9,7 +9,7 @@ the answer.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,8 @@ _CLOSE = 0.005  # of the ESS: how sharply the floor at the noise is found
 _MOST_TRIALS = 12
 
 Bound = Literal["natural", "noise", "floor"]
+_NOISE: Bound = "noise"
+_FLOOR: Bound = "floor"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Match:
     Attributes:
         p: (n,) float64 probabilities, sum 1; copies share the mass of their group.
         solution: the solver's answer with its certificate at ``floor``; None where natural sampling stays.
-        natural: MMD^2 of natural sampling; discrepancy: that of p; noise: what such a reference has anyway.
+        field: (m,) K p over the distinct samples.
+        natural: MMD^2 of natural sampling, copies and all; discrepancy: that of p; noise: what such a
+            reference has anyway.
         floor: the effective sample size (share of the distinct samples) that p was held to.
         bound: what ended the matching: "natural" (it is near enough already), "noise" (the reference's noise
             was reached) or "floor" (the wanted least ESS came first).
@@ -39,11 +43,24 @@ class Match:
 
     p: np.ndarray
     solution: Equilibrium | None
+    field: np.ndarray
     natural: float
     discrepancy: float
     noise: float
     floor: float
     bound: Bound
+
+
+def unmatched(kernel: KernelMatrix, target: Target, groups: Groups | None = None) -> Match:
+    """Natural sampling of the distinct samples: what is near enough already stays as it comes."""
+    groups = Groups.of(None, kernel.n) if groups is None else groups
+    even = np.full(kernel.n, 1 / kernel.n)
+    fields = kernel.apply(np.stack([groups.natural, even], axis=1), exact=True)
+    start, found = (
+        max(target.discrepancy(p, field), 0.0)
+        for p, field in zip((groups.natural, even), fields.T, strict=True)
+    )
+    return Match(groups.spread(even), None, fields[:, 1], start, found, target.noise, 1.0, "natural")
 
 
 def match(
@@ -52,50 +69,40 @@ def match(
     *,
     min_ess: float,
     stop: bool = True,
-    cap: float | None = None,
     groups: Groups | None = None,
-    tolerance: float = 1e-3,
-    max_seconds: float | None = None,
-    progress: Callable[[int, float, float], None] | None = None,
+    solver: Callable[..., Equilibrium] = solve,
+    **effort: Any,
 ) -> Match:
     """The sampling of largest ESS within the target's noise, or else of least discrepancy at the floor.
 
     Args:
         kernel: K over the m distinct samples.
         target: with (m,) kernel means of the distinct samples.
-        min_ess: least ESS / distinct samples, in (0, 1].
+        min_ess: least ESS / distinct samples, from 0 (none; not with `solve_entropy`) to 1.
         stop: whether to stop at the noise; without, the discrepancy is least at the floor.
-        cap, tolerance, max_seconds, progress: as of `equilibrium.solve`, for each solve.
         groups: samples that count as one; default all are distinct.
+        solver: `solve`, or `entropy.solve_entropy`.
+        effort: cap, tolerance, max_seconds and progress of the solver, for each solve.
 
     Returns:
-        Natural sampling where its discrepancy is not above the noise.
+        Natural sampling of the distinct samples where its discrepancy is not above the noise.
     """
     groups = Groups.of(None, kernel.n) if groups is None else groups
     shifted = Matching(kernel, target.mean, target.constant)
-    natural = groups.natural
-    start = max(target.discrepancy(natural, kernel.apply(natural, exact=True)), 0.0)
-    noise = target.noise
-    if stop and start <= noise:
-        return Match(groups.spread(natural), None, start, start, noise, 1.0, "natural")
+    natural = unmatched(kernel, target, groups)
+    if stop and natural.discrepancy <= target.noise:
+        return natural
 
     def at(floor: float, begin: np.ndarray | None) -> Equilibrium:
-        return solve(
-            shifted,
-            min_ess=floor,
-            cap=cap,
-            duplicates=groups,
-            tolerance=tolerance,
-            max_seconds=max_seconds,
-            start=begin,
-            progress=progress,
-        )
+        return solver(shifted, min_ess=floor, duplicates=groups, start=begin, **effort)
 
     lowest = at(min_ess, None)
-    if not stop or lowest.energy >= noise:
-        return Match(lowest.p, lowest, start, lowest.energy, noise, min_ess, "floor")
-    floor, best = _largest_within(noise, min_ess, lowest, at)
-    return Match(best.p, best, start, best.energy, noise, floor, "noise")
+    floor, best, bound = min_ess, lowest, _FLOOR
+    if stop and lowest.energy < target.noise:
+        floor, best = _largest_within(target.noise, min_ess, lowest, at)
+        bound = _NOISE
+    field = kernel.apply(groups.collapse(best.p), exact=True)
+    return Match(best.p, best, field, natural.natural, best.energy, target.noise, floor, bound)
 
 
 def _largest_within(

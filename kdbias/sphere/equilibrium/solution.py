@@ -99,6 +99,13 @@ class Groups:
         """(n,) masses of rows -> (m,) masses of groups."""
         return np.bincount(self.group, weights=p, minlength=self.distinct)
 
+    def apart(self, codes: np.ndarray) -> "Groups":
+        """The groups whose members have one code (n,) each: those that differ in it are not one sample."""
+        _, first, group = np.unique(
+            np.stack([self.group, codes]), axis=1, return_index=True, return_inverse=True
+        )
+        return Groups.of(first[group.reshape(-1)], len(self.group))
+
     @property
     def least(self) -> np.ndarray:
         """(m,) least masses that are not 0: those of members of `LEAST_WEIGHT`."""

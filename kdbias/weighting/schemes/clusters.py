@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kdbias import optional
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
-from kdbias.weighting.schemes.scheme import Scheme, Seeded, Weights
+from kdbias.weighting.schemes.scheme import ALIKE, Scheme, Seeded, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,7 @@ class ClusterBalanced(Seeded, Scheme):
     """
 
     name = "cluster-balanced"
+    assumes = ALIKE
     keep: float = option(0.2, "share of the samples that water-filling keeps", above=0, most=1)
     clusters: tuple[int, ...] | None = option(
         None, "clusters of each level, e.g. 1000,100", shown="samples / 20, then a tenth each", least=2

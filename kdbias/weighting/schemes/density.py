@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdbias import progress
 from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
-from kdbias.weighting.schemes.scheme import AtBandwidth, Scheme, Solving, Weights
+from kdbias.weighting.schemes.scheme import ALIKE, AtBandwidth, Scheme, Solving, Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
-    from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix
+    from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, TiledKernel
     from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
     from kdbias.sphere.equilibrium.solution import Groups
     from kdbias.weighting.samples import Samples
@@ -47,6 +49,7 @@ class InverseDensity(AtBandwidth, Scheme):
     """
 
     name = "inverse-density"
+    assumes = ALIKE
 
     def weigh(self, samples: Samples) -> Weights:
         """Weights (m,): one over the density."""
@@ -73,41 +76,47 @@ class InverseDensity(AtBandwidth, Scheme):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Equilibrium(Solving, AtBandwidth, Scheme):
-    """The minimiser of p'Kp under the floor on the ESS and the cap."""
+class Searching(Solving, AtBandwidth, Scheme):
+    """Of the schemes that search the best sampling under the floor on the ESS and the cap."""
 
-    name = "equilibrium"
     floor = 0.5
+    penalty: str = option(
+        "square",
+        "what holds the ESS; square: it is exactly the least, and samples may be dropped; entropy: no sample "
+        "is dropped",
+        choices=("square", "entropy"),
+    )
     cap: float | None = option(None, "the clip inside the problem, which stays optimal", above=1)
     max_seconds: float | None = option(None, "stop by then, with the gap that was reached", least=0)
 
-    def weigh(self, samples: Samples) -> Weights:
-        """Weights (m,) of least energy, with the solver's proof."""
-        kernel = self.kernel(samples)
-        progress.say(
-            f"{self.name} of {samples.m:,} distinct samples at t={write('t', self.t)}: {kernel.description}"
-        )
-        found = self.solved(samples, kernel, samples.min_ess)
-
-        def energy(masses: np.ndarray) -> float:
-            return float(masses @ kernel.apply(masses, exact=True))
-
-        facts = {"kernel": kernel.description}
-        return Weights(samples.groups.collapse(found.p), facts, found, self.cap, energy)
-
-    def kernel(self, samples: Samples) -> KernelMatrix:
-        """Products with the kernel matrix of the distinct samples at t, kept within ``memory``."""
-        from kdbias.sphere.equilibrium.kernel_matrix import kernel_matrix
-
-        return kernel_matrix(samples.vectors, self.bandwidth, self.memory, samples.threads)
-
-    def solved(
-        self, samples: Samples, kernel: KernelMatrix, min_ess: float | None, start: np.ndarray | None = None
-    ) -> Solution:
-        """The least energy with this floor on the ESS, None for none, from a warm start (n,)."""
+    @property
+    def solver(self) -> Callable[..., Solution]:
+        """The solver of the penalty."""
+        from kdbias.sphere.equilibrium.entropy import solve_entropy
         from kdbias.sphere.equilibrium.solve import solve
 
-        name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
+        return solve if self.penalty == "square" else solve_entropy
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the certificate should know."""
+        return {} if self.penalty == "square" else {"penalty": self.penalty}
+
+    def kernel(self, samples: Samples, codes: np.ndarray | None = None) -> TiledKernel:
+        """Products with the kernel matrix of the distinct samples, kept within ``memory``.
+
+        Args:
+            codes: (m,) values of a column that is compared together with the vectors.
+        """
+        from kdbias.sphere.equilibrium.kernel_matrix import kernel_matrix
+
+        found = kernel_matrix(samples.vectors, self.bandwidth, self.memory, samples.threads, codes=codes)
+        at = f"at t={write('t', self.t)}: {found.description}"
+        progress.say(f"{self.name} of {samples.m:,} distinct samples {at}")
+        return found
+
+    def effort(self, samples: Samples) -> dict[str, Any]:
+        """The solver's cap, tolerance and time, and how it tells of its progress."""
         began = last = time.monotonic()
 
         def tell(iteration: int, energy: float, gap: float) -> None:
@@ -116,18 +125,42 @@ class Equilibrium(Solving, AtBandwidth, Scheme):
             if now - last > _LINE_EVERY_SECONDS:
                 last = now
                 spent = f"{iteration:,} iterations in {now - began:,.0f} s"
-                progress.say(f"{name}: {spent}, energy {energy:.6g}, at most {gap:.2g} above the best")
+                progress.say(f"{self.name}: {spent}, energy {energy:.6g}, at most {gap:.2g} above the best")
 
-        found = solve(
-            kernel,
-            min_ess=min_ess,
-            cap=_share_of_distinct(self.cap, samples.groups),
-            duplicates=samples.groups,
-            tolerance=self.tolerance,
-            max_seconds=self.max_seconds,
-            start=start,
-            progress=tell,
+        return {
+            "cap": _share_of_distinct(self.cap, samples.groups),
+            "tolerance": self.tolerance,
+            "max_seconds": self.max_seconds,
+            "progress": tell,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equilibrium(Searching):
+    """The minimiser of p'Kp under the floor on the ESS and the cap."""
+
+    name = "equilibrium"
+    assumes = ALIKE
+
+    def weigh(self, samples: Samples) -> Weights:
+        """Weights (m,) of least energy, with the solver's proof."""
+        kernel = self.kernel(samples)
+        found = self.solved(samples, kernel, samples.min_ess)
+
+        def energy(masses: np.ndarray) -> float:
+            return float(masses @ kernel.apply(masses, exact=True))
+
+        facts = {"kernel": kernel.description} | self.facts
+        return Weights(samples.groups.collapse(found.p), facts, found, self.cap, energy)
+
+    def solved(
+        self, samples: Samples, kernel: KernelMatrix, min_ess: float | None, start: np.ndarray | None = None
+    ) -> Solution:
+        """The least energy with this floor on the ESS, None for none, from a warm start (n,)."""
+        found = self.solver(
+            kernel, min_ess=min_ess, duplicates=samples.groups, start=start, **self.effort(samples)
         )
+        name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
         progress.say(f"{name}: {found.iterations:,} iterations, {found.seconds:.1f} s, {found.reason}")
         return found
 

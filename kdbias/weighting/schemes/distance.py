@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
-from kdbias.weighting.schemes.scheme import Scheme, Weights
+from kdbias.weighting.schemes.scheme import ALIKE, Scheme, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,7 @@ class KnnDistance(_Power):
     """
 
     name = "knn-distance"
+    assumes = ALIKE
 
     def weigh(self, samples: Samples) -> Weights:
         """Weights (m,): a power of the mean distance to the neighbours."""

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
     from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
     from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
+    from kdbias.sphere.equilibrium.solution import Groups
     from kdbias.tables.density_table import DensityTable
-    from kdbias.weighting.samples import Samples
+    from kdbias.weighting.samples import EmbeddingSource, Samples
 
 
 CHOSEN = "chosen"
 """The word for the bandwidth that ``uniformity`` chose."""
+
+
+ALIKE = "the student will meet every region of the teacher's space alike"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Weights:
         solution: the solver's result, of the schemes that solve under the floor on the ESS and the cap.
         cap: the constraint that they solved under, as a multiple of the mean weight.
         energy: what the solver minimised, of masses (m,).
+        target: what was found of the target that the samples were matched to, JSON values only.
+        notes: what is odd about it, lines for people.
     """
 
     values: np.ndarray
@@ -43,6 +49,8 @@ class Weights:
     solution: Solution | None = None
     cap: float | None = None
     energy: Callable[[np.ndarray], float] | None = None
+    target: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +61,12 @@ class Scheme(Settings):
         name: the word for ``--method``.
         collapse: which samples count as one by default.
         floor: least ESS / distinct samples by default, None for none.
+        assumes: what it takes the student to be used on, where no target says that.
     """
 
     collapse: ClassVar[str] = "exact"
     floor: ClassVar[float | None] = None
+    assumes: ClassVar[str | None] = None
 
     @classmethod
     def sharing(cls, settings: Settings) -> Self:
@@ -72,6 +82,10 @@ class Scheme(Settings):
     def inputs(self) -> dict[str, str]:
         """Fingerprint of what else the scheme reads, by role; the manifest keeps them."""
         return {}
+
+    def distinct(self, groups: Groups, source: EmbeddingSource) -> Groups:
+        """Which samples count as one, of those that have one vector."""
+        return groups
 
     def weigh(self, samples: Samples) -> Weights:
         """Weights of the distinct samples.
