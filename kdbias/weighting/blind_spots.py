@@ -79,7 +79,7 @@ def _of_column(
     why = "do not differ measurably" if target["bound"] == "natural" else "hardly differ by it"
     lines.append(
         f"{name} {worst or '(none)'} has {shares[0]} of the samples, {shares[1]} of the draws and "
-        f"{shares[2]} of the reference: in the teacher's space they {why}; --with {name} matches it together with the "
-        "embedding"
+        f"{shares[2]} of the reference: in the teacher's space they {why}; --with {name} matches it together "
+        "with the embedding"
     )
     return lines

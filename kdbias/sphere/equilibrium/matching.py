@@ -101,7 +101,8 @@ def match(
     if stop and lowest.energy < target.noise:
         floor, best = _largest_within(target.noise, min_ess, lowest, at)
         bound = _NOISE
-    field = kernel.apply(groups.collapse(best.p), exact=True)
+    shift = target.constant - float(target.mean @ groups.collapse(best.p))
+    field = best.potentials[groups.first] + target.mean - shift  # K p of the shifted kernel's field
     return Match(best.p, best, field, natural.natural, best.energy, target.noise, floor, bound)
 
 
