@@ -82,13 +82,15 @@ def _mean_kernel(excess: np.ndarray, ladder: tuple[float, ...], out: np.ndarray)
 
     A doubled bandwidth costs a squaring instead of an exponential.
     """
-    out[...] = 0
     chains = chains_of_doublings(ladder)
     for place, chain in enumerate(chains):
         last = place == len(chains) - 1
         kernel = np.multiply(excess, np.float32(2 * ladder[chain[0].bandwidth]), out=excess if last else None)
         np.exp(kernel, out=kernel)
-        out += kernel
+        if place:
+            out += kernel
+        else:
+            np.copyto(out, kernel)
         for _ in chain[1:]:
             np.square(kernel, out=kernel)
             out += kernel
