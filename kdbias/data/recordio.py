@@ -1,13 +1,14 @@
 """MXNet RecordIO (``train.rec``, ``train.idx``, ``property``), read without mxnet.
 
 In the files of insightface, record 0 holds no image but two numbers: one more than the last image's key,
-    and the end of the keys of "identity records", each of which gives the range of image keys of one
-    person. All of these are float32, exact only up to 2^24. So the ranges are used below that alone, and
-    only where the images' own labels agree; otherwise every image's label is read from its own record.
+and the end of the keys of "identity records", each of which gives the range of image keys of one person.
+All of these are float32, exact only up to 2^24. So the ranges are used below that alone, and only where the
+images' own labels agree; otherwise every image's label is read from its own record.
 """
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ import pyarrow as pa
 from kdbias.data.access import digest_of
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.records import (
-    HEADER,
+    ADVICE,
+    HEADER_BYTES,
     LENGTH_BITS,
     MAGIC,
+    behind,
     image_start,
     read_index,
     read_record,
@@ -30,12 +33,16 @@ from kdbias.data.source import Source, count_distinct, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 
-_HEAD = 8 + HEADER.itemsize + 8  # a record's head: magic, word, header, first two labels of an array
+_WORDS = np.dtype([("magic", "<u4"), ("word", "<u4")])
+_PAYLOAD = np.dtype([("flag", "<u4"), ("label", "<f4"), ("ids", "<u8", 2), ("labels", "<f4", 2)])
+_RECORD = np.dtype([*_WORDS.descr, ("payload", _PAYLOAD)])  # as far as the second label of an array
+_HEAD = np.dtype([("labels", "<f4", 2), ("array", "<i8"), ("first", "<i8"), ("empty", "?")])
+"""What a record's beginning says: its label (or the first two of an array), how many the array has (0: it is
+none), the bytes of the first part, and whether it holds no image."""
 _FLOAT32_EXACT = 1 << 24
 _CHUNK = 1 << 16
 _SPOT_CHECKS = 2000
 _MAX_PROPERTY_BYTES = 1 << 16
-_ADVICE = "remove the .idx, and kdbias scans the .rec instead"
 
 
 class RecordImages:
@@ -54,10 +61,7 @@ class RecordImages:
     def read(self, row: int) -> bytes:
         """The image bytes of a row's record."""
         payload = read_record(self._file, int(self.offsets[row]))
-        try:
-            return payload[image_start(payload) :]
-        except ValueError as error:
-            raise UnreadableImage(f"damaged record: {error}") from None
+        return payload[image_start(payload) :]
 
     def location(self, row: int) -> str:
         """FILE#KEY of a row."""
@@ -76,16 +80,15 @@ def open_recordio(data: str, options: Options) -> Source:
         KdbiasError: no ``.rec`` or several, a damaged index or one that leaves out records.
     """
     file = os.path.abspath(_rec_file(data))
-    size = os.path.getsize(file)
     index = os.path.splitext(file)[0] + ".idx"
-    if os.path.isfile(index):
-        keys, offsets = read_index(index)
-    else:
-        keys, offsets = scan_records(file)
+    keys, offsets = read_index(index) if os.path.isfile(index) else scan_records(file)
+    if not len(keys) or not os.path.getsize(file):
+        raise KdbiasError(f"{file}: holds no samples")
     order = np.argsort(offsets, kind="stable")
     keys, offsets = keys[order], offsets[order]
-    _check_index(index, file, keys, offsets, size)
-    images, labels = _RecordFile(file, keys, offsets).images_and_labels()
+    records = _RecordFile(file, keys, offsets, np.memmap(file, np.uint8, "r"))
+    records.check(index)
+    images, labels = records.images_and_labels()
     keys, offsets = keys[images], offsets[images]
     by_key = np.argsort(keys, kind="stable")
     keys, offsets, labels = keys[by_key], offsets[by_key], labels[by_key]
@@ -114,63 +117,52 @@ def _rec_file(data: str) -> str:
     return os.path.join(data, files[0])
 
 
-def _check_index(index: str, file: str, keys: np.ndarray, offsets: np.ndarray, size: int) -> None:
-    """Refuse an index that cannot belong to the file; the rows are sorted by offset."""
-    if not len(keys) or not size:
-        raise KdbiasError(f"{file}: holds no samples")
-    sorted_keys = np.sort(keys)
-    if sorted_keys[0] < 0:
-        raise KdbiasError(f"{index}: key {sorted_keys[0]} is below 0; {_ADVICE}")
-    repeated = sorted_keys[1:][np.diff(sorted_keys) == 0]
-    if len(repeated):
-        raise KdbiasError(f"{index}: key {repeated[0]} occurs twice; {_ADVICE}")
-    bad = (offsets < 0) | (offsets > size - 8) | (offsets % 4 != 0) | (np.diff(offsets, prepend=-8) < 8)
-    # All starts of records where they are few; else enough to notice an index of another file.
-    some = np.flatnonzero(~bad)
-    if len(some) > _SPOT_CHECKS:
-        drawn = np.random.default_rng(0).choice(some, _SPOT_CHECKS, replace=False)
-        some = np.unique(np.r_[some[0], some[-1], drawn])
-    words = _gather(np.memmap(file, np.uint8, "r"), offsets[some], 8).view("<u4")
-    bad[some] = (words[:, 0] != MAGIC) | (words[:, 1] >> LENGTH_BITS > 1)
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        seen = np.flatnonzero(some == first)
-        what = wrong_magic(int(words[seen[0], 0])) if len(seen) else "no place for a record"
-        raise KdbiasError(
-            f"{index}: {int(bad.sum()):,} entries do not fit {os.path.basename(file)} (key {keys[first]}: "
-            f"{what} at byte {offsets[first]:,} of {size:,}); {_ADVICE}"
-        )
-
-
-def _gather(content: np.ndarray, offsets: np.ndarray, length: int) -> np.ndarray:
-    """(m, length) uint8: bytes at each offset, zeros behind the end of the file."""
-    positions = offsets[:, None] + np.arange(length)
-    return np.where(positions < len(content), content[np.minimum(positions, len(content) - 1)], np.uint8(0))
-
-
-@dataclass(frozen=True)
-class _Heads:
-    """What the beginnings of m records say."""
-
-    labels: np.ndarray  # (m, 2) float32: label (scalar, or first of the array), second of the array
-    lengths: np.ndarray  # (m,) int64: bytes of the payload
-    starts: np.ndarray  # (m,) int64: where the image begins in the payload
-    arrays: np.ndarray  # (m,) int64: number of labels in the array, 0 for a scalar
-    firsts: np.ndarray  # (m,) int64: bytes of the first part (all of the payload, if not split)
-
-    @property
-    def empty(self) -> np.ndarray:
-        """(m,) bool: records without an image."""
-        return self.lengths <= self.starts
+def _lengths(words: np.ndarray) -> np.ndarray:
+    """Bytes of the payloads, int64, by the words that hold flags and lengths."""
+    return (words & ((1 << LENGTH_BITS) - 1)).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class _RecordFile:
-    """A ``.rec`` file with its index."""
+    """A ``.rec`` file (its bytes mapped) with its index, sorted by offset."""
 
     file: str
     keys: np.ndarray
     offsets: np.ndarray
+    content: np.ndarray
+
+    def check(self, index: str) -> None:
+        """Refuse an index that cannot belong to the file."""
+        keys, offsets, size, name = self.keys, self.offsets, len(self.content), os.path.basename(self.file)
+        sorted_keys = np.sort(keys)
+        if sorted_keys[0] < 0:
+            raise KdbiasError(f"{index}: key {sorted_keys[0]} is below 0; {ADVICE}")
+        repeated = sorted_keys[1:][np.diff(sorted_keys) == 0]
+        if len(repeated):
+            raise KdbiasError(f"{index}: key {repeated[0]} occurs twice; {ADVICE}")
+        bad = (offsets < 0) | (offsets > size - 8) | (offsets % 4 != 0) | (np.diff(offsets, prepend=-8) < 8)
+        # All starts of records where they are few; else enough to notice an index of another file.
+        some = np.flatnonzero(~bad)
+        if len(some) > _SPOT_CHECKS:
+            drawn = np.random.default_rng(0).choice(some, _SPOT_CHECKS, replace=False)
+            some = np.unique(np.r_[some[0], some[-1], drawn])
+        found = self._gathered(offsets[some], _WORDS)
+        bad[some] = (found["magic"] != MAGIC) | (found["word"] >> LENGTH_BITS > 1)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            seen = np.flatnonzero(some == first)
+            what = wrong_magic(int(found["magic"][seen[0]])) if len(seen) else "no place for a record"
+            raise KdbiasError(
+                f"{index}: {int(bad.sum()):,} entries do not fit {name} (key {keys[first]}: {what} at byte "
+                f"{offsets[first]:,} of {size:,}); {ADVICE}"
+            )
+
+    def _gathered(self, offsets: np.ndarray, what: np.dtype[Any]) -> np.ndarray:
+        """(m,) values of a type that begin at each offset, zeros behind the end of the file."""
+        positions = offsets[:, None] + np.arange(what.itemsize)
+        last = len(self.content) - 1
+        raw = np.where(positions <= last, self.content[np.minimum(positions, last)], np.uint8(0))
+        return raw.view(what)[:, 0]
 
     def images_and_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the index that hold images, and the float32 label of each.
@@ -192,9 +184,9 @@ class _RecordFile:
         if described is not None:
             # The number in record 0 may be rounded, so identity records are also told by having no image.
             last_image = described[0] - int(np.spacing(np.float32(described[0])))
-            images = (self.keys != 0) & ~(heads.empty & (self.keys >= last_image))
+            images = (self.keys != 0) & ~(heads["empty"] & (self.keys >= last_image))
         rows = np.flatnonzero(images)
-        return rows, heads.labels[rows, 0]
+        return rows, heads["labels"][rows, 0]
 
     def _description(self) -> tuple[int, int] | None:
         """The two numbers of insightface's record 0: end of the images' keys, end of the identities' keys."""
@@ -202,9 +194,10 @@ class _RecordFile:
         if not len(zero) or len(self.keys) == 1:
             return None
         head = self.heads(zero)
-        if not head.empty[0] or head.arrays[0] < 2 or not np.isfinite(head.labels[0]).all():
+        if not head["empty"][0] or head["array"][0] < 2 or not np.isfinite(head["labels"]).all():
             return None
-        return int(head.labels[0, 0]), int(head.labels[0, 1])
+        end, end_of_people = head["labels"][0].tolist()
+        return int(end), int(end_of_people)
 
     def _check_keys(self, end: int) -> None:
         """Refuse keys that neither the announced end of keys nor the number of records allows, or too few."""
@@ -213,25 +206,23 @@ class _RecordFile:
         if last >= max(end + rounding, len(self.keys)) or last < end - 1 - rounding:
             raise KdbiasError(
                 f"{self.file}: its last key is {last:,}, but record 0 says that keys end at {end:,}; "
-                f"it is cut, or the .idx damaged: {_ADVICE}"
+                f"it is cut, or the .idx damaged: {ADVICE}"
             )
 
-    def _check_gaps(self, heads: _Heads) -> None:
+    def _check_gaps(self, heads: np.ndarray) -> None:
         """Refuse an index that leaves out records; a damaged length, which may look so, spoils one image."""
-        content = np.memmap(self.file, np.uint8, "r")
-        ends = np.r_[0, self.offsets + 8 + _padded(heads.firsts)]
-        following = np.r_[self.offsets, len(content)]
+        ends = np.r_[0, behind(self.offsets, heads["first"])]
+        following = np.r_[self.offsets, len(self.content)]
         while len(rows := np.flatnonzero(ends + 8 <= following)):
-            words = _gather(content, ends[rows], 8).view("<u4")
-            ends[rows[words[:, 0] != MAGIC]] = len(content)
-            part = words[:, 1] >> LENGTH_BITS
-            missing = rows[(words[:, 0] == MAGIC) & (part < 2)]
+            found = self._gathered(ends[rows], _WORDS)
+            ends[rows[found["magic"] != MAGIC]] = len(self.content)
+            missing = rows[(found["magic"] == MAGIC) & (found["word"] >> LENGTH_BITS < 2)]
             if len(missing):
                 place = ends[missing[0]]
                 raise KdbiasError(
-                    f"{self.file}: its .idx leaves out records, such as that at byte {place:,}; {_ADVICE}"
+                    f"{self.file}: its .idx leaves out records, such as that at byte {place:,}; {ADVICE}"
                 )
-            ends[rows] += 8 + _padded(words[:, 1] & ((1 << LENGTH_BITS) - 1))
+            ends[rows] = behind(ends[rows], _lengths(found["word"]))
 
     def _labels_by_range(self, last_image: int, end: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Images and labels from the identity records, or None where these cannot be trusted."""
@@ -240,74 +231,61 @@ class _RecordFile:
         if not 1 < last_image < end <= len(row_of) or (row_of[1:end] < 0).any():
             return None
         people = self.heads(row_of[last_image:end])
-        exact = (np.abs(people.labels) < _FLOAT32_EXACT).all()  # and no NaN
-        if not people.empty.all() or (people.arrays < 2).any() or not exact:
+        exact = (np.abs(people["labels"]) < _FLOAT32_EXACT).all()  # and no NaN
+        if not people["empty"].all() or (people["array"] < 2).any() or not exact:
             return None
-        ranges = people.labels.astype(np.int64)
+        ranges = people["labels"].astype(np.int64)
         begins, ends = ranges[np.argsort(ranges[:, 0], kind="stable")].T
         begins, ends = begins[ends > begins], ends[ends > begins]
         # The ranges must cover the images once, without a gap.
         if not len(begins) or begins[0] != 1 or ends[-1] != last_image or (begins[1:] != ends[:-1]).any():
             return None
         rows = row_of[1:last_image]
-        labels = np.repeat(self.heads(row_of[begins]).labels[:, 0], ends - begins)
+        labels = np.repeat(self.heads(row_of[begins])["labels"][:, 0], ends - begins)
         drawn = np.random.default_rng(0).integers(0, len(rows), _SPOT_CHECKS)
         checked = np.unique(np.r_[ends - 2, drawn])  # the last image of each person, and some at random
         heads = self.heads(rows[checked])
-        if heads.empty.any() or (heads.labels[:, 0] != labels[checked]).any():
+        if heads["empty"].any() or (heads["labels"][:, 0] != labels[checked]).any():
             return None
         return rows, labels
 
-    def heads(self, rows: np.ndarray) -> _Heads:
-        """Heads of the records at these rows of the index.
+    def heads(self, rows: np.ndarray) -> np.ndarray:
+        """Heads of the records at these rows of the index, (m,) of the type `_HEAD`.
 
         Raises:
             KdbiasError: a row that points at no record.
         """
-        content = np.memmap(self.file, np.uint8, "r")
-        chunks = [self._heads(content, rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        columns = zip(*((c.labels, c.lengths, c.starts, c.arrays, c.firsts) for c in chunks), strict=True)
-        return _Heads(*(np.concatenate(column) for column in columns))
+        return np.concatenate([self._heads(rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)])
 
-    def _heads(self, content: np.ndarray, rows: np.ndarray) -> _Heads:
-        raw = _gather(content, self.offsets[rows], _HEAD)
-        words = np.ascontiguousarray(raw[:, :8]).view("<u4")
-        wrong = np.flatnonzero(words[:, 0] != MAGIC)
+    def _heads(self, rows: np.ndarray) -> np.ndarray:
+        found = self._gathered(self.offsets[rows], _RECORD)
+        wrong = np.flatnonzero(found["magic"] != MAGIC)
         if len(wrong):
             row = rows[wrong[0]]
             raise KdbiasError(
-                f"{self.file}: key {self.keys[row]}: {wrong_magic(int(words[wrong[0], 0]))} at byte "
+                f"{self.file}: key {self.keys[row]}: {wrong_magic(int(found['magic'][wrong[0]]))} at byte "
                 f"{self.offsets[row]:,}; the file is damaged, or the .idx belongs to another one"
             )
-        header = np.ascontiguousarray(raw[:, 8 : 8 + HEADER.itemsize]).view(HEADER)[:, 0]
-        labels = np.ascontiguousarray(raw[:, 8 + HEADER.itemsize :]).view("<f4").copy()
-        arrays = header["flag"].astype(np.int64)
-        labels[arrays == 0, 0] = header["label"][arrays == 0]
-        firsts = (words[:, 1] & ((1 << LENGTH_BITS) - 1)).astype(np.int64)
-        lengths = firsts.copy()
+        payloads, lengths = found["payload"], _lengths(found["word"])
+        heads = np.empty(len(rows), _HEAD)
+        heads["first"] = lengths
         # A split record may be cut inside its header: those few are joined first.
-        for i in np.flatnonzero(words[:, 1] >> LENGTH_BITS == 1):
-            labels[i], lengths[i], arrays[i] = self._joined_head(int(self.offsets[rows[i]]))
-        return _Heads(labels, lengths, HEADER.itemsize + 4 * arrays, arrays, firsts)
+        for i in np.flatnonzero(found["word"] >> LENGTH_BITS == 1):
+            payloads[i], lengths[i] = self._joined(int(self.offsets[rows[i]]))
+        heads["array"], heads["labels"] = payloads["flag"], payloads["labels"]
+        single = payloads["flag"] == 0
+        heads["labels"][single, 0] = payloads["label"][single]
+        heads["empty"] = lengths <= HEADER_BYTES + 4 * heads["array"]
+        return heads
 
-    def _joined_head(self, offset: int) -> tuple[np.ndarray, int, int]:
+    def _joined(self, offset: int) -> tuple[np.void, int]:
+        """The beginning of a split record's payload, and its length."""
         try:
             payload = read_record(RandomAccess([self.file]), offset)
             image_start(payload)
-        except (UnreadableImage, ValueError) as error:
+        except UnreadableImage as error:
             raise KdbiasError(f"{self.file}: damaged record at byte {offset:,} ({error})") from None
-        header = np.frombuffer(payload, HEADER, 1)[0]
-        array = int(header["flag"])
-        labels = np.array([header["label"], 0], np.float32)
-        if array:
-            first = np.frombuffer(payload, "<f4", min(array, 2), HEADER.itemsize)
-            labels[: len(first)] = first
-        return labels, len(payload), array
-
-
-def _padded(lengths: np.ndarray) -> np.ndarray:
-    """Lengths in bytes filled up to multiples of 4, int64."""
-    return (lengths.astype(np.int64) + 3) // 4 * 4
+        return np.frombuffer(payload.ljust(_PAYLOAD.itemsize, b"\0"), _PAYLOAD, 1)[0], len(payload)
 
 
 def _label_texts(labels: np.ndarray) -> tuple[pa.Array, list[str]]:
@@ -321,14 +299,9 @@ def _label_texts(labels: np.ndarray) -> tuple[pa.Array, list[str]]:
         notes.append(
             f"{rounded:,} labels of 2^24 or more are exact no longer (float32): people may share one"
         )
-    if not rounded and (labels[~none] == np.round(labels[~none])).all():
-        whole = np.where(none, 0, labels).astype(np.int64)
-        return pa.array(whole, mask=none).cast(pa.large_string()), notes
-    texts = [
-        None if skip else str(int(v)) if v == np.round(v) else repr(float(v))
-        for v, skip in zip(labels, none, strict=True)
-    ]
-    return pa.array(texts, pa.large_string()), notes
+    values, places = np.unique(np.where(none, 0, labels), return_inverse=True)
+    texts = [str(int(value)) if value.is_integer() else repr(value) for value in values.tolist()]
+    return pa.array(texts, pa.large_string()).take(pa.array(places, mask=none)), notes
 
 
 def _property_notes(file: str, labels: pa.Array) -> list[str]:

@@ -9,6 +9,7 @@ that follow) and then the encoded image.
 
 import os
 from array import array
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,37 @@ from kdbias.errors import KdbiasError, first_line
 
 MAGIC = 0xCED7230A
 LENGTH_BITS = 29
-HEADER = np.dtype([("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8")])
+HEADER_BYTES = 24
+ADVICE = "remove the .idx, and kdbias scans the .rec instead"
 
 _OLD_MAGIC = 0x3ED7230A
+
+
+def _part(file: RandomAccess, offset: int, inside: bool) -> tuple[int, int]:
+    """Flag and length of the record, or part of one, at an offset of file 0.
+
+    Raises:
+        UnreadableImage: nothing there, or no part that may come `inside` a split record, or outside.
+    """
+    magic, word = np.frombuffer(file.read(0, offset, 8), "<u4").tolist()
+    if magic != MAGIC:
+        raise UnreadableImage(f"{wrong_magic(magic)} at byte {offset:,}")
+    flag, length = divmod(word, 1 << LENGTH_BITS)
+    if flag > 3 or (flag > 1) != inside:
+        raise UnreadableImage(f"damaged: part {flag} of a split record out of order at byte {offset:,}")
+    return flag, length
+
+
+def behind(offset: Any, length: Any) -> Any:
+    """The offset behind a record, or part of one, of so many bytes of payload; or arrays of such."""
+    return offset + 8 + (length + 3) // 4 * 4
+
+
+def wrong_magic(magic: int) -> str:
+    """What to say of a number that stands where the magic number should."""
+    if magic == _OLD_MAGIC:
+        return "records of an obsolete kind (magic 0x3ed7230a): convert them with the tool that wrote them"
+    return "no RecordIO record"
 
 
 def read_record(file: RandomAccess, offset: int) -> bytes:
@@ -32,35 +61,25 @@ def read_record(file: RandomAccess, offset: int) -> bytes:
         UnreadableImage: no record there, parts out of order, too large, or the file ends before.
     """
     parts: list[bytes] = []
-    total = 0
-    while True:
-        magic, word = np.frombuffer(file.read(0, offset, 8), "<u4").tolist()
-        if magic != MAGIC:
-            raise UnreadableImage(f"damaged: no record at byte {offset:,}")
-        flag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
-        if (flag in (0, 1)) != (not parts) or flag > 3:
-            raise UnreadableImage(f"damaged: part {flag} of a split record out of order at byte {offset:,}")
+    total, flag = 0, 1
+    while flag not in (0, 3):
+        flag, length = _part(file, offset, inside=bool(parts))
         total += length
         if total > MAX_FILE_BYTES:
             raise UnreadableImage(f"record of more than {MAX_FILE_BYTES:,} bytes")
         parts.append(file.read(0, offset + 8, length))
-        if flag in (0, 3):
-            return MAGIC.to_bytes(4, "little").join(parts)
-        offset += 8 + (length + 3) // 4 * 4
+        offset = behind(offset, length)
+    return MAGIC.to_bytes(4, "little").join(parts)
 
 
 def image_start(payload: bytes) -> int:
-    """Where the encoded image begins in a payload.
-
-    Raises:
-        ValueError: the payload ends before.
-    """
-    if len(payload) < HEADER.itemsize:
-        raise ValueError(f"{len(payload)} bytes, shorter than a header")
-    flag = int(np.frombuffer(payload, HEADER, 1)["flag"][0])
-    start = HEADER.itemsize + 4 * flag
+    """Where the encoded image begins in a payload; UnreadableImage where it ends before."""
+    if len(payload) < HEADER_BYTES:
+        raise UnreadableImage(f"damaged record: {len(payload)} bytes, shorter than a header")
+    flag = int.from_bytes(payload[:4], "little")
+    start = HEADER_BYTES + 4 * flag
     if start > len(payload):
-        raise ValueError(f"{flag} labels announced in {len(payload)} bytes")
+        raise UnreadableImage(f"damaged record: {flag} labels announced in {len(payload)} bytes")
     return start
 
 
@@ -79,14 +98,10 @@ def read_index(index: str) -> tuple[np.ndarray, np.ndarray]:
             parse_options=csv.ParseOptions(delimiter="\t"),
             convert_options=csv.ConvertOptions(column_types={"key": pa.int64(), "offset": pa.int64()}),
         )
+        if any(column.null_count for column in table.columns) or not len(table):
+            raise pa.ArrowInvalid("empty values")
     except pa.ArrowInvalid as error:
-        raise KdbiasError(
-            f"{index}: damaged index ({first_line(error)}); remove it, and kdbias scans the .rec instead"
-        ) from None
-    if table["key"].null_count or table["offset"].null_count or not len(table):
-        raise KdbiasError(
-            f"{index}: damaged index (empty values); remove it, and kdbias scans the .rec instead"
-        )
+        raise KdbiasError(f"{index}: damaged index ({first_line(error)}); {ADVICE}") from None
     return table["key"].to_numpy(), table["offset"].to_numpy()
 
 
@@ -96,24 +111,16 @@ def scan_records(file: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         KdbiasError: a record, or a part of one, that does not follow on its predecessor.
     """
-    size = os.path.getsize(file)
-    access = RandomAccess([file])
+    size, access = os.path.getsize(file), RandomAccess([file])
     offsets, offset, inside = array("q"), 0, False
-    while offset < size:
-        if size - offset < 8:
-            raise KdbiasError(f"{file}: truncated: {size - offset} bytes after the last record")
-        magic, word = np.frombuffer(access.read(0, offset, 8), "<u4").tolist()
-        if magic != MAGIC:
-            raise KdbiasError(f"{file}: {wrong_magic(magic)} at byte {offset:,}")
-        part = word >> LENGTH_BITS
-        if part > 3 or (part in (2, 3)) != inside:
-            raise KdbiasError(
-                f"{file}: damaged: part {part} of a split record out of order at byte {offset:,}"
-            )
-        inside = part in (1, 2)
-        if part in (0, 1):
-            offsets.append(offset)
-        offset += 8 + ((word & ((1 << LENGTH_BITS) - 1)) + 3) // 4 * 4
+    try:
+        while offset < size:
+            flag, length = _part(access, offset, inside)
+            if not inside:
+                offsets.append(offset)
+            offset, inside = behind(offset, length), flag in (1, 2)
+    except UnreadableImage as error:
+        raise KdbiasError(f"{file}: {error}") from None
     if offset > size:
         raise KdbiasError(
             f"{file}: truncated: the last record ends {offset - size:,} bytes behind the file's end"
@@ -121,10 +128,3 @@ def scan_records(file: str) -> tuple[np.ndarray, np.ndarray]:
     if inside:
         raise KdbiasError(f"{file}: truncated: the last part of a split record is missing")
     return np.arange(len(offsets), dtype=np.int64), np.array(offsets, np.int64)
-
-
-def wrong_magic(magic: int) -> str:
-    """What to say of a number that stands where the magic number should."""
-    if magic == _OLD_MAGIC:
-        return "records of an obsolete kind (magic 0x3ed7230a): convert them with the tool that wrote them"
-    return "no RecordIO record"

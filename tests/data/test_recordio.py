@@ -235,7 +235,7 @@ def test_a_record_damaged_after_opening_is_one_unreadable_image(tmp_path):
     content[2 * step + 8 : 2 * step + 12] = struct.pack("<I", 1 << 30)
     content[3 * step + 4 : 3 * step + 8] = struct.pack("<I", 2 << 29 | 10)
     (tmp_path / "train.rec").write_bytes(content)
-    for row, reason in [(1, "no record at byte"), (2, "labels announced"), (3, "out of order")]:
+    for row, reason in [(1, "no RecordIO record at byte"), (2, "labels announced"), (3, "out of order")]:
         with pytest.raises(UnreadableImage, match=reason):
             source.read(row)
     assert source.read(0) == source.read(4) == image(4)
