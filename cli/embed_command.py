@@ -7,6 +7,7 @@ import click
 import kdbias
 from kdbias.cli.common import overwrite, teacher_folder
 from kdbias.cli.options import stage_command
+from kdbias.data import forms
 from kdbias.embedding.settings import EmbedSettings
 
 
@@ -14,9 +15,7 @@ from kdbias.embedding.settings import EmbedSettings
 def command(**given: Any) -> Any:
     """Turn images into a table of teacher embeddings (Parquet parts in OUT).
 
-    DATA is an image folder (class = sub-folder), a .csv or .parquet manifest (image paths or bytes), a .toml
-    description, MXNet RecordIO (.rec), WebDataset tars, a verification .bin, a saved Hugging Face set or
-    torchvision:NAME. The same command again resumes; a finished one does nothing.
+    DATA is {forms}. The same command again resumes; a finished one does nothing.
 
     \b
     Teachers:
@@ -36,3 +35,6 @@ def command(**given: Any) -> Any:
       kdbias embed vectors.parquet -o emb --teacher precomputed:vectors.parquet
     """
     return kdbias.embed(**given)
+
+
+command.help = str(command.help).format(forms=forms())

@@ -1,69 +1,33 @@
-"""Data sources: ``open_data`` finds the kind of a data set and opens it."""
+"""``open_data`` finds the kind of a data set and opens it.
 
+What a path does not show, a description does: a small ``.toml`` file that says where images, ids, labels and
+groups are. Its keys are documented in ``data_manifests/README.md``.
+"""
+
+import importlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from kdbias.data.access import is_uri, without_scheme
-from kdbias.data.arrays import open_arrays
-from kdbias.data.description import about, check_counts, options_of, read_description
-from kdbias.data.filters import filter_source
-from kdbias.data.folder import open_folder
-from kdbias.data.huggingface import is_saved_by_datasets, open_huggingface
-from kdbias.data.lists import open_lists
-from kdbias.data.recordio import open_recordio
-from kdbias.data.settings import COLUMNS, Options, Reading
+from kdbias.data import KINDS, OF_SUFFIX, TORCHVISION
+from kdbias.data.access import UNREADABLE, is_uri, join_root, without_scheme
+from kdbias.data.filters import filter_source, matching
+from kdbias.data.huggingface import is_saved_by_datasets
+from kdbias.data.settings import COLUMNS, Options, Parts, Reading, table_of, texts
 from kdbias.data.shards import parquet_below
-from kdbias.data.source import Source
-from kdbias.data.table import open_table
-from kdbias.data.torchvision_sets import PREFIX as TORCHVISION
-from kdbias.data.torchvision_sets import open_torchvision
-from kdbias.data.verification_bin import open_bin
-from kdbias.data.webdataset import COMPRESSED, open_webdataset
-from kdbias.errors import KdbiasError
+from kdbias.data.source import Source, count_distinct
+from kdbias.data.webdataset import COMPRESSED
+from kdbias.errors import KdbiasError, first_line
 from kdbias.functions import takes_settings
+from kdbias.settings import option
+from kdbias.tables.documents import read_toml
 from kdbias.tables.files import refuse_special
 
 __all__ = ["KINDS", "Options", "Source", "open_data"]
 
-
-class Kind(NamedTuple):
-    """A kind of data.
-
-    Attributes:
-        open: opens what is at a path.
-        uses: the options that it makes use of, beside groups and label_names; others are refused.
-        has_paths: images are sought below a root; other kinds hold them, so that one would be overlooked.
-    """
-
-    open: Callable[[str, Options], Source]
-    uses: Sequence[str] = ()
-    has_paths: bool = False
-
-
-KINDS = {
-    "folder": Kind(open_folder, ("pattern",), has_paths=True),
-    "table": Kind(open_table, COLUMNS, has_paths=True),
-    "arrays": Kind(open_arrays, ("arrays",)),
-    "lists": Kind(open_lists, ("lists", "pattern"), has_paths=True),
-    "bin": Kind(open_bin),
-    "recordio": Kind(open_recordio),
-    "webdataset": Kind(open_webdataset, ("id_column", "label_column", "image_column")),
-    "huggingface": Kind(open_huggingface, COLUMNS, has_paths=True),
-    TORCHVISION: Kind(open_torchvision, has_paths=True),
-}
-"""Kinds of data by the names that ``kind`` in a description takes."""
-
-_BY_SUFFIX = {
-    ".csv": "table",
-    ".tsv": "table",
-    ".parquet": "table",
-    ".npz": "arrays",
-    ".bin": "bin",
-    ".rec": "recordio",
-    ".tar": "webdataset",
-}
+_ROLES = tuple(name.removesuffix("_column") for name in COLUMNS)
 
 
 @takes_settings(Reading)
@@ -103,12 +67,12 @@ def kind_of(data: str) -> str:
     Raises:
         KdbiasError: nothing there, or nothing kdbias can read.
     """
-    if data.startswith(f"{TORCHVISION}:"):
-        return TORCHVISION
+    if data.startswith(TORCHVISION):
+        return "torchvision"
     suffix = os.path.splitext(data.partition("?")[0] if is_uri(data) else data)[1].lower()
     refuse_special(data)
     if is_uri(data):
-        if _BY_SUFFIX.get(suffix, "table") != "table":
+        if OF_SUFFIX.get(suffix, "table") != "table":
             raise KdbiasError(
                 f"{data}: only .csv, .tsv and .parquet are read from a store; copy it to a disk"
             )
@@ -118,17 +82,17 @@ def kind_of(data: str) -> str:
         for name in os.listdir(data) if kind != "folder" else ():  # of which each image is looked at
             refuse_special(os.path.join(data, name))
         return kind
-    if suffix not in _BY_SUFFIX:
+    if suffix not in OF_SUFFIX:
         if not os.path.exists(data):
             raise KdbiasError(f"{data}: no such file or folder")
         if data.lower().endswith(COMPRESSED):
             raise KdbiasError(f"{data}: a compressed tar; decompress it first: images are read in any order")
-        known = ", ".join((*_BY_SUFFIX, ".toml"))
+        known = ", ".join((*OF_SUFFIX, ".toml"))
         raise KdbiasError(f"{data}: not a kind of data kdbias reads; give a folder or one of {known}")
     is_pattern = suffix == ".tar" and any(c in data for c in "*?[{")
     if not is_pattern and not os.path.exists(data):
         raise KdbiasError(f"{data}: no such file or folder")
-    return _BY_SUFFIX[suffix]
+    return OF_SUFFIX[suffix]
 
 
 def _kind_of_folder(folder: str) -> str:
@@ -151,19 +115,176 @@ def _open(data: str, kind: str, options: Options) -> Source:
     wanted = (*COLUMNS, "arrays", "lists", "pattern")
     idle = f"{kind} data ({data}) makes no use of it"
     options.refuse_idle({name: idle for name in wanted if name not in KINDS[kind].uses})
-    return KINDS[kind].open(data, options)
+    module, _, function = KINDS[kind].opens.partition(":")
+    try:
+        return getattr(importlib.import_module(f"kdbias.data.{module}"), function)(data, options)
+    except UNREADABLE as error:
+        raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
 
 
 def _open_described(file: str, given: Options) -> Source:
     """The source of a dataset description, checked against what it expects."""
     description = read_description(file)
     root = description.data_root(given.root)
-    of_library = description.source.startswith(f"{TORCHVISION}:")
-    path = description.source if of_library else description.source_path(root)
+    path = description.source_path(root)
     kind = description.kind or kind_of(path)
     if kind not in KINDS:
         raise KdbiasError(f"{description.file}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
-    source = _open(path, kind, options_of(description, given, root))
-    source = replace(source, about=about(description, root))
-    check_counts(description, source, own_labels=given.label_column is None)
+    source = _open(path, kind, _options_of(description, given, root))
+    source = replace(source, about=_about(description, root))
+    _check_counts(description, source, own_labels=given.label_column is None)
     return filter_source(source, [*description.where, *given.where])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description(Parts):
+    """A description, read from `file`."""
+
+    file: str = ""
+    name: str = option(text="short name of the data set")  # type: ignore[misc] # what messages call it
+    source: str = option(text="path of the data, relative to the root")
+    kind: str | None = option(None, "how to read it", shown="finds out")
+    root: str = option(".", "where paths start: a folder relative to the description, $NAME or a URI")
+    columns: Mapping[str, str] | None = option(
+        None, "names of columns", parse=table_of(str, f"column names, for {', '.join(_ROLES)}", _ROLES)
+    )
+    where: tuple[str, ...] = option((), "conditions that always apply", parse=texts)
+    expect: Mapping[str, int] | None = option(
+        None,
+        "samples, labels, a group or column=value -> number, of the unfiltered data",
+        parse=table_of(int, "whole numbers"),
+    )
+    embeddings: Mapping[str, str] | None = option(
+        None,
+        "teacher embeddings in the same order",
+        parse=table_of(str, "texts, a file and a teacher", ("file", "teacher"), ("file",)),
+    )
+    size: str = option("", "for people")
+    terms: str = option("", "stored with results")
+    citation: str = option("", "stored with results")
+    homepage: str = option("", "for people")
+    notes: str = option("", "for people")
+
+    def check(self) -> None:
+        """Refuse an empty name or source."""
+        if not self.name or not self.source:
+            raise KdbiasError("its name or source is empty")
+
+    def data_root(self, root: str | os.PathLike[str] | None = None) -> str:
+        """Absolute folder that ``source`` starts from: ``root`` if given, else the description's own rule.
+
+        Raises:
+            KdbiasError: the environment variable is not set, or the folder does not exist.
+        """
+        chosen, base = (self.root, os.path.dirname(self.file)) if root is None else (os.fspath(root), "")
+        if root is None and chosen.startswith("$"):
+            chosen, base, variable = os.environ.get(chosen[1:], ""), "", chosen[1:]
+            if not chosen:
+                raise KdbiasError(
+                    f"{self.file}: where is the data of {self.name}? Give --root or set {variable}"
+                )
+        chosen = without_scheme(chosen)
+        if is_uri(chosen):
+            return chosen
+        found = os.path.abspath(os.path.join(base, chosen))
+        if not os.path.isdir(found):
+            raise KdbiasError(f"{self.file}: the data root {found} is no folder; give another --root")
+        return found
+
+    def source_path(self, root: str) -> str:
+        """Path of the data below a root; a name of torchvision's stays one.
+
+        Raises:
+            KdbiasError: it does not exist or leaves the root.
+        """
+        if self.source.startswith(TORCHVISION):
+            return self.source
+        path = join_root(root, self.source, self.file)
+        a_pattern = any(c in self.source for c in "*?{:")
+        if not (is_uri(path) or a_pattern or os.path.exists(path)):
+            raise KdbiasError(f"{self.file}: the data root {root} has no {self.source}; give another --root")
+        return path
+
+
+def read_description(path: str | os.PathLike[str]) -> Description:
+    """Read a ``.toml`` description; a bare file name is also looked up among those that ship with kdbias.
+
+    Raises:
+        KdbiasError: no such file, not TOML, unknown keys, or values of the wrong type.
+    """
+    file = _find(str(path))
+    content = read_toml(file)
+    try:
+        return replace(Description.of(content, "description"), file=file)
+    except KdbiasError as error:
+        raise KdbiasError(f"{file}: {error}") from None
+
+
+def _find(path: str) -> str:
+    """Path of a description: a file, or the name of one that ships with kdbias."""
+    shipped = shipped_descriptions()
+    if os.path.isfile(path):
+        return path
+    if path not in shipped:
+        raise KdbiasError(f"{path}: no such file, and none that ships with kdbias ({', '.join(shipped)})")
+    return str(shipped[path])
+
+
+def shipped_descriptions() -> dict[str, Path]:
+    """File name -> path of the descriptions that ship with kdbias."""
+    from importlib.resources import files
+
+    folder = Path(str(files("kdbias.data_manifests")))
+    return {path.name: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _options_of(description: Description, given: Options, root: str) -> Options:
+    """The options to open the described data with; those that the user gave come first."""
+    said = {part.name: getattr(description, part.name) for part in Parts.declared()}
+    said |= {f"{role}_column": name for role, name in (description.columns or {}).items()}
+    if given.label_column is not None:
+        del said["label_names"]  # which belong to the label column that the description means
+    said |= {name: chosen for name in COLUMNS if (chosen := getattr(given, name))}
+    return Options(**said, root=root, images=given.images)
+
+
+def _about(description: Description, root: str) -> dict[str, Any]:
+    """What a run's provenance should say of the data."""
+    facts: dict[str, Any] = {name: getattr(description, name) for name in ("name", "terms", "citation")}
+    if description.embeddings:
+        file = join_root(root, description.embeddings["file"], description.file)
+        facts["embeddings"] = {**description.embeddings, "file": file}
+    return facts
+
+
+def _check_counts(description: Description, source: Source, own_labels: bool = True) -> None:
+    """Compare unfiltered data with the counts that the description expects.
+
+    Args:
+        own_labels: the labels are those the description means, so their number is checked too.
+
+    Raises:
+        KdbiasError: a count differs.
+    """
+    for what, expected in (description.expect or {}).items():
+        if what == "labels" and not own_labels:
+            continue
+        if what == "samples":
+            found = source.n
+        elif what == "labels":
+            found = 0 if source.labels is None else count_distinct(source.labels)
+        elif "=" in what:
+            keep = matching(source, [what])
+            found = 0 if keep is None else int(keep.sum())
+        elif what in source.columns():
+            found = count_distinct(source.column(what))
+        else:
+            raise KdbiasError(
+                f"{description.file}: cannot check {what!r}; expect takes samples, labels, a group, or "
+                "'column=value'"
+            )
+        if found != expected:
+            raise KdbiasError(
+                f"{description.name}: found {found:,} for {what!r}, the description expects {expected:,}; is "
+                f"the data complete? If it changed on purpose, correct [expect] in {description.file}"
+            )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdbias.data import TORCHVISION
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.settings import Options
 from kdbias.data.sharded import Sharded
@@ -17,8 +18,6 @@ from kdbias.errors import KdbiasError
 from kdbias.optional import require
 from kdbias.progress import bar
 from kdbias.tables import fingerprints
-
-PREFIX = "torchvision"
 
 _SPLITS = ("train", "trainval", "val", "valid", "test", "extra")
 _COVERED_BY = {"trainval": "train"}  # a split that repeats the samples of another
@@ -90,7 +89,7 @@ def open_torchvision(data: str, options: Options) -> Source:
     splits = [part.split for part in parts]
     contents = [fingerprints.of_arrays(_array(dataset)) for dataset in opened]
     return make_source(
-        PREFIX,
+        "torchvision",
         data,
         options,
         numbered_parts([f"{split}/" for split in splits], lengths, 6),
@@ -108,7 +107,7 @@ def _no_root(data: str) -> str:
 
 def _parse(data: str) -> tuple[str, dict[str, Any]]:
     """Name and options of torchvision:NAME?option=value."""
-    name, _, text = data.removeprefix(f"{PREFIX}:").partition("?")
+    name, _, text = data.removeprefix(TORCHVISION).partition("?")
     arguments: dict[str, Any] = {}
     for item in filter(None, text.split("&")):
         key, sign, value = item.partition("=")

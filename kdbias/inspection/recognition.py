@@ -6,6 +6,7 @@ import os
 from collections.abc import Set
 from pathlib import Path
 
+from kdbias.data import OF_SUFFIX
 from kdbias.data.folder import EXTENSIONS
 from kdbias.data.opening import kind_of
 from kdbias.errors import KdbiasError
@@ -25,11 +26,11 @@ FOLDER_KINDS = {
 CHANGES = ("groups.csv", "hardness.csv", "samples.csv")  # what `kdbias changes -o` writes
 _IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS}
 _OF_SUFFIX = {
+    **dict.fromkeys(OF_SUFFIX, "data set"),
     ".toml": "TOML document",
     **dict.fromkeys((".pt", ".pth"), "model"),
     ".npy": "array",
     ".npz": "arrays",
-    **dict.fromkeys((".rec", ".tar", ".bin"), "data set"),
     **dict.fromkeys((".onnx", ".xml"), "network"),
     **dict.fromkeys((".html", ".htm"), "report"),
     ".sh": "commands",

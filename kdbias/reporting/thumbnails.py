@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.data.access import is_inside, is_uri, join_root
-from kdbias.data.description import read_description
+from kdbias.data.opening import read_description
 from kdbias.errors import KdbiasError
 from kdbias.reporting.naming import bases, candidates
 from kdbias.reporting.outputs import Evaluation

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdbias.data.description import read_description, shipped_descriptions
-from kdbias.data.opening import open_data
+from kdbias.data.opening import open_data, read_description, shipped_descriptions
 from kdbias.errors import KdbiasError
 
 FIRST_LINES = 'name = "toy"\nsource = "sub/toy.parquet"\n'

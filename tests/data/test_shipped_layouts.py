@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbias.data.description import read_description, shipped_descriptions
-from kdbias.data.opening import open_data
+from kdbias.data.opening import open_data, read_description, shipped_descriptions
 from kdbias.errors import KdbiasError
 
 
