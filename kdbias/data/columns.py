@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +10,8 @@ import pyarrow.compute as pc
 
 from kdbias.data.access import is_uri, leaves_root
 from kdbias.data.folder import FolderImages
-from kdbias.data.image_columns import holds_images
 from kdbias.data.settings import Options
+from kdbias.data.sharded import holds_images
 from kdbias.data.source import Images, NoImages, Source, make_source, require_column
 from kdbias.errors import KdbiasError
 from kdbias.tables.joins import as_strings, shown
@@ -54,32 +53,21 @@ class Columns:
         names, groups = schema.names, options.groups or ()
         if len(set(names)) != len(names):
             raise KdbiasError(f"{data}: column names occur twice ({', '.join(names)})")
-        image, id, label, path = _named(data, schema, options)
+        for name in groups:
+            _require_kind(data, schema, name, "groups")
+        image, id, label, path = (_column_for(role, data, schema, options) for role in _ROLES)
         if (id or path) is None and "sample_id" in names:
             _require_kind(data, schema, "sample_id", "--id-column")  # refused: of no plain values
-        if options.images:
-            _require_images(data, names, image or path)
+        if options.images and (image or path) is None:
+            raise KdbiasError(
+                f"{data}: no column 'image' with image bytes and no column 'path'; name one with "
+                f"--image-column or --path-column; it has {', '.join(names)}"
+            )
         wanted = {id, label, path, *groups}
         others = [n for n in names if n != image and (n in wanted or not _PANDAS_INDEX.fullmatch(n))]
-        plain, skipped = _parted(others, lambda name: _is_plain(schema.field(name).type))
-        if options.groups is not None:
-            plain, _ = _parted(plain, wanted.__contains__)
-        return cls(id, label, path, image, plain, skipped)
-
-
-def _parted(names: Iterable[str], fits: Callable[[str], bool]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that fit, and those that do not."""
-    chosen = {name: fits(name) for name in names}
-    return tuple(n for n in chosen if chosen[n]), tuple(n for n in chosen if not chosen[n])
-
-
-def _require_images(data: str, names: Sequence[str], column: str | None) -> None:
-    """Refuse a table for which no column of images is known."""
-    if column is None:
-        raise KdbiasError(
-            f"{data}: no column 'image' with image bytes and no column 'path'; name one with --image-column "
-            f"or --path-column; it has {', '.join(names)}"
-        )
+        plain = {n for n in others if _is_plain(schema.field(n).type)}
+        kept = tuple(n for n in others if n in plain and (options.groups is None or n in wanted))
+        return cls(id, label, path, image, kept, tuple(n for n in others if n not in plain))
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -95,13 +83,6 @@ def _require_kind(data: str, schema: pa.Schema, name: str | None, use: str) -> N
         fits, wanted = holds_images, "image bytes; columns of paths go to --path-column"
     if name is not None and not fits(schema.field(name).type):
         raise KdbiasError(f"{data}: column {name!r} for {use} holds {schema.field(name).type}, not {wanted}")
-
-
-def _named(data: str, schema: pa.Schema, options: Options) -> list[str | None]:
-    """The column of each of `_ROLES`; groups that are no column of plain values are refused."""
-    for name in options.groups or ():
-        _require_kind(data, schema, name, "groups")
-    return [_column_for(role, data, schema, options) for role in _ROLES]
 
 
 def _column_for(role: str, data: str, schema: pa.Schema, options: Options) -> str | None:
@@ -124,7 +105,7 @@ def source_of(
     options: Options,
     root: str,
     digest: Any,
-    stored: Callable[[], Images] = NoImages,
+    stored: Images | None = None,
 ) -> Source:
     """A source of the plain columns of a table.
 
@@ -132,7 +113,7 @@ def source_of(
         table: the plain columns.
         root: folder or URI that paths start from.
         digest: evidence of the content.
-        stored: gives the reader of the image column.
+        stored: the reader of the image column, where there is one.
 
     Raises:
         KdbiasError: no rows, rows without a path, paths that leave the root, repeated ids.
@@ -147,7 +128,6 @@ def source_of(
         notes.append("no column of ids: they are the file's name and the row")
     ids = pc.replace_substring(paths, "\\", "/") if columns.id is None else as_names(table[columns.id])
     values, lost = _values(table, columns)
-    images: Images = NoImages() if columns.image is None else stored()
     labels = None if columns.label is None else values.pop(columns.label)
     if labels is not None and options.label_names is None:
         labels = as_names(labels)
@@ -157,7 +137,7 @@ def source_of(
         data,
         replace(options, groups=None),  # chosen when the columns were read
         ids=ids,
-        images=FolderImages(root, paths) if by_path else images,
+        images=FolderImages(root, paths) if by_path else stored or NoImages(),
         digest=[digest, columns.id, columns.label, columns.path, columns.image, sorted(table.column_names)],
         labels=labels,
         groups=values,

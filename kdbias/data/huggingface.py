@@ -4,7 +4,6 @@ Such a folder holds Arrow streams and two small JSON files, so it is read (memor
 library. What the Hub offers as Parquet files is read as a table (see :mod:`kdbias.data.table`).
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,16 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdbias.data.access import UNREADABLE, digests_of, join_root
+from kdbias.data.access import digests_of, join_root
 from kdbias.data.columns import Columns, source_of
-from kdbias.data.image_columns import ArrowImages, holds_images, mapped_stream
 from kdbias.data.settings import Options
-from kdbias.data.shards import conform, told, unified
+from kdbias.data.sharded import ArrowImages, holds_images, mapped_stream
 from kdbias.data.source import Source, numbered_parts, repeated
-from kdbias.errors import KdbiasError, first_line
+from kdbias.data.table import conform, told, unified
+from kdbias.errors import KdbiasError
+from kdbias.tables.documents import read_document
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
-_MAX_JSON_BYTES = 1 << 26
 
 
 def is_saved_by_datasets(names: Sequence[str]) -> bool:
@@ -43,15 +42,14 @@ def open_huggingface(data: str, options: Options) -> Source:
     root = os.path.abspath(options.root or data)
     splits = _splits(data)
     files = [file for _, group in splits for file in group]
-    try:
-        tables = [mapped_stream(file) for file in files]
-        digests = dict(zip(files, digests_of(files), strict=True))
-    except UNREADABLE as error:
-        raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
-    found = list(zip(files, tables, strict=True))
+    found = [(file, mapped_stream(file)) for file in files]
+    digests = dict(zip(files, digests_of(files), strict=True))
     schema = unified([(file, table.schema.remove_metadata()) for file, table in found])
-    options = _with_images(told(options, [(group[0], _features(group[0])) for _, group in splits]), schema)
-    lengths = [table.num_rows for table in tables]
+    options = told(options, [(group[0], _features(group[0])) for _, group in splits])
+    rich = [field.name for field in schema if holds_images(field.type)]
+    if options.image_column is None and len(rich) == 1:  # the image column, whatever its name
+        options = replace(options, image_column=rich[0])
+    lengths = [table.num_rows for _, table in found]
     made = _made_columns(splits, lengths, schema, options)
     schema = pa.schema([*schema, *(pa.field(name, values.type) for name, values in made.items())])
     columns = Columns.choose(data, schema, options)
@@ -59,58 +57,32 @@ def open_huggingface(data: str, options: Options) -> Source:
         raise KdbiasError(
             f"{data}: no column of images; name one with --image-column ({', '.join(schema.names)})"
         )
-    plain = _plain(found, schema, columns, made)
-    digest = [[name, [digests[file] for file in group]] for name, group in splits]
-    images = ArrowImages(files, columns.image or "", lengths, root)
-    return source_of("huggingface", data, plain, columns, options, root, digest, lambda: images)
-
-
-def _plain(
-    found: list[tuple[str, pa.Table]], schema: pa.Schema, columns: Columns, made: dict[str, pa.Array]
-) -> pa.Table:
-    """The plain columns of all files, and those made here."""
     stored = [name for name in columns.plain if name not in made]
     read = pa.concat_tables([conform(table.select(stored), schema, file) for file, table in found])
-    return pa.table({name: made[name] if name in made else read[name] for name in columns.plain})
-
-
-def _with_images(options: Options, schema: pa.Schema) -> Options:
-    """The only column that can hold images is the image column, whatever its name."""
-    rich = [field.name for field in schema if holds_images(field.type)]
-    known = options.image_column is not None or len(rich) != 1
-    return options if known else replace(options, image_column=rich[0])
+    plain = pa.table({name: made[name] if name in made else read[name] for name in columns.plain})
+    digest = [[name, [digests[file] for file in group]] for name, group in splits]
+    images = ArrowImages(files, columns.image, lengths, root) if columns.image else None
+    return source_of("huggingface", data, plain, columns, options, root, digest, images)
 
 
 def _splits(data: str) -> list[tuple[str, list[str]]]:
     """(split, Arrow files) of each split; a lone data set is one split without a name."""
-    if os.path.isfile(os.path.join(data, _DICT)):
-        names = _json(os.path.join(data, _DICT)).get("splits")
-        if not isinstance(names, list) or not names:
-            raise KdbiasError(f"{data}: {_DICT} names no splits")
-        return [
-            (str(name), _arrow_files(join_root(os.path.abspath(data), str(name), data))) for name in names
-        ]
-    return [("", _arrow_files(os.path.abspath(data)))]
+    root = os.path.abspath(data)
+    if not os.path.isfile(os.path.join(root, _DICT)):
+        return [("", _arrow_files(root))]
+    names = read_document(os.path.join(root, _DICT), {"splits": [str]})["splits"]
+    if not names:
+        raise KdbiasError(f"{data}: {_DICT} names no splits")
+    return [(name, _arrow_files(join_root(root, name, data))) for name in names]
 
 
 def _arrow_files(folder: str) -> list[str]:
     """Paths of the Arrow files that a saved data set's state names."""
-    entries = _json(os.path.join(folder, _STATE)).get("_data_files")
-    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
+    state = os.path.join(folder, _STATE)
+    entries = read_document(state, {"_data_files": [{"filename": str}]})["_data_files"]
+    if not entries:
         raise KdbiasError(f"{folder}: {_STATE} names no files")
-    return [join_root(folder, str(e.get("filename")), os.path.join(folder, _STATE)) for e in entries]
-
-
-def _json(file: str) -> dict[str, Any]:
-    """The object of a JSON file; KdbiasError where there is none."""
-    try:
-        with open(file, encoding="utf-8") as handle:
-            content = json.loads(handle.read(_MAX_JSON_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise KdbiasError(f"{file}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise KdbiasError(f"{file}: holds no JSON object")
-    return content
+    return [join_root(folder, entry["filename"], state) for entry in entries]
 
 
 def _made_columns(
@@ -130,4 +102,4 @@ def _made_columns(
 def _features(file: str) -> Any:
     """What the library wrote of the columns beside this Arrow file."""
     info = os.path.join(os.path.dirname(file), _INFO)
-    return _json(info).get("features") if os.path.isfile(info) else None
+    return read_document(info, {str: object}).get("features") if os.path.isfile(info) else None

@@ -16,8 +16,8 @@ from kdbias.data.access import UNREADABLE, is_uri, join_root, without_scheme
 from kdbias.data.filters import filter_source, matching
 from kdbias.data.huggingface import is_saved_by_datasets
 from kdbias.data.settings import COLUMNS, Options, Parts, Reading, table_of, texts
-from kdbias.data.shards import parquet_below
 from kdbias.data.source import Source, count_distinct
+from kdbias.data.table import parquet_below
 from kdbias.data.webdataset import COMPRESSED
 from kdbias.errors import KdbiasError, first_line
 from kdbias.functions import takes_settings

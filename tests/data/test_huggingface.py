@@ -120,9 +120,12 @@ def test_damaged_folders(tmp_path):
     with pytest.raises(KdbiasError, match="cannot be read"):
         open_data(tmp_path / "d")
     (tmp_path / "d/state.json").write_text("{")
-    with pytest.raises(KdbiasError, match=r"state.json: cannot be read"):
+    with pytest.raises(KdbiasError, match=r"state.json: not a JSON file"):
         open_data(tmp_path / "d")
     (tmp_path / "d/state.json").write_text("{}")
+    with pytest.raises(KdbiasError, match=r"state.json: it lacks _data_files"):
+        open_data(tmp_path / "d")
+    (tmp_path / "d/state.json").write_text('{"_data_files": []}')
     with pytest.raises(KdbiasError, match="names no files"):
         open_data(tmp_path / "d")
 
@@ -163,7 +166,7 @@ def test_a_split_with_hidden_labels_and_other_types(tmp_path):
     write_split(tmp_path / "e/train", pa.array([1]), ["cat", "dog"], pa.array([30]))
     write_split(tmp_path / "e/test", pa.array([1]), ["dog", "cat"], pa.array([30]))
     (tmp_path / "e/dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
-    with pytest.raises(KdbiasError, match=r"names the classes of 'label' dog, cat, but .* cat, dog"):
+    with pytest.raises(KdbiasError, match=r"names the classes of 'label' 'dog', 'cat', but .* 'cat', 'dog'"):
         open_data(tmp_path / "e")
 
 

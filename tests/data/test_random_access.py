@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.image_columns import ParquetImages
 from kdbias.data.opening import open_data
-from kdbias.data.sharded import RandomAccess
+from kdbias.data.sharded import ParquetImages, RandomAccess
 
 N = 300
 

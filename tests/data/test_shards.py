@@ -10,7 +10,7 @@ import pytest
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.opening import kind_of, open_data
-from kdbias.data.shards import splits_of
+from kdbias.data.table import splits_of
 from kdbias.errors import KdbiasError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -70,7 +70,7 @@ def test_one_file_of_it_has_its_name_in_the_ids(snapshot):
 def test_other_class_names_are_refused(snapshot):
     shard(snapshot / "data/test-00000-of-00001.parquet", [b"d"], [0], names=("dog", "cat"))
     with pytest.raises(
-        KdbiasError, match=r"the classes of 'label' cat, dog, but .*test.* dog, cat; the same"
+        KdbiasError, match=r"the classes of 'label' 'cat', 'dog', but .*test.* 'dog', 'cat'; the same"
     ):
         open_data(snapshot)
     shard(snapshot / "data/test-00000-of-00001.parquet", [b"d"], [-2])

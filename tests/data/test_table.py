@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.data.image_columns import ParquetImages
 from kdbias.data.opening import open_data
+from kdbias.data.sharded import ParquetImages
 from kdbias.errors import KdbiasError
 
 
@@ -187,13 +187,13 @@ def test_only_a_few_row_groups_stay_in_memory(tmp_path):
 
 
 def test_large_row_groups_are_noted(tmp_path, monkeypatch):
-    from kdbias.data import image_columns
+    from kdbias.data import sharded
 
     file = parquet(tmp_path / "m.parquet", row_group_size=5)
     assert "slow" not in open_data(file).describe()
-    monkeypatch.setattr(image_columns.ParquetImages.__init__, "__defaults__", (40,))
+    monkeypatch.setattr(sharded.ParquetImages.__init__, "__defaults__", (40,))
     assert "slow" not in open_data(file).describe()  # beyond the cache, but a group is quickly read
-    monkeypatch.setattr(image_columns, "_LARGE_GROUP", 30)
+    monkeypatch.setattr(sharded, "_LARGE_GROUP", 30)
     assert "random order, as training does, is slow" in open_data(file).describe()
 
 

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 
-from kdbias.data.image_columns import ParquetImages
 from kdbias.data.opening import open_data
+from kdbias.data.sharded import ParquetImages
 
 
 def test_threads_share_a_parquet_file(tmp_path):
