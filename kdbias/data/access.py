@@ -36,7 +36,11 @@ def leaves_root(path: str) -> bool:
 
 def is_inside(path: str, root: str) -> bool:
     """Whether a path, links followed, lies in the folder ``root`` (itself without links)."""
-    real = os.path.realpath(path)
+    return _is_below(os.path.realpath(path), root)
+
+
+def _is_below(real: str, root: str) -> bool:
+    """`is_inside` for a path without links."""
     return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
 
 
@@ -87,26 +91,20 @@ def read_below(root: str, path: str) -> bytes:
     full = os.path.join(root, path)
     # The folder is resolved once for all its files; O_NOFOLLOW makes sure that the file itself is no link.
     folder = _real(os.path.dirname(full))
-    if not (folder == real_root or folder.startswith(real_root.rstrip(os.sep) + os.sep)):
+    if not _is_below(folder, real_root):
         raise UnreadableImage(f"path {path!r} leaves the data root through a symbolic link")
     try:
-        handle = _open(os.path.join(folder, os.path.basename(full)), real_root)
-    except UnreadableImage:
-        raise
+        with os.fdopen(_open(os.path.join(folder, os.path.basename(full)), real_root), "rb", 0) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImage(f"{path!r} is not a regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise UnreadableImage(f"{path!r} has {status.st_size:,} bytes, limit {MAX_FILE_BYTES:,}")
+            return file.read()
     except OSError as error:
         if error.errno == errno.ENOENT and (other := _found(root, path)) is not None:
             return read_below(root, other)
-        raise UnreadableImage(f"cannot open {path!r}: {error.strerror or error}") from None
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImage(f"{path!r} is not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise UnreadableImage(f"{path!r} has {status.st_size:,} bytes, limit {MAX_FILE_BYTES:,}")
-        try:
-            return file.read()
-        except OSError as error:
-            raise UnreadableImage(f"cannot read {path!r}: {error.strerror or error}") from None
+        raise UnreadableImage(f"cannot read {path!r}: {error.strerror or error}") from None
 
 
 def _open(path: str, real_root: str) -> int:
@@ -295,11 +293,8 @@ def _whole(file: str) -> str:
     """Fingerprint of all of a file's bytes, local or behind a URI."""
     if not is_uri(file):
         return fingerprints.of_file(file)
-    digest = hashlib.blake2b(digest_size=16)
     with open_input(file) as handle:
-        while piece := handle.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return fingerprints.of_stream(handle)
 
 
 def _spread(file: str, size: int, gaps: int, piece: int) -> str:

@@ -46,15 +46,8 @@ _TURNS = {
 }
 """EXIF's orientation -> what turns the picture upright; exif_transpose fails where other EXIF is broken."""
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour
-_PNG_PASSES = [
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-]
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced PNG: the first column and row of each pass, and the steps to the next ones."""
 _PNG_PIECE = 1 << 20
 _ZEROS = bytes(64)
 _REASON_LENGTH = 200
@@ -158,7 +151,7 @@ def _check_png(data: bytes, image: Image.Image) -> None:
     bits = depth * _PNG_CHANNELS[color]
     missing = sum(
         rows * (1 + -(-columns * bits // 8))
-        for x, y, dx, dy in (_PNG_PASSES if interlaced else [(0, 0, 1, 1)])
+        for x, y, dx, dy in (_PASSES if interlaced else [(0, 0, 1, 1)])
         if (columns := -(-(width - x) // dx)) > 0 and (rows := -(-(height - y) // dy)) > 0
     )
     stream, at = zlib.decompressobj(), 8

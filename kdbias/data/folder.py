@@ -1,5 +1,6 @@
 """An image folder: files below sub-folders, the first sub-folder naming the class."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -128,26 +129,15 @@ def named_parts(data: str, paths: pa.Array, pattern: str) -> tuple[np.ndarray, d
 
 def _collect(files: Iterator[tuple[str, int]], data: str) -> tuple[pa.Array, np.ndarray]:
     """Arrow arrays of the paths and sizes, gathered in batches (a list of millions of strings is heavy)."""
-    parts, sizes = [], []
-    names: list[str] = []
-    lengths: list[int] = []
-
-    def flush() -> None:
+    parts, sizes = [pa.array([], pa.large_string())], [np.empty(0, np.int64)]
+    while batch := list(itertools.islice(files, _BATCH)):
+        names, lengths = zip(*batch, strict=True)
         try:
             parts.append(pa.array(names, pa.large_string()))
         except UnicodeEncodeError:
             bad = next(name for name in names if not is_utf8(name))
             raise KdbiasError(f"{data}: file name {os.fsencode(bad)!r} is not UTF-8; rename it") from None
         sizes.append(np.array(lengths, np.int64))
-        names.clear()
-        lengths.clear()
-
-    for name, size in files:
-        names.append(name)
-        lengths.append(size)
-        if len(names) == _BATCH:
-            flush()
-    flush()
     return pa.concat_arrays(parts), np.concatenate(sizes)
 
 

@@ -241,14 +241,13 @@ def make_source(
         labels = as_strings(labels)
         if labels.null_count == len(labels):
             labels = None
-    chosen = _chosen(origin, groups or {}, options.groups)
-    groups, renamed = _safe_groups({name: as_plain(v, name, origin) for name, v in chosen.items()})
+    kept, renamed = _kept(origin, groups or {}, options.groups)
     return Source(
         kind=kind,
         origin=origin,
         ids=ids,
         labels=labels,
-        groups=groups,
+        groups=kept,
         images=images,
         fingerprint=fingerprints.of_json([kind, digest]),
         total=len(ids),
@@ -277,26 +276,23 @@ def _named(
     return pa.array(list(names), pa.large_string()).take(numbers)
 
 
-def _chosen(
+def _kept(
     origin: str, groups: Mapping[str, pa.Array | pa.ChunkedArray], wanted: Sequence[str] | None
-) -> Mapping[str, pa.Array | pa.ChunkedArray]:
-    """The groups that were asked for, in their own order; all where none were."""
-    if wanted is None:
-        return groups
-    for name in wanted:
+) -> tuple[dict[str, pa.Array], list[str]]:
+    """The groups that were asked for, in their own order (all where none were) and plain types, and notes.
+
+    Those that would collide with a column of kdbias's own tables get the prefix ``data_``.
+    """
+    for name in wanted or ():
         require_column(origin, name, groups, " for groups")
-    return {name: values for name, values in groups.items() if name in wanted}
-
-
-def _safe_groups(groups: dict[str, pa.Array]) -> tuple[dict[str, pa.Array], list[str]]:
-    """Give groups that would collide with a column of kdbias's own tables the prefix ``data_``."""
-    safe: dict[str, pa.Array] = {}
+    chosen = {name: values for name, values in groups.items() if wanted is None or name in wanted}
+    kept: dict[str, pa.Array] = {}
     notes = []
-    for name, values in groups.items():
+    for name, values in chosen.items():
         new = name
-        while is_own(new) or (new != name and new in groups):
+        while is_own(new) or (new != name and new in chosen):
             new = f"data_{new}"
         if new != name:
             notes.append(f"column {name!r} is kept as {new!r}")
-        safe[new] = values
-    return safe, notes
+        kept[new] = as_plain(values, name, origin)
+    return kept, notes

@@ -265,17 +265,13 @@ def one_table(tables: Sequence[pa.Table]) -> pa.Table:
         for entry in table.schema:
             if not pa.types.is_null(entry.type):
                 types.setdefault(entry.name, set()).add(entry.type)
-    unified = pa.schema([(n, next(iter(t)) if len(t) == 1 else pa.large_string()) for n, t in types.items()])
+    mixed = {name for name, found in types.items() if len(found) > 1}
     cast = []
     for table in tables:
-        columns = {}
-        for entry in unified:
-            if entry.name in table.column_names:
-                columns[entry.name] = table[entry.name].cast(entry.type)
-            else:
-                columns[entry.name] = pa.nulls(table.num_rows, entry.type)
-        cast.append(pa.table(columns, schema=unified))
-    return pa.concat_tables(cast)
+        columns = {name: table[name] for name in table.column_names if name in types}
+        texts = {name: columns[name].cast(pa.large_string()) for name in mixed & columns.keys()}
+        cast.append(pa.table(columns | texts))
+    return pa.concat_tables(cast, promote_options="default")
 
 
 def cache_folder() -> Path:

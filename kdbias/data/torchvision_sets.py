@@ -3,8 +3,8 @@
 import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,11 @@ _COVERED_BY = {"trainval": "train"}  # a split that repeats the samples of anoth
 _LABELS = ("targets", "labels", "_labels", "_targets")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One split: its name, and the arguments that choose it."""
+class _Part(NamedTuple):
+    """One split: its name, and the arguments of its class."""
 
     split: str
-    arguments: tuple[tuple[str, Any], ...]
+    arguments: dict[str, Any]
 
 
 class TorchvisionImages(Sharded[Any]):
@@ -78,7 +77,10 @@ def open_torchvision(data: str, options: Options) -> Source:
         KdbiasError: no such data set, files that are missing, or items that are not (image, label).
     """
     name, arguments = _parse(data)
-    root = os.path.abspath(options.root or os.environ.get("KDBIAS_DATA") or _no_root(data))
+    root = options.root or os.environ.get("KDBIAS_DATA")
+    if not root:
+        raise KdbiasError(f"{data}: where are its files? Give --root FOLDER or set KDBIAS_DATA")
+    root = os.path.abspath(root)
     found = _parts(name, root, arguments)
     parts, opened = zip(*found, strict=True)
     lengths = [len(dataset) for dataset in opened]
@@ -98,11 +100,6 @@ def open_torchvision(data: str, options: Options) -> Source:
         labels=pa.array(numbers),
         groups={"split": repeated(splits, lengths)},
     )
-
-
-def _no_root(data: str) -> str:
-    """Raises KdbiasError that asks for a root."""
-    raise KdbiasError(f"{data}: where are its files? Give --root FOLDER or set KDBIAS_DATA")
 
 
 def _parse(data: str) -> tuple[str, dict[str, Any]]:
@@ -135,37 +132,33 @@ def _class(name: str) -> Any:
 def _parts(name: str, root: str, arguments: dict[str, Any]) -> list[tuple[_Part, Any]]:
     """The splits that are on the disk, each with its data set."""
     parameters = {p for kind in inspect.getmro(_class(name))[:-1] for p in inspect.signature(kind).parameters}
-    fixed = tuple(sorted(arguments.items()))
+    choices: list[tuple[str, dict[str, Any]]] = [(str(arguments.get("split", "all")), {})]
     if "train" in parameters and "train" not in arguments:
-        choices: list[tuple[str, tuple[str, Any]]] = [("train", ("train", True)), ("test", ("train", False))]
+        choices = [("train", {"train": True}), ("test", {"train": False})]
     elif "split" in parameters and "split" not in arguments:
-        choices = [(split, ("split", split)) for split in _SPLITS]
-    else:
-        part = _Part(str(arguments.get("split", "all")), fixed)
-        return [(part, _build(name, root, part))]
+        choices = [(split, {"split": split}) for split in _SPLITS]
     found: list[tuple[_Part, Any]] = []
-    problem = ""
+    problems = []
     for split, choice in choices:
         if any(_COVERED_BY.get(split) == part.split for part, _ in found):
             continue
-        part = _Part(split, (*fixed, choice))
+        part = _Part(split, arguments | choice)
         try:
             found.append((part, _build(name, root, part)))
         except KdbiasError as error:
-            problem = problem or str(error)
+            problems.append(error)
     if not found:
-        raise KdbiasError(problem)
+        raise problems[0]
     return found
 
 
 def _build(name: str, root: str, part: _Part) -> Any:
     """The data set; whatever keeps it from opening is an error that says how to get it."""
-    arguments = dict(part.arguments)
     kind = _class(name)
-    if "download" in inspect.signature(kind).parameters:
-        arguments["download"] = False  # a few classes would download by default
+    # A few classes would download by default.
+    still = {"download": False} if "download" in inspect.signature(kind).parameters else {}
     try:
-        return kind(root, **arguments)
+        return kind(root, **part.arguments | still)
     except ImportError as error:
         raise KdbiasError(f"torchvision:{name} needs another library ({error})") from None
     except Exception as error:  # each class has its own way to say that files are missing
@@ -209,11 +202,8 @@ def _names(dataset: Any, labels: np.ndarray) -> tuple[str, ...] | None:
 
 def _array(dataset: Any) -> np.ndarray | None:
     """The numbers a data set holds in memory; None where it holds none."""
-    values = getattr(dataset, "data", None)
-    if values is None:
-        return None
     try:
-        array = np.asarray(values)
+        array = np.asarray(getattr(dataset, "data", None))
     except (TypeError, ValueError):
         return None
     return array if array.dtype.kind in "uif" else None

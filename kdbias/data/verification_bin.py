@@ -44,7 +44,8 @@ _FOLLOWED = (
 _WIDTHS = {"SHORT_BINSTRING": 1, "SHORT_BINBYTES": 1, "BINSTRING": 4, "BINBYTES": 4}
 _WIDTHS |= {"BINBYTES8": 8, "BYTEARRAY8": 8}
 """Instructions that carry bytes -> how many of them say how many."""
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError, struct.error)
+_OF_PICKLE = (pickle.UnpicklingError, struct.error, EOFError, RecursionError)
+_DAMAGE = (*_OF_PICKLE, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[pa.Array, pa.Array, np.ndarray]:
@@ -229,7 +230,7 @@ def _parse(data: str) -> tuple[list[_Span | bytes], np.ndarray]:
         raise KdbiasError(f"{data}: cannot be read ({error.strerror or error})") from None
     except KdbiasError:
         raise
-    except (*_DAMAGE, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         text = first_line(error)
         raise KdbiasError(f"{data}: not a verification set: damaged or truncated pickle ({text})") from None
     if len(images) != 2 * len(same) or not images:

@@ -17,7 +17,12 @@ def of_file(path: str | os.PathLike[str]) -> str:
     """BLAKE2b of a file's bytes, 32 hex digits."""
     refuse_special(path)
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=_LENGTH)).hexdigest()
+        return of_stream(handle)
+
+
+def of_stream(handle: Any) -> str:
+    """`of_file` of a file that is open for reading its bytes."""
+    return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=_LENGTH)).hexdigest()
 
 
 def of_json(obj: Any) -> str:

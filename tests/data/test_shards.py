@@ -197,7 +197,7 @@ def test_the_path_beside_missing_bytes_is_read_below_the_root(tmp_path):
     for row, message in (
         (2, "leaves the data root"),
         (3, "leaves the data root"),
-        (4, "cannot open"),
+        (4, "cannot read"),
         (5, "null"),
         (6, "null"),
     ):
@@ -205,7 +205,7 @@ def test_the_path_beside_missing_bytes_is_read_below_the_root(tmp_path):
             source.read(row)
     inner = open_data(tmp_path / "m.parquet", root=tmp_path / "photos")
     assert inner.read(1) == b"zero"
-    with pytest.raises(UnreadableImage, match="cannot open"):
+    with pytest.raises(UnreadableImage, match="cannot read"):
         inner.read(0)
 
 
