@@ -13,45 +13,36 @@ class Kind(NamedTuple):
     """A kind of data.
 
     Attributes:
-        opens: "module:function(data, options) -> Source" in this folder.
+        module: in this folder; its function ``open_KIND(data, options)`` gives the `Source`.
         form: what to name, in words for people; empty where a description must say more.
         suffixes: of files that are of this kind.
-        uses: the options that it makes use of, beside groups and label_names; others are refused.
-        has_paths: images are sought below a root; other kinds hold them, so that one would be overlooked.
+        uses: the options that it makes use of, beside groups and label_names; others are refused. Kinds that
+            hold their images seek none below a root, which would be overlooked.
     """
 
-    opens: str
+    module: str
     form: str = ""
     suffixes: Sequence[str] = ()
     uses: Sequence[str] = ()
-    has_paths: bool = False
 
+
+_OF_TARS = ("id_column", "label_column", "image_column")
 
 KINDS = {
-    "folder": Kind(
-        "folder:open_folder", "an image folder (class = sub-folder)", uses=("pattern",), has_paths=True
-    ),
+    "folder": Kind("folder", "an image folder (class = sub-folder)", uses=("pattern", "root")),
     "table": Kind(
-        "table:open_table",
+        "table",
         "a .csv, .tsv or .parquet manifest (image paths or bytes)",
         (".csv", ".tsv", ".parquet"),
-        COLUMNS,
-        has_paths=True,
+        (*COLUMNS, "root"),
     ),
-    "arrays": Kind("arrays:open_arrays", "", (".npz",), ("arrays",)),
-    "lists": Kind("lists:open_lists", "", (), ("lists", "pattern"), has_paths=True),
-    "bin": Kind("verification_bin:open_bin", "a verification .bin or a folder of them", (".bin",)),
-    "recordio": Kind("recordio:open_recordio", "MXNet RecordIO (.rec or its folder)", (".rec",)),
-    "webdataset": Kind(
-        "webdataset:open_webdataset",
-        "WebDataset tars",
-        (".tar",),
-        ("id_column", "label_column", "image_column"),
-    ),
-    "huggingface": Kind(
-        "huggingface:open_huggingface", "a saved Hugging Face set", uses=COLUMNS, has_paths=True
-    ),
-    "torchvision": Kind("torchvision_sets:open_torchvision", "torchvision:NAME", has_paths=True),
+    "arrays": Kind("arrays", suffixes=(".npz",), uses=("arrays",)),
+    "lists": Kind("lists", uses=("lists", "pattern", "root")),
+    "bin": Kind("verification_bin", "a verification .bin or a folder of them", (".bin",)),
+    "recordio": Kind("recordio", "MXNet RecordIO (.rec or its folder)", (".rec",)),
+    "webdataset": Kind("webdataset", "WebDataset tars", (".tar",), _OF_TARS),
+    "huggingface": Kind("huggingface", "a saved Hugging Face set", uses=(*COLUMNS, "root")),
+    "torchvision": Kind("torchvision_sets", "torchvision:NAME", uses=("root",)),
 }
 """Kinds of data by the names that ``kind`` in a description takes."""
 

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -61,15 +61,17 @@ def open_folder(data: str, options: Options) -> Source:
     """
     folder = os.path.abspath(data)
     root = os.path.abspath(options.root) if options.root else folder
-    if not is_inside(folder, os.path.realpath(root)):
+    real_root = os.path.realpath(root)
+    if not is_inside(folder, real_root):
         raise KdbiasError(f"{data}: not below the data root {options.root}")
-    prefix = os.path.relpath(os.path.realpath(folder), os.path.realpath(root)).replace(os.sep, "/")
+    prefix = os.path.relpath(os.path.realpath(folder), real_root).replace(os.sep, "/")
     prefix = "" if prefix == "." else prefix + "/"
 
     if (stage := stage_of(folder)) is not None:
         raise KdbiasError(f"{data} is an output of kdbias {stage}; name the folder of the images")
-    skipped, outputs = Counter[str](), list[str]()
-    paths, sizes = _collect(_walk(folder, "", os.path.realpath(root), (), skipped, outputs), data)
+    walk = _Walk(real_root)
+    paths, sizes = _collect(walk.files(folder), data)
+    skipped = walk.skipped
     if not len(paths):
         raise KdbiasError(
             f"{data}: no images below this folder ({skipped.total():,} other files); images end in .jpg, "
@@ -81,8 +83,8 @@ def open_folder(data: str, options: Options) -> Source:
     notes = [f"{counted(skipped.total(), 'file')} of other kinds left out"] if skipped else []
     if tables := skipped[".parquet"]:
         notes.append(f"{counted(tables, 'Parquet file')} among them (to read one, name it, or its folder)")
-    if outputs:
-        notes.append(f"outputs of kdbias left out ({', '.join(sorted(outputs))})")
+    if walk.outputs:
+        notes.append(f"outputs of kdbias left out ({', '.join(sorted(walk.outputs))})")
     if options.pattern is None:
         slash = pc.find_substring(paths, "/")
         classes = pc.replace_substring_regex(paths, "/.*", "")
@@ -150,38 +152,44 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def _walk(
-    folder: str,
-    below: str,
-    real_root: str,
-    parents: tuple[str, ...],
-    skipped: Counter[str],
-    outputs: list[str],
-) -> Iterator[tuple[str, int]]:
-    """(relative path, bytes) of each image file; links are followed as long as they stay inside the root."""
-    real = os.path.realpath(folder)
-    if real in parents:
-        raise KdbiasError(f"{folder}: a symbolic link leads back to a folder above it; remove the link")
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise KdbiasError(f"{folder}: cannot list this folder ({error.strerror})") from None
-    if below and any(entry.name == RECORD for entry in entries) and stage_of(folder) is not None:
-        outputs.append(below.rstrip("/"))
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_symlink() and not is_inside(entry.path, real_root):
-            raise KdbiasError(
-                f"{entry.path}: this symbolic link leaves the data root {real_root}; copy the files, or give "
-                "a --root above both"
-            )
-        if entry.is_dir():
-            yield from _walk(
-                entry.path, f"{below}{entry.name}/", real_root, (*parents, real), skipped, outputs
-            )
-        elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS and entry.is_file():
-            yield below + entry.name, entry.stat().st_size
-        else:
-            skipped[os.path.splitext(entry.name)[1].lower()] += 1
+@dataclass
+class _Walk:
+    """The image files below a folder; links are followed as long as they stay inside the root.
+
+    Attributes:
+        real_root: the root without links.
+        skipped: suffix -> files of other kinds that were met.
+        outputs: folders that kdbias wrote, relative.
+    """
+
+    real_root: str
+    skipped: Counter[str] = field(default_factory=Counter)
+    outputs: list[str] = field(default_factory=list)
+
+    def files(self, folder: str, below: str = "", parents: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
+        """(relative path, bytes) of each."""
+        real = os.path.realpath(folder)
+        if real in parents:
+            raise KdbiasError(f"{folder}: a symbolic link leads back to a folder above it; remove the link")
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            raise KdbiasError(f"{folder}: cannot list this folder ({error.strerror})") from None
+        if below and any(entry.name == RECORD for entry in entries) and stage_of(folder) is not None:
+            self.outputs.append(below.rstrip("/"))
+            return
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and not is_inside(entry.path, self.real_root):
+                raise KdbiasError(
+                    f"{entry.path}: this symbolic link leaves the data root {self.real_root}; copy the "
+                    "files, or give a --root above both"
+                )
+            if entry.is_dir():
+                yield from self.files(entry.path, f"{below}{entry.name}/", (*parents, real))
+            elif suffix[1:] in EXTENSIONS and entry.is_file():
+                yield below + entry.name, entry.stat().st_size
+            else:
+                self.skipped[suffix] += 1

@@ -56,7 +56,7 @@ def open_data(data: str | os.PathLike[str], *, images: bool = True, settings: Re
     if name.lower().endswith(".toml"):
         return _open_described(name, options)
     kind = kind_of(name)
-    if root is not None and not KINDS[kind].has_paths:
+    if root is not None and "root" not in KINDS[kind].uses:
         raise KdbiasError(f"{name}: {kind} data holds its images and has no paths: leave out --root {root}")
     return filter_source(_open(name, kind, options), options.where)
 
@@ -82,16 +82,14 @@ def kind_of(data: str) -> str:
         for name in os.listdir(data) if kind != "folder" else ():  # of which each image is looked at
             refuse_special(os.path.join(data, name))
         return kind
+    is_pattern = suffix == ".tar" and any(c in data for c in "*?[{")
+    if not (is_pattern or os.path.exists(data)):
+        raise KdbiasError(f"{data}: no such file or folder")
+    if data.lower().endswith(COMPRESSED):
+        raise KdbiasError(f"{data}: a compressed tar; decompress it first: images are read in any order")
     if suffix not in OF_SUFFIX:
-        if not os.path.exists(data):
-            raise KdbiasError(f"{data}: no such file or folder")
-        if data.lower().endswith(COMPRESSED):
-            raise KdbiasError(f"{data}: a compressed tar; decompress it first: images are read in any order")
         known = ", ".join((*OF_SUFFIX, ".toml"))
         raise KdbiasError(f"{data}: not a kind of data kdbias reads; give a folder or one of {known}")
-    is_pattern = suffix == ".tar" and any(c in data for c in "*?[{")
-    if not is_pattern and not os.path.exists(data):
-        raise KdbiasError(f"{data}: no such file or folder")
     return OF_SUFFIX[suffix]
 
 
@@ -115,9 +113,9 @@ def _open(data: str, kind: str, options: Options) -> Source:
     wanted = (*COLUMNS, "arrays", "lists", "pattern")
     idle = f"{kind} data ({data}) makes no use of it"
     options.refuse_idle({name: idle for name in wanted if name not in KINDS[kind].uses})
-    module, _, function = KINDS[kind].opens.partition(":")
+    module = importlib.import_module(f"kdbias.data.{KINDS[kind].module}")
     try:
-        return getattr(importlib.import_module(f"kdbias.data.{module}"), function)(data, options)
+        return getattr(module, f"open_{kind}")(data, options)
     except UNREADABLE as error:
         raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
 

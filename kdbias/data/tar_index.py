@@ -100,18 +100,12 @@ def index_tar(file: str, image: str | None = None) -> pa.Table:
         KdbiasError: compressed or damaged, members that leave the root or occur twice, or images that belong
             to no sample for certain.
     """
-    samples: dict[str, _Sample] = {}
-    remarks = Remarks()
+    gathered = _Gathered(file, image)
     refuse_special(file)
     with open(file, "rb") as handle:
         for member in read_members(handle, file):
-            if leaves_root(member.name):
-                raise KdbiasError(f"{file}: refused: the member {member.name!r} leaves the data root")
-            _add(samples, handle, file, member, image, remarks)
-    if image is None:
-        rows = list(_samples(file, samples, remarks))
-    else:
-        rows = list(_samples_with(image, samples, remarks))
+            gathered.add(handle, member)
+    rows = list(gathered.rows() if image is None else gathered.rows_with(image))
     names = sorted({name for _, _, columns in rows for name in columns})
     if len(names) > _MAX_COLUMNS:
         raise KdbiasError(
@@ -124,40 +118,85 @@ def index_tar(file: str, image: str | None = None) -> pa.Table:
         "size": pa.array([place[1] for _, place, _ in rows], pa.int64()),
     }
     arrays |= {name: _column([columns.get(name) for _, _, columns in rows]) for name in names}
-    return pa.table(arrays, metadata=remarks.stored())
+    return pa.table(arrays, metadata=gathered.remarks.stored())
 
 
-def _add(
-    samples: dict[str, _Sample],
-    handle: BinaryIO,
-    file: str,
-    member: Member,
-    image: str | None,
-    remarks: Remarks,
-) -> None:
-    """Enter a member into its sample: the image's place, or the values of its columns."""
-    folder, _, name = member.name.removeprefix("./").rpartition("/")
-    base, dot, extension = name.partition(".")
-    if not base:  # hidden
-        return
-    if not dot:
-        return remarks.add("nameless", member.name)
-    extension = extension.lower()
-    remarks.endings[extension] += 1
-    sample = samples.setdefault(f"{folder}/{base}" if folder else base, _Sample())
-    if extension in sample.extensions:
-        raise KdbiasError(
-            f"{file}: the member {member.name!r} occurs twice; pack the tar anew, with one of them"
-        )
-    sample.extensions.add(extension)
-    stem, _, last = extension.rpartition(".")
-    if last in EXTENSIONS or (image is not None and f".{extension}".endswith(f".{image}")):
-        sample.images[extension] = (member.offset, member.size) if member.is_file else (-1, NO_FILE)
-    elif (last in _TEXTS or last == "json") and (image is not None or not stem):
-        values, whole = _said(handle, member, last)
-        columns = sample.columns.setdefault(stem, {})
-        columns.update(values | columns if last == "json" else values)
-        remarks.add("odd", member.name, not whole)
+_Row = tuple[str, tuple[int, int], dict[str, Any]]
+
+
+@dataclass
+class _Gathered:
+    """The samples of a tar, from its members; `image` is the extension of the images, where one is named."""
+
+    file: str
+    image: str | None
+    samples: dict[str, _Sample] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
+
+    def add(self, handle: BinaryIO, member: Member) -> None:
+        """Enter a member into its sample: the image's place, or the values of its columns."""
+        if leaves_root(member.name):
+            raise KdbiasError(f"{self.file}: refused: the member {member.name!r} leaves the data root")
+        folder, _, name = member.name.removeprefix("./").rpartition("/")
+        base, dot, extension = name.partition(".")
+        if not base:  # hidden
+            return
+        if not dot:
+            return self.remarks.add("nameless", member.name)
+        extension = extension.lower()
+        self.remarks.endings[extension] += 1
+        sample = self.samples.setdefault(f"{folder}/{base}" if folder else base, _Sample())
+        if extension in sample.extensions:
+            raise KdbiasError(
+                f"{self.file}: the member {member.name!r} occurs twice; pack the tar anew, with one of them"
+            )
+        sample.extensions.add(extension)
+        stem, _, last = extension.rpartition(".")
+        named = self.image is not None
+        if last in EXTENSIONS or (named and f".{extension}".endswith(f".{self.image}")):
+            sample.images[extension] = (member.offset, member.size) if member.is_file else (-1, NO_FILE)
+        elif (last in _TEXTS or last == "json") and (named or not stem):
+            values, whole = _said(handle, member, last)
+            columns = sample.columns.setdefault(stem, {})
+            columns.update(values | columns if last == "json" else values)
+            self.remarks.add("odd", member.name, not whole)
+
+    def rows(self) -> Iterator[_Row]:
+        """Key, place of the image and columns of each sample, by the first image of a plain extension."""
+        dotted: list[tuple[str, str]] = []
+        for key, sample in self.samples.items():
+            first = next((extension for extension in sample.images if "." not in extension), None)
+            others = [extension for extension in sample.images if extension != first]
+            if first:
+                self.remarks.add("further", f"{key}.{others[0]}" if others else "", len(others))
+            else:
+                dotted += [(key, extension) for extension in others]
+            yield key, sample.images[first] if first else (-1, NO_IMAGE), sample.columns.get("", {})
+        if dotted:
+            key, extension = dotted[0]
+            usual, times = Counter(extension for _, extension in dotted).most_common(1)[0]
+            last = extension.rpartition(".")[2]
+            raise KdbiasError(
+                f"{self.file}: a sample's key ends at the first dot of a name, and images have further ones: "
+                f"{len(dotted):,} ({f'{key}.{extension}'!r}); --image-column {last} takes each as a sample"
+                + (f", --image-column {usual} one such of each key" if times > 1 else "")
+            )
+
+    def rows_with(self, image: str) -> Iterator[_Row]:
+        """The same, by the image of one extension. Where a sample has no such member, but some whose
+        extensions end in it, each of these is a sample."""
+        for key, sample in self.samples.items():
+            own = sample.columns.get("", {})
+            ends = [extension for extension in sample.images if extension.endswith(f".{image}")]
+            single = image in sample.images or not ends
+            left = ends if single else [extension for extension in sample.images if extension not in ends]
+            self.remarks.add("further", f"{key}.{left[0]}" if left else "", len(left))
+            if single:
+                yield key, sample.images.get(image, (-1, NO_IMAGE)), own
+                continue
+            places = {extension[: -len(image) - 1]: sample.images[extension] for extension in ends}
+            for stem in dict.fromkeys([*places, *filter(None, sample.columns)]):
+                yield f"{key}.{stem}", places.get(stem, (-1, NO_IMAGE)), own | sample.columns.get(stem, {})
 
 
 def _said(handle: BinaryIO, member: Member, last: str) -> tuple[dict[str, Any], bool]:
@@ -198,48 +237,6 @@ def _plain_values(content: bytes) -> tuple[dict[str, Any], bool]:
             value, whole = None, False
         values[name] = None if value != value else value  # NaN is how some writers say that there is none
     return values, whole
-
-
-_Row = tuple[str, tuple[int, int], dict[str, Any]]
-
-
-def _samples(file: str, samples: dict[str, _Sample], remarks: Remarks) -> Iterator[_Row]:
-    """Key, place of the image and columns of each sample, by the first image of a plain extension."""
-    dotted: list[tuple[str, str]] = []
-    for key, sample in samples.items():
-        first = next((extension for extension in sample.images if "." not in extension), None)
-        others = [extension for extension in sample.images if extension != first]
-        if first:
-            remarks.add("further", f"{key}.{others[0]}" if others else "", len(others))
-        else:
-            dotted += [(key, extension) for extension in others]
-        yield key, sample.images[first] if first else (-1, NO_IMAGE), sample.columns.get("", {})
-    if dotted:
-        key, extension = dotted[0]
-        usual, times = Counter(extension for _, extension in dotted).most_common(1)[0]
-        last = extension.rpartition(".")[2]
-        raise KdbiasError(
-            f"{file}: a sample's key ends at the first dot of a name, and images have further ones: "
-            f"{len(dotted):,} ({f'{key}.{extension}'!r}); --image-column {last} takes each as a sample"
-            + (f", --image-column {usual} one such of each key" if times > 1 else "")
-        )
-
-
-def _samples_with(image: str, samples: dict[str, _Sample], remarks: Remarks) -> Iterator[_Row]:
-    """The same, by the image of one extension. Where a sample has no such member, but some whose extensions
-    end in it, each of these is a sample."""
-    for key, sample in samples.items():
-        own = sample.columns.get("", {})
-        ends = [extension for extension in sample.images if extension.endswith(f".{image}")]
-        single = image in sample.images or not ends
-        left = ends if single else [extension for extension in sample.images if extension not in ends]
-        remarks.add("further", f"{key}.{left[0]}" if left else "", len(left))
-        if single:
-            yield key, sample.images.get(image, (-1, NO_IMAGE)), own
-            continue
-        places = {extension[: -len(image) - 1]: sample.images[extension] for extension in ends}
-        for stem in dict.fromkeys([*places, *filter(None, sample.columns)]):
-            yield f"{key}.{stem}", places.get(stem, (-1, NO_IMAGE)), own | sample.columns.get(stem, {})
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
