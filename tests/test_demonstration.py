@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from kdbias.data import digits
+from kdbias.demonstration import digits
 from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, Story
 from kdbias.demonstration.story import collect_results, demo, results_text
 from kdbias.errors import ConfigChangedError, KdbiasError

@@ -159,7 +159,7 @@ def _write_data(description: Path, size: Size) -> None:
     """The digits and, written last, their description beside them."""
     from importlib.resources import files
 
-    from kdbias.data.digits import write_digits
+    from kdbias.demonstration.digits import write_digits
 
     if description.exists():
         return

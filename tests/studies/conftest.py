@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdbias.data.digits import write_digits
 from kdbias.data.opening import open_data
+from kdbias.demonstration.digits import write_digits
 from kdbias.studies.cases import Case
 from kdbias.tables.embedding_table import write_embedding_table
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kdbias.data.decode import decode_image
-from kdbias.data.digits import write_digits
 from kdbias.data.opening import open_data
+from kdbias.demonstration.digits import write_digits
 
 
 @pytest.fixture(scope="module")
