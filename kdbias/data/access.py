@@ -240,17 +240,13 @@ def _located(uri: str) -> tuple[fs.FileSystem, str]:
 def _connect(store: str, process: int) -> tuple[fs.FileSystem, str]:
     """A connection of this process, and the path of the store's root in it."""
     try:
-        return fs.FileSystem.from_uri(store)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
-        pass  # a scheme that pyarrow does not know
-    except OSError as error:
-        raise KdbiasError(f"{store}: cannot reach this store ({first_line(error)})") from None
-    fsspec = require("fsspec")
-    try:
-        filesystem, inner = fsspec.core.url_to_fs(store)
+        try:
+            return fs.FileSystem.from_uri(store)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):  # not a scheme that pyarrow knows
+            filesystem, inner = require("fsspec").core.url_to_fs(store)
+            return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), inner
     except (ValueError, ImportError, OSError) as error:
         raise KdbiasError(f"{store}: cannot reach this store ({first_line(error)})") from None
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), inner
 
 
 WHOLE_BYTES = 1 << 30

@@ -131,7 +131,6 @@ def source_of(
     labels = None if columns.label is None else values.pop(columns.label)
     if labels is not None and options.label_names is None:
         labels = as_names(labels)
-    chosen = {columns.id: "sample_id", columns.label: "label"}
     return make_source(
         kind,
         data,
@@ -141,7 +140,7 @@ def source_of(
         digest=[digest, columns.id, columns.label, columns.path, columns.image, sorted(table.column_names)],
         labels=labels,
         groups=values,
-        names={name: role for name, role in chosen.items() if name not in (None, ROW_ID, role)},
+        names={None if columns.id == ROW_ID else columns.id: "sample_id", columns.label: "label"},
         notes=[*notes, *lost],
     )
 

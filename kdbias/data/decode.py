@@ -106,7 +106,8 @@ def decode_image(
             _draft(image, color, at_least)
             image.load()
             _check_whole(data, image)
-            return _to_array(_upright(image), color)
+            turn = _TURNS.get(_orientation(image))
+            return _to_array(image if turn is None else image.transpose(turn), color)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -185,12 +186,6 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation asks."""
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
 def _to_array(image: Image.Image, color: str) -> np.ndarray:
     """Pixels, uint8 (height, width, channels) in the colours asked for; deeper integers are scaled."""
     if image.mode.startswith("I"):  # "I", "I;16", "I;16B", ...
@@ -215,11 +210,7 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
 
 def _convert_array(array: np.ndarray, color: str, max_pixels: int) -> np.ndarray:
     """A uint8 array (height, width[, 1, 3 or 4]) in the colours asked for."""
-    if (
-        array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
-    ):
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
         raise UnreadableImage(
             f"array of {array.dtype} {array.shape} is no uint8 image (height, width[, 1, 3 or 4])"
         )

@@ -54,7 +54,7 @@ def matching(table: Table, where: Sequence[str]) -> np.ndarray | None:
     """
     columns = table.columns() if where else {}
     wanted: dict[str, np.ndarray] = {}
-    keep: np.ndarray | None = None
+    others: list[np.ndarray] = []
     for condition in where:
         column, sign, value = _parse(condition)
         values = columns.get(column)
@@ -68,10 +68,8 @@ def matching(table: Table, where: Sequence[str]) -> np.ndarray | None:
         if sign == "=":
             wanted[column] = wanted[column] | hit if column in wanted else hit
         else:
-            keep = ~hit if keep is None else keep & ~hit
-    for hit in wanted.values():
-        keep = hit if keep is None else keep & hit
-    return keep
+            others.append(~hit)
+    return np.logical_and.reduce([*wanted.values(), *others]) if where else None
 
 
 def spelled(where: Sequence[str], types: Mapping[str, pa.DataType]) -> list[str]:

@@ -210,22 +210,16 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     Raises:
         KdbiasError: no such file, not TOML, unknown keys, or values of the wrong type.
     """
-    file = _find(str(path))
+    file, shipped = str(path), shipped_descriptions()
+    if not os.path.isfile(file):
+        if file not in shipped:
+            raise KdbiasError(f"{file}: no such file, and none that ships with kdbias ({', '.join(shipped)})")
+        file = str(shipped[file])
     content = read_toml(file)
     try:
         return replace(Description.of(content, "description"), file=file)
     except KdbiasError as error:
         raise KdbiasError(f"{file}: {error}") from None
-
-
-def _find(path: str) -> str:
-    """Path of a description: a file, or the name of one that ships with kdbias."""
-    shipped = shipped_descriptions()
-    if os.path.isfile(path):
-        return path
-    if path not in shipped:
-        raise KdbiasError(f"{path}: no such file, and none that ships with kdbias ({', '.join(shipped)})")
-    return str(shipped[path])
 
 
 def shipped_descriptions() -> dict[str, Path]:

@@ -110,11 +110,9 @@ def _rec_file(data: str) -> str:
     if not os.path.isdir(data):
         return data
     files = sorted(name for name in os.listdir(data) if name.endswith(".rec"))
-    if "train.rec" in files:
-        return os.path.join(data, "train.rec")
-    if len(files) != 1:
+    if "train.rec" not in files and len(files) != 1:
         raise KdbiasError(f"{data}: {len(files)} .rec files ({', '.join(files)}); name one of them as DATA")
-    return os.path.join(data, files[0])
+    return os.path.join(data, "train.rec" if "train.rec" in files else files[0])
 
 
 def _lengths(words: np.ndarray) -> np.ndarray:
@@ -174,8 +172,7 @@ class _RecordFile:
         described = self._description()
         if described is not None:
             self._check_keys(described[1])
-        if described is not None and max(described) < _FLOAT32_EXACT:
-            found = self._labels_by_range(*described)
+            found = self._labels_by_range(*described) if max(described) < _FLOAT32_EXACT else None
             if found is not None:
                 return found
         heads = self.heads(np.arange(len(self.keys)))

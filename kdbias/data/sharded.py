@@ -112,11 +112,11 @@ class _Handle:
             os.close(self.number)
 
 
-class RandomAccess(Lazy[_Handle]):
-    """Spans of bytes of a list of files, in any order; every read names its position.
+class _Files(Lazy[T]):
+    """Files, by number.
 
     Args:
-        files: absolute paths.
+        files: absolute paths, or URIs.
     """
 
     at_once = 64
@@ -124,6 +124,10 @@ class RandomAccess(Lazy[_Handle]):
     def __init__(self, files: Sequence[str]) -> None:
         self.files = tuple(files)
         super().__init__()
+
+
+class RandomAccess(_Files[_Handle]):
+    """Spans of bytes of a list of files, in any order; every read names its position."""
 
     def _open(self, number: int) -> _Handle:
         return _Handle(self.files[number])
@@ -250,8 +254,7 @@ class ParquetImages(_ColumnImages):
         for number, file in enumerate(files):
             with open_input(file) as handle:
                 footer = pq.read_metadata(handle)
-            for index in range(footer.num_row_groups):
-                group = footer.row_group(index)
+            for index, group in enumerate(map(footer.row_group, range(footer.num_row_groups))):
                 groups.append((number, index, group.num_rows, _column_bytes(group, column)))
         table = np.array(groups, np.int64).reshape(-1, 4)
         names = [os.path.basename(file) for file in files]
@@ -284,13 +287,7 @@ class ParquetImages(_ColumnImages):
             raise UnreadableImage(f"row group {index} of {self.files[file]} is damaged: {error}") from None
 
 
-class _ParquetFiles(Lazy[pq.ParquetFile]):
-    at_once = 64
-
-    def __init__(self, files: Sequence[str]) -> None:
-        self.files = tuple(files)
-        super().__init__()
-
+class _ParquetFiles(_Files[pq.ParquetFile]):
     def _open(self, number: int) -> pq.ParquetFile:
         return pq.ParquetFile(open_input(self.files[number]), page_checksum_verification=True)
 

@@ -215,7 +215,7 @@ def make_source(
     digest: Any,
     labels: pa.Array | pa.ChunkedArray | None = None,
     groups: Mapping[str, pa.Array | pa.ChunkedArray] | None = None,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str | None, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Source:
     """Check and assemble a source; every kind of data ends here.
@@ -223,6 +223,7 @@ def make_source(
     Args:
         options: their label_names name ``labels``, their groups choose among ``groups``.
         digest: JSON-able evidence of the content, becomes the fingerprint.
+        names: original name (None: there is none) -> the column that it became.
 
     Raises:
         KdbiasError: no samples, ids that are missing or repeated, labels without a name, a group that does
@@ -251,7 +252,7 @@ def make_source(
         images=images,
         fingerprint=fingerprints.of_json([kind, digest]),
         total=len(ids),
-        names=dict(names or {}),
+        names={name: role for name, role in (names or {}).items() if name not in (None, role)},
         notes=(*notes, *renamed),
     )
 

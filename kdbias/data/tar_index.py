@@ -9,6 +9,7 @@ file's path, size and times of change: that of its content, which copying may ca
 itself, which it cannot. Where the folder cannot be written, indexes are built anew each time.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -229,11 +230,8 @@ def _plain_values(content: bytes) -> tuple[dict[str, Any], bool]:
             whole = False
             continue
         name = f"json_{name}" if name in RESERVED else name
-        if (
-            name in values
-            or (isinstance(value, str) and not is_utf8(value))
-            or value in (math.inf, -math.inf)
-        ):
+        garbled = isinstance(value, str) and not is_utf8(value)
+        if name in values or garbled or value in (math.inf, -math.inf):
             value, whole = None, False
         values[name] = None if value != value else value  # NaN is how some writers say that there is none
     return values, whole
@@ -273,11 +271,8 @@ def one_table(tables: Sequence[pa.Table]) -> pa.Table:
 
 def cache_folder() -> Path:
     """Where indexes are kept."""
-    chosen = os.environ.get("KDBIAS_CACHE")
-    if chosen:
-        return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "kdbias"
+    return Path(os.environ.get("KDBIAS_CACHE") or os.path.join(base, "kdbias"))
 
 
 def cached_index(file: str, form: str, build: Callable[[str], pa.Table]) -> pa.Table:
@@ -292,14 +287,9 @@ def cached_index(file: str, form: str, build: Callable[[str], pa.Table]) -> pa.T
     times = [status.st_mtime_ns, status.st_ctime_ns]
     key = fingerprints.of_json([form, os.path.realpath(file), status.st_size, *times])
     entry = cache_folder() / f"{key}.parquet"
-    try:
+    with contextlib.suppress(OSError, KdbiasError):  # none yet, or a damaged one
         return read_table(entry)
-    except (OSError, KdbiasError):  # none yet, or a damaged one
-        pass
     table = build(file)
-    try:
-        with parquet_writer(entry, table.schema, compression="ZSTD") as writer:
-            writer.write_table(table)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), parquet_writer(entry, table.schema, compression="ZSTD") as writer:
+        writer.write_table(table)
     return table

@@ -111,7 +111,7 @@ def open_webdataset(data: str, options: Options) -> Source:
         ],
         labels=columns.get(label),
         groups={name: values for name, values in columns.items() if name not in chosen},
-        names={name: role for name, role in chosen.items() if name not in (None, role)},
+        names=chosen,
         notes=[*notes, *remarks.notes()],
     )
 
