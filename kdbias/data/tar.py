@@ -70,27 +70,20 @@ def read_members(handle: BinaryIO, file: str) -> Iterator[Member]:
                 body = _read(handle, at + _BLOCK, length)
                 if len(body) < length:
                     raise ValueError("an extended header is cut")
-                found = _fields(kind, body)
-                if kind == b"g":
-                    shared |= found
-                else:
-                    extended |= found
+                (shared if kind == b"g" else extended).update(_fields(kind, body))
         except UnicodeDecodeError as error:
             raise KdbiasError(
                 f"{file}: the name {error.object[:100]!r} of the member at byte {at:,} is not UTF-8; rename "
                 "it and pack the tar anew"
             ) from None
         except ValueError as error:
-            raise _no_tar(file, header, error, f"at byte {at:,} of {size:,}", at == 0) from None
+            packers = [name for magic, name in _COMPRESSED.items() if header.startswith(magic) and not at]
+            if not packers:
+                raise _damaged(file, f"{error}, at byte {at:,} of {size:,}") from None
+            raise KdbiasError(
+                f"{file}: compressed with {packers[0]}; decompress it first: images are read in any order"
+            ) from None
         at += _BLOCK + -(-length // _BLOCK) * _BLOCK
-
-
-def _no_tar(file: str, header: bytes, error: Exception, where: str, first: bool) -> KdbiasError:
-    """Error for a file that is compressed or no tar."""
-    packer = next((name for magic, name in _COMPRESSED.items() if header.startswith(magic)), None)
-    if packer is None or not first:
-        return _damaged(file, f"{error}, {where}")
-    return KdbiasError(f"{file}: compressed with {packer}; decompress it first: images are read in any order")
 
 
 def _damaged(file: str, what: str) -> KdbiasError:
@@ -166,14 +159,10 @@ def _text(field: bytes) -> str:
 
 
 def _fields(kind: bytes, body: bytes) -> dict[str, str]:
-    """What an extended header says of the member behind it (kind "g": of all that follow)."""
-    if kind == _LONG_NAME:
-        return {"path": _text(body)}
-    return {} if kind == _LONG_LINK else _pax_fields(body)
-
-
-def _pax_fields(body: bytes) -> dict[str, str]:
-    """Records "length key=value\\n"; only those that matter are decoded."""
+    """What an extended header says of the member behind it (kind "g": of all that follow): a long name, or
+    records "length key=value\\n", of which only those that matter are decoded."""
+    if kind in (_LONG_NAME, _LONG_LINK):
+        return {"path": _text(body)} if kind == _LONG_NAME else {}
     fields: dict[str, str] = {}
     at, body = 0, body.rstrip(b"\0")
     while at < len(body):

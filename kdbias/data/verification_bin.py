@@ -11,7 +11,7 @@ import pickle
 import pickletools
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ class _Call:
 
     name: str
     arguments: tuple[Any, ...]
-    state: Any = field(default=None)
+    state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -169,9 +169,7 @@ class _Instructions(dict[int, Any]):
         return super().__getitem__(code)
 
     def __missing__(self, code: int) -> Any:
-        name = next((name for name, known in _CODES.items() if known == code), None)
-        if name is None:
-            raise ValueError(f"no instruction {code}")
+        name = next((name for name, known in _CODES.items() if known == code), f"instruction {code}")
         raise KdbiasError(
             f"{self.data}: refused: the pickle uses {name}, which a verification set never does"
         )
@@ -259,11 +257,8 @@ def _type_of(value: _Call) -> str:
 
 def _raw(data: str, value: _Call) -> _Span | bytes:
     """The bytes of an array or scalar."""
-    if value.name in _REBUILT:
-        part = value.state[4]
-    else:
-        part = value.arguments[0 if value.name in _BUFFERS else 1]
-    return _image(data, part)
+    in_arguments = 0 if value.name in _BUFFERS else 1
+    return _image(data, value.state[4] if value.name in _REBUILT else value.arguments[in_arguments])
 
 
 def _flags(data: str, value: Any, content: mmap.mmap) -> list[bool]:

@@ -90,11 +90,12 @@ def open_webdataset(data: str, options: Options) -> Source:
     require_column(data, options.id_column, columns, " for --id-column")
     require_column(data, options.label_column, columns, " for --label-column")
     label = options.label_column or next((name for name in ("cls", "label") if name in columns), None)
-    ids, notes = (
-        _ids(table["key"], shards, files)
-        if options.id_column is None
-        else (as_strings(columns[options.id_column]), [])
-    )
+    notes = remarks.notes()
+    ids = as_strings(table["key"] if options.id_column is None else columns[options.id_column])
+    if options.id_column is None and count_distinct(ids) < len(ids):
+        stems = [os.path.splitext(os.path.basename(file))[0] for file in files]
+        ids = joined(pa.array(stems, pa.large_string()).take(pa.array(shards)), ids, by="/")
+        notes = ["keys occur in several tars, so ids begin with the tar's name", *notes]
     offsets, lengths = table["offset"].to_numpy(), table["size"].to_numpy()
     chosen = {options.id_column: "sample_id", label: "label"}
     return make_source(
@@ -112,18 +113,8 @@ def open_webdataset(data: str, options: Options) -> Source:
         labels=columns.get(label),
         groups={name: values for name, values in columns.items() if name not in chosen},
         names=chosen,
-        notes=[*notes, *remarks.notes()],
+        notes=notes,
     )
-
-
-def _ids(keys: pa.ChunkedArray, shards: np.ndarray, files: Sequence[str]) -> tuple[pa.Array, list[str]]:
-    """Ids of the samples, large_string (rows,), distinct over all tars, and notes on how."""
-    ids = as_strings(keys)
-    if count_distinct(ids) == len(ids):
-        return ids, []
-    stems = [os.path.splitext(os.path.basename(file))[0] for file in files]
-    ids = joined(pa.array(stems, pa.large_string()).take(pa.array(shards)), ids, by="/")
-    return ids, ["keys occur in several tars, so ids begin with the tar's name"]
 
 
 def _indexed(data: str, files: Sequence[str], image: str | None) -> tuple[pa.Table, np.ndarray, Remarks]:
