@@ -8,6 +8,7 @@ outlive a pass. Batches come back through shared memory or, where that has no ro
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import shutil
 import signal
@@ -66,12 +67,11 @@ def prepare_image(data: Any, preprocessings: list[Preprocessing]) -> list[np.nda
     prepared = []
     for prepare in preprocessings:
         color = prepare.decode_color
-        if prepare.fast_decode or color not in decoded:
+        pixels = None if prepare.fast_decode else decoded.get(color)
+        if pixels is None:
             pixels = prepare.decode(data)
-            if not prepare.fast_decode:
-                decoded[color] = pixels
-        else:
-            pixels = decoded[color]
+        if not prepare.fast_decode:
+            decoded[color] = pixels
         prepared.append(prepare.apply(pixels))
     return prepared
 
@@ -120,8 +120,7 @@ class RowBatches(Dataset[Prepared]):
         yield row
         if self._stand_ins is not None:
             after = int(np.searchsorted(self._stand_ins, row, side="right"))
-            for i in range(len(self._stand_ins)):
-                yield int(self._stand_ins[(after + i) % len(self._stand_ins)])
+            yield from map(int, itertools.chain(self._stand_ins[after:], self._stand_ins[:after]))
 
     def _take(self, row: int, places: list[np.ndarray], batch: Prepared) -> bool:
         """Put the images of a row into their places; False, with its failure noted, where it has none."""
@@ -225,17 +224,16 @@ class ImageLoader:
                 shut_down()
 
     def _made(self, workers: int) -> DataLoader[Prepared]:
-        options: dict[str, Any] = {}
-        if workers:
-            options = {"prefetch_factor": _PREFETCH, "multiprocessing_context": _start_method()}
-            options |= {"worker_init_fn": _leave_interrupts, "persistent_workers": self._keep}
         return DataLoader(
             self._images,
             batch_size=None,
             sampler=self._pass,
             num_workers=workers,
             pin_memory=self._pin,
-            **options,
+            prefetch_factor=_PREFETCH if workers else None,
+            multiprocessing_context=_start_method() if workers else None,
+            worker_init_fn=_leave_interrupts,
+            persistent_workers=self._keep,
         )
 
     def _begun(self) -> Iterator[Prepared]:

@@ -54,9 +54,7 @@ def join_root(root: str, path: str, what: str) -> str:
         raise KdbiasError(
             f"{what}: {path!r} leaves the data root {root!r}; give a path below it, or another --root"
         )
-    if "://" in root:
-        return f"{root.rstrip('/')}/{path}"
-    return os.path.join(root, *path.replace("\\", "/").split("/"))
+    return join(root, path.replace("\\", "/"))
 
 
 def spellings(name: str) -> list[str]:
@@ -219,7 +217,9 @@ def read_at(root: str, path: str) -> bytes:
 
 
 def join(root: str, path: str) -> str:
-    """``root/path`` for a root URI, whose options ("?region=...") stay at the end."""
+    """``root/path``; the options of a URI ("?region=...") stay at the end."""
+    if not is_uri(root):
+        return os.path.join(root, path)
     base, mark, options = root.partition("?")
     return f"{base.rstrip('/')}/{path}{mark}{options}"
 

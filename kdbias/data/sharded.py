@@ -189,23 +189,15 @@ def image_bytes(value: pa.Scalar, root: str | None) -> bytes:
 class _ColumnImages(Sharded[pa.ChunkedArray]):
     """A column of images of files with the same schema, each part a stretch of it.
 
-    Args:
+    Attributes:
         files: paths (or URIs).
         column: name of the image column.
-        lengths, names: of the parts, see `Sharded`.
         root: folder or URI that paths beside missing bytes start from; None follows none.
     """
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        column: str,
-        lengths: Sequence[int] | np.ndarray,
-        names: Sequence[str],
-        root: str | None,
-    ) -> None:
-        super().__init__(lengths, names)
-        self.files, self.column, self.root = tuple(files), column, root
+    files: tuple[str, ...]
+    column: str
+    root: str | None
 
     def read(self, row: int) -> bytes:
         part, at = self.place(row)
@@ -219,7 +211,8 @@ class ArrowImages(_ColumnImages):
 
     def __init__(self, files: Sequence[str], column: str, lengths: Sequence[int], root: str) -> None:
         names = [os.sep.join(file.split(os.sep)[-2:]) for file in files]
-        super().__init__(files, column, lengths, names, root)
+        super().__init__(lengths, names)
+        self.files, self.column, self.root = tuple(files), column, root
 
     def _open(self, number: int) -> pa.ChunkedArray:
         return mapped_stream(self.files[number])[self.column]
@@ -257,9 +250,8 @@ class ParquetImages(_ColumnImages):
             for index, group in enumerate(map(footer.row_group, range(footer.num_row_groups))):
                 groups.append((number, index, group.num_rows, _column_bytes(group, column)))
         table = np.array(groups, np.int64).reshape(-1, 4)
-        names = [os.path.basename(file) for file in files]
-        super().__init__(files, column, table[:, 2], names, root)
-        self.cache_bytes = cache_bytes
+        super().__init__(table[:, 2], [os.path.basename(file) for file in files])
+        self.files, self.column, self.root, self.cache_bytes = tuple(files), column, root, cache_bytes
         self._groups, self._bytes = table[:, :2], table[:, 3]
         self._files = _ParquetFiles(files)
 

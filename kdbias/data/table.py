@@ -80,7 +80,7 @@ def _files(data: str) -> tuple[list[str], list[str], str]:
     parts = below or sorted(n for n in names if n.endswith(".parquet") and not n.startswith("."))
     if not parts:
         raise KdbiasError(f"{data}: no .parquet files in this folder")
-    return [join(data, name) if is_uri(data) else os.path.join(data, name) for name in parts], parts, data
+    return [join(data, name) for name in parts], parts, data
 
 
 def _delimiter(file: str) -> str | None:

@@ -173,10 +173,8 @@ def _labels(data: str, dataset: Any) -> np.ndarray:
     """(n,) int64 labels, without decoding the images where the data set keeps them in a list."""
     for attribute in _LABELS:
         values = getattr(dataset, attribute, None)
-        if values is None or len(values) != len(dataset):
-            continue
-        array = np.asarray(values)
-        if array.ndim == 1 and array.dtype.kind in "iu":
+        array = None if values is None or len(values) != len(dataset) else np.asarray(values)
+        if array is not None and array.ndim == 1 and array.dtype.kind in "iu":
             return array.astype(np.int64)
     labels = np.empty(len(dataset), np.int64)
     with bar(len(dataset), "images", "labels") as progress:

@@ -74,8 +74,8 @@ def open_bin(data: str, options: Options) -> Source:
     """
     files = [data]
     if os.path.isdir(data):
-        names = sorted(name for name in os.listdir(data) if not name.startswith("."))
-        files = [os.path.join(data, name) for name in names if name.lower().endswith(".bin")]
+        names = sorted(name for name in os.listdir(data) if name.lower().endswith(".bin"))
+        files = [os.path.join(data, name) for name in names if not name.startswith(".")]
         if not files:
             raise KdbiasError(f"{data}: no verification set (.bin) in this folder")
     parsed = [_parse(file) for file in files]
