@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from kdbias.errors import KdbiasError, MachineError, UnwritableError, first_line
-from kdbias.wording import visible, visible_lines
+from kdbias.wording import is_utf8, visible, visible_lines
 
 BAD_INPUT = 2
 FAILED = 1
@@ -90,7 +90,7 @@ class StageCommand(click.Command):
             for text in given if isinstance(given, tuple) else (given,):
                 if not isinstance(text, str):
                     continue
-                if not _is_utf8(text):
+                if not is_utf8(text):
                     raise KdbiasError(f"{hint} is {os.fsencode(text)!r}, which is not UTF-8; rename it")
                 if parameter.name == "memory" and parse_bytes(text) < LEAST_MEMORY:
                     raise KdbiasError(
@@ -153,15 +153,6 @@ def _failure(error: BaseException, stopped: list[int], given: dict[str, Any]) ->
     if isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort):
         return None
     return _unforeseen(error, given), FAILED
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 _OF_WRITING = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -26,6 +26,15 @@ def nearest(value: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text is Unicode: without halves of surrogate pairs, which stand for bytes that are not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def visible(text: str) -> str:
     """One line in which control characters, line breaks and marks that turn the writing are escaped."""
     if text.isprintable():

@@ -16,7 +16,7 @@ from kdbias.data.source import Source, joined, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.run_record import RECORD, stage_of
-from kdbias.wording import counted
+from kdbias.wording import counted, is_utf8
 
 _EXTENSIONS = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pnm jp2 avif"
 EXTENSIONS = frozenset(_EXTENSIONS.split(" "))
@@ -141,15 +141,6 @@ def _collect(files: Iterator[tuple[str, int]], data: str) -> tuple[pa.Array, np.
             raise KdbiasError(f"{data}: file name {os.fsencode(bad)!r} is not UTF-8; rename it") from None
         sizes.append(np.array(lengths, np.int64))
     return pa.concat_arrays(parts), np.concatenate(sizes)
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text is Unicode: without halves of surrogate pairs, which stand for bytes that are not."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdbias.data.access import UNREADABLE, digests_of, is_uri, join, names_in, open_input, parent_of
+from kdbias.data.access import digests_of, is_uri, join, names_in, open_input, parent_of
 from kdbias.data.columns import ROW_ID, Columns, source_of
 from kdbias.data.folder import EXTENSIONS
 from kdbias.data.settings import Options
@@ -21,9 +21,8 @@ from kdbias.data.sharded import ParquetImages, holds_images
 from kdbias.data.source import Source, numbered_parts, repeated
 from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
-from kdbias.tables.foreign import mistaken
 from kdbias.tables.joins import shown
-from kdbias.tables.parquet_file import open_parquet, require_texts
+from kdbias.tables.parquet_file import open_parquet, readable, require_texts
 from kdbias.tables.plain import plain_type
 from kdbias.tables.run_record import RECORD
 
@@ -100,13 +99,8 @@ def _schema(files: Sequence[str]) -> tuple[pa.Schema, list[tuple[str, Any]]]:
 
 def _stored_schema(file: str) -> pa.Schema:
     """The columns of a Parquet file, and its metadata."""
-    try:
-        with open_input(file) as handle:
-            return pq.read_schema(handle)
-    except UNREADABLE:
-        if (mistake := mistaken(file, "Parquet")) is not None:
-            raise KdbiasError(mistake) from None
-        raise
+    with readable(file), open_input(file) as handle:
+        return pq.read_schema(handle)
 
 
 def _csv_input(file: str) -> pa.NativeFile:

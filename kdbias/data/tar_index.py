@@ -22,12 +22,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from kdbias.data.access import leaves_root
-from kdbias.data.folder import EXTENSIONS, is_utf8
+from kdbias.data.folder import EXTENSIONS
 from kdbias.data.tar import Member, read_members
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.files import refuse_special
 from kdbias.tables.parquet_file import parquet_writer, read_table
+from kdbias.wording import is_utf8
 
 RESERVED = ("key", "image", "offset", "size", "shard")
 NO_IMAGE, NO_FILE = -1, -2

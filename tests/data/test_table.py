@@ -280,7 +280,7 @@ def test_bad_csv(tmp_path, content, message):
 
 def test_damaged_parquet(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(KdbiasError, match="cannot be read"):
+    with pytest.raises(KdbiasError, match="not a readable Parquet file"):
         open_data(tmp_path / "bad.parquet")
     with pytest.raises(KdbiasError, match="not a kind of data"):
         open_data(parquet(tmp_path / "table.feather"))
