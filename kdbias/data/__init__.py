@@ -55,5 +55,4 @@ OF_SUFFIX = {suffix: name for name, kind in KINDS.items() for suffix in kind.suf
 
 def forms() -> str:
     """What `open_data` opens, in words for people."""
-    forms = [kind.form for kind in KINDS.values() if kind.form]
-    return f"{', '.join(forms)}, or a .toml description"
+    return ", ".join([kind.form for kind in KINDS.values() if kind.form]) + ", or a .toml description"

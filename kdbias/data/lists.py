@@ -65,8 +65,7 @@ def _read(file: str, entry: Mapping[str, Any], groups: list[str]) -> pa.Table:
     try:
         table = _parsed(read_text(file), names)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        reason = first_line(error)
-        raise KdbiasError(f"{file}: not a list of {', '.join(names)} ({reason})") from None
+        raise KdbiasError(f"{file}: not a list of {', '.join(names)} ({first_line(error)})") from None
     if "path" not in names:
         raise KdbiasError(f"{file}: its columns must include path, not only {', '.join(names)}")
     for name, before in (("path", entry.get("prefix")), ("label", entry.get("label_prefix"))):

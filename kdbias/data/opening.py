@@ -4,6 +4,7 @@ What a path does not show, a description does: a small ``.toml`` file that says 
 groups are. Its keys are documented in ``data_manifests/README.md``.
 """
 
+import errno
 import importlib
 import os
 from collections.abc import Mapping
@@ -117,6 +118,8 @@ def _open(data: str, kind: str, options: Options) -> Source:
     try:
         return getattr(module, f"open_{kind}")(data, options)
     except UNREADABLE as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.ENOENT):
+            raise  # what the machine refuses (permission, a failing disk)
         raise KdbiasError(f"{data}: cannot be read ({first_line(error)})") from None
 
 
@@ -198,8 +201,7 @@ class Description(Parts):
         if self.source.startswith(TORCHVISION):
             return self.source
         path = join_root(root, self.source, self.file)
-        a_pattern = any(c in self.source for c in "*?{:")
-        if not (is_uri(path) or a_pattern or os.path.exists(path)):
+        if not (is_uri(path) or os.path.exists(path) or any(c in self.source for c in "*?{:")):
             raise KdbiasError(f"{self.file}: the data root {root} has no {self.source}; give another --root")
         return path
 

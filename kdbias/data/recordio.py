@@ -85,11 +85,10 @@ def open_recordio(data: str, options: Options) -> Source:
     if not len(keys) or not os.path.getsize(file):
         raise KdbiasError(f"{file}: holds no samples")
     order = np.argsort(offsets, kind="stable")
-    keys, offsets = keys[order], offsets[order]
-    records = _RecordFile(file, keys, offsets, np.memmap(file, np.uint8, "r"))
+    records = _RecordFile(file, keys[order], offsets[order], np.memmap(file, np.uint8, "r"))
     records.check(index)
     images, labels = records.images_and_labels()
-    keys, offsets = keys[images], offsets[images]
+    keys, offsets = records.keys[images], records.offsets[images]
     by_key = np.argsort(keys, kind="stable")
     keys, offsets, labels = keys[by_key], offsets[by_key], labels[by_key]
     texts, notes = _label_texts(labels)

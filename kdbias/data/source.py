@@ -153,8 +153,8 @@ class Source:
     def describe(self) -> str:
         """One line: counts, labels and groups."""
         name = self.about.get("name") or self.origin
-        kept = f" of {self.total:,}" if self.rows is not None and self.n != self.total else ""
-        n = f"{self.n:,}{kept} samples" if kept else counted(self.n, "sample")
+        whole = self.rows is None or self.n == self.total
+        n = counted(self.n, "sample") if whole else f"{self.n:,} of {self.total:,} samples"
         parts = [f"{name} ({self.kind}): {n}"]
         if self.labels is None:
             parts.append("no labels")

@@ -224,8 +224,6 @@ def _parse(data: str) -> tuple[list[_Span | bytes], np.ndarray]:
                 raise KdbiasError(f"{data}: not a pickled pair (images, same-person flags)")
             images = [_image(data, item) for item in value[0]]
             same = np.array(_flags(data, value[1], content), bool)
-    except OSError as error:
-        raise KdbiasError(f"{data}: cannot be read ({error.strerror or error})") from None
     except KdbiasError:
         raise
     except _DAMAGE as error:
