@@ -171,7 +171,7 @@ class _Instructions(dict[int, Any]):
     def __missing__(self, code: int) -> Any:
         name = next((name for name, known in _CODES.items() if known == code), f"instruction {code}")
         raise KdbiasError(
-            f"{self.data}: refused: the pickle uses {name}, which a verification set never does"
+            f"{self.data}: not a verification set; refused: the pickle uses {name}, which none ever does"
         )
 
 
