@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,16 +59,23 @@ class Columns:
         image, id, label, path = (_column_for(role, data, schema, options) for role in _ROLES)
         if (id or path) is None and "sample_id" in names:
             _require_kind(data, schema, "sample_id", "--id-column")  # refused: of no plain values
-        if options.images and (image or path) is None:
-            raise KdbiasError(
-                f"{data}: no column 'image' with image bytes and no column 'path'; name one with "
-                f"--image-column or --path-column; it has {', '.join(names)}"
-            )
+        if options.images:
+            _require_images(data, names, image or path)
         wanted = {id, label, path, *groups}
         others = [n for n in names if n != image and (n in wanted or not _PANDAS_INDEX.fullmatch(n))]
-        plain = {n for n in others if _is_plain(schema.field(n).type)}
-        kept = tuple(n for n in others if n in plain and (options.groups is None or n in wanted))
-        return cls(id, label, path, image, kept, tuple(n for n in others if n not in plain))
+        plain = [n for n in others if _is_plain(schema.field(n).type)]
+        skipped = tuple(n for n in others if not _is_plain(schema.field(n).type))
+        kept = plain if options.groups is None else filter(wanted.__contains__, plain)
+        return cls(id, label, path, image, tuple(kept), skipped)
+
+
+def _require_images(data: str, names: Sequence[str], column: str | None) -> None:
+    """Refuse a table for which no column of images is known."""
+    if column is None:
+        raise KdbiasError(
+            f"{data}: no column 'image' with image bytes and no column 'path'; name one with --image-column "
+            f"or --path-column; it has {', '.join(names)}"
+        )
 
 
 def _is_plain(kind: pa.DataType) -> bool:

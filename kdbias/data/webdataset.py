@@ -93,8 +93,7 @@ def open_webdataset(data: str, options: Options) -> Source:
     notes = remarks.notes()
     ids = as_strings(table["key"] if options.id_column is None else columns[options.id_column])
     if options.id_column is None and count_distinct(ids) < len(ids):
-        stems = [os.path.splitext(os.path.basename(file))[0] for file in files]
-        ids = joined(pa.array(stems, pa.large_string()).take(pa.array(shards)), ids, by="/")
+        ids = joined(_stems(files).take(pa.array(shards)), ids, by="/")
         notes = ["keys occur in several tars, so ids begin with the tar's name", *notes]
     offsets, lengths = table["offset"].to_numpy(), table["size"].to_numpy()
     chosen = {options.id_column: "sample_id", label: "label"}
@@ -115,6 +114,11 @@ def open_webdataset(data: str, options: Options) -> Source:
         names=chosen,
         notes=notes,
     )
+
+
+def _stems(files: Sequence[str]) -> pa.Array:
+    """The tars' names, large_string (files,)."""
+    return pa.array([os.path.splitext(os.path.basename(file))[0] for file in files], pa.large_string())
 
 
 def _indexed(data: str, files: Sequence[str], image: str | None) -> tuple[pa.Table, np.ndarray, Remarks]:
