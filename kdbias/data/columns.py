@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,10 +63,16 @@ class Columns:
             _require_images(data, names, image or path)
         wanted = {id, label, path, *groups}
         others = [n for n in names if n != image and (n in wanted or not _PANDAS_INDEX.fullmatch(n))]
-        plain = [n for n in others if _is_plain(schema.field(n).type)]
-        skipped = tuple(n for n in others if not _is_plain(schema.field(n).type))
-        kept = plain if options.groups is None else filter(wanted.__contains__, plain)
-        return cls(id, label, path, image, tuple(kept), skipped)
+        plain, skipped = _parted(others, lambda name: _is_plain(schema.field(name).type))
+        if options.groups is not None:
+            plain, _ = _parted(plain, wanted.__contains__)
+        return cls(id, label, path, image, plain, skipped)
+
+
+def _parted(names: Iterable[str], fits: Callable[[str], bool]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names that fit, and those that do not."""
+    chosen = {name: fits(name) for name in names}
+    return tuple(n for n in chosen if chosen[n]), tuple(n for n in chosen if not chosen[n])
 
 
 def _require_images(data: str, names: Sequence[str], column: str | None) -> None:

@@ -46,9 +46,7 @@ def open_huggingface(data: str, options: Options) -> Source:
     digests = dict(zip(files, digests_of(files), strict=True))
     schema = unified([(file, table.schema.remove_metadata()) for file, table in found])
     options = told(options, [(group[0], _features(group[0])) for _, group in splits])
-    rich = [field.name for field in schema if holds_images(field.type)]
-    if options.image_column is None and len(rich) == 1:  # the image column, whatever its name
-        options = replace(options, image_column=rich[0])
+    options = _with_images(options, schema)
     lengths = [table.num_rows for _, table in found]
     made = _made_columns(splits, lengths, schema, options)
     schema = pa.schema([*schema, *(pa.field(name, values.type) for name, values in made.items())])
@@ -57,12 +55,26 @@ def open_huggingface(data: str, options: Options) -> Source:
         raise KdbiasError(
             f"{data}: no column of images; name one with --image-column ({', '.join(schema.names)})"
         )
-    stored = [name for name in columns.plain if name not in made]
-    read = pa.concat_tables([conform(table.select(stored), schema, file) for file, table in found])
-    plain = pa.table({name: made[name] if name in made else read[name] for name in columns.plain})
+    plain = _plain(found, schema, columns, made)
     digest = [[name, [digests[file] for file in group]] for name, group in splits]
     images = ArrowImages(files, columns.image, lengths, root) if columns.image else None
     return source_of("huggingface", data, plain, columns, options, root, digest, images)
+
+
+def _with_images(options: Options, schema: pa.Schema) -> Options:
+    """The only column that can hold images is the image column, whatever its name."""
+    rich = [field.name for field in schema if holds_images(field.type)]
+    known = options.image_column is not None or len(rich) != 1
+    return options if known else replace(options, image_column=rich[0])
+
+
+def _plain(
+    found: list[tuple[str, pa.Table]], schema: pa.Schema, columns: Columns, made: dict[str, pa.Array]
+) -> pa.Table:
+    """The plain columns of all files, and those made here."""
+    stored = [name for name in columns.plain if name not in made]
+    read = pa.concat_tables([conform(table.select(stored), schema, file) for file, table in found])
+    return pa.table({name: made[name] if name in made else read[name] for name in columns.plain})
 
 
 def _splits(data: str) -> list[tuple[str, list[str]]]:

@@ -279,9 +279,8 @@ def told(options: Options, files: Iterable[tuple[str, Any]]) -> Options:
     label = options.label_column or "label"
     named: dict[tuple[str, ...], str] = {}
     for file, features in known if options.label_names is None else ():
-        names = _said(features.get(label), "names")
-        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-            named.setdefault(tuple(names), file)
+        if names := _class_names(features.get(label)):
+            named.setdefault(names, file)
     if len(named) > 1:
         (names, file), (others, other) = list(named.items())[:2]
         raise KdbiasError(
@@ -289,6 +288,13 @@ def told(options: Options, files: Iterable[tuple[str, Any]]) -> Options:
             f"{shown(pa.array(names))}; the same number would mean two of them: read the files one by one"
         )
     return replace(options, label_names=next(iter(named))) if named else options
+
+
+def _class_names(feature: Any) -> tuple[str, ...]:
+    """Names of a Hugging Face feature's classes; none where it has none."""
+    names = _said(feature, "names")
+    whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if whole else ()
 
 
 def _said(feature: Any, what: str) -> Any:

@@ -77,13 +77,16 @@ def read_members(handle: BinaryIO, file: str) -> Iterator[Member]:
                 "it and pack the tar anew"
             ) from None
         except ValueError as error:
-            packers = [name for magic, name in _COMPRESSED.items() if header.startswith(magic) and not at]
-            if not packers:
-                raise _damaged(file, f"{error}, at byte {at:,} of {size:,}") from None
-            raise KdbiasError(
-                f"{file}: compressed with {packers[0]}; decompress it first: images are read in any order"
-            ) from None
+            raise _no_tar(file, b"" if at else header, f"{error}, at byte {at:,} of {size:,}") from None
         at += _BLOCK + -(-length // _BLOCK) * _BLOCK
+
+
+def _no_tar(file: str, start: bytes, what: str) -> KdbiasError:
+    """Error for a file that is compressed, as its start shows, or no tar."""
+    packer = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
+    if packer is None:
+        return _damaged(file, what)
+    return KdbiasError(f"{file}: compressed with {packer}; decompress it first: images are read in any order")
 
 
 def _damaged(file: str, what: str) -> KdbiasError:
