@@ -95,17 +95,23 @@ class Settings:
 
     A subclass is a dataclass of `option` fields; `name` is what messages call it (`place`, where it is part
     of a file), and `check` holds the rules between options. In `twosided`, on the command line every
-    true-or-false option can also be refused (`--no-flip`), because a file may have set it.
+    true-or-false option can also be refused (`--no-flip`), because a file may have set it. `left` are the
+    options that were left at their defaults, which `check` may then have decided.
     """
 
     name: ClassVar[str] = ""
     place: ClassVar[str] = ""
     twosided: ClassVar[bool] = False
+    left: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        left = set()
         for declared in declared_in(type(self)):
             value = _checked(self.place or self.name, declared, getattr(self, declared.name))
             object.__setattr__(self, declared.name, value)
+            if value == declared.default:
+                left.add(declared.name)
+        object.__setattr__(self, "left", frozenset(left))
         self.check()
 
     def check(self) -> None:
@@ -159,8 +165,30 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """JSON values of the options that make a run what it is: neither paths nor operational ones."""
-        kept = [d for d in declared_in(type(self)) if not (d.about.path or d.about.operational)]
-        return {d.name: _json(getattr(self, d.name)) for d in kept}
+        return {d.name: _json(getattr(self, d.name)) for d in _recorded(type(self))}
+
+    @classmethod
+    def usual(cls) -> dict[str, Any]:
+        """The declared defaults by name, as JSON values: what a record stands for that lacks an option."""
+        return {d.name: _json(d.default) for d in _recorded(cls) if not d.required}
+
+    def defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What stands for each key of `config`, and of tables within it, where an earlier record lacks it.
+
+        Args:
+            config: what a run of these settings records.
+
+        Returns:
+            The same keys: for an option that was left at its default what `config` says (it may have been
+            decided), else the default.
+        """
+        return {
+            name: self.defaults(value) if isinstance(value, dict) else self._default(name, value)
+            for name, value in config.items()
+        }
+
+    def _default(self, name: str, value: Any) -> Any:
+        return value if name in self.left else self.usual().get(name)
 
     def write(self, path: Path, remark: str) -> None:
         """Write the options that are set as TOML, with their meaning; `read` gives the same settings."""
@@ -231,6 +259,10 @@ class Branching(Settings):
         """What a run records: the options of all, and those of the chosen branch."""
         return super().record() | self.chosen.record()
 
+    def _default(self, name: str, value: Any) -> Any:
+        own = name in self.usual()
+        return super()._default(name, value) if own else self.chosen._default(name, value)
+
 
 def declared_in(cls: type[Settings]) -> tuple[Declared, ...]:
     """The option fields of a class itself, without those of branches."""
@@ -242,6 +274,11 @@ def declared_in(cls: type[Settings]) -> tuple[Declared, ...]:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             found.append(Declared(f.name, kind, many, optional, default, f.metadata["option"]))
     return tuple(found)
+
+
+def _recorded(cls: type[Settings]) -> Iterator[Declared]:
+    """Those of a class's own options that make a run what it is."""
+    return (d for d in declared_in(cls) if not (d.about.path or d.about.operational))
 
 
 def _merged(branches: Mapping[str, type[Settings]]) -> Iterator[Declared]:

@@ -133,6 +133,15 @@ def test_a_record_holds_neither_paths_nor_what_only_changes_the_speed() -> None:
     assert record["cuts"] == [0.5]
 
 
+def test_what_a_record_lacks_stands_for_the_default_or_what_that_decides() -> None:
+    assert Bread.usual()["cuts"] == [0.5]
+    assert not {"flour", "oven"} & set(Bread.usual())
+    asked = Kinds.of({"kind": "rye", "loaves": 3})
+    config = asked.record() | {"water": 7, "more": {"sour": 1.0, "loaves": 3, "unknown": 1}}
+    told = {"kind": "wheat", "loaves": 1, "sour": 0.5, "water": 7}  # the water was decided
+    assert asked.defaults(config) == told | {"more": {"sour": 1.0, "loaves": 1, "unknown": None}}
+
+
 def test_one_option_brings_others() -> None:
     assert Kinds.of({"kind": "rye", "sour": 0.25}).chosen == Rye(sour=0.25)
     assert Kinds.of({"water": 2}).record() == {"kind": "wheat", "loaves": 1, "water": 2}

@@ -53,7 +53,7 @@ def open_data(data: str | os.PathLike[str], *, images: bool = True, settings: Re
     """
     name = without_scheme(os.fspath(data))
     root = None if settings.root is None else without_scheme(settings.root)
-    options = Options(**vars(settings) | {"root": root, "images": images})
+    options = Options(**settings.reading | {"root": root, "images": images})
     if name.lower().endswith(".toml"):
         return _open_described(name, options)
     kind = kind_of(name)

@@ -120,7 +120,8 @@ def demo(
     story = Story(str(out), data, size, machine)
     commands = story.script(seeds)
     page, results = out / "report.html", out / "results.json"
-    with Run.open(out, STAGE, settings.record(), {}, overwrite, mends=True) as run:
+    config = settings.record()
+    with Run.open(out, STAGE, config, {}, overwrite, defaults=settings.defaults(config), mends=True) as run:
         whole = page.exists() and results.exists() and run.record.get("counts", {}).get("seeds") == seeds
         if whole and not any(holes(record.parent) for record in out.rglob(RECORD)) and run.already_finished():
             return DemoResult(out, page, read_json(results), commands)

@@ -144,6 +144,7 @@ def open_run(
     overwrite: bool,
     reads: Sequence[Any],
     plan: Plan,
+    defaults: dict[str, Any],
 ) -> contextlib.AbstractContextManager[Run]:
     """The run in `out`, as a context: after a refusal a process that is alone forgets it.
 
@@ -154,7 +155,7 @@ def open_run(
     """
     if plan.rank == 0:
         try:
-            run = Run.open(out, STAGE, config, inputs, overwrite, reads=reads, mends=True)
+            run = Run.open(out, STAGE, config, inputs, overwrite, defaults=defaults, reads=reads, mends=True)
             clean_temporaries(out / _RECORDS)
         finally:
             if plan.world > 1:
@@ -171,7 +172,7 @@ def open_run(
             raise KdbiasError(f"process {plan.rank} found no run in {out}; did process 0 start?")
         time.sleep(0.2)
     record = read_record(out)
-    refuse_changes(out, record, {"config": config, "inputs": inputs})  # all of them, in another stage's
+    refuse_changes(out, record, {"config": config, "inputs": inputs}, defaults)
     state: State = "finished" if record.get("status") == "finished" else "resumed"
     return contextlib.nullcontext(Run(out, state, record, STAGE))
 
@@ -196,11 +197,13 @@ def _meet(world: int) -> bool:
 class Parts:
     """Writes and finds the parts of one run."""
 
-    def __init__(self, run: Run, source: Source, plan: Plan, teacher: str) -> None:
+    def __init__(self, run: Run, source: Source, plan: Plan, teacher: str, config: dict[str, Any]) -> None:
         self.run, self.source, self.plan, self.teacher = run, source, plan, teacher
         self.config, self.inputs = run.record["config"], run.record["inputs"]
         self._mark = time.perf_counter()
-        self._belongs = fingerprints.of_json([self.config, self.inputs])
+        # An earlier record may lack options that `config` has; so may the records of its parts.
+        known = [fingerprints.of_json([made_from, self.inputs]) for made_from in (self.config, config)]
+        self._belongs, self._known = known[0], known
 
     def _record_path(self, part: Part) -> Path:
         return self.run.out / _RECORDS / f"{part_name(part.index).removesuffix('.parquet')}.json"
@@ -214,7 +217,8 @@ class Parts:
             record = read_json(self._record_path(part))
         except KdbiasError:
             return None
-        if record.get("run") != self._belongs or (record["start"], record["stop"]) != (part.start, part.stop):
+        place = (record["start"], record["stop"])
+        if record.get("run") not in self._known or place != (part.start, part.stop):
             return None
         if record["rows"] and not is_whole(self.run.out / part_name(part.index), record["content"], thorough):
             return None

@@ -91,12 +91,14 @@ def embed(
     rank, world = rank_and_world()
     source = open_data(data, **settings.reading, images=not settings.precomputed)
     config = _config(settings, source)
+    defaults = settings.defaults(config)
     network: Teacher | Precomputed
     if settings.precomputed:
         network, source, rows = _open_stored(settings, source)
     else:
         network, rows = _open_network(settings, world), np.empty(0, np.int64)
         config["preprocessing"] = network.preprocessing.to_dict()
+        defaults["preprocessing"] = network.preprocessing.defaults(config["preprocessing"])
     todo = Plan(source.n, network.dim, config["rows_per_part"], settings.store, settings.flip, rank, world)
     progress.say(f"data: {source.describe()}")
     progress.say(todo.describe())
@@ -106,8 +108,9 @@ def embed(
     reads = (data, settings.teacher.partition(":")[2])
     out = Path(output)
     # Within the run as well, which is forgotten after a refusal.
-    with disk_errors(out), open_run(out, config, inputs, overwrite, reads, todo) as run, disk_errors(out):
-        parts = Parts(run, source, todo, settings.teacher)
+    opened = (out, config, inputs, overwrite, reads, todo, defaults)
+    with disk_errors(out), open_run(*opened) as run, disk_errors(out):
+        parts = Parts(run, source, todo, settings.teacher, config)
         parts.refuse_strays()
         waiting = parts.waiting()
         if not waiting and parts.complete and run.already_finished():

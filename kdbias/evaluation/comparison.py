@@ -29,7 +29,7 @@ from kdbias.evaluation.resampling import (
     resampled_weights,
     take,
 )
-from kdbias.evaluation.settings import PROTOCOLS, CompareSettings
+from kdbias.evaluation.settings import PROTOCOLS, CompareSettings, options_of
 from kdbias.evaluation.stage import METRICS, read_metrics
 from kdbias.functions import takes_settings
 from kdbias.tables import fingerprints, provenance
@@ -240,7 +240,7 @@ def _asked(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "protocol": document["protocol"],
         "parameters": document["parameters"],
-        **document["config"]["options"],
+        **options_of(document["protocol"], document["config"]),
         **{role: document["inputs"].get(role) for role in roles},
         "group_by": sorted(document["groups"]),
     }

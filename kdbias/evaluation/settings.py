@@ -322,3 +322,9 @@ class CompareSettings(Settings):
 
     bootstrap: int = option(1000, "resamples", least=100, most=_MOST_RESAMPLES)
     seed: int = option(0, "decides the resampling", least=0)
+
+
+def options_of(protocol: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in an evaluation's record, with the defaults of those that an earlier one lacks."""
+    usual = PROTOCOLS[protocol].usual() if protocol in PROTOCOLS else {}
+    return usual | (config.get("options") or {})

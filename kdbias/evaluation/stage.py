@@ -147,7 +147,8 @@ def evaluate(
     fingerprints = judged | inputs.input_fingerprints(paths)
     try:
         reads = (model, settings.data, *paths.values())
-        run = Run.open(output, _STAGE, config, fingerprints, overwrite, reads=reads)
+        usual = settings.defaults(config)
+        run = Run.open(output, _STAGE, config, fingerprints, overwrite, defaults=usual, reads=reads)
     except ConfigChangedError:
         if settings.data is None:
             _read(model, settings)  # what is wrong in itself is named before what has changed

@@ -97,8 +97,8 @@ def uniformity(
     groups = {name: table.column(name) for name in dict.fromkeys(settings.group_by)}
     added = _read_weights(settings.weights, table)
     device = _device(settings)
-    config = settings.record() | {"k": k}
-    with Run.open(output, STAGE, config, {"embeddings": table.fingerprint}, overwrite) as run:
+    config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
+    with Run.open(output, STAGE, config, inputs, overwrite, defaults=settings.defaults(config)) as run:
         session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT))
         document, state = (session.extend if run.state == "finished" else session.measure)(added)
     return UniformityResult(run.out, document, state)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbias.training.settings import TrainingSettings
+
 _PLAIN = ("student", "loss", "epochs", "data", "embeddings", "weights")  # options and inputs of a training
 _LEVELS = 4  # folders above the record that are tried
 
@@ -66,7 +68,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     paths = record.get("paths") or {}
     facts = {
         key: f"{key} {value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in (record.get("config") or {}).items()
+        for key, value in (TrainingSettings.usual() | (record.get("config") or {})).items()
         if key != "seed"
     }
     for role, fingerprint in (record.get("inputs") or {}).items():

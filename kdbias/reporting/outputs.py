@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbias.tables.documents import require_shape
+from kdbias.evaluation.settings import EvaluateSettings, options_of
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_record import RECORD, read_record
 from kdbias.weighting.diagnostics import current, edited
@@ -141,9 +142,9 @@ class Evaluation:
     @property
     def question(self) -> str:
         """What was asked of the model: evaluations that differ in it are not to be averaged."""
-        config = self.record.get("config") or {}
-        asked = {name: config.get(name) for name in ("options", "where", "gallery_where")}
-        return json.dumps([asked, self.metrics["n"], self.metrics.get("test_data")], sort_keys=True)
+        config = EvaluateSettings.usual() | (self.record.get("config") or {})
+        asked = [options_of(self.protocol, config), config["where"], config["gallery_where"]]
+        return json.dumps([*asked, self.metrics["n"], self.metrics.get("test_data")], sort_keys=True)
 
 
 @dataclass

@@ -75,9 +75,15 @@ def stage_of(folder: str | os.PathLike[str]) -> str | None:
         return None
 
 
-def refuse_changes(where: object, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise ConfigChangedError where two documents differ in ``config`` or ``inputs``, naming the keys."""
-    differences = _differing(old.get("config") or {}, new.get("config") or {})
+def refuse_changes(
+    where: object, old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> None:
+    """Raise ConfigChangedError where two documents differ in ``config`` or ``inputs``, naming the keys.
+
+    ``defaults`` stand for what ``old`` lacks, which was made before there was such an option; see
+    :meth:`kdbias.settings.Settings.defaults`.
+    """
+    differences = _differing(old.get("config") or {}, new.get("config") or {}, defaults or {})
     inputs = [old.get("inputs") or {}, new.get("inputs") or {}]
     for role in sorted(inputs[0].keys() | inputs[1].keys()):
         before, now = (known.get(role) for known in inputs)
@@ -92,9 +98,12 @@ def refuse_changes(where: object, old: dict[str, Any], new: dict[str, Any]) -> N
         )
 
 
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _differing(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
     """``key: old -> new`` for each value that differs, those of nested keys last."""
-    before, now = _flat(old), _flat(new)
+    before, now, usual = _flat(old), _flat(new), _flat(json.loads(json.dumps(defaults)))
+    for key in now.keys() - before.keys():
+        if not any(key.startswith(f"{known}.") for known in before):  # in a table that was none
+            before[key] = usual.get(key)
     keys = sorted(before.keys() | now.keys(), key=lambda key: (key.count("."), key))
     changed = [key for key in keys if before.get(key) != now.get(key)]
     return [f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed]
@@ -147,6 +156,7 @@ class Run:
         inputs: dict[str, str],
         overwrite: bool = False,
         *,
+        defaults: dict[str, Any] | None = None,
         reads: Iterable[object] = (),
         mends: bool = False,
     ) -> "Run":
@@ -155,6 +165,7 @@ class Run:
         With ``overwrite`` what is there is set aside: `finish` removes it, `forget` puts it back.
 
         Args:
+            defaults: what a record stands for that lacks a key of ``config``, see `refuse_changes`.
             reads: paths that the run will read, which ``overwrite`` must not replace.
             mends: the stage itself makes again what a finished run has lost.
 
@@ -166,7 +177,7 @@ class Run:
         folder = run_files.output_folder(out, stage)
         lock = lock_folder(folder)
         try:
-            run = cls._open(folder, stage, config, inputs, overwrite, lock, tuple(reads))
+            run = cls._open(folder, stage, config, inputs, defaults, overwrite, lock, tuple(reads))
             if run.state == "finished" and not mends:
                 run_files.refuse_holes(folder)
             return run
@@ -182,6 +193,7 @@ class Run:
         stage: Stage,
         config: dict[str, Any],
         inputs: dict[str, str],
+        defaults: dict[str, Any] | None,
         overwrite: bool,
         lock: FolderLock | None,
         reads: tuple[object, ...],
@@ -199,13 +211,13 @@ class Run:
             found = None
         elif found is not None:
             try:
-                refuse_changes(folder, found, {"config": config, "inputs": inputs})
+                refuse_changes(folder, found, {"config": config, "inputs": inputs}, defaults)
             except ConfigChangedError:
                 if not barren(folder, stage, found):
                     raise
                 # A mistyped command claims nothing, and what it was to replace is there again.
                 if put_back(folder, stage):
-                    return cls._open(folder, stage, config, inputs, overwrite, lock, reads)
+                    return cls._open(folder, stage, config, inputs, defaults, overwrite, lock, reads)
                 found = None
         clean_temporaries(folder)
         if found is None:

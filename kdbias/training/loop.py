@@ -125,7 +125,10 @@ def train(
 
         def begin() -> Run:
             reads = (data, cfg.embeddings, cfg.weights)
-            run = Run.open(output, STAGE, identity, samples.inputs, overwrite, reads=reads, mends=True)
+            usual, inputs = cfg.defaults(identity), samples.inputs
+            run = Run.open(
+                output, STAGE, identity, inputs, overwrite, defaults=usual, reads=reads, mends=True
+            )
             if resume and run.state != "finished" and not Record(run.out).has_checkpoint:
                 run.forget()
                 raise KdbiasError(

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.tables.parquet_file import read_table, write_table
-from kdbias.tables.run_record import Run, Stage
+from kdbias.tables.run_record import Run, Stage, read_record
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.frontier_figure import write_figure
@@ -41,6 +41,11 @@ _COLUMNS = (
     *("scheme", "method", "min_ess", "t", "ess_share", "ess_distinct", "uniformity", "null", "excess"),
     *("energy", "effective_distinct", "rectification", "rectification_reason", "max_weight", "top_mass"),
     *("zero_weights", "effective_identities", "gap"),
+)
+# What earlier versions recorded where no schemes were chosen: all that there were.
+_FIRST = (
+    *("natural", "class-balanced", "effective-number", "inverse-density"),
+    *("knn-distance", "equilibrium", "cluster-balanced", "hard"),
 )
 _OTHER = {
     **dict.fromkeys(("scheme", "method", "rectification_reason"), pa.string()),
@@ -125,10 +130,12 @@ def frontier(
             f"name a folder, such as {named.with_suffix('')}"
         )
     table = read_density(density)
-    settings = settings.decided(table)
+    asked, settings = settings, settings.decided(table)
+    if settings.methods is None and not overwrite and _is_of_the_first(named):
+        settings = replace(settings, methods=_FIRST)
     source, config = EmbeddingSource(table, settings.embeddings), settings.record()
     inputs = {"density": table.fingerprint, **source.inputs}
-    with Run.open(output, STAGE, config, inputs, overwrite) as run:
+    with Run.open(output, STAGE, config, inputs, overwrite, defaults=asked.defaults(config)) as run:
         if run.already_finished():
             run.require({"skipped": {str: str}})
             return FrontierResult(
@@ -144,6 +151,14 @@ def frontier(
         write_figure(run.out / FIGURE, result, config["t"])
         run.finish(counts, seconds, skipped=skipped)
     return FrontierResult(run.out, result, skipped, config["t"], "new")
+
+
+def _is_of_the_first(folder: Path) -> bool:
+    """Whether a frontier was begun when the first schemes were all that there were."""
+    try:
+        return (read_record(folder).get("config") or {}).get("methods") == list(_FIRST)
+    except KdbiasError:
+        return False
 
 
 def trade_off(samples: Samples, settings: FrontierSettings) -> tuple[pa.Table, dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
-from kdbias.settings import Branching, Settings, declared_in, option
+from kdbias.settings import Branching, Settings, option
 from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.schemes.scheme import AtBandwidth, Scheme, Seeded, Solving
 
@@ -22,10 +22,6 @@ NEAR = 0.999
 """The cosine that the density table counts near duplicates at."""
 # Recorded of every manifest, null where the scheme has no such option.
 _ALWAYS = ("method", "t", "temper", "clip", "mix", "min_ess", "cap", "collapse")
-# Recorded only where they are not the default, as in the manifests of the first versions.
-_UNSAID = ("near", "beta", "exponent", "keep", "clusters", "penalty")
-
-
 _UNAIMED = tuple(name for name in SCHEMES if name != "matched")
 _OF_TARGET = ("towards", "with_column", "stop")
 """Options that ask for method matched."""
@@ -111,13 +107,7 @@ class WeightsSettings(Branching, _Measured):
 
     def record(self) -> dict[str, Any]:
         """What the manifest records: the options that decide the weights."""
-        return self.without_unsaid(dict.fromkeys(_ALWAYS) | super().record() | {"min_ess": self.floor})
-
-    def without_unsaid(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A record without the defaults that are not recorded, but may be in an older manifest."""
-        declared = (*declared_in(type(self)), *declared_in(type(self.chosen)))
-        defaults = {d.name: d.default for d in declared if d.name in _UNSAID}
-        return {name: v for name, v in record.items() if name not in defaults or v != defaults[name]}
+        return dict.fromkeys(_ALWAYS) | super().record() | {"min_ess": self.floor}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +122,6 @@ class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
     floors: tuple[float, ...] | None = option(
         None, "ESS floors of the equilibrium, 0 = none", shown="eight up to 1", least=0, most=1
     )
-
-    def record(self) -> dict[str, Any]:
-        """What the run records: the options that decide the frontier."""
-        found = super().record() | {"methods": list(self.methods or _UNAIMED)}
-        return {name: found[name] for name in ("t", "methods", "floors", "tolerance", "seed")}
 
 
 @dataclass(frozen=True, kw_only=True)

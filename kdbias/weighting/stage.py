@@ -146,11 +146,11 @@ def weights(
     """
     began = time.perf_counter()
     table = read_density(density)
-    settings = settings.decided(table)
+    asked, settings = settings, settings.decided(table)
     source = EmbeddingSource(table, settings.embeddings)
     inputs = {"density": table.fingerprint, **source.inputs, **settings.chosen.inputs()}
-    path = claim(output)
-    found = _finished(path, settings, inputs, overwrite)
+    path, config = claim(output), settings.record()
+    found = _finished(path, {"config": config, "inputs": inputs}, asked.defaults(config), overwrite)
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
         return found
@@ -173,7 +173,7 @@ def weights(
     spots = blind_spots(about, [*columns.items(), ("label", table.labels)], values)
     doc = provenance.document(
         STAGE,
-        settings.record(),
+        config,
         inputs,
         {"samples": table.n, "distinct": groups.distinct},
         time.perf_counter() - began,
@@ -223,7 +223,7 @@ def _after_hygiene(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
 
 
 def _finished(
-    path: Path, settings: WeightsSettings, inputs: dict[str, str], overwrite: bool
+    path: Path, made_from: dict[str, Any], defaults: dict[str, Any], overwrite: bool
 ) -> WeightsResult | None:
     """The manifest that is there already, if it was made like this; None to make it."""
     if path.is_dir():
@@ -238,6 +238,5 @@ def _finished(
         return None
     doc = read_provenance(path)
     assert doc is not None
-    known = doc | {"config": settings.without_unsaid(doc["config"])}
-    refuse_changes(path, known, {"config": settings.record(), "inputs": inputs})
-    return WeightsResult.read(path, doc, "finished")
+    refuse_changes(path, doc, made_from, defaults)
+    return WeightsResult.read(path, doc | made_from, "finished")

@@ -52,6 +52,20 @@ def test_another_student_is_no_seed(own):
     assert values["equilibrium"] == [0.80, 0.81, 0.85]
 
 
+def test_a_record_that_lacks_an_option_has_its_default(own):
+    before = values_by_scheme(collect([own]).judged_alike)
+    for file, own_config in (
+        (own / "students" / "natural-0" / "run.json", {"ema": 0.0, "milestones": [0.5, 0.75, 0.9]}),
+        (own / "evaluations" / "natural-0" / "run.json", {"options": {"k": 5}, "where": []}),
+    ):
+        record = read_json(file)
+        write_json(file, {**record, "config": record["config"] | own_config})
+    assert values_by_scheme(collect([own]).judged_alike) == before
+    write_json(file, {**record, "config": record["config"] | {"options": {"k": 6}}})
+    alike = values_by_scheme(collect([own]).judged_alike)["centroid_balanced_accuracy"]
+    assert len(alike["natural"]) == len(before["centroid_balanced_accuracy"]["natural"]) - 1
+
+
 def test_manifests_of_one_name_are_two_schemes(outputs, tmp_path):
     old = read_manifest(outputs["equilibrium.parquet"])
     other = tmp_path / "other" / "equilibrium.parquet"

@@ -53,6 +53,24 @@ def test_a_refusal_names_only_what_differs_and_stays_short(tmp_path):
         Run.open(tmp_path / "n", TRAIN, {f"{i:03d}": 1 for i in range(100)}, {})
 
 
+def test_what_an_earlier_record_lacks_was_as_by_default(tmp_path):
+    old = {"k": 5, "embedding": None, "options": {"far": [0.1]}}
+    Run.open(tmp_path / "d", EVALUATE, old, {}).finish({}, 0.0)
+    config = {**old, "options": {"far": (0.1,), "folds": (1, 2)}, "style": "exact"}
+    defaults = {"k": 7, "options": {"folds": (1, 2)}, "style": "exact", "gone": 1}
+    assert Run.open(tmp_path / "d", EVALUATE, config, {}, defaults=defaults).state == "finished"
+    changed = config | {"options": {"far": [0.1], "folds": [1]}, "style": "facex"}
+    with pytest.raises(
+        ConfigChangedError, match=r"\(style: 'exact' -> 'facex'; options.folds: \[1, 2\] -> \["
+    ):
+        Run.open(tmp_path / "d", EVALUATE, changed, {}, defaults=defaults)
+    with pytest.raises(ConfigChangedError, match=r"\(k: 5 -> 7\)"):  # it has that
+        Run.open(tmp_path / "d", EVALUATE, config | {"k": 7}, {}, defaults=defaults)
+    now = config | {"embedding": {"flip": False}}  # a table that was none is no table that lacks a key
+    with pytest.raises(ConfigChangedError, match=r"\(embedding.flip: None -> False\)"):
+        Run.open(tmp_path / "d", EVALUATE, now, {}, defaults=defaults | {"embedding": {"flip": False}})
+
+
 def test_another_stage_and_a_foreign_folder_are_refused(tmp_path):
     Run.open(tmp_path / "out", EMBED, {}, {})
     with pytest.raises(KdbiasError, match="kdbias embed, not of train"):

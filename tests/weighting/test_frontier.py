@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,8 +8,11 @@ from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.null import log_null
+from kdbias.tables.documents import write_json
+from kdbias.tables.run_record import read_record
 from kdbias.weighting.frontier import frontier
 from kdbias.weighting.schemes import SCHEMES
+from kdbias.weighting.schemes.density import Natural
 
 
 def test_equilibria_bound_every_scheme_at_its_effective_samples(long_tailed, tmp_path):
@@ -71,6 +76,26 @@ def test_everything_lands_on_disk_once(long_tailed, tmp_path):
         frontier(
             long_tailed.density, tmp_path / "f", t=2.0, floors=[0, 0.8], methods=["natural", "equilibrium"]
         )
+
+
+def test_a_further_scheme_refuses_no_earlier_frontier(long_tailed, tmp_path, monkeypatch):
+    def state(name, **options):
+        return frontier(long_tailed.density, tmp_path / name, **options).state
+
+    assert [state("all"), state("two", methods=["natural", "hard"])] == ["new", "new"]
+    record = read_record(tmp_path / "all")
+    assert record["config"]["methods"] is None
+    old = record["config"] | {"methods": list(SCHEMES)}  # as it was written where none were chosen
+    del old["tolerance"]
+    write_json(shutil.copytree(tmp_path / "all", tmp_path / "old") / "run.json", record | {"config": old})
+    monkeypatch.setitem(SCHEMES, "further", Natural)
+    assert [state(name) for name in ("all", "old")] == ["finished"] * 2
+    with pytest.raises(ConfigChangedError, match=r"\(methods: None -> \['natural', 'hard'\]\)"):
+        state("all", methods=["natural", "hard"])
+    with pytest.raises(ConfigChangedError, match=r"\(methods: \['natural', 'hard'\] -> None\)"):
+        state("two")
+    with pytest.raises(ConfigChangedError, match=r"\(tolerance: 0.001 -> 0.1\)"):
+        state("old", tolerance=0.1)
 
 
 def test_schemes_that_need_labels_are_skipped_with_the_reason(measure, tmp_path):

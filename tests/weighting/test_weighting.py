@@ -11,6 +11,7 @@ from kdbias.inspection.describe import inspect
 from kdbias.settings import declared_in, spelled
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.weight_manifest import read_manifest, write_manifest
+from kdbias.tables.parquet_file import read_provenance, read_table, write_table
 from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.schemes.density import Equilibrium
 from kdbias.weighting.stage import weights
@@ -92,20 +93,25 @@ def test_same_call_again_does_nothing_and_a_changed_one_is_refused(long_tailed, 
     assert (read(out) == 1).all()
 
 
-def test_a_default_that_was_given_is_a_default_also_in_an_older_manifest(long_tailed, tmp_path):
+def test_an_older_manifest_that_lacks_an_option_has_its_default(long_tailed, tmp_path):
     out, options = tmp_path / "w.parquet", {"method": "effective-number"}
-    weights(long_tailed.density, out, **options)
-    manifest = read_manifest(out)
-    assert "beta" not in manifest.provenance["config"]
+    made = weights(long_tailed.density, out, **options)
+    doc = read_provenance(out)
     assert weights(long_tailed.density, out, beta=0.99, **options).state == "finished"
-    doc = manifest.provenance
-    doc["config"]["beta"] = 0.99  # as it was recorded where it was given
-    log_density = manifest.table.column("log_density").to_numpy()
-    columns = {name: manifest.table.column(name) for name in manifest.group_columns}
-    write_manifest(out, manifest.ids, manifest.labels, columns, log_density, manifest.weights, doc)
-    assert weights(long_tailed.density, out, **options).state == "finished"
-    with pytest.raises(ConfigChangedError, match=r"beta: None -> 0.5"):
-        weights(long_tailed.density, out, beta=0.5, **options)
+    for name in ("beta", "near", "collapse", "temper", "min_ess", "t"):
+        del doc["config"][name]
+    write_table(out, read_table(out), doc)
+    again = weights(long_tailed.density, out, **options)
+    assert (again.state, again.t, again.numbers) == ("finished", None, made.numbers)
+    assert weights(long_tailed.density, out, beta=0.99, **options).state == "finished"
+    with pytest.raises(ConfigChangedError, match=r"\(beta: 0.99 -> 0.5; collapse: None -> 'none'\)"):
+        weights(long_tailed.density, out, beta=0.5, collapse="none", **options)
+    best = weights(long_tailed.density, tmp_path / "e.parquet")  # whose t and ESS floor are decided
+    doc = read_provenance(best.path)
+    write_table(best.path, read_table(best.path), doc | {"config": {"method": "equilibrium"}})
+    assert weights(long_tailed.density, best.path).t == best.t
+    with pytest.raises(ConfigChangedError, match=r"\(min_ess: None -> 0.7\)"):
+        weights(long_tailed.density, best.path, min_ess=0.7)
 
 
 def test_copies_share_one_samples_weight(measure, tmp_path):
