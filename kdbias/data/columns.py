@@ -15,8 +15,8 @@ from kdbias.data.settings import Options
 from kdbias.data.sharded import holds_images
 from kdbias.data.source import Images, NoImages, Source, make_source, require_column
 from kdbias.errors import KdbiasError
+from kdbias.tables.columns import as_names, plain_type, without_missing
 from kdbias.tables.joins import as_strings, shown
-from kdbias.tables.plain import as_names, plain_type, without_missing
 from kdbias.wording import counted
 
 ROW_ID = "\0row"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from kdbias.data.access import UNREADABLE, open_input, read_at
 from kdbias.data.decode import UnreadableImage
-from kdbias.tables.plain import is_bytes
+from kdbias.tables.columns import is_bytes
 
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory by one process, in bytes of encoded images (at least one row group is kept)."""

@@ -12,9 +12,8 @@ from kdbias.data.decode import UnreadableImage
 from kdbias.data.settings import Options
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
-from kdbias.tables.columns import is_own
+from kdbias.tables.columns import as_plain, is_own
 from kdbias.tables.joins import as_strings, require_unique
-from kdbias.tables.plain import as_plain
 from kdbias.wording import counted
 
 _NO_CLASS = -1

@@ -20,10 +20,10 @@ from kdbias.data.settings import Options
 from kdbias.data.sharded import ParquetImages, holds_images
 from kdbias.data.source import Source, numbered_parts, repeated
 from kdbias.errors import KdbiasError
+from kdbias.tables.columns import plain_type
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
 from kdbias.tables.joins import shown
 from kdbias.tables.parquet_file import open_parquet, readable, require_texts
-from kdbias.tables.plain import plain_type
 from kdbias.tables.run_record import RECORD
 
 _NUMBERED = re.compile(r"(?:.*/)?(?P<split>[^/]+?)-\d+-of-\d+(-[0-9a-f]+)?\.parquet", re.IGNORECASE)
@@ -42,7 +42,7 @@ def open_table(data: str, options: Options) -> Source:
     the file that its field ``path`` names), else from the files in ``path``. All further columns of plain
     values that have a name become groups, and so do the splits that files are named after
     (``train-00000-of-00002.parquet``). Ids, labels and groups that say there is none (see
-    :mod:`kdbias.tables.plain`) are missing.
+    :mod:`kdbias.tables.columns`) are missing.
 
     Paths start from the root (default: the manifest's folder) and may not leave it. The fingerprint covers
     the manifest's content (see :mod:`kdbias.data.access`), not that of image files it points to. Manifest

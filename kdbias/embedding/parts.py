@@ -29,7 +29,7 @@ from kdbias.tables.embedding_parts import PART_PATTERN, STORES, is_whole, normal
 from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import clean_temporaries
 from kdbias.tables.parquet_file import write_table
-from kdbias.tables.run_record import RECORD, Run, State, read_record, refuse_changes
+from kdbias.tables.run_record import RECORD, Run, State, record_of, refuse_changes
 from kdbias.wording import counted
 
 FAILURES = "failures.parquet"
@@ -171,7 +171,7 @@ def open_run(
         if met or time.monotonic() > deadline:
             raise KdbiasError(f"process {plan.rank} found no run in {out}; did process 0 start?")
         time.sleep(0.2)
-    record = read_record(out)
+    record = record_of(out, STAGE)
     refuse_changes(out, record, {"config": config, "inputs": inputs}, defaults)
     state: State = "finished" if record.get("status") == "finished" else "resumed"
     return contextlib.nullcontext(Run(out, state, record, STAGE))

@@ -12,11 +12,11 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths, Measured
 from kdbias.measurement.distribution import Sampling
 from kdbias.tables import provenance
+from kdbias.tables.columns import require_numbers
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
 from kdbias.tables.documents import read_document
 from kdbias.tables.files import MEND
 from kdbias.tables.parquet_file import floats, parquet_writer, read_table, write_table
-from kdbias.tables.plain import require_numbers
 
 UNIFORMITY = "uniformity.json"
 NEIGHBORS = "neighbors.parquet"

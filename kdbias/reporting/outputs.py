@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbias.tables.documents import require_shape
 from kdbias.evaluation.settings import EvaluateSettings, options_of
+from kdbias.tables.documents import require_shape
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_record import RECORD, read_record
 from kdbias.weighting.diagnostics import current, edited

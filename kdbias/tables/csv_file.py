@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.columns import NO_VALUE
 from kdbias.tables.files import refuse_special
-from kdbias.tables.foreign import mistaken
-from kdbias.tables.plain import NO_VALUE
+from kdbias.tables.given import mistaken
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """Suffix -> what usually separates the columns."""

@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
-from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, write_part
+from kdbias.tables.columns import as_names, as_plain, without_missing
+from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, widen, write_part
 from kdbias.tables.given import as_column, as_matrix, command_for
-from kdbias.tables.half_floats import widen
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
-from kdbias.tables.plain import as_names, as_plain, without_missing
 from kdbias.tables.run_record import RECORD, Run, Stage, read_record
 
 STAGE = Stage("embed", files=(PART_PATTERN, "failures.parquet"), folders=("parts",))
@@ -42,7 +41,7 @@ def write_embedding_table(
         ids: (n,) unique texts or numbers: an Arrow or NumPy array, a list, a pandas Series.
         vectors: (n, d) numbers: an array, a tensor, a list of rows, a Series of them; normalised here.
         labels, groups: (n,) columns of plain values, given like ``ids``. Labels and groups that say there is
-            none (NaN, ``"nan"``, ``""``, see :mod:`kdbias.tables.plain`) are null.
+            none (NaN, ``"nan"``, ``""``, see :mod:`kdbias.tables.columns`) are null.
         dtype: how vectors are stored, ``float16`` or ``float32``.
         config: what made the vectors, for the record.
         inputs: fingerprint of each input by its role, where together they stand for all of the above;

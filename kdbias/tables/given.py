@@ -1,4 +1,4 @@
-"""Vectors, ids and labels that come from elsewhere: in files of other tools, or in memory."""
+"""What comes from elsewhere: vectors, ids and labels of other tools, and files that are something else."""
 
 import os
 import shlex
@@ -10,12 +10,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.tables.plain import plain_type
+from kdbias.tables.columns import plain_type
 
 VECTORS = ("embedding", "embeddings", "vector", "vectors", "features", "feature")
 IDS = ("sample_id", "ids", "id", "sample_ids", "image_path", "path", "paths", "filename", "filenames", "key")
 LABELS = ("label", "labels", "target", "targets", "y", "classes", "class", "pid", "pids", "identity")
 """Names of arrays and columns that other tools give, the surest first."""
+
+# How files begin, by which they are told apart: nothing of them is run or unpacked.
+_STARTS = (
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow (Feather) file"),
+    (b"\xff\xff\xff\xff", "an Arrow stream"),
+    (b"FEA1", "a Feather file (version 1)"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"PK\x03\x04", "a ZIP archive (.npz, .xlsx)"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"SQLite format 3", "a SQLite database"),
+    (b"Obj\x01", "an Avro file"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x03", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+    (b"\x80\x05", "a pickle"),
+    (b"{", "a JSON document"),
+    (b"[", "a JSON document"),
+)
+_CONTROLS = dict.fromkeys(map(ord, "\r\n\t"))
+_WAYS_OUT = {
+    "a Parquet file": "name it .parquet",
+    "a gzip file": "unpack it",
+    "a Zstandard file": "unpack it",
+    "a text file": "name it .csv if it is one",
+}
+_OUT_OF_PANDAS = "write it with pandas' to_parquet, or as .csv"
 
 
 def vector_column(schema: pa.Schema) -> str | None:
@@ -106,3 +135,30 @@ def as_matrix(values: Any, name: str) -> np.ndarray:
 def _array_of(values: Any) -> Any:
     """A torch tensor, wherever it lies, as an array; anything else as it is."""
     return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+
+
+def format_of(head: bytes) -> str | None:
+    """What a file with these first bytes is, in words; None where they say nothing."""
+    found = next((what for start, what in _STARTS if head.startswith(start)), None)
+    if found is not None or not head:
+        return found
+    lines = head[: head.rfind(b"\n") + 1]
+    try:
+        return (
+            "a text file" if lines.decode("utf-8-sig").translate(_CONTROLS).isprintable() and lines else None
+        )
+    except UnicodeDecodeError:
+        return None
+
+
+def mistaken(path: str | os.PathLike[str], wanted: str) -> str | None:
+    """One sentence on a file that is something else than it should be ("Parquet", "CSV"), else None."""
+    try:
+        with pa.OSFile(os.fspath(path)) as handle:
+            head = handle.read(4096)
+    except (OSError, pa.ArrowException):
+        return None
+    found = format_of(head)
+    if found is None or wanted in found:
+        return None
+    return f"{path}: {found}, not a {wanted} file; {_WAYS_OUT.get(found, _OUT_OF_PANDAS)}"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import provenance
 from kdbias.tables.files import MEND, atomic_path, refuse_special
-from kdbias.tables.foreign import mistaken
+from kdbias.tables.given import mistaken
 from kdbias.tables.seal import Seal, read_seal, seal
 
 _READ_AHEAD = 1 << 16  # bytes; by itself pyarrow reads a whole row group, and the next ones, at once

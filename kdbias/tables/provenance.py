@@ -16,20 +16,26 @@ from kdbias.version import __version__
 
 _KEY = b"kdbias"
 _PANDAS_KEY = b"PANDAS_ATTRS"
-_OBJECT = ({str: object}, None)
-SHAPE = {
-    "stage?": str,
-    "config?": _OBJECT,
+MADE_FROM = {
+    "config?": ({str: object}, None),
     "inputs?": ({str: (str, None)}, None),
-    "counts?": _OBJECT,
     "seconds?": float,
+}
+"""What a document, and the record of a run, hold where they hold it (:mod:`kdbias.tables.documents`)."""
+_SHAPE = MADE_FROM | {
+    "stage?": str,
+    "counts?": ({str: object}, None),
     "content?": str,
     "embeddings?": (str, None),
     "density?": (str, None),
     "t_chosen?": (float, None),
     "numbers?": ({str: (float, None)}, None),
 }
-"""What a document holds where it holds it, see :mod:`kdbias.tables.documents`."""
+
+
+def now() -> str:
+    """The time to the second, as documents hold it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def document(
@@ -53,7 +59,7 @@ def document(
     return {
         "version": __version__,
         "stage": stage,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "config": config,
         "inputs": inputs,
         "counts": counts,
@@ -87,5 +93,5 @@ def from_schema(schema: pa.Schema, where: object) -> dict[str, Any] | None:
         found = attributes.get("kdbias") if isinstance(attributes, dict) else None
     else:
         return None
-    require_shape(found, (SHAPE, None), f"{where}: its provenance")
+    require_shape(found, (_SHAPE, None), f"{where}: its provenance")
     return found

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,30 +15,20 @@ from kdbias.tables.documents import read_document, require_shape, write_json
 from kdbias.tables.files import MEND, clean_temporaries
 from kdbias.tables.folder_lock import NAME as LOCK
 from kdbias.tables.folder_lock import FolderLock, lock_folder
+from kdbias.tables.provenance import MADE_FROM, now
 from kdbias.tables.run_files import RECORD, REPLACED, STAGED, Stage, barren, put_back, put_in_place
 from kdbias.version import __version__
 
 __all__ = ["RECORD", "Run", "Stage", "read_record", "refuse_changes", "require_digest", "stage_of"]
 
-_OBJECT = ({str: object}, None)
-_SHAPE = {
+_SHAPE = MADE_FROM | {
     "stage": str,
-    "status?": str,
-    "kdbias?": str,
-    "started?": str,
-    "finished?": str,
-    "config?": _OBJECT,
-    "inputs?": ({str: (str, None)}, None),
+    **dict.fromkeys(("status?", "kdbias?", "started?", "finished?", "teacher?", "data?"), str),
+    **dict.fromkeys(("fingerprint?", "root?"), (str, None)),
+    **{key: [str] for key in ("plots?", "files?")},
     "counts?": ({str: (int, None)}, None),
-    "seconds?": float,
-    "fingerprint?": (str, None),
-    "plots?": [str],
-    "files?": [str],
     "paths?": ({str: (str, None)}, None),
     "digests?": {str: str},
-    "teacher?": str,
-    "data?": str,
-    "root?": (str, None),
     STAGED + "?": {"stage": str, "status": str},
 }
 _NAMED = 6  # differences that a refusal names
@@ -126,6 +115,57 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
+def _kept(
+    folder: Path,
+    stage: Stage,
+    asked: dict[str, Any],
+    defaults: dict[str, Any] | None,
+    overwrite: bool,
+    reads: tuple[object, ...],
+) -> dict[str, Any] | None:
+    """The record of the run to go on with; None where one begins, in place of whatever is set aside.
+
+    Raises:
+        KdbiasError: what is there is not to be gone on with, or must not be replaced.
+    """
+    if not (folder / RECORD).exists():
+        put_back(folder, stage)  # a kill came between
+    clean_temporaries(folder)
+    if not (folder / RECORD).exists():
+        if any(entry.name != LOCK for entry in folder.iterdir()):
+            raise KdbiasError(f"{folder} is not empty and holds no kdbias run; choose another -o")
+        return None
+    found = record_of(folder, stage)
+    if STAGED in found:
+        found = put_in_place(folder, found)
+    if found.get("status") == "finished":
+        shutil.rmtree(folder / REPLACED, ignore_errors=True)
+    if overwrite:
+        run_files.set_aside(folder, stage, found, reads)
+        return None
+    try:
+        refuse_changes(folder, found, asked, defaults)
+    except ConfigChangedError:
+        if not barren(folder, stage, found):
+            raise
+        # A mistyped command claims nothing, and what it was to replace is there again.
+        return _kept(folder, stage, asked, defaults, overwrite, reads) if put_back(folder, stage) else None
+    return found
+
+
+def record_of(folder: Path, stage: Stage) -> dict[str, Any]:
+    """The record in a folder; raises KdbiasError where it is damaged, or of another stage."""
+    try:
+        record = read_record(folder)
+    except KdbiasError as error:
+        raise KdbiasError(f"{error} in another -o") from None
+    if record.get("stage") != stage.name:
+        raise KdbiasError(
+            f"{folder} holds a run of kdbias {record.get('stage')}, not of {stage}; choose another -o"
+        )
+    return record
+
+
 @dataclass
 class Run:
     """One run of a stage and its ``run.json``.
@@ -175,81 +215,24 @@ class Run:
                 process is at work in it.
         """
         folder = run_files.output_folder(out, stage)
+        asked = {"config": json.loads(json.dumps(config)), "inputs": inputs}  # lists, as they are read back
         lock = lock_folder(folder)
         try:
-            run = cls._open(folder, stage, config, inputs, defaults, overwrite, lock, tuple(reads))
-            if run.state == "finished" and not mends:
-                run_files.refuse_holes(folder)
-            return run
+            record = _kept(folder, stage, asked, defaults, overwrite, tuple(reads))
+            state: State = "new" if record is None else "resumed"
+            if record is None:
+                record = {"kdbias": __version__, "stage": stage.name, "status": "running", "started": now()}
+                record |= asked
+                write_json(folder / RECORD, record)
+            elif record.get("status") == "finished":
+                state = "finished"
+                if not mends:
+                    run_files.refuse_holes(folder)
+            return cls(folder, state, record, stage, lock)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
-
-    @classmethod
-    def _open(
-        cls,
-        folder: Path,
-        stage: Stage,
-        config: dict[str, Any],
-        inputs: dict[str, str],
-        defaults: dict[str, Any] | None,
-        overwrite: bool,
-        lock: FolderLock | None,
-        reads: tuple[object, ...],
-    ) -> "Run":
-        config = json.loads(json.dumps(config))  # as it is read back: lists, not tuples
-        if not (folder / RECORD).exists():
-            put_back(folder, stage)  # a kill came between
-        found = cls._existing(folder, stage)
-        if found is not None and STAGED in found:
-            found = put_in_place(folder, found)
-        if found is not None and found.get("status") == "finished":
-            shutil.rmtree(folder / REPLACED, ignore_errors=True)
-        if found is not None and overwrite:
-            run_files.set_aside(folder, stage, found, reads)
-            found = None
-        elif found is not None:
-            try:
-                refuse_changes(folder, found, {"config": config, "inputs": inputs}, defaults)
-            except ConfigChangedError:
-                if not barren(folder, stage, found):
-                    raise
-                # A mistyped command claims nothing, and what it was to replace is there again.
-                if put_back(folder, stage):
-                    return cls._open(folder, stage, config, inputs, defaults, overwrite, lock, reads)
-                found = None
-        clean_temporaries(folder)
-        if found is None:
-            record = {
-                "kdbias": __version__,
-                "stage": stage.name,
-                "status": "running",
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
-                "config": config,
-                "inputs": inputs,
-            }
-            write_json(folder / RECORD, record)
-            return cls(folder, "new", record, stage, lock)
-        state: State = "finished" if found.get("status") == "finished" else "resumed"
-        return cls(folder, state, found, stage, lock)
-
-    @staticmethod
-    def _existing(folder: Path, stage: Stage) -> dict[str, Any] | None:
-        if not (folder / RECORD).exists():
-            clean_temporaries(folder)
-            if any(entry.name != LOCK for entry in folder.iterdir()):
-                raise KdbiasError(f"{folder} is not empty and holds no kdbias run; choose another -o")
-            return None
-        try:
-            record = read_record(folder)
-        except KdbiasError as error:
-            raise KdbiasError(f"{error} in another -o") from None
-        if record.get("stage") != stage.name:
-            raise KdbiasError(
-                f"{folder} holds a run of kdbias {record.get('stage')}, not of {stage}; choose another -o"
-            )
-        return record
 
     def require(self, shape: dict[str, Any]) -> None:
         """Refuse a record that is not of a shape, see :mod:`kdbias.tables.documents`."""
@@ -314,7 +297,7 @@ class Run:
         self.record = {
             **self.record,
             "status": "finished",
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": now(),
             "counts": counts,
             "seconds": round(seconds, 3),
             **more,

@@ -10,13 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.columns import MANIFEST, refuse_own
+from kdbias.tables.columns import MANIFEST, plain_type, refuse_own
 from kdbias.tables.csv_file import DELIMITERS, read_csv
-from kdbias.tables.density_table import DENSITY
+from kdbias.tables.density_table import DENSITY, SampleTable, read_samples
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import write_table
-from kdbias.tables.plain import plain_type
-from kdbias.tables.sample_table import SampleTable, read_samples
 
 # Largest weights between which neither sums of weights overflow nor their inverses.
 _SUMMABLE = (1e-100, 1e100)

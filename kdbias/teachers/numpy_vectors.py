@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from kdbias.data.arrays import DAMAGED
 from kdbias.errors import KdbiasError, first_line
+from kdbias.tables.columns import as_names
 from kdbias.tables.given import IDS, LABELS, VECTORS
-from kdbias.tables.plain import as_names
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
+from kdbias.tables.columns import as_names, plain_type
 from kdbias.tables.files import refuse_special
 from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
 from kdbias.tables.parquet_file import read_footer, read_schema, read_table, stream_vectors
-from kdbias.tables.plain import as_names, plain_type
 
 _NUMBERS = 1 << 18  # in memory at a time
 

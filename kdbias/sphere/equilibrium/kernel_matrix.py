@@ -16,7 +16,6 @@ from kdbias.device import parse_bytes
 from kdbias.sphere.kernels import chains_of_doublings
 from kdbias.sphere.tiles import TILE
 from kdbias.sphere.workers import Workspace, available_threads, each
-from kdbias.tables.half_floats import widen_positive
 
 LADDER = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Bandwidths from the scale of classes to that of near neighbours: their mean kernel needs no choice."""
@@ -252,7 +251,10 @@ def to_half(values: np.ndarray) -> np.ndarray:
 
 def from_half(half: np.ndarray, out: np.ndarray) -> np.ndarray:
     """What `to_half` was given, rounded; into ``out`` (float32)."""
-    return widen_positive(half, 2.0**-_HALF_SCALE, out)
+    # Numbers >= 0 need no sign moved: half of the time of `kdbias.tables.embedding_parts.widen`.
+    np.left_shift(half.view(np.uint16), 13, out=out.view(np.uint32), dtype=np.uint32)
+    out *= np.float32(2.0 ** (112 - _HALF_SCALE))  # 127 - 15, the difference of the exponents' biases
+    return out
 
 
 def offset_of(kernel: KernelMatrix) -> float:

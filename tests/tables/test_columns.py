@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.plain import as_plain
+from kdbias.tables.columns import as_plain
 
 
 @pytest.mark.parametrize(
