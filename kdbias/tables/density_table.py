@@ -14,7 +14,7 @@ from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, require_numbers, require_plain
 from kdbias.tables.files import MEND
 from kdbias.tables.joins import align, as_strings, require_unique, shown
-from kdbias.tables.parquet_file import read_schema, read_table, write_table
+from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
 
 DENSITY = "density.parquet"
 _NUMBERS = ("knn_distance", "log_density", "near_duplicates")
@@ -101,9 +101,7 @@ def potential_column(t: float) -> str:
 
 def write_density(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, Any]) -> None:
     """Write ``density.parquet`` (columns by the contract, section 3)."""
-    missing = [name for name in columns.DENSITY if name not in table.column_names]
-    if missing:
-        raise KdbiasError(f"a density table needs the column(s) {', '.join(missing)}")
+    require_columns(path, table.schema, columns.DENSITY)
     write_table(path, table, doc)
 
 
@@ -142,7 +140,7 @@ class DensityTable(SampleTable):
         if len(bad):
             raise KdbiasError(
                 f"{self.path}: {len(bad):,} of {self.n:,} values of {name} are not finite numbers > 0 "
-                f"({shown(self.ids.take(pa.array(bad[:4])))}); {MEND}"
+                f"({shown(self.ids, bad)}); {MEND}"
             )
         return values
 

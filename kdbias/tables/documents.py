@@ -88,20 +88,12 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         KdbiasError: no such file, or no TOML of at most 64 levels.
     """
-    return parse_toml(_bytes(path), path)
-
-
-def parse_toml(text: bytes, where: object) -> dict[str, Any]:
-    """TOML of at most 64 levels.
-
-    Raises:
-        KdbiasError: it is none; ``where`` it stands is named.
-    """
+    text = _bytes(path)
     try:
         content = tomllib.loads(text.decode("utf-8"))
         require_levels(content)
     except (ValueError, RecursionError) as error:
-        raise KdbiasError(f"{where}: not a TOML file ({_reason(error)})") from None
+        raise KdbiasError(f"{path}: not a TOML file ({_reason(error)})") from None
     return content
 
 
@@ -165,11 +157,8 @@ def require_levels(value: Any, level: int = 0) -> None:
 
 def _require_writable(value: Any, strict: bool) -> None:
     """Raise ValueError for what no program should have written: half a character, a number that is none."""
-    if isinstance(value, dict):
-        for item in (*value, *value.values()):
-            _require_writable(item, strict)
-    elif isinstance(value, list):
-        for item in value:
+    if isinstance(value, dict | list):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
             _require_writable(item, strict)
     elif isinstance(value, str):
         value.encode()

@@ -62,7 +62,7 @@ def normalise(
     largest = np.abs(rows).max(axis=1)
     bad = extreme[~np.isfinite(largest) | (largest == 0)]
     if len(bad):
-        names = shown(ids.take(pa.array(bad[:4]))) if ids is not None else ", ".join(map(str, bad[:4]))
+        names = shown(ids, bad) if ids is not None else ", ".join(map(str, bad[:4]))
         raise KdbiasError(
             f"{where}: {len(bad):,} of {len(wide):,} vectors are zero or not finite ({names}); "
             "remove these samples or mend the teacher's output"

@@ -249,9 +249,8 @@ class EmbeddingTable:
         if not (np.isfinite(norms).all() and norms.all()):
             bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
             rows = start + bad if positions is None else positions[bad]
-            named = self.column("sample_id").take(pa.array(rows[:4]))
             raise KdbiasError(
-                f"{self.path}: {len(rows):,} vectors are zero or not finite ({shown(named)}); "
+                f"{self.path}: {len(rows):,} vectors are zero or not finite ({shown(self.column('sample_id'), rows)}); "
                 "embed these samples again"
             )
         vectors /= norms[:, None]

@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-NAME = ".lock"
+LOCK = ".lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _OURS = re.compile(rb"(\d+ on [^\n]*\n?)?\Z")
@@ -65,12 +65,9 @@ def lock_folder(folder: Path) -> FolderLock | None:
     Raises:
         KdbiasError: another process holds it (named by its id), or what lies there is somebody's.
     """
-    path = folder.resolve() / NAME
-    mine = _held.get(path)
-    if mine is not None and mine.held:
+    path = folder.resolve() / LOCK
+    if (mine := _mine(path)) is not None or fcntl is None:
         return mine
-    if fcntl is None:
-        return None
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _CLOSED, 0o666)
@@ -102,9 +99,8 @@ def lock_folder(folder: Path) -> FolderLock | None:
 
 def in_use(folder: Path) -> bool:
     """Whether a process has locked the folder; False where there are no locks to tell it by."""
-    path = folder.resolve() / NAME
-    mine = _held.get(path)
-    if mine is not None and mine.held:
+    path = folder.resolve() / LOCK
+    if _mine(path) is not None:
         return True  # not looked at: a process that closes a file loses its own locks on it
     if fcntl is None:
         return False
@@ -119,6 +115,12 @@ def in_use(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _mine(path: Path) -> FolderLock | None:
+    """The lock that this process has, or None."""
+    mine = _held.get(path)
+    return mine if mine is not None and mine.held else None
 
 
 def _is_ours(descriptor: int) -> bool:

@@ -81,7 +81,8 @@ def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray,
     return codes, names
 
 
-def shown(values: pa.Array) -> str:
-    """A few values for a message."""
+def shown(values: pa.Array, rows: np.ndarray | None = None) -> str:
+    """A few values for a message, those of the rows (m,) where they are given."""
+    values = values if rows is None else values.take(pa.array(rows[: _SHOWN + 1]))
     few = ", ".join(repr(v) for v in values.slice(0, _SHOWN).to_pylist())
     return few + (", ..." if len(values) > _SHOWN else "")

@@ -33,7 +33,7 @@ def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: st
     if bad.any():
         rows = np.flatnonzero(bad)
         some = ", ".join(f"{values[row]:g}" for row in rows[:3])
-        names = f" (samples {shown(ids.take(pa.array(rows[:4])))})" if ids is not None else ""
+        names = f" (samples {shown(ids, rows)})" if ids is not None else ""
         raise KdbiasError(
             f"{where}: {len(rows):,} of {len(values):,} weights are negative or not finite: {some}{names}; "
             "every weight must be a number >= 0"

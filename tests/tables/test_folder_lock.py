@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.folder_lock import NAME, in_use, lock_folder
+from kdbias.tables.folder_lock import LOCK, in_use, lock_folder
 from kdbias.tables.run_record import Run
 from tests.stages import EMBED
 
@@ -62,14 +62,14 @@ def test_a_second_process_is_refused_by_the_first_one_s_id_until_that_dies(
 
 def test_the_lock_goes_with_the_run_and_leaves_nothing(tmp_path: Path) -> None:
     run = begin(tmp_path / "run")
-    assert (tmp_path / "run" / NAME).read_text().startswith(f"{os.getpid()} on ")
+    assert (tmp_path / "run" / LOCK).read_text().startswith(f"{os.getpid()} on ")
     assert begin(tmp_path / "run").state == "resumed"  # the same process may go on
     assert pickle.loads(pickle.dumps(run))._lock is None
     run.finish({}, 0.0)
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["run.json"]
     with pytest.raises(KdbiasError, match="a: 1 -> 2"):
         Run.open(tmp_path / "run", EMBED, {"a": 2}, {})
-    assert not (tmp_path / "run" / NAME).exists()
+    assert not (tmp_path / "run" / LOCK).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_not_locked(tmp_path: Path, monkeypatch) -> None:
@@ -107,9 +107,9 @@ def test_what_is_no_lock_is_left_as_it_is(tmp_path: Path, kind: str) -> None:
         "folder": lambda path: path.mkdir(),
         "fifo": os.mkfifo,
     }
-    makes[kind](out / NAME)
+    makes[kind](out / LOCK)
     with pytest.raises(KdbiasError, match=r"\.lock is no lock that kdbias wrote"):
         begin(out)
     assert not in_use(out)
     assert victim.read_text() == "precious"
-    assert [entry.name for entry in out.iterdir()] == [NAME]
+    assert [entry.name for entry in out.iterdir()] == [LOCK]
