@@ -4,6 +4,7 @@ import os
 import re
 
 from kdbias.errors import KdbiasError
+from kdbias.wording import counted
 
 MOST_PARALLEL = 4096
 """Threads or processes that one machine may be asked for."""
@@ -34,7 +35,7 @@ def resolve_device(name: str = "auto") -> str:
     index = int(name.partition(":")[2] or 0)
     if index >= count:
         raise KdbiasError(
-            f"device {name!r} was asked for, but torch sees {count} CUDA device(s); use --device cpu"
+            f"device {name!r} was asked for, but torch sees {counted(count, 'CUDA device')}; use --device cpu"
         )
     return f"cuda:{index}"
 

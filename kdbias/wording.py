@@ -10,14 +10,15 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 def plural(noun: str) -> str:
     """The plural of a noun."""
-    if noun.endswith("y"):
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
-def counted(n: int, noun: str) -> str:
-    """``1 part``, ``2,000 parts``."""
-    return f"{n:,} {noun if n == 1 else plural(noun)}"
+def counted(n: int, noun: str, verb: str = "") -> str:
+    """``1 part``, ``2,000 parts``; with the verb ``has/have`` ``1 part has``, ``2,000 parts have``."""
+    one, _, many = verb.partition("/")
+    return f"{n:,} {noun if n == 1 else plural(noun)} {one if n == 1 else many}".rstrip()
 
 
 def nearest(value: str, known: Iterable[str]) -> str:

@@ -11,9 +11,11 @@ from click.testing import CliRunner
 
 from kdbias.cli import main
 from kdbias.embedding.stage import EmbedResult
+from kdbias.errors import KdbiasError
 from kdbias.inspection.describe import inspect
 from kdbias.progress import bar, say
 from kdbias.reporting import report
+from kdbias.tables.joins import require_unique
 from kdbias.tables.weight_manifest import read_manifest, write_manifest
 from kdbias.weighting.changes import what_changed
 from kdbias.wording import counted, plural, visible, visible_lines
@@ -24,8 +26,24 @@ HIDDEN = re.compile(
 )
 
 
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["a", None], "1 row has no sample_id"),
+        ([None, None], "2 rows have no sample_id"),
+        (["a", "a"], "1 sample_id value occurs more than once"),
+        (["a", "a", "b", "b"], "2 sample_id values occur more than once"),
+    ],
+)
+def test_one_is_singular_in_a_refusal(ids, said):
+    with pytest.raises(KdbiasError, match=said):
+        require_unique(pa.array(ids), "it")
+
+
 def test_one_is_singular():
     assert [counted(n, "part") for n in (0, 1, 2, 2000)] == ["0 parts", "1 part", "2 parts", "2,000 parts"]
+    assert [counted(n, "row", "has/have") for n in (1, 3)] == ["1 row has", "3 rows have"]
+    assert plural("key") == "keys"
     assert list(map(plural, ("query", "class", "process", "sample"))) == [
         "queries",
         "classes",

@@ -187,7 +187,9 @@ def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool =
     """
     paths = without_missing(as_strings(values))
     if missing := paths.null_count:
-        raise KdbiasError(f"{data}: {missing:,} rows have no path; drop them, or name another --path-column")
+        raise KdbiasError(
+            f"{data}: {counted(missing, 'row', 'has/have')} no path; drop them, or name another --path-column"
+        )
     base = root.rstrip("/" if is_uri(root) else os.sep) + ("/" if is_uri(root) else os.sep)
     inside = pc.starts_with(paths, base)
     if pc.any(inside).as_py():
@@ -198,7 +200,7 @@ def relative_paths(data: str, values: pa.ChunkedArray, root: str, refuse: bool =
     leaving = [path for path in suspect.to_pylist() if leaves_root(path) or is_uri(path)] if refuse else []
     if leaving:
         raise KdbiasError(
-            f"{data}: {len(leaving):,} paths leave the data root {root} ({shown(pa.array(leaving))}); give "
-            "the folder above all images as --root"
+            f"{data}: {counted(len(leaving), 'path', 'leaves/leave')} the data root {root} "
+            f"({shown(pa.array(leaving))}); give the folder above all images as --root"
         )
     return paths

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kdbias.errors import KdbiasError
+from kdbias.wording import counted
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels (256 MiB as RGB) are refused as decompression bombs before they are decoded."""
@@ -111,11 +112,11 @@ def decode_image(
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage(f"not an image: {len(data):,} bytes of no known format") from None
+        raise UnreadableImage(f"not an image: {counted(len(data), 'byte')} of no known format") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(f"too many pixels: over the limit of {max_pixels:,}") from None
     except MemoryError:
-        raise UnreadableImage(f"out of memory while decoding {len(data):,} bytes") from None
+        raise UnreadableImage(f"out of memory while decoding {counted(len(data), 'byte')}") from None
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         text = str(error) or type(error).__name__
         reason = text if "truncated" in text.lower() else f"damaged: {text}"
@@ -140,7 +141,9 @@ def _check_whole(data: bytes, image: Image.Image) -> None:
     elif image.format == "JPEG" and data.endswith(_ZEROS):
         written = data.rstrip(b"\0")
         if written.rfind(b"\xff\xd9") < written.rfind(b"\xff\xda"):  # no end behind the last scan's start
-            raise UnreadableImage(f"truncated: its last {len(data) - len(written):,} bytes are zeros")
+            raise UnreadableImage(
+                f"truncated: its last {counted(len(data) - len(written), 'byte', 'is/are')} zeros"
+            )
 
 
 def _check_png(data: bytes, image: Image.Image) -> None:
@@ -164,7 +167,7 @@ def _check_png(data: bytes, image: Image.Image) -> None:
             piece = stream.unconsumed_tail
         at = end + 4
     if missing > 0:
-        raise UnreadableImage(f"truncated: {missing:,} bytes of pixels are missing")
+        raise UnreadableImage(f"truncated: {counted(missing, 'byte')} of pixels are missing")
 
 
 def _draft(image: Image.Image, color: str, at_least: tuple[int, int] | None) -> None:

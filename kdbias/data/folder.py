@@ -74,8 +74,8 @@ def open_folder(data: str, options: Options) -> Source:
     skipped = walk.skipped
     if not len(paths):
         raise KdbiasError(
-            f"{data}: no images below this folder ({skipped.total():,} other files); images end in .jpg, "
-            ".png, ..."
+            f"{data}: no images below this folder ({counted(skipped.total(), 'other file')}); images end in "
+            ".jpg, .png, ..."
         )
     order = pc.sort_indices(paths)
     paths = paths.take(order)

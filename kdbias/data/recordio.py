@@ -32,6 +32,7 @@ from kdbias.data.sharded import RandomAccess
 from kdbias.data.source import Source, count_distinct, make_source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
+from kdbias.wording import counted
 
 _WORDS = np.dtype([("magic", "<u4"), ("word", "<u4")])
 _PAYLOAD = np.dtype([("flag", "<u4"), ("label", "<f4"), ("ids", "<u8", 2), ("labels", "<f4", 2)])
@@ -290,10 +291,10 @@ def _label_texts(labels: np.ndarray) -> tuple[pa.Array, list[str]]:
     rounded = int((np.abs(labels[~none]) >= _FLOAT32_EXACT).sum())
     notes = []
     if none.any():
-        notes.append(f"{int(none.sum()):,} labels are NaN, infinite or -1: taken for none")
+        notes.append(f"{counted(int(none.sum()), 'label', 'is/are')} NaN, infinite or -1: taken for none")
     if rounded:
         notes.append(
-            f"{rounded:,} labels of 2^24 or more are exact no longer (float32): people may share one"
+            f"{counted(rounded, 'label')} of 2^24 or more, exact no longer (float32): people may share one"
         )
     values, places = np.unique(np.where(none, 0, labels), return_inverse=True)
     texts = [str(int(value)) if value.is_integer() else repr(value) for value in values.tolist()]

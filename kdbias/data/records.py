@@ -18,6 +18,7 @@ from kdbias.data.access import MAX_FILE_BYTES
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.sharded import RandomAccess
 from kdbias.errors import KdbiasError, first_line
+from kdbias.wording import counted
 
 MAGIC = 0xCED7230A
 LENGTH_BITS = 29
@@ -123,7 +124,7 @@ def scan_records(file: str) -> tuple[np.ndarray, np.ndarray]:
         raise KdbiasError(f"{file}: {error}") from None
     if offset > size:
         raise KdbiasError(
-            f"{file}: truncated: the last record ends {offset - size:,} bytes behind the file's end"
+            f"{file}: truncated: the last record ends {counted(offset - size, 'byte')} behind the file's end"
         )
     if inside:
         raise KdbiasError(f"{file}: truncated: the last part of a split record is missing")

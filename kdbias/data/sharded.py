@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from kdbias.data.access import UNREADABLE, open_input, read_at
 from kdbias.data.decode import UnreadableImage
 from kdbias.tables.columns import is_bytes
+from kdbias.wording import counted
 
 CACHE_BYTES = 1 << 28
 """Row groups kept in memory by one process, in bytes of encoded images (at least one row group is kept)."""
@@ -151,7 +152,7 @@ class RandomAccess(_Files[_Handle]):
             raise UnreadableImage(f"cannot read {self.files[file]}: {error.strerror or error}") from None
         if missing:
             raise UnreadableImage(
-                f"truncated: {self.files[file]} ends {missing:,} bytes before the end of this image"
+                f"truncated: {self.files[file]} ends {counted(missing, 'byte')} before the end of this image"
             )
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -138,7 +138,9 @@ class Source:
             rows = np.flatnonzero(rows)
         rows = rows.astype(np.int64, copy=False)
         if rows.size and (rows.min() < 0 or rows.max() >= self.n):
-            raise KdbiasError(f"{self.origin}: rows {rows.min()}..{rows.max()} asked of {self.n} samples")
+            raise KdbiasError(
+                f"{self.origin}: rows {rows.min()}..{rows.max()} asked of {counted(self.n, 'sample')}"
+            )
         taken = pa.array(rows)
         return replace(
             self,
@@ -261,7 +263,7 @@ def _named(
 ) -> pa.Array | pa.ChunkedArray:
     """Names of integer labels 0..len(names)-1; -1 is none, as where a test set's labels are hidden."""
     if labels is None:
-        raise KdbiasError(f"{origin}: label_names has {len(names)} names, but there are no labels")
+        raise KdbiasError(f"{origin}: label_names has {counted(len(names), 'name')}, but there are no labels")
     try:
         numbers = labels.cast(pa.int64())
     except pa.ArrowException as error:

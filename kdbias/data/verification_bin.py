@@ -23,6 +23,7 @@ from kdbias.data.settings import Options
 from kdbias.data.sharded import RandomAccess, Sharded
 from kdbias.data.source import Source, make_source, numbered_parts
 from kdbias.errors import KdbiasError, first_line
+from kdbias.wording import counted
 
 _MAX_STEPS = 50_000_000
 _CORES = ("numpy.core", "numpy._core")
@@ -230,7 +231,9 @@ def _parse(data: str) -> tuple[list[_Span | bytes], np.ndarray]:
         text = first_line(error)
         raise KdbiasError(f"{data}: not a verification set: damaged or truncated pickle ({text})") from None
     if len(images) != 2 * len(same) or not images:
-        raise KdbiasError(f"{data}: {len(images):,} images for {len(same):,} pairs; two a pair are needed")
+        raise KdbiasError(
+            f"{data}: {counted(len(images), 'image')} for {counted(len(same), 'pair')}; two a pair are needed"
+        )
     return images, same
 
 

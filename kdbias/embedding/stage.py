@@ -167,7 +167,7 @@ def _open_network(settings: EmbedSettings, world: int) -> Teacher:
 
     progress.say(
         f"embed: {teacher.device}, {teacher.precision}, {counted(torch.get_num_threads(), 'thread')}, "
-        f"batch {settings.batch_size}, {settings.workers} decode workers; {teacher.describe()}; "
+        f"batch {settings.batch_size}, {counted(settings.workers, 'decode worker')}; {teacher.describe()}; "
         f"{teacher.preprocessing.describe()}"
     )
     return teacher

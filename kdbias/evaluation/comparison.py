@@ -35,7 +35,7 @@ from kdbias.functions import takes_settings
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.run_files import claim
-from kdbias.wording import plural, visible
+from kdbias.wording import counted, plural, visible
 
 _STAGE = "compare"
 _COLUMNS = ("metric", "a", "b", "difference", "low", "high", "p_value", "verdict")
@@ -59,7 +59,7 @@ class ComparisonResult:
         A last line says whether the luck of training is in the intervals.
         """
         document = self.document
-        units = f"{document['n']:,} shared {plural(document['unit'])}"
+        units = counted(document["n"], f"shared {document['unit']}")
         lines = [
             f"{document['protocol']}: B - A over {units}, resampled by {document['interval']['resampled']}"
         ]
@@ -258,7 +258,7 @@ def _same_test_data(first: Path, one: Mapping[str, Any], path: Path, other: Mapp
         if used[0] != used[1]:
             raise KdbiasError(
                 f"{first} and {path} were judged with different {name} ({used[0]['n']:,} and "
-                f"{used[1]['n']:,} rows); evaluate both on the same test data"
+                f"{counted(used[1]['n'], 'row')}); evaluate both on the same test data"
             )
 
 

@@ -30,6 +30,7 @@ from kdbias.evaluation.settings import Ijbc
 from kdbias.evaluation.task import Embeddings, Outcome, Task, products, views_of
 from kdbias.evaluation.verification import draw_roc
 from kdbias.tables.joins import align, as_strings, encode, shown
+from kdbias.wording import counted
 
 
 def judge(options: Ijbc, task: Task) -> Outcome:
@@ -192,8 +193,8 @@ def _read_template_pairs(
         missing = np.unique(codes[names[places] != codes])
         if len(missing):
             raise KdbiasError(
-                f"{path}: {len(missing):,} templates have no image among the {len(names):,} embedded "
-                f"({', '.join(map(str, missing[:3]))})"
+                f"{path}: {counted(len(missing), 'template', 'has/have')} no image among the {len(names):,} "
+                f"embedded ({', '.join(map(str, missing[:3]))})"
             )
         sides.append(places)
     labels = pc.unique(table["same"]).to_pylist()

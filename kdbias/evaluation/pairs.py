@@ -14,6 +14,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import read_csv, read_text
 from kdbias.tables.joins import align, as_strings, shown
 from kdbias.tables.parquet_file import read_table
+from kdbias.wording import counted
 
 _FOLDS = 10
 
@@ -225,7 +226,7 @@ def _from_table(file: Path) -> Pairs:
     folds = None
     if "fold" in table.column_names:
         if table["fold"].null_count:
-            raise KdbiasError(f"{file}: {table['fold'].null_count:,} pairs have no fold")
+            raise KdbiasError(f"{file}: {counted(table['fold'].null_count, 'pair', 'has/have')} no fold")
         _, folds = np.unique(table["fold"].to_numpy(), return_inverse=True)
         folds = folds.astype(np.int64) + 1
     return _made(table["first"], table["second"], same.astype(bool), folds)

@@ -21,6 +21,7 @@ from kdbias.evaluation.settings import Reid
 from kdbias.evaluation.task import Embeddings, Outcome, Task, of_samples
 from kdbias.progress import say
 from kdbias.tables.joins import as_strings, encode
+from kdbias.wording import counted
 
 JUNK_LABEL = "-1"
 
@@ -193,11 +194,14 @@ def _cameras(
         "gallery_images_without_camera": int((codes[1] < 0).sum()),
     }
     if unknown.any():
-        say(f"{unknown.sum():,} queries are of cameras that the gallery lacks: of them nothing is excluded")
+        say(
+            f"{counted(unknown.sum(), 'query', 'is/are')} of cameras that the gallery lacks: of them "
+            "nothing is excluded"
+        )
     if facts["gallery_images_without_camera"]:
         say(
-            f"{facts['gallery_images_without_camera']:,} gallery images have no camera: they are no match of "
-            "their person, since they may be of the query's camera"
+            f"{counted(facts['gallery_images_without_camera'], 'gallery image', 'has/have')} no camera: they "
+            "are no match of their person, since they may be of the query's camera"
         )
     return codes, codes[0] < 0, facts
 

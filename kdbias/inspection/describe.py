@@ -147,7 +147,7 @@ def _embedding_table(path: Path, rows: int) -> dict[str, Any]:
 
     table = EmbeddingTable.open(path)
     groups = f"; groups: {', '.join(table.group_columns)}" if table.group_columns else ""
-    summary = f"{counted(table.n, 'unit vector')} of {table.d} dimensions in {many}{groups}"
+    summary = f"{counted(table.n, 'unit vector')} of {counted(table.d, 'dimension')} in {many}{groups}"
     return {**found, "rows": table.n, "summary": summary}
 
 
@@ -174,8 +174,8 @@ def _frontier(path: Path, rows: int) -> dict[str, Any]:
         require_shape(found["provenance"], {"config": {"t": (float, [float])}}, path / RECORD)
         t = write("t", found["provenance"]["config"]["t"])
         found["summary"] = (
-            f"what {found['rows']:,} weight schemes reach and cost at t = {t} (kdbias weights --frontier); "
-            "the picture is frontier.png"
+            f"what {counted(found['rows'], 'weight scheme', 'reaches and costs/reach and cost')} at t = {t} "
+            "(kdbias weights --frontier); the picture is frontier.png"
         )
     return found
 

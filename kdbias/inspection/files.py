@@ -22,7 +22,7 @@ _DEMO = {"seeds": int, "students": [object], "schemes": [{"scheme": str}]}
 def short(value: Any) -> Any:
     """A value small enough to show, as JSON."""
     if isinstance(value, bytes):
-        return f"<{len(value):,} bytes>"
+        return f"<{counted(len(value), 'byte')}>"
     if isinstance(value, dict):
         return {k: short(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -45,7 +45,7 @@ def model(path: Path, rows: int) -> dict[str, Any]:
     _walk(content, "", tensors, facts)
     size = sum(t.numel() for _, t in tensors)
     return {
-        "summary": f"{len(tensors)} tensors, {size:,} numbers",
+        "summary": f"{counted(len(tensors), 'tensor')}, {counted(size, 'number')}",
         "facts": facts,
         "columns": [{"name": name, "type": f"{str(t.dtype)[6:]} {tuple(t.shape)}"} for name, t in tensors],
     }
@@ -76,7 +76,7 @@ def arrays(path: Path, rows: int) -> dict[str, Any]:
     """A ``.npz`` file: each array's type and shape."""
     with _load_arrays(path) as archive:
         columns = [{"name": k, "type": _type_of(archive, k)} for k in archive.files]
-    return {"summary": f"{len(columns)} arrays", "columns": columns}
+    return {"summary": counted(len(columns), "array"), "columns": columns}
 
 
 def _type_of(archive: Any, name: str) -> str:

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from kdbias.display.table import aligned, more
-from kdbias.wording import visible
+from kdbias.wording import counted, visible
 
 _WIDTH = 110
 _CELL = 24
@@ -25,7 +25,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     lines += _table("last rows of metrics.csv", found.get("last_rows") or [])
     outputs = found.get("outputs", ())
     lines += _list("outputs", (f"{o['path']}  ({o['stage']}, {o['status']})" for o in outputs))
-    lines += _list("files", (f"{f['name']}  {f['bytes']:,} bytes" for f in found.get("files", ())))
+    lines += _list("files", (f"{f['name']}  {counted(f['bytes'], 'byte')}" for f in found.get("files", ())))
     for key in ("metrics", "content", "facts"):
         lines += _document(key, found.get(key))
     if found.get("data"):
@@ -69,7 +69,7 @@ def _table(title: str, rows: Sequence[Any]) -> list[str]:
     lines = [[_cut(visible(text)) for text in line] for line in lines]
     ends = accumulate(2 + max(map(len, column)) for column in zip(*lines, strict=True))
     shown = max(1, sum(end + 8 <= _WIDTH for end in ends))
-    hidden = f"  (and {len(names) - shown} more columns)" if shown < len(names) else ""
+    hidden = f"  (and {counted(len(names) - shown, 'more column')})" if shown < len(names) else ""
     body = aligned(lines[0][:shown], [line[:shown] for line in lines[1:]])
     return _list(title + hidden, body.splitlines())
 

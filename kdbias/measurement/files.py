@@ -17,6 +17,7 @@ from kdbias.tables.density_table import DENSITY, potential_column, read_density,
 from kdbias.tables.documents import read_document
 from kdbias.tables.files import MEND
 from kdbias.tables.parquet_file import floats, parquet_writer, read_table, write_table
+from kdbias.wording import counted
 
 UNIFORMITY = "uniformity.json"
 NEIGHBORS = "neighbors.parquet"
@@ -221,6 +222,6 @@ def _require_same(ids: pa.Array, stored: pa.Array, where: Path) -> None:
     """Refuse ids (n,) that are not the stored ones in their order."""
     if len(ids) != len(stored) or not ids.equals(stored.cast(ids.type)):
         raise KdbiasError(
-            f"{where} holds {len(stored):,} samples that are not the embedding table's {len(ids):,} in its "
-            "order; measure again with --overwrite"
+            f"{where} holds {counted(len(stored), 'sample')} that are not the embedding table's {len(ids):,} "
+            "in its order; measure again with --overwrite"
         )

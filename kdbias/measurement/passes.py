@@ -18,6 +18,7 @@ from kdbias.sphere.cells.estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
+from kdbias.wording import counted
 
 # Beyond these an approximate search is refused (hnsw: warned about). Natural sampling's potentials at the
 # chosen bandwidth and k-th distances rank samples by density, so their ranks are held against exact ones;
@@ -78,8 +79,8 @@ class PassPlan:
         cells = exact * min(1.0, 2 * (16 * math.sqrt(n) + 4000) / n) + 1
         how = f"all pairs in tiles of {TILE}" if search == "exact" else f"{search}, cells of the sphere"
         line = (
-            f"uniformity: device {self.device}, {self.settings.precision}, {self.threads} thread(s), {how}; "
-            f"{n:,} samples x {d} dimensions"
+            f"uniformity: device {self.device}, {self.settings.precision}, "
+            f"{counted(self.threads, 'thread')}, {how}; {counted(n, 'sample')} x {counted(d, 'dimension')}"
         )
         if self.device != "cpu":
             return line
@@ -140,7 +141,11 @@ class PassPlan:
         return PassResult(found.pairs, found.pair_energies, found.energy_errors, found.half_widths, search)
 
     def _tile(self, needed: Callable[[int], int], n: int, k: int, schemes: int) -> int:
-        tile = fitting_tile(needed, self.settings.memory, f"{n:,} samples with k={k} and {schemes} scheme(s)")
+        tile = fitting_tile(
+            needed,
+            self.settings.memory,
+            f"{counted(n, 'sample')} with k={k} and {counted(schemes, 'scheme')}",
+        )
         if tile < TILE:
             progress.say(f"tile {tile} instead of {TILE}, to stay within --memory")
         return tile
@@ -155,7 +160,7 @@ class PassPlan:
 
         n, d = x.shape
         needed = hnsw_bytes(n, d, k) + 16 * n * len(p) * len(bandwidths)
-        require_memory(needed, self.settings.memory, f"{n:,} samples in a graph with k={k}")
+        require_memory(needed, self.settings.memory, f"{counted(n, 'sample')} in a graph with k={k}")
         result = self._cells(x, bandwidths, p, 0, near)
         ids, cosines = hnsw_neighbors(x, k, threads=self.threads, seed=self.settings.seed)
         rows = np.random.default_rng(self.settings.seed).choice(n, min(_QUERIES, n), replace=False)

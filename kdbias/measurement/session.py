@@ -30,6 +30,7 @@ from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import encode
 from kdbias.tables.run_record import Run, Stage
+from kdbias.wording import counted
 
 STAGE = Stage(
     "uniformity",
@@ -232,7 +233,7 @@ class Session:
             reason = "not searched at this bandwidth; ask with --rectification all"
         elif needed > budget:
             reason = (
-                f"needs {needed / 2**30:,.1f} GiB for the kernel of {distinct:,} distinct samples, "
+                f"needs {needed / 2**30:,.1f} GiB for the kernel of {counted(distinct, 'distinct sample')}, "
                 f"more than --memory {budget / 2**30:,.1f} GiB"
             )
         elif natural["uniformity"] is not None:

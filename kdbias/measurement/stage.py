@@ -123,8 +123,8 @@ def _read_weights(weights: Sequence[str], table: EmbeddingTable) -> list[Samplin
         rows = align(ids, manifest.ids, f"embedding table {table.path}", f"weights {path}")
         if manifest.n != table.n:
             raise KdbiasError(
-                f"weights {path} has {manifest.n:,} samples, embedding table {table.path} has {table.n:,}; "
-                "they must hold the same samples"
+                f"weights {path} has {counted(manifest.n, 'sample')}, embedding table {table.path} has "
+                f"{table.n:,}; they must hold the same samples"
             )
         name = Path(path).stem
         p = manifest.weights[rows]
@@ -197,9 +197,9 @@ def _search_line(search: dict[str, Any]) -> str:
     ranks = min(search["spearman"][0])  # of natural sampling: an equilibrium's potentials are all equal
     return (
         f"estimated: {search['probes']} of {search['cells']:,} cells a sample and {search['landmarks']:,} "
-        f"landmarks; against {search['queries']} samples computed exactly, potentials are off by {worst:.2g} "
-        f"(root mean square, worst scheme and bandwidth), the rank correlation of natural sampling's is at "
-        f"least {ranks:.4f}"
+        f"landmarks; against {counted(search['queries'], 'sample')} computed exactly, potentials are off by "
+        f"{worst:.2g} (root mean square, worst scheme and bandwidth), the rank correlation of natural "
+        f"sampling's is at least {ranks:.4f}"
     )
 
 

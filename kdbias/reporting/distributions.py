@@ -10,6 +10,7 @@ import numpy as np
 
 from kdbias.display.figure import INK, SERIES, Figure, Look, legend_below, panel, plain_log_ticks
 from kdbias.tables.weight_manifest import never_drawn
+from kdbias.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +143,7 @@ def group_shares(column: str, groups: Sequence[str | None], weights: Mapping[str
     place[kept] = np.arange(len(kept))
     names = [str(values[i]) for i in kept]
     if len(kept) < len(order):
-        names.append(f"{len(order) - len(kept):,} others")
+        names.append(counted(len(order) - len(kept), "other"))
     where = place[codes]
 
     def shares(w: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from kdbias.display.quantities import NONE, QUANTITIES, Quantity, decimals, writ
 from kdbias.display.table import Cell, Table
 from kdbias.evaluation.settings import PROTOCOLS
 from kdbias.reporting.outputs import Density, Evaluation, Frontier, Manifest, Outputs, is_distilled
+from kdbias.wording import counted
 
 MEASURES = (
     *("centroid_balanced_accuracy", "centroid_tail_accuracy", "knn_balanced_accuracy"),
@@ -42,12 +43,11 @@ def uniformity_table(density: Density) -> Table:
     numbers, search = density.numbers, density.numbers["search"]
     recall = f", recall {search['recall']:g}" if search["recall"] is not None else ""
     caption = (
-        f"{numbers['n']:,} samples in {numbers['d']} dimensions. Lower uniformity = the draws spread more "
-        "evenly over the sphere; excess is its distance to a perfectly uniform sphere (null). D says how "
-        "many distinct samples the draws are worth at this t, ESS/n how many samples carry them, "
-        "rectification how far from natural sampling (0 %) to the best re-weighting of this data (100 %) a "
-        "scheme gets. "
-        f"Neighbours: {search['kind']} search, k = {search['k']}{recall}."
+        f"{counted(numbers['n'], 'sample')} in {counted(numbers['d'], 'dimension')}. Lower uniformity = the "
+        "draws spread more evenly over the sphere; excess is its distance to a perfectly uniform sphere "
+        "(null). D says how many distinct samples the draws are worth at this t, ESS/n how many samples "
+        "carry them, rectification how far from natural sampling (0 %) to the best re-weighting of this "
+        f"data (100 %) a scheme gets. Neighbours: {search['kind']} search, k = {search['k']}{recall}."
     )
     rows = [
         {**row, "rectification_reason": row["rectification_reason"] or "not computed"}

@@ -18,7 +18,7 @@ from kdbias.data.opening import read_description
 from kdbias.errors import KdbiasError
 from kdbias.reporting.naming import bases, candidates
 from kdbias.reporting.outputs import Evaluation
-from kdbias.wording import plural
+from kdbias.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -247,8 +247,8 @@ def plots(evaluation: Evaluation) -> list[Image]:
         content = file.read_bytes()
         if not content.startswith(_PNG):
             continue
-        count, units = document["n"], plural(document["unit"])
-        caption = f"Drawn by kdbias evaluate: protocol {evaluation.protocol}, {count:,} {units}."
+        units = counted(document["n"], document["unit"])
+        caption = f"Drawn by kdbias evaluate: protocol {evaluation.protocol}, {units}."
         title = f"{evaluation.path.name}: {file.stem.replace('_', ' ')}"
         images.append(Image(title, caption, _uri("png", content)))
     return images

@@ -14,6 +14,7 @@ from kdbias.sampler.manifest_sampler import Epochs, given_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import encode
 from kdbias.tables.weight_manifest import validate_weights
+from kdbias.wording import counted
 
 _TRADES = 6
 
@@ -51,7 +52,9 @@ class IdentitySampler(Epochs):
         values = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels)
         codes, _ = encode(values)
         if len(codes) != len(array):
-            raise KdbiasError(f"{len(array):,} weights, but {len(codes):,} labels; each sample needs both")
+            raise KdbiasError(
+                f"{counted(len(array), 'weight')}, but {counted(len(codes), 'label')}; each sample needs both"
+            )
         self._given = given_place(rank, world_size)
         self.identities, self.instances, self.seed = identities, instances, seed
         self._n = len(array)
@@ -61,7 +64,7 @@ class IdentitySampler(Epochs):
         if identities < 1 or instances < 1 or len(names) < identities:
             raise KdbiasError(
                 f"batches of {identities} identities x {instances} images cannot be drawn from "
-                f"{len(names):,} identities of positive weight"
+                f"{counted(len(names), 'identity')} of positive weight"
             )
         self._settle()
         self.num_batches = max(1, (num_samples or self._n) // self.batch_size)

@@ -24,6 +24,7 @@ from kdbias.studies.settings import BASELINE, Study
 from kdbias.studies.statistics import Correlation
 from kdbias.tables.documents import write_json
 from kdbias.tables.files import atomic_path
+from kdbias.wording import counted
 
 _READING = """\
 How to read the tables: the first line is natural sampling, mean ± standard deviation over seeds. Each other
@@ -193,8 +194,9 @@ def _case(case: CaseRows) -> list[str]:
     first = case.facts(BASELINE if case.of(BASELINE) else case.arms[0])
     seeds = len({row.seed for row in case.rows})
     about = (
-        f"{first['samples']:,} training samples, {first['steps']:,} steps of {first['batch_size']} "
-        f"({first['student']}, lr {first['lr']:g}), t = {first['t']:g}, {seeds} seeds"
+        f"{counted(first['samples'], 'training sample')}, {counted(first['steps'], 'step')} of "
+        f"{first['batch_size']} ({first['student']}, lr {first['lr']:g}), t = {first['t']:g}, "
+        f"{counted(seeds, 'seed')}"
     )
     parts = [f"### {case.name} ({case.round})", about, _against(case, BASELINE, case.arms)]
     scratch = [arm for arm in case.arms if arm not in case.distilled]

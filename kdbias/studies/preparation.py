@@ -33,6 +33,7 @@ from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align
 from kdbias.tables.parquet_file import parquet_writer
 from kdbias.teachers import PRECOMPUTED
+from kdbias.wording import counted
 
 PART = "study_part"
 _GROUP_ROWS = 1000
@@ -148,7 +149,8 @@ def parts_of(source: Source, data: DataSet) -> np.ndarray:
         held_out = rng.choice(rows, round(data.holdout * len(rows)), replace=False)
         train[held_out], test[held_out] = False, True
     if (train & test).any():
-        raise KdbiasError(f"data.{data.name}: {int((train & test).sum()):,} samples are both train and test")
+        both = counted(int((train & test).sum()), "sample", "is/are")
+        raise KdbiasError(f"data.{data.name}: {both} both train and test")
     return np.select([train, test], ["train", "test"], "")
 
 

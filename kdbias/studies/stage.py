@@ -26,6 +26,7 @@ from kdbias.studies.preparation import measure_all, open_source, prepare
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import Study, StudySettings, read_study
 from kdbias.tables.run_record import Run, Stage
+from kdbias.wording import counted
 
 STAGE = Stage("study")
 _SECONDS_A_STEP = 0.05  # a first guess, until runs have been timed
@@ -123,7 +124,7 @@ def _run_missing(plan: Plan, what: str, runs: Sequence[RunPlan], pool: Workers) 
     """Run what is not done; returns the message of each run that failed."""
     todo = _missing(runs)
     if todo:
-        say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {pool.count} workers")
+        say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {counted(pool.count, 'worker')}")
     guesses = _guesses(plan, [run.case for run in todo])
     return pool.run(what, [(run.label, run.execute) for run in todo], guesses)
 
@@ -149,7 +150,7 @@ def _dry_run(plan: Plan, cases: Sequence[Case], rounds: Sequence[str]) -> StudyR
         lines.append(f"{unnamed:,} more runs, after data are prepared and learning rates are tuned")
         seconds += unnamed * fmean(guesses or _guesses(plan, cases))
     lines.append(
-        f"{len(named) - len(todo):,} runs finished, {len(todo) + unnamed:,} to do: "
+        f"{counted(len(named) - len(todo), 'run')} finished, {len(todo) + unnamed:,} to do: "
         f"about {seconds / 60:,.0f} min of one worker"
     )
     document = {"todo": len(todo) + unnamed, "finished": len(named) - len(todo), "seconds": seconds}

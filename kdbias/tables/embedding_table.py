@@ -17,6 +17,7 @@ from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
 from kdbias.tables.run_record import RECORD, Run, Stage, read_record
+from kdbias.wording import counted
 
 STAGE = Stage("embed", files=(PART_PATTERN, "failures.parquet"), folders=("parts",))
 _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
@@ -66,7 +67,7 @@ def write_embedding_table(
     for name, column in [("vectors", vectors), ("labels", labels), *groups.items()]:
         if column is not None and len(column) != len(ids):
             raise KdbiasError(
-                f"{len(ids):,} sample ids, but {len(column):,} {name}; each sample needs one of them"
+                f"{counted(len(ids), 'sample id')}, but {len(column):,} {name}; each sample needs one of them"
             )
     plain = {name: as_plain(column, name, out) for name, column in groups.items()}
     unit, norms = normalise(vectors, ids)
@@ -250,7 +251,8 @@ class EmbeddingTable:
             bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
             rows = start + bad if positions is None else positions[bad]
             raise KdbiasError(
-                f"{self.path}: {len(rows):,} vectors are zero or not finite ({shown(self.column('sample_id'), rows)}); "
+                f"{self.path}: {counted(len(rows), 'vector', 'is/are')} zero or not finite "
+                f"({shown(self.column('sample_id'), rows)}); "
                 "embed these samples again"
             )
         vectors /= norms[:, None]
@@ -281,7 +283,7 @@ def _require_rows(folder: Path, rows: int, record: dict[str, Any]) -> None:
     expected = (record.get("counts") or {}).get("samples")
     if expected is not None and expected != rows:
         raise KdbiasError(
-            f"{folder}: its parts hold {rows:,} samples, its record says {expected:,}; "
+            f"{folder}: its parts hold {counted(rows, 'sample')}, its record says {expected:,}; "
             "a part is missing or foreign: run kdbias embed again with --overwrite"
         )
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
+from kdbias.wording import counted
 
 _SHOWN = 3
 
@@ -26,15 +27,17 @@ def require_unique(ids: pa.Array, where: str) -> None:
     """Refuse null or repeated ids, naming some of them."""
     ids = as_strings(ids)
     if ids.null_count:
-        raise KdbiasError(f"{where}: {ids.null_count:,} rows have no sample_id; every row needs one")
+        raise KdbiasError(
+            f"{where}: {counted(ids.null_count, 'row', 'has/have')} no sample_id; every row needs one"
+        )
     distinct = pc.count_distinct(ids).as_py()
     if distinct == len(ids):
         return
     counts = pc.value_counts(ids)
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     raise KdbiasError(
-        f"{where}: {len(repeated):,} sample_id values occur more than once ({shown(repeated)}); "
-        "ids must be unique: choose another --id-column or drop the repeated rows"
+        f"{where}: {counted(len(repeated), 'sample_id value', 'occurs/occur')} more than once "
+        f"({shown(repeated)}); ids must be unique: choose another --id-column or drop the repeated rows"
     )
 
 
@@ -59,13 +62,15 @@ def align(
     wanted, have = as_strings(ids_wanted), as_strings(ids_have)
     require_unique(have, where)
     if wanted.null_count:
-        raise KdbiasError(f"{what}: {wanted.null_count:,} rows have no sample_id; every row needs one")
+        raise KdbiasError(
+            f"{what}: {counted(wanted.null_count, 'row', 'has/have')} no sample_id; every row needs one"
+        )
     rows = pc.index_in(wanted, value_set=have)
     if rows.null_count and not allow_missing:
         missing = wanted.filter(pc.is_null(rows))
         raise KdbiasError(
             f"{rows.null_count:,} of the {len(wanted):,} ids of {what} are not among the "
-            f"{len(have):,} ids of {where} ({shown(missing)}); are they from the same data?"
+            f"{counted(len(have), 'id')} of {where} ({shown(missing)}); are they from the same data?"
         )
     return rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 

@@ -31,6 +31,7 @@ from kdbias.tables.joins import align, require_unique
 from kdbias.tables.parquet_file import read_footer, read_schema
 from kdbias.teachers.numpy_vectors import ArrayParts, load, metadata_of, open_numbered, read_archive
 from kdbias.teachers.parquet_vectors import ParquetVectors, texts
+from kdbias.wording import counted
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ class Precomputed:
         count = len(self.vectors)
         if not same_order:
             raise KdbiasError(
-                f"{self.spec} holds {count:,} vectors without ids; if its rows stand in the order of the "
-                f"data ({source.total:,} samples before --where), say so with --same-order"
+                f"{self.spec} holds {counted(count, 'vector')} without ids; if its rows stand in the order "
+                f"of the data ({counted(source.total, 'sample')} before --where), say so with --same-order"
             )
         if count != source.total:
             raise KdbiasError(
-                f"{self.spec} holds {count:,} vectors, the data {source.total:,} samples (before --where); "
-                "--same-order needs equal counts"
+                f"{self.spec} holds {counted(count, 'vector')}, the data {counted(source.total, 'sample')} "
+                "(before --where); --same-order needs equal counts"
             )
         return source.positions
 
@@ -116,7 +117,9 @@ def open_precomputed(rest: str, id_column: str | None = None) -> Precomputed:
         )
     if ids is not None:
         if len(ids) != len(vectors):
-            raise KdbiasError(f"precomputed:{rest}: {len(ids):,} ids, but {len(vectors):,} vectors")
+            raise KdbiasError(
+                f"precomputed:{rest}: {counted(len(ids), 'id')}, but {counted(len(vectors), 'vector')}"
+            )
         require_unique(ids, f"precomputed:{rest}")
     digests = [fingerprints.of_file(file) for file in files]
     fingerprint = fingerprints.of_json(digests) if path.is_dir() else digests[0]
@@ -157,6 +160,7 @@ def _beside(
     for file, table, part in zip(files, tables, vectors.parts, strict=True):
         n = read_footer(table).num_rows
         if n != len(part):
-            raise KdbiasError(f"precomputed:{table}: {n:,} rows, but {file.name} holds {len(part):,} vectors")
+            held = counted(len(part), "vector")
+            raise KdbiasError(f"precomputed:{table}: {counted(n, 'row')}, but {file.name} holds {held}")
     ids = texts(tables, id_column_of(read_schema(tables[0]), id_column))
     return ids, texts(tables, "label"), [*files, *tables]

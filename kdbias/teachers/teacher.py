@@ -12,6 +12,7 @@ import numpy as np
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import fingerprints
 from kdbias.teachers.preprocessing import Preprocessing
+from kdbias.wording import counted
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -141,7 +142,7 @@ class Teacher(ABC):
         wanted = f"({count}, {dim if dim is not None else 'd'})"
         if vectors.ndim != 2 or len(vectors) != count or (dim is not None and vectors.shape[1] != dim):
             raise KdbiasError(
-                f"teacher {self.spec} gave {vectors.dtype} {vectors.shape} for {count} images; "
+                f"teacher {self.spec} gave {vectors.dtype} {vectors.shape} for {counted(count, 'image')}; "
                 f"it should give one vector an image, {wanted}"
             )
         if vectors.dtype.kind != "f":
@@ -192,7 +193,7 @@ def choose_output(names: Sequence[str], described: Sequence[str], asked: str | N
     if asked is not None and asked.isdecimal() and int(asked) < len(names):
         return int(asked)
     listed = "; ".join(f"{i}: {each}" for i, each in enumerate(described)) or "none"
-    what = f"has no output {asked!r}" if asked is not None else f"has {len(names)} outputs"
+    what = f"has no output {asked!r}" if asked is not None else f"has {counted(len(names), 'output')}"
     raise KdbiasError(
         f"teacher {spec} {what}; choose one with --output NAME|INDEX (kdbias embed, evaluate): {listed}"
     )

@@ -228,8 +228,8 @@ def fit(
     share = processes.share(cfg.batch_size, cfg.batch_size if cfg.instances else samples.n)
     if share < 2 and samples.n > 1:
         raise KdbiasError(
-            f"--batch-size {cfg.batch_size} and {samples.n:,} images leave {share} a step for each of "
-            f"{processes.world_size} processes; batch norm needs two or more"
+            f"--batch-size {cfg.batch_size} and {counted(samples.n, 'image', 'leaves/leave')} {share} a step "
+            f"for each of {processes.world_size} processes; batch norm needs two or more"
         )
     batch_size = share * processes.world_size
     sampler = build_sampler(samples, cfg, processes)
@@ -330,7 +330,7 @@ def _first_line(
         f"train: {processes.device} {cfg.precision}, {counted(torch.get_num_threads(), 'thread')}{together}, "
         f"batch {batch_size}{cut}, {counted(samples.n, 'image')} {height}x{width}x{channels}{labels}, "
         f"{counted(cfg.epochs, 'epoch')}, {counted(steps, 'step')}{begun}; "
-        f"{cfg.student} ({parameters:,} parameters), loss {cfg.loss}"
+        f"{cfg.student} ({counted(parameters, 'parameter')}), loss {cfg.loss}"
     )
 
 

@@ -29,7 +29,7 @@ from kdbias.weighting.hygiene import tempered
 from kdbias.weighting.samples import EmbeddingSource, Samples
 from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.schemes.density import Equilibrium, Natural
-from kdbias.weighting.settings import FrontierSettings
+from kdbias.weighting.settings import UNAIMED, FrontierSettings
 from kdbias.wording import visible
 
 STAGE = Stage("frontier", files=("frontier.parquet", "frontier.png", "frontier.svg"))
@@ -163,7 +163,7 @@ def _is_of_the_first(folder: Path) -> bool:
 
 def trade_off(samples: Samples, settings: FrontierSettings) -> tuple[pa.Table, dict[str, str]]:
     """The frontier's table (columns in `_SCHEMA`, by falling ESS) and why schemes are missing."""
-    solver, methods = Equilibrium.sharing(settings), settings.record()["methods"]
+    solver, methods = Equilibrium.sharing(settings), settings.methods or UNAIMED
     kernel = solver.kernel(samples)
     best, entries, skipped = solver.solved(samples, kernel, None), [], {}
     for name in methods:

@@ -11,6 +11,7 @@ from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.weighting.schemes.scheme import Weights
 from kdbias.weighting.settings import WeightsSettings
+from kdbias.wording import counted
 
 _ROUNDING = 1e-9
 
@@ -82,8 +83,8 @@ def clipped(p: np.ndarray, clip: float, n: int) -> np.ndarray:
     room = positive * limit - 1
     if room < -_ROUNDING:
         raise KdbiasError(
-            f"clip {clip:g} cannot hold: {positive:,} distinct samples of {n:,} carry weight, so the mean of "
-            f"theirs is {n / positive:.4g}; choose a clip above that"
+            f"clip {clip:g} cannot hold: {counted(positive, 'distinct sample')} of {n:,} with a weight, "
+            f"so the mean of theirs is {n / positive:.4g}; choose a clip above that"
         )
     if room <= _ROUNDING:  # all of them are at the limit
         return (p > 0) / positive

@@ -22,7 +22,7 @@ NEAR = 0.999
 """The cosine that the density table counts near duplicates at."""
 # Recorded of every manifest, null where the scheme has no such option.
 _ALWAYS = ("method", "t", "temper", "clip", "mix", "min_ess", "cap", "collapse")
-_UNAIMED = tuple(name for name in SCHEMES if name != "matched")
+UNAIMED = tuple(name for name in SCHEMES if name != "matched")
 _OF_TARGET = ("towards", "with_column", "stop")
 """Options that ask for method matched."""
 
@@ -117,7 +117,7 @@ class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
     name = "frontier"
 
     methods: tuple[str, ...] | None = option(
-        None, "schemes, with their default options", shown="all that fit", choices=_UNAIMED
+        None, "schemes, with their default options", shown="all that fit", choices=UNAIMED
     )
     floors: tuple[float, ...] | None = option(
         None, "ESS floors of the equilibrium, 0 = none", shown="eight up to 1", least=0, most=1

@@ -300,7 +300,7 @@ def test_labels_that_float32_rounds_are_said(tmp_path):
     values = [float(1 << 24), 3.0, 1e38]
     source = open_data(write(tmp_path, {i: packed(v, image(i)) for i, v in enumerate(values)}))
     assert source.labels.to_pylist() == ["16777216", "3", str(int(np.float32(1e38)))]
-    assert "2 labels of 2^24 or more are exact no longer" in source.describe()
+    assert "2 labels of 2^24 or more, exact no longer" in source.describe()
 
 
 @pytest.mark.filterwarnings("error")

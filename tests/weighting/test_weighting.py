@@ -11,7 +11,7 @@ from kdbias.inspection.describe import inspect
 from kdbias.settings import declared_in, spelled
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.parquet_file import read_provenance, read_table, write_table
-from kdbias.tables.weight_manifest import read_manifest, write_manifest
+from kdbias.tables.weight_manifest import read_manifest
 from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.schemes.density import Equilibrium
 from kdbias.weighting.stage import weights

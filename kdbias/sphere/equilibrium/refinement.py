@@ -18,6 +18,7 @@ from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching, Tile
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups, Point, wanted_gap
 from kdbias.sphere.vectors import second_moment
+from kdbias.wording import counted
 
 _MOST_ROUNDS = 25
 _STEP_TOLERANCE = 0.2  # of the wanted gap: how well a round solves its stand-in problem
@@ -89,8 +90,8 @@ def refine(
         if point.gap <= wanted_gap(effort.tolerance, start_energy, point.energy, offset):
             break
         if rounds == _MOST_ROUNDS or effort.spent:
-            spent = effort.spent or f"stopped after {effort.iterations:,} iterations"
-            reason = f"{spent} and {effort.products:,} exact products"
+            spent = effort.spent or f"stopped after {counted(effort.iterations, 'iteration')}"
+            reason = f"{spent} and {counted(effort.products, 'exact product')}"
             break
         inner = Effort(
             _STEP_TOLERANCE * effort.tolerance,

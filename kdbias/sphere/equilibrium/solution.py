@@ -9,6 +9,7 @@ import numpy as np
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.tables.weight_manifest import LEAST_WEIGHT
+from kdbias.wording import counted
 
 NOISE = 1e-7
 """Share of the energy: what float32 products can still resolve."""
@@ -48,7 +49,7 @@ class Effort:
     def spent(self) -> str | None:
         """Which limit was reached, for people; None where there is more to spend."""
         if self.iterations >= self.max_iterations:
-            return f"stopped after {self.max_iterations:,} iterations"
+            return f"stopped after {counted(self.max_iterations, 'iteration')}"
         left = self.seconds_left
         return f"stopped after {self.max_seconds:g} s" if left is not None and left < 0 else None
 
@@ -93,7 +94,9 @@ class Groups:
     def require(self, n: int) -> None:
         """Raise KdbiasError where a kernel of n rows is not one over the distinct samples."""
         if n != self.distinct:
-            raise KdbiasError(f"the kernel has {n:,} rows, the data {self.distinct:,} distinct samples")
+            raise KdbiasError(
+                f"the kernel has {counted(n, 'row')}, the data {counted(self.distinct, 'distinct sample')}"
+            )
 
     def collapse(self, p: np.ndarray) -> np.ndarray:
         """(n,) masses of rows -> (m,) masses of groups."""

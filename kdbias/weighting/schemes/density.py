@@ -11,6 +11,7 @@ from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
 from kdbias.weighting.schemes.scheme import ALIKE, AtBandwidth, Scheme, Solving, Weights
+from kdbias.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +113,7 @@ class Searching(Solving, AtBandwidth, Scheme):
 
         found = kernel_matrix(samples.vectors, self.bandwidth, self.memory, samples.threads, codes=codes)
         at = f"at t={write('t', self.t)}: {found.description}"
-        progress.say(f"{self.name} of {samples.m:,} distinct samples {at}")
+        progress.say(f"{self.name} of {counted(samples.m, 'distinct sample')} {at}")
         return found
 
     def effort(self, samples: Samples) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class Searching(Solving, AtBandwidth, Scheme):
             now = time.monotonic()
             if now - last > _LINE_EVERY_SECONDS:
                 last = now
-                spent = f"{iteration:,} iterations in {now - began:,.0f} s"
+                spent = f"{counted(iteration, 'iteration')} in {now - began:,.0f} s"
                 progress.say(f"{self.name}: {spent}, energy {energy:.6g}, at most {gap:.2g} above the best")
 
         return {
@@ -161,7 +162,9 @@ class Equilibrium(Searching):
             kernel, min_ess=min_ess, duplicates=samples.groups, start=start, **self.effort(samples)
         )
         name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
-        progress.say(f"{name}: {found.iterations:,} iterations, {found.seconds:.1f} s, {found.reason}")
+        progress.say(
+            f"{name}: {counted(found.iterations, 'iteration')}, {found.seconds:.1f} s, {found.reason}"
+        )
         return found
 
 
@@ -172,7 +175,7 @@ def _share_of_distinct(cap: float | None, groups: Groups) -> float | None:
     n = len(groups.group)
     if not cap > n / groups.distinct * (1 - 1e-12):
         raise KdbiasError(
-            f"cap {cap:g} cannot hold: {groups.distinct:,} distinct samples share {n:,} draws, "
-            f"{n / groups.distinct:.4g} each; choose a cap above that"
+            f"cap {cap:g} cannot hold: {counted(groups.distinct, 'distinct sample', 'shares/share')} "
+            f"{counted(n, 'draw')}, {n / groups.distinct:.4g} each; choose a cap above that"
         )
     return max(cap * groups.distinct / n, 1.0)
