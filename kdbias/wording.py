@@ -21,6 +21,11 @@ def counted(n: int, noun: str, verb: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural(noun)} {one if n == 1 else many}".rstrip()
 
 
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def nearest(value: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is not known: ``; did you mean 'epochs'?``, or nothing."""
     near = difflib.get_close_matches(value, list(known), n=1)

@@ -173,7 +173,7 @@ def test_model_of_plain_weights_is_read_and_a_pickle_with_code_is_not(tmp_path):
 
     torch.save({"state": {"w": torch.zeros(3, 4)}, "network": "convnet"}, tmp_path / "student.pt")
     found = inspect(tmp_path / "student.pt")
-    assert found["summary"] == "1 tensors, 12 numbers"
+    assert found["summary"] == "1 tensor, 12 numbers"
     assert found["columns"] == [{"name": "state.w", "type": "float32 (3, 4)"}]
     assert found["facts"] == {"network": "convnet"}
     check(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,14 @@ def inspect(path: str | os.PathLike[str], rows: int = 5) -> dict[str, Any]:
         kind_of(name)  # refuses what is no data set by its name either
         return {"path": name, "kind": "data set", **_data(name, rows)}
     kind = recognise(place)
-    return {"path": str(place), "kind": kind, **_DESCRIBERS.get(kind, _table)(place, rows)}
+    found = {"path": str(place), "kind": kind}
+    if kind not in _FOLDERS:
+        return found | _FILES.get(kind, _table)(place, rows)
+    record = _record(place)
+    describe, main = _FOLDERS[kind]
+    if main and (record["status"] != "finished" or not (place / main).exists()):
+        return found | {"summary": f"unfinished: {_AGAIN}"} | record
+    return found | describe(place, rows, record) | record
 
 
 def _shipped(path: Path) -> Path:
@@ -91,10 +99,10 @@ def _weights(path: Path) -> dict[str, Any]:
 
     manifest = read_manifest(path)
     now = current(manifest)
+    shown = {name: write(name, value) for name, value in now.items()}
     summary = (
-        f"{counted(manifest.n, 'sample')}; effective sample size {now['ess']:,.1f} "
-        f"({100 * now['ess_share']:.1f} %), weights {manifest.weights.min():.3g} to {now['max_weight']:.3g}, "
-        f"{now['zero_weights']:,} never drawn"
+        f"{counted(manifest.n, 'sample')}; effective sample size {shown['ess']} ({shown['ess_share']}), "
+        f"weights {manifest.weights.min():.3g} to {shown['max_weight']}, {shown['zero_weights']} never drawn"
     )
     if not edited(manifest, now):
         return {"summary": summary}
@@ -103,15 +111,14 @@ def _weights(path: Path) -> dict[str, Any]:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What the record of a stage's folder says, and the files beside it."""
+    """What the record of a stage's folder says, where there is one, and the files beside it."""
+    paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.endswith("-tmp"))
+    files = {"files": [{"name": p.name, "bytes": p.stat().st_size} for p in paths]}
+    if not (folder / RECORD).exists():
+        return files
     record = read_record(folder)
-    return {
-        "stage": record.get("stage"),
-        "status": _status(folder, record),
-        "counts": record.get("counts"),
-        "provenance": record,
-        "files": _files(folder),
-    }
+    told = {"stage": record.get("stage"), "status": _status(folder, record), "counts": record.get("counts")}
+    return {**told, "provenance": record, **files}
 
 
 def _status(folder: Path, record: dict[str, Any]) -> str | None:
@@ -120,130 +127,103 @@ def _status(folder: Path, record: dict[str, Any]) -> str | None:
     return "unfinished" if status == "running" and not in_use(folder) else status
 
 
-def _files(folder: Path) -> list[dict[str, Any]]:
-    """Name and size in bytes of each of a folder's files, sorted."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.endswith("-tmp"))
-    return [{"name": p.name, "bytes": p.stat().st_size} for p in files]
-
-
-def _finished(path: Path, rows: int, table: str) -> dict[str, Any]:
-    """The record and the main table of a stage's folder; without ``rows`` where it is not finished."""
-    record = _record(path)
-    if record["status"] != "finished" or not (path / table).exists():
-        return {"summary": f"unfinished: {_AGAIN}", **record}
-    return {**_table(path / table, rows), **record}
-
-
-def _embedding_table(path: Path, rows: int) -> dict[str, Any]:
-    """An embedding table: its record, columns and first rows."""
-    record = _record(path)
+def _embedding_table(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
+    """An embedding table: columns and first rows."""
     parts = sorted(path.glob("part-*.parquet"))
     if not parts:
-        return {"summary": f"no part yet; status {record['status']}", **record}
-    found, many = {**_table(parts[0], rows), **record}, counted(len(parts), "part")
+        return {"summary": f"no part yet; status {record['status']}"}
+    found, many = _table(parts[0], rows), counted(len(parts), "part")
     if record["status"] != "finished":
         return {**found, "summary": f"unfinished, {many} so far: {_AGAIN}"}
     from kdbias.tables.embedding_table import EmbeddingTable
 
     table = EmbeddingTable.open(path)
     groups = f"; groups: {', '.join(table.group_columns)}" if table.group_columns else ""
-    summary = f"{counted(table.n, 'unit vector')} of {counted(table.d, 'dimension')} in {many}{groups}"
-    return {**found, "rows": table.n, "summary": summary}
+    vectors = f"{counted(table.n, 'unit vector')} of {counted(table.d, 'dimension')}"
+    return {**found, "rows": table.n, "summary": f"{vectors} in {many}{groups}"}
 
 
-def _density_folder(path: Path, rows: int) -> dict[str, Any]:
+def _density_folder(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
     """What `kdbias uniformity` wrote: its densities and what was measured."""
-    found = _finished(path, rows, "density.parquet")
-    if "rows" in found:
-        from kdbias.measurement.files import read_uniformity
+    from kdbias.measurement.files import read_uniformity
 
-        measured = read_uniformity(path)
-        schemes = [s["name"] for s in measured.get("schemes", [])]
-        bandwidths = [f"{b['t']:g}" for b in (measured["schemes"][0]["bandwidths"] if schemes else [])]
-        found["summary"] = (
-            f"{counted(found['rows'], 'sample')}, d = {measured.get('d')}, t = {', '.join(bandwidths)}; "
-            f"schemes: {', '.join(schemes)}"
-        )
-    return found
+    found, measured = _table(path / "density.parquet", rows), read_uniformity(path)
+    schemes = measured["schemes"]
+    bandwidths = ", ".join(f"{at['t']:g}" for at in schemes[0]["bandwidths"])
+    summary = (
+        f"{counted(found['rows'], 'sample')}, d = {measured['d']}, t = {bandwidths}; "
+        f"schemes: {', '.join(scheme['name'] for scheme in schemes)}"
+    )
+    return {**found, "summary": summary}
 
 
-def _frontier(path: Path, rows: int) -> dict[str, Any]:
+def _frontier(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
     """What `kdbias weights --frontier` wrote."""
-    found = _finished(path, rows, "frontier.parquet")
-    if "rows" in found:
-        require_shape(found["provenance"], {"config": {"t": (float, [float])}}, path / RECORD)
-        t = write("t", found["provenance"]["config"]["t"])
-        found["summary"] = (
-            f"what {counted(found['rows'], 'weight scheme', 'reaches and costs/reach and cost')} at t = {t} "
-            "(kdbias weights --frontier); the picture is frontier.png"
-        )
-    return found
+    found = _table(path / "frontier.parquet", rows)
+    require_shape(record["provenance"], {"config": {"t": (float, [float])}}, path / RECORD)
+    summary = (
+        f"what {counted(found['rows'], 'weight scheme', 'reaches and costs/reach and cost')} at t = "
+        f"{write('t', record['provenance']['config']['t'])} (kdbias weights --frontier); the picture is "
+        "frontier.png"
+    )
+    return {**found, "summary": summary}
 
 
-def _training_run(path: Path, rows: int) -> dict[str, Any]:
-    """A training run: its record and the last rows of its metrics."""
-    record = _record(path)
-    found: dict[str, Any] = {"summary": f"training run, {record['status']}", **record}
-    metrics = path / "metrics.csv"
-    if metrics.exists() and metrics.stat().st_size:
-        require_digest(path, record["provenance"], metrics.name)
-        table = _table(metrics, 10**9)
-        last = table["first_rows"][-rows:] if rows else []
-        found |= {"columns": table["columns"], "rows": table["rows"], "last_rows": last}
-        found["summary"] += f", {counted(table['rows'], 'row')} of metrics"
-    return found
+def _training_run(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
+    """A training run: the last rows of its metrics."""
+    summary, metrics = f"training run, {record['status']}", path / "metrics.csv"
+    if not metrics.exists() or not metrics.stat().st_size:
+        return {"summary": summary}
+    require_digest(path, record["provenance"], metrics.name)
+    table = _table(metrics, 10**9)
+    last = table["first_rows"][-rows:] if rows else []
+    summary += f", {counted(table['rows'], 'row')} of metrics"
+    return {"summary": summary, "columns": table["columns"], "rows": table["rows"], "last_rows": last}
 
 
-def _evaluation(path: Path, rows: int) -> dict[str, Any]:
-    """An evaluation: its record and metrics."""
-    record = _record(path)
+def _evaluation(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation: its metrics."""
     metrics = {"metrics": read_metrics(path)} if (path / "metrics.json").exists() else {}
-    return {"summary": f"evaluation, {record['status']}", **record, **metrics}
+    return {"summary": f"evaluation, {record['status']}", **metrics}
 
 
-def _study(path: Path, rows: int) -> dict[str, Any]:
-    """A study: its record and how many of its runs are done."""
-    record = _record(path)
-    summary = f"study, {record['status']}; {_AGAIN}"
-    if (path / "study.json").exists():
-        document = read_document(path / "study.json", _STUDY)
-        summary = (
-            f"study {document['name']}: {document['finished']:,} of {document['planned']:,} runs finished, "
-            f"{len(document['failed']):,} failed; read results.md, every number is in results.parquet"
-        )
-    return {"summary": summary, **record}
+def _study(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
+    """A study: how many of its runs are done."""
+    if not (path / "study.json").exists():
+        return {"summary": f"study, {record['status']}; {_AGAIN}"}
+    document = read_document(path / "study.json", _STUDY)
+    summary = (
+        f"study {document['name']}: {document['finished']:,} of {document['planned']:,} runs finished, "
+        f"{len(document['failed']):,} failed; read results.md, every number is in results.parquet"
+    )
+    return {"summary": summary}
 
 
-def _changes(path: Path, rows: int) -> dict[str, Any]:
+def _changes(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
     """What `kdbias changes -o` wrote: its tables with their rows."""
     rows_of = ", ".join(f"{name} {counted(_table(path / name, 0)['rows'], 'row')}" for name in CHANGES)
-    summary = f"what a weight manifest changes (kdbias changes -o): {rows_of}"
-    return {"summary": summary, "files": _files(path)}
+    return {"summary": f"what a weight manifest changes (kdbias changes -o): {rows_of}"}
 
 
-def _outputs(path: Path, rows: int) -> dict[str, Any]:
+def _outputs(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
     """A folder of outputs: each one's path, stage and status."""
-    found: dict[str, Any] = _record(path) if (path / RECORD).exists() else {"files": _files(path)}
     inside = [(folder, read_record(folder)) for folder in stage_folders(path)]
-    found["outputs"] = [
-        {"path": str(f.relative_to(path)), "stage": r.get("stage"), "status": _status(f, r)}
-        for f, r in inside
+    stages = [of.get("stage") for _, of in inside]
+    outputs = [
+        {"path": str(folder.relative_to(path)), "stage": of.get("stage"), "status": _status(folder, of)}
+        for folder, of in inside
     ]
-    stages = [o["stage"] for o in found["outputs"]]
     by_stage = ", ".join(f"{stages.count(s)} {s}" for s in dict.fromkeys(stages))
-    return {"summary": f"a folder of outputs: {by_stage or 'weight manifests'}", **found}
+    return {"summary": f"a folder of outputs: {by_stage or 'weight manifests'}", "outputs": outputs}
 
 
 def _data(path: str | Path, rows: int) -> dict[str, Any]:
     """Data that `kdbias embed` reads: size and first samples."""
     source = open_data(path)
-    columns = {"label": source.labels} if source.labels is not None else {}
+    columns = {"sample_id": source.ids, **({} if source.labels is None else {"label": source.labels})}
+    columns |= {name: column for name, column in source.groups.items() if name not in columns}
     first = [
-        {
-            "sample_id": source.ids[i].as_py(),
-            **{name: column[i].as_py() for name, column in columns.items()},
-            **{name: short(column[i].as_py()) for name, column in source.groups.items()},
-        }
+        {name: short(column[i].as_py()) for name, column in columns.items()}
         for i in range(min(rows, source.n))
     ]
     return {"summary": source.describe(), "rows": source.n, "first_rows": first}
@@ -252,31 +232,33 @@ def _data(path: str | Path, rows: int) -> dict[str, Any]:
 def _toml(path: Path, rows: int) -> dict[str, Any]:
     """A TOML file's content, and the data where it describes any."""
     content = read_toml(path)
-    found: dict[str, Any] = {
-        "summary": "a TOML file with " + ", ".join(content),
-        "content": files.plain(content),
-    }
+    plain = json.loads(json.dumps(content, default=str))  # dates become text
+    found = {"summary": "a TOML file with " + ", ".join(content), "content": plain}
     try:
         return {**found, **_data(path, rows)}
     except KdbiasError as error:  # a training configuration, or a description whose data is not here
         return {**found, "data": f"not opened as data: {error}"}
 
 
-_DESCRIBERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "embedding table": _embedding_table,
-    "density folder": _density_folder,
-    "training run": _training_run,
-    "evaluation": _evaluation,
-    "frontier": _frontier,
-    "study": _study,
-    "changes": _changes,
-    **dict.fromkeys(("demo", "outputs"), _outputs),
+# Kind of `recognise` -> what describes it, and the file without which a folder of the kind is unfinished.
+_FOLDERS: dict[str, tuple[Callable[[Path, int, dict[str, Any]], dict[str, Any]], str]] = {
+    "embedding table": (_embedding_table, ""),
+    "density folder": (_density_folder, "density.parquet"),
+    "frontier": (_frontier, "frontier.parquet"),
+    "training run": (_training_run, ""),
+    "evaluation": (_evaluation, ""),
+    "study": (_study, ""),
+    "changes": (_changes, ""),
+    **dict.fromkeys(("demo", "outputs"), (_outputs, "")),
+}
+# All others are tables.
+_FILES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     **dict.fromkeys(("image folder", "data set"), _data),
-    "TOML document": _toml,
-    "demo results": files.demo_results,
     **dict.fromkeys(
         ("run record", "uniformity numbers", "study summary", "metrics", "JSON document"), files.json_document
     ),
+    "TOML document": _toml,
+    "demo results": files.demo_results,
     "model": files.model,
     "array": files.array,
     "arrays": files.arrays,
@@ -285,4 +267,3 @@ _DESCRIBERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "report": files.page,
     "commands": files.commands,
 }
-"""Kind of `recognise` -> what describes it; all others are tables."""

@@ -12,7 +12,7 @@ from kdbias.data.arrays import DAMAGED
 from kdbias.errors import KdbiasError, first_line
 from kdbias.inspection.recognition import is_page
 from kdbias.tables.documents import read_document, read_json
-from kdbias.wording import counted
+from kdbias.wording import counted, cut
 
 _HEAD = 4096  # bytes that are read to tell what a text is
 _TEXT = 60
@@ -30,9 +30,7 @@ def short(value: Any) -> Any:
         return list(map(short, value)) if len(value) <= 3 else f"[{few}, … {len(value):,} values]"
     if isinstance(value, float):
         return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else str(value)
-    if isinstance(value, str) and len(value) > _TEXT:
-        return value[: _TEXT - 1] + "…"
-    return value if isinstance(value, str | int | bool) or value is None else str(value)
+    return value if isinstance(value, int) or value is None else cut(str(value), _TEXT)
 
 
 def model(path: Path, rows: int) -> dict[str, Any]:
@@ -161,12 +159,3 @@ def demo_results(path: Path, rows: int) -> dict[str, Any]:
     students = counted(len(content["students"]), "student")
     summary = f"what kdbias demo found: {students} over {counted(content['seeds'], 'seed')}"
     return {"summary": f"{summary}; schemes: {schemes}", "content": content}
-
-
-def plain(value: Any) -> Any:
-    """TOML values as JSON (dates become text)."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [plain(v) for v in value]
-    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from kdbias.display.table import aligned, more
-from kdbias.wording import counted, visible
+from kdbias.wording import counted, cut, visible
 
 _WIDTH = 110
 _CELL = 24
@@ -66,7 +66,7 @@ def _table(title: str, rows: Sequence[Any]) -> list[str]:
         return _list(title, map(_value, rows))
     names = list(rows[0])
     lines = [names, *([_value(row.get(name)) for name in names] for row in rows)]
-    lines = [[_cut(visible(text)) for text in line] for line in lines]
+    lines = [[cut(visible(text), _CELL) for text in line] for line in lines]
     ends = accumulate(2 + max(map(len, column)) for column in zip(*lines, strict=True))
     shown = max(1, sum(end + 8 <= _WIDTH for end in ends))
     hidden = f"  (and {counted(len(names) - shown, 'more column')})" if shown < len(names) else ""
@@ -74,19 +74,12 @@ def _table(title: str, rows: Sequence[Any]) -> list[str]:
     return _list(title + hidden, body.splitlines())
 
 
-def _cut(text: str) -> str:
-    """A text of at most 24 characters."""
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
-
-
 def _value(value: Any) -> str:
     """A value as text: numbers with commas or 6 significant digits."""
     if value is None:
         return "-"
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, int):
-        return f"{value:,}"
+        return str(value).lower() if isinstance(value, bool) else f"{value:,}"
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

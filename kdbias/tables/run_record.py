@@ -17,6 +17,7 @@ from kdbias.tables.folder_lock import LOCK, FolderLock, lock_folder
 from kdbias.tables.provenance import MADE_FROM, now
 from kdbias.tables.run_files import RECORD, REPLACED, STAGED, Stage, barren, put_back, put_in_place
 from kdbias.version import __version__
+from kdbias.wording import cut
 
 __all__ = ["RECORD", "Run", "Stage", "read_record", "refuse_changes", "require_digest", "stage_of"]
 
@@ -94,7 +95,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any
             before[key] = usual.get(key)
     keys = sorted(before.keys() | now.keys(), key=lambda key: (key.count("."), key))
     changed = [key for key in keys if before.get(key) != now.get(key)]
-    return [f"{key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed]
+    return [f"{key}: {' -> '.join(cut(repr(of.get(key)), _LONG) for of in (before, now))}" for key in changed]
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -106,12 +107,6 @@ def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
-
-
-def _short(value: Any) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
 def _kept(
