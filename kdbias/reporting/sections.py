@@ -12,7 +12,7 @@ from kdbias.display.figure import Figure, Look
 from kdbias.display.quantities import write
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
-from kdbias.reporting import distributions, figures, maps, tables, thumbnails
+from kdbias.reporting import figures, sample_figures, tables, thumbnails
 from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
 from kdbias.reporting.tables import Provenance
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -142,18 +142,18 @@ def _density(page: Page, density: Density, name: str) -> list[Section]:
     drawn = {s: w for s, w in weights.items() if s != NATURAL}
     section = Section(f"{name}-weights", f"Density and weights{many}")
     section.add(
-        distributions.density_histogram(f"{name}-density", log_density, drawn, look, density.bandwidth)
+        sample_figures.density_histogram(f"{name}-density", log_density, drawn, look, density.bandwidth)
     )
-    histogram = distributions.weight_histogram(f"{name}-weight", weights, look)
+    histogram = sample_figures.weight_histogram(f"{name}-weight", weights, look)
     if histogram is not None:
-        section.add(histogram, distributions.lorenz_curve(f"{name}-lorenz", weights, look))
+        section.add(histogram, sample_figures.lorenz_curve(f"{name}-lorenz", weights, look))
     section.add(*_group_figures(density, weights, look, name))
     embeddings = _embeddings_of(page.found, density)
     if embeddings is not None and embeddings.d > 1:
-        places, variance = maps.flat(embeddings.batches, embeddings.d)
+        places, variance = sample_figures.flat(embeddings.batches, embeddings.d)
         rows = align(density.table.ids, embeddings.ids(), str(density.path), str(embeddings.path))
         section.add(
-            maps.embedding_maps(
+            sample_figures.embedding_maps(
                 f"{name}-map", places[rows], variance, log_density, weights, density.bandwidth
             )
         )
@@ -186,8 +186,8 @@ def _group_figures(
         values = density.table.table.column(column).to_pylist()
         distinct = {str(v) for v in values if v is not None}
         if 2 <= len(distinct) <= _GROUP_VALUES and weights and len(drawn) <= _GROUP_COLUMNS:
-            shares = distributions.group_shares(column, values, weights)
-            drawn.append(distributions.group_figure(f"{name}-group{i}", shares, look))
+            shares = sample_figures.group_shares(column, values, weights)
+            drawn.append(sample_figures.group_figure(f"{name}-group{i}", shares, look))
     return drawn
 
 

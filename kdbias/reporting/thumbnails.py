@@ -16,7 +16,7 @@ import numpy as np
 from kdbias.data.access import is_inside, is_uri, join_root
 from kdbias.data.opening import read_description
 from kdbias.errors import KdbiasError
-from kdbias.reporting.naming import bases, candidates
+from kdbias.reporting.gathering import bases, candidates
 from kdbias.reporting.outputs import Evaluation
 from kdbias.wording import counted
 

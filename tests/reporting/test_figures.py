@@ -7,7 +7,7 @@ import pytest
 
 from kdbias.display.figure import LIGHT, SERIES, figure_file, legend_below, legend_of_all, looks, panel
 from kdbias.display.quantities import QUANTITIES, Quantity
-from kdbias.reporting import distributions, figures, maps
+from kdbias.reporting import figures, sample_figures
 from kdbias.reporting.figures import results_by_scheme
 
 
@@ -18,21 +18,21 @@ def point(*values):
 
 
 def test_lorenz_of_known_weights():
-    share, draws = distributions.lorenz(np.array([3.0, 0.0, 1.0, 0.0]), points=5)
+    share, draws = sample_figures.lorenz(np.array([3.0, 0.0, 1.0, 0.0]), points=5)
     np.testing.assert_allclose(share, [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(draws, [0, 0, 0, 0.25, 1])
 
 
 def test_samples_without_a_density_are_left_out_of_its_histogram():
     values = np.array([np.nan, -1.0, -2.0])
-    distributions.density_histogram("density", values, {"w": np.ones(3)}, looks(["natural", "w"]), "5")
-    distributions.density_histogram("nothing", values[:1], {}, looks(["natural"]), "5")
+    sample_figures.density_histogram("density", values, {"w": np.ones(3)}, looks(["natural", "w"]), "5")
+    sample_figures.density_histogram("nothing", values[:1], {}, looks(["natural"]), "5")
 
 
 def test_group_shares_before_and_after():
     groups = ["a"] * 6 + ["b"] * 3 + [None]
     w = np.array([0.5] * 6 + [1.0] * 3 + [4.0])
-    shares = distributions.group_shares("race", groups, {"natural": np.ones(10), "mine": w})
+    shares = sample_figures.group_shares("race", groups, {"natural": np.ones(10), "mine": w})
     assert shares.values == ("a", "b", "(none)")
     np.testing.assert_allclose(shares.natural, [0.6, 0.3, 0.1])
     np.testing.assert_allclose(shares.schemes["mine"], [0.3, 0.3, 0.4])
@@ -41,7 +41,7 @@ def test_group_shares_before_and_after():
 
 def test_rare_groups_are_put_together_and_lose_nothing():
     groups = [str(i) for i in range(40) for _ in range(1 + i % 3)]
-    shares = distributions.group_shares("id", groups, {"w": np.arange(len(groups)) + 1.0})
+    shares = sample_figures.group_shares("id", groups, {"w": np.arange(len(groups)) + 1.0})
     assert len(shares.values) == 12
     assert shares.values[-1] == "29 others"
     assert shares.natural.sum() == pytest.approx(1)
@@ -51,7 +51,7 @@ def test_rare_groups_are_put_together_and_lose_nothing():
 def test_principal_directions_match_a_singular_value_decomposition():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(200, 5)) * [5, 3, 1, 0.5, 0.1] + 7
-    mean, directions, variance = maps.principal_directions(lambda: [(0, x[:70]), (70, x[70:])], 5)
+    mean, directions, variance = sample_figures.principal_directions(lambda: [(0, x[:70]), (70, x[70:])], 5)
     centred = x - x.mean(0)
     _, s, vt = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(mean, x.mean(0))
@@ -133,7 +133,7 @@ def test_dollar_signs_in_names_are_not_taken_for_mathematics():
 
 
 def test_weights_that_are_all_one_need_no_histogram():
-    assert distributions.weight_histogram("w", {"natural": np.ones(4)}, looks(["natural"])) is None
+    assert sample_figures.weight_histogram("w", {"natural": np.ones(4)}, looks(["natural"])) is None
 
 
 def test_points_without_a_value_are_left_out():

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdbias.reporting import report
-from kdbias.reporting.gathering import collect
-from kdbias.reporting.naming import recipes, told_apart
+from kdbias.reporting.gathering import collect, recipes, told_apart
 from kdbias.reporting.tables import values_by_scheme
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.weight_manifest import read_manifest, write_manifest

@@ -16,8 +16,7 @@ from PIL import Image
 from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.reporting import report
-from kdbias.reporting.gathering import collect
-from kdbias.reporting.naming import candidates
+from kdbias.reporting.gathering import candidates, collect
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
