@@ -39,11 +39,8 @@ def uniformity_against_ess(
         line = (frontier or {}).get(t) or ()
         if len(here) + len(line) < 2:  # a dot alone trades nothing off
             continue
-        view = _View.of(here, line)
-        reaches = reaches or view.shows_null
-        panels.append(
-            panel(f"{name}-{i}", partial(_trade_off, t=t, rows=here, look=look, frontier=line, view=view))
-        )
+        reaches = reaches or _shows_null(here, line)
+        panels.append(panel(f"{name}-{i}", partial(_trade_off, t=t, rows=here, look=look, frontier=line)))
     if not panels:
         return None
     dotted = (
@@ -59,30 +56,21 @@ def uniformity_against_ess(
     return Figure(name, "Uniformity against effective sample size", caption, tuple(panels))
 
 
-@dataclass(frozen=True)
-class _View:
-    """Which stretch of uniformity a panel shows."""
+def _stretch(rows: Rows, frontier: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Least and largest uniformity of a panel, and how much that counts as."""
+    values = [row["uniformity"] for row in rows] + [u for _, u in frontier]
+    low, high = min(values), max(values)
+    return low, high, max(high - low, 1e-3 * abs(high), 1e-6)
 
-    low: float
-    high: float
-    null: float
 
-    @classmethod
-    def of(cls, rows: Rows, frontier: Sequence[tuple[float, float]]) -> _View:
-        values = [row["uniformity"] for row in rows] + [u for _, u in frontier]
-        return cls(min(values), max(values), rows[0]["null"])
-
-    @property
-    def spread(self) -> float:
-        return max(self.high - self.low, 1e-3 * abs(self.high), 1e-6)
-
-    @property
-    def shows_null(self) -> bool:
-        return self.null > self.low - 2.5 * self.spread
+def _shows_null(rows: Rows, frontier: Sequence[tuple[float, float]]) -> bool:
+    """Whether a uniform sphere is near enough to be drawn in the same panel."""
+    low, _, spread = _stretch(rows, frontier)
+    return rows[0]["null"] > low - 2.5 * spread
 
 
 def _trade_off(
-    axes: Axes, t: float, rows: Rows, look: Looks, frontier: Sequence[tuple[float, float]], view: _View
+    axes: Axes, t: float, rows: Rows, look: Looks, frontier: Sequence[tuple[float, float]]
 ) -> None:
     """Draw uniformity against ESS (%), with the frontier where it is known."""
     if frontier:
@@ -91,11 +79,13 @@ def _trade_off(
         axes.plot(*zip(*line, strict=True), color=look[OPTIMUM].color, **style)
     for row in rows:
         axes.plot(100 * row["ess_share"], row["uniformity"], **look[row["scheme"]].dots, markersize=8)
-    if view.shows_null:
-        axes.axhline(view.null, color=SERIES[0], linewidth=1.2, linestyle=":", label="uniform sphere")
+    null = rows[0]["null"]
+    if _shows_null(rows, frontier):
+        axes.axhline(null, color=SERIES[0], linewidth=1.2, linestyle=":", label="uniform sphere")
     else:
-        axes.set_ylim(view.low - 0.25 * view.spread, view.high + 0.2 * view.spread)
-        said = f"uniform sphere far below: {view.null:.2f}"
+        low, high, spread = _stretch(rows, frontier)
+        axes.set_ylim(low - 0.25 * spread, high + 0.2 * spread)
+        said = f"uniform sphere far below: {null:.2f}"
         axes.annotate(said, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=8.5)
     axes.set_xlim(0, 105)
     axes.set_title(f"t = {t:g}", loc="left")
@@ -122,12 +112,8 @@ def distinct_across_bandwidths(name: str, rows: Rows, look: Looks) -> Figure | N
 
     def draw(axes: Axes) -> None:
         if visible:
-            ceiling: dict[str, Any] = {
-                "linewidth": 1.2,
-                "linestyle": ":",
-                "label": "ceiling (uniform sphere)",
-            }
-            axes.plot(*zip(*sorted(ceilings.items()), strict=True), color=SERIES[0], **ceiling)
+            dotted: dict[str, Any] = {"linestyle": ":", "label": "ceiling (uniform sphere)"}
+            axes.plot(*zip(*sorted(ceilings.items()), strict=True), color=SERIES[0], linewidth=1.2, **dotted)
         for scheme in dict.fromkeys(row["scheme"] for row in rows):
             own = {row["t"]: row["effective_distinct"] for row in rows if row["scheme"] == scheme}
             line = sorted((t, distinct) for t, distinct in own.items() if distinct is not None)

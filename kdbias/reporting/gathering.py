@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kdbias.tables.embedding_table import EmbeddingTable
     from kdbias.tables.weight_manifest import WeightManifest
 
+_Opened = TypeVar("_Opened", "EmbeddingTable", "WeightManifest")
 _UNWEIGHTED = "unweighted"
 _REPORTED = (
     *("embedding table", "density folder", "weight manifest", "frontier"),
@@ -51,6 +52,8 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
     Raises:
         KdbiasError: a path is missing or no output of kdbias, or nothing finished is among them.
     """
+    from kdbias.tables.density_table import read_density
+
     places = list(dict.fromkeys(place for output in outputs for place in _expand(Path(output))))
     found = Outputs()
     by_kind: dict[str, list[Path]] = {}
@@ -59,7 +62,9 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
             found.unfinished.append(place)
         else:
             by_kind.setdefault(recognise(place), []).append(place)
-    _read_densities(by_kind, found)
+    for place in by_kind.get("density folder", []):
+        record, numbers = read_record(place), read_uniformity(place)
+        found.densities.append(Density(place, record, numbers, read_density(place)))
     _read_embeddings(by_kind, found)
     _read_manifests(by_kind, found)
     found.frontiers = [read_frontier(place) for place in by_kind.get("frontier", [])]
@@ -86,50 +91,32 @@ def _expand(place: Path) -> list[Path]:
     if kind == "density table" and (place.parent / RECORD).exists():
         return [place.parent]
     raise KdbiasError(
-        f"{place} is {_article(kind)}, which is no output to report on; give folders of embed, uniformity, "
-        "weights --frontier, train, evaluate or demo, or weight manifests"
+        f"{place} ({kind}) is no output to report on; give folders of embed, uniformity, weights --frontier, "
+        "train, evaluate or demo, or weight manifests"
     )
-
-
-def _article(noun: str) -> str:
-    """The noun with its article."""
-    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
-
-
-def _read_densities(by_kind: dict[str, list[Path]], found: Outputs) -> None:
-    """Add the densities that were named."""
-    from kdbias.tables.density_table import read_density
-
-    for place in by_kind.get("density folder", []):
-        record, numbers = read_record(place), read_uniformity(place)
-        found.densities.append(Density(place, record, numbers, read_density(place)))
 
 
 def _read_embeddings(by_kind: dict[str, list[Path]], found: Outputs) -> None:
     """Add the embedding tables that were named, and those that densities were computed from."""
     from kdbias.tables.embedding_table import EmbeddingTable
 
-    tables = [EmbeddingTable.open(p, require_finished=False) for p in by_kind.get("embedding table", [])]
+    opened = partial(EmbeddingTable.open, require_finished=False)
+    tables = list(map(opened, by_kind.get("embedding table", [])))
     for density in found.densities:
-        named = density.table.provenance.get("embeddings")
-        if isinstance(named, str):
-            known = input_of(density.table.provenance, "embeddings")
-            tables += itertools.islice(_tables_named(named, density.path, known), 1)
-    once: dict[Path, EmbeddingTable] = {}
-    for table in tables:
-        once.setdefault(table.path.resolve(), table)
-    found.embeddings = list(once.values())
+        made_from = density.table.provenance
+        named, known = made_from.get("embeddings"), input_of(made_from, "embeddings")
+        tables += _recorded(named, density.path, known, "embedding table", opened)
+    found.embeddings = list({table.path.resolve(): table for table in reversed(tables)}.values())[::-1]
 
 
-def _tables_named(named: str, record: Path, known: str | None) -> Iterator[EmbeddingTable]:
-    """The embedding tables that a record may mean; one with another fingerprint is another table."""
-    from kdbias.tables.embedding_table import EmbeddingTable
-
-    for place in candidates(named, record, known is not None):
-        if recognise_quietly(place) == "embedding table":
-            table = EmbeddingTable.open(place, require_finished=False)
-            if known in (None, table.fingerprint):
-                yield table
+def _recorded(
+    named: object, record: Path, known: str | None, kind: str, opened: Callable[[Path], _Opened]
+) -> list[_Opened]:
+    """The output that a record means, if it is found; one with another fingerprint is another one."""
+    for place in candidates(named, record, known is not None) if named and isinstance(named, str) else ():
+        if recognise_quietly(place) == kind and known in (None, (found := opened(place)).fingerprint):
+            return [found]
+    return []
 
 
 def _read_manifests(by_kind: dict[str, list[Path]], found: Outputs) -> None:
@@ -138,28 +125,17 @@ def _read_manifests(by_kind: dict[str, list[Path]], found: Outputs) -> None:
 
     files = {place.resolve(): read_manifest(place) for place in by_kind.get("weight manifest", [])}
     names: dict[Path, str] = {}
-    for density in found.densities:
-        for scheme in filter(lambda entry: entry["weights"], density.numbers["schemes"]):
-            for file in itertools.islice(_manifests_named(scheme, density.path), 1):
-                files.setdefault(file.path.resolve(), file)
-                names[file.path.resolve()] = scheme["name"]
+    schemes = [(scheme, density.path) for density in found.densities for scheme in density.numbers["schemes"]]
+    for scheme, record in schemes:
+        where = (scheme["weights"], record, scheme["fingerprint"])
+        for file in _recorded(*where, "weight manifest", read_manifest):
+            files.setdefault(file.path.resolve(), file)
+            names[file.path.resolve()] = scheme["name"]
     others = [place for place in files if place not in names]
     names |= zip(others, told_apart(others, {*names.values()}), strict=True)
-    order = [NATURAL, *(s["name"] for d in found.densities for s in d.numbers["schemes"])]
+    order = [NATURAL, *(scheme["name"] for scheme, _ in schemes)]
     found.manifests = [Manifest(names[place], file) for place, file in files.items()]
     found.manifests.sort(key=lambda m: order.index(m.name) if m.name in order else len(order))
-
-
-def _manifests_named(scheme: dict[str, Any], record: Path) -> Iterator[WeightManifest]:
-    """The manifests that a scheme of uniformity.json may mean: those of its fingerprint, where it has one."""
-    from kdbias.tables.weight_manifest import read_manifest
-
-    known = scheme["fingerprint"]
-    for place in candidates(scheme["weights"], record, known is not None):
-        if recognise_quietly(place) == "weight manifest":
-            file = read_manifest(place)
-            if known in (None, file.fingerprint):
-                yield file
 
 
 def _read_runs(places: Sequence[Path], manifests: Sequence[Manifest]) -> list[TrainingRun]:
@@ -206,16 +182,12 @@ def _read_evaluation(
     if not isinstance(named, str):
         return Evaluation(place, record, metrics, None)
     wanted = Path(named.removeprefix("run:"))
-    for here in candidates(wanted, by):
-        exact = next((run for run in runs if run.path.resolve() == here.resolve()), None)
-        if exact is not None:
-            return Evaluation(place, record, metrics, exact)
-    return Evaluation(place, record, metrics, next((run for run in runs if _moved(run.path, wanted)), None))
-
-
-def _moved(path: Path, named: Path) -> bool:
-    """Whether a recorded path means this one after the whole tree was moved."""
-    return not named.exists() and path.parts[-2:] == named.parts[-2:]
+    judged_by = [
+        run for here in candidates(wanted, by) for run in runs if run.path.resolve() == here.resolve()
+    ]
+    if not wanted.exists():  # the whole tree was moved
+        judged_by += [run for run in runs if run.path.parts[-2:] == wanted.parts[-2:]]
+    return Evaluation(place, record, metrics, judged_by[0] if judged_by else None)
 
 
 def told_apart(places: Sequence[Path], taken: Collection[str] = ()) -> list[str]:

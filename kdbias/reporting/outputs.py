@@ -15,7 +15,6 @@ from kdbias.tables.documents import require_shape
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_record import RECORD, read_record
 from kdbias.weighting.diagnostics import current, edited
-from kdbias.weighting.frontier_figure import optimum, series
 
 if TYPE_CHECKING:
     from kdbias.tables.density_table import DensityTable
@@ -81,15 +80,6 @@ class Frontier:
     def t(self) -> float | Sequence[float]:
         """The bandwidth, or several whose kernels are averaged."""
         return self.record["config"]["t"]
-
-    @property
-    def names(self) -> list[str]:
-        """Its series: each scheme, and the equilibria as one."""
-        return series(self.rows)
-
-    def optimum(self, column: str) -> list[tuple[float, float]]:
-        """(ESS/n, value) of the equilibria, by rising ESS."""
-        return optimum(self.rows, column)
 
 
 def read_frontier(folder: Path) -> Frontier:

@@ -17,6 +17,7 @@ from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
 from kdbias.reporting.tables import Provenance
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
+from kdbias.weighting.frontier_figure import optimum, series
 
 _GROUP_COLUMNS = 6  # drawn at most, beside the label
 _GROUP_VALUES = 200  # a column with more values is no group
@@ -100,7 +101,7 @@ def scheme_names(found: Outputs) -> list[str]:
     names = [NATURAL]
     names += [s["name"] for d in found.densities for s in d.numbers["schemes"]]
     names += [m.name for m in found.manifests]
-    names += [name for frontier in found.frontiers for name in frontier.names]
+    names += [name for frontier in found.frontiers for name in series(frontier.rows)]
     return list(dict.fromkeys([*names, *(run.scheme for run in found.runs)]))
 
 
@@ -122,7 +123,7 @@ def _optima(found: Outputs, density: Density) -> dict[float, list[tuple[float, f
     """t -> (ESS/n, uniformity) of the equilibria, where a frontier of this density was collected."""
     own = density.table.fingerprint
     frontiers = [f for f in found.frontiers if input_of(f.record, "density") == own]
-    return {f.t: f.optimum("uniformity") for f in frontiers if isinstance(f.t, float)}
+    return {f.t: optimum(f.rows, "uniformity") for f in frontiers if isinstance(f.t, float)}
 
 
 def _frontiers(page: Page) -> Section:

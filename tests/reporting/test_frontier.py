@@ -13,6 +13,7 @@ from kdbias.reporting.gathering import collect
 from kdbias.reporting.sections import scheme_names
 from kdbias.tables.density_table import read_density
 from kdbias.tables.run_record import Run
+from kdbias.weighting.frontier_figure import optimum
 from tests.stages import FRONTIER
 
 _NUMBERS = {"rectification_reason": None, "zero_weights": 3, "max_weight": 4.5, "effective_identities": 2.5}
@@ -53,7 +54,7 @@ def test_the_page_of_a_frontier_shows_its_table_and_figure(frontier, tmp_path):
 
 def test_the_equilibria_are_one_line_and_the_others_dots(frontier):
     found = collect([frontier])
-    assert found.frontiers[0].optimum("uniformity") == [(0.4, -2.0), (0.8, -1.5)]
+    assert optimum(found.frontiers[0].rows, "uniformity") == [(0.4, -2.0), (0.8, -1.5)]
     figure = frontier_figure("f", found.frontiers[0], looks(scheme_names(found)))
     assert figure is not None
     assert len(figure.panels) == 3
