@@ -272,8 +272,8 @@ def _named(
     span = pc.min_max(numbers).as_py()
     if span["min"] is not None and (span["min"] < 0 or span["max"] >= len(names)):
         raise KdbiasError(
-            f"{origin}: labels run from {span['min']} to {span['max']}, but label_names has {len(names)} "
-            "names"
+            f"{origin}: labels run from {span['min']} to {span['max']}, but label_names has "
+            f"{counted(len(names), 'name')}"
         )
     return pa.array(list(names), pa.large_string()).take(numbers)
 

@@ -18,7 +18,7 @@ from kdbias.inspection.files import short
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.tables.csv_file import DELIMITERS, csv_head
 from kdbias.tables.documents import read_document, read_toml, require_shape
-from kdbias.tables.folder_lock import in_use
+from kdbias.tables.files import in_use
 from kdbias.tables.parquet_file import open_parquet
 from kdbias.tables.provenance import from_schema
 from kdbias.tables.run_record import RECORD, read_record, require_digest

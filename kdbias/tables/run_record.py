@@ -12,8 +12,7 @@ from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.progress import say
 from kdbias.tables import fingerprints, run_files
 from kdbias.tables.documents import read_document, require_shape, write_json
-from kdbias.tables.files import MEND, clean_temporaries
-from kdbias.tables.folder_lock import LOCK, FolderLock, lock_folder
+from kdbias.tables.files import LOCK, MEND, FolderLock, clean_temporaries, lock_folder
 from kdbias.tables.provenance import MADE_FROM, now
 from kdbias.tables.run_files import RECORD, REPLACED, STAGED, Stage, barren, put_back, put_in_place
 from kdbias.version import __version__

@@ -17,6 +17,7 @@ from kdbias.loading import ImageLoader, Prepared, RowBatches
 from kdbias.progress import bar, say
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.settings import TrainingSettings
+from kdbias.wording import counted
 
 _AHEAD = 2
 _AT_ONCE = 256  # rows that a thread decodes
@@ -55,7 +56,7 @@ class Unreadable:
         if not left:
             row, reason = next(iter(self.reasons.items()))
             raise KdbiasError(
-                f"none of the {len(self.reasons):,} samples that are drawn can be read; the first: "
+                f"of {counted(len(self.reasons), 'drawn sample')} none can be read; the first: "
                 f"{self.source.ids[row].as_py()} ({self.source.location(row)}): {reason}"
             )
 

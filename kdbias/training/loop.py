@@ -229,7 +229,7 @@ def fit(
     if share < 2 and samples.n > 1:
         raise KdbiasError(
             f"--batch-size {cfg.batch_size} and {counted(samples.n, 'image', 'leaves/leave')} {share} a step "
-            f"for each of {processes.world_size} processes; batch norm needs two or more"
+            f"for each of {counted(processes.world_size, 'process')}; batch norm needs two or more"
         )
     batch_size = share * processes.world_size
     sampler = build_sampler(samples, cfg, processes)

@@ -71,5 +71,5 @@ def test_needs_a_description(described):
 def test_label_names_must_cover_the_labels(described):
     file, _ = described
     file.write_text('label_names = ["only one"]\n' + file.read_text())
-    with pytest.raises(KdbiasError, match="labels run from 0 to 1, but label_names has 1 names"):
+    with pytest.raises(KdbiasError, match="labels run from 0 to 1, but label_names has 1 name"):
         open_data(file)

@@ -132,7 +132,7 @@ def test_missing_and_odd_files_have_reasons(folder):
 
 def test_empty_and_absent(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(KdbiasError, match="no images below this folder \\(1 other files\\)"):
+    with pytest.raises(KdbiasError, match="no images below this folder \\(1 other file\\)"):
         open_data(tmp_path)
     with pytest.raises(KdbiasError, match="no such file or folder"):
         open_data(tmp_path / "absent")

@@ -72,7 +72,7 @@ def test_more_columns(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('prefix = "test"', 'prefix = "../other"', "leave the data root"),
+        ('prefix = "test"', 'prefix = "../other"', "leaves the data root"),
         ('file = "list_query.txt"', 'file = "../../etc/passwd"', "leaves the data root"),
         ('file = "list_query.txt"', 'file = "gone.txt"', "not a list of path, label"),
         ('role = "query"', 'columns = ["path"]', "not a list of path"),

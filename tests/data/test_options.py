@@ -70,7 +70,7 @@ KINDS = ["folder", "pattern", "lists", "table", "recordio", "webdataset", "array
 def test_label_names_name_the_labels_of_every_kind(describe, kind):
     source = describe(kind, 'label_names = ["man", "woman"]')
     assert source.labels.to_pylist() == ["man", "woman"]
-    with pytest.raises(KdbiasError, match="labels run from 0 to 1, but label_names has 1 names"):
+    with pytest.raises(KdbiasError, match="labels run from 0 to 1, but label_names has 1 name"):
         describe(kind, 'label_names = ["man"]')
 
 

@@ -194,7 +194,7 @@ def test_an_index_in_another_order_and_with_blank_lines(tmp_path):
         ),
         (
             lambda text: text + "99\t1000000\n",
-            r"1 entries do not fit train.rec \(key 99: no place for a record",
+            r"1 entry does not fit train.rec \(key 99: no place for a record",
         ),
         (lambda text: text + "99\t-4\n", "do not fit"),
         (lambda text: text.replace("1\t40\n", "1\t48\n"), "key 1: no RecordIO record at byte 48"),

@@ -79,7 +79,7 @@ def test_description_with_a_root_in_a_store(store, tmp_path_factory):
 def test_paths_that_leave_the_root_are_refused(store, path):
     root, write = store
     write("list.csv", f"path\n{path}\n".encode())
-    with pytest.raises(KdbiasError, match="leave the data root"):
+    with pytest.raises(KdbiasError, match="leaves the data root"):
         open_data(f"{root}/list.csv")
 
 

@@ -90,7 +90,7 @@ def test_absolute_paths_below_the_root_become_relative(csv, tmp_path):
 def test_paths_that_leave_the_root_are_refused(tmp_path, path):
     file = tmp_path / "evil.csv"
     file.write_text(f"path\nfine.png\n{path}\n")
-    with pytest.raises(KdbiasError, match=r"1 paths leave the data root .*--root"):
+    with pytest.raises(KdbiasError, match=r"1 path leaves the data root .*--root"):
         open_data(file)
 
 
@@ -98,7 +98,7 @@ def test_root_given_above_lets_absolute_paths_in(csv, tmp_path):
     inner = tmp_path / "lists"
     inner.mkdir()
     (inner / "list.csv").write_text(f"path\n{tmp_path}/0001.png\n")
-    with pytest.raises(KdbiasError, match="leave the data root"):
+    with pytest.raises(KdbiasError, match="leaves the data root"):
         open_data(inner / "list.csv")
     assert open_data(inner / "list.csv", root=tmp_path).read(0) == b"0001.png"
 
@@ -234,9 +234,9 @@ def test_fingerprint_follows_content_and_columns(tmp_path):
         (
             {"sample_id": ["a", "a", "b"], "image": [b"", b"", b""]},
             {},
-            "1 sample_id values occur more than once",
+            "1 sample_id value occurs more than once",
         ),
-        ({"sample_id": ["a", None], "image": [b"", b""]}, {}, "1 rows have no sample_id"),
+        ({"sample_id": ["a", None], "image": [b"", b""]}, {}, "1 row has no sample_id"),
         ({"sample_id": ["a"], "jpg": [b"x"]}, {}, "no column 'image'.*--image-column.*sample_id, jpg"),
         (
             {"sample_id": ["a"], "image": [b"x"]},
@@ -246,7 +246,7 @@ def test_fingerprint_follows_content_and_columns(tmp_path):
         ({"sample_id": ["a"], "image": [b"x"]}, {"image_column": "sample_id"}, "not image bytes"),
         ({"sample_id": ["a"], "image": [b"x"]}, {"id_column": "image"}, "not plain values"),
         ({"sample_id": [b"a"], "image": [b"x"]}, {}, "'sample_id' for --id-column holds binary, not plain"),
-        ({"path": ["a", None]}, {}, "1 rows have no path"),
+        ({"path": ["a", None]}, {}, "1 row has no path"),
         (
             {"sample_id": pa.array([], pa.string()), "image": pa.array([], pa.binary())},
             {},

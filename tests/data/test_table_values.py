@@ -35,11 +35,11 @@ def test_values_that_say_there_is_none(csv):
 @pytest.mark.parametrize("missing", ["", "nan", "NULL", "None", "NA", '""'])
 def test_ids_that_say_there_is_none_are_refused(csv, missing):
     csv.write_text(f"sample_id,path\n{missing},0001.png\nb,sub/0002.png\n")
-    with pytest.raises(KdbiasError, match="1 rows have no sample_id"):
+    with pytest.raises(KdbiasError, match="1 row has no sample_id"):
         open_data(csv)
     csv.write_text(f"path,label\n{missing},x\nsub/0002.png,y\n")
     if missing:
-        with pytest.raises(KdbiasError, match="1 rows have no path"):
+        with pytest.raises(KdbiasError, match="1 row has no path"):
             open_data(csv)
 
 
@@ -54,7 +54,7 @@ def test_floats_with_nan_in_parquet_are_names_of_whole_numbers(tmp_path):
     assert source.column("race").to_pylist() == [None, None, "a"]
     columns["sample_id"] = [1.0, np.nan, 3.0]
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
-    with pytest.raises(KdbiasError, match="1 rows have no sample_id"):
+    with pytest.raises(KdbiasError, match="1 row has no sample_id"):
         open_data(tmp_path / "m.parquet")
 
 

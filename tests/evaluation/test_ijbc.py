@@ -141,7 +141,7 @@ def test_foreign_templates_and_files_are_refused(ijbc_files):
     folder, _ = ijbc_files
     call = dict(protocol="ijbc", templates=folder / "tid_mid.txt", bootstrap=0)
     (folder / "more.txt").write_text("100 101 1\n100 999 0\n")
-    with pytest.raises(KdbiasError, match=r"1 templates have no image among the 36 .*999"):
+    with pytest.raises(KdbiasError, match=r"1 template has no image among the 36 .*999"):
         evaluate(folder / "emb", folder / "o", pairs=folder / "more.txt", **call)
     (folder / "signed.txt").write_text("100 101 1\n100 102 -1\n100 103 0\n")
     with pytest.raises(KdbiasError, match=r"labelled '-1'; 1 means same, 0 different"):

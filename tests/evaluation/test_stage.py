@@ -45,7 +45,7 @@ def test_vectors_that_where_leaves_out_are_not_read(tmp_path):
     assert found.ids.to_pylist() == ["a", "c"]
     np.testing.assert_allclose(found.vectors, vectors[[0, 2]], atol=1e-3)
     np.testing.assert_array_equal(found.flips, found.vectors)
-    with pytest.raises(KdbiasError, match="1 vectors are zero or not finite"):
+    with pytest.raises(KdbiasError, match="1 vector is zero or not finite"):
         read_embeddings(tmp_path / "emb")
 
 

@@ -90,7 +90,7 @@ def test_paths_as_ids_are_found_by_their_stem(tmp_path):
         ("a b.jpg c.jpg 1\na.jpg c.jpg 0\n", "line 1: not two paths and 0 or 1; separate them by tabs"),
         ("a.jpg c.jpg 0\na b.jpg c.jpg 1\n", "line 2: not two paths and 0 or 1; separate them by tabs"),
         ("a.jpg c.jpg 0\na.jpg c.jpg 2\n", "line 2: not two paths"),
-        ("first,second,same,fold\na,b,1,1\na,c,0,\n", "1 pairs have no fold"),
+        ("first,second,same,fold\na,b,1,1\na,c,0,\n", "1 pair has no fold"),
         ("2\t1\nAda\t1\t2\n", "promises 2 x 2 pairs, it has 1"),
         ("1\nAda\tone\t2\nBob\t1\tAda\t1\n", "line 2"),
         ("Ada\t1\t2\nBob\tone\tAda\t1\n", "line 2"),

@@ -518,7 +518,7 @@ def test_a_sample_that_is_never_drawn_may_see_nothing_at_a_large_bandwidth(tmp_p
     result = uniformity(table.path, tmp_path / "out", t=400, weights=[weights], group_by=["half"])
     first, last = result.document["schemes"][1]["groups"]["half"]
     assert {first["value"]: first["log_density"], last["value"]: last["log_density"]}["b"] is None
-    assert first["log_density_reason"] == "the potential of 1 samples is below the smallest float"
+    assert first["log_density_reason"] == "the potential of 1 sample is below the smallest float"
     assert last["log_density_reason"] is None
     stored = pq.read_table(tmp_path / "out" / "schemes.parquet").column("log_density w")
     assert stored.is_null().to_pylist() == [False] * 30 + [True]

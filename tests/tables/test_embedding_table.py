@@ -66,7 +66,7 @@ def test_vectors_at_some_positions(tmp_path, dtype, positions):
     bad[[5, 18]] = np.nan
     write_part(table.parts[1], ids_of(20).slice(4, 4), None, {}, table.norms()[4:8], bad[4:8], {})
     if 5 in positions:
-        with pytest.raises(KdbiasError, match=r"1 vectors are zero or not finite .'s5'"):
+        with pytest.raises(KdbiasError, match=r"1 vector is zero or not finite .'s5'"):
             table.vectors(positions=np.array(positions))
 
 

@@ -73,7 +73,7 @@ def test_labels_and_groups_in_any_form(tmp_path, labels, found):
         (["a", "b"], [[1.0, 2.0], [1.0]], {}, "vectors: not all of one length"),
         (["a", "b"], [[1.0, 2.0], None], {}, "vectors: not all of one length"),
         (["a", "b"], [1.0, 2.0], {}, r"expected an \(n, d\) array"),
-        (["a", None], ROWS[:2], {}, "1 rows have no sample_id"),
+        (["a", None], ROWS[:2], {}, "1 row has no sample_id"),
         (["a", 1], ROWS[:2], {}, "sample ids: not one plain value"),
         (np.ones((2, 2)), ROWS[:2], {}, "sample ids: not one plain value"),
         (["a", "b"], ROWS, {}, "2 sample ids, but 3 vectors"),

@@ -28,7 +28,7 @@ def test_align_names_what_is_missing():
 
 
 def test_null_ids_are_refused():
-    with pytest.raises(KdbiasError, match="1 rows have no sample_id"):
+    with pytest.raises(KdbiasError, match="1 row has no sample_id"):
         require_unique(pa.array(["a", None]), "data")
 
 
@@ -59,7 +59,7 @@ def test_json_digest_ignores_the_order_of_keys(tmp_path):
 def test_repeated_and_null_ids_never_join():
     with pytest.raises(KdbiasError, match="'a'"):
         align(pa.array(["a"]), pa.array(["a", "a"]), "weights", "table")
-    with pytest.raises(KdbiasError, match="1 rows have no sample_id"):
+    with pytest.raises(KdbiasError, match="1 row has no sample_id"):
         align(pa.array(["a", None]), pa.array(["a", "b"]), "weights", "table")
 
 

@@ -147,7 +147,7 @@ def test_whole_numbers_in_and_out_are_refused(runtime, tmp_path) -> None:
 @RUNTIMES
 def test_a_map_is_refused_with_its_shape_and_a_pooled_one_taken(runtime, tmp_path) -> None:
     file = write(tmp_path / "n.onnx", FIRST, [("Relu", "x", "y", {})], {"y": ["b", 3, 4, 6]})
-    with pytest.raises(KdbiasError, match=r"a map of shape \(1, 3, 4, 6\) for 1 images.*pool it"):
+    with pytest.raises(KdbiasError, match=r"a map of shape \(1, 3, 4, 6\) for 1 image.*pool it"):
         opened(runtime, file)
     file = write(tmp_path / "n.onnx", FIRST, [("GlobalAveragePool", "x", "y", {})], {"y": ["b", 3, 1, 1]})
     wanted = flat(pixels()).reshape(5, 3, -1).mean(2)
@@ -158,14 +158,14 @@ def test_a_map_is_refused_with_its_shape_and_a_pooled_one_taken(runtime, tmp_pat
 def test_a_batch_that_is_not_the_first_axis_is_refused(runtime, tmp_path) -> None:
     moved = [FLATTEN, ("Transpose", "y", "z", {"perm": [1, 0]})]
     file = write(tmp_path / "n.onnx", FIRST, moved, {"z": [72, "b"]})
-    with pytest.raises(KdbiasError, match=r"gave float32 \(72, 1\) for 1 images; it should give one vector"):
+    with pytest.raises(KdbiasError, match=r"gave float32 \(72, 1\) for 1 image; it should give one vector"):
         opened(runtime, file)
     file = write(tmp_path / "n.onnx", [3, "b", 4, 6], [FLATTEN], {"y": [3, "d"]})
     with pytest.raises(KdbiasError, match=r"the first axis of x float32 \(3, \?, 4, 6\) seems"):
         opened(runtime, file)
     pooled = ("ReduceMean", "x", "y", {"axes": [0, 2, 3], "keepdims": 0})
     file = write(tmp_path / "n.onnx", FIRST, [pooled], {"y": [3]})
-    with pytest.raises(KdbiasError, match=r"gave float32 \(3,\) for 1 images"):
+    with pytest.raises(KdbiasError, match=r"gave float32 \(3,\) for 1 image"):
         opened(runtime, file)
     # A network for one image alone: what it gives is that image's.
     file = write(tmp_path / "n.onnx", [1, 3, 4, 6], [pooled], {"y": [3]})
@@ -265,7 +265,7 @@ def test_python_s_several_outputs_follow_the_same_rule(python, name, output) -> 
         KdbiasError, match=r"has 2 outputs; choose one with --output.*\(1, 3, 4, 6\).*\(1, 72\)"
     ):
         python(name)
-    with pytest.raises(KdbiasError, match=r"a map of shape \(1, 3, 4, 6\) for 1 images"):
+    with pytest.raises(KdbiasError, match=r"a map of shape \(1, 3, 4, 6\) for 1 image"):
         python(name, output="0")
     assert f"output {teacher.output}" in teacher.describe()
 

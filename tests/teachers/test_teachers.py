@@ -343,7 +343,7 @@ def test_python_factories(tmp_path, monkeypatch) -> None:
     assert np.array_equal(thing.embed(images), images.reshape(3, -1).astype(np.float32))
     with pytest.raises(KdbiasError, match=r"nonsense\(\) gave int"):
         open_teacher("python:kdbias_test_factories:nonsense")
-    with pytest.raises(KdbiasError, match=r"gave float32 \(48,\) for 1 images"):
+    with pytest.raises(KdbiasError, match=r"gave float32 \(48,\) for 1 image"):
         open_teacher("python:kdbias_test_factories:flat")
     with pytest.raises(KdbiasError, match="has no function 'absent'"):
         open_teacher("python:kdbias_test_factories:absent")

@@ -204,7 +204,7 @@ def test_a_batch_larger_than_the_data_is_all_that_the_processes_can_share(lab: A
     assert eight.share(1000, 60) == 7
     assert eight.share(16, 60) == 2
     with pytest.raises(
-        KdbiasError, match="--batch-size 1 and 60 images leave 1 a step for each of 1 processes"
+        KdbiasError, match="--batch-size 1 and 60 images leave 1 a step for each of 1 process"
     ):
         lab.run(tmp_path / "run", batch_size=1, weights=None)
 
