@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.data.access import without_scheme
+from kdbias.data.description import shipped_descriptions
 from kdbias.data.opening import kind_of, open_data
 from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
@@ -45,7 +46,9 @@ def inspect(path: str | os.PathLike[str], rows: int = 5) -> dict[str, Any]:
         KdbiasError: nothing there, unreadable, or nothing that kdbias knows.
     """
     name = without_scheme(os.fspath(path))
-    place = _shipped(Path(name))
+    place = Path(name)
+    if not place.exists():
+        place = shipped_descriptions().get(name, place)
     if not place.exists():
         kind_of(name)  # refuses what is no data set by its name either
         return {"path": name, "kind": "data set", **_data(name, rows)}
@@ -58,16 +61,6 @@ def inspect(path: str | os.PathLike[str], rows: int = 5) -> dict[str, Any]:
     if main and (record["status"] != "finished" or not (place / main).exists()):
         return found | {"summary": f"unfinished: {_AGAIN}"} | record
     return found | describe(place, rows, record) | record
-
-
-def _shipped(path: Path) -> Path:
-    """The bare name of a description that ships with kdbias stands for that file."""
-    from importlib.resources import files
-
-    if path.exists() or path.suffix != ".toml" or path.name != str(path):
-        return path
-    shipped = Path(str(files("kdbias.data_manifests") / path.name))
-    return shipped if shipped.exists() else path
 
 
 def _table(path: Path, rows: int) -> dict[str, Any]:
