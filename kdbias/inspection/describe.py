@@ -48,7 +48,7 @@ def inspect(path: str | os.PathLike[str], rows: int = 5) -> dict[str, Any]:
     name = without_scheme(os.fspath(path))
     place = Path(name)
     if not place.exists():
-        place = shipped_descriptions().get(name, place)
+        place = shipped_descriptions().get(str(place), place)
     if not place.exists():
         kind_of(name)  # refuses what is no data set by its name either
         return {"path": name, "kind": "data set", **_data(name, rows)}
