@@ -14,6 +14,7 @@ from kdbias.measurement.density import Measured
 from kdbias.sphere.null import log_null
 from kdbias.sphere.vectors import second_moment
 from kdbias.tables.weight_manifest import never_drawn
+from kdbias.wording import counted
 
 
 @dataclass
@@ -151,7 +152,8 @@ def group_rows(values: pa.Array, sampling: Sampling) -> list[dict[str, Any]]:
             "mass": float(mass[i]),
             "weight": float(mass[i] / share[i]),
             "log_density": None if unseen[i] else float(density[i]),
-            "log_density_reason": f"the potential of {unseen[i]:,} samples is below the smallest float"
+            "log_density_reason": "the potential of "
+            f"{counted(unseen[i], 'sample')} is below the smallest float"
             if unseen[i]
             else None,
         }

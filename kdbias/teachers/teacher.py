@@ -134,8 +134,8 @@ class Teacher(ABC):
         if vectors.ndim > 2 and len(vectors) == count:
             if sum(axis > 1 for axis in vectors.shape[1:]) > 1:
                 raise KdbiasError(
-                    f"teacher {self.spec} gave a map of shape {vectors.shape} for {count} images, not one "
-                    "vector an image: pool it inside the network, or take another output with --output"
+                    f"teacher {self.spec} gave a map of shape {vectors.shape} for {counted(count, 'image')}, "
+                    "not one vector an image: pool it in the network, or take another output with --output"
                 )
             vectors = vectors.reshape(count, -1)
         dim = getattr(self, "dim", None)
