@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.data.access import without_scheme
-from kdbias.data.description import shipped_descriptions
-from kdbias.data.opening import kind_of, open_data
+from kdbias.data.opening import kind_of, open_data, shipped_descriptions
 from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
