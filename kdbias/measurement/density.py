@@ -245,3 +245,23 @@ def intrinsic_dimension(cosines: np.ndarray) -> float | None:
     terms = valid[rows].sum(axis=1) - 1  # the last one's own log is 0
     total = logs.sum()
     return float(terms.sum() / total) if total > 0 else None
+
+
+def last_distance(x: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
+    """(n,) distance to the k-th neighbour; NaN where a sample has none (or none was found)."""
+    if ids is None:
+        return np.full(len(x), np.nan)
+    return np.where(ids[:, -1] < 0, np.nan, pair_distances(x, ids[:, -1]))
+
+
+def nearest_different(x: np.ndarray, ids: np.ndarray | None, first: np.ndarray) -> np.ndarray:
+    """(n,) distance to the nearest neighbour with another vector; NaN where all k have the same one."""
+    result = np.full(len(x), np.nan)
+    if ids is None:
+        return result
+    different = (first[ids] != first[:, None]) & (ids >= 0)
+    rows = np.flatnonzero(different.any(axis=1))
+    nearest = np.arange(len(x))
+    nearest[rows] = ids[rows, different[rows].argmax(axis=1)]
+    result[rows] = pair_distances(x, nearest)[rows]
+    return result

@@ -29,6 +29,9 @@ class Sampling:
         log_density: (n,) float64, log of the potential under p at the chosen bandwidth; NaN where that is
             below the smallest float (a sample of weight 0, far from all others for this bandwidth).
         bandwidths: one entry a bandwidth, as in ``uniformity.json``.
+        witness: (n,) float64, how much more (> 0) or less than the target it draws around each sample; None
+            without a target.
+        discrepancy: from the target, as in ``uniformity.json``; None without one.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Sampling:
     fingerprint: str | None = None
     log_density: np.ndarray = field(default_factory=lambda: np.empty(0))
     bandwidths: list[dict[str, Any]] = field(default_factory=list)
+    witness: np.ndarray | None = None
+    discrepancy: dict[str, Any] | None = None
 
 
 def ess(p: np.ndarray) -> float:
@@ -134,7 +139,8 @@ def group_rows(values: pa.Array, sampling: Sampling) -> list[dict[str, Any]]:
 
     ``share`` is the part of the samples, ``mass`` the part of the draws, ``weight`` their ratio, and
     ``log_density`` the mean over the group's samples of the log density under this scheme; None, with the
-    reason, where the potential of one of them is below the smallest float.
+    reason, where the potential of one of them is below the smallest float. ``witness`` is the mean over the
+    group's samples, None without a target.
     """
     encoded = pc.dictionary_encode(values.cast(pa.large_string()), null_encoding="encode")
     codes = encoded.indices.to_numpy(zero_copy_only=False)
@@ -144,6 +150,9 @@ def group_rows(values: pa.Array, sampling: Sampling) -> list[dict[str, Any]]:
     density = np.bincount(codes, weights=sampling.log_density, minlength=len(names)) / count
     unseen = np.bincount(codes, weights=~np.isfinite(sampling.log_density), minlength=len(names)).astype(int)
     share = count / len(codes)
+    witness = None
+    if sampling.witness is not None:
+        witness = np.bincount(codes, weights=sampling.witness, minlength=len(names)) / count
     return [
         {
             "value": names[i],
@@ -156,6 +165,7 @@ def group_rows(values: pa.Array, sampling: Sampling) -> list[dict[str, Any]]:
             f"{counted(unseen[i], 'sample')} is below the smallest float"
             if unseen[i]
             else None,
+            "witness": None if witness is None else float(witness[i]),
         }
         for i in np.argsort(-count, kind="stable")
     ]
@@ -231,6 +241,7 @@ def scheme_entry(
         "zero_weights": never_drawn(p),
         "vendi_score": vendi_score(x, p),
         "koleo_entropy": koleo_entropy(measured.nearest, p),
+        "discrepancy": sampling.discrepancy,
         "bandwidths": sampling.bandwidths,
     }
 
@@ -251,18 +262,29 @@ def rectify(
     """
     for scheme in schemes:
         for entry, start, end in zip(scheme["bandwidths"], natural, best, strict=True):
-            entry["rectification"], entry["rectification_reason"] = None, end["reason"]
-            if end["energy"] is None:
-                continue
-            before = end.get("natural_energy", start["energy"])
-            gain = before - end["energy"]
-            if gain <= 1e-6 * before:
-                entry["rectification_reason"] = "no re-weighting beats natural sampling at this bandwidth"
-            elif end["gap"] >= 0.01 * gain:
-                entry["rectification_reason"] = (
-                    f"the best energy is only certified to {end['gap'] / gain:.1%} of what can be gained"
-                )
-            else:
-                gained = 0.0 if entry is start else before - entry["energy"]
-                entry["rectification"] = float(gained / gain)
-                entry["rectification_reason"] = None
+            before = end.get("natural_energy") or start["energy"]
+            entry["rectification"], entry["rectification_reason"] = rectification(
+                entry["energy"], before, end, entry is start, "at this bandwidth"
+            )
+
+
+def rectification(
+    energy: float, before: float, best: Mapping[str, Any], natural: bool, where: str
+) -> tuple[float | None, str | None]:
+    """R = (E(natural) - E(p)) / (E(natural) - E(best)), or why there is none.
+
+    Args:
+        energy, before: of p, and of natural sampling.
+        best: ``energy``, ``gap`` and ``reason`` (why there is none).
+        natural: p is natural sampling itself, whatever an estimate says.
+        where: at which bandwidth, or from which target, for the reason.
+    """
+    if best["energy"] is None:
+        return None, best["reason"]
+    gain = before - best["energy"]
+    if gain <= 1e-6 * before:
+        return None, f"no re-weighting beats natural sampling {where}"
+    if best["gap"] >= 0.01 * gain:
+        share = f"{best['gap'] / gain:.1%}"
+        return None, f"the best energy is only certified to {share} of what can be gained"
+    return 0.0 if natural else float((before - energy) / gain), None

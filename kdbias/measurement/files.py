@@ -12,7 +12,7 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths, Measured
 from kdbias.measurement.distribution import Sampling
 from kdbias.tables import provenance
-from kdbias.tables.columns import require_numbers
+from kdbias.tables.columns import WITNESS, require_numbers
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
 from kdbias.tables.documents import read_document
 from kdbias.tables.files import MEND
@@ -25,7 +25,46 @@ SCHEMES = "schemes.parquet"
 INTERVALS = "intervals.parquet"
 _ROWS = 16_384
 _NUMBER = (float, None)
-_GROUP = {"value": (str, None), **dict.fromkeys(("count", "share", "mass"), float), "log_density": _NUMBER}
+_GROUP = {
+    "value": (str, None),
+    **dict.fromkeys(("count", "share", "mass"), float),
+    **dict.fromkeys(("log_density", "witness?"), _NUMBER),
+}
+_INTERVAL = ([float], None)
+_DISCREPANCY = {
+    "value": float,
+    **dict.fromkeys(("unbiased", "standard_error", "noise_ratio", "removed"), _NUMBER),
+    **dict.fromkeys(("rectification", "p_value"), _NUMBER),
+    **dict.fromkeys(("interval", "removed_interval"), _INTERVAL),
+    **dict.fromkeys(("rectification_reason", "reason"), (str, None)),
+}
+_TARGET = {
+    **dict.fromkeys(("towards", "kind"), str),
+    "size": (int, None),
+    "effective_size": _NUMBER,
+    "fingerprints": {str: str},
+    "kernel": [float],
+    "with": (str, None),
+    **dict.fromkeys(("constant", "noise"), float),
+    "test": (
+        {
+            **dict.fromkeys(("p_value", "statistic", "effect", "null_mean", "null_95"), float),
+            **dict.fromkeys(("data", "reference"), int),
+        },
+        None,
+    ),
+    "differs": bool,
+    "notes": [str],
+    "columns": {
+        str: [{**dict.fromkeys(("value", "balance"), (str, None)), "share": float, "share_reference": float}]
+    },
+    "blind": [str],
+    "needed": (int, None),
+    "best": {
+        **dict.fromkeys(("energy", "natural_energy", "gap", "ess_share"), _NUMBER),
+        "reason": (str, None),
+    },
+}
 _BANDWIDTH = {
     "t": float,
     **dict.fromkeys(("uniformity", "null", "excess", "energy", "effective_distinct"), _NUMBER),
@@ -41,6 +80,7 @@ _SCHEME = {
     **dict.fromkeys(("effective_identities", "vendi_score", "koleo_entropy"), _NUMBER),
     "groups": {str: [_GROUP]},
     "hardness": ({"easy": float, "hard": float}, None),
+    "discrepancy?": (_DISCREPANCY, None),
     "bandwidths": [_BANDWIDTH],
 }
 _SEARCH = {
@@ -61,6 +101,7 @@ _SHAPE = {
     "intrinsic_dimension": _NUMBER,
     "duplicates": {"exact_duplicates": int, "near_duplicates": int},
     "best": [{"t": float, "energy": _NUMBER, "gap": _NUMBER, "reason": (str, None)}],
+    "target?": (_TARGET, None),
     "schemes": [_SCHEME],
 }
 
@@ -71,9 +112,10 @@ def write_measured(
     labels: pa.Array,
     groups: Mapping[str, pa.Array],
     measured: Measured,
+    witness: np.ndarray | None,
     doc: dict[str, Any],
 ) -> None:
-    """Write ``density.parquet`` (columns by the contract, section 3)."""
+    """Write ``density.parquet`` (columns by the contract, section 3; ``witness`` where there is a target)."""
     repeats = measured.first != np.arange(len(measured.first))
     columns = {
         "sample_id": ids,
@@ -87,6 +129,7 @@ def write_measured(
         "log_density": floats(measured.log_density),
         "duplicate_of": ids.take(pa.array(measured.first, mask=~repeats)),
         "near_duplicates": pa.array(measured.near_duplicates),
+        **({} if witness is None else {WITNESS: pa.array(witness)}),
     }
     write_density(out / DENSITY, pa.table(columns), doc)
 
@@ -97,8 +140,8 @@ def write_samplings(
     """Write ``schemes.parquet``: what adding schemes or groups later needs, and what plots of schemes show.
 
     Columns: ``sample_id``, ``hardness``, ``nearest_distance`` (to the nearest different vector), and for each
-    scheme ``weight NAME`` (mean 1) and ``log_density NAME`` (at the chosen bandwidth; null where the
-    potential is below the smallest float).
+    scheme ``weight NAME`` (mean 1), ``log_density NAME`` (at the chosen bandwidth; null where the potential
+    is below the smallest float) and, with a target, ``witness NAME``.
     """
     n = len(ids)
     columns: dict[str, Any] = {
@@ -109,6 +152,8 @@ def write_samplings(
     for sampling in samplings:
         columns[f"weight {sampling.name}"] = pa.array(sampling.p * n)
         columns[f"log_density {sampling.name}"] = floats(sampling.log_density)
+        if sampling.witness is not None:
+            columns[f"witness {sampling.name}"] = pa.array(sampling.witness)
     write_table(out / SCHEMES, pa.table(columns), doc)
 
 
@@ -123,6 +168,14 @@ def read_uniformity(out: str | os.PathLike[str]) -> dict[str, Any]:
     swept = [[entry["t"] for entry in scheme["bandwidths"]] for scheme in document["schemes"]]
     if not swept or document["t_chosen"] not in swept[0] or any(ts != swept[0] for ts in swept):
         raise KdbiasError(f"{file}: its schemes lack bandwidths or differ in them; {MEND}")
+    document.setdefault("target", None)  # measured before there were targets
+    for scheme in document["schemes"]:
+        scheme.setdefault("discrepancy", None)
+        if (scheme["discrepancy"] is None) != (document["target"] is None):
+            raise KdbiasError(f"{file}: scheme {scheme['name']!r} and the target do not go together; {MEND}")
+        for rows in scheme["groups"].values():
+            for row in rows:
+                row.setdefault("witness", None)
     return document
 
 
@@ -148,17 +201,34 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
 
 def read_samplings(out: Path, document: dict[str, Any]) -> dict[str, Sampling]:
     """The schemes measured so far, by name, in their order."""
+    kinds = ["weight", "log_density", *([WITNESS] if document["target"] else [])]
     stored = read_table(
-        out / SCHEMES,
-        [f"{what} {entry['name']}" for entry in document["schemes"] for what in ("weight", "log_density")],
+        out / SCHEMES, [f"{what} {entry['name']}" for entry in document["schemes"] for what in kinds]
     )
     samplings = {}
     for entry in document["schemes"]:
         p = stored.column(f"weight {entry['name']}").to_numpy()
         density = stored.column(f"log_density {entry['name']}").to_numpy()
-        known = {name: entry[name] for name in ("name", "weights", "fingerprint", "bandwidths")}
+        known = {
+            name: entry[name] for name in ("name", "weights", "fingerprint", "bandwidths", "discrepancy")
+        }
+        if document["target"]:
+            known[WITNESS] = stored.column(f"{WITNESS} {entry['name']}").to_numpy()
         samplings[entry["name"]] = Sampling(p=p / p.sum(), log_density=density, **known)
     return samplings
+
+
+def not_measured(out: Path, added: list[Sampling], document: dict[str, Any]) -> list[Sampling]:
+    """Those that are not measured yet; raises KdbiasError where one is called as one from another file."""
+    entries = {entry["name"]: entry for entry in document["schemes"]}
+    fresh = [s for s in added if s.fingerprint != entries.get(s.name, {}).get("fingerprint")]
+    for sampling in fresh:
+        before = entries.get(sampling.name, {}).get("weights")
+        if before is not None and os.path.abspath(before) != os.path.abspath(str(sampling.weights)):
+            raise KdbiasError(
+                f"{out} has a scheme {sampling.name!r} from {before} already; rename {sampling.weights}"
+            )
+    return fresh
 
 
 def write_neighbors(

@@ -11,6 +11,8 @@ import numpy as np
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
+from kdbias.measurement.density import Bandwidths
+from kdbias.measurement.distribution import Sampling, bandwidth_entry
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile, require_memory
 from kdbias.sphere.cells.check import exact_cosines, neighbour_quality
@@ -53,6 +55,45 @@ class PassResult:
     half_widths: np.ndarray | None
     search: dict[str, Any]
 
+    def mean_kernel(self, ladder: Sequence[float]) -> tuple[np.ndarray, np.ndarray | None]:
+        """K p under the mean of the kernels at ``ladder``, bandwidths of the pass.
+
+        Returns:
+            (m, n) float64, self included, and (m,) standard errors of p'Kp; None where it is exact.
+        """
+        places = [self.pairs.bandwidths.index(t) for t in ladder]
+        fields = self.pairs.without_self[:, places[0]].copy()
+        for place in places[1:]:
+            fields += self.pairs.without_self[:, place]
+        fields /= len(places)
+        fields += self.pairs.weights
+        return fields, None if self.energy_errors is None else self.energy_errors[:, places].mean(axis=1)
+
+    def only(self, bandwidths: Sequence[float], schemes: int) -> "PassResult":
+        """What it says of some bandwidths (ascending) and of the first schemes; takes the arrays over."""
+        places = [self.pairs.bandwidths.index(t) for t in bandwidths]
+
+        def kept(values: np.ndarray) -> np.ndarray:
+            for to, place in enumerate(places):  # in place: a second copy may not fit
+                values[:, to] = values[:, place]
+            return values[:schemes, : len(places)]
+
+        pairs, search = self.pairs, dict(self.search)
+        for name in set(_OF_SCHEMES) & search.keys():
+            search[name] = [[row[place] for place in places] for row in search[name][:schemes]]
+        return PassResult(
+            replace(
+                pairs,
+                bandwidths=list(bandwidths),
+                weights=pairs.weights[:schemes],
+                without_self=kept(pairs.without_self),
+            ),
+            kept(self.pair_energies),
+            None if self.energy_errors is None else kept(self.energy_errors),
+            None if self.half_widths is None else kept(self.half_widths),
+            search,
+        )
+
 
 @dataclass(frozen=True)
 class PassPlan:
@@ -90,26 +131,33 @@ class PassPlan:
         return line
 
     def run(
-        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
+        self,
+        x: np.ndarray,
+        bandwidths: list[float],
+        p: np.ndarray,
+        k: int,
+        near: float | None,
+        spare: int = 0,
     ) -> PassResult:
         """See the pairs of ``x`` (n, d) under the weightings ``p`` (m, n).
 
         Args:
             k: neighbours a sample; 0 for none.
             near: cosine to count others at, None for no counts.
+            spare: how many (m, n) float64 the caller makes of the result, within the memory.
 
         Raises:
             KdbiasError: too little memory.
         """
         see = {"exact": self._exact, "ivf": self._cells, "hnsw": self._graph}[self.settings.search]
-        return see(x, bandwidths, p, k, near)
+        return see(x, bandwidths, p, k, near, spare)
 
     def _exact(
-        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, spare: int
     ) -> PassResult:
         n, tile = len(x), None
         if self.device == "cpu":
-            needed = partial(bytes_needed, n, k, len(p), len(bandwidths), self.threads)
+            needed = partial(bytes_needed, n, k, len(p), len(bandwidths) + spare, self.threads)
             tile = self._tile(needed, n, k, len(p))
         with progress.bar(n * n / 1e6, "Mpairs", "all pairs") as bar:
             pairs = all_pairs(
@@ -130,9 +178,10 @@ class PassPlan:
         return PassResult(pairs, pairs.pair_energies, None, None, search)
 
     def _cells(
-        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, spare: int
     ) -> PassResult:
-        needed = partial(estimate_bytes, len(x), x.shape[1], k, len(p), len(bandwidths), self.threads)
+        swept = len(bandwidths) + spare
+        needed = partial(estimate_bytes, len(x), x.shape[1], k, len(p), swept, self.threads)
         tile = self._tile(needed, len(x), k, len(p))
         with progress.bar(100, "%", "cells") as bar:
             how = Estimate(k=k, near=near, seed=self.settings.seed, tile=tile, threads=self.threads)
@@ -151,17 +200,17 @@ class PassPlan:
         return tile
 
     def _graph(
-        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, spare: int
     ) -> PassResult:
         if not k:
-            result = self._cells(x, bandwidths, p, 0, near)
+            result = self._cells(x, bandwidths, p, 0, near, spare)
             return replace(result, search={**result.search, "kind": "hnsw"})
         from kdbias.sphere.faiss_search import hnsw_bytes, hnsw_neighbors
 
         n, d = x.shape
-        needed = hnsw_bytes(n, d, k) + 16 * n * len(p) * len(bandwidths)
+        needed = hnsw_bytes(n, d, k) + 16 * n * len(p) * (len(bandwidths) + spare)
         require_memory(needed, self.settings.memory, f"{counted(n, 'sample')} in a graph with k={k}")
-        result = self._cells(x, bandwidths, p, 0, near)
+        result = self._cells(x, bandwidths, p, 0, near, spare)
         ids, cosines = hnsw_neighbors(x, k, threads=self.threads, seed=self.settings.seed)
         rows = np.random.default_rng(self.settings.seed).choice(n, min(_QUERIES, n), replace=False)
         quality = neighbour_quality(exact_cosines(x, rows, k), cosines[rows])
@@ -207,6 +256,22 @@ def require_quality(search: dict[str, Any], schemes: Sequence[str], chosen: int)
         progress.say(f"warning: {message}")
     else:
         raise KdbiasError(message)
+
+
+def fill_in(samplings: Sequence[Sampling], result: PassResult, bandwidths: Bandwidths, d: int) -> None:
+    """Fill in what a pass says of each sampling."""
+    chosen = bandwidths.values.index(bandwidths.chosen)
+    require_quality(result.search, [s.name for s in samplings], chosen)
+    for m, sampling in enumerate(samplings):
+        p = sampling.p
+        potential = result.pairs.without_self[m, chosen] + p
+        # A sample that is never drawn does not see itself: at a large t it may see nothing at all.
+        sampling.log_density = np.log(potential, out=np.full(len(p), np.nan), where=potential > 0)
+        for i, t in enumerate(bandwidths.values):
+            energy, error = float(result.pair_energies[m, i]), result.energy_errors
+            relative = float(error[m, i]) / energy if error is not None and energy > 0 else None
+            entry = bandwidth_entry(d, t, p, energy + float(p @ p), energy, relative)
+            sampling.bandwidths.append(entry)
 
 
 def with_quality(search: dict[str, Any], added: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """A measurement in its folder: made, added to, written."""
 
-import os
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,26 +10,29 @@ import pyarrow as pa
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement import files
+from kdbias.measurement.best import least_energy, nearest, no_energy, no_nearest
+from kdbias.measurement.comparison import Comparison, Fields, another, product_fields, remembered
 from kdbias.measurement.density import (
     Bandwidths,
     Measured,
     choose_bandwidths,
     hardness,
     intrinsic_dimension,
+    last_distance,
     log_density,
-    pair_distances,
+    nearest_different,
 )
-from kdbias.measurement.distribution import Sampling, bandwidth_entry, group_rows, rectify, scheme_entry
-from kdbias.measurement.passes import PassPlan, PassResult, require_quality, with_quality
+from kdbias.measurement.distribution import Sampling, group_rows, rectify, scheme_entry
+from kdbias.measurement.passes import PassPlan, PassResult, fill_in, with_quality
+from kdbias.measurement.shares import compare_columns
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
-from kdbias.sphere.equilibrium.solve import solve
-from kdbias.sphere.tiles import TILE
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables import provenance
 from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import encode
 from kdbias.tables.run_record import Run, Stage
-from kdbias.wording import counted
+from kdbias.targets.opening import OpenTarget
 
 STAGE = Stage(
     "uniformity",
@@ -48,9 +50,18 @@ class Session:
     Args:
         groups: columns to report by.
         plan: how pairs are seen.
+        aim: the target that was named; None for that of the folder, if it has one.
     """
 
-    def __init__(self, table: EmbeddingTable, run: Run, groups: dict[str, pa.Array], plan: PassPlan) -> None:
+    def __init__(
+        self,
+        table: EmbeddingTable,
+        run: Run,
+        groups: dict[str, pa.Array],
+        plan: PassPlan,
+        aim: OpenTarget | None = None,
+    ) -> None:
+        self.aim = aim
         self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, plan.settings
         self.began = time.perf_counter()
         self.ids = table.ids()
@@ -65,14 +76,16 @@ class Session:
         codes = self.codes if (self.codes >= 0).any() else None
         bandwidths = choose_bandwidths(x, codes, self.settings.t, self.settings.seed)
         samplings = [Sampling("natural", np.full(n, 1 / n)), *added]
-        result = self._pass(x, bandwidths, samplings, k, NEAR_DUPLICATE_COSINE)
+        result, fields = self._pass(x, bandwidths, samplings, k, NEAR_DUPLICATE_COSINE)
+        assert result is not None
         pairs = result.pairs
         first = first_with_same_vector(x)
+        target = self._compare(x, first, samplings, samplings[0], None, fields)
         measured = Measured(
             bandwidths,
             natural=pairs.potentials[0],
-            knn_distance=_last_distance(x, pairs.ids),
-            nearest=_nearest_different(x, pairs.ids, first),
+            knn_distance=last_distance(x, pairs.ids),
+            nearest=nearest_different(x, pairs.ids, first),
             first=first,
             near_duplicates=pairs.counts if pairs.counts is not None else np.zeros(n, dtype=np.int64),
             hardness=hardness(x, self.codes),
@@ -101,14 +114,16 @@ class Session:
             "intrinsic_dimension": dimension,
             "duplicates": measured.counts(),
             "best": best,
+            "target": target,
             "schemes": entries,
         }
         return self._write(document, measured, samplings, "new")
 
     def extend(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
-        """Add schemes and groups to a finished measurement, or restate its log density by another estimator.
+        """Add schemes, groups and a target to a finished measurement, or restate its log density.
 
-        What is stored about a scheme stays as it is; a scheme whose manifest has changed is measured anew.
+        What is stored about a scheme stays as it is; a scheme whose manifest has changed is measured anew,
+        and so is how far all schemes are from a target where another one is named.
 
         Returns:
             The content of ``uniformity.json`` and the state: ``finished`` where there was nothing to do.
@@ -119,24 +134,30 @@ class Session:
                 f"{out} was measured without --keep-neighbors, so its neighbours are gone; measure "
                 "again with --keep-neighbors --overwrite"
             )
-        fresh = _fresh(out, added, document)
+        fresh = files.not_measured(out, added, document)
         known = document["schemes"][0]["groups"]
         new_groups = {name: values for name, values in self.groups.items() if name not in known}
         restated = self._wants_other(document["estimator"])
-        if not (fresh or new_groups or restated) and self.run.already_finished():
+        retargeted = self.aim is not None and another(self.aim, document["target"], self.run)
+        if self.aim is None and fresh and document["target"] is not None:
+            self.aim = remembered(self.run, document["target"], self.table)
+        if not (fresh or new_groups or restated or retargeted) and self.run.already_finished():
             return document, "finished"
         measured = files.read_measured(out, document, self.ids)
         samplings = files.read_samplings(out, document)
         if restated:
             cosines = files.read_neighbors(out)[2] if (out / files.NEIGHBORS).exists() else None
             document["estimator"] = self._estimate(measured, cosines, document["intrinsic_dimension"])
-        for group, values in new_groups.items():
-            for entry in document["schemes"]:
-                entry["groups"][group] = group_rows(values, samplings[entry["name"]])
-        if fresh:
-            self._add(document, measured, samplings, fresh)
+        old = {name: s for name, s in samplings.items() if name not in {one.name for one in fresh}}
+        if fresh or retargeted:
+            self.groups = {name: self.table.column(name) for name in known} | new_groups
+            self._add(document, measured, samplings, fresh, list(old.values()) if retargeted else [])
+        for entry in filter(lambda entry: entry["name"] in old, document["schemes"]):
+            entry["discrepancy"] = old[entry["name"]].discrepancy
+            for group, values in (self.groups if retargeted else new_groups).items():
+                entry["groups"][group] = group_rows(values, old[entry["name"]])
         state = "restated" if restated else "extended"
-        return self._write(document, measured, list(samplings.values()), state)
+        return self._write(document, measured, list(samplings.values()), state, restated or retargeted)
 
     def _add(
         self,
@@ -144,20 +165,27 @@ class Session:
         measured: Measured,
         samplings: dict[str, Sampling],
         fresh: list[Sampling],
+        stored: list[Sampling],
     ) -> None:
-        """Measure further samplings; they and their entries take the place of those of their name."""
+        """Measure further samplings; they and their entries take the place of those of their name.
+
+        Args:
+            stored: samplings that are to be compared with another target.
+        """
         progress.say(self.plan.announcement(self.table.n, self.table.d))
         x = self.table.vectors()
-        result = self._pass(x, measured.bandwidths, fresh, 0, None)
+        result, fields = self._pass(x, measured.bandwidths, fresh, 0, None, stored)
         for sampling in fresh:
             if sampling.name in samplings:
                 progress.say(f"{sampling.weights} has changed; scheme {sampling.name!r} is measured anew")
             samplings[sampling.name] = sampling
-        places = [list(samplings).index(sampling.name) for sampling in fresh]
-        document["search"] = with_quality(document["search"], result.search, places)
+        known, both = None if stored else document["target"], [*fresh, *stored]
+        document["target"] = self._compare(x, measured.first, both, samplings["natural"], known, fields)
+        if result is not None:
+            places = [list(samplings).index(sampling.name) for sampling in fresh]
+            document["search"] = with_quality(document["search"], result.search, places)
         natural = document["schemes"][0]
-        groups = {name: self.table.column(name) for name in natural["groups"]}
-        made = [scheme_entry(s, x, self.codes, groups, measured) for s in fresh]
+        made = [scheme_entry(s, x, self.codes, self.groups, measured) for s in fresh]
         rectify(made, natural["bandwidths"], document["best"])
         entries = {entry["name"]: entry for entry in (*document["schemes"], *made)}
         document["schemes"] = list(entries.values())
@@ -173,23 +201,43 @@ class Session:
         progress.say(line)
 
     def _pass(
-        self, x: np.ndarray, bandwidths: Bandwidths, samplings: list[Sampling], k: int, near: float | None
-    ) -> PassResult:
-        """One pass; fills in what it says of each sampling."""
-        result = self.plan.run(x, bandwidths.values, np.stack([s.p for s in samplings]), k, near)
-        chosen = bandwidths.values.index(bandwidths.chosen)
-        require_quality(result.search, [s.name for s in samplings], chosen)
-        for m, sampling in enumerate(samplings):
-            p = sampling.p
-            potential = result.pairs.without_self[m, chosen] + p
-            # A sample that is never drawn does not see itself: at a large t it may see nothing at all.
-            sampling.log_density = np.log(potential, out=np.full(len(p), np.nan), where=potential > 0)
-            for i, t in enumerate(bandwidths.values):
-                energy, error = float(result.pair_energies[m, i]), result.energy_errors
-                relative = float(error[m, i]) / energy if error is not None and energy > 0 else None
-                entry = bandwidth_entry(self.table.d, t, p, energy + float(p @ p), energy, relative)
-                sampling.bandwidths.append(entry)
-        return result
+        self,
+        x: np.ndarray,
+        bandwidths: Bandwidths,
+        samplings: list[Sampling],
+        k: int,
+        near: float | None,
+        stored: Sequence[Sampling] = (),
+    ) -> tuple[PassResult | None, Fields | None]:
+        """One pass; fills in what it says of each sampling.
+
+        Args:
+            stored: samplings that are compared with the target alone.
+
+        Returns:
+            What the pass says of ``samplings``, None where it was not needed; with a target, the fields of
+            ``samplings``, of ``stored`` and of the target's own masses.
+        """
+        own = [] if self.aim is None or self.aim.own_masses is None else [self.aim.own_masses]
+        p = np.stack([*(s.p for s in (*samplings, *stored)), *own])
+        fields: Fields | None = None
+        if self.aim is not None and self.aim.codes is not None:
+            progress.say(f"comparing {self.aim.column} together with the vectors: all pairs once more")
+            codes = self.aim.codes[0]
+            fields = product_fields(x, codes, p, self.settings.memory, self.plan.threads), None
+            p = p[: len(samplings)]
+        ladder = LADDER if self.aim is not None and fields is None else ()
+        swept = bandwidths.values if samplings else []
+        seen = sorted({*swept, *ladder})
+        if not seen:
+            return None, fields
+        result = self.plan.run(x, seen, p, k, near, spare=1 if ladder else 0)
+        if ladder:
+            fields = result.mean_kernel(ladder)
+        result = result.only(swept, len(samplings))
+        if samplings:
+            fill_in(samplings, result, bandwidths, self.table.d)
+        return result, fields
 
     def _estimate(
         self, measured: Measured, cosines: np.ndarray | None, dimension: float | None
@@ -215,6 +263,34 @@ class Session:
             return False
         return kind != stored["kind"] or (kind == "knn" and exponent not in (None, stored["exponent"]))
 
+    def _compare(
+        self,
+        x: np.ndarray,
+        first: np.ndarray,
+        samplings: list[Sampling],
+        natural: Sampling,
+        known: dict[str, Any] | None,
+        fields: Fields | None,
+    ) -> dict[str, Any] | None:
+        """Compare samplings with the target; returns its entry, which may be ``known`` from before."""
+        if self.aim is None or fields is None:
+            return known
+        values, errors = fields
+        own = values[-1] if self.aim.own_masses is not None else None
+        comparison = Comparison(x, self.aim, own, self.settings.seed, self.plan.threads)
+        comparison.measure(samplings, values[: len(samplings)], errors)
+        if known is None:
+            columns = compare_columns(
+                self.table, x, self.aim, comparison.target, self.groups, self.settings.seed
+            )
+            best = no_nearest("not searched; ask with --rectification all")
+            if self._best_at == "all":
+                codes = None if self.aim.codes is None else self.aim.codes[0]
+                best = nearest(x, comparison.target, codes, first, self.settings.memory, self.plan.threads)
+            known = comparison.entry(natural, columns, best)
+        comparison.judge(samplings, natural, known)
+        return known
+
     @property
     def _best_at(self) -> str:
         """Bandwidths at which the best re-weighting is searched: ``all``, ``chosen`` or ``none``."""
@@ -225,46 +301,39 @@ class Session:
     def _best(
         self, x: np.ndarray, first: np.ndarray, natural: dict[str, Any], chosen: float
     ) -> dict[str, Any]:
-        """The least energy that any re-weighting reaches at this bandwidth, with its certificate."""
-        t, reason = natural["t"], natural["reason"]
-        distinct = int((first == np.arange(len(first))).sum())
-        needed, budget = 2 * distinct * (distinct + TILE) // 2, self.settings.memory
+        """The least energy that any re-weighting reaches at this bandwidth, where it is to be searched."""
+        t = natural["t"]
         if t not in {"all": [t], "chosen": [chosen], "none": []}[self._best_at]:
-            reason = "not searched at this bandwidth; ask with --rectification all"
-        elif needed > budget:
-            reason = (
-                f"needs {needed / 2**30:,.1f} GiB for the kernel of {counted(distinct, 'distinct sample')}, "
-                f"more than --memory {budget / 2**30:,.1f} GiB"
-            )
-        elif natural["uniformity"] is not None:
-            progress.say(f"searching the best re-weighting at t={t:g} (for the rectification)")
-            found = solve(x, t, duplicates=first, tolerance=5e-3, memory=budget, threads=self.plan.threads)
-            return {
-                "t": t,
-                "energy": found.energy,
-                "natural_energy": found.start_energy,
-                "gap": found.gap,
-                "ess_share": found.ess,
-                "effective_distinct": 1 / found.energy,
-                "reason": None if found.proven else "the kernel is approximated, so there is no certificate",
-            }
-        unknown = ("energy", "natural_energy", "gap", "ess_share", "effective_distinct")
-        return {"t": t, **dict.fromkeys(unknown), "reason": reason}
+            return no_energy(t, "not searched at this bandwidth; ask with --rectification all")
+        if natural["uniformity"] is None:
+            return no_energy(t, natural["reason"])
+        return least_energy(x, t, first, self.settings.memory, self.plan.threads)
 
     def _write(
-        self, document: dict[str, Any], measured: Measured, samplings: list[Sampling], state: str
+        self,
+        document: dict[str, Any],
+        measured: Measured,
+        samplings: list[Sampling],
+        state: str,
+        whole: bool = True,
     ) -> tuple[dict[str, Any], str]:
+        """Write all files that may have changed: the density table where ``whole``."""
         seconds = self.run.record.get("seconds", 0.0) + time.perf_counter() - self.began  # of all calls
         counts = {"samples": self.table.n, **document["duplicates"]}
         more = {"t_chosen": document["t_chosen"], "estimator": document["estimator"]}
+        kept: dict[str, Any] = {"schemes": [sampling.name for sampling in samplings]}
+        if document["target"] is not None:
+            more["target"] = {name: document["target"][name] for name in ("kind", "fingerprints", "with")}
+        if self.aim is not None:
+            kept["paths"] = {"towards": self.aim.named.placed}
         doc = self._provenance(counts, seconds, **more)
         staged = self.run.stage()  # what the files say must agree at any moment
-        if state != "extended":
+        if whole:
             columns = {name: self.table.column(name) for name in self.table.group_columns}
-            files.write_measured(staged, self.ids, self.labels, columns, measured, doc)
+            files.write_measured(staged, self.ids, self.labels, columns, measured, samplings[0].witness, doc)
         files.write_samplings(staged, self.ids, measured, samplings, doc)
         write_json(staged / files.UNIFORMITY, document)
-        self.run.finish(counts, seconds, schemes=[sampling.name for sampling in samplings])
+        self.run.finish(counts, seconds, **kept)
         self.plan.snapshot.unlink(missing_ok=True)
         return document, state
 
@@ -274,36 +343,3 @@ class Session:
         return provenance.document(
             STAGE.name, record["config"], record["inputs"], counts, seconds, embeddings=where, **more
         )
-
-
-def _fresh(out: Path, added: list[Sampling], document: dict[str, Any]) -> list[Sampling]:
-    """Those that are not measured yet; raises KdbiasError where one is called as one from another file."""
-    entries = {entry["name"]: entry for entry in document["schemes"]}
-    fresh = [s for s in added if s.fingerprint != entries.get(s.name, {}).get("fingerprint")]
-    for sampling in fresh:
-        before = entries.get(sampling.name, {}).get("weights")
-        if before is not None and os.path.abspath(before) != os.path.abspath(str(sampling.weights)):
-            raise KdbiasError(
-                f"{out} has a scheme {sampling.name!r} from {before} already; rename {sampling.weights}"
-            )
-    return fresh
-
-
-def _last_distance(x: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
-    """(n,) distance to the k-th neighbour; NaN where a sample has none (or none was found)."""
-    if ids is None:
-        return np.full(len(x), np.nan)
-    return np.where(ids[:, -1] < 0, np.nan, pair_distances(x, ids[:, -1]))
-
-
-def _nearest_different(x: np.ndarray, ids: np.ndarray | None, first: np.ndarray) -> np.ndarray:
-    """(n,) distance to the nearest neighbour with another vector; NaN where all k have the same one."""
-    result = np.full(len(x), np.nan)
-    if ids is None:
-        return result
-    different = (first[ids] != first[:, None]) & (ids >= 0)
-    rows = np.flatnonzero(different.any(axis=1))
-    nearest = np.arange(len(x))
-    nearest[rows] = ids[rows, different[rows].argmax(axis=1)]
-    result[rows] = pair_distances(x, nearest)[rows]
-    return result

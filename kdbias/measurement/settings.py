@@ -9,11 +9,13 @@ from typing import Any
 
 from kdbias.device import MOST_PARALLEL, parse_bytes
 from kdbias.errors import KdbiasError
-from kdbias.settings import Settings, option
+from kdbias.settings import option
+from kdbias.targets.settings import Aiming
 
 # Below, float32 hardly tells exp(-t |x - y|^2) from 1; beyond, cosines that are rounded to float32 are not
 # exact enough for it any more, and the null's series gets long.
 _LEAST, _MOST = 1e-3, 1e3
+_LATER = {declared.name for declared in Aiming.declared()}
 
 
 def parse_bandwidths(t: str | float | Sequence[float], word: str = "auto") -> str | tuple[float, ...]:
@@ -47,8 +49,8 @@ def check_bandwidth(t: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformitySettings(Settings):
-    """How a table is measured; under which weights, and by which groups, may be added later."""
+class UniformitySettings(Aiming):
+    """How a table is measured; under which weights, by which groups and against what may be added later."""
 
     name = "uniformity"
 
@@ -113,9 +115,14 @@ class UniformitySettings(Settings):
 
     def check(self) -> None:
         """Refuse options that contradict each other."""
+        super().check()
         if self.exponent is not None and self.estimator != "knn":
             raise KdbiasError(
                 f"--exponent {self.exponent:g} is of --estimator knn; add that, or leave it out"
             )
         if self.search != "exact" and self.device.startswith("cuda"):
             raise KdbiasError(f"--search {self.search} runs on the CPU; use --device cpu, or --search exact")
+
+    def record(self) -> dict[str, Any]:
+        """What a run records; its target may be another one later."""
+        return {key: value for key, value in super().record().items() if key not in _LATER}

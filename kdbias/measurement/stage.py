@@ -25,6 +25,7 @@ from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, shown
 from kdbias.tables.run_record import Run
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
+from kdbias.targets.opening import open_target
 from kdbias.wording import counted
 
 DEFAULT_K = 64
@@ -74,10 +75,10 @@ def uniformity(
 
     Writes ``density.parquet`` (a row a sample), ``uniformity.json`` (an entry a scheme), ``schemes.parquet``
     (each scheme's weights and log densities) and, if asked for, ``neighbors.parquet`` into ``output``.
-    Calling again with further ``weights`` or ``group_by`` adds them to what ``output`` holds and computes
-    nothing else; ``overwrite`` starts over with those of the call alone. Another ``estimator`` is computed
-    from what is stored. The quality of an approximate ``search`` is measured on samples computed exactly, and
-    stored.
+    Calling again with further ``weights``, ``group_by`` or a target (``towards``) adds them to what
+    ``output`` holds and computes nothing else; ``overwrite`` starts over with those of the call alone.
+    Another ``estimator`` is computed from what is stored. The quality of an approximate ``search`` is
+    measured on samples computed exactly, and stored.
 
     Args:
         embeddings: folder of an embedding table.
@@ -97,9 +98,10 @@ def uniformity(
     groups = {name: table.column(name) for name in dict.fromkeys(settings.group_by)}
     added = _read_weights(settings.weights, table)
     device = _device(settings)
+    aim = open_target(settings, table) if settings.towards else None
     config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
     with Run.open(output, STAGE, config, inputs, overwrite, defaults=settings.defaults(config)) as run:
-        session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT))
+        session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT), aim)
         document, state = (session.extend if run.state == "finished" else session.measure)(added)
     return UniformityResult(run.out, document, state)
 

@@ -11,9 +11,10 @@ from kdbias.tables.joins import as_strings
 
 EMBEDDING = ("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip")
 DENSITY = ("sample_id", "label", "knn_distance", "log_density", "duplicate_of", "near_duplicates")
+WITNESS = "witness"  # of a density table that has a target
 MANIFEST = ("sample_id", "label", "log_density", "weight")
 POTENTIAL = "potential_t"
-_OWN = frozenset([*EMBEDDING, *DENSITY, *MANIFEST])
+_OWN = frozenset([*EMBEDDING, *DENSITY, WITNESS, *MANIFEST])
 
 NO_VALUE = (
     "",

@@ -17,7 +17,8 @@ from kdbias.tables.joins import align, as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
 
 DENSITY = "density.parquet"
-_NUMBERS = ("knn_distance", "log_density", "near_duplicates")
+_NUMBERS = ("knn_distance", "log_density", "near_duplicates", columns.WITNESS)
+_OWN = (*columns.DENSITY, columns.WITNESS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class SampleTable:
 
 
 def read_samples(
-    file: Path, what: str, needed: Sequence[str], numbers: Sequence[str], table: pa.Table | None = None
+    file: Path,
+    what: str,
+    needed: Sequence[str],
+    numbers: Sequence[str],
+    table: pa.Table | None = None,
+    apart: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read and check a table of samples.
 
@@ -66,6 +72,7 @@ def read_samples(
         what: it should be, for messages ("a weight manifest").
         needed: columns that it must have, ``sample_id`` among them.
         numbers: columns that hold numbers where they are there.
+        apart: columns that the fingerprint leaves out where they are there.
 
     Returns:
         What `SampleTable` holds, without its group columns.
@@ -90,7 +97,7 @@ def read_samples(
         "path": file,
         "table": table,
         "provenance": provenance.from_schema(schema, file) or {},
-        "fingerprint": fingerprints.of_table(table),
+        "fingerprint": fingerprints.of_table(table.select([name for name in names if name not in apart])),
     }
 
 
@@ -154,14 +161,15 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
     file = Path(path) / DENSITY if Path(path).is_dir() else Path(path)
     if not file.exists():
         raise KdbiasError(f"{path} holds no {DENSITY}; make it with kdbias uniformity")
-    found = read_samples(file, "a density table", columns.DENSITY, _NUMBERS)
+    # A target that a folder gets later makes no other data of it: what was made from them stays theirs.
+    found = read_samples(file, "a density table", columns.DENSITY, _NUMBERS, apart=(columns.WITNESS,))
     table, names = found["table"], found["table"].column_names
     potentials = [name for name in names if name.startswith(columns.POTENTIAL)]
     require_plain(table, file, names)
     require_numbers(table, file, potentials)
     return DensityTable(
         **found,
-        group_columns=[name for name in names if name not in (*columns.DENSITY, *potentials)],
+        group_columns=[name for name in names if name not in (*_OWN, *potentials)],
         bandwidths=sorted(_bandwidth(name, file) for name in potentials),
     )
 

@@ -66,6 +66,11 @@ class OpenTarget:
         """Samples of the reference; None for other kinds."""
         return None if self.vectors is None else len(self.vectors)
 
+    @property
+    def own_masses(self) -> np.ndarray | None:
+        """(n,) masses of a ``balanced`` target, which lie on the data themselves; None for other kinds."""
+        return self.masses if self.vectors is None else None
+
     def of(
         self,
         x: np.ndarray,

@@ -28,6 +28,12 @@ class Named:
     what: str = ""
     by: str | None = None
 
+    @property
+    def text(self) -> str:
+        """What `--towards` was given."""
+        by = "" if self.by is None else f"@{self.by}"
+        return SPHERE if self.kind == SPHERE else f"{_BALANCED * (self.kind == 'balanced')}{self.what}{by}"
+
     @classmethod
     def of(cls, text: str) -> Named:
         """From what `--towards` was given.
@@ -48,6 +54,12 @@ class Named:
                 "sphere"
             )
         return cls("balanced" if balanced else "reference", what, by)
+
+    @property
+    def placed(self) -> str:
+        """What `--towards` names it by from any folder: with the whole paths of its files."""
+        what = os.path.abspath(self.what) if self.kind == "reference" else self.what
+        return Named(self.kind, what, None if self.by is None else os.path.abspath(self.by)).text
 
     @property
     def recorded(self) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
+from kdbias.measurement import best as best_of
 from kdbias.measurement import distribution, passes, session
 from kdbias.measurement.distribution import hardness_mass, hardness_quarters, rectify
 from kdbias.measurement.files import read_neighbors
@@ -406,7 +407,7 @@ def test_a_pass_is_not_repeated_when_what_follows_it_is_killed(
     monkeypatch.setattr(passes, "fitting_tile", lambda *args: 32)
     monkeypatch.setattr(all_pairs, "Snapshots", lambda path, key: Snapshots(path, key, every=0.0))
     with monkeypatch.context() as patched:
-        patched.setattr(session, "solve", fail)
+        patched.setattr(best_of, "solve", fail)
         with pytest.raises(KeyboardInterrupt):
             uniformity(table.path, tmp_path / "out", **options)
     assert (tmp_path / "out" / "pass.npz").exists()

@@ -139,19 +139,19 @@ def kernel_means(
     progress: Callable[[int], object] | None = None,
     codes: Codes | None = None,
 ) -> np.ndarray:
-    """(n,) float64 sum_j q_j K(x_i, y_j), block by block.
+    """(n,) or (n, s) float64 sum_j q_j K(x_i, y_j), block by block.
 
     Args:
         x: (n, d) float32 unit rows.
         y: (m, d) float32 unit rows.
-        q: (m,) float64.
+        q: (m,) float64, or (m, s): several at once.
         codes: (n,) and (m,) values of a column that is compared together with the vectors.
     """
-    result = np.zeros(len(x))
+    result = np.zeros((len(x), *q.shape[1:]))
     scaled = (q * len(y)).astype(np.float32)  # of order one
 
     def block(rows: slice, workspace: Workspace) -> None:
-        total = np.zeros(rows.stop - rows.start)
+        total = np.zeros((rows.stop - rows.start, *q.shape[1:]))
         for start in range(0, len(y), _ROWS):
             some = y[start : start + _ROWS]
             shape = (rows.stop - rows.start, len(some))

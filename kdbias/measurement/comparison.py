@@ -1,0 +1,232 @@
+"""How far the data are from a target, as they come and as each scheme draws them.
+
+All of it is seen through the mean kernel over `LADDER`. A reference is a sample itself: what is measured
+against it comes with its noise, an interval over references of its size, and a two-sample test.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from kdbias.errors import KdbiasError
+from kdbias.measurement.distribution import Sampling, rectification
+from kdbias.measurement.references import DRAWS, References
+from kdbias.progress import say
+from kdbias.sphere.all_pairs import fitting_tile
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.run_record import Run
+from kdbias.targets.opening import OpenTarget, open_target
+from kdbias.targets.settings import Aiming
+
+Fields = tuple[np.ndarray, np.ndarray | None]
+"""(m, n) K p under the mean kernel, and (m,) standard errors of p'Kp; None where it is exact."""
+LEVEL = 0.05
+"""p-values below it say that the data differ."""
+_TENTH = 0.1  # of natural sampling's discrepancy: the noise of a reference that is large enough
+_EXACT = 1e-6  # of the target's constant: what a discrepancy from a target that is known exactly resolves
+
+
+class Comparison:
+    """Samplings of one data set held against a target.
+
+    Args:
+        x: (n, d) float32 unit rows, the data.
+        opened: the target.
+        own: (n,) K q of the masses q of a ``balanced`` target; None for others.
+        seed: of tests and intervals.
+        threads: CPU threads.
+    """
+
+    def __init__(
+        self, x: np.ndarray, opened: OpenTarget, own: np.ndarray | None, seed: int, threads: int
+    ) -> None:
+        self.x, self.opened, self.seed, self.threads = x, opened, seed, threads
+        self.target = opened.of(x, LADDER, lambda q: own, threads=threads)  # type: ignore[arg-type, return-value]
+        self._references = None if opened.vectors is None else References(opened, seed)
+        self._off: dict[str, np.ndarray] = {}  # (draws,) errors of each scheme's discrepancy
+
+    def measure(
+        self, samplings: Sequence[Sampling], fields: np.ndarray, errors: np.ndarray | None = None
+    ) -> None:
+        """Fill in ``witness`` and the numbers in ``discrepancy`` that need no other scheme.
+
+        Args:
+            fields: (m, n) K p of each.
+            errors: (m,) standard errors of p'Kp; None where it is exact.
+        """
+        if self._references is not None:
+            natural = np.full(len(self.x), 1 / len(self.x))
+            seen = self._references.seen_from(
+                self.x, np.stack([natural, *(s.p for s in samplings)]), self.threads
+            )
+            for name, off in zip(["natural", *(s.name for s in samplings)], seen, strict=True):
+                self._off[name] = off
+        for i, (sampling, field) in enumerate(zip(samplings, fields, strict=True)):
+            error = None if errors is None else float(errors[i])
+            sampling.witness = self.target.witness(field)
+            sampling.discrepancy = self._numbers(sampling, field, error)
+
+    def _numbers(self, sampling: Sampling, field: np.ndarray, error: float | None) -> dict[str, Any]:
+        target, p = self.target, sampling.p
+        value, unbiased = target.discrepancy(p, field), target.unbiased_discrepancy(p, field)
+        if error is not None and sampling.name in self._off:
+            self._off[sampling.name] += np.random.default_rng(self.seed).normal(0, error, DRAWS)
+        test, reason = self._test(sampling)
+        return {
+            "value": value,
+            "unbiased": unbiased,
+            "standard_error": error,
+            "interval": None if unbiased is None else interval(unbiased, self._off.get(sampling.name)),
+            "noise_ratio": value / target.noise if target.noise > 0 else None,
+            "removed": None,
+            "removed_interval": None,
+            "rectification": None,
+            "rectification_reason": "not computed",
+            "p_value": test and test["p_value"],
+            "test": test,
+            "reason": reason,
+        }
+
+    def _test(self, sampling: Sampling) -> tuple[dict[str, Any] | None, str | None]:
+        """The two-sample test of a sampling, or why there is none."""
+        try:
+            p = None if sampling.weights is None else sampling.p
+            found = self.opened.test(self.x, LADDER, p, seed=self.seed)
+        except KdbiasError as error:
+            return None, str(error)
+        if found is None:
+            return None, "a two-sample test needs a reference: this target is known exactly"
+        return asdict(found), None
+
+    def entry(self, natural: Sampling, columns: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+        """``target`` of ``uniformity.json``.
+
+        Args:
+            natural: measured.
+            columns: ``columns`` and ``blind``, see `shares.compare_columns`.
+            best: the least discrepancy that any re-weighting reaches, see `best.nearest`.
+        """
+        opened, target, found = self.opened, self.target, natural.discrepancy
+        assert found is not None
+        test = found["test"]
+        differs = found["value"] > _EXACT * target.constant if test is None else test["p_value"] < LEVEL
+        unbiased, needed = found["unbiased"], None
+        if test is not None and differs and unbiased and unbiased > 0:
+            needed = math.ceil((1 - target.distinct_mean) / (_TENTH * unbiased))
+        return {
+            "towards": opened.named.text,
+            "kind": opened.named.recorded,
+            "size": opened.size,
+            "effective_size": target.size,
+            "fingerprints": opened.inputs,
+            "kernel": list(LADDER),
+            "with": opened.column,
+            "constant": target.constant,
+            "noise": target.noise,
+            "test": test,
+            "differs": bool(differs),
+            "notes": list(opened.notes),
+            **columns,
+            "needed": needed,
+            "best": best,
+        }
+
+    def judge(self, samplings: Sequence[Sampling], natural: Sampling, target: dict[str, Any]) -> None:
+        """Fill in how much of natural sampling's discrepancy each scheme removes; ``test`` goes.
+
+        Args:
+            natural: measured, now or before.
+            target: what `entry` gave.
+        """
+        before = natural.discrepancy
+        assert before is not None
+        for sampling in samplings:
+            found = sampling.discrepancy
+            assert found is not None
+            found.pop("test")
+            start = target["best"]["natural_energy"] or before["value"]
+            found["rectification"], found["rectification_reason"] = rectification(
+                found["value"], start, target["best"], sampling is natural, "from this target"
+            )
+            if not target["differs"]:
+                found["reason"] = (
+                    "the data do not differ measurably from the target: nothing is to be removed"
+                )
+                continue
+            found["removed"] = 1 - found["value"] / before["value"]
+            off = [self._off.get(one.name) for one in (sampling, natural)]
+            if sampling is not natural and off[0] is not None and off[1] is not None:
+                found["removed_interval"] = _share_interval(found["value"] - off[0], before["value"] - off[1])
+
+
+def product_fields(x: np.ndarray, codes: np.ndarray, p: np.ndarray, memory: int, threads: int) -> np.ndarray:
+    """(m, n) float64 K p under the product of the mean kernel and that of a column, over all pairs.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        codes: (n,) the column's values.
+        p: (m, n) probabilities.
+        memory: bytes to stay within.
+
+    Raises:
+        KdbiasError: too little memory.
+    """
+
+    def needed(tile: int) -> int:
+        return 8 * p.size * (threads + 4) + 32 * threads * tile * tile
+
+    tile = fitting_tile(needed, memory, f"{len(x):,} samples under {len(p)} weighting(s) with a column")
+    kernel = TiledKernel(x, LADDER, kept=None, threads=threads, tile=tile, codes=codes)
+    return np.ascontiguousarray(kernel.apply(np.ascontiguousarray(p.T), exact=True).T)
+
+
+def interval(value: float, off: np.ndarray | None) -> list[float] | None:
+    """95 % of the values of which this one may be off so far."""
+    if off is None:
+        return None
+    low, high = np.quantile(off, [0.025, 0.975])
+    return [float(value - high), float(value - low)]
+
+
+def _share_interval(after: np.ndarray, before: np.ndarray) -> list[float] | None:
+    """95 % of 1 - after / before over draws; None where natural sampling's may be none."""
+    known = before > 0
+    if known.mean() < 0.975:
+        return None
+    return [float(v) for v in np.quantile(1 - after[known] / before[known], [0.025, 0.975])]
+
+
+def another(aim: OpenTarget, target: dict[str, Any] | None, run: Run) -> bool:
+    """Whether a target is another one than that of a folder (None: it has none), which is then said."""
+    if target is None:
+        return True
+    if (aim.named.recorded, aim.inputs, aim.column) == tuple(
+        target[k] for k in ("kind", "fingerprints", "with")
+    ):
+        return False
+    say(
+        f"{run.out} was measured against {target['towards']}; all its schemes are now measured against "
+        f"{aim.named.text} in its place"
+    )
+    return True
+
+
+def remembered(run: Run, target: dict[str, Any], table: EmbeddingTable) -> OpenTarget:
+    """The target that a folder is measured against, from where it lay.
+
+    Raises:
+        KdbiasError: it is not there any more, or another one is.
+    """
+    path = (run.record.get("paths") or {}).get("towards") or target["towards"]
+    way = "name a target with --towards to measure all schemes against it"
+    try:
+        aim = open_target(Aiming(towards=path, with_column=target["with"]), table)
+    except KdbiasError as error:
+        raise KdbiasError(f"{run.out} is measured against {path}, but {error}; {way}") from None
+    if aim.inputs != target["fingerprints"]:
+        raise KdbiasError(f"{path}, which {run.out} is measured against, has changed since; {way}")
+    return aim

@@ -1,0 +1,134 @@
+"""Which values of a column the data have too few or too many of, and whether the embedding shows it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER, kernel_tile
+from kdbias.sphere.equilibrium.target import Target
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.joins import as_strings
+from kdbias.targets.opening import OpenTarget
+
+MOST_VALUES = 256
+"""A column with more is a name of samples rather than of groups, and is left out."""
+_FAR = 3.0  # standard errors: a share that is further off is no accident
+_SAMPLES = 2000
+
+
+def compare_columns(
+    table: EmbeddingTable,
+    x: np.ndarray,
+    opened: OpenTarget,
+    target: Target,
+    asked: Iterable[str],
+    seed: int,
+) -> dict[str, Any]:
+    """``columns`` and ``blind`` of ``target`` in ``uniformity.json``.
+
+    Columns of a reference are those that it shares with the data (label and groups, with a value in common);
+    of a ``balanced`` target, its own, that of ``--with`` and those asked for. A value is ``short`` or
+    ``over-full`` where its share is more than three standard errors off. A column is blind where a value is,
+    and yet data re-weighted to the target's shares of it would move by less than the reference's noise:
+    whoever matches in this embedding leaves such a column as it is.
+
+    Args:
+        x: (n, d) float32 unit rows of the table.
+        asked: further columns of a ``balanced`` target.
+        seed: of the samples that blindness is judged on.
+    """
+    columns, blind = {}, []
+    for name in _names(table, opened, asked):
+        values = as_strings(table.column(name))
+        encoded = pc.dictionary_encode(values, null_encoding="encode")
+        codes, texts = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+        wanted = _wanted(opened, name, codes, texts)
+        if wanted is None:
+            continue
+        rows = _rows(codes, texts, wanted, target.size if opened.size else None)
+        columns[name] = rows
+        off = any(row["balance"] for row in rows)
+        if off and name != opened.column:
+            shares = np.array([wanted.get(text, 0.0) for text in texts])
+            if moved(x, codes, shares, seed) < target.noise:
+                blind.append(name)
+    return {"columns": columns, "blind": blind}
+
+
+def _names(table: EmbeddingTable, opened: OpenTarget, asked: Iterable[str]) -> list[str]:
+    if opened.table is not None:
+        return ["label", *table.group_columns]
+    if opened.masses is None:
+        return []
+    return list(dict.fromkeys(filter(None, [opened.named.what, opened.column, *asked])))
+
+
+def _wanted(
+    opened: OpenTarget, name: str, codes: np.ndarray, texts: list[str | None]
+) -> dict[str | None, float] | None:
+    """The target's share of each value of a column; None where there is nothing to compare."""
+    if opened.table is None:
+        mass = np.bincount(codes, weights=opened.masses, minlength=len(texts))
+        wanted: dict[str | None, float] | None = dict(zip(texts, mass.tolist(), strict=True))
+    else:
+        wanted = opened.shares(name)
+    if wanted is None or len({*wanted, *texts}) > MOST_VALUES:
+        return None
+    return wanted if any(text is not None and text in wanted for text in texts) else None
+
+
+def _rows(
+    codes: np.ndarray, texts: list[str | None], wanted: dict[str | None, float], size: float | None
+) -> list[dict[str, Any]]:
+    """A row a value, by falling share of the data."""
+    n = len(codes)
+    count = np.bincount(codes, minlength=len(texts))
+    known = dict(zip(texts, count.tolist(), strict=True))
+    rows = []
+    for text in sorted({**known, **wanted}, key=lambda text: (-known.get(text, 0), text is None, text or "")):
+        share, other = known.get(text, 0) / n, wanted.get(text, 0.0)
+        limit = 1e-9
+        if size is not None:  # both are samples: the error of the difference of two shares
+            pooled = (share * n + other * size) / (n + size)
+            limit = _FAR * float(np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / size)))
+        off = share - other
+        balance = None if abs(off) <= limit else "short" if off < 0 else "over-full"
+        rows.append({"value": text, "share": share, "share_reference": other, "balance": balance})
+    return rows
+
+
+def moved(x: np.ndarray, codes: np.ndarray, shares: np.ndarray, seed: int = 0) -> float:
+    """Squared discrepancy between data as they come and re-weighted to other shares of a column's values.
+
+    Estimated without bias, through the mean kernel over `LADDER`, on some 2,000 samples, the same number a
+    value; values of a single sample are left out.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        codes: (n,) the value of each, 0 ... V - 1.
+        shares: (V,) >= 0, the other shares.
+    """
+    count = np.bincount(codes, minlength=len(shares))
+    kept = np.flatnonzero(count > 1)
+    wanted = shares[kept]
+    if len(kept) < 2 or wanted.sum() <= 0:
+        return 0.0
+    rng = np.random.default_rng(seed)
+    most = max(2, _SAMPLES // len(kept))
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(count)
+    drawn = [
+        rng.choice(order[ends[value] - count[value] : ends[value]], min(count[value], most), replace=False)
+        for value in kept
+    ]
+    sizes = np.array([len(rows) for rows in drawn])
+    some = x[np.concatenate(drawn)]
+    kernel = kernel_tile(some, some, LADDER)
+    np.fill_diagonal(kernel, 0)
+    starts = np.cumsum(sizes) - sizes
+    sums = np.add.reduceat(np.add.reduceat(kernel, starts, axis=0, dtype=np.float64), starts, axis=1)
+    means = sums / (np.outer(sizes, sizes) - np.diag(sizes))
+    shift = wanted / wanted.sum() - count[kept] / count[kept].sum()
+    return float(shift @ means @ shift)
