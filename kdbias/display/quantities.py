@@ -160,8 +160,18 @@ QUANTITIES: dict[str, Quantity] = {
     "discrepancy": Quantity(
         "MMD²", "squared discrepancy from the target, mean kernel; 0 = drawn like it", significant, "lower"
     ),
-    "removed": Quantity("removed", "share of natural sampling's discrepancy that is gone", percent, "higher"),
     "share_reference": Quantity("in the target", "share of the target", percent),
+    "noise_ratio": Quantity(
+        "/ noise", "the same over what a reference of this size is off by itself", decimals(1), "lower"
+    ),
+    "removed": Quantity(
+        "removed", "share of natural sampling's discrepancy that is gone", rectified, "higher"
+    ),
+    "p_value": Quantity("p", "two-sample test: below .05, such draws and the reference differ", decimals(3)),
+    "balance": Quantity("", "beyond what sampling explains"),
+    "witness": Quantity(
+        "witness", "mean over samples: > 0 over-full, < 0 short against the target", significant
+    ),
     "log_density": Quantity("log density", "mean log of the potential at the chosen bandwidth", decimals(3)),
     "log_density_before": Quantity(
         "log density before", "mean over samples of the log of the potential", decimals(3)

@@ -138,6 +138,7 @@ def _embedding_table(path: Path, rows: int, record: dict[str, Any]) -> dict[str,
 def _density_folder(path: Path, rows: int, record: dict[str, Any]) -> dict[str, Any]:
     """What `kdbias uniformity` wrote: its densities and what was measured."""
     from kdbias.measurement.files import read_uniformity
+    from kdbias.measurement.target_summary import verdict
 
     found, measured = _table(path / "density.parquet", rows), read_uniformity(path)
     schemes = measured["schemes"]
@@ -146,6 +147,8 @@ def _density_folder(path: Path, rows: int, record: dict[str, Any]) -> dict[str, 
         f"{counted(found['rows'], 'sample')}, d = {measured['d']}, t = {bandwidths}; "
         f"schemes: {', '.join(scheme['name'] for scheme in schemes)}"
     )
+    if measured["target"] is not None:
+        summary += f"; {verdict(measured['target'], schemes[0]['discrepancy'])}"
     return {**found, "summary": summary}
 
 

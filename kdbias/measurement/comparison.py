@@ -156,11 +156,12 @@ class Comparison:
                 found["reason"] = (
                     "the data do not differ measurably from the target: nothing is to be removed"
                 )
+                found["rectification"], found["rectification_reason"] = None, found["reason"]
                 continue
             found["removed"] = 1 - found["value"] / before["value"]
             off = [self._off.get(one.name) for one in (sampling, natural)]
             if sampling is not natural and off[0] is not None and off[1] is not None:
-                found["removed_interval"] = _share_interval(found["value"] - off[0], before["value"] - off[1])
+                found["removed_interval"] = _share_interval(found["value"] + off[0], before["value"] + off[1])
 
 
 def product_fields(x: np.ndarray, codes: np.ndarray, p: np.ndarray, memory: int, threads: int) -> np.ndarray:
@@ -185,11 +186,8 @@ def product_fields(x: np.ndarray, codes: np.ndarray, p: np.ndarray, memory: int,
 
 
 def interval(value: float, off: np.ndarray | None) -> list[float] | None:
-    """95 % of the values of which this one may be off so far."""
-    if off is None:
-        return None
-    low, high = np.quantile(off, [0.025, 0.975])
-    return [float(value - high), float(value - low)]
+    """95 % of what references like this one would have given: quantiles of the bootstrap."""
+    return None if off is None else [float(value + q) for q in np.quantile(off, [0.025, 0.975])]
 
 
 def _share_interval(after: np.ndarray, before: np.ndarray) -> list[float] | None:
@@ -208,10 +206,11 @@ def another(aim: OpenTarget, target: dict[str, Any] | None, run: Run) -> bool:
         target[k] for k in ("kind", "fingerprints", "with")
     ):
         return False
-    say(
-        f"{run.out} was measured against {target['towards']}; all its schemes are now measured against "
-        f"{aim.named.text} in its place"
-    )
+    names = [
+        f"{text} with {column}" if column else text
+        for text, column in ((target["towards"], target["with"]), (aim.named.text, aim.column))
+    ]
+    say(f"{run.out} was measured against {names[0]}; all its schemes are now measured against {names[1]}")
     return True
 
 

@@ -280,9 +280,7 @@ class Session:
         comparison = Comparison(x, self.aim, own, self.settings.seed, self.plan.threads)
         comparison.measure(samplings, values[: len(samplings)], errors)
         if known is None:
-            columns = compare_columns(
-                self.table, x, self.aim, comparison.target, self.groups, self.settings.seed
-            )
+            columns = compare_columns(self.table, x, self.aim, comparison.target, self.settings.seed)
             best = no_nearest("not searched; ask with --rectification all")
             if self._best_at == "all":
                 codes = None if self.aim.codes is None else self.aim.codes[0]

@@ -1,6 +1,5 @@
 """Which values of a column the data have too few or too many of, and whether the embedding shows it."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,24 +22,22 @@ def compare_columns(
     x: np.ndarray,
     opened: OpenTarget,
     target: Target,
-    asked: Iterable[str],
     seed: int,
 ) -> dict[str, Any]:
     """``columns`` and ``blind`` of ``target`` in ``uniformity.json``.
 
     Columns of a reference are those that it shares with the data (label and groups, with a value in common);
-    of a ``balanced`` target, its own, that of ``--with`` and those asked for. A value is ``short`` or
+    of a ``balanced`` target, its own and that of ``--with``. A value is ``short`` or
     ``over-full`` where its share is more than three standard errors off. A column is blind where a value is,
     and yet data re-weighted to the target's shares of it would move by less than the reference's noise:
     whoever matches in this embedding leaves such a column as it is.
 
     Args:
         x: (n, d) float32 unit rows of the table.
-        asked: further columns of a ``balanced`` target.
         seed: of the samples that blindness is judged on.
     """
     columns, blind = {}, []
-    for name in _names(table, opened, asked):
+    for name in _names(table, opened):
         values = as_strings(table.column(name))
         encoded = pc.dictionary_encode(values, null_encoding="encode")
         codes, texts = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
@@ -57,12 +54,12 @@ def compare_columns(
     return {"columns": columns, "blind": blind}
 
 
-def _names(table: EmbeddingTable, opened: OpenTarget, asked: Iterable[str]) -> list[str]:
+def _names(table: EmbeddingTable, opened: OpenTarget) -> list[str]:
     if opened.table is not None:
         return ["label", *table.group_columns]
     if opened.masses is None:
         return []
-    return list(dict.fromkeys(filter(None, [opened.named.what, opened.column, *asked])))
+    return list(dict.fromkeys(filter(None, [opened.named.what, opened.column])))
 
 
 def _wanted(

@@ -19,6 +19,7 @@ from kdbias.measurement.files import UNIFORMITY
 from kdbias.measurement.passes import SNAPSHOT, PassPlan
 from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
+from kdbias.measurement.target_summary import target_summary
 from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -160,6 +161,7 @@ def summary_table(document: dict[str, Any]) -> str:
     of_schemes = [s | (s["hardness"] or {}) | {"scheme": s["name"]} for s in schemes]
     parts = [
         _heading(document),
+        *filter(None, target_summary(document)),
         *([_search_line(document["search"])] if "probes" in document["search"] else []),
         Table.of(rows, _BANDWIDTH).text(),
         Table.of(of_schemes, _SCHEME).text(),
@@ -216,9 +218,10 @@ def _bandwidth_row(scheme: dict[str, Any], entry: dict[str, Any]) -> dict[str, A
 def _group_table(schemes: Sequence[dict[str, Any]], name: str) -> str:
     """A row a value: its share of the samples, then each scheme's share of the draws and mean log density."""
     rows, keys, headings = schemes[0]["groups"][name], ["value", "count", "share"], {"value": name}
+    seen = [] if schemes[0]["discrepancy"] is None else [("witness", "witness")]
     for scheme in schemes:
         cells = {row["value"]: row for row in scheme["groups"][name]}
-        for key, heading in (("mass", f"{scheme['name']} mass"), ("log_density", "log density")):
+        for key, heading in (("mass", f"{scheme['name']} mass"), ("log_density", "log density"), *seen):
             own = f"{scheme['name']} {key}"
             keys.append(own)
             headings[own] = heading

@@ -301,7 +301,7 @@ def test_the_interval_covers_the_discrepancy_from_what_the_reference_was_drawn_f
         off = References(OpenTarget(Named("reference"), vectors=y), seed).seen_from(x, natural[None], 1)[0]
         low, high = interval(unbiased(natural, kxx, kernel(x, y), kernel(y, y)), off)
         covered += low <= truth <= high
-    assert covered >= 53  # 57 of 60 are expected
+    assert covered >= 54  # 57 of 60 are expected
 
 
 def test_data_of_the_same_law_do_not_differ(tmp_path):
