@@ -216,7 +216,7 @@ def _fits(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
         raise KdbiasError(f"the reference {table.path} has a single sample; give some hundreds")
     notes = []
     ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
-    config, other = (t.provenance.get("config") or {} for t in (data, table))
+    config, other = (_made(t) for t in (data, table))
     computed = "teacher" in ours and "teacher" in theirs
     if computed and not any(str(c.get("teacher", "")).startswith("precomputed:") for c in (config, other)):
         if ours["teacher"] != theirs["teacher"]:
@@ -247,8 +247,13 @@ def _fits(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
     return notes
 
 
+def _made(table: EmbeddingTable) -> dict[str, Any]:
+    """How a table was made: its configuration and its teacher's name."""
+    return {"teacher": table.provenance.get("teacher"), **(table.provenance.get("config") or {})}
+
+
 def _teacher(config: dict[str, Any], inputs: dict[str, str]) -> str:
-    return f"{config.get('teacher', 'unknown')}, fingerprint {inputs['teacher'][:8]}"
+    return f"{config['teacher'] or 'unknown'}, fingerprint {inputs['teacher'][:8]}"
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:

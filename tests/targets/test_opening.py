@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kdbias.embedding.stage import embed
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
 from kdbias.sphere.equilibrium.solution import Groups
@@ -179,6 +180,19 @@ def test_references_that_do_not_compare(data, tmp_path):
     assert not [note for note in open_target(aim(made("good").path), ours).notes if "network" in note]
     either = {**config, "teacher": "precomputed:x.npy"}
     notes = open_target(aim(made("given", either, "cc").path), ours).notes
+    assert any("must be by the same teacher" in note for note in notes)
+
+
+def test_vectors_that_were_there_before_say_no_teacher(tmp_path):
+    tables = []
+    for name in ("one", "two"):
+        x = reference.random_sphere(20, 6, len(tables))
+        np.save(tmp_path / f"{name}.npy", x)
+        csv = tmp_path / f"{name}.csv"
+        csv.write_text("sample_id\n" + "".join(f"{name}{i}\n" for i in range(20)))
+        embed(csv, tmp_path / name, teacher=f"precomputed:{tmp_path / name}.npy", same_order=True)
+        tables.append(EmbeddingTable.open(tmp_path / name))
+    notes = open_target(aim(tables[1].path), tables[0]).notes
     assert any("must be by the same teacher" in note for note in notes)
 
 
