@@ -25,10 +25,18 @@ def command(**given: Any) -> Any:
     give. Giving --weights for an OUT that exists adds them to the schemes that it holds, reuses the rest and
     shows all; --overwrite starts over, with the --weights of that call alone.
 
+    With --towards all is measured against what the student will be used on, too: whether the data differ from
+    it at all, how much of that each manifest removes, which samples and groups are short or over-full, and
+    whether the reference is large enough. It may be named later, and another one takes its place; schemes
+    that come after it are measured against it unasked.
+
     \b
     Examples:
       kdbias uniformity emb -o density
       kdbias uniformity emb -o density --group-by race --t 2,5,10
       kdbias uniformity emb -o density --weights equilibrium.parquet --weights balanced.parquet
+      kdbias uniformity emb -o density --towards deployment-emb
+      kdbias uniformity emb -o density --towards deployment-emb --with camera
+      kdbias uniformity emb -o density --towards balanced:race
     """
     return kdbias.uniformity(**given)

@@ -503,6 +503,8 @@ def uniformity(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    towards: str | None = None,
+    with_column: str | None = None,
     weights: Sequence[str | os.PathLike[str]] = (),
     k: int | None = None,
     t: str | float | Sequence[float] = 'auto',
@@ -522,15 +524,20 @@ def uniformity(
 
     Writes ``density.parquet`` (a row a sample), ``uniformity.json`` (an entry a scheme), ``schemes.parquet``
     (each scheme's weights and log densities) and, if asked for, ``neighbors.parquet`` into ``output``.
-    Calling again with further ``weights`` or ``group_by`` adds them to what ``output`` holds and computes
-    nothing else; ``overwrite`` starts over with those of the call alone. Another ``estimator`` is computed
-    from what is stored. The quality of an approximate ``search`` is measured on samples computed exactly, and
-    stored.
+    Calling again with further ``weights``, ``group_by`` or a target (``towards``) adds them to what
+    ``output`` holds and computes nothing else; ``overwrite`` starts over with those of the call alone.
+    Another ``estimator`` is computed from what is stored. The quality of an approximate ``search`` is
+    measured on samples computed exactly, and stored.
 
     Args:
         embeddings: folder of an embedding table.
         output: folder to write.
         overwrite: start over in a folder that holds another measurement.
+        towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
+            without labels (REF, or REF@W.parquet with weights of its own); balanced:COLUMN, each value of a
+            column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere.
+        with_column: compare this column together with the embedding, for what the teacher does not see; a
+            reference must have it, too.
         weights: measure the data as this manifest would sample it, too; repeatable.
         k: neighbours a sample [64, or n-1 if smaller].
         t: bandwidth(s), the first of which is that of log_density [auto].

@@ -39,7 +39,7 @@ def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
     what, test = target["towards"], target["test"]
     if test is not None:
         p = write("p_value", test["p_value"])
-        what = f"the reference {what} (p = {p}, {counted(target['size'], 'sample')})"
+        what = f"the reference {what} (p = {p}, {write('count', target['size'])} samples)"
     elif target["kind"] == "sphere":
         what = "the uniform sphere"
     if target["with"] is not None:
@@ -50,7 +50,7 @@ def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
     by = f"squared discrepancy {write('discrepancy', natural['value'])}"
     ratio = natural["noise_ratio"]
     if ratio is not None:
-        worth = f"the {target['effective_size']:,.0f} samples that such shares are worth"
+        worth = f"the {write('count', target['effective_size'])} samples that such shares are worth"
         noise = f"the noise of {'such a reference' if test else worth}"
         by += f", {write('noise_ratio', ratio)} x {noise}"
         if ratio <= 1:
@@ -80,11 +80,11 @@ def discrepancy_table(schemes: list[dict[str, Any]]) -> Table:
 def _size(target: dict[str, Any]) -> Iterator[str]:
     """How large a reference should be."""
     size, needed, test = target["size"], target["needed"], target["test"]
-    if test is None:
+    if test is None or size is None:
         return
     if needed is None:
         least = write("discrepancy", max(test["null_95"], 0.0))
-        yield f"a reference of {counted(size, 'sample')} shows squared discrepancies from about {least} on"
+        yield f"{counted(size, 'sample')} would show a squared discrepancy of {least} beyond their noise"
     elif needed > size:
         yield (
             f"this reference has {counted(size, 'sample')}; one of about {needed:,} would bring its noise "

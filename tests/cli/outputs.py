@@ -25,10 +25,13 @@ def make_outputs(root: Path) -> None:
     frame["race"] = [f"r{i % 2}" for i in range(N)]
     frame["image"] = [_png(10 * i) for i in range(N)]
     frame.to_parquet(root / "data.parquet")
+    frame[:10].assign(sample_id=[f"r{i}" for i in range(10)]).to_parquet(root / "ref.parquet")
+    np.save(root / "ref.npy", np.random.default_rng(1).normal(size=(10, DIM)).astype(np.float32))
     np.save(root / "vectors.npy", np.random.default_rng(0).normal(size=(N, DIM)).astype(np.float32))
     for command in (
         "embed {data} -o {root}/emb --teacher precomputed:{root}/vectors.npy --same-order --rows-per-part 12",
-        "uniformity {root}/emb -o {root}/density --k 5 --t 2,5 --keep-neighbors",
+        "embed {root}/ref.parquet -o {root}/ref --teacher precomputed:{root}/ref.npy --same-order",
+        "uniformity {root}/emb -o {root}/density --k 5 --t 2,5 --keep-neighbors --towards {root}/ref",
         "weights {root}/density -o {root}/w.parquet",
         "weights {root}/density -o {root}/frontier --frontier",
         "train {data} -o {root}/run --embeddings {root}/emb --workers 0 --epochs 1",

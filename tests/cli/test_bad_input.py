@@ -119,6 +119,64 @@ def test_uniformity(work, tmp_path, arguments, fragments):
     refused(run("uniformity", work / "emb", "-o", tmp_path / "out", *arguments), *fragments)
 
 
+@pytest.fixture(scope="module")
+def references(work, tmp_path_factory):
+    """Tables that no data of ``work`` can be compared with, each for a reason of its own."""
+    root = tmp_path_factory.mktemp("references")
+    ids, x = pa.array([f"r{i}" for i in range(N)]), np.random.default_rng(1).normal(size=(N, DIM))
+
+    def made(name, ids=ids, x=x, teacher="aa", size=32, **more):
+        config = {"teacher": "torchvision:resnet18", "preprocessing": {"size": size}}
+        write_embedding_table(
+            root / name, ids, x, config=config, inputs={"data": name, "teacher": teacher}, **more
+        )
+
+    made("data", pa.array([f"s{i}" for i in range(N)]), groups={"camera": ["left"] * N})
+    made("good", groups={"camera": ["left", "right"] * (N // 2)})
+    made("dimension", x=np.random.default_rng(1).normal(size=(N, DIM + 1)))
+    made("teacher", teacher="bb")
+    made("preprocessing", size=28)
+    made("one", ids[:1], x[:1])
+    made("identical", pa.array([f"s{i}" for i in range(N)]))
+    (root / "empty").mkdir()
+    command = ["uniformity", root / "data", "-o", root / "measured", "--towards", root / "good", "-q"]
+    assert run(*command).exit_code == 0
+    return root
+
+
+@pytest.mark.parametrize(
+    ("target", "fragments"),
+    [
+        ("{root}/dimension", ["7 and 6 dimensions"]),
+        ("{root}/teacher", ["different teachers", "fingerprint bb"]),
+        ("{root}/preprocessing", ["preprocessed differently", "size: 28 and 32"]),
+        ("{root}/data", ["are the same table"]),
+        ("{root}/identical", ["the same 24 samples"]),
+        ("{root}/one", ["a single sample"]),
+        ("{root}/empty", ["holds no embedding table"]),
+        ("{root}/nowhere", ["nowhere"]),
+        ("balanced:camera", ["the value 'left' alone"]),
+        ("balanced:race", ["no column 'race'"]),
+        ("balanced:", ["is no target"]),
+        ("{root}/good --with race", ["'race'"]),
+        ("{root}/good --with camera", ["the value 'left' alone"]),
+        ("sphere --with camera", ["--with camera"]),
+    ],
+)
+def test_targets(references, tmp_path, target, fragments):
+    data, arguments = references / "data", target.format(root=references).split()
+    refused(run("uniformity", data, "-o", tmp_path / "new", "--towards", *arguments), *fragments)
+    assert not (tmp_path / "new").exists()
+    before = (references / "measured" / "uniformity.json").read_bytes()
+    refused(run("uniformity", data, "-o", references / "measured", "--towards", *arguments), *fragments)
+    assert (references / "measured" / "uniformity.json").read_bytes() == before
+
+
+def test_a_column_without_a_target(references, tmp_path):
+    result = run("uniformity", references / "data", "-o", tmp_path / "o", "--with", "camera")
+    refused(result, "--with camera", "--towards")
+
+
 def test_uniformity_refuses_what_is_no_table_and_changed_options(work, tmp_path):
     refused(run("uniformity", work / "data.parquet", "-o", tmp_path / "o"), "not an embedding table")
     refused(run("uniformity", work / "emb", "-o", work / "emb_density", "--k", 4, "--t", "2,5"), "k: 5 -> 4")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.errors import KdbiasError
+from kdbias.inspection.describe import inspect
 from kdbias.measurement import passes
 from kdbias.measurement.comparison import interval
 from kdbias.measurement.files import read_uniformity
@@ -503,3 +504,58 @@ def test_a_killed_retarget_leaves_the_old_numbers_or_the_new(world, tmp_path, mo
         uniformity(data.path, out, **more)
         assert numbers(out) == new
     assert last > 4
+
+
+def summary_of(document) -> list[str]:
+    return summary_table(document).splitlines()
+
+
+def test_the_summary_says_first_whether_the_data_differ(world, tmp_path):
+    data, ref, manifest, _ = world
+    options = {**OPTIONS, "weights": [manifest]}
+    document = uniformity(
+        data.path, tmp_path / "out", towards=ref.path, group_by=["kind"], **options
+    ).document
+    lines = summary_of(document)
+    natural = document["schemes"][0]["discrepancy"]
+    assert lines[2] == (
+        f"your data differ from the reference {ref.path} (p = 0.001, 120 samples): squared discrepancy "
+        f"{natural['value']:.4g}, {natural['noise_ratio']:.1f} x the noise of such a reference"
+    )
+    needed = document["target"]["needed"]
+    assert needed <= 120
+    assert (
+        lines[3] == f"the reference is large enough: from {needed} on its noise is a tenth of the difference"
+    )
+    header = lines.index(next(line for line in lines if line.startswith("scheme ")))
+    assert lines[header].split() == ["scheme", "MMD²", "/", "noise", "removed", "rectified", "p", "ESS/n"]
+    low, high = document["schemes"][1]["discrepancy"]["removed_interval"]
+    assert f"({100 * low:.1f} % to {100 * high:.1f} %)" in lines[header + 2]
+    assert ["k3", "2.8", "%", "25.0", "%", "short"] in [line.split() for line in lines]
+    assert any(line.startswith("blind spot: the shares of camera differ") for line in lines)
+    assert any(line.startswith("note: the reference") for line in lines)
+    groups = next(line for line in lines if line.startswith("kind  samples"))
+    assert groups.split().count("witness") == 2
+    assert inspect(tmp_path / "out")["summary"].endswith(lines[2])
+
+
+def test_the_summary_of_data_that_do_not_differ(tmp_path):
+    data = made(tmp_path / "data", (100, 60, 30, 10), 7)
+    ref = made(tmp_path / "ref", (25, 15, 8, 2), 8, "y")
+    document = uniformity(data.path, tmp_path / "out", towards=ref.path, **OPTIONS).document
+    lines, test = summary_of(document), document["target"]["test"]
+    assert lines[2] == (
+        f"your data do not differ measurably from the reference {ref.path} (p = {test['p_value']:.3f}, "
+        "50 samples): natural sampling is the answer"
+    )
+    assert lines[3].startswith("50 samples would show a squared discrepancy of ")
+    assert "no share is off by more than sampling explains: kind" in lines
+    assert any("a reference of 50 samples is small" in line for line in lines)
+    balanced = uniformity(data.path, tmp_path / "out", towards="balanced:kind", **OPTIONS).document
+    assert summary_of(balanced)[2].startswith("your data differ from balanced:kind: squared discrepancy ")
+    assert "of the 100 samples that such shares are worth" in summary_of(balanced)[2]
+    sphere = uniformity(data.path, tmp_path / "out", towards="sphere", **OPTIONS).document
+    value = sphere["schemes"][0]["discrepancy"]["value"]
+    assert (
+        summary_of(sphere)[2] == f"your data differ from the uniform sphere: squared discrepancy {value:.4g}"
+    )
