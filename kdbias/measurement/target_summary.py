@@ -20,13 +20,36 @@ def target_summary(document: dict[str, Any]) -> list[str]:
     target = document["target"]
     if target is None:
         return []
-    schemes = document["schemes"]
-    return [
-        "\n".join([verdict(target, schemes[0]["discrepancy"]), *_size(target)]),
-        discrepancy_table(schemes).text(),
-        *_columns(target["columns"]),
-        "\n".join([*_blind(target), *(f"note: {note}" for note in target["notes"])]),
-    ]
+    head = "\n".join([verdict(target, document["schemes"][0]["discrepancy"]), *_size(target)])
+    tables = [table.text(FEW, "uniformity.json has them all") for table in target_tables(document)]
+    return [head, *tables, "\n".join([*_remarks(target), *(f"note: {note}" for note in target["notes"])])]
+
+
+def target_tables(document: dict[str, Any]) -> list[Table]:
+    """A row a scheme, then for each column in which something is off a row a value, the furthest first.
+
+    Args:
+        document: the content of ``uniformity.json``; there is no table without a target.
+    """
+    target = document["target"]
+    if target is None:
+        return []
+    said = [verdict(target, document["schemes"][0]["discrepancy"]), *_size(target), *_remarks(target)]
+    rows = [_scheme_row(scheme) for scheme in document["schemes"]]
+    title, caption = (
+        f"Against {target['towards']}",
+        ". ".join(f"{line[0].upper()}{line[1:]}" for line in said),
+    )
+    tables = [Table.of(rows, _SCHEME, title=title, caption=f"{caption}.", explain=True)]
+    for name, values in target["columns"].items():
+        if any(row["balance"] for row in values):
+            order = sorted(values, key=lambda row: -abs(row["share"] - row["share_reference"]))
+            shown = [
+                {**row, "value": row["value"] or "(none)", "balance": row["balance"] or ""} for row in order
+            ]
+            title = f"{name}, against {target['towards']}"
+            tables.append(Table.of(shown, _COLUMN, title=title, headings={"value": name}))
+    return tables
 
 
 def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
@@ -58,23 +81,15 @@ def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
     return f"your data differ from {what}: {by}"
 
 
-def discrepancy_table(schemes: list[dict[str, Any]]) -> Table:
-    """A row a scheme: how far it is from the target, what it removes of natural sampling's discrepancy."""
-    rows = []
-    for scheme in schemes:
-        found = scheme["discrepancy"]
-        row = found | {
-            "scheme": scheme["name"],
-            "ess_share": scheme["ess_share"],
-            "discrepancy": found["value"],
-        }
-        row["p_value_reason"] = row["removed_reason"] = found["reason"]
-        if found["removed_interval"] is not None:
-            low, high = (write("removed", end) for end in found["removed_interval"])
-            row["removed"] = f"{write('removed', found['removed'])} ({low} to {high})"
-        rows.append(row)
-    title, caption = "Against the target", "How far each scheme is from what the student will be used on."
-    return Table.of(rows, _SCHEME, title=title, caption=caption)
+def _scheme_row(scheme: dict[str, Any]) -> dict[str, Any]:
+    """How far a scheme is from the target, and what it removes of natural sampling's discrepancy."""
+    found, about = scheme["discrepancy"], {"scheme": scheme["name"], "ess_share": scheme["ess_share"]}
+    row = found | about | {"discrepancy": found["value"]}
+    row["p_value_reason"] = row["removed_reason"] = found["reason"]
+    if found["removed_interval"] is not None:
+        low, high = (write("removed", end) for end in found["removed_interval"])
+        row["removed"] = f"{write('removed', found['removed'])} ({low} to {high})"
+    return row
 
 
 def _size(target: dict[str, Any]) -> Iterator[str]:
@@ -94,21 +109,11 @@ def _size(target: dict[str, Any]) -> Iterator[str]:
         yield f"the reference is large enough: from {needed:,} on its noise is a tenth of the difference"
 
 
-def _columns(columns: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """A table a column in which something is off, the furthest first."""
-    even = [name for name, rows in columns.items() if not any(row["balance"] for row in rows)]
-    for name, rows in columns.items():
-        if name not in even:
-            rows = sorted(rows, key=lambda row: -abs(row["share"] - row["share_reference"]))
-            rows = [
-                row | {"value": row["value"] or "(none)", "balance": row["balance"] or ""} for row in rows
-            ]
-            yield Table.of(rows, _COLUMN, headings={"value": name}).text(FEW, "uniformity.json has them all")
+def _remarks(target: dict[str, Any]) -> Iterator[str]:
+    """Columns in which nothing is off, and those that the embedding does not show."""
+    even = [name for name, rows in target["columns"].items() if not any(row["balance"] for row in rows)]
     if even:
         yield f"no share is off by more than sampling explains: {', '.join(even)}"
-
-
-def _blind(target: dict[str, Any]) -> Iterator[str]:
     for name in target["blind"]:
         yield (
             f"blind spot: the shares of {name} differ, but the embedding hardly shows it, so that weights "
