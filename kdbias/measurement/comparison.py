@@ -27,7 +27,7 @@ Fields = tuple[np.ndarray, np.ndarray | None]
 LEVEL = 0.05
 """p-values below it say that the data differ."""
 _TENTH = 0.1  # of natural sampling's discrepancy: the noise of a reference that is large enough
-_EXACT = 1e-6  # of the target's constant: what a discrepancy from a target that is known exactly resolves
+_EXACT = 1e-6  # what float32 products resolve of the constant, which is at most 1
 
 
 class Comparison:
@@ -81,7 +81,7 @@ class Comparison:
             "unbiased": unbiased,
             "standard_error": error,
             "interval": None if unbiased is None else interval(unbiased, self._off.get(sampling.name)),
-            "noise_ratio": value / target.noise if target.noise > 0 else None,
+            "noise_ratio": value / target.noise if target.noise > _EXACT else None,
             "removed": None,
             "removed_interval": None,
             "rectification": None,
@@ -113,7 +113,10 @@ class Comparison:
         opened, target, found = self.opened, self.target, natural.discrepancy
         assert found is not None
         test = found["test"]
-        differs = found["value"] > _EXACT * target.constant if test is None else test["p_value"] < LEVEL
+        if opened.size is None:
+            differs = found["value"] > _EXACT * target.constant
+        else:  # a single sample of data cannot be told from anything
+            differs = test is not None and test["p_value"] < LEVEL
         unbiased, needed = found["unbiased"], None
         if test is not None and differs and unbiased and unbiased > 0:
             needed = math.ceil((1 - target.distinct_mean) / (_TENTH * unbiased))

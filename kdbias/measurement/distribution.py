@@ -282,7 +282,7 @@ def rectification(
     if best["energy"] is None:
         return None, best["reason"]
     gain = before - best["energy"]
-    if gain <= 1e-6 * before:
+    if gain <= max(1e-6 * before, 0.0):
         return None, f"no re-weighting beats natural sampling {where}"
     if best["gap"] >= 0.01 * gain:
         share = f"{best['gap'] / gain:.1%}"

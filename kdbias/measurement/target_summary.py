@@ -68,7 +68,7 @@ def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
     if target["with"] is not None:
         what += f", {target['with']} compared together with the embedding"
     if not target["differs"]:
-        how = "do not differ measurably from" if test else "do not differ from"
+        how = "do not differ measurably from" if target["size"] else "do not differ from"
         return f"your data {how} {what}: natural sampling is the answer"
     by = f"squared discrepancy {write('discrepancy', natural['value'])}"
     ratio = natural["noise_ratio"]

@@ -559,3 +559,23 @@ def test_the_summary_of_data_that_do_not_differ(tmp_path):
     assert (
         summary_of(sphere)[2] == f"your data differ from the uniform sphere: squared discrepancy {value:.4g}"
     )
+
+
+def test_too_few_data_to_tell_apart_and_data_without_any_spread(world, tmp_path):
+    _, ref, *_ = world
+    one = write_embedding_table(tmp_path / "one", ["a"], ref.vectors()[:1], dtype="float32")
+    document = uniformity(one.path, tmp_path / "o1", towards=ref.path, device="cpu").document
+    found = document["schemes"][0]["discrepancy"]
+    assert (found["unbiased"], found["p_value"], document["target"]["differs"]) == (None, None, False)
+    assert "do not differ measurably" in summary_table(document)
+    x = np.repeat(ref.vectors()[:1], 9, axis=0)
+    groups = {"kind": pa.array(["a"] * 4 + ["b"] * 5)}
+    same = write_embedding_table(tmp_path / "same", list("abcdefghi"), x, None, groups, dtype="float32")
+    document = uniformity(same.path, tmp_path / "o2", towards="balanced:kind", device="cpu").document
+    found = document["schemes"][0]["discrepancy"]
+    assert found["value"] == pytest.approx(0, abs=1e-6)
+    assert (found["noise_ratio"], found["rectification"], document["target"]["differs"]) == (
+        None,
+        None,
+        False,
+    )
