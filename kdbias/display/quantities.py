@@ -167,7 +167,9 @@ QUANTITIES: dict[str, Quantity] = {
     "removed": Quantity(
         "removed", "share of natural sampling's discrepancy that is gone", rectified, "higher"
     ),
-    "p_value": Quantity("p", "two-sample test: below .05, such draws and the reference differ", decimals(3)),
+    "two_sample": Quantity(
+        "p", "two-sample test: below .05, such draws and the reference differ", decimals(3)
+    ),
     "balance": Quantity("", "beyond what sampling explains"),
     "witness": Quantity(
         "witness", "mean over samples: > 0 over-full, < 0 short against the target", significant

@@ -7,7 +7,7 @@ from kdbias.display.quantities import write
 from kdbias.display.table import FEW, Table
 from kdbias.wording import counted
 
-_SCHEME = "scheme discrepancy noise_ratio removed rectification p_value ess_share"
+_SCHEME = "scheme discrepancy noise_ratio removed rectification two_sample ess_share"
 _COLUMN = "value share share_reference balance"
 
 
@@ -85,7 +85,8 @@ def _scheme_row(scheme: dict[str, Any]) -> dict[str, Any]:
     """How far a scheme is from the target, and what it removes of natural sampling's discrepancy."""
     found, about = scheme["discrepancy"], {"scheme": scheme["name"], "ess_share": scheme["ess_share"]}
     row = found | about | {"discrepancy": found["value"]}
-    row["p_value_reason"] = row["removed_reason"] = found["reason"]
+    row |= {"two_sample": found["p_value"], "two_sample_reason": found["reason"]}
+    row["removed_reason"] = found["reason"]
     if found["removed_interval"] is not None:
         low, high = (write("removed", end) for end in found["removed_interval"])
         row["removed"] = f"{write('removed', found['removed'])} ({low} to {high})"

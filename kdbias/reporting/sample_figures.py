@@ -232,8 +232,9 @@ def embedding_maps(
     log_density: np.ndarray | None,
     weights: Mapping[str, np.ndarray],
     bandwidth: str,
+    witness: np.ndarray | None = None,
 ) -> Figure | None:
-    """One panel coloured by log density, then one a scheme coloured by its weights.
+    """One panel coloured by log density, one by the witness, then one a scheme coloured by its weights.
 
     Args:
         name: unique within the page.
@@ -242,6 +243,7 @@ def embedding_maps(
         log_density: (n,) or None.
         weights: scheme -> (n,), mean 1.
         bandwidth: the t of ``log_density``, as text.
+        witness: (n,) of natural sampling against its target; None without one.
     """
     n = len(places)
     rows = np.arange(n)
@@ -282,6 +284,16 @@ def embedding_maps(
             axes.set_title("natural data", loc="left")
 
         panels.append(panel(f"{name}-density", draw_density, height=3.5))
+    if witness is not None:
+        off = witness[rows]
+        most = float(np.quantile(np.abs(off), 0.99)) or 1.0
+
+        def draw_witness(axes: Axes) -> None:
+            scatter(axes, np.clip(off, -most, most), colors=_WEIGHT, vmin=-most, vmax=most)
+            axes.figure.axes[-1].set_ylabel("over-full (> 0) or short (< 0)")
+            axes.set_title("natural data, against the target", loc="left")
+
+        panels.append(panel(f"{name}-witness", draw_witness, height=3.5))
     span = max([_spread(w[rows]) for w in weights.values()], default=0.0)
     for i, (scheme, w) in enumerate(weights.items()):
         if w.max() == w.min():
@@ -302,12 +314,13 @@ def embedding_maps(
     if not panels:
         return None
     shown = f" ({_POINTS:,} of {n:,} samples, drawn at random)" if n > _POINTS else ""
+    second = "" if witness is None else "; second: orange ones are over-full against the target, blue short"
     caption = (
         f"The embeddings seen from the side that shows most of them: each dot is a sample{shown}. First "
-        "panel: red dots sit in crowds. Other panels: orange dots are drawn more often than naturally, "
-        "blue ones less. Good re-weighting paints the crowds blue and the empty stretches orange. Two "
-        "directions show only the stated part of the variance: samples that overlap here may be far apart "
-        "on the sphere."
+        f"panel: red dots sit in crowds{second}. Other panels: orange dots are drawn more often than "
+        "naturally, blue ones less. Good re-weighting paints the crowds blue and the empty stretches orange. "
+        "Two directions show only the stated part of the variance: samples that overlap here may be far "
+        "apart on the sphere."
     )
     return Figure(name, "Map of the embeddings", caption, tuple(panels))
 

@@ -12,6 +12,7 @@ from kdbias.display.figure import Figure, Look
 from kdbias.display.quantities import write
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
+from kdbias.measurement.target_summary import target_tables
 from kdbias.reporting import figures, sample_figures, tables, thumbnails
 from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
 from kdbias.reporting.tables import Provenance
@@ -111,6 +112,7 @@ def _uniformity(page: Page) -> Section:
     for i, density in enumerate(page.found.densities):
         rows, optima = tables.uniformity_rows(density), _optima(page.found, density)
         section.add(
+            *target_tables(density.numbers),
             tables.uniformity_table(density),
             figures.uniformity_against_ess(f"ess{i}", rows, page.look, optima),
             figures.distinct_across_bandwidths(f"distinct{i}", rows, page.look),
@@ -155,7 +157,13 @@ def _density(page: Page, density: Density, name: str) -> list[Section]:
         rows = align(density.table.ids, embeddings.ids(), str(density.path), str(embeddings.path))
         section.add(
             sample_figures.embedding_maps(
-                f"{name}-map", places[rows], variance, log_density, weights, density.bandwidth
+                f"{name}-map",
+                places[rows],
+                variance,
+                log_density,
+                weights,
+                density.bandwidth,
+                density.table.witness,
             )
         )
     samples = Section(f"{name}-samples", f"Samples{many}")

@@ -136,6 +136,11 @@ class DensityTable(SampleTable):
         """A numeric column as (n,) float64, nulls as NaN."""
         return self.table.column(name).to_numpy().astype(np.float64)
 
+    @property
+    def witness(self) -> np.ndarray | None:
+        """(n,) float64: > 0 where natural sampling has more than the target, < 0 less; None without one."""
+        return self.numbers(columns.WITNESS) if columns.WITNESS in self.table.column_names else None
+
     def potential(self, t: float) -> np.ndarray:
         """(n,) float64 natural potentials at bandwidth t; refuses a t that was not measured."""
         name = potential_column(t)

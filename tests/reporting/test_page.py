@@ -10,14 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kdbias.display.quantities import write
 from kdbias.display.table import Cell, cell
 from kdbias.errors import KdbiasError
+from kdbias.measurement.stage import uniformity
+from kdbias.measurement.target_summary import verdict
 from kdbias.reporting import report, thumbnails
 from kdbias.reporting.gathering import collect
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
+from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.parquet_file import write_table
+from tests import reference
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -302,3 +307,24 @@ def test_no_file_but_an_own_page_is_ever_replaced(outputs, tmp_path):
     assert foreign.read_text() == "<!doctype html><title>mine</title>"
     for _ in range(2):  # its own page is replaced
         report(outputs["emb"], tmp_path / "page.HTM")
+
+
+def test_a_target_comes_first_with_its_shares_and_its_map(tmp_path):
+    x, other = reference.clustered_sphere(60, 6, 3, seed=1), reference.random_sphere(40, 6, 2)
+    camera = {"camera": ["left"] * 50 + ["right"] * 10}
+    data = write_embedding_table(tmp_path / "emb", [f"a{i}" for i in range(60)], x, groups=camera)
+    ref = write_embedding_table(
+        tmp_path / "ref", [f"b{i}" for i in range(40)], other, groups={"camera": ["left", "right"] * 20}
+    )
+    measured = uniformity(data.path, tmp_path / "density", towards=ref.path, rectification="none")
+    report([tmp_path / "density"], tmp_path / "r.html", pictures=0)
+    text = Outline((tmp_path / "r.html").read_text()).text
+    target, natural = (measured.document["target"], measured.document["schemes"][0]["discrepancy"])
+    assert verdict(target, natural)[1:] in text
+    assert text.index("Against ") < text.index("Uniformity of density")
+    assert f"natural {write('discrepancy', natural['value'])}" in text
+    assert "right 16.7 % 50.0 % short" in text
+    assert "natural data, against the target" in text
+    again = uniformity(data.path, tmp_path / "plain", rectification="none")
+    report([again.out], tmp_path / "p.html", pictures=0)
+    assert "the target" not in Outline((tmp_path / "p.html").read_text()).text
