@@ -34,7 +34,8 @@ def target_tables(document: dict[str, Any]) -> list[Table]:
     target = document["target"]
     if target is None:
         return []
-    said = [verdict(target, document["schemes"][0]["discrepancy"]), *_size(target), *_remarks(target)]
+    natural = document["schemes"][0]["discrepancy"]
+    said = [verdict(target, natural), *_size(target), *_remarks(target), *target["notes"]]
     rows = [_scheme_row(scheme) for scheme in document["schemes"]]
     title, caption = (
         f"Against {target['towards']}",
