@@ -47,6 +47,7 @@ class Comparison:
         self.x, self.opened, self.seed, self.threads = x, opened, seed, threads
         self.target = opened.of(x, LADDER, lambda q: own, threads=threads)  # type: ignore[arg-type, return-value]
         self._references = None if opened.vectors is None else References(opened, seed)
+        self._rng = np.random.default_rng(seed)
         self._off: dict[str, np.ndarray] = {}  # (draws,) errors of each scheme's discrepancy
 
     def measure(
@@ -74,7 +75,7 @@ class Comparison:
         target, p = self.target, sampling.p
         value, unbiased = target.discrepancy(p, field), target.unbiased_discrepancy(p, field)
         if error is not None and sampling.name in self._off:
-            self._off[sampling.name] += np.random.default_rng(self.seed).normal(0, error, DRAWS)
+            self._off[sampling.name] += self._rng.normal(0, error, DRAWS)
         test, reason = self._test(sampling)
         return {
             "value": value,
