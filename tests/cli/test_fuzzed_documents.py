@@ -231,7 +231,7 @@ def test_what_no_reader_foresaw_is_one_line(small: dict[str, Path], monkeypatch:
     def broken(*_: object, **__: object) -> None:
         raise KeyError("bandwidths")
 
-    monkeypatch.setattr("kdbias.inspection.describe.inspect", broken)
+    monkeypatch.setattr("kdbias.inspect", broken)
     result = run("inspect {data}", **small)
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
