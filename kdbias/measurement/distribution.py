@@ -171,6 +171,16 @@ def group_rows(values: pa.Array, sampling: Sampling) -> list[dict[str, Any]]:
     ]
 
 
+def regroup(
+    schemes: Sequence[dict[str, Any]], samplings: Mapping[str, Sampling], groups: Mapping[str, pa.Array]
+) -> None:
+    """Tell entries what their samplings say now of the target and of these columns."""
+    for entry in schemes:
+        sampling = samplings[entry["name"]]
+        entry["discrepancy"] = sampling.discrepancy
+        entry["groups"] |= {name: group_rows(values, sampling) for name, values in groups.items()}
+
+
 def hardness_quarters(hardness: np.ndarray) -> list[np.ndarray]:
     """Rows of the quarter of the samples that is easiest, of the next two and of the hardest.
 

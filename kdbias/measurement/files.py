@@ -288,6 +288,20 @@ def read_neighbors(out: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     )
 
 
+def require_neighbors(out: Path) -> None:
+    """Refuse a folder that was measured without keeping the neighbours."""
+    if not (out / NEIGHBORS).exists():
+        raise KdbiasError(
+            f"{out} was measured without --keep-neighbors, so its neighbours are gone; measure again with "
+            "--keep-neighbors --overwrite"
+        )
+
+
+def stored_cosines(out: Path) -> np.ndarray | None:
+    """The (n, k) cosines of ``neighbors.parquet``; None where the neighbours were not kept."""
+    return read_neighbors(out)[2] if (out / NEIGHBORS).exists() else None
+
+
 def _require_same(ids: pa.Array, stored: pa.Array, where: Path) -> None:
     """Refuse ids (n,) that are not the stored ones in their order."""
     if len(ids) != len(stored) or not ids.equals(stored.cast(ids.type)):

@@ -22,7 +22,7 @@ from kdbias.measurement.density import (
     log_density,
     nearest_different,
 )
-from kdbias.measurement.distribution import Sampling, group_rows, rectify, scheme_entry
+from kdbias.measurement.distribution import Sampling, rectify, regroup, scheme_entry
 from kdbias.measurement.passes import PassPlan, PassResult, fill_in, with_quality
 from kdbias.measurement.shares import compare_columns
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
@@ -129,35 +129,37 @@ class Session:
             The content of ``uniformity.json`` and the state: ``finished`` where there was nothing to do.
         """
         out, document = self.run.out, files.read_uniformity(self.run.out)
-        if self.settings.keep_neighbors and not (out / files.NEIGHBORS).exists():
-            raise KdbiasError(
-                f"{out} was measured without --keep-neighbors, so its neighbours are gone; measure "
-                "again with --keep-neighbors --overwrite"
-            )
+        if self.settings.keep_neighbors:
+            files.require_neighbors(out)
         fresh = files.not_measured(out, added, document)
         known = document["schemes"][0]["groups"]
         new_groups = {name: values for name, values in self.groups.items() if name not in known}
         restated = self._wants_other(document["estimator"])
-        retargeted = self.aim is not None and another(self.aim, document["target"], self.run)
-        if self.aim is None and fresh and document["target"] is not None:
-            self.aim = remembered(self.run, document["target"], self.table)
+        retargeted = self._aims_anew(document["target"], bool(fresh))
         if not (fresh or new_groups or restated or retargeted) and self.run.already_finished():
             return document, "finished"
         measured = files.read_measured(out, document, self.ids)
         samplings = files.read_samplings(out, document)
         if restated:
-            cosines = files.read_neighbors(out)[2] if (out / files.NEIGHBORS).exists() else None
-            document["estimator"] = self._estimate(measured, cosines, document["intrinsic_dimension"])
-        old = {name: s for name, s in samplings.items() if name not in {one.name for one in fresh}}
+            document["estimator"] = self._estimate(
+                measured, files.stored_cosines(out), document["intrinsic_dimension"]
+            )
         if fresh or retargeted:
-            self.groups = {name: self.table.column(name) for name in known} | new_groups
-            self._add(document, measured, samplings, fresh, list(old.values()) if retargeted else [])
-        for entry in filter(lambda entry: entry["name"] in old, document["schemes"]):
-            entry["discrepancy"] = old[entry["name"]].discrepancy
-            for group, values in (self.groups if retargeted else new_groups).items():
-                entry["groups"][group] = group_rows(values, old[entry["name"]])
+            self._add(document, measured, samplings, fresh, retargeted)
+        regroup(document["schemes"], samplings, self.groups if retargeted else new_groups)
         state = "restated" if restated else "extended"
         return self._write(document, measured, list(samplings.values()), state, restated or retargeted)
+
+    def _aims_anew(self, target: dict[str, Any] | None, fresh: bool) -> bool:
+        """Whether all schemes are to be compared with another target than the folder has.
+
+        Where none is named, fresh ones are compared with that of the folder.
+        """
+        if self.aim is not None:
+            return another(self.aim, target, self.run)
+        if target is not None and fresh:
+            self.aim = remembered(self.run, target, self.table)
+        return False
 
     def _add(
         self,
@@ -165,13 +167,17 @@ class Session:
         measured: Measured,
         samplings: dict[str, Sampling],
         fresh: list[Sampling],
-        stored: list[Sampling],
+        retargeted: bool,
     ) -> None:
         """Measure further samplings; they and their entries take the place of those of their name.
 
         Args:
-            stored: samplings that are to be compared with another target.
+            retargeted: compare all the others with the target, too.
         """
+        natural = document["schemes"][0]
+        self.groups = {name: self.table.column(name) for name in natural["groups"]} | self.groups
+        others = samplings.keys() - {sampling.name for sampling in fresh} if retargeted else set()
+        stored = [sampling for name, sampling in samplings.items() if name in others]
         progress.say(self.plan.announcement(self.table.n, self.table.d))
         x = self.table.vectors()
         result, fields = self._pass(x, measured.bandwidths, fresh, 0, None, stored)
@@ -184,7 +190,6 @@ class Session:
         if result is not None:
             places = [list(samplings).index(sampling.name) for sampling in fresh]
             document["search"] = with_quality(document["search"], result.search, places)
-        natural = document["schemes"][0]
         made = [scheme_entry(s, x, self.codes, self.groups, measured) for s in fresh]
         rectify(made, natural["bandwidths"], document["best"])
         entries = {entry["name"]: entry for entry in (*document["schemes"], *made)}
