@@ -141,7 +141,7 @@ QUANTITIES: dict[str, Quantity] = {
     "a": Quantity("A", "mean over the runs of side A", decimals(4)),
     "b": Quantity("B", "mean over the runs of side B", decimals(4)),
     "difference": Quantity("B - A", "", "{:+.4f}".format),
-    "p_value": Quantity("p", "two-sided: a difference as large by chance alone", decimals(3)),
+    "p_value": Quantity("p", "how often chance alone gives a difference as large", decimals(3)),
     "centroid_accuracy": Quantity("accuracy, nearest centroid (%)", "", hundredths, "higher"),
     "centroid_balanced_accuracy": Quantity(
         "balanced accuracy, nearest centroid (%)", "", hundredths, "higher"
