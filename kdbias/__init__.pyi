@@ -272,12 +272,15 @@ def frontier(
     tolerance: float = 0.001,
     memory: str | int = '4GiB',
     seed: int = 0,
+    towards: str | None = None,
+    with_column: str | None = None,
     methods: Sequence[str] | None = None,
     floors: Sequence[float] | None = None,
 ) -> FrontierResult:
     """Compare all schemes, and the equilibrium at a range of ESS floors, by what they reach and cost.
 
-    The equilibria are the frontier: at their ESS no sampling of these data has less energy.
+    The equilibria are the frontier: at their ESS no sampling of these data has less energy. With a target all
+    are held against it, and beside the equilibria stand the nearest samplings at a range of floors.
 
     Args:
         density: the folder that ``uniformity`` wrote.
@@ -289,6 +292,11 @@ def frontier(
         tolerance: relative gap to stop at [0.001].
         memory: most extra memory, 256MiB or more [4GiB].
         seed: seed of the clusters [0].
+        towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
+            without labels (REF, or REF@W.parquet with weights of its own); balanced:COLUMN, each value of a
+            column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere.
+        with_column: compare this column together with the embedding, for what the teacher does not see; a
+            reference must have it, too.
         methods: schemes, with their default options [all that fit].
         floors: ESS floors of the equilibrium, 0 = none [eight up to 1].
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdbias.display.figure import SERIES, Figure, Look, legend_below, panel, plain_log_ticks
 from kdbias.display.quantities import Quantity, write
-from kdbias.weighting.frontier_figure import OPTIMUM, PANELS, below, draw_panel
+from kdbias.weighting.frontier_figure import OPTIMUM, below, draw_panel, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,15 +145,15 @@ def frontier_figure(name: str, frontier: Frontier, look: Looks) -> Figure | None
     """One panel a measure; None where no scheme has any."""
 
     def draw(axes: Axes, column: str) -> None:
-        draw_panel(axes, frontier.rows, column, look)
+        draw_panel(axes, frontier.rows, column, look, frontier.record.get("target"))
         legend_below(axes, 2)
 
-    panels = [
+    drawn = [
         panel(f"{name}-{i}", partial(draw, column=column))
-        for i, column in enumerate(PANELS)
+        for i, column in enumerate(panels(frontier.rows))
         if sum(row[column] is not None for row in frontier.rows) > 1
     ]
-    if not panels:
+    if not drawn:
         return None
     caption = (
         "What a scheme reaches (upwards: uniformity, where down is better; distinct samples and "
@@ -162,9 +162,14 @@ def frontier_figure(name: str, frontier: Frontier, look: Looks) -> Figure | None
         "samples and rectification pays more for less. In uniformity a scheme may beat it, as that leaves "
         "out pairs of a sample with itself, which the others count."
     )
-    if any(below(frontier.rows, column) for column in PANELS):
+    if "discrepancy" in panels(frontier.rows):
+        caption += (
+            " MMD² is the squared discrepancy from the target: what lies at its noise is as near as the "
+            "target can tell."
+        )
+    if any(below(frontier.rows, column) for column in panels(frontier.rows)):
         caption += " Beside an arrow stands the number of what lies below the panel."
-    return Figure(name, f"Frontier at t = {write('t', frontier.t)}", caption, tuple(panels))
+    return Figure(name, f"Frontier at t = {write('t', frontier.t)}", caption, tuple(drawn))
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,11 @@ class Frontier:
 def read_frontier(folder: Path) -> Frontier:
     """What `frontier` left in a folder."""
     record = read_record(folder)
-    require_shape(record, {"config": {"t": (float, [float])}}, folder / RECORD)
+    require_shape(
+        record,
+        {"config": {"t": (float, [float])}, "target?": ({"towards": str, "noise": float}, None)},
+        folder / RECORD,
+    )
     return Frontier(folder, record, read_table(folder / "frontier.parquet").to_pylist())
 
 

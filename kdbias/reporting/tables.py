@@ -70,10 +70,13 @@ def frontier_table(frontier: Frontier) -> Table:
     skipped = frontier.record.get("skipped") or {}
     if skipped:
         caption += " Left out: " + "; ".join(f"{name} ({why})" for name, why in skipped.items()) + "."
+    target = frontier.record.get("target")
     keys = (
-        "scheme ess_share uniformity effective_distinct rectification max_weight zero_weights "
-        "effective_identities"
+        f"scheme ess_share {'discrepancy ' if target else ''}uniformity effective_distinct rectification "
+        "max_weight zero_weights effective_identities"
     )
+    if target:
+        caption += f" MMD² is from {target['towards']}; noise: {write('discrepancy', target['noise'])}."
     title = f"Schemes of {frontier.path.name}"
     return Table.of(frontier.rows, keys, title=title, caption=caption, explain=True)
 

@@ -15,7 +15,7 @@ from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import bandwidth_entry, rectify
-from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, KernelMatrix
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, KernelMatrix, Matching
 from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
@@ -28,7 +28,8 @@ from kdbias.weighting.frontier_figure import write_figure
 from kdbias.weighting.hygiene import tempered
 from kdbias.weighting.samples import EmbeddingSource, Samples
 from kdbias.weighting.schemes import SCHEMES
-from kdbias.weighting.schemes.density import Equilibrium, Natural
+from kdbias.weighting.schemes.density import Equilibrium, Natural, Searching
+from kdbias.weighting.schemes.matched import Matched
 from kdbias.weighting.settings import UNAIMED, FrontierSettings
 from kdbias.wording import visible
 
@@ -40,7 +41,7 @@ _FLOORS = 8
 _COLUMNS = (
     *("scheme", "method", "min_ess", "t", "ess_share", "ess_distinct", "uniformity", "null", "excess"),
     *("energy", "effective_distinct", "rectification", "rectification_reason", "max_weight", "top_mass"),
-    *("zero_weights", "effective_identities", "gap"),
+    *("zero_weights", "effective_identities", "gap", "discrepancy"),
 )
 # What earlier versions recorded where no schemes were chosen: all that there were.
 _FIRST = (
@@ -66,6 +67,7 @@ class FrontierResult:
         table: one row a scheme, by falling effective sample size; its t is null where the kernels of
             several bandwidths are averaged.
         t: the bandwidth, or a list of several.
+        target: towards and noise of the target, whose squared discrepancies stand in the table; else None.
         skipped: why a scheme is missing, by its name.
     """
 
@@ -73,12 +75,19 @@ class FrontierResult:
     table: pa.Table
     skipped: dict[str, str]
     t: float | list[float]
+    target: dict[str, Any] | None
     state: Literal["new", "finished"]
 
     @property
     def document(self) -> dict[str, Any]:
         """The result as JSON values."""
-        return {"out": str(self.out), "schemes": self.table.to_pylist(), "skipped": self.skipped, "t": self.t}
+        return {
+            "out": str(self.out),
+            "schemes": self.table.to_pylist(),
+            "skipped": self.skipped,
+            "t": self.t,
+            "target": self.target,
+        }
 
     def summary(self) -> str:
         """The table for people."""
@@ -89,7 +98,14 @@ class FrontierResult:
         reasons = {row["rectification_reason"] for row in rows} - {None}
         notes += [f"rectified n/a: {reason}" for reason in sorted(reasons)]
         head = visible(f"{self.out}: schemes at t={write('t', self.t)}")
-        return "\n".join([head, Table.of(rows, _SHOWN).text(), *notes])
+        shown = _SHOWN
+        if self.target is not None:
+            shown = shown.replace("uniformity", "discrepancy uniformity")
+            notes.append(
+                f"MMD² from {visible(self.target['towards'])}; its noise: "
+                f"{write('discrepancy', self.target['noise'])}"
+            )
+        return "\n".join([head, Table.of(rows, shown).text(), *notes])
 
 
 class _Entry(NamedTuple):
@@ -100,6 +116,7 @@ class _Entry(NamedTuple):
     masses: np.ndarray
     min_ess: float | None = None
     gap: float | None = None
+    discrepancy: float | None = None
 
 
 @takes_settings(FrontierSettings)
@@ -112,7 +129,8 @@ def frontier(
 ) -> FrontierResult:
     """Compare all schemes, and the equilibrium at a range of ESS floors, by what they reach and cost.
 
-    The equilibria are the frontier: at their ESS no sampling of these data has less energy.
+    The equilibria are the frontier: at their ESS no sampling of these data has less energy. With a target all
+    are held against it, and beside the equilibria stand the nearest samplings at a range of floors.
 
     Args:
         density: the folder that ``uniformity`` wrote.
@@ -135,22 +153,26 @@ def frontier(
         settings = replace(settings, methods=_FIRST)
     source, config = EmbeddingSource(table, settings.embeddings), settings.record()
     inputs = {"density": table.fingerprint, **source.inputs}
+    matched = Matched.sharing(settings) if settings.towards else None
+    inputs |= matched.inputs() if matched else {}
     with Run.open(output, STAGE, config, inputs, overwrite, defaults=asked.defaults(config)) as run:
         if run.already_finished():
-            run.require({"skipped": {str: str}})
-            return FrontierResult(
-                run.out, read_table(run.out / TABLE), run.record["skipped"], config["t"], "finished"
-            )
+            run.require({"skipped": {str: str}, "target?": ({"towards": str, "noise": float}, None)})
+            stored, record = read_table(run.out / TABLE), run.record
+            target = record.get("target")
+            return FrontierResult(run.out, stored, record["skipped"], config["t"], target, "finished")
         groups = groups_of(table, "exact", source.vectors)
+        groups = matched.distinct(groups, source) if matched else groups
         samples = Samples(table, groups, source, threads=settings.threads)
-        result, skipped = trade_off(samples, settings)
+        result, skipped, target = trade_off(samples, settings, matched)
         seconds = time.perf_counter() - began
         counts = {"samples": samples.n, "distinct": samples.m, "schemes": result.num_rows}
-        doc = provenance.document(STAGE.name, config, run.record["inputs"], counts, seconds, skipped=skipped)
+        kept = {"skipped": skipped, "target": target}
+        doc = provenance.document(STAGE.name, config, run.record["inputs"], counts, seconds, **kept)
         write_table(run.out / TABLE, result, doc)
-        write_figure(run.out / FIGURE, result, config["t"])
-        run.finish(counts, seconds, skipped=skipped)
-    return FrontierResult(run.out, result, skipped, config["t"], "new")
+        write_figure(run.out / FIGURE, result, config["t"], target)
+        run.finish(counts, seconds, **kept)
+    return FrontierResult(run.out, result, skipped, config["t"], target, "new")
 
 
 def _is_of_the_first(folder: Path) -> bool:
@@ -161,8 +183,12 @@ def _is_of_the_first(folder: Path) -> bool:
         return False
 
 
-def trade_off(samples: Samples, settings: FrontierSettings) -> tuple[pa.Table, dict[str, str]]:
-    """The frontier's table (columns in `_SCHEMA`, by falling ESS) and why schemes are missing."""
+def trade_off(
+    samples: Samples, settings: FrontierSettings, matched: Matched | None
+) -> tuple[pa.Table, dict[str, str], dict[str, Any] | None]:
+    """The table (columns in `_SCHEMA`, by falling ESS), why schemes are missing, and the target."""
+    if settings.with_column is not None:  # two kernels
+        settings = replace(settings, memory=settings.memory // 2)
     solver, methods = Equilibrium.sharing(settings), settings.methods or UNAIMED
     kernel = solver.kernel(samples)
     best, entries, skipped = solver.solved(samples, kernel, None), [], {}
@@ -176,14 +202,26 @@ def trade_off(samples: Samples, settings: FrontierSettings) -> tuple[pa.Table, d
         except KdbiasError as error:
             skipped[name] = str(error)
     if solver.name in methods:
-        entries += _equilibria(solver, samples, kernel, best, settings.floors)
+        entries += _at_floors(solver, samples, kernel, best, settings.floors)
+    target = None
+    if matched is not None:
+        seen, aim = matched.seen(samples, kernel)
+        shifted = Matching(seen, aim.mean, aim.constant)
+        nearest = matched.solved(samples, shifted, None)
+        entries += _at_floors(matched, samples, shifted, nearest, settings.floors)
+        fields = seen.apply(np.stack([entry.masses for entry in entries], axis=1), exact=True)
+        entries = [
+            entry._replace(discrepancy=aim.discrepancy(entry.masses, field))
+            for entry, field in zip(entries, fields.T, strict=True)
+        ]
+        target = {"towards": str(matched.towards), "noise": aim.noise}
     rows = _measured(samples, kernel, solver.bandwidth, entries, best)
     rows.sort(key=lambda row: -row["ess_share"])
-    return pa.Table.from_pylist(rows, schema=_SCHEMA), skipped
+    return pa.Table.from_pylist(rows, schema=_SCHEMA), skipped, target
 
 
-def _equilibria(
-    solver: Equilibrium,
+def _at_floors(
+    solver: Searching,
     samples: Samples,
     kernel: KernelMatrix,
     best: Solution,
@@ -195,7 +233,7 @@ def _equilibria(
     for floor in sorted({floor if floor > best.ess else 0.0 for floor in wanted}):
         found = solver.solved(samples, kernel, floor, start) if floor else best
         start = found.p
-        name = f"equilibrium, ESS >= {floor:.1%}" if floor else "equilibrium, no floor"
+        name = f"{solver.name}, ESS >= {floor:.1%}" if floor else f"{solver.name}, no floor"
         yield _Entry(name, solver.name, samples.groups.collapse(found.p), floor, found.gap)
 
 

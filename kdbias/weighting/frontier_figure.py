@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     Rows = Sequence[Mapping[str, Any]]
 
 OPTIMUM = "equilibrium"
+LINES = {OPTIMUM: "equilibrium (frontier of D)", "matched": "matched (frontier of MMD²)"}
+"""Methods that are drawn as lines over their floors -> their names in the legend."""
 PANELS = {
     "uniformity": ("uniformity (nats, lower = more even)", 1),
     "effective_distinct": ("effective distinct samples D", 1),
     "rectification": ("rectification (%)", 100),
+    "discrepancy": ("MMD² from the target (lower = nearer)", 1),
 }
 """Column of the frontier's table -> the panel's label, and the factor of what is drawn."""
 _LOWEST = {"rectification": -1.0}
@@ -28,29 +31,44 @@ _LOWEST = {"rectification": -1.0}
 
 def series(rows: Rows) -> list[str]:
     """What is drawn by name: each scheme, and the equilibria as one."""
-    return list(dict.fromkeys(OPTIMUM if row["method"] == OPTIMUM else row["scheme"] for row in rows))
+    return list(dict.fromkeys(row["method"] if row["method"] in LINES else row["scheme"] for row in rows))
 
 
-def optimum(rows: Rows, column: str) -> list[tuple[float, float]]:
-    """(ESS/n, value) of the equilibria, by rising ESS."""
-    return sorted((r["ess_share"], r[column]) for r in rows if r["method"] == OPTIMUM and _has(r, column))
+def panels(rows: Rows) -> list[str]:
+    """The columns that are drawn: all of PANELS that some row has a value in."""
+    always = [column for column in PANELS if column != "discrepancy"]
+    return always + ["discrepancy"] * any(row.get("discrepancy") is not None for row in rows)
 
 
-def write_figure(stem: Path, table: pa.Table, t: float | Sequence[float]) -> None:
+def optimum(rows: Rows, column: str, method: str = OPTIMUM) -> list[tuple[float, float]]:
+    """(ESS/n, value) of the equilibria, or of the matched samplings, by rising ESS."""
+    return sorted((r["ess_share"], r[column]) for r in rows if r["method"] == method and _has(r, column))
+
+
+def write_figure(
+    stem: Path, table: pa.Table, t: float | Sequence[float], target: Mapping[str, Any] | None = None
+) -> None:
     """Write ``stem``.png and ``stem``.svg of a frontier's table at bandwidth(s) t."""
     rows = table.to_pylist()
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
     look = looks(series(rows), LIGHT)
-    with figure_file(*paths, width=12, height=4.2) as figure:
-        for axes, column in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-            draw_panel(axes, rows, column, look)
+    columns = panels(rows)
+    with figure_file(*paths, width=4 * len(columns), height=4.2) as figure:
+        for axes, column in zip(figure.subplots(1, len(columns)), columns, strict=True):
+            draw_panel(axes, rows, column, look, target)
             axes.grid(alpha=0.3)
         legend_of_all(figure, 4)
         figure.suptitle(f"what each scheme reaches and costs, t = {write('t', t)}")
 
 
-def draw_panel(axes: Axes, rows: Rows, column: str, look: Mapping[str, Look]) -> None:
-    """One panel: the equilibria as a line, every other scheme as a marker.
+def draw_panel(
+    axes: Axes,
+    rows: Rows,
+    column: str,
+    look: Mapping[str, Look],
+    target: Mapping[str, Any] | None = None,
+) -> None:
+    """One panel: equilibria and matched samplings as lines, every other scheme as a marker.
 
     The line bounds D and rectification at its ESS, not U: that leaves out pairs of a sample with itself.
 
@@ -59,15 +77,22 @@ def draw_panel(axes: Axes, rows: Rows, column: str, look: Mapping[str, Look]) ->
         rows: of the frontier's table.
         column: one of PANELS.
         look: of each of `series`.
+        target: of the frontier, whose noise is drawn as a line beside discrepancies.
     """
     label, factor = PANELS[column]
-    line = optimum(rows, column)
-    if line:
-        shown = [(100 * x, factor * y) for x, y in line]
-        stroke = {**look[OPTIMUM].stroke, "linestyle": "-", "label": f"{OPTIMUM} (frontier of D)"}
-        axes.plot(*zip(*shown, strict=True), **stroke, marker="o", markersize=3.5)
+    for method, name in LINES.items():
+        shown = [(100 * x, factor * y) for x, y in optimum(rows, column, method)]
+        if shown:
+            stroke = {**look[method].stroke, "linestyle": "-", "label": name}
+            axes.plot(*zip(*shown, strict=True), **stroke, marker="o", markersize=3.5)
+    if column == "discrepancy":
+        if target and target["noise"]:
+            axes.axhline(
+                target["noise"], color="0.5", linewidth=1.2, linestyle=":", label="noise of the target"
+            )
+        axes.set_ylim(bottom=0)
     for row in rows:
-        if row["method"] != OPTIMUM and _has(row, column):
+        if row["method"] not in LINES and _has(row, column):
             place = (100 * row["ess_share"], factor * _drawn(row, column))
             axes.plot(*place, **look[row["scheme"]].dots, markersize=7)
     for i, row in enumerate(below(rows, column)):
@@ -96,4 +121,4 @@ def _drawn(row: Mapping[str, Any], column: str) -> float:
 
 def _has(row: Mapping[str, Any], column: str) -> bool:
     """Whether the row has a value there."""
-    return row[column] is not None
+    return row.get(column) is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
 from kdbias.settings import Branching, Settings, option
+from kdbias.targets.settings import Aiming
 from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.schemes.scheme import AtBandwidth, Scheme, Seeded, Solving
 
@@ -111,8 +112,8 @@ class WeightsSettings(Branching, _Measured):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontierSettings(Seeded, Solving, AtBandwidth, _Measured):
-    """Which schemes to compare, at which bandwidth."""
+class FrontierSettings(Aiming, Seeded, Solving, AtBandwidth, _Measured):
+    """Which schemes to compare, at which bandwidth, and against which target."""
 
     name = "frontier"
 

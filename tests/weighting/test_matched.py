@@ -8,10 +8,13 @@ from scipy.optimize import minimize
 
 from kdbias.cli import main
 from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.reporting import report
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.weighting.changes import what_changed
+from kdbias.weighting.frontier import frontier
+from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.stage import weights
 from tests import reference
 
@@ -360,3 +363,41 @@ def test_changes_of_what_was_not_matched_know_no_reference(long_tailed, tmp_path
     assert set(changes.groups.column("share_reference").to_pylist()) == {None}
     assert "in the target" not in changes.summary()
     assert changes.notes == ()
+
+
+def test_the_frontier_holds_all_schemes_against_the_target(measure, deployed, tmp_path):
+    x = np.concatenate([reference.clustered_sphere(90, 5, 3, 0.5, 0), reference.random_sphere(30, 5, 1)])
+    data = measure(x, labels=[f"c{i % 3}" for i in range(120)])
+    options = {"towards": deployed.path, "floors": [0, 0.5, 0.8], "tolerance": 1e-5}
+    found = frontier(data.density, tmp_path / "f", **options)
+    rows = found.table.to_pylist()
+    y = deployed.vectors()
+    constant, noise = kernel_of(y, y).mean(), found.target["noise"]
+    natural = next(row for row in rows if row["method"] == "natural")
+    expected = kernel_of(data.x, data.x).mean() - 2 * kernel_of(data.x, y).mean() + constant
+    assert natural["discrepancy"] == pytest.approx(expected, abs=1e-6)
+    assert all(row["discrepancy"] is not None for row in rows)
+    assert {row["method"] for row in rows} == set(SCHEMES)
+    line = sorted((r["ess_distinct"], r["discrepancy"]) for r in rows if r["method"] == "matched")
+    assert len(line) >= 2
+    assert all(
+        min(value for share, value in line if share <= row["ess_distinct"] + 1e-6)
+        <= row["discrepancy"] + 1e-6
+        for row in rows
+        if row["ess_distinct"] >= line[0][0] - 1e-6
+    )
+    svg = (tmp_path / "f" / "frontier.svg").read_text()
+    assert "noise of the target</text>" in svg
+    assert "matched (frontier of MMD²)</text>" in svg
+    assert f"its noise: {noise:.4g}" in found.summary()
+    again = frontier(data.density, tmp_path / "f", **options)
+    assert (again.state, again.target) == ("finished", found.target)
+    report([tmp_path / "f"], tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "noise of the target</text>" in page
+    assert f"MMD² is from {deployed.path}; noise: {noise:.4g}." in page
+    both = run(
+        data.density, "-o", tmp_path / "g", "--frontier", "--towards", deployed.path, "--stop", "floor"
+    )
+    assert both.exit_code == 2
+    assert "leave out --stop" in both.stderr

@@ -135,6 +135,17 @@ class Searching(Solving, AtBandwidth, Scheme):
             "progress": tell,
         }
 
+    def solved(
+        self, samples: Samples, kernel: KernelMatrix, min_ess: float | None, start: np.ndarray | None = None
+    ) -> Solution:
+        """The least energy with this floor on the ESS, None for none, from a warm start (n,)."""
+        found = self.solver(
+            kernel, min_ess=min_ess, duplicates=samples.groups, start=start, **self.effort(samples)
+        )
+        name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
+        progress.say(f"{name}: {found.iterations:,} iterations, {found.seconds:.1f} s, {found.reason}")
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Equilibrium(Searching):
@@ -153,19 +164,6 @@ class Equilibrium(Searching):
 
         facts = {"kernel": kernel.description} | self.facts
         return Weights(samples.groups.collapse(found.p), facts, found, self.cap, energy)
-
-    def solved(
-        self, samples: Samples, kernel: KernelMatrix, min_ess: float | None, start: np.ndarray | None = None
-    ) -> Solution:
-        """The least energy with this floor on the ESS, None for none, from a warm start (n,)."""
-        found = self.solver(
-            kernel, min_ess=min_ess, duplicates=samples.groups, start=start, **self.effort(samples)
-        )
-        name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
-        progress.say(
-            f"{name}: {counted(found.iterations, 'iteration')}, {found.seconds:.1f} s, {found.reason}"
-        )
-        return found
 
 
 def _share_of_distinct(cap: float | None, groups: Groups) -> float | None:

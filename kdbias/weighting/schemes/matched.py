@@ -97,10 +97,15 @@ class Matched(Aiming, Searching):
         about = self._about(opened, target, found, test, values)
         return Weights(values, facts, found.solution, self.cap, discrepancy, about, opened.notes)
 
-    def seen(self, samples: Samples) -> tuple[TiledKernel, Target]:
-        """The kernel of the distinct samples, with the column's where there is one, and the target."""
+    def seen(self, samples: Samples, plain: TiledKernel | None = None) -> tuple[TiledKernel, Target]:
+        """The kernel of the distinct samples, with the column's where there is one, and the target.
+
+        Args:
+            plain: the kernel without a column, where it is at hand.
+        """
         opened, groups = samples.target(self), samples.groups
-        kernel = self.kernel(samples, None if opened.codes is None else opened.codes[0][groups.first])
+        codes = None if opened.codes is None else opened.codes[0][groups.first]
+        kernel = plain if plain is not None and codes is None else self.kernel(samples, codes)
         with progress.bar(samples.m, "samples", "compared with the target") as shown:
             target = opened.of(
                 samples.vectors,
