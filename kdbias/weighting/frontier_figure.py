@@ -85,12 +85,8 @@ def draw_panel(
         if shown:
             stroke = {**look[method].stroke, "linestyle": "-", "label": name}
             axes.plot(*zip(*shown, strict=True), **stroke, marker="o", markersize=3.5)
-    if column == "discrepancy":
-        if target and target["noise"]:
-            axes.axhline(
-                target["noise"], color="0.5", linewidth=1.2, linestyle=":", label="noise of the target"
-            )
-        axes.set_ylim(bottom=0)
+    if column == "discrepancy" and target and target["noise"]:
+        axes.axhline(target["noise"], color="0.5", linewidth=1.2, linestyle=":", label="noise of the target")
     for row in rows:
         if row["method"] not in LINES and _has(row, column):
             place = (100 * row["ess_share"], factor * _drawn(row, column))
@@ -105,6 +101,8 @@ def draw_panel(
             ha="right" if right else "left",
             fontsize=8,
         )
+    if column == "discrepancy":
+        axes.set_ylim(bottom=0)  # last: it holds the other end
     axes.set_xlabel("effective sample size (% of n)")
     axes.set_ylabel(label)
 

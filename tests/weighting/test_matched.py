@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from scipy.optimize import minimize
 
 from kdbias.cli import main
+from kdbias.display.figure import looks
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.reporting import report
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
@@ -14,6 +16,7 @@ from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.weighting.changes import what_changed
 from kdbias.weighting.frontier import frontier
+from kdbias.weighting.frontier_figure import draw_panel, series
 from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.stage import weights
 from tests import reference
@@ -386,6 +389,10 @@ def test_the_frontier_holds_all_schemes_against_the_target(measure, deployed, tm
         for row in rows
         if row["ess_distinct"] >= line[0][0] - 1e-6
     )
+    axes = Figure().add_subplot()
+    draw_panel(axes, rows, "discrepancy", looks(series(rows)), found.target)
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > max(row["discrepancy"] for row in rows)
     svg = (tmp_path / "f" / "frontier.svg").read_text()
     assert "noise of the target</text>" in svg
     assert "matched (frontier of MMD²)</text>" in svg
