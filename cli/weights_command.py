@@ -28,12 +28,15 @@ def command(frontier: bool, **given: Any) -> Any:
 
     DENSITY is the folder that `kdbias uniformity` wrote. A weight is the expected number of draws an epoch;
     the mean is 1. The default, equilibrium, is the distribution of least crowding that keeps half of the
-    effective sample size, with a certificate of how near to the best it is.
+    effective sample size, with a certificate of how near to the best it is. With --towards, samples are
+    matched to what the student will be used on, no nearer than a reference of its size tells.
 
     \b
     Examples:
       kdbias weights density -o weights.parquet
       kdbias weights density -o gentle.parquet --min-ess 0.8
+      kdbias weights density -o matched.parquet --towards deployed_embeddings
+      kdbias weights density -o even.parquet --towards balanced:race
       kdbias weights density -o balanced.parquet --method class-balanced --clip 10
       kdbias weights density -o frontier --frontier
     """

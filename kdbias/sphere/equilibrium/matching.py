@@ -19,6 +19,7 @@ from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.target import Target
 
 _CLOSE = 0.005  # of the ESS: how sharply the floor at the noise is found
+_NEAR = 0.01  # of the noise: a discrepancy that near below it is at it
 _MOST_TRIALS = 12
 
 Bound = Literal["natural", "noise", "floor"]
@@ -109,7 +110,9 @@ def match(
 def _largest_within(
     noise: float, low: float, best: Equilibrium, at: Callable[[float, np.ndarray | None], Equilibrium]
 ) -> tuple[float, Equilibrium]:
-    """The largest floor (to `_CLOSE`) at which the least discrepancy is within the noise, with its solution.
+    """The largest floor at which the least discrepancy is within the noise, with its solution.
+
+    To `_CLOSE`, or to `_NEAR` of the noise, whichever comes first.
 
     The least discrepancy rises with the floor, so a bracket closes on it: by interpolation of the square
     root, which is nearly linear there, held off the ends.
@@ -117,7 +120,7 @@ def _largest_within(
     high, high_root = 1.0, None
     low_root, wanted = np.sqrt(max(best.energy, 0.0)), np.sqrt(noise)
     for _ in range(_MOST_TRIALS):
-        if high - low <= _CLOSE:
+        if high - low <= _CLOSE or best.energy >= (1 - _NEAR) * noise:
             break
         share = 0.5
         if high_root is not None and high_root > low_root:
