@@ -143,7 +143,9 @@ class Searching(Solving, AtBandwidth, Scheme):
             kernel, min_ess=min_ess, duplicates=samples.groups, start=start, **self.effort(samples)
         )
         name = f"{self.name}, {f'ESS >= {min_ess:.1%}' if min_ess else 'no floor'}"
-        progress.say(f"{name}: {found.iterations:,} iterations, {found.seconds:.1f} s, {found.reason}")
+        progress.say(
+            f"{name}: {counted(found.iterations, 'iteration')}, {found.seconds:.1f} s, {found.reason}"
+        )
         return found
 
 
