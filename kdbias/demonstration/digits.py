@@ -65,7 +65,7 @@ def write_digits(
             few = members[test_per_class : test_per_class + min(originals, kept[digit])]
             for index in few:
                 for number in range(copies):
-                    copy = _near_duplicate(images[index], copying)
+                    copy = near_duplicate(images[index], copying)
                     rows.append(_row(f"digit-{index:04d}-copy{number:02d}", copy, digit, "copy", True))
     rows.sort(key=lambda row: row["sample_id"])
     table = pa.Table.from_pylist(rows)
@@ -109,8 +109,11 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _near_duplicate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The digit shifted by less than half a pixel each way (bilinear), with noise of 3 grey levels."""
+def near_duplicate(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An image, uint8 (h, w) or (h, w, c), shifted by less than half a pixel each way (bilinear), with noise.
+
+    The noise has a standard deviation of 3 grey levels, and leaves black as it is.
+    """
     down, right = rng.uniform(-0.5, 0.5, size=2)
     shifted = _shift(_shift(image.astype(np.float64), down, axis=0), right, axis=1)
     noisy = shifted + rng.normal(0.0, 3.0, size=image.shape) * (shifted > 0)

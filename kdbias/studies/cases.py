@@ -2,12 +2,13 @@
 
 draw/         embedding table of the drawn training samples
 density/      density of these, and uniformity.json with an entry for each manifest
+towards-*/    the same against a target, where there is one
 weights/      a manifest for each way of drawing, named after its method and a digest of its options
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.measurement.files import read_uniformity
-from kdbias.studies.preparation import PART, Prepared, write_rows
-from kdbias.studies.settings import Arm, Bias, DataSet, Fraction, LongTail, Machine, Skew
+from kdbias.measurement.files import UNIFORMITY, read_uniformity
+from kdbias.studies.biases import Bias
+from kdbias.studies.draws import draw
+from kdbias.studies.preparation import AIM, Prepared
+from kdbias.studies.samples import COPY, PART, TRAIN, write_rows
+from kdbias.studies.settings import REFERENCE, Arm, DataSet, Machine
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.run_record import RECORD, read_record
+from kdbias.tables.weight_manifest import read_manifest
 
 MEASURES = ("uniformity", "null", "excess", "effective_distinct", "rectification")
 
@@ -83,9 +87,37 @@ class Case:
 
     def manifest(self, arm: Arm) -> Path:
         """The weight manifest by which an arm draws."""
-        options = arm.manifest
+        options = self.identity(arm)
         digest = fingerprints.of_json(options)[:8]
         return self.folder / "weights" / f"{options['method']}-{digest}.parquet"
+
+    def identity(self, arm: Arm) -> dict[str, Any]:
+        """What decides an arm's manifest: its options, with what a reference holds in place of its name."""
+        return self._aimed(arm.manifest, lambda folder: f"{REFERENCE} {folder.name.rpartition('-')[2]}")
+
+    def options(self, arm: Arm) -> dict[str, Any]:
+        """An arm's options of `kdbias.weights`, with the folder of a reference in place of its name."""
+        return self._aimed(arm.manifest, str)
+
+    def _aimed(self, options: Mapping[str, Any], named: Callable[[Path], str]) -> dict[str, Any]:
+        """Options whose target, where it is a reference of the data set, is named otherwise."""
+        name = self.data.named_reference(options.get("towards") or "")
+        aim = {} if name is None else {"towards": named(self.prepared.references[name].folder)}
+        return {**options, **aim}
+
+    @property
+    def aim(self) -> dict[str, Any] | None:
+        """The options that name what the manifests are measured against; None for nothing."""
+        given = {name: self.data.measure[name] for name in AIM if name in self.data.measure}
+        if self.data.reference:
+            given.setdefault("towards", REFERENCE)
+        return self._aimed(given, str) if given else None
+
+    @property
+    def compared(self) -> Path:
+        """Where they are measured against it; the folder of a reference says what it holds."""
+        about = {name: Path(value).name for name, value in (self.aim or {}).items()}
+        return self.folder / f"towards-{fingerprints.of_json(about)[:8]}"
 
 
 def build_case(case: Case, arms: Iterable[Arm], machine: Machine) -> None:
@@ -93,15 +125,27 @@ def build_case(case: Case, arms: Iterable[Arm], machine: Machine) -> None:
     import kdbias
 
     _write_draw(case)
-    measure = {"rectification": "chosen", "threads": machine.threads, **case.data.measure}
-    measured = kdbias.uniformity(case.draw, case.density, **measure)
-    chosen = {case.manifest(arm): arm.manifest for arm in arms}
-    for path, options in chosen.items():
-        kdbias.weights(case.density, path, threads=machine.threads, **options)
-    known = {entry["name"] for entry in measured.document["schemes"]}
-    new = [path for path, o in chosen.items() if o["method"] != "natural" and path.stem not in known]
-    if new:
-        kdbias.uniformity(case.draw, case.density, weights=new, **measure)
+    measure = {"rectification": "chosen", "threads": machine.threads, **case.prepared.measure}
+    kdbias.uniformity(case.draw, case.density, **measure)
+    chosen = {case.manifest(arm): arm for arm in arms}
+    for path, arm in chosen.items():
+        kdbias.weights(case.density, path, threads=machine.threads, **case.options(arm))
+    paths = [path for path, arm in chosen.items() if arm.manifest["method"] != "natural"]
+    _measure(case.draw, case.density, paths, measure)
+    if case.aim is not None:
+        _measure(case.draw, case.compared, paths, measure | case.aim | {"rectification": "none"})
+
+
+def _measure(draw: Path, folder: Path, manifests: Iterable[Path], options: dict[str, Any]) -> None:
+    """Measure the draw as these manifests would sample it, too, but for those that are measured already."""
+    import kdbias
+
+    known = set()
+    if (folder / UNIFORMITY).exists():
+        known = {entry["name"] for entry in read_uniformity(folder)["schemes"]}
+    new = [path for path in manifests if path.stem not in known]
+    if new or not known:
+        kdbias.uniformity(draw, folder, weights=new, **options)
 
 
 def _write_draw(case: Case) -> None:
@@ -110,9 +154,9 @@ def _write_draw(case: Case) -> None:
         return
     table = EmbeddingTable.open(case.prepared.table)
     part = table.column(PART).to_numpy(zero_copy_only=False)
-    rows = np.flatnonzero(part == "train")
-    taken = pa.array(rows)
     name = getattr(case.bias.chosen, "column", None)
+    rows = np.flatnonzero(np.isin(part, (TRAIN, COPY) if name == PART else (TRAIN,)))
+    taken = pa.array(rows)
     if name is not None and name not in ("label", *table.group_columns):
         raise KdbiasError(
             f"{case.name}: no column {name!r}; there are label, {', '.join(table.group_columns)}"
@@ -123,82 +167,18 @@ def _write_draw(case: Case) -> None:
     write_rows(case.draw, table, kept, inputs)
 
 
-def draw(bias: Bias, labels: pa.Array | None, column: pa.Array | None, n: int, where: str) -> np.ndarray:
-    """Rows of the samples that a bias keeps, ascending int64; a function of the arguments alone.
-
-    Args:
-        labels: (n,) texts, for a long tail.
-        column: (n,) values of the bias's column, for a skew.
-        n: how many samples there are to draw from.
-        where: what messages call the case.
-
-    Raises:
-        KdbiasError: more samples asked for than there are, or a label that is missing.
-    """
-    rng, kind = np.random.default_rng(bias.seed), bias.chosen
-    if isinstance(kind, LongTail):
-        return _long_tail(kind, labels, rng, where)
-    if isinstance(kind, Skew):
-        assert column is not None
-        return _skew(kind, column, rng, where)
-    if isinstance(kind, Fraction):
-        count = round(n * (kind.fraction or 0)) if kind.samples is None else kind.samples
-        return np.sort(_chosen(rng, np.arange(n), count, "samples", where))
-    return np.arange(n)
-
-
-def _long_tail(bias: LongTail, labels: pa.Array | None, rng: np.random.Generator, where: str) -> np.ndarray:
-    """Class number c of C keeps m * imbalance^(-c / (C - 1)) samples, at least 1; the seed orders classes.
-
-    m is `samples`, or the size of the smallest class.
-    """
-    if labels is None or labels.null_count:
-        raise KdbiasError(f"{where}: a long tail needs a label for every sample")
-    encoded = pc.dictionary_encode(labels)
-    codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-    if len(names) < 2:
-        raise KdbiasError(f"{where}: a long tail needs two classes or more")
-    smallest = int(np.bincount(codes).min())
-    most = smallest if bias.samples is None else bias.samples
-    _require_enough(most, smallest, "samples of the largest class", where)
-    kept = []
-    for place, code in enumerate(rng.permutation(np.argsort(names, kind="stable"))):
-        count = max(1, round(most * float(bias.imbalance) ** (-place / (len(names) - 1))))
-        kept.append(rng.choice(np.flatnonzero(codes == code), count, replace=False))
-    return np.sort(np.concatenate(kept))
-
-
-def _skew(bias: Skew, column: pa.Array, rng: np.random.Generator, where: str) -> np.ndarray:
-    """Rows drawn with one value at its share, int (samples,), sorted."""
-    hit = pc.equal(pc.cast(column, pa.large_string()), bias.value).fill_null(False)
-    hit = hit.to_numpy(zero_copy_only=False)
-    count = round(bias.share * bias.samples)
-    own = _chosen(rng, np.flatnonzero(hit), count, f"samples with {bias.column}={bias.value}", where)
-    others = _chosen(rng, np.flatnonzero(~hit), bias.samples - count, "other samples", where)
-    return np.sort(np.concatenate([own, others]))
-
-
-def _chosen(rng: np.random.Generator, rows: np.ndarray, count: int, what: str, where: str) -> np.ndarray:
-    """`count` of these rows, drawn without replacement."""
-    _require_enough(count, len(rows), what, where)
-    return rng.choice(rows, count, replace=False)
-
-
-def _require_enough(count: int, available: int, what: str, where: str) -> None:
-    """Refuse to draw none, or more samples than there are."""
-    if not 0 < count <= available:
-        raise KdbiasError(f"{where}: asks for {count:,} {what}; there are {available:,}")
-
-
 def measures(case: Case, arm: Arm) -> dict[str, Any]:
     """The measured numbers of an arm's manifest at the bandwidth that was chosen for the case.
 
-    Also `t`, `samples`, `ess_share`, `max_weight`, and the effective identities where there are labels.
+    Also `t`, `samples`, `ess_share`, `max_weight`, and the effective identities where there are labels. Where
+    the data set has a target, `discrepancy` and the share `removed` of natural sampling's; of arms that are
+    matched to one, what `bound` them.
     """
     document = read_uniformity(case.density)
-    name = "natural" if arm.manifest["method"] == "natural" else case.manifest(arm).stem
-    entry = next(e for e in document["schemes"] if e["name"] == name)
+    entry = _entry(case, arm, document)
     at = next(b for b in entry["bandwidths"] if b["t"] == document["t_chosen"])
+    against = _entry(case, arm, read_uniformity(case.compared))["discrepancy"] if case.aim else {}
+    about = read_manifest(case.manifest(arm)).provenance.get("target") if arm.towards else None
     return {
         "t": document["t_chosen"],
         "samples": document["n"],
@@ -206,4 +186,13 @@ def measures(case: Case, arm: Arm) -> dict[str, Any]:
         "ess_share": entry["ess"] / document["n"],
         "max_weight": entry.get("max_weight"),
         "effective_identities": entry.get("effective_identities"),
+        "discrepancy": against.get("value"),
+        "removed": against.get("removed"),
+        "bound": about and about["bound"],
     }
+
+
+def _entry(case: Case, arm: Arm, document: dict[str, Any]) -> dict[str, Any]:
+    """An arm's scheme in a `uniformity.json`."""
+    name = "natural" if arm.manifest["method"] == "natural" else case.manifest(arm).stem
+    return next(e for e in document["schemes"] if e["name"] == name)

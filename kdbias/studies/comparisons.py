@@ -15,7 +15,15 @@ import pyarrow as pa
 from kdbias.studies.cases import measures
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import Correlation, Difference, Estimate, paired_difference, rank_correlation
+from kdbias.studies.statistics import (
+    Correlation,
+    Difference,
+    Estimate,
+    Regret,
+    paired_difference,
+    rank_correlation,
+    regrets,
+)
 from kdbias.tables import provenance
 from kdbias.tables.parquet_file import write_table
 
@@ -167,6 +175,11 @@ class CaseRows:
         """Seed -> value."""
         return {row.seed: row.metrics[metric] for row in self.of(arm) if metric in row.metrics}
 
+    def errors(self, arm: str, metric: str) -> dict[int, float]:
+        """Seed -> error: the metric where less is better, else 1 - metric."""
+        lower = self.lower_is_better(metric)
+        return {seed: value if lower else 1 - value for seed, value in self.values(arm, metric).items()}
+
     def lower_is_better(self, metric: str) -> bool:
         """Whether less of a metric is better."""
         return any(row.lower_is_better.get(metric, False) for row in self.rows)
@@ -178,8 +191,7 @@ class CaseRows:
             return None
         lower = self.lower_is_better(metric)
         difference = None if arm == baseline else paired_difference(ours, theirs, lower)
-        normal = float(np.mean(list(theirs.values())))
-        error = normal if lower else 1 - normal
+        error = float(np.mean(list(self.errors(baseline, metric).values())))
         scale = (-1 if lower else 1) / error if error > 0 else math.nan
         mean, std = _mean_and_std(ours.values())
         return Compared(
@@ -233,6 +245,16 @@ def correlate(
                 measured.append((_SIGN.get(predictor, 1.0) * measure, found.gains_by_seed))
         prepared.append(([measure for measure, _ in measured], [gains for _, gains in measured]))
     return rank_correlation(prepared, repeats)
+
+
+def regrets_of(cases: Iterable[CaseRows]) -> list[Regret]:
+    """The regret of every arm that has a teacher, by each case's first metric."""
+    errors = {}
+    for case in cases:
+        metric, natural = case.primary[0], case.compare(BASELINE, case.primary[0])
+        if natural is not None and natural.mean != (0.0 if case.lower_is_better(metric) else 1.0):
+            errors[case.name] = {arm: case.errors(arm, metric) for arm in case.distilled}
+    return regrets(errors, BASELINE)
 
 
 @dataclass(frozen=True)

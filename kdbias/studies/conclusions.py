@@ -17,11 +17,12 @@ from kdbias.studies.comparisons import (
     cases_of,
     collect,
     correlate,
+    regrets_of,
     write_results,
 )
 from kdbias.studies.plan import Plan, end_of_range
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import Correlation
+from kdbias.studies.statistics import Correlation, Estimate
 from kdbias.tables.documents import write_json
 from kdbias.tables.files import atomic_path
 from kdbias.wording import counted
@@ -101,7 +102,7 @@ def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) ->
     ]
     for round_ in dict.fromkeys(case.round for case in cases):
         own = [case for case in cases if case.round == round_]
-        parts += [f"## Round: {round_}", _overview(own), _correlations(own)]
+        parts += [f"## Round: {round_}", _overview(own), *_regrets(study, own), _correlations(own)]
         parts += [_budget(budget) for budget in budgets_of(own)]
         parts += [part for case in own for part in _case(case)]
     return "\n\n".join(parts) + "\n"
@@ -145,6 +146,37 @@ def _gain(found: Compared | None) -> str:
     if found is None or found.difference is None:
         return ""
     return f"{100 * found.gain.value:+.1f}{found.difference.mark}"
+
+
+def _regrets(study: Study, cases: Sequence[CaseRows]) -> list[str]:
+    """Each arm's regret by case and its worst, and which arms the rule for a default chooses."""
+    found = regrets_of(cases)
+    if len(found) < 2:
+        return []
+    names = list(dict.fromkeys(name for regret in found for name in regret.by_case))
+    rows = []
+    for regret in found:
+        by_case = (regret.by_case.get(name) for name in names)
+        cells = ["" if one is None else f"{100 * one.value:.1f}" for one in by_case]
+        worst = _plain(regret.worst.times(100)) + ("" if regret.everywhere else " (not all cases)")
+        rows.append([regret.arm, study.arms[regret.arm].needs, worst, *cells])
+    text = (
+        "Regret: by how much an arm's mean error exceeds that of the case's best arm, in % of the error of "
+        "natural sampling, by the first metric. Worst: of all cases, with a 95 % bootstrap interval over "
+        "seeds. "
+        "The rule for a default: least worst regret among arms that need no labels and were run in all cases."
+    )
+    parts = [f"{text}\n\n{markdown(['arm', 'needs', 'worst', *names], rows)}"]
+    for needs, title in (("nothing", "Without a target"), ("a reference", "With a reference")):
+        best = next((r for r in found if r.everywhere and study.arms[r.arm].needs == needs), None)
+        if best is not None:
+            parts.append(f"{title} the rule chooses **{best.arm}**: {_plain(best.worst.times(100))} %.")
+    return parts
+
+
+def _plain(estimate: Estimate) -> str:
+    """An estimate without signs: ``1.2 [0.3, 2.7]``."""
+    return estimate.write(1).replace("+", "")
 
 
 def _correlations(cases: Sequence[CaseRows]) -> str:
@@ -218,7 +250,9 @@ def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
         for arm in dict.fromkeys((baseline, *arms))
         if case.of(arm)
     ]
-    keys = ["arm", "uniformity", "effective_distinct", "ess_share", "rectification", *case.primary]
+    keys = ["arm", "uniformity", "effective_distinct", "ess_share", "rectification"]
+    keys += [key for key in ("discrepancy", "removed", "bound") if any(row.get(key) for row in rows)]
+    keys += case.primary
     return Table.of(rows, keys, headings=headings).markdown()
 
 

@@ -43,7 +43,7 @@ class Plan:
         found = dict[str, Case]()
         for data in self.study.data.values():
             try:
-                prepared = locate(data, self.out)
+                prepared = locate(data, self.out, self.study.data)
             except KdbiasError:
                 if not asked or data.name in asked:
                     raise

@@ -5,7 +5,9 @@ description, data file or teacher makes a new folder and finds the old one again
 
     prepared.parquet    images at the student's size, all columns, and `study_part` (train or test)
     teacher/            the run of a teacher that the study trains
-    raw/  all/          its embeddings as computed; the same with the column `study_part`
+    raw/  all/          its embeddings as computed; of train and test, with the column `study_part`
+    reserve/            of the samples that are kept for references
+    reference-NAME-*/   samples of these, or of another data set's
     density/            of all samples, where a judge asks for it
 """
 
@@ -14,7 +16,8 @@ from __future__ import annotations
 import functools
 import io
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +26,23 @@ import pyarrow as pa
 
 from kdbias.data.opening import open_data
 from kdbias.data.source import Source
+from kdbias.demonstration.digits import near_duplicate
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.inputs import FILES, TABLES, input_fingerprints, network_fingerprint
 from kdbias.evaluation.settings import READING
+from kdbias.studies.biases import Copies
+from kdbias.studies.draws import require_enough
+from kdbias.studies.samples import COPY, PART, RESERVE, TRAIN, ReferenceTable, parts_of, texts, write_rows
 from kdbias.studies.settings import DataSet, Judge, Machine
 from kdbias.tables import fingerprints
-from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align
 from kdbias.tables.parquet_file import parquet_writer
 from kdbias.teachers import PRECOMPUTED
-from kdbias.wording import counted
 
-PART = "study_part"
+AIM = ("towards", "with_column")
+"""Options that say what is measured against, which takes a folder of its own."""
 _GROUP_ROWS = 1000
 
 
@@ -44,12 +51,16 @@ class Prepared:
     """Where a prepared data set lies; `key` is the digest in the folder's name.
 
     judged_with   judge -> fingerprints of the files and data that it reads besides the study's own tables
+    references    name -> where it lies and what it is drawn from
+    sources       the other data sets from which references are drawn
     """
 
     folder: Path
     key: str
     data: DataSet
     judged_with: dict[str, dict[str, str]]
+    references: dict[str, ReferenceTable] = field(default_factory=dict)
+    sources: tuple[Prepared, ...] = ()
 
     @property
     def images(self) -> str:
@@ -74,6 +85,11 @@ class Prepared:
         return self.folder / "all"
 
     @property
+    def reserve(self) -> Path:
+        """Embedding table of the samples that are kept for references."""
+        return self.folder / "reserve"
+
+    @property
     def density(self) -> Path:
         """Density folder of all of them."""
         return self.folder / "density"
@@ -82,6 +98,11 @@ class Prepared:
     def test_where(self) -> list[str]:
         """Which of `images` the students are judged on."""
         return [f"{PART}=test"] if self.data.image_size else list(self.data.test_where)
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """Options of `kdbias.uniformity`, but for its target."""
+        return {name: value for name, value in self.data.measure.items() if name not in AIM}
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -103,14 +124,16 @@ def open_source(source: str, id_column: str | None, label_column: str | None) ->
     return open_data(source, id_column=id_column, label_column=label_column)
 
 
-def locate(data: DataSet, out: Path) -> Prepared:
+def locate(data: DataSet, out: Path, others: Mapping[str, DataSet] | None = None) -> Prepared:
     """Where the data set belongs: by the content of data and teacher, wherever these lie; reads no image.
+
+    `others` are those by name from which its references may be drawn.
 
     Raises:
         KdbiasError: the data, the teacher or a file that a judge reads cannot be opened.
     """
     source = open_source(expand(data.source), data.id_column, data.label_column)
-    made_from = {
+    made_from: dict[str, Any] = {
         "source": source.fingerprint,
         "teacher": data.teacher
         and network_fingerprint(expand(data.teacher), {"device": "cpu", "id_column": data.id_column}),
@@ -120,9 +143,23 @@ def locate(data: DataSet, out: Path) -> Prepared:
         "where": [list(data.train_where), list(data.test_where)],
         "measure": data.measure,
     }
+    if data.reserves:  # these count where they are used, so that the others' folders stay what they were
+        kept = [data.reserve, data.reserve_by, data.reserve_seed, list(data.reference_where)]
+        made_from["reserve"] = kept
+    if data.copies is not None:
+        made_from["copies"] = data.copies.record()
     key = fingerprints.of_json(made_from)[:8]
     judged_with = {judge.name: _judged_with(judge) for judge in data.judge.values()}
-    return Prepared(out / "data" / f"{data.name}-{key}", key, data, judged_with)
+    own = Prepared(out / "data" / f"{data.name}-{key}", key, data, judged_with)
+    named = {r.source: others[r.source] for r in data.reference.values() if r.source and others}
+    sources = {name: locate(replace(other, reference={}), out) for name, other in named.items()}
+    references = {}
+    for name, wanted in data.reference.items():
+        of = own if wanted.source is None else sources[wanted.source]
+        digest = fingerprints.of_json([of.key, wanted.draw])[:8]
+        table = of.reserve if wanted.source is None else of.table
+        references[name] = ReferenceTable(own.folder / f"reference-{name}-{digest}", table, wanted)
+    return replace(own, references=references, sources=tuple(sources.values()))
 
 
 def _judged_with(judge: Judge) -> dict[str, str]:
@@ -134,24 +171,6 @@ def _judged_with(judge: Judge) -> dict[str, str]:
         reading = {name: judge.options[name] for name in READING if name in judge.options}
         found["data"] = open_data(expand(judge.data), **reading).fingerprint
     return found
-
-
-def parts_of(source: Source, data: DataSet) -> np.ndarray:
-    """(n,) texts: train, test, or empty for samples that are neither."""
-    from kdbias.data.filters import matching
-
-    train, test = matching(source, data.train_where), matching(source, data.test_where)
-    train = np.ones(source.n, bool) if train is None else train
-    test = np.zeros(source.n, bool) if test is None else test
-    if data.holdout is not None:
-        rows = np.flatnonzero(train)
-        rng = np.random.default_rng(data.holdout_seed)
-        held_out = rng.choice(rows, round(data.holdout * len(rows)), replace=False)
-        train[held_out], test[held_out] = False, True
-    if (train & test).any():
-        both = counted(int((train & test).sum()), "sample", "is/are")
-        raise KdbiasError(f"data.{data.name}: {both} both train and test")
-    return np.select([train, test], ["train", "test"], "")
 
 
 def prepare(prepared: Prepared, machine: Machine) -> None:
@@ -166,13 +185,13 @@ def prepare(prepared: Prepared, machine: Machine) -> None:
     source = open_source(prepared.source, data.id_column, data.label_column)
     part = parts_of(source, data)
     if data.image_size:
-        write_images(folder / "prepared.parquet", source, part, data.image_size)
+        write_images(folder / "prepared.parquet", source, part, data.image_size, data.copies)
     if data.train_teacher is not None:
-        where = [f"{PART}=train"] if data.image_size else list(data.train_where)
+        where = [f"{PART}={TRAIN}"] if data.image_size else list(data.train_where)
         options = {"loss": "softmax", **data.train_teacher, **machine.training, **prepared.columns}
         kdbias.train(prepared.images, folder / "teacher", where=where, **options)
     _embed(prepared, machine)
-    _with_parts(EmbeddingTable.open(folder / "raw"), source, part, prepared.table)
+    _with_parts(prepared, source, part)
     with atomic_path(done) as temporary:
         temporary.write_text("finished\n")
 
@@ -191,46 +210,35 @@ def _embed(prepared: Prepared, machine: Machine) -> None:
 
 
 def measure_all(prepared: Prepared, machine: Machine) -> None:
-    """Density of all samples, where a judge asks for it."""
+    """Draw the references; density of all samples, where a judge asks for it."""
     import kdbias
 
+    for reference in prepared.references.values():
+        reference.write()
     data = prepared.data
     if any("@density" in judge.options.values() for judge in data.judge.values()):
-        options = {"rectification": "none", "threads": machine.threads, **data.measure}
+        options = {"rectification": "none", "threads": machine.threads, **prepared.measure}
         kdbias.uniformity(prepared.table, prepared.density, **options)
 
 
-def _with_parts(raw: EmbeddingTable, source: Source, part: np.ndarray, out: Path) -> None:
-    """The table's samples that are train or test, with the column that says which."""
-    own = part[align(raw.ids(), source.ids, f"embedding table {raw.path}", source.origin)]
-    keep = np.flatnonzero(own != "")
+def _with_parts(prepared: Prepared, source: Source, part: np.ndarray) -> None:
+    """The table's samples that are train or test, with the column that says which; those for references."""
+    raw = EmbeddingTable.open(prepared.folder / "raw")
+    if prepared.data.copies is None:
+        own = part[align(raw.ids(), source.ids, f"embedding table {raw.path}", source.origin)]
+    else:  # copies are in the images alone
+        own = np.array(raw.column(PART).to_pylist())
     inputs = {"raw": raw.fingerprint, "parts": fingerprints.of_json(own.tolist())}
-    write_rows(out, raw, keep, inputs, {PART: _texts(own[keep])})
+    keep = np.flatnonzero((own != "") & (own != RESERVE))
+    write_rows(prepared.table, raw, keep, inputs, {PART: texts(own[keep])})
+    if prepared.data.reserves:
+        write_rows(prepared.reserve, raw, np.flatnonzero(own == RESERVE), inputs)
 
 
-def _texts(values: np.ndarray) -> pa.Array:
-    """Texts as a column."""
-    return pa.array(values.tolist(), pa.large_string())
-
-
-def write_rows(
-    out: Path,
-    table: EmbeddingTable,
-    rows: np.ndarray,
-    inputs: dict[str, str],
-    more: dict[str, pa.Array] | None = None,
+def write_images(
+    path: Path, source: Source, part: np.ndarray, size: str | int, copies: Copies | None = None
 ) -> None:
-    """Write these rows (int, ascending) of an embedding table as another, `more` columns in place of PART."""
-    taken = pa.array(rows)
-    groups = {name: table.column(name).take(taken) for name in table.group_columns if name != PART}
-    vectors, labels = table.vectors(np.float16)[rows], table.labels().take(taken)
-    write_embedding_table(out, table.ids().take(taken), vectors, labels, groups | (more or {}), inputs=inputs)
-
-
-def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) -> None:
-    """Train and test images at the student's size as PNG, so that no run decodes and shrinks them again."""
-    from PIL import Image
-
+    """The images at the student's size as PNG, so that no run decodes and shrinks them again; copies last."""
     from kdbias.teachers.preprocessing import Preprocessing
     from kdbias.training.settings import TrainingSettings
 
@@ -240,11 +248,15 @@ def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) 
     assert shape is not None
     shrink = Preprocessing(size=shape)
     rows = np.flatnonzero(part != "")
+    numbers = np.zeros(len(rows), int)  # of a copy, from 1
+    if copies is not None:
+        rows, numbers = _with_copies(rows, numbers, part, copies)
     kept = source.select(rows)
-    columns: dict[str, Any] = {"sample_id": kept.ids}
+    columns: dict[str, Any] = {"sample_id": _numbered(kept.ids, numbers)}
     if kept.labels is not None:
         columns["label"] = kept.labels
-    plain = pa.table(columns | kept.groups | {PART: _texts(part[rows])})
+    own = np.where(numbers > 0, COPY, part[rows])
+    plain = pa.table(columns | kept.groups | {PART: texts(own)})
     schema = plain.schema.append(pa.field("image", pa.binary()))
     with parquet_writer(path, schema) as writer:
         for start in range(0, kept.n, _GROUP_ROWS):
@@ -252,8 +264,36 @@ def write_images(path: Path, source: Source, part: np.ndarray, size: str | int) 
             images = []
             for row in range(start, start + block.num_rows):
                 pixels = shrink.apply(shrink.decode(kept.read(row)))
-                grey = bool((pixels == pixels[:, :, :1]).all())
-                file = io.BytesIO()
-                Image.fromarray(pixels[:, :, 0] if grey else pixels).save(file, "PNG", compress_level=1)
-                images.append(file.getvalue())
+                if numbers[row]:
+                    assert copies is not None
+                    rng = np.random.default_rng([copies.seed, int(rows[row]), int(numbers[row])])
+                    pixels = near_duplicate(pixels, rng)
+                images.append(_png(pixels))
             writer.write_table(block.append_column(schema.field("image"), pa.array(images, pa.binary())))
+
+
+def _with_copies(
+    rows: np.ndarray, numbers: np.ndarray, part: np.ndarray, copies: Copies
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows, then those of the originals, each as often as it is copied, with the copies' numbers."""
+    train = np.flatnonzero(part == TRAIN)
+    require_enough(copies.originals, len(train), "originals of copies", copies.place)
+    chosen = np.sort(np.random.default_rng(copies.seed).choice(train, copies.originals, replace=False))
+    more = np.tile(np.arange(1, copies.each + 1), len(chosen))
+    return np.concatenate([rows, np.repeat(chosen, copies.each)]), np.concatenate([numbers, more])
+
+
+def _numbered(ids: pa.Array, numbers: np.ndarray) -> pa.Array:
+    """Ids; those of copies with their number."""
+    pairs = zip(ids.to_pylist(), numbers.tolist(), strict=True)
+    return pa.array([f"{name}-copy{k:03d}" if k else name for name, k in pairs], ids.type)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """The bytes of a PNG of uint8 pixels (h, w, 3), grey where all channels agree."""
+    from PIL import Image
+
+    grey = bool((pixels == pixels[:, :, :1]).all())
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if grey else pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()

@@ -67,7 +67,7 @@ class RunPlan:
     @cached_property
     def folder(self) -> Path:
         """Where the run lies, by a digest of what decides its student."""
-        digest = fingerprints.of_json([self.case.key, self.arm.manifest, self.options])[:8]
+        digest = fingerprints.of_json([self.case.key, self.case.identity(self.arm), self.options])[:8]
         return self.out / "runs" / self.case.name / f"{self.arm.name}-seed{self.seed}-{digest}"
 
     @property

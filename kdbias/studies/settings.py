@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
 from kdbias.nested_settings import Named, keys, table, tables
-from kdbias.settings import Branching, Settings, option
+from kdbias.settings import Settings, option
+from kdbias.studies.biases import Bias, Copies, Reference
 from kdbias.tables.documents import read_toml
+from kdbias.targets.settings import SPHERE
 
 BASELINE = "natural"
+REFERENCE = "@reference"
+_BY_LABEL = ("class-balanced", "effective-number", "hard")
 
 
 @dataclass(frozen=True)
@@ -62,77 +67,34 @@ class StudySettings(Settings):
 class Arm(Named):
     """One way to draw and train."""
 
-    weights: Mapping[str, Any] = keys("options of `kdbias.weights`; its method is natural by default")
+    weights: Mapping[str, Any] = keys(
+        "options of `kdbias.weights`; the method is natural by default, matched where `towards` is named: "
+        "`@reference` (the data set's first), `@reference:NAME`, balanced:COLUMN or sphere"
+    )
     train: Mapping[str, Any] = keys("options of `kdbias.train` that this arm alone has")
     scratch: bool = option(False, "learn from labels alone, with the data set's `scratch` options")
 
     @property
     def manifest(self) -> dict[str, Any]:
         """Options of `kdbias.weights`, the method among them."""
-        return {"method": "natural", **self.weights}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongTail(Settings):
-    """Classes of geometrically falling size."""
-
-    imbalance: float = option(text="largest class / smallest", least=1)
-    samples: int | None = option(None, "of the largest class", shown="as the data's smallest", least=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skew(Settings):
-    """A share of the samples has one value."""
-
-    column: str = option(text="where the value stands")
-    value: str = option(text="of the column")
-    share: float = option(text="of the samples that have it", above=0, below=1)
-    samples: int = option(text="in all", least=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fraction(Settings):
-    """A random part of the training samples."""
-
-    fraction: float | None = option(None, "of the samples", above=0, most=1)
-    samples: int | None = option(None, "how many", least=1)
-
-    def check(self) -> None:
-        """Refuse both or neither of fraction and samples."""
-        if (self.fraction is None) == (self.samples is None):
-            raise KdbiasError(f"{self.place}: kind fraction needs fraction or samples")
-
-
-BIASES: dict[str, type[Settings]] = {
-    "none": Settings,
-    "long-tail": LongTail,
-    "skew": Skew,
-    "fraction": Fraction,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bias(Named, Branching):
-    """Which training samples there are: the bias that is brought into a data set."""
-
-    chooser = "kind"
-
-    kind: str = option("none", "which samples are kept", choices=tuple(BIASES))
-    seed: int = option(0, "of the draw", least=0)
-    steps: int | None = option(None, "of every student", shown="the data set's", least=1)
-    arms: tuple[str, ...] | None = option(None, "those of the data set's to run here", shown="all")
-
-    @classmethod
-    def branches(cls) -> Mapping[str, type[Settings]]:
-        """The options of each kind of bias."""
-        return BIASES
+        return {"method": "natural" if self.towards is None else "matched", **self.weights}
 
     @property
-    def draw(self) -> dict[str, Any]:
-        """What decides the drawn samples."""
-        names = ("imbalance", "column", "value", "share", "samples", "fraction")
-        chosen = {name: getattr(self.chosen, name, None) for name in names}
-        return {"kind": self.kind, **chosen, "seed": self.seed}
+    def towards(self) -> str | None:
+        """The target as it is named; None for none."""
+        return self.weights.get("towards")
+
+    @property
+    def needs(self) -> str:
+        """What it must be given beside the data: "labels" (or another column), "a reference" or "nothing"."""
+        of_labels = self.manifest["method"] in _BY_LABEL or "with_column" in self.weights
+        if self.scratch or of_labels or (self.towards or "").startswith("balanced:"):
+            return "labels"
+        return "nothing" if self.towards in (None, SPHERE) else "a reference"
+
+    def check(self) -> None:
+        """Refuse a target whose file would not count in the name of a run."""
+        _require_target(self.towards, self.place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +151,14 @@ class DataSet(Named):
     holdout_seed: int = option(0, "which samples these are", least=0)
     train_where: tuple[str, ...] = option((), "the training samples", shown="all")
     test_where: tuple[str, ...] = option((), "the samples to judge on")
+    reserve: float | None = option(
+        None, "share of the test samples to draw references from, not judged", above=0, below=1
+    )
+    reserve_by: str | None = option(None, "column, each value of which is reserved as a whole: people")
+    reserve_seed: int = option(0, "which samples these are", least=0)
+    reference_where: tuple[str, ...] = option((), "further samples to draw references from")
+    reference: Mapping[str, Reference] = tables(Reference, "samples of what the student will be used on")
+    copies: Copies | None = table(Copies, "near duplicates")  # noqa: RUF009
     id_column: str | None = option(None, "as of `kdbias.embed`")
     label_column: str | None = option(None, "as of `kdbias.embed`")
     measure: Mapping[str, Any] = keys("options of `kdbias.uniformity`")
@@ -204,6 +174,7 @@ class DataSet(Named):
         """Refuse what contradicts itself or names what is not there (`KdbiasError`)."""
         self._check_sources()
         self._check_primary()
+        self._check_references()
         if self.tune is not None:
             _require((self.tune.bias,), self.bias, f"{self.place}.tune.bias")
 
@@ -221,6 +192,36 @@ class DataSet(Named):
         own = [judge for judge in self.judge.values() if judge.data is None]
         if own and self.holdout is None and not self.test_where:
             raise KdbiasError(f"{here}: say what the students are judged on: test_where or holdout")
+
+    @property
+    def reserves(self) -> bool:
+        """Whether there are samples for references."""
+        return self.reserve is not None or bool(self.reference_where)
+
+    def named_reference(self, towards: str) -> str | None:
+        """NAME of ``@reference:NAME``, the first one's of ``@reference``; None for any other target."""
+        kind, _, name = towards.partition(":")
+        return (name or next(iter(self.reference), "")) if kind == REFERENCE else None
+
+    def require_reference(self, towards: str | None, place: str) -> None:
+        """Refuse a reference that the data set has not."""
+        name = None if towards is None else self.named_reference(towards)
+        if name is not None and name not in self.reference:
+            known = ", ".join(self.reference) or "none"
+            raise KdbiasError(f"{place}: {towards}: data.{self.name} has no such reference; it has: {known}")
+
+    def _check_references(self) -> None:
+        """Refuse references without samples to draw from, and options that miss what they need."""
+        here = self.place
+        own = [reference.place for reference in self.reference.values() if reference.source is None]
+        if own and not self.reserves:
+            raise KdbiasError(f"{own[0]}: there is nothing to draw from; give reserve or reference_where")
+        if (self.reserves or self.copies) and not self.image_size:
+            raise KdbiasError(f"{here}: reserve, reference_where and copies need image_size")
+        if self.reserve_by is not None and not self.reserves:
+            raise KdbiasError(f"{here}: reserve_by goes with reserve or reference_where")
+        if self.copies is not None and self.train_teacher is None:
+            raise KdbiasError(f"{here}: copies need train_teacher: a stored teacher has not seen them")
 
     def _check_primary(self) -> None:
         """Refuse main metrics that no judge gives."""
@@ -272,6 +273,7 @@ class Study(Settings):
             _require(round_.cases, self.cases, f"{round_.place}.cases")
         used = {seed for round_ in self.rounds.values() for seed in round_.seeds}
         for data in self.data.values():
+            self._check_references(data)
             _require(data.arms, self.arms, f"{data.place}.arms")
             for bias in data.bias.values():
                 _require(bias.arms, self.arms, f"{bias.place}.arms")
@@ -279,6 +281,19 @@ class Study(Settings):
                 raise KdbiasError(
                     f"{data.place}.tune.seed: {data.tune.seed} is a seed of a round; tune on another"
                 )
+
+    def _check_references(self, data: DataSet) -> None:
+        """Refuse references that are not there: of other data sets, of measures, of arms that are run."""
+        place = f"data.{data.name}"
+        sources = [r.source for r in data.reference.values() if r.source is not None]
+        _require(sources, [name for name in self.data if name != data.name], f"{place}.reference")
+        measured = data.measure.get("towards")
+        _require_target(measured, f"{place}.measure")
+        data.require_reference(measured, f"{place}.measure")
+        for bias, round_ in product(data.bias.values(), self.rounds.values()):
+            if round_.has(f"{data.name}/{bias.name}"):
+                for arm in self.arms_of(data, bias, round_):
+                    data.require_reference(arm.towards, f"arms.{arm.name}")
 
     @property
     def cases(self) -> list[str]:
@@ -299,6 +314,17 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     """
     file = Path(path)
     return Study.of({"name": file.stem} | read_toml(file), str(file))
+
+
+def _require_target(towards: Any, place: str) -> None:
+    """Refuse a target that names a file: its content would not count in the name of a run."""
+    if towards is None:
+        return
+    kind, _, what = str(towards).partition(":")
+    if not (kind in (REFERENCE, SPHERE) or (kind == "balanced" and what and "@" not in what)):
+        raise KdbiasError(
+            f"{place}: towards {towards!r} should be @reference, @reference:NAME, balanced:COLUMN or sphere"
+        )
 
 
 def _require(names: Collection[str] | None, known: Collection[str], where: str) -> None:

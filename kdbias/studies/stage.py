@@ -104,9 +104,11 @@ def _prepare(plan: Plan, cases: Sequence[Case], pool: Workers) -> None:
     """Data sets, then draws and manifests, of the cases and of those their rates are tuned on."""
     machine = plan.machine
     needed = {case.name: case for case in (*map(plan.tuned_on, cases), *cases) if case is not None}
-    data = {case.prepared.folder: case.prepared for case in needed.values()}.values()
+    used = {case.prepared.folder: case.prepared for case in needed.values()}
+    sources = {source.folder: source for own in used.values() for source in own.sources}
+    data = used.values()
     batches = {
-        "data": [(p.data.name, partial(prepare, p, machine)) for p in data],
+        "data": [(p.data.name, partial(prepare, p, machine)) for p in (sources | used).values()],
         "density": [(p.data.name, partial(measure_all, p, machine)) for p in data],
         "weights": [(n, partial(build_case, c, plan.needed_arms(c), machine)) for n, c in needed.items()],
     }

@@ -65,6 +65,61 @@ def paired_difference(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Regret:
+    """How much worse than the best arm an arm is, as a share of the baseline's error.
+
+    by_case     where the arm was run
+    worst       the largest of them
+    everywhere  whether it was run in all cases
+    """
+
+    arm: str
+    by_case: Mapping[str, Estimate]
+    worst: Estimate
+    everywhere: bool
+
+
+def regrets(
+    cases: Mapping[str, Mapping[str, Mapping[int, float]]], baseline: str, repeats: int = 2000, seed: int = 0
+) -> list[Regret]:
+    """The regret of every arm in every case and its worst, least worst first.
+
+    In a case it is (mean error - the least mean error of any arm) / mean error of the baseline. The intervals
+    are percentiles over resamples of each case's seeds, alike for its arms; in each resample the best arm and
+    the worst case are sought anew.
+
+    Args:
+        cases: case -> arm -> seed -> error, above 0 for the baseline. Seeds that the baseline lacks do not
+            count; an arm that lacks one of its seeds is left out of the case.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for case, errors in cases.items():
+        seeds = sorted(errors[baseline])
+        whole = {arm: [own[s] for s in seeds] for arm, own in errors.items() if own.keys() >= set(seeds)}
+        table = np.array(list(whole.values()))
+        picks = np.vstack([np.arange(len(seeds)), rng.integers(len(seeds), size=(repeats, len(seeds)))])
+        means = table[:, picks].mean(axis=2)  # the first column as measured, then resamples
+        regret = (means - means.min(axis=0)) / means[list(whole).index(baseline)]
+        for arm, values in zip(whole, regret, strict=True):
+            found.setdefault(arm, {})[case] = values if len(seeds) > 1 else values[:1]
+    done = []
+    for arm, own in found.items():
+        shortest = min(len(values) for values in own.values())
+        worst = np.max([values[:shortest] for values in own.values()], axis=0)
+        by_case = {case: _resampled_estimate(values) for case, values in own.items()}
+        everywhere = len(own) == len(cases)
+        done.append(Regret(arm=arm, by_case=by_case, worst=_resampled_estimate(worst), everywhere=everywhere))
+    return sorted(done, key=lambda regret: regret.worst.value)
+
+
+def _resampled_estimate(values: np.ndarray) -> Estimate:
+    """The first value with the percentile interval of the others; none without others."""
+    ends = map(float, np.quantile(values[1:], _ENDS) if len(values) > 1 else ())
+    return Estimate(float(values[0]), *ends)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Correlation(Estimate):
     """Spearman's rank correlation over arms, with a percentile bootstrap interval."""
 

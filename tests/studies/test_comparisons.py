@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdbias.studies.comparisons import CaseRows, Row, budgets_of, correlate
+from kdbias.studies.comparisons import CaseRows, Row, budgets_of, correlate, regrets_of
 from kdbias.studies.runs import flat_metrics
 from kdbias.studies.settings import Judge
-from kdbias.studies.statistics import paired_difference, rank_correlation
+from kdbias.studies.statistics import paired_difference, rank_correlation, regrets
 
 
 def test_paired_intervals_are_scipys():
@@ -98,6 +98,41 @@ def test_gains_are_shares_of_the_error_removed():
     assert nearer.difference.value == pytest.approx(-0.1)
     assert case.compare("natural", "a.accuracy").gain.value == 0
     assert case.compare("even", "b.accuracy") is None
+
+
+def test_regrets_are_shares_of_naturals_error():
+    cases = {
+        "tail": {"natural": {0: 0.5, 1: 0.3}, "even": {0: 0.2, 1: 0.2}, "labels": {0: 0.1, 1: 0.1, 9: 5.0}},
+        "control": {"natural": {0: 0.2, 1: 0.2}, "even": {0: 0.3, 1: 0.2}, "labels": {0: 0.4}},
+    }
+    found = {regret.arm: regret for regret in regrets(cases, "natural")}
+    assert list(found) == ["labels", "even", "natural"]  # least worst regret first
+    by_case = {arm: {case: e.value for case, e in regret.by_case.items()} for arm, regret in found.items()}
+    assert by_case["natural"] == pytest.approx({"tail": 0.3 / 0.4, "control": 0})
+    assert by_case["even"] == pytest.approx({"tail": 0.1 / 0.4, "control": 0.05 / 0.2})
+    assert by_case["labels"] == pytest.approx({"tail": 0})  # in the control it lacks a seed
+    assert found["natural"].worst.value == pytest.approx(0.75)
+    assert [regret.everywhere for regret in found.values()] == [False, True, True]
+    # two seeds: the first alone, both, or the second alone: (.5-.1)/.5, .3/.4, (.3-.1)/.3
+    assert (found["natural"].worst.low, found["natural"].worst.high) == pytest.approx((2 / 3, 0.8))
+    once = regrets({"a": {"natural": {0: 0.4}, "even": {0: 0.2}}}, "natural")
+    assert [regret.worst.write(1) for regret in once] == ["+0.0", "+0.5"]
+
+
+def test_regret_intervals_hold_the_truth():
+    rng = np.random.default_rng(0)
+    held = 0
+    for trial in range(40):
+        errors = {"natural": rng.normal(1, 0.05, 10), "even": rng.normal(0.8, 0.05, 10)}
+        case = {arm: dict(enumerate(values)) for arm, values in errors.items()}
+        (natural,) = (r for r in regrets({"a": case}, "natural", 200, seed=trial) if r.arm == "natural")
+        held += natural.worst.low <= 0.2 <= natural.worst.high
+    assert held / 40 >= 0.8
+
+
+def test_regret_is_by_the_first_metric_of_arms_with_a_teacher():
+    found = {regret.arm: regret.by_case["d/b"].value for regret in regrets_of([worked_case()])}
+    assert found == pytest.approx({"even": 0, "natural": 0.3, "odd": 0.145 / 0.15})  # iid lacks a seed
 
 
 def test_the_correlation_is_over_arms_of_one_sampler():

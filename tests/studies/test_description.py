@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.studies.cases import draw
-from kdbias.studies.settings import Bias, read_study
+from kdbias.studies.biases import Bias
+from kdbias.studies.draws import draw
+from kdbias.studies.settings import read_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def test_reads_what_is_written(tiny, tmp_path):
 
 def test_the_studies_of_the_benchmarks_and_of_the_docs_are_read(tmp_path):
     names = {path.stem: read_study(path).name for path in (ROOT / "benchmarks/studies").glob("*.toml")}
-    assert names == {"cpu": "cpu", "gpu": "gpu"}
+    assert names == {"cpu": "cpu", "gpu": "gpu", "towards": "towards"}
     (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/studies.md").read_text(), re.DOTALL)
     (tmp_path / "example.toml").write_text(example)
     assert read_study(tmp_path / "example.toml").name == "mine"
@@ -91,6 +92,22 @@ def test_a_skew_has_its_share():
     assert (kept == draw(bias, None, column, 100, "x")).all()
     other = bias_of(kind="skew", column="c", value="b", share=0.8, samples=30, seed=4)
     assert (kept != draw(other, None, column, 100, "x")).any()
+    assert bias.draw["value"] == "b"  # as when there could be one only, so that folders keep their names
+    several = bias_of(kind="skew", column="c", value=["b", "w"], share=0.8, samples=25)
+    kept = draw(several, None, column, 100, "x")
+    assert ((kept < 90).sum(), (kept >= 90).sum()) == (20, 5)
+
+
+def test_people_of_a_long_tail_have_what_there_is():
+    labels = pa.array(np.repeat(list("abcd"), [2, 50, 50, 50]), pa.large_string())
+    bias = bias_of(kind="long-tail", imbalance=8, samples=40, capped=True)
+    sizes = np.bincount(np.digitize(draw(bias, labels, None, 152, "x"), [2, 52, 102]), minlength=4)
+    asked = [40, 20, 10, 5]
+    assert sizes[0] == 2  # fewer than its place asks for
+    assert sorted(sizes[1:]) in ([sorted(asked[:i] + asked[i + 1 :]) for i in range(4)])
+    assert "capped" not in bias_of(kind="long-tail", imbalance=8, samples=40).draw
+    with pytest.raises(KdbiasError, match="x: capped needs samples"):
+        bias_of(kind="long-tail", imbalance=8, capped=True)
 
 
 @pytest.mark.parametrize(
