@@ -58,6 +58,7 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, s
     Paths in the commands start at the study's folder.
     """
     rows, diverged = [], {}
+    measured: dict[tuple[str, str], dict[str, Any]] = {}
     for round_, run in plan:
         if not run.result.exists():
             continue
@@ -65,9 +66,11 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, s
         if "diverged" in result:
             diverged[run.label] = result["diverged"]
             continue
-        options, metrics = run.options, result["metrics"]
+        options, metrics, place = run.options, result["metrics"], (run.case.name, run.arm.name)
+        if place not in measured:
+            measured[place] = measures(run.case, run.arm)
         facts = {
-            **measures(run.case, run.arm),
+            **measured[place],
             "draw": run.case.key,
             "method": run.arm.manifest["method"],
             "min_ess": run.arm.manifest.get("min_ess"),

@@ -163,8 +163,8 @@ def _regrets(study: Study, cases: Sequence[CaseRows]) -> list[str]:
     text = (
         "Regret: by how much an arm's mean error exceeds that of the case's best arm, in % of the error of "
         "natural sampling, by the first metric. Worst: of all cases, with a 95 % bootstrap interval over "
-        "seeds. "
-        "The rule for a default: least worst regret among arms that need no labels and were run in all cases."
+        "seeds. The rule for a default: least worst regret among arms that need no labels and were run in "
+        "all cases."
     )
     parts = [f"{text}\n\n{markdown(['arm', 'needs', 'worst', *names], rows)}"]
     for needs, title in (("nothing", "Without a target"), ("a reference", "With a reference")):

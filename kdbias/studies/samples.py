@@ -48,6 +48,8 @@ def parts_of(source: Source, data: DataSet) -> np.ndarray:
     if data.reserve is not None:
         kept = _reserved(data, np.flatnonzero(test), units)
         test[kept], reserve[kept] = False, True
+        if not test.any():
+            raise KdbiasError(f"data.{data.name}: reserve leaves no sample to judge on; reserve less")
     if units is not None and len(shared := np.intersect1d(units[test], units[reserve])):
         raise KdbiasError(
             f"data.{data.name}: {counted(len(shared), 'value')} of {data.reserve_by} would be in the test "
