@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,6 +18,7 @@ from kdbias.studies.preparation import Prepared, locate, measure_all, prepare
 from kdbias.studies.runs import RunPlan
 from kdbias.studies.samples import PART, ReferenceTable, parts_of
 from kdbias.studies.settings import Machine, Study, read_study
+from kdbias.studies.stage import study
 from kdbias.tables.embedding_table import EmbeddingTable
 
 CPU = Machine("cpu", 1)
@@ -54,8 +56,8 @@ def ids(path: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def prepared(tiny, tmp_path_factory) -> Prepared:
     folder = tmp_path_factory.mktemp("prepared")
-    study = described(tiny, folder, RESERVE, (JUDGES, REFERENCES + COPIES + BURSTS + JUDGES))
-    found = locate(study.data["digits"], folder / "out")
+    wanted = described(tiny, folder, RESERVE, (JUDGES, REFERENCES + COPIES + BURSTS + JUDGES))
+    found = locate(wanted.data["digits"], folder / "out")
     prepare(found, CPU)
     measure_all(found, CPU)
     return found
@@ -209,13 +211,71 @@ def test_references_that_are_not_there_are_refused_before_anything_runs(tiny, tm
 
 
 def test_what_an_arm_needs(tiny, tmp_path):
-    study = described(tiny, tmp_path, RESERVE, ARM, (JUDGES, ONE + JUDGES))
-    assert {name: arm.needs for name, arm in study.arms.items()} == {
+    arms = described(tiny, tmp_path, RESERVE, ARM, (JUDGES, ONE + JUDGES)).arms
+    assert {name: arm.needs for name, arm in arms.items()} == {
         "natural": "nothing",
         "equilibrium": "nothing",
         "matched": "a reference",
         "scratch": "labels",
     }
-    balanced = replace(study.arms["matched"], weights={"towards": "balanced:label"})
+    balanced = replace(arms["matched"], weights={"towards": "balanced:label"})
     assert balanced.needs == "labels"
     assert replace(balanced, weights={"towards": "@reference", "with_column": "cam"}).needs == "labels"
+
+
+MATCHED = """
+[arms.matched]
+weights = { towards = "@reference", min_ess = 0.3 }
+[arms.wrong]
+weights = { towards = "@reference:wrong", min_ess = 0.3 }
+"""
+BOTH = """
+[data.digits.reference.main]
+[data.digits.reference.wrong]
+source = "others"
+where = ["label=7", "study_part=train"]
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> Path:
+    """A study with one arm that is matched, to images of another data set by the same teacher."""
+    folder = tmp_path_factory.mktemp("matched")
+    other = tiny.text[tiny.text.index("[data.digits]") :].replace("data.digits", "data.others")
+    other = other.replace("steps = 4", 'steps = 4\narms = ["natural"]')
+    file = tiny.write(
+        folder / "study.toml",
+        (RESERVE[0], RESERVE[1].replace("0.4", "0.8")),
+        ("imbalance = 5", "imbalance = 40"),
+        ("epochs = 2", "epochs = 6"),
+        ("[arms.scratch]\nscratch = true", MATCHED),
+        ("seeds = [0, 1]", 'seeds = [0, 1]\ncases = ["digits/tail"]'),
+        (JUDGES, BOTH + JUDGES),
+    )
+    file.write_text(file.read_text() + other)
+    study(file, folder / "out", device="cpu")
+    return folder / "out"
+
+
+def test_arms_are_measured_against_the_first_reference(finished):
+    table = pd.read_parquet(finished / "results.parquet").drop_duplicates("arm").set_index("arm")
+    assert list(table.index) == ["natural", "equilibrium", "matched", "wrong"]
+    assert table.removed["natural"] == 0
+    assert 0.5 < table.removed["matched"] <= 1
+    assert table.discrepancy.idxmin() == "matched"
+    assert table.discrepancy["wrong"] > table.discrepancy["matched"]
+    assert table.bound.isna().to_dict() == {
+        "natural": True,
+        "equilibrium": True,
+        "matched": False,
+        "wrong": False,
+    }
+    assert table.bound["matched"] in ("noise", "floor")
+
+
+def test_the_tables_say_what_bound_an_arm_and_whose_regret_is_least(finished):
+    text = (finished / "results.md").read_text()
+    assert "| rectified | MMD² | removed | bound |" in text
+    assert "| matched | a reference |" in text
+    assert "Without a target the rule chooses **" in text
+    assert "With a reference the rule chooses **" in text
