@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kdbias.display.quantities import write
-from kdbias.display.table import FEW, Table
+from kdbias.display.table import FEW, Cell, Table
 from kdbias.wording import counted
 
 _SCHEME = "scheme discrepancy noise_ratio removed rectification two_sample ess_share"
@@ -46,7 +46,8 @@ def target_tables(document: dict[str, Any]) -> list[Table]:
         if any(row["balance"] for row in values):
             order = sorted(values, key=lambda row: -abs(row["share"] - row["share_reference"]))
             shown = [
-                {**row, "value": row["value"] or "(none)", "balance": row["balance"] or ""} for row in order
+                {**row, "value": Cell(row["value"] or "(none)"), "balance": Cell(row["balance"] or "")}
+                for row in order
             ]
             title = f"{name}, against {target['towards']}"
             tables.append(Table.of(shown, _COLUMN, title=title, headings={"value": name}))

@@ -132,16 +132,29 @@ def lorenz(weights: np.ndarray, points: int = 201) -> tuple[np.ndarray, np.ndarr
 
 @dataclass(frozen=True)
 class GroupShares:
-    """Share of the samples in each group, and of the draws under each scheme; each array sums to 1."""
+    """Share of the samples in each group, of the draws under each scheme, and in the target if it is known.
+
+    Each array sums to 1, but that of the target where it has values that the data lack.
+    """
 
     column: str
     values: tuple[str, ...]
     natural: np.ndarray
     schemes: Mapping[str, np.ndarray]
+    target: np.ndarray | None = None
 
 
-def group_shares(column: str, groups: Sequence[str | None], weights: Mapping[str, np.ndarray]) -> GroupShares:
-    """Shares by group value, most frequent first; null is its own group, rare values are put together."""
+def group_shares(
+    column: str,
+    groups: Sequence[str | None],
+    weights: Mapping[str, np.ndarray],
+    target: Mapping[str | None, float] | None = None,
+) -> GroupShares:
+    """Shares by group value, most frequent first; null is its own group, rare values are put together.
+
+    Args:
+        target: share of each value in the target; None where it is not known.
+    """
     texts = np.array(["(none)" if g is None or g == "" else str(g) for g in groups], dtype=object)
     values, codes, counts = np.unique(texts, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -156,11 +169,18 @@ def group_shares(column: str, groups: Sequence[str | None], weights: Mapping[str
     def shares(w: np.ndarray) -> np.ndarray:
         return np.bincount(where, weights=w, minlength=len(names)) / w.sum()
 
+    wanted = None
+    if target is not None:
+        wanted = np.zeros(len(names))
+        for value, share in target.items():
+            found = np.flatnonzero(values == (value or "(none)"))
+            wanted[place[found]] += share
     return GroupShares(
         column,
         tuple(names),
         shares(np.ones(len(texts))),
         {s: shares(w) for s, w in weights.items() if s != "natural"},
+        wanted,
     )
 
 
@@ -169,11 +189,15 @@ def group_figure(name: str, shares: GroupShares, look: Mapping[str, Look]) -> Fi
     rows = np.arange(len(shares.values))[::-1]
 
     def draw(axes: Axes) -> None:
-        everything = np.vstack([shares.natural, *shares.schemes.values()]) * 100
+        wanted = [] if shares.target is None else [shares.target]
+        everything = np.vstack([shares.natural, *shares.schemes.values(), *wanted]) * 100
         axes.hlines(rows, everything.min(0), everything.max(0), color=INK, alpha=0.25, linewidth=2)
         axes.plot(100 * shares.natural, rows, **look["natural"].dots, markersize=6)
         for scheme, share in shares.schemes.items():
             axes.plot(100 * share, rows, **look[scheme].dots, markersize=5.5, alpha=0.9)
+        for share in wanted:
+            hollow: dict[str, Any] = {"linestyle": "none", "marker": "s", "markerfacecolor": "none"}
+            axes.plot(100 * share, rows, **hollow, color=INK, markersize=8, label="in the target")
         axes.set_yticks(rows, [cut(value, 18) for value in shares.values])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlim(left=-0.03 * float(everything.max()))  # a marker at 0 stays whole
@@ -183,7 +207,9 @@ def group_figure(name: str, shares: GroupShares, look: Mapping[str, Look]) -> Fi
 
     caption = (
         f"Who is drawn: share of each value of “{shares.column}” in the data (diamond) and in the draws of "
-        "each scheme (dots). Schemes that use no labels move only what the embeddings show."
+        "each scheme (dots)"
+        + ("" if shares.target is None else ", and in the target (hollow squares)")
+        + ". Schemes that use no labels move only what the embeddings show."
     )
     height = 1.4 + 0.27 * len(rows)
     return Figure(name, f"Draws by {shares.column}", caption, (panel(name, draw, height=height),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -195,7 +196,9 @@ def _group_figures(
         values = density.table.table.column(column).to_pylist()
         distinct = {str(v) for v in values if v is not None}
         if 2 <= len(distinct) <= _GROUP_VALUES and weights and len(drawn) <= _GROUP_COLUMNS:
-            shares = sample_figures.group_shares(column, values, weights)
+            wanted = ((density.numbers["target"] or {}).get("columns") or {}).get(column)
+            target = wanted and {row["value"]: row["share_reference"] for row in wanted}
+            shares = sample_figures.group_shares(column, values, weights, target)
             drawn.append(sample_figures.group_figure(f"{name}-group{i}", shares, look))
     return drawn
 
@@ -284,12 +287,38 @@ def _is_number(value: object) -> bool:
 
 def headline(found: Outputs) -> list[Fact]:
     """What to see first; every number is read from the collected files."""
-    return [*(_worth(found, found.densities[0]) if found.densities else ()), *_gain(found)]
+    facts: list[Fact] = []
+    if found.densities:
+        density = found.densities[0]
+        facts.append(Fact(f"{density.table.n:,}", "samples measured"))
+        target = density.numbers["target"]
+        facts += _worth(found, density) if target is None else _distance(density, target)
+    return [*facts, *_gain(found)]
+
+
+def _distance(density: Density, target: dict[str, Any]) -> Iterator[Fact]:
+    """How far the data are from the target, and what the nearest scheme removes of that."""
+    schemes, what = density.numbers["schemes"], f"“{target['towards']}”"
+    natural = schemes[0]["discrepancy"]
+    if not target["differs"]:
+        yield Fact("alike", f"the data do not differ measurably from {what}: natural sampling is the answer")
+        return
+    if natural["noise_ratio"] is None:
+        yield Fact(write("discrepancy", natural["value"]), f"squared discrepancy of the data from {what}")
+    else:
+        ratio = f"{write('noise_ratio', natural['noise_ratio'])} ×"
+        yield Fact(ratio, f"the noise of such a reference: how far the data are from {what}")
+    removed = [
+        (s["discrepancy"]["removed"], s) for s in schemes[1:] if s["discrepancy"]["removed"] is not None
+    ]
+    if removed:
+        share, best = max(removed, key=lambda pair: pair[0])
+        cost = f"ESS/n {write('ess_share', best['ess_share'])}"
+        yield Fact(write("removed", share), f"of that removed by “{best['name']}” ({cost})")
 
 
 def _worth(found: Outputs, density: Density) -> Iterator[Fact]:
     """How many distinct samples the draws are worth at the chosen bandwidth, naturally and at best."""
-    yield Fact(f"{density.table.n:,}", "samples measured")
     chosen = [row for row in tables.uniformity_rows(density) if f"{row['t']:g}" == density.bandwidth]
     t, natural = f"t = {density.bandwidth}", chosen[0]
     if natural["effective_distinct"] is None:

@@ -29,6 +29,15 @@ def test_samples_without_a_density_are_left_out_of_its_histogram():
     sample_figures.density_histogram("nothing", values[:1], {}, looks(["natural"]), "5")
 
 
+def test_the_target_has_its_share_of_each_group():
+    groups = ["b"] * 6 + ["a"] * 3 + [None]
+    wanted = {"a": 0.5, None: 0.2, "elsewhere": 0.3}
+    shares = sample_figures.group_shares("race", groups, {"w": np.ones(10)}, wanted)
+    assert shares.values == ("b", "a", "(none)")
+    assert shares.target == pytest.approx([0, 0.5, 0.2])
+    assert "in the target" in sample_figures.group_figure("g", shares, looks(["natural", "w"])).panels[0]
+
+
 def test_group_shares_before_and_after():
     groups = ["a"] * 6 + ["b"] * 3 + [None]
     w = np.array([0.5] * 6 + [1.0] * 3 + [4.0])

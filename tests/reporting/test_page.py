@@ -325,6 +325,9 @@ def test_a_target_comes_first_with_its_shares_and_its_map(tmp_path):
     assert f"natural {write('discrepancy', natural['value'])}" in text
     assert "right 16.7 % 50.0 % short" in text
     assert "natural data, against the target" in text
+    ratio = write("noise_ratio", natural["noise_ratio"])
+    assert f"{ratio} × the noise of such a reference: how far the data are from “{ref.path}”" in text
+    assert "distinct samples they are worth" not in text
     again = uniformity(data.path, tmp_path / "plain", rectification="none")
     report([again.out], tmp_path / "p.html", pictures=0)
     assert "the target" not in Outline((tmp_path / "p.html").read_text()).text
