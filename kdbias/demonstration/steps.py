@@ -12,9 +12,10 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "natural": {"method": "natural"},
     "class-balanced": {"method": "class-balanced"},
     "inverse-density": {"method": "inverse-density"},
-    "equilibrium": {"method": "equilibrium", "min_ess": 0.5},
+    "equilibrium": {"method": "equilibrium"},
+    "matched": {"method": "matched"},
 }
-"""Name of a manifest -> the options that make it. Inverse density and equilibrium never see a label."""
+"""Name of a manifest -> the options that make it. Class-balanced alone sees labels, matched the reference."""
 
 
 SCHEME, SEED = "@scheme@", "@seed@"  # stand for the loop variables of the printed commands
@@ -39,7 +40,10 @@ FULL = Size(
     student={"epochs": 5, "batch_size": 64, "optimizer": "adamw", "lr": 0.03},
 )
 QUICK = Size(
-    digits={"limit_per_class": 60, "test_per_class": 20, "head": 40, "tail": 3, "originals": 4, "copies": 10},
+    digits={
+        **{"limit_per_class": 80, "held_out_per_class": 40, "reference": 150},
+        **{"head": 40, "tail": 3, "originals": 4, "copies": 10},
+    },
     student={"epochs": 3, "batch_size": 32, "optimizer": "adamw", "lr": 0.03},
     measure={"k": 16},
     title="kdbias demo: long-tailed digits (quick size)",
@@ -100,20 +104,22 @@ class Story:
 
     def once(self) -> Iterator[Step]:
         """What all students have in common: the teacher's embeddings, what is biased there, the manifests."""
-        biased, test, density = (
-            f"{self.out}/{name}" for name in ("embeddings/biased", "embeddings/test", "density")
+        biased, reference, test = (
+            f"{self.out}/embeddings/{name}" for name in ("biased", "reference", "test")
         )
-        teacher = f"{self.out}/teacher"
+        density, teacher = f"{self.out}/density", f"{self.out}/teacher"
         yield self._embed("the teacher embeds the biased digits", biased, teacher, "biased=yes")
+        yield self._embed("it embeds the reference", reference, teacher, "split=reference")
         yield self._embed("it embeds the test digits", test, teacher, "split=test")
         yield self._judge("how good the teacher itself is", "teacher", test)
-        measure = {**self.size.measure, "group_by": ["label"]}
-        yield Step(
-            "how crowded and how uniform the biased digits are", "uniformity", biased, density, measure
-        )
+        target = {"towards": reference}
+        measure = {**self.size.measure, **target, "group_by": ["label"]}
+        title = "how crowded the biased digits are, and how far from the reference"
+        yield Step(title, "uniformity", biased, density, measure)
         manifests = {scheme: f"{self.out}/weights/{scheme}.parquet" for scheme in SCHEMES}
         for scheme, manifest in manifests.items():
-            yield Step(f"weights: {scheme}", "weights", density, manifest, SCHEMES[scheme])
+            options = SCHEMES[scheme] | (target if scheme == "matched" else {})
+            yield Step(f"weights: {scheme}", "weights", density, manifest, options)
         compared = {"weights": list(manifests.values()), **measure}  # reuses the stored traversal
         yield Step("uniformity as each manifest would sample", "uniformity", biased, density, compared)
 

@@ -1,4 +1,4 @@
-"""The story told with the public functions: from biased digits to a rectified student, measured on the way.
+"""The story told with the public functions: from biased digits to a student rectified towards its use.
 
 Each step is one stage, run here as a function and printed as the command line that does the same. All numbers
 of the final table are read back from the files that the stages left.
@@ -20,19 +20,21 @@ from kdbias.demonstration.settings import DemoSettings
 from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, Story
 from kdbias.demonstration.teacher import write_teacher
 from kdbias.device import resolve_device
-from kdbias.display.quantities import QUANTITIES
+from kdbias.display.quantities import QUANTITIES, write
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.functions import takes_settings
 from kdbias.measurement.files import read_uniformity
+from kdbias.measurement.target_summary import verdict
 from kdbias.progress import is_quiet, quiet, say
 from kdbias.tables import provenance
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.files import atomic_path
-from kdbias.tables.parquet_file import write_table
+from kdbias.tables.parquet_file import read_provenance, write_table
 from kdbias.tables.run_files import RECORD, holes
 from kdbias.tables.run_record import Run, Stage
+from kdbias.weighting.schemes.matched import told
 
 METRICS = {
     "accuracy": "centroid_accuracy",
@@ -43,7 +45,9 @@ METRICS = {
 }
 """Column of results.parquet -> metric of the evaluations' metrics.json."""
 MEASURES = ("t", "uniformity", "null", "excess", "effective_distinct", "distinct_ceiling", "rectification")
-_SHOWN = (*MEASURES[1:3], *MEASURES[4:6], "ess_share", "rectification")
+TOWARDS = ("discrepancy", "noise_ratio", "removed")
+"""What is measured against the reference."""
+_SHOWN = ("uniformity", "effective_distinct", "ess_share", "discrepancy", "removed")
 _STUDENTS = {
     "balanced_accuracy": "balanced acc.",
     "tail_accuracy": "tail acc.",
@@ -98,10 +102,11 @@ def demo(
     """Run all stages on real digits cut to a long tail with near-duplicates; minutes on two cores, offline.
 
     The teacher learned from the labels of the balanced training digits; its weights ship with the package, so
-    that what is measured in its space is the same everywhere. The students get the biased cut: they are
-    distilled from the teacher's embeddings, drawing by a weight manifest, one student for each manifest
-    and seed with the same steps and options, and judged on balanced test digits. The same call again resumes;
-    more ``seeds`` add students.
+    that what is measured in its space is the same everywhere. The students get the biased cut. It is measured
+    against a reference, held-out digits such as the students will be used on; they are distilled from the
+    teacher's embeddings, drawing by a weight manifest, one student for each manifest and seed with the same
+    steps and options, and judged on other held-out digits. The same call again resumes; more ``seeds`` add
+    students.
 
     Args:
         output: folder to write.
@@ -176,12 +181,13 @@ def _write_data(description: Path, size: Size) -> None:
 
 
 def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, Any]:
-    """Everything of the final table, from ``density/uniformity.json`` and ``evaluations/*/metrics.json``.
+    """Everything of the final table, from the files that measuring, weighting and judging left.
 
     Returns:
         ``t``, ``null``, ``distinct_ceiling``, ``samples``; ``schemes``: one entry each with its measures and
         mean and standard deviation (ddof 1, null for one seed) of its students; ``students``: one row each;
-        ``teacher``: its own metrics.
+        ``teacher``: its own metrics; ``verdict``: whether the digits differ from the reference, in a line;
+        ``target``: what method matched found of it.
     """
     numbers = read_uniformity(out / "density")
     measured = {entry["name"]: entry for entry in numbers["schemes"]}
@@ -196,11 +202,13 @@ def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, 
             raise KdbiasError(f"{out / 'density'} holds no scheme {scheme!r}; run the demo with --overwrite")
         entry = measured[scheme]
         at = next(b for b in entry["bandwidths"] if b["t"] == numbers["t_chosen"])
+        towards = {**entry["discrepancy"], "discrepancy": entry["discrepancy"]["value"]}
         own = [row for row in students if row["scheme"] == scheme]
         entries.append(
             {
                 "scheme": scheme,
-                **{name: at[name] for name in (*MEASURES, "rectification_reason")},
+                **{name: at[name] for name in MEASURES},
+                **{name: towards[name] for name in TOWARDS},
                 **{"ess": entry["ess"], "ess_share": entry["ess"] / numbers["n"]},
                 "students": {name: _mean_and_spread([row[name] for row in own]) for name in METRICS},
             }
@@ -211,12 +219,15 @@ def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, 
         "t": numbers["t_chosen"],
         "null": entries[0]["null"],
         "distinct_ceiling": entries[0]["distinct_ceiling"],
+        "verdict": verdict(numbers["target"], measured["natural"]["discrepancy"]),
+        "target": (read_provenance(out / "weights" / "matched.parquet") or {})["target"],
         "seeds": seeds,
         "teacher": _metrics(out / "evaluations" / "teacher"),
         "schemes": entries,
         "students": students,
         "sources": {
-            "uniformity, D, ESS, rectification": str(out / "density" / "uniformity.json"),
+            "U, D, ESS, MMD²": str(out / "density" / "uniformity.json"),
+            "what matched found": str(out / "weights" / "matched.parquet"),
             "teacher": str(out / "evaluations" / "teacher" / "metrics.json"),
             "students": str(out / "evaluations" / "SCHEME-SEED" / "metrics.json"),
         },
@@ -242,7 +253,7 @@ def _mean_and_spread(values: Sequence[float | None]) -> dict[str, float | None]:
 
 def write_results(out: Path, document: Mapping[str, Any]) -> None:
     """``results.json`` (everything) and ``results.parquet`` (a row a student, with its scheme's measures)."""
-    names = (*MEASURES, "ess", "ess_share")
+    names = (*MEASURES, *TOWARDS, "ess", "ess_share")
     measures = {entry["scheme"]: {name: entry[name] for name in names} for entry in document["schemes"]}
     rows = [{**student, **measures[student["scheme"]]} for student in document["students"]]
     counts = {"students": len(rows), "seeds": document["seeds"]}
@@ -263,17 +274,21 @@ def results_text(document: Mapping[str, Any]) -> str:
     shown = [*rows, dict.fromkeys(_SHOWN, "") | best]
     table = Table.of(shown, ("scheme", *_SHOWN, *_STUDENTS), headings=headings)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread"
-    reasons = {e["rectification_reason"] for e in entries if e["rectification"] is None} - {None}
     lines = [
         table.text(),
         "",
         f"t = {t:g} (chosen from the data), {document['samples']:,} samples in {document['dimension']} "
-        f"dimensions; students: {spread}",
+        f"dimensions: null {write('null', document['null'])}, ceiling "
+        f"{write('distinct_ceiling', document['distinct_ceiling'])}; students: {spread}",
         *(f"{QUANTITIES[key].heading}: {QUANTITIES[key].meaning}" for key in _SHOWN),
-        "U leaves out pairs of a sample with itself, which D counts",
-        "acc.: % of balanced test digits, by the teacher's nearest class centroid; tail: rarest classes",
+        "null, ceiling: U and D of a uniform sphere of this dimension; U leaves out pairs of a sample with "
+        "itself, which D counts",
+        "acc.: % of test digits by the teacher's nearest class centroid, mean over classes; tail: the rarest",
         "emb. error: mean distance to the teacher's embedding of the same test digit",
-        *(f"rectified n/a: {reason}" for reason in sorted(reasons)),
+        "",
+        document["verdict"],
+        "weights of method matched:",
+        *told(document["target"]),
         "",
         "From these files:",
         *(f"  {what}: {where}" for what, where in document["sources"].items()),

@@ -82,5 +82,7 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     source = tmp_path_factory.mktemp("digits") / "digits.parquet"
-    write_digits(source, limit_per_class=40, test_per_class=10, head=30, tail=3, originals=2, copies=4)
+    write_digits(
+        source, limit_per_class=40, held_out_per_class=10, reference=0, head=30, tail=3, originals=2, copies=4
+    )
     return Tiny(source, TOML.replace("SOURCE", str(source)))
