@@ -301,6 +301,16 @@ def test_bad_input_is_one_line(story, out, tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
 
+def test_a_folder_of_other_schemes_is_refused(story, tmp_path):
+    """As one from before there was a reference: its files do not hold what the table shows."""
+    old = shutil.copytree(story[0], tmp_path / "old")
+    record = read(old / "run.json")
+    del record["config"]["schemes"]
+    write_json(old / "run.json", record)
+    with pytest.raises(ConfigChangedError, match="schemes"):
+        demo(old, seeds=SEEDS, quick=True)
+
+
 def test_words_are_quoted_for_the_shell():
     odd = "a b/$HOME'`x`\""
     step = Step("", "train", odd, f"{odd}/{SEED}", {"where": ["k=v w", "x=1"], "flip": True, "lr": 0.1})

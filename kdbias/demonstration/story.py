@@ -125,7 +125,7 @@ def demo(
     story = Story(str(out), data, size, machine)
     commands = story.script(seeds)
     page, results = out / "report.html", out / "results.json"
-    config = settings.record()
+    config = {**settings.record(), "schemes": list(SCHEMES)}  # a folder of other ones is to be started over
     with Run.open(out, STAGE, config, {}, overwrite, defaults=settings.defaults(config), mends=True) as run:
         whole = page.exists() and results.exists() and run.record.get("counts", {}).get("seeds") == seeds
         if whole and not any(holes(record.parent) for record in out.rglob(RECORD)) and run.already_finished():
