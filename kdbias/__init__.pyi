@@ -85,10 +85,11 @@ def demo(
     """Run all stages on real digits cut to a long tail with near-duplicates; minutes on two cores, offline.
 
     The teacher learned from the labels of the balanced training digits; its weights ship with the package, so
-    that what is measured in its space is the same everywhere. The students get the biased cut: they are
-    distilled from the teacher's embeddings, drawing by a weight manifest, one student for each manifest
-    and seed with the same steps and options, and judged on balanced test digits. The same call again resumes;
-    more ``seeds`` add students.
+    that what is measured in its space is the same everywhere. The students get the biased cut. It is measured
+    against a reference, held-out digits such as the students will be used on; they are distilled from the
+    teacher's embeddings, drawing by a weight manifest, one student for each manifest and seed with the same
+    steps and options, and judged on other held-out digits. The same call again resumes; more ``seeds`` add
+    students.
 
     Args:
         output: folder to write.
