@@ -183,14 +183,33 @@ def test_entropy_needs_no_penalty_where_the_optimum_is_above_the_floor():
     assert found.energy == pytest.approx(free.energy, rel=1e-4)
 
 
+def test_entropy_drops_no_sample_where_a_cap_holds_the_ess():
+    x, y = shifted(120)
+    target = reference_target(x, y, LADDER)
+    kernel = Matching(TiledKernel(x, LADDER), target.mean, target.constant)
+    for cap in (2.0, 4.0, None):
+        found = solve_entropy(kernel, min_ess=0.05, cap=cap)
+        free = solve(kernel, min_ess=0.05, cap=cap, tolerance=1e-6)
+        assert (free.p == 0).any()
+        assert found.p.min() >= 1e-9 / 120
+        assert found.certified
+        assert "less of the penalty would change nothing" in found.reason
+        assert found.energy == pytest.approx(free.energy, abs=3e-3 * (free.start_energy - free.energy))
+        assert found.iterations <= 400
+
+
+class Counting(TiledKernel):
+    """Counts products, of which those of uniform masses cost nothing."""
+
+    products = exact = 0
+
+    def apply(self, p, exact=False):
+        self.products += bool(np.ptp(p) > 0)
+        self.exact += exact
+        return super().apply(p, exact)
+
+
 def test_entropy_takes_float64_for_its_proof_alone():
-    class Counting(TiledKernel):
-        exact = 0
-
-        def apply(self, p, exact=False):
-            self.exact += exact
-            return super().apply(p, exact)
-
     kernel = Counting(shifted(90)[0], LADDER)
     found = solve_entropy(kernel, min_ess=0.7)
     assert found.certified
@@ -199,9 +218,61 @@ def test_entropy_takes_float64_for_its_proof_alone():
     assert found.potentials == pytest.approx(field, rel=1e-6)
 
 
+def crowded(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Data that can be brought near a reference at the cost of much of their ESS."""
+    x = np.concatenate([reference.clustered_sphere(n, 5, 5, 0.5, 0), reference.random_sphere(60, 5, 1)])
+    return x, reference.random_sphere(40, 5, 2)
+
+
+@pytest.mark.parametrize("kept", [np.float32, np.float16, None])
+@pytest.mark.parametrize("cap", [None, 6.0])
+def test_the_floor_at_the_noise_is_the_one_that_bisection_finds(kept, cap):
+    x, y = crowded(200)
+    target = reference_target(x, y, LADDER)
+    kernel = TiledKernel(x, LADDER, kept=kept, tile=64)
+    found = match(kernel, target, min_ess=0.05, cap=cap)
+    shifted_kernel = Matching(TiledKernel(x, LADDER), target.mean, target.constant)
+    low, high = 0.05, 1.0
+    while high - low > 2e-3:
+        middle = (low + high) / 2
+        energy = solve(shifted_kernel, min_ess=middle, cap=cap, tolerance=1e-6).energy
+        low, high = (middle, high) if energy <= target.noise else (low, middle)
+    assert found.bound == "noise"
+    assert found.solution.certified
+    assert found.floor == pytest.approx(low, rel=0.01)
+    assert found.discrepancy <= target.noise
+    assert reference.ess(found.p) / len(x) >= found.floor * (1 - 1e-6)
+    best = solve(shifted_kernel, min_ess=found.floor, cap=cap, tolerance=1e-6)
+    assert found.discrepancy - best.energy <= found.solution.gap + 1e-7
+
+
+def test_the_noise_is_found_in_one_search():
+    x, y = crowded()
+    target = reference_target(x, y, LADDER)
+    kernel = Counting(x, LADDER)
+    found = match(kernel, target, min_ess=0.05)
+    assert found.bound == "noise"
+    needed, kernel.products = kernel.products, 0
+    match(kernel, target, min_ess=found.floor, stop=False)
+    assert needed <= 1.5 * kernel.products
+
+
+def test_the_entropy_penalty_goes_down_to_the_noise_too():
+    x, y = crowded()
+    kernel, target = kernel_matrix(x, LADDER), reference_target(x, y, LADDER)
+    found = match(kernel, target, min_ess=0.05, solver=solve_entropy)
+    assert found.bound == "noise"
+    assert 0.98 * found.noise <= found.discrepancy <= found.noise
+    assert found.floor == pytest.approx(reference.ess(found.p) / len(x))
+    assert found.p.min() > 0
+    assert found.floor < match(kernel, target, min_ess=0.05).floor  # which is the largest there is
+    held = match(kernel, target, min_ess=found.floor + 0.1, solver=solve_entropy)
+    assert held.bound == "floor"
+    assert held.floor == pytest.approx(found.floor + 0.1, rel=2e-3)
+
+
 def test_matching_goes_down_to_the_noise_and_no_further():
-    x = np.concatenate([reference.clustered_sphere(400, 5, 5, 0.5, 0), reference.random_sphere(60, 5, 1)])
-    y = reference.random_sphere(40, 5, 2)
+    x, y = crowded()
     kernel, target = kernel_matrix(x, LADDER), reference_target(x, y, LADDER)
     found = match(kernel, target, min_ess=0.05)
     assert found.bound == "noise"

@@ -11,6 +11,7 @@ import numpy as np
 from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import NOISE, Effort, Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.stop import Stop
 
 _CHECK_EVERY = 5
 # Checks of the gap without progress before products take float64; three times that before the end.
@@ -23,26 +24,38 @@ def descend(
     groups: Groups,
     effort: Effort,
     start: np.ndarray | None = None,
+    stop: Stop | None = None,
 ) -> Equilibrium:
     """Minimise p'Kp over ``feasible``, from ``start`` (m,) masses of groups or else the better of natural and
-    uniform ones; ``effort`` says how far, and counts.
+    uniform ones; ``effort`` says how far, and counts. With a ``stop`` the floor of ``feasible`` moves to it.
     """
-    search = _Search(kernel, feasible, groups, effort)
+    search = _Search(kernel, feasible, groups, effort, stop)
     return search.result(search.run(start))
 
 
 class _Search:
     """Accelerated projected gradient on f(p) = p'Kp / 2, whose gradient is Kp."""
 
-    def __init__(self, kernel: KernelMatrix, feasible: FeasibleSet, groups: Groups, effort: Effort) -> None:
+    def __init__(
+        self,
+        kernel: KernelMatrix,
+        feasible: FeasibleSet,
+        groups: Groups,
+        effort: Effort,
+        stop: Stop | None = None,
+    ) -> None:
         self.kernel, self.feasible, self.groups, self.effort = kernel, feasible, groups, effort
+        self.stop = stop
         self.offset = offset_of(kernel)
         self.exact = False  # float32 products until they no longer resolve the gap
         uniform = np.full(kernel.n, 1 / kernel.n)
         natural = groups.natural
         fields = self._apply(np.stack([uniform, natural], axis=1))
+        self.even = fields[:, 0]
         self.start_energy = float(natural @ fields[:, 1])
-        self.best = Point.at(uniform, fields[:, 0], feasible)
+        self.best = Point.at(uniform, self.even, feasible)
+        if stop is not None:
+            stop.begins(self.best.energy)
         if feasible.contains(natural) and self.start_energy < self.best.energy:
             self.best = Point.at(natural, fields[:, 1], feasible)
         self.highest = self.best.energy  # no point above what the search began with is an answer
@@ -131,17 +144,29 @@ class _Search:
             bound = max(self.best.energy - self.best.gap, point.energy - point.gap)
             lowest = min(self.best, point, key=lambda known: known.energy)
             self.best = replace(lowest, gap=max(lowest.energy - bound, 0.0))
-        elif point.gap < self.best.gap and point.energy <= self.highest + NOISE * (
-            self.highest + self.offset
-        ):
+        elif self.stop is not None or self._is_better(point):
             self.best = point
+        if self.stop is not None:
+            moved = self.stop.moved(self.best, self.feasible, self._is_good())
+            if moved is not None:
+                self.feasible, self.best = moved, self.best.within(moved, self.even)
+                return False
         return self._met()
+
+    def _is_better(self, point: Point) -> bool:
+        """By its gap, within float32's noise."""
+        highest = self.highest + NOISE * (self.highest + self.offset)
+        return point.gap < self.best.gap and point.energy <= highest
 
     def _met(self) -> bool:
         """Whether the best point meets the tolerance, proven in float64."""
-        if not self.exact and self._is_good(self.best):
+        if not self.exact and self._is_answer():
             self._be_exact()
-        return self._is_good(self.best)
+        return self._is_answer()
 
-    def _is_good(self, point: Point) -> bool:
-        return point.gap <= wanted_gap(self.effort.tolerance, self.start_energy, point.energy, self.offset)
+    def _is_answer(self) -> bool:
+        return self._is_good() and (self.stop is None or self.stop.settled(self.best, self.feasible))
+
+    def _is_good(self) -> bool:
+        best = self.best
+        return best.gap <= wanted_gap(self.effort.tolerance, self.start_energy, best.energy, self.offset)

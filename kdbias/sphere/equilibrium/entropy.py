@@ -25,8 +25,15 @@ _CHECK_EVERY = 5
 _PATIENCE = 20  # checks of the gap without progress
 _CLOSE = 1e-3  # relative, above the wanted ESS
 _BELOW = 1e-9  # the same below it: rounding
+_NEAR = 3e-3  # below the energy that is enough, relative
 _MOST_TRIALS = 40
 _SMALLEST = 1e-300
+# As |K_ij| <= 1, bend <= |move|_1^2, and that is at most twice the relative entropy (Pinsker).
+_SMOOTHEST = 2.0
+_FAR = 50.0
+_LOOSE = 3.0
+_FINE, _SAME = 0.02, 1e-3  # of log mu
+_NOTHING = 0.5  # of the wanted gap: what a penalty adds that does not matter
 _MET = "met the tolerance"
 
 
@@ -40,6 +47,7 @@ def solve_entropy(
     max_iterations: int = 4000,
     max_seconds: float | None = None,
     start: np.ndarray | None = None,
+    enough: float | None = None,
     progress: Callable[[int, float, float], None] | None = None,
 ) -> Equilibrium:
     """Arguments and result as of `solve.solve`; `lam` is mu, and `gap` that of the penalised problem.
@@ -49,6 +57,7 @@ def solve_entropy(
         min_ess: the effective sample size (Kish) to end at, or just above, as a share of the distinct
             samples, in (0, 1]; what needs no penalty to be above it stays there.
         start: (n,) warm start, a distribution; default uniform. It is brought under the cap.
+        enough: an energy to go down to and no further, as of `solve.solve`.
 
     Raises:
         KdbiasError: a floor of 0 (the penalty would vanish, and with it what it is for), or a kernel that is
@@ -62,7 +71,7 @@ def solve_entropy(
     search = _Search(kernel, FeasibleSet.of(kernel.n, None, cap), groups, effort)
     if start is not None:
         search.begin(groups.collapse(start))
-    reason = search.towards(min_ess)
+    reason = search.towards(min_ess, enough)
     answer = Equilibrium.at(
         search.point,
         search.feasible,
@@ -73,7 +82,7 @@ def solve_entropy(
         reason=reason,
         offset=search.offset,
     )
-    return replace(answer, lam=search.mu)
+    return replace(answer, lam=search.mu, floor=answer.ess)
 
 
 class _Search:
@@ -83,11 +92,13 @@ class _Search:
         point: p with its field and the gap of the penalised problem.
         mu: the weight of the penalty.
         exact: whether products are taken in float64.
+        loose: how many times the wanted gap is near enough while mu is sought.
     """
 
     def __init__(self, kernel: KernelMatrix, feasible: FeasibleSet, groups: Groups, effort: Effort) -> None:
         self.kernel, self.feasible, self.effort = kernel, feasible, effort
-        self.offset, self.exact = offset_of(kernel), False
+        self.offset, self.exact, self.loose = offset_of(kernel), False, _LOOSE
+        self.least = 2 * groups.least  # no mass is below: nothing is dropped, however small the penalty
         uniform = np.full(kernel.n, 1 / kernel.n)
         fields = self._apply(np.stack([uniform, groups.natural], axis=1))
         self.start_energy = float(groups.natural @ fields[:, 1])
@@ -96,35 +107,60 @@ class _Search:
 
     def begin(self, p: np.ndarray) -> None:
         """Start from p (m,), as near to it as the cap allows."""
-        p = _from_logits(np.log(np.maximum(p, _SMALLEST)), self.feasible.cap)
+        p = _from_logits(np.log(np.maximum(p, self.least)), self.feasible.cap, self.least)
         field = self._apply(p)
         self.mu = max(2 * float(np.std(field)), NOISE)
         self.point = self._at(p, field)
 
-    def towards(self, min_ess: float) -> str:
-        """Find the mu that leads to this effective sample size; returns how the search ended."""
-        low = high = None  # brackets of log mu: ESS rises with it
+    def towards(self, min_ess: float, enough: float | None) -> str:
+        """Find the mu that leads to this effective sample size, or energy; returns how the search ended."""
+        low = high = None  # log mu and the room there, which grows with it
+        step = np.log(4.0)
         for _ in range(_MOST_TRIALS):
             reason = self._descend()
-            ess = 1 / float(self.point.p @ self.point.p) / self.kernel.n
-            free = ess >= min_ess and self.mu * np.log(self.kernel.n) < self._resolved()
-            if reason != _MET or free or -_BELOW <= ess / min_ess - 1 <= _CLOSE:
-                if self.exact:
-                    return reason
+            room, what = self._room(min_ess, enough)
+            if reason != _MET:
                 self._be_exact()
-                if reason != _MET:
-                    return reason
+                return reason
+            if 0 <= room <= 1 and self.exact:
+                return what
+            if 0 <= room <= 1 and self.loose == 1:
+                self._be_exact()
                 continue
-            if ess < min_ess:
-                low = np.log(self.mu)
-            else:
-                high = np.log(self.mu)
+            if 0 <= room <= 1:  # the place is known, and moves a little when it is looked at closely
+                self.loose, low, high, step = 1.0, None, None, _FINE
+                continue
+            here = (float(np.log(self.mu)), float(np.clip(room, -_FAR, _FAR)))
+            low, high = (here, high) if room < 0 else (low, here)
+            if low and high and high[0] - low[0] < _SAME:  # what lies across was within its gap
+                low, high, step = (low, None, _FINE) if room < 0 else (None, high, _FINE)
             if low is None or high is None:
-                self.mu *= 4.0 if low is not None else 0.25
+                self.mu *= float(np.exp(-step if low is None else step))
+                step *= 1 if self.loose > 1 else 2
             else:
-                self.mu = float(np.exp((low + high) / 2))
+                share = float(np.clip((0.5 - low[1]) / (high[1] - low[1]), 0.1, 0.9))
+                self.mu = float(np.exp(low[0] + share * (high[0] - low[0])))
         self._be_exact()
-        return f"stopped at an effective sample size of {ess:.1%}"
+        return f"stopped at an effective sample size of {self._ess:.1%}"
+
+    @property
+    def _ess(self) -> float:
+        return 1 / float(self.point.p @ self.point.p) / self.kernel.n
+
+    @property
+    def _lost(self) -> float:
+        """Entropy that p lacks, in nats: times mu, the most that the penalty adds to the least energy."""
+        p = self.point.p
+        return float(np.log(len(p)) + np.sum(p * np.log(p)))
+
+    def _room(self, min_ess: float, enough: float | None) -> tuple[float, str]:
+        """How far mu is above the least that may be: 0 to 1 is there; and how the search ends there."""
+        room = (self._ess / min_ess - 1 + _BELOW) / _CLOSE
+        if enough is not None:
+            room = min(room, (self.point.energy / enough - 1 + _NEAR) / _NEAR)
+        if room > 1 and self.mu * self._lost < _NOTHING * self._wanted():
+            return 1.0, f"{_MET}; less of the penalty would change nothing"
+        return room, _MET
 
     def _descend(self) -> str:
         """Mirror descent at this mu; returns how it ended."""
@@ -135,7 +171,7 @@ class _Search:
             if i % _CHECK_EVERY == 0 or spent:
                 self.point = self._at(p, field)
                 self.effort.report(self.point)
-                if self.point.gap <= self._wanted():
+                if self.point.gap <= self._wanted() * self.loose and (i or spent or self.exact):
                     return _MET
                 stale = 0 if self.point.gap < least else stale + 1
                 least = min(least, self.point.gap)
@@ -153,14 +189,15 @@ class _Search:
     def _step(self, p: np.ndarray, field: np.ndarray, smooth: float) -> tuple[np.ndarray, np.ndarray, float]:
         """One step from p whose length the curvature along it allows."""
         while True:
-            following = _from_logits((smooth * np.log(p) - 2 * field) / (smooth + self.mu), self.feasible.cap)
+            logits = (smooth * np.log(p) - 2 * field) / (smooth + self.mu)
+            following = _from_logits(logits, self.feasible.cap, self.least)
             following_field = self._apply(following)
             move = following - p
             bend = float(move @ (following_field - field))
             distance = float(np.sum(following * np.log(following / p)) - move.sum())
-            if bend <= smooth * distance * (1 + 1e-6) + 1e-16:
+            if bend <= smooth * distance * (1 + 1e-6) + 1e-16 or smooth >= _SMOOTHEST:
                 return following, following_field, smooth
-            smooth = max(2 * smooth, bend / max(distance, _SMALLEST))
+            smooth = min(max(2 * smooth, bend / max(distance, _SMALLEST)), _SMOOTHEST)
 
     def _at(self, p: np.ndarray, field: np.ndarray) -> Point:
         """The point p with its gap at this mu."""
@@ -170,9 +207,6 @@ class _Search:
 
     def _wanted(self) -> float:
         return wanted_gap(self.effort.tolerance, self.start_energy, self.point.energy, self.offset)
-
-    def _resolved(self) -> float:
-        return NOISE * (self.point.energy + self.offset)
 
     def _apply(self, p: np.ndarray) -> np.ndarray:
         self.effort.products += 1
@@ -184,10 +218,13 @@ class _Search:
         self.point = self._at(self.point.p, self._apply(self.point.p))
 
 
-def _from_logits(logits: np.ndarray, cap: float) -> np.ndarray:
-    """The distribution nearest in relative entropy to exp(logits) under a cap: min(cap, s exp(logits))."""
+def _from_logits(logits: np.ndarray, cap: float, least: np.ndarray) -> np.ndarray:
+    """The distribution nearest in relative entropy to exp(logits) under a cap: min(cap, s exp(logits)).
+
+    Masses below ``least`` (m,), a tiny share of all, are raised to it.
+    """
     values = np.exp(logits - logits.max())
-    values = np.maximum(values / values.sum(), _SMALLEST)
+    values = np.maximum(values / values.sum(), least)
     if cap >= 1 or values.max() <= cap:
         return values / values.sum()
     order = np.argsort(-values)

@@ -18,10 +18,6 @@ from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.target import Target
 
-_CLOSE = 0.005  # of the ESS: how sharply the floor at the noise is found
-_NEAR = 0.01  # of the noise: a discrepancy that near below it is at it
-_MOST_TRIALS = 12
-
 Bound = Literal["natural", "noise", "floor"]
 _NOISE: Bound = "noise"
 _FLOOR: Bound = "floor"
@@ -83,7 +79,7 @@ def match(
         stop: whether to stop at the noise; without, the discrepancy is least at the floor.
         groups: samples that count as one; default all are distinct.
         solver: `solve`, or `entropy.solve_entropy`.
-        effort: cap, tolerance, max_seconds and progress of the solver, for each solve.
+        effort: cap, tolerance, max_seconds and progress of the solver.
 
     Returns:
         Natural sampling of the distinct samples where its discrepancy is not above the noise.
@@ -94,41 +90,9 @@ def match(
     if stop and natural.discrepancy <= target.noise:
         return natural
 
-    def at(floor: float, begin: np.ndarray | None) -> Equilibrium:
-        return solver(shifted, min_ess=floor, duplicates=groups, start=begin, **effort)
-
-    lowest = at(min_ess, None)
-    floor, best, bound = min_ess, lowest, _FLOOR
-    if stop and lowest.energy < target.noise:
-        floor, best = _largest_within(target.noise, min_ess, lowest, at)
-        bound = _NOISE
+    enough = target.noise if stop and target.noise > 0 else None
+    best = solver(shifted, min_ess=min_ess, duplicates=groups, enough=enough, **effort)
+    bound = _NOISE if enough is not None and best.energy <= enough else _FLOOR
     shift = target.constant - float(target.mean @ groups.collapse(best.p))
     field = best.potentials[groups.first] + target.mean - shift  # K p of the shifted kernel's field
-    return Match(best.p, best, field, natural.natural, best.energy, target.noise, floor, bound)
-
-
-def _largest_within(
-    noise: float, low: float, best: Equilibrium, at: Callable[[float, np.ndarray | None], Equilibrium]
-) -> tuple[float, Equilibrium]:
-    """The largest floor at which the least discrepancy is within the noise, with its solution.
-
-    To `_CLOSE`, or to `_NEAR` of the noise, whichever comes first.
-
-    The least discrepancy rises with the floor, so a bracket closes on it: by interpolation of the square
-    root, which is nearly linear there, held off the ends.
-    """
-    high, high_root = 1.0, None
-    low_root, wanted = np.sqrt(max(best.energy, 0.0)), np.sqrt(noise)
-    for _ in range(_MOST_TRIALS):
-        if high - low <= _CLOSE or best.energy >= (1 - _NEAR) * noise:
-            break
-        share = 0.5
-        if high_root is not None and high_root > low_root:
-            share = float(np.clip((wanted - low_root) / (high_root - low_root), 0.1, 0.9))
-        trial = low + share * (high - low)
-        found = at(trial, best.p)
-        if found.energy <= noise:
-            low, best, low_root = trial, found, np.sqrt(max(found.energy, 0.0))
-        else:
-            high, high_root = trial, np.sqrt(found.energy)
-    return low, best
+    return Match(best.p, best, field, natural.natural, best.energy, target.noise, best.floor, bound)

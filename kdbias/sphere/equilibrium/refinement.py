@@ -17,6 +17,7 @@ from kdbias.sphere.equilibrium.descent import descend
 from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching, TiledKernel, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.stop import Stop
 from kdbias.sphere.vectors import second_moment
 from kdbias.wording import counted
 
@@ -70,6 +71,7 @@ def refine(
     groups: Groups,
     effort: Effort,
     start: np.ndarray | None = None,
+    stop: Stop | None = None,
 ) -> Equilibrium:
     """What `descent.descend` gives, with few exact products; arguments as there."""
     tiled = kernel.inner if isinstance(kernel, Matching) else kernel
@@ -81,13 +83,21 @@ def refine(
         effort.products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
         return kernel.apply(p, exact=True)
 
-    start_energy = float(natural @ field_of(natural))
-    begin = np.full(n, 1 / n) if start is None else feasible.project(start)
+    start_energy, even = float(natural @ field_of(natural)), np.full(n, 1 / n)
+    even_field = field_of(even)
+    if stop is not None:
+        stop.begins(float(even @ even_field))
+    begin = even if start is None else feasible.project(start)
     point = Point.at(begin, field_of(begin), feasible)
     damping, reason, gaps = 0.0, "met the tolerance", [point.gap]
     for rounds in range(_MOST_ROUNDS + 1):
         effort.report(point)
-        if point.gap <= wanted_gap(effort.tolerance, start_energy, point.energy, offset):
+        good = point.gap <= wanted_gap(effort.tolerance, start_energy, point.energy, offset)
+        moved = None if stop is None else stop.moved(point, feasible, good)
+        if moved is not None:
+            feasible, point = moved, point.within(moved, even_field)
+            gaps = [point.gap]
+        elif good and (stop is None or stop.settled(point, feasible)):
             break
         if rounds == _MOST_ROUNDS or effort.spent:
             spent = effort.spent or f"stopped after {counted(effort.iterations, 'iteration')}"

@@ -5,7 +5,7 @@ Kish's ESS is 1 / p'p. Projection onto it and minimisation of a linear function 
 rounding, both by a search over one scalar: the answer is ``clip(s v - tau, 0, cap)`` for some s and tau.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,15 @@ class FeasibleSet:
     def bounded_ess(self) -> bool:
         """Whether there is a floor on the ESS at all."""
         return self.square < 1
+
+    @property
+    def floor(self) -> float:
+        """Least ESS / n."""
+        return 1 / (self.square * self.n)
+
+    def with_floor(self, floor: float) -> "FeasibleSet":
+        """The same set under another floor on ESS / n, from 1 / n to 1."""
+        return replace(self, square=min(1.0, 1 / (floor * self.n)))
 
     def contains(self, p: np.ndarray, slack: float = 1e-9) -> bool:
         """Whether p lies in the set, within a relative slack."""
@@ -150,13 +159,17 @@ class FeasibleSet:
         rest = self.square - self.cap * capped_mass - (1 - capped_mass) ** 2 / k
         return float(np.sqrt(rest / scatter)) if rest > 0 and scatter > 0 else None
 
-    def _into_ball(self, p: np.ndarray) -> np.ndarray:
-        """Pull a point that rounding left outside the ball towards the uniform one, which is its centre."""
-        square, floor = float(p @ p), 1 / self.n
+    def share_inside(self, p: np.ndarray) -> float:
+        """How much of the way from the ball's centre, the uniform point, to p (n,) is inside; 0 to 1."""
+        square, centre = float(p @ p), 1 / self.n
         if square <= self.square:
-            return p
-        share = np.sqrt(max(self.square - floor, 0.0) / (square - floor))
-        return floor + (p - floor) * share
+            return 1.0
+        return float(np.sqrt(max(self.square - centre, 0.0) / (square - centre)))
+
+    def _into_ball(self, p: np.ndarray) -> np.ndarray:
+        """Pull a point that rounding left outside the ball towards its centre."""
+        share = self.share_inside(p)
+        return p if share == 1 else 1 / self.n + (p - 1 / self.n) * share
 
 
 def _cheapest(g: np.ndarray, cap: float) -> np.ndarray:

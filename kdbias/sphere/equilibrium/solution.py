@@ -144,6 +144,11 @@ class Point:
         lowest, multiplier = feasible.lowest(field)
         return cls(p, field, energy, max(2 * (energy - lowest), 0.0), multiplier)
 
+    def within(self, feasible: FeasibleSet, even: np.ndarray) -> "Point":
+        """The point, drawn towards uniform masses, of field ``even`` (m,), as far as another floor needs."""
+        share, centre = feasible.share_inside(self.p), 1 / feasible.n
+        return Point.at(centre + share * (self.p - centre), even + share * (self.field - even), feasible)
+
 
 def wanted_gap(tolerance: float, start_energy: float, energy: float, offset: float = 0.0) -> float:
     """The gap at which a search may stop: a share of the gain, but no less than products resolve.
@@ -163,6 +168,7 @@ class Equilibrium:
         start_energy: the same of natural sampling, p = 1/n.
         gap: energy - (best energy over the feasible set) is at most this.
         lam: multiplier of the ESS floor (0 where the floor does not bind): p minimises p'(K + lam I)p.
+        floor: the least effective sample size, as a share of the distinct samples, that p was held to.
         ess: effective sample size as a share of the distinct samples, (1 / sum of squared masses) / distinct.
         distinct: samples after exact duplicates were collapsed.
         potentials: (n,) density K p that each sample sees under p.
@@ -177,6 +183,7 @@ class Equilibrium:
     start_energy: float
     gap: float
     lam: float
+    floor: float
     ess: float
     distinct: int
     potentials: np.ndarray
@@ -220,6 +227,7 @@ class Equilibrium:
             start_energy=start_energy,
             gap=gap,
             lam=point.multiplier if binding else 0.0,
+            floor=feasible.floor,
             ess=1 / square / len(p),
             distinct=len(p),
             potentials=point.field[groups.group],

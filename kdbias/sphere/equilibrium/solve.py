@@ -26,6 +26,7 @@ from kdbias.sphere.equilibrium.kernel_matrix import (
 from kdbias.sphere.equilibrium.refinement import STALLED, refine
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups
+from kdbias.sphere.equilibrium.stop import Stop
 
 
 def solve(
@@ -39,6 +40,7 @@ def solve(
     max_iterations: int = 2000,
     max_seconds: float | None = None,
     start: np.ndarray | None = None,
+    enough: float | None = None,
     memory: str | int = "4GiB",
     threads: int | None = None,
     progress: Callable[[int, float, float], None] | None = None,
@@ -56,6 +58,8 @@ def solve(
         tolerance: stop once gap <= tolerance * (natural energy - energy).
         max_iterations, max_seconds: where a bad case ends, with the gap it reached.
         start: (n,) warm start, a distribution; default natural.
+        enough: an energy to go down to and no further: the floor rises to where the least energy is just
+            that, and ``min_ess`` is its least; for where that of uniform masses is above.
         memory: what the kernel may take when ``kernel`` is rows. Where half of K does not fit, products
             compute it anew, and few of them are made (see `refinement`).
         progress: called with (iteration, energy, gap) each time the gap is known.
@@ -77,11 +81,13 @@ def solve(
     groups.require(kernel.n)
     feasible = FeasibleSet.of(kernel.n, min_ess, cap)
     begin = None if start is None else groups.collapse(start)
+    stop = None if enough is None else Stop(enough, feasible)
     tiled = kernel.inner if isinstance(kernel, Matching) else kernel
     if isinstance(kernel, TiledKernel | Matching) and isinstance(tiled, TiledKernel) and tiled.kept is None:
-        refined = refine(kernel, feasible, groups, effort, begin)
+        refined = refine(kernel, feasible, groups, effort, begin, stop)
         if refined.reason != STALLED:
             return refined
         begin = groups.collapse(refined.p)
+        feasible = feasible.with_floor(refined.floor)
         effort = replace(effort, iterations=0, products=0)
-    return descend(kernel, feasible, groups, effort, begin)
+    return descend(kernel, feasible, groups, effort, begin, stop)
