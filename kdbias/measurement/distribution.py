@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdbias.display.quantities import write
 from kdbias.measurement.density import Measured
 from kdbias.sphere.null import log_null
 from kdbias.sphere.vectors import second_moment
+from kdbias.tables.joins import encode_all
 from kdbias.tables.weight_manifest import never_drawn
 from kdbias.wording import counted
 
@@ -142,9 +142,8 @@ def group_rows(values: pa.Array, sampling: Sampling) -> list[dict[str, Any]]:
     reason, where the potential of one of them is below the smallest float. ``witness`` is the mean over the
     group's samples, None without a target.
     """
-    encoded = pc.dictionary_encode(values.cast(pa.large_string()), null_encoding="encode")
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    names = encoded.dictionary.to_pylist()
+    codes, texts = encode_all(values)
+    names = texts.to_pylist()
     count = np.bincount(codes, minlength=len(names))
     mass = np.bincount(codes, weights=sampling.p, minlength=len(names))
     density = np.bincount(codes, weights=sampling.log_density, minlength=len(names)) / count

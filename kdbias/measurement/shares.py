@@ -3,17 +3,14 @@
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, kernel_tile
 from kdbias.sphere.equilibrium.target import Target
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import as_strings
+from kdbias.tables.joins import encode_all
 from kdbias.targets.opening import OpenTarget
+from kdbias.targets.shares import comparable, share_rows
 
-MOST_VALUES = 256
-"""A column with more is a name of samples rather than of groups, and is left out."""
-_FAR = 3.0  # standard errors: a share that is further off is no accident
 _SAMPLES = 2000
 
 
@@ -28,7 +25,7 @@ def compare_columns(
 
     Columns of a reference are those that it shares with the data (label and groups, with a value in common);
     of a ``balanced`` target, its own and that of ``--with``. A value is ``short`` or
-    ``over-full`` where its share is more than three standard errors off. A column is blind where a value is,
+    ``over-full`` where chance does not explain its share (`share_rows`). A column is blind where a value is,
     and yet data re-weighted to the target's shares of it would move by less than the reference's noise:
     whoever matches in this embedding leaves such a column as it is.
 
@@ -38,16 +35,16 @@ def compare_columns(
     """
     columns, blind = {}, []
     for name in _names(table, opened):
-        values = as_strings(table.column(name))
-        encoded = pc.dictionary_encode(values, null_encoding="encode")
-        codes, texts = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
-        wanted = _wanted(opened, name, codes, texts)
-        if wanted is None:
+        codes, names = encode_all(table.column(name))
+        texts = names.to_pylist()
+        known = dict(zip(texts, (np.bincount(codes) / len(codes)).tolist(), strict=True))
+        wanted = opened.shares(name)
+        if opened.table is None:
+            wanted = dict(zip(texts, np.bincount(codes, weights=opened.masses).tolist(), strict=True))
+        if wanted is None or not comparable(known, wanted):
             continue
-        rows = _rows(codes, texts, wanted, target.size if opened.size else None)
-        columns[name] = rows
-        off = any(row["balance"] for row in rows)
-        if off and name != opened.column:
+        columns[name] = rows = share_rows(known, len(codes), wanted, target.size if opened.size else None)
+        if any(row["balance"] for row in rows) and name != opened.column:
             shares = np.array([wanted.get(text, 0.0) for text in texts])
             if moved(x, codes, shares, seed) < target.noise:
                 blind.append(name)
@@ -60,40 +57,6 @@ def _names(table: EmbeddingTable, opened: OpenTarget) -> list[str]:
     if opened.masses is None:
         return []
     return list(dict.fromkeys(filter(None, [opened.named.what, opened.column])))
-
-
-def _wanted(
-    opened: OpenTarget, name: str, codes: np.ndarray, texts: list[str | None]
-) -> dict[str | None, float] | None:
-    """The target's share of each value of a column; None where there is nothing to compare."""
-    if opened.table is None:
-        mass = np.bincount(codes, weights=opened.masses, minlength=len(texts))
-        wanted: dict[str | None, float] | None = dict(zip(texts, mass.tolist(), strict=True))
-    else:
-        wanted = opened.shares(name)
-    if wanted is None or len({*wanted, *texts}) > MOST_VALUES:
-        return None
-    return wanted if any(text is not None and text in wanted for text in texts) else None
-
-
-def _rows(
-    codes: np.ndarray, texts: list[str | None], wanted: dict[str | None, float], size: float | None
-) -> list[dict[str, Any]]:
-    """A row a value, by falling share of the data."""
-    n = len(codes)
-    count = np.bincount(codes, minlength=len(texts))
-    known = dict(zip(texts, count.tolist(), strict=True))
-    rows = []
-    for text in sorted({**known, **wanted}, key=lambda text: (-known.get(text, 0), text is None, text or "")):
-        share, other = known.get(text, 0) / n, wanted.get(text, 0.0)
-        limit = 1e-9
-        if size is not None:  # both are samples: the error of the difference of two shares
-            pooled = (share * n + other * size) / (n + size)
-            limit = _FAR * float(np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / size)))
-        off = share - other
-        balance = None if abs(off) <= limit else "short" if off < 0 else "over-full"
-        rows.append({"value": text, "share": share, "share_reference": other, "balance": balance})
-    return rows
 
 
 def moved(x: np.ndarray, codes: np.ndarray, shares: np.ndarray, seed: int = 0) -> float:

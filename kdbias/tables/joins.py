@@ -86,6 +86,12 @@ def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray,
     return codes, names
 
 
+def encode_all(values: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Integer codes of strings (n,), and the values as they first occur, null among them."""
+    found = pc.dictionary_encode(as_strings(values), null_encoding="encode")
+    return found.indices.to_numpy(zero_copy_only=False), found.dictionary
+
+
 def shown(values: pa.Array, rows: np.ndarray | None = None) -> str:
     """A few values for a message, those of the rows (m,) where they are given."""
     values = values if rows is None else values.take(pa.array(rows[: _SHOWN + 1]))

@@ -27,7 +27,7 @@ from kdbias.sphere.equilibrium.two_sample import TwoSampleTest, two_sample_test
 from kdbias.tables import fingerprints
 from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import align, as_strings, encode, shown
+from kdbias.tables.joins import align, as_strings, encode, encode_all, shown
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.targets.settings import Aiming, Named
@@ -135,9 +135,9 @@ class OpenTarget:
         values = as_strings(self.table.column(column))
         if values.null_count == len(values):
             return None
-        encoded = pc.dictionary_encode(values, null_encoding="encode")
-        mass = np.bincount(encoded.indices.to_numpy(zero_copy_only=False), weights=self.masses)
-        return dict(zip(encoded.dictionary.to_pylist(), (mass / mass.sum()).tolist(), strict=True))
+        codes, texts = encode_all(values)
+        mass = np.bincount(codes, weights=self.masses)
+        return dict(zip(texts.to_pylist(), (mass / mass.sum()).tolist(), strict=True))
 
     def _codes(self, groups: Groups | None) -> Codes | None:
         if self.codes is None or groups is None:

@@ -1,20 +1,16 @@
 """Columns in which data and reference differ, though weights by the teacher's space leave them so."""
 
 from collections.abc import Iterable, Mapping
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdbias.display.quantities import percent
-from kdbias.tables.joins import as_strings, shown
+from kdbias.tables.joins import encode_all, shown
+from kdbias.targets.shares import Shares, comparable, share_rows
 
-_LEVEL = 1e-3  # of a column, whatever its number of values: a difference beyond it is no accident
 _HARDLY = 0.2  # of the way to the reference's shares
-
-Shares = dict[str | None, float]
 
 
 def reference_shares(target: Mapping[str, Any] | None, column: str) -> Shares | None:
@@ -37,44 +33,34 @@ def blind_spots(
     for name, values in columns:
         wanted = reference_shares(target, name)
         if target is not None and wanted is not None:
-            found += _of_column(name, as_strings(values), weights, wanted, target)
+            found += _of_column(name, values, weights, wanted, target)
     return found
 
 
 def _of_column(
     name: str, values: pa.Array, weights: np.ndarray, wanted: Shares, target: Mapping[str, Any]
 ) -> list[str]:
-    encoded = pc.dictionary_encode(values, null_encoding="encode")
-    codes, texts = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
-    n, size = len(codes), target["effective_size"]
-    before = dict(zip(texts, np.bincount(codes) / n, strict=True))
-    after = dict(zip(texts, np.bincount(codes, weights=weights) / weights.sum(), strict=True))
-    if not any(text is not None and wanted.get(text) for text in texts):
-        return []  # names of samples or of persons, not of groups
-    every = list({**before, **wanted})
+    codes, texts = encode_all(values)
+    before, after = (_shares(codes, texts, w) for w in (np.ones(len(codes)), weights))
+    if not comparable(before, wanted):
+        return []
+    rows = share_rows(before, len(codes), wanted, target["effective_size"])
     lines = []
-    absent = [text for text in every if text not in before and text is not None and wanted[text] > 0]
+    absent = [v for row in rows if (v := row["value"]) is not None and v not in before and wanted[v] > 0]
     if absent:
         share = percent(sum(wanted[text] for text in absent))
         lines.append(
             f"{name} {shown(pa.array(absent))} ({share} of the reference) does not occur in the data: no "
             "weights can bring it in"
         )
-    limit = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(every))
-
-    def off(text: str | None) -> bool:
-        """Whether two samples of one law would hardly differ so."""
-        a, b = before.get(text, 0.0), wanted.get(text, 0.0)
-        pooled = (a * n + b * size) / (n + size)
-        return abs(a - b) > limit * np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / size))
-
-    beyond = [text for text in texts if off(text)]
+    beyond = [row for row in rows if row["balance"] and row["value"] in before]
     if not beyond or name == target["with"]:
         return lines
+    every = [row["value"] for row in rows]
     start, end = (sum(abs(s.get(v, 0.0) - wanted.get(v, 0.0)) for v in every) for s in (before, after))
     if target["bound"] != "natural" and end < (1 - _HARDLY) * start:
         return lines
-    worst = max(beyond, key=lambda text: abs(before[text] - wanted.get(text, 0.0)))
+    worst = max(beyond, key=lambda row: abs(row["share"] - row["share_reference"]))["value"]
     shares = [percent(s.get(worst, 0.0)) for s in (before, after, wanted)]
     why = "do not differ measurably" if target["bound"] == "natural" else "hardly differ by it"
     lines.append(
@@ -83,3 +69,8 @@ def _of_column(
         "with the embedding"
     )
     return lines
+
+
+def _shares(codes: np.ndarray, texts: pa.Array, weights: np.ndarray) -> Shares:
+    mass = np.bincount(codes, weights=weights) / weights.sum()
+    return dict(zip(texts.to_pylist(), mass.tolist(), strict=True))

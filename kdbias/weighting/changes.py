@@ -16,7 +16,7 @@ from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
 from kdbias.tables.csv_file import csv_columns, for_people
 from kdbias.tables.files import atomic_path, refuse_store
-from kdbias.tables.joins import align, as_strings
+from kdbias.tables.joins import align, as_strings, encode_all
 from kdbias.tables.parquet_file import floats, read_table
 from kdbias.tables.run_files import claim
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
@@ -153,9 +153,8 @@ def _by_value(
     stored: WeightManifest, column: str, log_density: np.ndarray, target: dict[str, Any] | None
 ) -> pa.Table:
     """Rows of `Changes.groups` for one column; a row of its own for nulls, if the column has others."""
-    encoded = pc.dictionary_encode(as_strings(stored.table.column(column)), null_encoding="encode")
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    names, w, n = encoded.dictionary, stored.weights, stored.n
+    codes, names = encode_all(stored.table.column(column))
+    w, n = stored.weights, stored.n
     if len(names) == 1 and not names[0].is_valid:
         return _GROUPS.empty_table()
     size = np.bincount(codes, minlength=len(names))

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 """Of the two-sample test: at a p-value above it the data do not differ measurably from a reference."""
-MOST_VALUES = 1000
-"""A column of a reference with more values is one of names; its shares are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +141,8 @@ class Matched(Aiming, Searching):
 
 def _shares(opened: OpenTarget) -> dict[str, list[list[Any]]]:
     """Column of a reference -> pairs of a value (None: none) and its share, by falling share."""
+    from kdbias.targets.shares import MOST_VALUES
+
     if opened.table is None:
         return {}
     found = {name: opened.shares(name) for name in (*opened.table.group_columns, "label")}
