@@ -73,6 +73,8 @@ class InverseDensity(AtBandwidth, Scheme):
             f"{self.name} of {samples.m:,} distinct samples at t={write('t', t)}, from the embeddings"
         )
         kernel = TiledKernel(vectors, t, kept=None, threads=samples.threads)
+        with progress.bar(samples.m * (samples.m + kernel.tile) / 2e6, "Mpairs", "all pairs") as bar:
+            kernel.scan(lambda _, tile: bar.update(tile.size / 1e6))
         return Weights(1 / (kernel.row_sums / samples.m), {"potential": "computed from the embeddings"})
 
 
