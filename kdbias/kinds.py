@@ -1,4 +1,4 @@
-"""The kind of value that a type hint asks for, and numbers and sizes of that kind."""
+"""The kind of value that a type hint asks for, numbers and sizes of that kind, and how values are written."""
 
 import math
 import numbers
@@ -46,3 +46,19 @@ def size_of(sides: Any, given: Any = None, wanted: str = "[height, width]") -> t
     if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
         raise ValueError(f"is {height}x{width}, both sides should be at least 1 and at most {LARGEST_SIDE:,}")
     return height, width
+
+
+def spelled(value: Any) -> str:
+    """A value as a reader sees it."""
+    if isinstance(value, tuple):
+        return ",".join(map(spelled, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    )
+
+
+def json_of(value: Any) -> Any:
+    """The value with tuples as lists."""
+    return [json_of(item) for item in value] if isinstance(value, tuple) else value

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from kdbias.errors import KdbiasError
-from kdbias.kinds import kind_of, number_of
+from kdbias.kinds import json_of, kind_of, number_of, spelled
 from kdbias.tables.documents import read_toml
 from kdbias.tables.files import atomic_path
 from kdbias.wording import nearest
@@ -165,12 +165,12 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """JSON values of the options that make a run what it is: neither paths nor operational ones."""
-        return {d.name: _json(getattr(self, d.name)) for d in _recorded(type(self))}
+        return {d.name: json_of(getattr(self, d.name)) for d in _recorded(type(self))}
 
     @classmethod
     def usual(cls) -> dict[str, Any]:
         """The declared defaults by name, as JSON values: what a record stands for that lacks an option."""
-        return {d.name: _json(d.default) for d in _recorded(cls) if not d.required}
+        return {d.name: json_of(d.default) for d in _recorded(cls) if not d.required}
 
     def defaults(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """What stands for each key of `config`, and of tables within it, where an earlier record lacks it.
@@ -196,7 +196,7 @@ class Settings:
         for declared in declared_in(type(self)):
             value = getattr(self, declared.name)
             if value is not None and value != ():
-                text = json.dumps(_json(value), ensure_ascii=False)
+                text = json.dumps(json_of(value), ensure_ascii=False)
                 lines.append(f"{declared.name} = {text}  # {declared.about.text}")
         with atomic_path(path) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -208,7 +208,7 @@ class Settings:
             if declared.name in idle and value != declared.default:
                 why = idle[declared.name]
                 raise KdbiasError(
-                    f"{self.name}: {declared.name} is {_json(value)!r}, but {why}: leave it out"
+                    f"{self.name}: {declared.name} is {json_of(value)!r}, but {why}: leave it out"
                 )
 
 
@@ -304,20 +304,18 @@ def _checked(owner: str, declared: Declared, value: Any) -> Any:
         return None
     try:
         if about.table is not None:
-            value = about.table(value, f"{owner}{'.' if ': ' in owner else ': '}{declared.name}")
-        elif about.parse is not None:
-            value = about.parse(value)
-        elif declared.many:
-            value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy, torch
-            given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-            value = tuple(_single(declared, item) for item in given)
-        else:
-            value = _single(declared, value)
+            return about.table(value, f"{owner}{'.' if ': ' in owner else ': '}{declared.name}")
+        if about.parse is not None:
+            return about.parse(value)
+        if not declared.many:
+            return _single(declared, value)
+        value = value.tolist() if hasattr(value, "tolist") else value  # of NumPy, torch
+        given = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        return tuple(_single(declared, item) for item in given)
     except KdbiasError:
         raise
     except ValueError as error:
         raise KdbiasError(f"{owner}: {declared.name} {error}") from None
-    return value
 
 
 def _single(declared: Declared, value: Any) -> Any:
@@ -350,19 +348,3 @@ def _require_within(about: Option, value: float) -> None:
     for limit, word, holds in limits:
         if limit is not None and not holds(limit):
             raise ValueError(f"is {value}, should be {word} {spelled(limit)}")
-
-
-def spelled(value: Any) -> str:
-    """A value as a reader sees it."""
-    if isinstance(value, tuple):
-        return ",".join(map(spelled, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return (
-        f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
-    )
-
-
-def _json(value: Any) -> Any:
-    """The value with tuples as lists."""
-    return [_json(item) for item in value] if isinstance(value, tuple) else value

@@ -8,7 +8,8 @@ import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.inspection.describe import inspect
-from kdbias.settings import declared_in, spelled
+from kdbias.kinds import spelled
+from kdbias.settings import declared_in
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.parquet_file import read_provenance, read_table, write_table
 from kdbias.tables.weight_manifest import read_manifest
