@@ -4,6 +4,7 @@ from scipy.optimize import minimize
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
+from kdbias.sphere.equilibrium.solution import least_possible
 from kdbias.sphere.equilibrium.solve import solve
 
 CONSTRAINTS = {
@@ -235,3 +236,21 @@ def test_bad_input_is_refused():
         solve(x, 1.0, cap=0.5)
     with pytest.raises(KdbiasError, match="kernel has 10 rows, the data 9 distinct"):
         solve(TiledKernel(x, 1.0), duplicates=np.r_[np.arange(9), 0])
+
+
+@pytest.mark.parametrize("t", [0.5, 3.0])
+def test_no_distribution_is_below_the_bound_of_any(t):
+    x = crowded(30)
+    kernel = gram(x, t)
+    best, largest = independent_optimum(kernel), kernel.sum(axis=1).max()
+    good = solve(x, t, tolerance=1e-6).p
+    rng, spoiled = np.random.default_rng(0), good.copy()
+    spoiled[np.argmax(good)] *= 0.5  # one sample sees too little
+    for p in (np.full(30, 1 / 30), good, spoiled / spoiled.sum(), *rng.dirichlet(np.ones(30), size=50)):
+        field = kernel @ p
+        bound = least_possible(field, p @ field, largest)
+        assert bound <= best * (1 + 1e-6)
+        assert bound >= 2 * field.min() - p @ field - 1e-12
+    field = kernel @ (spoiled / spoiled.sum())
+    energy = spoiled @ field / spoiled.sum()
+    assert energy - least_possible(field, energy, largest) < 1.5 * (energy - field.min())

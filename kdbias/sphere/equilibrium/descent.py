@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, offset_of
+from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, TiledKernel, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import NOISE, Effort, Equilibrium, Groups, Point, wanted_gap
 from kdbias.sphere.equilibrium.stop import Stop
@@ -47,17 +47,18 @@ class _Search:
         self.kernel, self.feasible, self.groups, self.effort = kernel, feasible, groups, effort
         self.stop = stop
         self.offset = offset_of(kernel)
+        self.largest = kernel.largest if isinstance(kernel, TiledKernel) else None
         self.exact = False  # float32 products until they no longer resolve the gap
         uniform = np.full(kernel.n, 1 / kernel.n)
         natural = groups.natural
         fields = self._apply(np.stack([uniform, natural], axis=1))
         self.even = fields[:, 0]
         self.start_energy = float(natural @ fields[:, 1])
-        self.best = Point.at(uniform, self.even, feasible)
+        self.best = self._point(uniform, self.even)
         if stop is not None:
             stop.begins(self.best.energy)
         if feasible.contains(natural) and self.start_energy < self.best.energy:
-            self.best = Point.at(natural, fields[:, 1], feasible)
+            self.best = self._point(natural, fields[:, 1])
         self.highest = self.best.energy  # no point above what the search began with is an answer
 
     def run(self, start: np.ndarray | None) -> str:
@@ -66,7 +67,7 @@ class _Search:
         if start is not None:
             p = self.feasible.project(start)
             field = self._apply(p)
-            begin = Point.at(p, field, self.feasible)
+            begin = self._point(p, field)
             if begin.energy <= self.highest:
                 self.best, self.highest = begin, begin.energy
         done = self._met()
@@ -118,10 +119,13 @@ class _Search:
         self.effort.products += 1
         return self.kernel.apply(p, self.exact)
 
+    def _point(self, p: np.ndarray, field: np.ndarray) -> Point:
+        return Point.at(p, field, self.feasible, self.largest)
+
     def _be_exact(self) -> None:
         """Take products in float64 from here on and judge the best point anew."""
         self.exact = True
-        self.best = Point.at(self.best.p, self._apply(self.best.p), self.feasible)
+        self.best = self._point(self.best.p, self._apply(self.best.p))
 
     def _step(
         self, y: np.ndarray, y_field: np.ndarray, curvature: float
@@ -138,7 +142,7 @@ class _Search:
 
     def _check(self, p: np.ndarray, field: np.ndarray) -> bool:
         """Keep p if it is the best point so far; whether that meets the tolerance."""
-        point = Point.at(p, field, self.feasible)
+        point = self._point(p, field)
         if self.exact:
             # Without float32's noise the best bound of any iterate holds for the point of least energy.
             bound = max(self.best.energy - self.best.gap, point.energy - point.gap)

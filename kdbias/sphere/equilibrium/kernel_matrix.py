@@ -159,6 +159,11 @@ class TiledKernel:
             assert self._row_sums is not None
         return self._row_sums
 
+    @property
+    def largest(self) -> float:
+        """A bound on K's eigenvalues: its largest row sum, as no entry is negative."""
+        return float(self.row_sums.max())
+
     def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
         """As of `KernelMatrix.apply`; ``exact`` sums in float64, over float32 tiles."""
         # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the

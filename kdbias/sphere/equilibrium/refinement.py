@@ -83,12 +83,13 @@ def refine(
         effort.products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
         return kernel.apply(p, exact=True)
 
+    largest = None if tiled is not kernel else tiled.largest
     start_energy, even = float(natural @ field_of(natural)), np.full(n, 1 / n)
     even_field = field_of(even)
     if stop is not None:
         stop.begins(float(even @ even_field))
     begin = even if start is None else feasible.project(start)
-    point = Point.at(begin, field_of(begin), feasible)
+    point = Point.at(begin, field_of(begin), feasible, largest)
     damping, reason, gaps = 0.0, "met the tolerance", [point.gap]
     for rounds in range(_MOST_ROUNDS + 1):
         effort.report(point)
@@ -118,7 +119,7 @@ def refine(
         effort.iterations += step.iterations
         move, bend = step.p - point.p, field_of(step.p) - point.field
         share = _best_share(float(move @ point.field), float(move @ bend))
-        point = Point.at(point.p + share * move, point.field + share * bend, feasible)
+        point = Point.at(point.p + share * move, point.field + share * bend, feasible, largest)
         # How far the exact kernel lets the stand-in's step go says how far to trust the next one.
         if share < _SHORT:
             damping = max(4 * damping, _FIRST_DAMPING)

@@ -138,11 +138,42 @@ class Point:
     multiplier: float
 
     @classmethod
-    def at(cls, p: np.ndarray, field: np.ndarray, feasible: FeasibleSet) -> "Point":
-        """The point p with the Frank-Wolfe gap that its field gives."""
+    def at(
+        cls, p: np.ndarray, field: np.ndarray, feasible: FeasibleSet, largest: float | None = None
+    ) -> "Point":
+        """The point p with the Frank-Wolfe gap that its field gives.
+
+        Args:
+            largest: a bound on the eigenvalues of a kernel with entries from 0 to 1 and a diagonal of ones;
+                where nothing but the simplex limits p, the gap of `least_possible` is the smaller one.
+        """
         energy = float(p @ field)
         lowest, multiplier = feasible.lowest(field)
-        return cls(p, field, energy, max(2 * (energy - lowest), 0.0), multiplier)
+        gap = 2 * (energy - lowest)
+        if largest is not None and feasible.cap == feasible.square == 1:
+            gap = min(gap, energy - least_possible(field, energy, largest))
+        return cls(p, field, energy, max(gap, 0.0), multiplier)
+
+
+def least_possible(field: np.ndarray, energy: float, largest: float) -> float:
+    """A lower bound on q'Kq over distributions q, from the field of one that is nearly the best.
+
+    For any v, q'Kq >= (min_i (Kv)_i)^2 / v'Kv where K is positive semi-definite. The gap of Frank & Wolfe
+    takes v = p, which a few samples that see too little spoil. Here v = p + s with s_i what sample i lacks to
+    a level L: its own entry of K, 1, lifts (Kv)_i to L at once, as no entry is negative, and v'Kv grows by
+    2 s'Kp + s'Ks at most. The best L among the values of the field needs no product.
+
+    Args:
+        field, energy: K p and p'Kp.
+        largest: as of `Point.at`.
+    """
+    level = np.append(np.sort(field[field < energy]), energy)
+    below = np.arange(len(level))
+    total, square = (np.append(0.0, np.cumsum(level[:-1] ** power)) for power in (1, 2))
+    lack = below * level - total  # sum of s, then s'Kp and s's
+    along, squares = level * total - square, np.maximum(below * level**2 - 2 * level * total + square, 0.0)
+    bend = np.minimum(lack**2, largest * squares)
+    return float((np.maximum(level, 0.0) ** 2 / (energy + 2 * along + bend)).max())
 
     def within(self, feasible: FeasibleSet, even: np.ndarray) -> "Point":
         """The point, drawn towards uniform masses, of field ``even`` (m,), as far as another floor needs."""
