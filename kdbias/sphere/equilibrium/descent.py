@@ -7,6 +7,7 @@ each iteration costs one product K p.
 from dataclasses import replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, TiledKernel, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
@@ -29,8 +30,10 @@ def descend(
     """Minimise p'Kp over ``feasible``, from ``start`` (m,) masses of groups or else the better of natural and
     uniform ones; ``effort`` says how far, and counts. With a ``stop`` the floor of ``feasible`` moves to it.
     """
-    search = _Search(kernel, feasible, groups, effort, stop)
-    return search.result(search.run(start))
+    # Products have threads of their own; between them BLAS threads would only wait, at full load.
+    with threadpool_limits(limits=1, user_api="blas"):
+        search = _Search(kernel, feasible, groups, effort, stop)
+        return search.result(search.run(start))
 
 
 class _Search:
