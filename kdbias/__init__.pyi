@@ -559,8 +559,8 @@ def uniformity(
         memory: most extra memory to take, 256MiB or more [4GiB].
         threads: CPU threads [all].
         group_by: report by this column, too; repeatable.
-        rectification: at which bandwidths to search the best re-weighting; auto: all up to 16,384 samples, else
-            the chosen one. none leaves the search out, which takes most of a small run's time [auto].
+        rectification: at which bandwidths to search the best re-weighting; auto: the chosen one, nothing more in
+            a folder that is finished. all and chosen may be asked for later [auto].
         keep_neighbors: write neighbors.parquet.
         seed: seed of the samples that are drawn [0].
 

@@ -1,73 +1,195 @@
 """The best that any re-weighting of the data reaches: what rectification is measured by."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from kdbias.progress import say
-from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Matching, kernel_matrix
+from kdbias import progress
+from kdbias.measurement.distribution import rectification
+from kdbias.measurement.passes import duration
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Matching, TiledKernel, kernel_matrix
 from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.target import Target
-from kdbias.sphere.tiles import TILE
+from kdbias.sphere.tiles import TILE, seconds_estimate
+from kdbias.targets.opening import OpenTarget
 
-_TOLERANCE = 5e-3  # of the gain: rectification needs a certificate of 1 %
+_TOLERANCE = 9e-3  # of the gain: rectification needs a certificate of less than 1 %
 _NUMBERS = ("energy", "natural_energy", "gap", "ess_share")
+NOT_SEARCHED = "not searched at this bandwidth; ask with --rectification all"
+NEAREST_NOT_SEARCHED = "not searched; ask with --rectification all"
+# With --rectification auto the re-weighting nearest to a target is searched up to this many samples.
+_NEAREST_UP_TO = 16_384
+_PRODUCTS = 40  # that a search takes
+_PRODUCT_SECONDS = 6e-10  # of a pair of samples, with the kernel in memory
 
 
-def least_energy(x: np.ndarray, t: float, first: np.ndarray, memory: int, threads: int) -> dict[str, Any]:
-    """The least energy at one bandwidth, with its certificate, as in ``best`` of ``uniformity.json``.
+def wants_nearest(rectification: str, n: int) -> bool:
+    """Whether the re-weighting nearest to a target is to be searched, too."""
+    return rectification == "all" or (rectification == "auto" and n <= _NEAREST_UP_TO)
+
+
+def announcement(rectification: str, n: int, d: int, threads: int) -> str:
+    """What the first line of a run says of the search."""
+    if rectification == "none":
+        return ""
+    seconds = seconds_estimate(n, d, threads) + _PRODUCTS * _PRODUCT_SECONDS * n * n / threads
+    where = f"{'each' if rectification == 'all' else 'the chosen'} bandwidth"
+    return f"; about {duration(seconds)} more for the best re-weighting at {where} (--rectification none: no)"
+
+
+def not_searched(natural: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``best`` of ``uniformity.json`` before a search.
 
     Args:
+        natural: the natural scheme's bandwidths.
+    """
+    return [
+        {
+            "t": entry["t"],
+            **dict.fromkeys((*_NUMBERS, "effective_distinct")),
+            "reason": entry["reason"] if entry["uniformity"] is None else NOT_SEARCHED,
+        }
+        for entry in natural
+    ]
+
+
+def sought(
+    best: Sequence[dict[str, Any]],
+    natural: Sequence[dict[str, Any]],
+    rectification: str,
+    chosen: float,
+    room: str | None = None,
+) -> list[float]:
+    """The bandwidths at which the best re-weighting is to be searched and not known.
+
+    Args:
+        best, natural: entries of all bandwidths, as of `not_searched`.
+        rectification: ``all`` bandwidths, ``none``, or else the ``chosen`` one.
+        room: what `no_room` says now; where that is known, a search has nothing to add.
+    """
+    return [
+        known["t"]
+        for known, entry in zip(best, natural, strict=True)
+        if (rectification == "all" or (rectification != "none" and known["t"] == chosen))
+        and known["energy"] is None
+        and (room is None or known["reason"] != room)
+        and entry["uniformity"] is not None
+    ]
+
+
+def search_best(
+    best: Sequence[dict[str, Any]],
+    bandwidths: Sequence[float],
+    x: np.ndarray,
+    first: np.ndarray,
+    memory: int,
+    threads: int,
+) -> list[dict[str, Any]]:
+    """``best`` with the least energies at these bandwidths and their certificates.
+
+    Each search starts from what the one before it found.
+
+    Args:
+        best: as known so far.
         x: (n, d) float32 unit rows.
         first: (n,) row of the first sample with the same vector.
         memory: bytes that the kernel may take.
     """
-    reason = _no_room(Groups.of(first, len(first)).distinct, memory)
+    groups = Groups.of(first, len(first))
+    reason = no_room(groups.distinct, memory)
     if reason is not None:
-        return no_energy(t, reason)
-    say(f"searching the best re-weighting at t={t:g} (for the rectification)")
-    found = solve(x, t, duplicates=first, tolerance=_TOLERANCE, memory=memory, threads=threads)
-    reason = None if found.proven else "the kernel is approximated, so there is no certificate"
-    return {"t": t, **_numbers(found), "effective_distinct": 1 / found.energy, "reason": reason}
+        return [entry | {"reason": reason} if entry["t"] in bandwidths else entry for entry in best]
+    rows = x if groups.distinct == len(x) else x[groups.first]
+    found: dict[float, dict[str, Any]] = {}
+    start = None
+    for t in sorted(bandwidths, reverse=True):
+        progress.say(f"searching the best re-weighting at t={t:g}")
+        with progress.bar(100, "%", f"best re-weighting at t={t:g}") as bar:
+            kernel = kernel_matrix(rows, t, memory, threads)
+            solution = solve(
+                kernel, duplicates=groups, tolerance=_TOLERANCE, start=start, progress=_Share(bar)
+            )
+        start = solution.p
+        reason = None if solution.proven else "the kernel is approximated, so there is no certificate"
+        found[t] = _known(solution) | {"effective_distinct": 1 / solution.energy, "reason": reason}
+    return [entry | found.get(entry["t"], {}) for entry in best]
 
 
-def no_energy(t: float, reason: str | None) -> dict[str, Any]:
-    """What `least_energy` gives where it was not searched, and why."""
-    return {"t": t, **dict.fromkeys(_NUMBERS), "effective_distinct": None, "reason": reason}
+class _Share:
+    """Moves a bar of 100 % by what a search has left: on a logarithmic scale its gap falls about evenly."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar, self._shown = bar, 0.0
+        self._natural: float | None = None
+        self._first: float | None = None
+
+    def __call__(self, iteration: int, energy: float, gap: float) -> None:
+        """As of `solve`'s ``progress``."""
+        if self._natural is None:
+            self._natural = energy
+        wanted = _TOLERANCE * (self._natural - energy)
+        if wanted <= 0 or gap <= 0:
+            return
+        left = math.log(max(gap / wanted, 1.0))
+        self._first = max(left, self._first or 1.0)
+        done = 100 * (1 - left / self._first)
+        self._bar.update(max(done - self._shown, 0.0))
+        self._shown = max(done, self._shown)
+
+
+def add_nearest(
+    document: dict[str, Any], x: np.ndarray, aim: OpenTarget, first: np.ndarray, memory: int, threads: int
+) -> None:
+    """Search the re-weighting nearest to the target of a finished measurement, and rectify its schemes."""
+    codes = None if aim.codes is None else aim.codes[0]
+    kernel = TiledKernel(x, LADDER, kept=None, threads=threads, codes=codes)
+    seen = aim.of(x, LADDER, lambda q: kernel.apply(q, exact=True), threads=threads)
+    target, schemes = document["target"], document["schemes"]
+    target["best"] = nearest(x, seen, aim, first, memory, threads)
+    before = target["best"]["natural_energy"] or schemes[0]["discrepancy"]["value"]
+    for scheme in schemes if target["differs"] else []:
+        found = scheme["discrepancy"]
+        found["rectification"], found["rectification_reason"] = rectification(
+            found["value"], before, target["best"], scheme is schemes[0], "from this target"
+        )
 
 
 def nearest(
-    x: np.ndarray, target: Target, codes: np.ndarray | None, first: np.ndarray, memory: int, threads: int
+    x: np.ndarray, target: Target, aim: OpenTarget, first: np.ndarray, memory: int, threads: int
 ) -> dict[str, Any]:
     """The least discrepancy from a target, with its certificate, as in ``best`` of its entry.
 
     Args:
-        x, first, memory: as of `least_energy`.
+        x, first, memory: as of `search_best`.
         target: as the samples see it.
-        codes: (n,) values of a column that is compared together with the vectors.
+        aim: the target that was opened; its column, if any, is compared together with the vectors.
     """
+    codes = None if aim.codes is None else aim.codes[0]
     groups = Groups.of(first if codes is None else _same_in_both(first, codes), len(first))
-    reason = _no_room(groups.distinct, memory)
+    reason = no_room(groups.distinct, memory)
     if reason is not None:
         return no_nearest(reason)
-    say("searching the re-weighting nearest to the target (for the rectification)")
     rows = groups.first
-    kernel = kernel_matrix(x[rows], LADDER, memory, threads, codes=None if codes is None else codes[rows])
-    matching = Matching(kernel, target.mean[rows], target.constant)
-    return _numbers(solve(matching, duplicates=groups, tolerance=_TOLERANCE)) | {"reason": None}
+    with progress.bar(100, "%", "re-weighting nearest to the target") as bar:
+        kernel = kernel_matrix(x[rows], LADDER, memory, threads, codes=None if codes is None else codes[rows])
+        matching = Matching(kernel, target.mean[rows], target.constant)
+        found = solve(matching, duplicates=groups, tolerance=_TOLERANCE, progress=_Share(bar))
+    return _known(found) | {"reason": None}
 
 
-def no_nearest(reason: str) -> dict[str, Any]:
+def no_nearest(reason: str = NEAREST_NOT_SEARCHED) -> dict[str, Any]:
     """What `nearest` gives where it was not searched, and why."""
     return {**dict.fromkeys(_NUMBERS), "reason": reason}
 
 
-def _numbers(found: Equilibrium) -> dict[str, Any]:
+def _known(found: Equilibrium) -> dict[str, Any]:
     return dict(zip(_NUMBERS, (found.energy, found.start_energy, found.gap, found.ess), strict=True))
 
 
-def _no_room(distinct: int, memory: int) -> str | None:
+def no_room(distinct: int, memory: int) -> str | None:
     """Why the kernel of so many distinct samples cannot be kept; None where it can."""
     needed = 2 * distinct * (distinct + TILE) // 2
     if needed <= memory:

@@ -1,6 +1,5 @@
 """One pass over a data set's pairs, exact or estimated, and what it is expected to cost."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +30,8 @@ LEAST_KNN_SPEARMAN = 0.95
 LARGEST_SCHEME_ERROR = 0.05  # root mean square
 # What `search` holds a row a scheme of.
 _OF_SCHEMES = ("rms_relative_error", "largest_relative_error", "far_model", "spearman")
-_LONG = 3600.0  # seconds; past it the estimate is pointed out
+_HALF_AT = 100_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
+_TIMES = 5  # as long as an estimate: then that is pointed out
 _QUERIES = 384
 SNAPSHOT = "pass.npz"
 _SNAPSHOTS_FROM = 50_000  # samples; smaller passes are over before a snapshot pays
@@ -117,7 +117,7 @@ class PassPlan:
     def announcement(self, n: int, d: int) -> str:
         """The first line of a run."""
         search, exact = self.settings.search, seconds_estimate(n, d, self.threads)
-        cells = exact * min(1.0, 2 * (16 * math.sqrt(n) + 4000) / n) + 1
+        cells = exact * min(1.0, (_HALF_AT / n) ** 0.4 / 2) + 1
         how = f"all pairs in tiles of {TILE}" if search == "exact" else f"{search}, cells of the sphere"
         line = (
             f"uniformity: device {self.device}, {self.settings.precision}, "
@@ -126,7 +126,7 @@ class PassPlan:
         if self.device != "cpu":
             return line
         line += f", about {duration(exact if search == 'exact' else cells)}"
-        if search == "exact" and exact > _LONG:
+        if search == "exact" and exact > _TIMES * cells:
             line += f" (--search ivf: about {duration(cells)}, with error bars)"
         return line
 

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
-from kdbias.measurement import files
-from kdbias.measurement.best import least_energy, nearest, no_energy, no_nearest
+from kdbias.measurement import best, files
 from kdbias.measurement.comparison import Comparison, Fields, another, product_fields, remembered
 from kdbias.measurement.density import (
     Bandwidths,
@@ -38,10 +37,8 @@ STAGE = Stage(
     "uniformity",
     files=("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet", "intervals.parquet"),
     passing=("pass.npz",),
+    later=("rectification",),
 )
-# With --rectification auto the best re-weighting is searched at every bandwidth up to this many samples, at
-# the chosen bandwidth alone beyond: the search costs some hundred products with an n x n matrix.
-ALL_BANDWIDTHS_UP_TO = 16_384
 
 
 class Session:
@@ -71,7 +68,8 @@ class Session:
     def measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Everything from the vectors, in one pass; returns ``uniformity.json`` and the state ``new``."""
         n, k = self.table.n, self.run.record["config"]["k"]
-        self._announce()
+        search = best.announcement(self.settings.rectification, n, self.table.d, self.plan.threads)
+        progress.say(self.plan.announcement(n, self.table.d) + search)
         x = self.table.vectors()
         codes = self.codes if (self.codes >= 0).any() else None
         bandwidths = choose_bandwidths(x, codes, self.settings.t, self.settings.seed)
@@ -95,8 +93,11 @@ class Session:
         estimator = self._estimate(measured, pairs.cosines, dimension)
         natural = samplings[0].bandwidths
         entries = [scheme_entry(s, x, self.codes, self.groups, measured) for s in samplings]
-        best = [self._best(x, first, entry, bandwidths.chosen) for entry in natural]
-        rectify(entries, natural, best)
+        least = best.not_searched(natural)
+        limits = self.settings.memory, self.plan.threads
+        sought = best.sought(least, natural, self.settings.rectification, bandwidths.chosen)
+        least = best.search_best(least, sought, x, first, *limits)
+        rectify(entries, natural, least)
         if self.settings.keep_neighbors:
             if pairs.ids is None or pairs.cosines is None:
                 raise KdbiasError("a single sample has no neighbours to keep; leave out --keep-neighbors")
@@ -113,7 +114,7 @@ class Session:
             "estimator": estimator,
             "intrinsic_dimension": dimension,
             "duplicates": measured.counts(),
-            "best": best,
+            "best": least,
             "target": target,
             "schemes": entries,
         }
@@ -136,7 +137,9 @@ class Session:
         new_groups = {name: values for name, values in self.groups.items() if name not in known}
         restated = self._wants_other(document["estimator"])
         retargeted = self._aims_anew(document["target"], bool(fresh))
-        if not (fresh or new_groups or restated or retargeted) and self.run.already_finished():
+        sought, nearest = self._sought(document), self._seeks_nearest(document["target"], retargeted)
+        asked = fresh or new_groups or restated or retargeted or sought or nearest
+        if not asked and self.run.already_finished():
             return document, "finished"
         measured = files.read_measured(out, document, self.ids)
         samplings = files.read_samplings(out, document)
@@ -146,6 +149,12 @@ class Session:
             )
         if fresh or retargeted:
             self._add(document, measured, samplings, fresh, retargeted)
+        limits = measured.first, self.settings.memory, self.plan.threads
+        if sought:
+            document["best"] = best.search_best(document["best"], sought, self.table.vectors(), *limits)
+            rectify(document["schemes"], document["schemes"][0]["bandwidths"], document["best"])
+        if nearest and self.aim is not None:
+            best.add_nearest(document, self.table.vectors(), self.aim, *limits)
         regroup(document["schemes"], samplings, self.groups if retargeted else new_groups)
         state = "restated" if restated else "extended"
         return self._write(document, measured, list(samplings.values()), state, restated or retargeted)
@@ -194,16 +203,6 @@ class Session:
         rectify(made, natural["bandwidths"], document["best"])
         entries = {entry["name"]: entry for entry in (*document["schemes"], *made)}
         document["schemes"] = list(entries.values())
-
-    def _announce(self) -> None:
-        line = self.plan.announcement(self.table.n, self.table.d)
-        if self._best_at != "none":
-            where = "every bandwidth" if self._best_at == "all" else "the chosen bandwidth"
-            line += (
-                f"; on top of that the search for the best re-weighting at {where}, which may take longer "
-                "(--rectification none leaves it out)"
-            )
-        progress.say(line)
 
     def _pass(
         self,
@@ -286,31 +285,31 @@ class Session:
         comparison.measure(samplings, values[: len(samplings)], errors)
         if known is None:
             columns = compare_columns(self.table, x, self.aim, comparison.target, self.settings.seed)
-            best = no_nearest("not searched; ask with --rectification all")
-            if self._best_at == "all":
-                codes = None if self.aim.codes is None else self.aim.codes[0]
-                best = nearest(x, comparison.target, codes, first, self.settings.memory, self.plan.threads)
-            known = comparison.entry(natural, columns, best)
+            closest = best.no_nearest()
+            if best.wants_nearest(self.settings.rectification, self.table.n):
+                limits = self.settings.memory, self.plan.threads
+                closest = best.nearest(x, comparison.target, self.aim, first, *limits)
+            known = comparison.entry(natural, columns, closest)
         comparison.judge(samplings, natural, known)
         return known
 
-    @property
-    def _best_at(self) -> str:
-        """Bandwidths at which the best re-weighting is searched: ``all``, ``chosen`` or ``none``."""
-        if self.settings.rectification == "auto":
-            return "all" if self.table.n <= ALL_BANDWIDTHS_UP_TO else "chosen"
-        return self.settings.rectification
+    def _seeks_nearest(self, target: dict[str, Any] | None, retargeted: bool) -> bool:
+        """Whether the re-weighting nearest to the folder's target is to be searched now."""
+        if target is None or retargeted or self.settings.rectification != "all":
+            return False
+        if target["best"]["reason"] != best.NEAREST_NOT_SEARCHED:
+            return False
+        self.aim = self.aim or remembered(self.run, target, self.table)
+        return True
 
-    def _best(
-        self, x: np.ndarray, first: np.ndarray, natural: dict[str, Any], chosen: float
-    ) -> dict[str, Any]:
-        """The least energy that any re-weighting reaches at this bandwidth, where it is to be searched."""
-        t = natural["t"]
-        if t not in {"all": [t], "chosen": [chosen], "none": []}[self._best_at]:
-            return no_energy(t, "not searched at this bandwidth; ask with --rectification all")
-        if natural["uniformity"] is None:
-            return no_energy(t, natural["reason"])
-        return least_energy(x, t, first, self.settings.memory, self.plan.threads)
+    def _sought(self, document: dict[str, Any]) -> list[float]:
+        """Bandwidths of a folder at which the best re-weighting is asked for and not known."""
+        asked, natural = self.settings.rectification, document["schemes"][0]["bandwidths"]
+        if asked == "auto":
+            return []
+        distinct = self.table.n - document["duplicates"]["exact_duplicates"]
+        room = best.no_room(distinct, self.settings.memory)
+        return best.sought(document["best"], natural, asked, document["t_chosen"], room)
 
     def _write(
         self,

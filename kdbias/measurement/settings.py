@@ -106,8 +106,8 @@ class UniformitySettings(Aiming):
     )
     rectification: str = option(
         "auto",
-        "at which bandwidths to search the best re-weighting; auto: all up to 16,384 samples, else the "
-        "chosen one. none leaves the search out, which takes most of a small run's time",
+        "at which bandwidths to search the best re-weighting; auto: the chosen one, nothing more in a folder "
+        "that is finished. all and chosen may be asked for later",
         choices=("auto", "all", "chosen", "none"),
     )
     keep_neighbors: bool = option(False, "write neighbors.parquet", operational=True)

@@ -164,6 +164,7 @@ def summary_table(document: dict[str, Any]) -> str:
         *filter(None, target_summary(document)),
         *([_search_line(document["search"])] if "probes" in document["search"] else []),
         Table.of(rows, _BANDWIDTH).text(),
+        *_best_lines(document),
         Table.of(of_schemes, _SCHEME).text(),
     ]
     parts += [_group_table(schemes, name) for name in schemes[0]["groups"]]
@@ -193,6 +194,16 @@ def _heading(document: dict[str, Any]) -> str:
         f"{search['kind']} search, k={search['k']}, recall {recall}; {copies}, "
         f"{duplicates['near_duplicates']:,} with a near one; log density at t={document['t_chosen']:g}"
     )
+
+
+def _best_lines(document: dict[str, Any]) -> list[str]:
+    """What the best re-weighting reaches, where it was searched."""
+    reached = [
+        f"{write('effective_distinct', 1 / best['energy'])} of {document['n']:,} (t={write('t', best['t'])})"
+        for best in document["best"]
+        if best["energy"] is not None
+    ]
+    return [f"at best D = {', '.join(reached)}"] if reached else []
 
 
 def _search_line(search: dict[str, Any]) -> str:

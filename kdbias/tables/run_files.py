@@ -30,12 +30,14 @@ class Stage:
         files: patterns of the names of its files and folders.
         folders: further folders, which it writes into by itself: none of them may be a link.
         passing: further files, needed to go on alone: a finished run may lack them.
+        later: options of which a finished run may be asked for more.
     """
 
     name: str
     files: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     passing: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
     @property
     def owns(self) -> tuple[str, ...]:

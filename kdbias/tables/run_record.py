@@ -137,7 +137,9 @@ def _kept(
         run_files.set_aside(folder, stage, found, reads)
         return None
     try:
-        refuse_changes(folder, found, asked, defaults)
+        # Of these options a folder holds what was asked for so far.
+        old = {**(found.get("config") or {}), **{key: asked["config"][key] for key in stage.later}}
+        refuse_changes(folder, found | {"config": old}, asked, defaults)
     except ConfigChangedError:
         if not barren(folder, stage, found):
             raise

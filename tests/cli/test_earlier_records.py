@@ -25,7 +25,7 @@ EARLIER = {
     "density": (
         "uniformity emb -o density --k 5 --t 2,5",
         {"k", "t"},
-        ("--rectification none", "rectification: 'auto' -> 'none'"),
+        ("--seed 3", "seed: 0 -> 3"),
     ),
     "w.parquet": (
         "weights density -o w.parquet",

@@ -21,6 +21,7 @@ from kdbias.measurement.distribution import hardness_mass, hardness_quarters, re
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import summary_table, uniformity
 from kdbias.sphere import all_pairs
+from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.null import log_null
 from kdbias.sphere.snapshots import Snapshots
 from kdbias.tables.density_table import read_density
@@ -82,6 +83,7 @@ def measured(table: EmbeddingTable, tmp_path_factory: pytest.TempPathFactory):
         t="4,2,50",
         group_by=["camera", "label"],
         keep_neighbors=True,
+        rectification="all",
     )
 
 
@@ -563,20 +565,117 @@ def test_orthonormal_basis_is_already_as_even_as_it_gets(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rectification", "more", "said"),
-    [("auto", N, "at every bandwidth"), ("auto", N - 1, "at the chosen bandwidth"), ("none", N, None)],
+    ("rectification", "said", "searched"),
+    [
+        ("auto", "at the chosen bandwidth", [4]),
+        ("all", "at each bandwidth", [2, 4]),
+        ("none", None, []),
+    ],
 )
 def test_the_search_for_the_best_is_announced_with_the_pass(
-    table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys, rectification: str, more: int, said: str | None
+    table, tmp_path, capsys, rectification: str, said: str | None, searched: list[float]
 ) -> None:
-    monkeypatch.setattr(session, "ALL_BANDWIDTHS_UP_TO", more)
     result = uniformity(table.path, tmp_path / "out", t="4,2", device="cpu", rectification=rectification)
     first = capsys.readouterr().err.splitlines()[0]
     assert "about 1 s" in first
-    assert ("--rectification none leaves it out" in first) == (said is not None)
+    assert ("--rectification none" in first) == (said is not None)
     assert said is None or said in first
-    searched = [best["t"] for best in result.document["best"] if best["energy"] is not None]
-    assert searched == {"at every bandwidth": [2, 4], "at the chosen bandwidth": [4], None: []}[said]
+    assert [best["t"] for best in result.document["best"] if best["energy"] is not None] == searched
+
+
+def test_the_best_may_be_searched_later_and_nothing_else_is_computed_anew(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = write_weights(tmp_path / "skewed.parquet", table, skewed())
+    options = {"t": "4,2,50", "k": 5, "weights": [weights]}
+    at_once = uniformity(table.path, tmp_path / "whole", rectification="all", **options).document
+    out = tmp_path / "out"
+    before = uniformity(table.path, out, rectification="none", **options).document
+    assert {best["reason"] for best in before["best"]} == {best_of.NOT_SEARCHED}
+    monkeypatch.setattr(passes, "all_pairs", lambda *a, **k: pytest.fail("measured again"))
+    assert uniformity(table.path, out, **options).state == "finished"  # auto asks a folder for nothing
+    states = []
+    for asked in ("chosen", "all", "chosen", "none", "all"):
+        result = uniformity(table.path, out, rectification=asked, **options)
+        known = [best["t"] for best in result.document["best"] if best["energy"] is not None]
+        states.append((result.state, known))
+    every = [2, 4, 50]
+    assert states == [("extended", [4]), ("extended", every), *[("finished", every)] * 3]
+    assert read_json(out / "uniformity.json") == result.document
+    for mine, theirs, old in zip(
+        result.document["schemes"], at_once["schemes"], before["schemes"], strict=True
+    ):
+        for entry, other, first in zip(*(s["bandwidths"] for s in (mine, theirs, old)), strict=True):
+            assert entry["rectification"] == pytest.approx(other["rectification"], abs=0.02)
+            assert entry["rectification_reason"] is None
+            assert entry | {"rectification": None, "rectification_reason": first["rectification_reason"]} == (
+                first
+            )
+    text = summary_table(result.document)
+    reached = [f"{1 / best['energy']:,.1f} of {N} (t={best['t']:g})" for best in result.document["best"]]
+    assert f"at best D = {', '.join(reached)}" in text
+    assert "at best" not in summary_table(before)
+
+
+def test_a_search_that_was_killed_leaves_what_was_and_is_made_again(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", {"t": "4,2", "k": 5}
+    before = uniformity(table.path, out, **options).document
+    seen = []
+
+    def killed(*arguments, **keywords):
+        seen.append(solve(*arguments, **keywords))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return seen[-1]
+
+    monkeypatch.setattr(best_of, "solve", killed)
+    with pytest.raises(KeyboardInterrupt):
+        uniformity(table.path, out, rectification="all", **options)
+    assert read_json(out / "uniformity.json") == before
+    result = uniformity(table.path, out, rectification="all", **options)
+    assert result.state == "extended"
+    assert result.document["best"][0]["energy"] == pytest.approx(seen[0].energy)
+    assert result.document["best"][1] == before["best"][1]
+
+
+def test_a_killed_measurement_goes_on_with_another_search(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    out, options = tmp_path / "out", {"t": "4,2", "k": 5}
+    with monkeypatch.context() as patch:
+        patch.setattr(best_of, "solve", killed)
+        with pytest.raises(KeyboardInterrupt):
+            uniformity(table.path, out, **options)
+    result = uniformity(table.path, out, rectification="none", **options)
+    assert (result.state, [best["energy"] for best in result.document["best"]]) == ("new", [None, None])
+
+
+def test_the_certificate_of_the_best_is_below_one_percent_of_the_gain(tmp_path) -> None:
+    x = reference.clustered_sphere(700, 24, 30, seed=2)
+    table = write_embedding_table(tmp_path / "emb", pa.array([str(i) for i in range(700)]), x)
+    document = uniformity(table.path, tmp_path / "out", t="1,2,4,8", rectification="all").document
+    for best in document["best"]:
+        exact = solve(table.vectors(), best["t"], tolerance=1e-5)
+        gain = best["natural_energy"] - best["energy"]
+        assert 0 <= best["gap"] < 0.01 * gain
+        assert exact.energy - exact.gap <= best["energy"] <= exact.energy + best["gap"] + 1e-9
+
+
+def test_progress_of_a_search_goes_from_nothing_to_all(table, tmp_path) -> None:
+    moved = []
+
+    class Bar:
+        def update(self, share: float) -> None:
+            moved.append(share)
+
+    solve(table.vectors(), 2.0, tolerance=9e-3, progress=best_of._Share(Bar()))
+    assert min(moved) >= 0
+    assert sum(moved) == pytest.approx(100)
 
 
 def test_rectification_needs_room_for_the_kernel(tmp_path) -> None:

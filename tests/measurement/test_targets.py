@@ -579,3 +579,32 @@ def test_too_few_data_to_tell_apart_and_data_without_any_spread(world, tmp_path)
         None,
         False,
     )
+
+
+@pytest.mark.parametrize("aimed", ["reference", "balanced:kind", "camera"])
+def test_the_nearest_re_weighting_may_be_searched_later(world, tmp_path, monkeypatch, aimed):
+    data, ref, manifest, _ = world
+    how = {
+        "towards": aimed if ":" in aimed else ref.path,
+        **({"with_column": aimed} if aimed == "camera" else {}),
+    }
+    options = {**OPTIONS, "weights": [manifest]}
+    at_once = uniformity(data.path, tmp_path / "whole", **{**options, **how, "rectification": "all"}).document
+    before = uniformity(data.path, tmp_path / "out", **options, **how).document
+    monkeypatch.setattr(passes, "all_pairs", lambda *a, **k: pytest.fail("measured again"))
+    options["rectification"] = "all"
+    result = uniformity(data.path, tmp_path / "out", **options)  # the folder knows its target
+    assert (result.state, uniformity(data.path, tmp_path / "out", **options).state) == (
+        "extended",
+        "finished",
+    )
+    found, expected = result.document["target"]["best"], at_once["target"]["best"]
+    assert found["gap"] < 0.01 * (found["natural_energy"] - found["energy"])
+    assert found["energy"] == pytest.approx(expected["energy"], abs=1.5 * expected["gap"] + 1e-9)
+    for mine, theirs, old in zip(*(d["schemes"] for d in (result.document, at_once, before)), strict=True):
+        ours, other = mine["discrepancy"], theirs["discrepancy"]
+        assert ours["rectification"] == pytest.approx(other["rectification"], abs=0.02)
+        assert (
+            ours | {name: old["discrepancy"][name] for name in ("rectification", "rectification_reason")}
+            == (old["discrepancy"])
+        )

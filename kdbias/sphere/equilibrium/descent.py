@@ -67,6 +67,7 @@ class _Search:
     def run(self, start: np.ndarray | None) -> str:
         """Iterate to the tolerance; returns how it ended."""
         p, field, effort = self.best.p, self.best.field, self.effort
+        effort.report(self.best)
         if start is not None:
             p = self.feasible.project(start)
             field = self._apply(p)
