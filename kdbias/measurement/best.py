@@ -1,6 +1,5 @@
 """The best that any re-weighting of the data reaches: what rectification is measured by."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from kdbias import progress
 from kdbias.measurement.distribution import rectification
 from kdbias.measurement.passes import duration
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Matching, TiledKernel, kernel_matrix
-from kdbias.sphere.equilibrium.solution import Equilibrium, Groups
+from kdbias.sphere.equilibrium.solution import Equilibrium, GapShare, Groups
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.target import Target
 from kdbias.sphere.tiles import TILE, seconds_estimate
@@ -110,34 +109,16 @@ def search_best(
         with progress.bar(100, "%", f"best re-weighting at t={t:g}") as bar:
             kernel = kernel_matrix(rows, t, memory, threads)
             solution = solve(
-                kernel, duplicates=groups, tolerance=_TOLERANCE, start=start, progress=_Share(bar)
+                kernel,
+                duplicates=groups,
+                tolerance=_TOLERANCE,
+                start=start,
+                progress=GapShare(bar, _TOLERANCE),
             )
         start = solution.p
         reason = None if solution.proven else "the kernel is approximated, so there is no certificate"
         found[t] = _known(solution) | {"effective_distinct": 1 / solution.energy, "reason": reason}
     return [entry | found.get(entry["t"], {}) for entry in best]
-
-
-class _Share:
-    """Moves a bar of 100 % by what a search has left: on a logarithmic scale its gap falls about evenly."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar, self._shown = bar, 0.0
-        self._natural: float | None = None
-        self._first: float | None = None
-
-    def __call__(self, iteration: int, energy: float, gap: float) -> None:
-        """As of `solve`'s ``progress``."""
-        if self._natural is None:
-            self._natural = energy
-        wanted = _TOLERANCE * (self._natural - energy)
-        if wanted <= 0 or gap <= 0:
-            return
-        left = math.log(max(gap / wanted, 1.0))
-        self._first = max(left, self._first or 1.0)
-        done = 100 * (1 - left / self._first)
-        self._bar.update(max(done - self._shown, 0.0))
-        self._shown = max(done, self._shown)
 
 
 def add_nearest(
@@ -176,7 +157,7 @@ def nearest(
     with progress.bar(100, "%", "re-weighting nearest to the target") as bar:
         kernel = kernel_matrix(x[rows], LADDER, memory, threads, codes=None if codes is None else codes[rows])
         matching = Matching(kernel, target.mean[rows], target.constant)
-        found = solve(matching, duplicates=groups, tolerance=_TOLERANCE, progress=_Share(bar))
+        found = solve(matching, duplicates=groups, tolerance=_TOLERANCE, progress=GapShare(bar, _TOLERANCE))
     return _known(found) | {"reason": None}
 
 

@@ -21,6 +21,7 @@ from kdbias.measurement.distribution import hardness_mass, hardness_quarters, re
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import summary_table, uniformity
 from kdbias.sphere import all_pairs
+from kdbias.sphere.equilibrium.solution import GapShare
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.null import log_null
 from kdbias.sphere.snapshots import Snapshots
@@ -673,7 +674,7 @@ def test_progress_of_a_search_goes_from_nothing_to_all(table, tmp_path) -> None:
         def update(self, share: float) -> None:
             moved.append(share)
 
-    solve(table.vectors(), 2.0, tolerance=9e-3, progress=best_of._Share(Bar()))
+    solve(table.vectors(), 2.0, tolerance=9e-3, progress=GapShare(Bar(), 9e-3))
     assert min(moved) >= 0
     assert sum(moved) == pytest.approx(100)
 

@@ -3,6 +3,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from kdbias import progress
+from kdbias.sphere.equilibrium import kernel_matrix as kernel_matrix_module
 from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel, from_half, kernel_matrix, to_half
 
 
@@ -60,3 +62,29 @@ def test_tiles_that_are_not_kept_are_not_listed_either():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("n", [29, 37, 45])  # of so many times 1 / n the rounded mean is another number
+def test_uniform_sampling_takes_no_product(n, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    kernel = TiledKernel(x, 2.0, kept=None, tile=16)
+    sums = kernel.row_sums
+    monkeypatch.setattr(kernel, "_over_blocks", lambda *a: pytest.fail("computed again"))
+    p = np.full(n, 1 / n)
+    assert kernel.apply(p) == pytest.approx(sums / n, rel=1e-15)
+    assert kernel.apply(np.stack([p, 2 * p], axis=1))[:, 1] == pytest.approx(2 * sums / n, rel=1e-15)
+
+
+def test_products_that_compute_all_pairs_anew_show_how_far_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(kernel_matrix_module, "_SHOWN_FROM", 30)
+    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", 0.0)
+    x = np.eye(40, dtype=np.float32)
+    kept, recomputed = (TiledKernel(x, 1.0, kept=how, tile=16) for how in (np.float32, None))
+    assert "kernel of all pairs: 6/6 tiles" in capsys.readouterr().err  # while they are made, to be kept
+    p = np.arange(40) / 780
+    kept.apply(p)
+    assert capsys.readouterr().err == ""
+    recomputed.row_sums  # noqa: B018
+    recomputed.apply(p)
+    assert capsys.readouterr().err.count("kernel of all pairs: 6/6 tiles") == 2

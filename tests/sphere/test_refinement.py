@@ -155,3 +155,13 @@ def test_steps_that_are_too_long_are_damped():
     kernel.stand_in = Matrix(np.zeros((60, 60)))  # every step goes all the way to a corner
     result = refined(kernel, FeasibleSet.of(60))
     assert result.gap < 0.5 * (result.start_energy - result.energy)
+
+
+def test_no_round_begins_that_cannot_be_judged_in_time():
+    kernel = recomputed(rows(120, 5), 3.0, 1 << 20)
+    kernel.row_sums  # noqa: B018
+    kernel.stand_in = Matrix(np.zeros((120, 120)))
+    kernel.seconds = 1e6
+    result = refine(kernel, FeasibleSet.of(120), Groups.of(None, 120), Effort(max_seconds=1e5))
+    assert (result.iterations, result.products, result.certified) == (0, 0, False)
+    assert "too few for another exact product" in result.reason

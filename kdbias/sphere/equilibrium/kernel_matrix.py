@@ -6,19 +6,25 @@ past that each product computes the tiles anew. Both are the same matrix: float3
 Recomputed products are dear, so that kernel comes with a cheap stand-in (see `refinement`).
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import Protocol
 
 import numpy as np
 
+from kdbias import progress
 from kdbias.device import parse_bytes
 from kdbias.sphere.kernels import chains_of_doublings
-from kdbias.sphere.tiles import TILE
+from kdbias.sphere.tiles import TILE, tile_count
 from kdbias.sphere.workers import Workspace, available_threads, each
 
 LADDER = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Bandwidths from the scale of classes to that of near neighbours: their mean kernel needs no choice."""
+
+_SHOWN_FROM = 16_384  # rows of which all pairs take seconds
 
 Bandwidth = float | tuple[float, ...]
 """One t, or several whose kernels are averaged."""
@@ -127,7 +133,12 @@ class TiledKernel:
         tile: rows of a tile.
         memory: bytes that the stand-in of a recomputed kernel may take.
         codes: (n,) int values of a column that is compared together with the vectors (`weaken_unlike`).
+
+    Attributes:
+        seconds: that the last pass over all tiles took.
     """
+
+    seconds = 0.0
 
     def __init__(
         self,
@@ -169,11 +180,11 @@ class TiledKernel:
         # K p = K (p - mean p) + mean p * K 1: with K 1 summed in float64, float32 products only carry the
         # deviation from uniform sampling, and their rounding shrinks with it.
         columns = p[:, None] if p.ndim == 1 else p
+        if not np.ptp(columns, axis=0).any():  # uniform: known from the first pass
+            return self.row_sums * p[0] if p.ndim == 1 else self.row_sums[:, None] * p[0]
         mean = columns.mean(axis=0)
         dtype = np.float64 if exact else np.float32
         rest = (columns - mean).astype(dtype)
-        if not rest.any():  # uniform: known from the first pass
-            return (self.row_sums[:, None] * mean)[:, 0] if p.ndim == 1 else self.row_sums[:, None] * mean
 
         def product(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
             i, j = (slice(start, start + self.tile) for start in block)
@@ -228,15 +239,26 @@ class TiledKernel:
     def _over_blocks(
         self, work: Callable[[tuple[int, int], np.ndarray, Workspace], None], columns: int
     ) -> np.ndarray:
-        """Run ``work(block, total, workspace)`` over all tiles; totals of workers add up in a fixed order."""
+        """Run ``work(block, total, workspace)`` over all tiles; totals of workers add up in a fixed order.
 
+        Where that takes long, it shows how far it is.
+        """
         totals = [np.zeros((self.n, columns)) for _ in range(self._threads)]
+        tiles = tile_count(self.n, self.tile)
+        shown = self.n >= _SHOWN_FROM and len(self._tiles) < tiles
+        began = time.perf_counter()
+        with progress.bar(tiles, "tiles", "kernel of all pairs") if shown else nullcontext() as bar:
+            lock = threading.Lock()
 
-        def share(rank: int, workspace: Workspace) -> None:
-            for block in islice(self._blocks(), rank, None, self._threads):
-                work(block, totals[rank], workspace)
+            def share(rank: int, workspace: Workspace) -> None:
+                for block in islice(self._blocks(), rank, None, self._threads):
+                    work(block, totals[rank], workspace)
+                    if bar is not None:
+                        with lock:
+                            bar.update()
 
-        each(range(self._threads), share, self._threads)
+            each(range(self._threads), share, self._threads)
+        self.seconds = time.perf_counter() - began
         return np.add.reduce(totals)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:

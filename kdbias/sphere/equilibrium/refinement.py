@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from kdbias import progress
 from kdbias.sphere.equilibrium.descent import descend
 from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, Matching, TiledKernel, offset_of
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
-from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups, Point, wanted_gap
+from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, GapShare, Groups, Point, wanted_gap
 from kdbias.sphere.equilibrium.stop import Stop
 from kdbias.sphere.vectors import second_moment
 from kdbias.wording import counted
@@ -28,12 +29,13 @@ _SHORT, _LONG = 0.5, 0.9  # shares of a step
 _PATIENCE = 3  # rounds in which the gap must halve
 STALLED = "the stand-in kernel leads no further"
 _SAMPLED_ROWS = 256
-_MOST_NEAR = 512  # near pairs a row, on average; beyond it the sparse part would be the dearer one
+_MOST_NEAR = 128  # near pairs a row, on average; beyond it the sparse part would be the dearer one
 _BYTES_A_PAIR = 24  # while the sparse matrix is put together
 _MOST_DIRECTIONS = 128
 _SMALLEST = 1e-30  # kernel values that no sum would notice
 _ROUNDING = 1e-6  # of a cosine, hence 2t times that of a kernel value
 _CHUNK = 1 << 15
+_FITTED = 1 << 20  # pairs that are fitted at a time
 
 
 class _Anchored:
@@ -100,22 +102,24 @@ def refine(
             gaps = [point.gap]
         elif good and (stop is None or stop.settled(point, feasible)):
             break
-        if rounds == _MOST_ROUNDS or effort.spent:
+        left = effort.seconds_left
+        late = left is not None and left < tiled.seconds  # for another exact product
+        if rounds == _MOST_ROUNDS or effort.spent or late:
             spent = effort.spent or f"stopped after {counted(effort.iterations, 'iteration')}"
+            if late and not effort.spent:
+                spent = f"stopped with {left:,.0f} s left, too few for another exact product"
             reason = f"{spent} and {counted(effort.products, 'exact product')}"
             break
-        inner = Effort(
-            _STEP_TOLERANCE * effort.tolerance,
-            effort.max_iterations - effort.iterations,
-            effort.seconds_left,
-        )
-        step = descend(
-            _Anchored(stand_in, point.p, point.field, damping),
-            feasible,
-            distinct,
-            inner,
-            start=point.p,
-        )
+        tolerance = _STEP_TOLERANCE * effort.tolerance
+        with progress.bar(100, "%", f"round {rounds + 1} with a stand-in") as bar:
+            inner = Effort(
+                tolerance,
+                effort.max_iterations - effort.iterations,
+                None if left is None else left - tiled.seconds,
+                GapShare(bar, tolerance),
+            )
+            anchored = _Anchored(stand_in, point.p, point.field, damping)
+            step = descend(anchored, feasible, distinct, inner, start=point.p)
         effort.iterations += step.iterations
         move, bend = step.p - point.p, field_of(step.p) - point.field
         share = _best_share(float(move @ point.field), float(move @ bend))
@@ -176,7 +180,9 @@ class NearKernel:
         quantile = float(np.quantile(values, max(0.0, 1 - per_row / self.n)))
         # Just past it, by more than rounding: there may be any number of pairs at the very same value.
         self.radius = max(quantile * (1 + _ROUNDING * (1 + 2 * finest)), _SMALLEST)
-        self._reduced = self._x @ _leading_directions(self._x)
+        self._reduced = self._x
+        if self._x.shape[1] > _MOST_DIRECTIONS:
+            self._reduced = self._x @ _leading_directions(self._x)
         self.quadratic = self._fit(values, rows)
         self._near, self._diagonal = self._collect(exact)
         self.description = (
@@ -210,12 +216,16 @@ class NearKernel:
     def _fit(self, values: np.ndarray, rows: np.ndarray) -> tuple[float, float, float]:
         """Least-squares quadratic (constant, linear, square) of the kernel on the sampled far pairs."""
         normal, right = np.zeros((3, 3)), np.zeros(3)
-        for row, kernel in zip(rows, values, strict=True):
-            far = kernel < self.radius
-            far[row] = False
-            features = self._features(self._x[far] @ self._x[row], self._reduced[far] @ self._reduced[row])
+        for some in np.array_split(np.arange(len(rows)), -(-len(rows) * self.n // _FITTED)):
+            far = values[some] < self.radius
+            far[np.arange(len(some)), rows[some]] = False
+            cosines = (self._x[rows[some]] @ self._x.T)[far]
+            reduced = cosines
+            if self._reduced is not self._x:
+                reduced = (self._reduced[rows[some]] @ self._reduced.T)[far]
+            features = self._features(cosines, reduced)
             normal += features @ features.T
-            right += features @ kernel[far]
+            right += features @ values[some][far]
         constant, linear, square = np.linalg.lstsq(normal, right, rcond=1e-10)[0]
         return float(constant), float(linear), float(square)
 
@@ -234,8 +244,9 @@ class NearKernel:
             mask = values >= self.radius
             if block[0] == block[1]:
                 mask = np.triu(mask, 1)
-            i, j = np.nonzero(mask)
-            found[block] = ((i + block[0]).astype(np.int32), (j + block[1]).astype(np.int32), values[i, j])
+            flat = np.flatnonzero(mask)
+            i, j = (part.astype(np.int32) for part in np.divmod(flat, values.shape[1]))
+            found[block] = (i + np.int32(block[0]), j + np.int32(block[1]), values.reshape(-1)[flat])
 
         exact.scan(near)
         ordered = [found[block] for block in sorted(found)]  # the same whatever thread came first
@@ -250,14 +261,13 @@ class NearKernel:
 
     def _far(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         cosines = np.einsum("ij,ij->i", self._x[i], self._x[j])
-        reduced = np.einsum("ij,ij->i", self._reduced[i], self._reduced[j])
+        reduced = cosines
+        if self._reduced is not self._x:
+            reduced = np.einsum("ij,ij->i", self._reduced[i], self._reduced[j])
         return np.asarray(self.quadratic) @ self._features(cosines, reduced)
 
 
 def _leading_directions(x: np.ndarray) -> np.ndarray:
-    """(d, r) float32 orthonormal directions that hold most of the second moment of x, r <= 128."""
-    d = x.shape[1]
-    if d <= _MOST_DIRECTIONS:
-        return np.eye(d, dtype=np.float32)
+    """(d, 128) float32 orthonormal directions that hold most of the second moment of x."""
     _, vectors = np.linalg.eigh(second_moment(x) / len(x))
     return np.ascontiguousarray(vectors[:, -_MOST_DIRECTIONS:], dtype=np.float32)

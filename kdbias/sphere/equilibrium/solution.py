@@ -1,8 +1,10 @@
 """What the equilibrium's solvers share: samples that count as one, and the answer with its certificate."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +59,33 @@ class Effort:
         """Tell `progress` how good a point is."""
         if self.progress:
             self.progress(self.iterations, point.energy, point.gap)
+
+
+class GapShare:
+    """Moves a bar of 100 % by what a search has left: on a logarithmic scale its gap falls about evenly.
+
+    Args:
+        bar: of `kdbias.progress`.
+        tolerance: of the gain, as of `Effort`.
+    """
+
+    def __init__(self, bar: Any, tolerance: float) -> None:
+        self._bar, self._tolerance = bar, tolerance
+        self._natural: float | None = None
+        self._longest, self._shown = 1.0, 0.0
+
+    def __call__(self, iteration: int, energy: float, gap: float) -> None:
+        """As of ``progress`` of `Effort`; the first call is about natural sampling or better."""
+        if self._natural is None:
+            self._natural = energy
+        wanted = self._tolerance * (self._natural - energy)
+        if wanted <= 0:
+            return
+        left = math.log(max(gap / wanted, 1.0))
+        self._longest = max(left, self._longest)
+        done = max(100 * (1 - left / self._longest), self._shown)
+        self._bar.update(done - self._shown)
+        self._shown = done
 
 
 @dataclass(frozen=True)
