@@ -183,6 +183,11 @@ class Point:
             gap = min(gap, energy - least_possible(field, energy, largest))
         return cls(p, field, energy, max(gap, 0.0), multiplier)
 
+    def within(self, feasible: FeasibleSet, even: np.ndarray) -> "Point":
+        """The point, drawn towards uniform masses, of field ``even`` (m,), as far as another floor needs."""
+        share, centre = feasible.share_inside(self.p), 1 / feasible.n
+        return Point.at(centre + share * (self.p - centre), even + share * (self.field - even), feasible)
+
 
 def least_possible(field: np.ndarray, energy: float, largest: float) -> float:
     """A lower bound on q'Kq over distributions q, from the field of one that is nearly the best.
@@ -203,11 +208,6 @@ def least_possible(field: np.ndarray, energy: float, largest: float) -> float:
     along, squares = level * total - square, np.maximum(below * level**2 - 2 * level * total + square, 0.0)
     bend = np.minimum(lack**2, largest * squares)
     return float((np.maximum(level, 0.0) ** 2 / (energy + 2 * along + bend)).max())
-
-    def within(self, feasible: FeasibleSet, even: np.ndarray) -> "Point":
-        """The point, drawn towards uniform masses, of field ``even`` (m,), as far as another floor needs."""
-        share, centre = feasible.share_inside(self.p), 1 / feasible.n
-        return Point.at(centre + share * (self.p - centre), even + share * (self.field - even), feasible)
 
 
 def wanted_gap(tolerance: float, start_energy: float, energy: float, offset: float = 0.0) -> float:
