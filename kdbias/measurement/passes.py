@@ -119,6 +119,10 @@ class PassPlan:
         search, exact = self.settings.search, seconds_estimate(n, d, self.threads)
         cells = exact * min(1.0, (_HALF_AT / n) ** 0.4 / 2) + 1
         how = f"all pairs in tiles of {TILE}" if search == "exact" else f"{search}, cells of the sphere"
+        if self.device != "cpu":
+            from kdbias.sphere import torch_pairs
+
+            how = torch_pairs.how(self.device, self.settings.precision)
         line = (
             f"uniformity: device {self.device}, {self.settings.precision}, "
             f"{counted(self.threads, 'thread')}, {how}; {counted(n, 'sample')} x {counted(d, 'dimension')}"

@@ -77,11 +77,12 @@ def all_pairs(
         weights: (m, n) sampling probabilities; by default one uniform row.
         k: neighbours a sample; 0 for none.
         near: cosine to count others at; None for no counts.
-        device: ``cpu`` (NumPy tiles) or a torch device such as ``cuda:0`` (torch tiles, see `torch_pairs`;
-            neighbours by FAISS where its CUDA build is installed).
+        device: ``cpu`` (NumPy tiles) or a torch device such as ``cuda:0``: fused kernels where Triton is (see
+            `triton_pairs`), else torch tiles, and neighbours by FAISS where its CUDA build is installed.
         precision: of the product behind the potentials: ``float32``; on a torch device also ``tf32`` (cosines
-            off by up to 1e-3) and ``bf16`` (by up to 8e-3): the relative error of a potential is up to 2t
-            times that, much less on average. Neighbours and counts are float32 always.
+            off by up to 1e-3) and ``bf16`` (by up to 8e-3), by torch tiles: the relative error of a potential
+            is up to 2t times that, much less on average. Neighbours and counts are float32 always. Only where
+            there is no Triton may they pay.
         memory: bytes on the device for the vectors that FAISS searches at once.
         tile, threads, progress: as in `tiles.traverse`.
         snapshot: file to save the state of a pass on the CPU in every five minutes, and to go on from; the
@@ -129,11 +130,16 @@ def _by_torch(
     tile: int | None,
     progress: Callable[[int], object] | None,
 ) -> AllPairs:
-    """`all_pairs` on a torch device, the neighbours by FAISS where it can."""
+    """`all_pairs` on a torch device, the neighbours by FAISS where that is the fastest."""
     from kdbias.sphere.faiss_search import LARGEST_GPU_K, flat_neighbors, gpu_count
-    from kdbias.sphere.torch_pairs import torch_pairs
+    from kdbias.sphere.torch_pairs import fused, torch_pairs
 
-    by_faiss = 0 < k < min(len(x), LARGEST_GPU_K) and device.startswith("cuda") and gpu_count() > 0
+    by_faiss = (
+        0 < k < min(len(x), LARGEST_GPU_K)
+        and device.startswith("cuda")
+        and not fused(device, precision)
+        and gpu_count() > 0
+    )
     in_tiles = 0 if by_faiss else k
     sums, best, counts = torch_pairs(x, bandwidths, p, in_tiles, near, device, precision, tile, progress)
     if by_faiss:

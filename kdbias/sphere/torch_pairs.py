@@ -1,4 +1,7 @@
-"""Potentials, counts and neighbours of all pairs on a torch device: CUDA, and for tests torch on the CPU."""
+"""Potentials, counts and neighbours of all pairs on a torch device: CUDA, and for tests torch on the CPU.
+
+Where the device runs the fused kernels of `triton_pairs` those do it; torch's own tiles do elsewhere.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +12,7 @@ import numpy as np
 
 from kdbias import progress as progress_lines
 from kdbias.errors import KdbiasError
+from kdbias.sphere import triton_pairs
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.reservoirs import EMPTY, require_k, unpack
@@ -52,13 +56,16 @@ def torch_pairs(
         require_k(len(x), k)
     weights = probabilities(len(x), weights)
     kernels = Kernels(bandwidths) if len(bandwidths) else None
-    side = tile or TILE
+    is_fused = fused(device, precision)
+    side = tile or (triton_pairs.TILE if is_fused else TILE)
     reached = progress
-    if progress is not None and k and (kernels is not None or near is not None):
+    if progress is not None and not is_fused and k and (kernels is not None or near is not None):
         reached = _halved(progress)
     while True:
         try:
             with torch.inference_mode(), _product_precision(torch, "float32"):
+                if is_fused:
+                    return triton_pairs.fused_pairs(x, kernels, weights, k, near, device, side, progress)
                 return _all(x, kernels, weights, k, near, device, precision, side, reached)
         except torch.cuda.OutOfMemoryError:
             if side <= SMALLEST_TILE:
@@ -72,6 +79,19 @@ def torch_pairs(
             torch.cuda.empty_cache()
         side //= 2
         progress_lines.say(f"{device} is out of memory: starting over with tile {side}")
+
+
+def fused(device: str, precision: str) -> bool:
+    """Whether the fused kernels do it: they have no other precision than float32's."""
+    return precision == "float32" and triton_pairs.available(device)
+
+
+def how(device: str, precision: str) -> str:
+    """What computes all pairs on a device, for people."""
+    if fused(device, precision):
+        return "all pairs by fused kernels"
+    why = "" if precision != "float32" else ", without Triton" if not triton_pairs.installed() else ""
+    return f"all pairs in torch tiles of {TILE}{why}"
 
 
 def _all(
@@ -243,10 +263,5 @@ def _nearest(cosines: "torch.Tensor", first: int, k: int) -> "torch.Tensor":
 
 
 def _keys(cosines: "torch.Tensor", ids: "torch.Tensor") -> "torch.Tensor":
-    """Keys of cosines (r, c) of samples with these positions, as `reservoirs.pack` makes them: int64."""
-    import torch
-
-    bits = cosines.contiguous().view(torch.int32)
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
-    keys += 0xFFFFFFFF - ids
-    return keys.masked_fill_(cosines < -2, EMPTY)
+    """Keys of cosines (r, c) of samples with these positions; `EMPTY` where a cosine says there is none."""
+    return triton_pairs.keys_of(cosines, ids).masked_fill_(cosines < -2, EMPTY)

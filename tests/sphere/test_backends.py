@@ -13,7 +13,7 @@ from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_t
 from kdbias.sphere.null import log_null
 from tests import reference
 
-BACKENDS = ["numpy", "torch-cpu", "torch-cuda"]
+BACKENDS = ["numpy", "torch-cpu", "triton-interpreter", "torch-cuda"]
 T = [0.5, 2.0, 4.0, 5.0, 10.0, 40.0, 100.0]
 
 Pairs = Callable[..., AllPairs]
@@ -29,7 +29,12 @@ def on_torch(device: str) -> Pairs:
 
 @pytest.fixture(params=BACKENDS)
 def pairs(request: pytest.FixtureRequest) -> Pairs:
-    """`all_pairs` on one back-end, with tiles small enough that there are many."""
+    """`all_pairs` on one back-end, with tiles small enough that there are many.
+
+    On CUDA that is the fused kernels, or torch tiles where Triton is absent.
+    """
+    if request.param == "triton-interpreter":
+        return request.getfixturevalue("interpreted")
     if request.param == "numpy":
         return lambda x, *a, **o: all_pairs(x, *a, **{"tile": 64, "threads": 2, **o})
     return on_torch({"torch-cpu": "cpu:0", "torch-cuda": "cuda:0"}[request.param])

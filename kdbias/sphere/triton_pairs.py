@@ -1,0 +1,383 @@
+"""Potentials, counts and neighbours of all pairs by fused kernels on CUDA; for tests in Triton's interpreter.
+
+One traversal of the upper triangle of tiles gives everything. A tile is one launch of `triton_kernel`, whose
+blocks leave their sums in buffers of partial sums; these are added up in float64, in an order that is always
+the same, so a run gives the same bits again. Memory: the float16 rows (twice where they are two terms),
+8 n (T m + k) bytes of results, and a tile's buffers, 16 T m + 2 k MiB.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdbias.sphere.half_terms import HalfTerms, step_of
+from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
+from kdbias.sphere.reservoirs import EMPTY, pack, unpack
+from kdbias.sphere.tiles import tile_order
+
+if TYPE_CHECKING:
+    import torch
+
+TILE = 16_384
+BLOCK, SPLIT_BLOCK = 128, 64
+"""Rows and columns of a program's block; with two terms a number, three products share the registers."""
+_LEAST_CAPABILITY = (8, 0)  # shared memory for three stages of a block's operands
+_SAMPLED = 4096  # columns from which a row's first bar is taken
+_SLACK = 1e-6  # what rounding may lift such a bar above the kernel's own cosines; more only costs time
+_ROOM = 8  # candidates a tile has room for, in multiples of k; random columns give four at first
+_AGAIN_BYTES = 256 << 20
+_AHEAD = 4  # tiles
+_NO_ID = 0xFFFFFFFF
+LOWEST = int(pack(np.array([-2.0], np.float32), np.array([_NO_ID]))[0])
+"""A key below those of all cosines."""
+
+
+def installed() -> bool:
+    """Whether Triton is there; it comes with PyTorch on Linux."""
+    return find_spec("triton") is not None
+
+
+def available(device: str) -> bool:
+    """Whether a device runs the fused kernels: CUDA, compute capability 8.0 or later, where Triton is."""
+    import torch
+
+    if not device.startswith("cuda") or torch.version.cuda is None or not installed():
+        return False
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
+
+
+class _Steps:
+    """Kernels in the order that costs the least, as the fused kernel takes them.
+
+    Attributes:
+        places: of each step, its bandwidth's index.
+        squared, wide: a bit a step, as in `triton_kernel.block_kernel`.
+        factors: (2, S) float64.
+    """
+
+    def __init__(self, kernels: Kernels | None) -> None:
+        steps = [step for chain in kernels.chains for step in chain] if kernels else []
+        self.places = [step.bandwidth for step in steps]
+        self.factors = np.zeros((2, len(steps)))
+        self.squared = self.wide = 0
+        for s, step in enumerate(steps):
+            assert kernels is not None
+            t = kernels.bandwidths[step.bandwidth]
+            wide = t > LARGEST_FLOAT32_BANDWIDTH
+            self.squared |= step.squares << s
+            self.wide |= wide << s
+            self.factors[0, s] = 2 * t if wide else 2 * t / math.log(2)
+            self.factors[1, s] = kernels.factors[step.bandwidth] / len(steps)
+
+
+@dataclass
+class Candidates:
+    """Room for a tile's candidates: keys (samples, capacity) int64, and how many there were (samples,)."""
+
+    keys: "torch.Tensor"
+    filled: "torch.Tensor"
+
+
+@dataclass
+class Parts:
+    """What a tile adds to its rows and to its columns: sums (S, M, samples) float64, counts (samples,) int64.
+
+    Where sums are not wanted S is 0, where counts are not they are 0.
+    """
+
+    row_sums: "torch.Tensor"
+    column_sums: "torch.Tensor"
+    row_counts: "torch.Tensor"
+    column_counts: "torch.Tensor"
+
+
+class FusedTiles:
+    """Tiles of the cosines of terms, and what is wanted of each.
+
+    Args:
+        terms: of n rows.
+        kernels: bandwidths; None for no sums.
+        weights: (M, n), float32 or float64 on the device: of the sums, which are taken in its dtype within a
+            block. float64 where a bandwidth is beyond float32.
+        near: cosine to count others at; None for no counts.
+        mean: sum up the mean of the kernels, instead of each.
+        codes: (n,) int64 on the device, with ``mean``: what samples of different codes have in common is
+            halved.
+    """
+
+    def __init__(
+        self,
+        terms: HalfTerms,
+        kernels: Kernels | None,
+        weights: "torch.Tensor",
+        near: float | None = None,
+        mean: bool = False,
+        codes: "torch.Tensor | None" = None,
+    ) -> None:
+        import torch
+
+        self.torch, self.terms, self.n, self.near, self.codes = torch, terms, len(terms), near, codes
+        self.device = terms.high.device
+        self.steps = _Steps(kernels)
+        self.factors = torch.from_numpy(self.steps.factors).to(self.device)
+        self.weights = weights.double() if self.steps.wide else weights
+        self.every = torch.arange(self.n, device=self.device)
+        self.empty = self.every[:0]
+        self.block = BLOCK if terms.low is None else SPLIT_BLOCK
+        count = len(self.steps.places)
+        self.options: dict[str, Any] = {
+            "B": self.block,
+            "STEP": step_of(terms.d),
+            "SPLIT": terms.low is not None,
+            "S": count,
+            "SQUARED": self.steps.squared,
+            "WIDE": self.steps.wide,
+            "MEAN": mean,
+            "CODES": codes is not None,
+            "COUNT": near is not None,
+            "num_warps": 8 if self.block == BLOCK else 4,
+            "num_stages": 3,
+        }
+        self.sums = (1 if mean else count) if kernels else 0
+
+    def tile(
+        self,
+        rows: "torch.Tensor",
+        columns: slice,
+        diagonal: bool,
+        candidates: tuple[Candidates, Candidates] | None = None,
+        bars: "torch.Tensor | None" = None,
+        again: bool = False,
+    ) -> Parts:
+        """One launch.
+
+        Args:
+            rows: (r,) int64 positions of samples.
+            columns: a run of samples.
+            diagonal: rows and columns are the same run; both orders of its pairs are in the parts' sum.
+            candidates: of the rows and of the columns; None for none.
+            bars: (n,) int64, keys that candidates exceed.
+            again: the tile was seen before: only the rows' candidates are wanted.
+        """
+        import torch
+
+        from kdbias.sphere.triton_kernel import block_kernel
+
+        block = self.block
+        width = columns.stop - columns.start
+        high, wide = -(-len(rows) // block), -(-width // block)
+        m = len(self.weights)
+        make = torch.zeros if diagonal else torch.empty  # blocks below the diagonal write nothing
+
+        def buffer(lines: int, across: int, along: int, dtype: Any) -> "torch.Tensor":
+            return make((lines, across, along * block), dtype=dtype, device=self.device)
+
+        options = self.options | ({"S": 0, "MEAN": False, "COUNT": False} if again else {})
+        kind, lines, counted = self.weights.dtype, 0 if again else self.sums * m, int(options["COUNT"])
+        row_sums, row_counts = buffer(lines, wide, high, kind), buffer(counted, wide, high, torch.int32)
+        column_sums, column_counts = buffer(lines, high, wide, kind), buffer(counted, high, wide, torch.int32)
+        row_found, column_found = candidates or (Candidates(self.empty, self.empty),) * 2
+        low = self.terms.high if self.terms.low is None else self.terms.low
+        on = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        with on:
+            block_kernel[(high, wide)](
+                *(self.terms.high, low, self.terms.scales, self.terms.high.shape[1]),
+                *(rows, len(rows), columns.start, width),
+                *(self.factors, self.weights, self.n, m, self.empty if self.codes is None else self.codes),
+                *(row_sums, column_sums),
+                *(-3.0 if self.near is None else float(np.float32(self.near)), row_counts, column_counts),
+                *(self.empty if bars is None else bars, row_found.keys, row_found.filled),
+                *(column_found.keys, column_found.filled, row_found.keys.shape[-1]),
+                DIAGONAL=diagonal,
+                MIRRORED=not again,
+                EMIT=candidates is not None,
+                **options,
+            )
+
+        def added(parts: "torch.Tensor", length: int) -> "torch.Tensor":
+            return parts.sum(dim=1, dtype=torch.float64)[:, :length].reshape(-1, m, length)
+
+        def counted_up(parts: "torch.Tensor", length: int) -> "torch.Tensor":
+            return parts.sum(dim=(0, 1))[:length]
+
+        return Parts(
+            added(row_sums, len(rows)),
+            added(column_sums, width),
+            counted_up(row_counts, len(rows)),
+            counted_up(column_counts, width),
+        )
+
+
+def fused_pairs(
+    x: np.ndarray,
+    kernels: Kernels | None,
+    weights: np.ndarray,
+    k: int,
+    near: float | None,
+    device: str,
+    tile: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[np.ndarray, tuple[np.ndarray | None, np.ndarray | None], np.ndarray | None]:
+    """What `torch_pairs.torch_pairs` returns, in one pass: sums without self, (ids, cosines), counts.
+
+    Cosines are those of float32 to its rounding (see `half_terms`), sums within a block of 128 float32 and
+    float64 beyond: relative error about 2t x 1e-7, as on the CPU.
+
+    Args:
+        x: (n, d) float32 unit rows.
+        weights: (m, n) float64 probabilities.
+        k: neighbours a sample, 0 for none; near: cosine to count others at.
+        tile: rows of a tile.
+    """
+    import torch
+
+    n, count, side = len(x), len(kernels.bandwidths) if kernels else 0, tile or TILE
+    terms = HalfTerms.of(x, device)
+    scaled = torch.from_numpy(weights * n).to(device)  # of order one
+    fused = FusedTiles(terms, kernels, scaled.float(), near)
+    fused.weights = scaled if fused.steps.wide else fused.weights
+    sums = torch.zeros(count, len(weights), n, dtype=torch.float64, device=device)
+    counts = torch.zeros(n, dtype=torch.int64, device=device)
+    nearest = _Nearest(fused, k, side) if k else None
+    reached = _Reached(fused.device, progress)
+    for i, j in tile_order(n, side) if k or count or near is not None else ():
+        rows, columns = (slice(b * side, min(n, (b + 1) * side)) for b in (i, j))
+        if nearest is not None:
+            parts = nearest.tile(rows, columns)
+        else:
+            parts = fused.tile(fused.every[rows], columns, i == j)
+        sums[..., rows] += parts.row_sums
+        sums[..., columns] += parts.column_sums
+        counts[rows] += parts.row_counts
+        counts[columns] += parts.column_counts
+        size = (rows.stop - rows.start) * (columns.stop - columns.start)
+        reached.after(size if i == j else 2 * size)
+    reached.finish()
+    without_self = np.empty((len(weights), count, n))
+    for step, place in enumerate(fused.steps.places):
+        assert kernels is not None
+        without_self[:, place] = (sums[step] * (kernels.factors[place] / n)).cpu().numpy()
+    best = (None, None) if nearest is None else nearest.best()
+    return without_self, best, None if near is None else counts.cpu().numpy()
+
+
+class _Reached:
+    """Tells of tiles when the device has done them; the host is a few launches ahead of it, no more."""
+
+    def __init__(self, device: "torch.device", progress: Callable[[int], object] | None) -> None:
+        self.device, self.progress = device, progress
+        self.ahead: deque[tuple[torch.cuda.Event | None, int]] = deque()
+
+    def after(self, pairs: int) -> None:
+        """All launches up to now have seen so many more pairs."""
+        if self.progress is None:
+            return
+        event = None
+        if self.device.type == "cuda":
+            import torch
+
+            with torch.cuda.device(self.device):
+                event = torch.cuda.Event()
+                event.record()
+        self.ahead.append((event, pairs))
+        self.finish(_AHEAD)
+
+    def finish(self, ahead: int = 0) -> None:
+        """Wait until at most ``ahead`` tiles are left."""
+        while len(self.ahead) > ahead and self.progress is not None:
+            event, pairs = self.ahead.popleft()
+            if event is not None:
+                event.synchronize()
+            self.progress(pairs)
+
+
+class _Nearest:
+    """The k nearest others of each sample, out of the candidates that tiles emit.
+
+    A sample's bar is a key that its k-th best is sure to reach: first a sampled cosine, then the k-th best so
+    far. What exceeds it is emitted into a bounded buffer; a sample whose buffer overflowed sees the tile
+    again, with room for all of it. The k largest keys do not depend on the order they came in.
+    """
+
+    def __init__(self, fused: FusedTiles, k: int, tile: int) -> None:
+        self.torch, self.fused, self.k, self.side, n = fused.torch, fused, k, tile, fused.n
+        self.kept = self.torch.full((n, k), EMPTY, dtype=self.torch.int64, device=fused.device)
+        self.bars = self.torch.cat([self._first_bars(slice(s, s + _SAMPLED)) for s in range(0, n, _SAMPLED)])
+        self.lines = min(tile, n)
+        self.room = [self._room(self.lines, min(self.lines, _ROOM * k)) for _ in range(2)]
+
+    def _room(self, samples: int, capacity: int) -> Candidates:
+        torch, device = self.torch, self.fused.device
+        keys = torch.empty((samples, capacity), dtype=torch.int64, device=device)
+        return Candidates(keys, torch.zeros(samples, dtype=torch.int32, device=device))
+
+    def _first_bars(self, run: slice) -> "torch.Tensor":
+        """Keys below those of the k-th best among a run of samples; itself a sample is one of k + 1."""
+        rows = self.fused.terms.rows(run)
+        if len(rows) <= self.k:
+            return self.torch.full((len(rows),), LOWEST, device=rows.device)
+        bounds = (rows @ rows.T).clamp_(-1, 1).topk(self.k + 1, dim=1).values[:, -1] - _SLACK
+        return keys_of(bounds, self.torch.full_like(bounds, _NO_ID, dtype=self.torch.int64))
+
+    def tile(self, rows: slice, columns: slice) -> Parts:
+        """One tile: takes its candidates in, and returns the rest of what it gives."""
+        diagonal = rows == columns
+        room = (self.room[0], self.room[0] if diagonal else self.room[1])
+        for buffer in room:
+            buffer.keys.fill_(EMPTY)
+            buffer.filled.zero_()
+        every = self.fused.every
+        parts = self.fused.tile(every[rows], columns, diagonal, room, self.bars)
+        self._take(room[0], every[rows], columns)
+        if not diagonal:
+            self._take(room[1], every[columns], rows)
+        return parts
+
+    def _take(self, room: Candidates, samples: "torch.Tensor", others: slice) -> None:
+        """Merge the candidates of samples, a run; those with more than there was room for see all again."""
+        filled = room.filled[: len(samples)]
+        over = filled > room.keys.shape[1]
+        room.keys[: len(samples)][over] = EMPTY  # which of them fitted in is a matter of chance
+        most = int(filled.max())
+        if most:
+            self._merge(samples, room.keys[: len(samples), :most])
+        if over.any():
+            self._again(samples[over], others)
+
+    def _merge(self, samples: "torch.Tensor", keys: "torch.Tensor") -> None:
+        best = self.torch.cat([self.kept[samples], keys], dim=1).topk(self.k, dim=1).values
+        self.kept[samples] = best
+        self.bars[samples] = self.torch.maximum(self.bars[samples], best[:, -1])
+
+    def _again(self, samples: "torch.Tensor", others: slice) -> None:
+        """All candidates of samples among a run of others."""
+        width = others.stop - others.start
+        for some in samples.split(max(1, _AGAIN_BYTES // (8 * width))):
+            room = self._room(len(some), width)
+            room.keys.fill_(EMPTY)
+            self.fused.tile(some, others, False, (room, room), self.bars, again=True)
+            self._merge(some, room.keys)
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n, k) int64 ids and (n, k) float32 cosines, nearest first."""
+        # A first bar may have been too high by more than its slack: whoever has too few starts over.
+        short = (self.kept[:, -1] == EMPTY).nonzero().flatten()
+        self.bars[short], self.kept[short] = LOWEST, EMPTY
+        for start in range(0, self.fused.n if len(short) else 0, self.side):
+            self._again(short, slice(start, min(self.fused.n, start + self.side)))
+        values, ids = unpack(self.kept.cpu().numpy())
+        return ids, values
+
+
+def keys_of(cosines: "torch.Tensor", ids: "torch.Tensor") -> "torch.Tensor":
+    """Keys of float32 cosines of samples ids, as `reservoirs.pack` makes them: int64, of their shape."""
+    import torch
+
+    bits = cosines.contiguous().view(torch.int32)
+    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32) + (_NO_ID - ids)
