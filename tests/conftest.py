@@ -21,3 +21,12 @@ def real_data() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("real data sets are absent: set KDBIAS_DATA to their folder")
     return Path(root)
+
+
+@pytest.fixture
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's device ``cpu:0`` runs the fused kernels of a GPU, in Triton's interpreter."""
+    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch on Linux")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("there is a GPU, where the kernels themselves run")
+    monkeypatch.setattr("kdbias.sphere.triton_pairs.available", lambda device: True)

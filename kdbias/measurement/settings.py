@@ -89,7 +89,11 @@ class UniformitySettings(Aiming):
         operational=True,
     )
     device: str = option("auto", "where to compute", metavar="auto|cpu|cuda[:N]", operational=True)
-    precision: str = option("float32", "of potentials on CUDA", choices=("float32", "tf32", "bf16"))
+    precision: str = option(
+        "float32",
+        "of potentials on CUDA; tf32 and bf16, less exact, pay only where there is no Triton",
+        choices=("float32", "tf32", "bf16"),
+    )
     memory: int = option(
         "4GiB",
         "most extra memory to take, 256MiB or more",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias import progress as progress_lines
 from kdbias.errors import KdbiasError
 from kdbias.sphere import triton_pairs
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 TILE = 4096
-SMALLEST_TILE = 256
 PRECISIONS = ("float32", "tf32", "bf16")
 COLUMNS = 16
 """Columns of a block, in multiples of its rows: the longer a row, the less its selection costs."""
@@ -61,24 +59,14 @@ def torch_pairs(
     reached = progress
     if progress is not None and not is_fused and k and (kernels is not None or near is not None):
         reached = _halved(progress)
-    while True:
-        try:
-            with torch.inference_mode(), _product_precision(torch, "float32"):
-                if is_fused:
-                    return triton_pairs.fused_pairs(x, kernels, weights, k, near, device, side, progress)
-                return _all(x, kernels, weights, k, near, device, precision, side, reached)
-        except torch.cuda.OutOfMemoryError:
-            if side <= SMALLEST_TILE:
-                raise KdbiasError(
-                    f"{device} has too little free memory for {len(x):,} x {x.shape[1]} vectors; use "
-                    "--device cpu"
-                ) from None
-        finally:
-            # Nothing refers to the attempt any more; its memory is for the next one, or for FAISS, which
-            # cannot take from torch's cache.
-            torch.cuda.empty_cache()
-        side //= 2
-        progress_lines.say(f"{device} is out of memory: starting over with tile {side}")
+
+    def attempt(side: int) -> tuple[np.ndarray, Best, np.ndarray | None]:
+        with torch.inference_mode(), _product_precision(torch, "float32"):
+            if is_fused:
+                return triton_pairs.fused_pairs(x, kernels, weights, k, near, device, side, progress)
+            return _all(x, kernels, weights, k, near, device, precision, side, reached)
+
+    return triton_pairs.or_smaller(attempt, side, device)[0]
 
 
 def fused(device: str, precision: str) -> bool:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from kdbias.errors import KdbiasError
+from kdbias.progress import say
 from kdbias.sphere.half_terms import HalfTerms, step_of
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
 from kdbias.sphere.reservoirs import EMPTY, pack, unpack
@@ -24,7 +26,9 @@ from kdbias.sphere.tiles import tile_order
 if TYPE_CHECKING:
     import torch
 
+Result = TypeVar("Result")
 TILE = 16_384
+SMALLEST_TILE = 256
 BLOCK, SPLIT_BLOCK = 128, 64
 """Rows and columns of a program's block; with two terms a number, three products share the registers."""
 _LEAST_CAPABILITY = (8, 0)  # shared memory for three stages of a block's operands
@@ -50,6 +54,30 @@ def available(device: str) -> bool:
     if not device.startswith("cuda") or torch.version.cuda is None or not installed():
         return False
     return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
+
+
+def or_smaller(attempt: Callable[[int], Result], tile: int, device: str) -> tuple[Result, int]:
+    """What ``attempt(tile)`` returns, and that tile: halved, and said so, where the device had no memory.
+
+    Raises:
+        KdbiasError: there is not even memory for the smallest tile.
+    """
+    import torch
+
+    while True:
+        try:
+            return attempt(tile), tile
+        except torch.cuda.OutOfMemoryError:
+            if tile <= SMALLEST_TILE:
+                raise KdbiasError(
+                    f"{device} has too little free memory for these vectors; use --device cpu"
+                ) from None
+        finally:
+            # Nothing refers to the attempt any more; its memory is for the next one, or for FAISS, which
+            # cannot take from torch's cache.
+            torch.cuda.empty_cache()
+        tile //= 2
+        say(f"{device} is out of memory: starting over with tile {tile}")
 
 
 class _Steps:

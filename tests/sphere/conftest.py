@@ -1,21 +1,11 @@
 """The fused kernels of a GPU, run by Triton's interpreter on the CPU."""
 
-import os
 from collections.abc import Callable
 
 import pytest
 
 from kdbias.sphere import triton_pairs
 from kdbias.sphere.all_pairs import AllPairs, all_pairs
-
-
-@pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's device ``cpu:0`` runs the fused kernels."""
-    pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch on Linux")
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("there is a GPU, where the kernels themselves run")
-    monkeypatch.setattr(triton_pairs, "available", lambda device: True)
 
 
 @pytest.fixture

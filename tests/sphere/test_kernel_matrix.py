@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from kdbias import progress
+from kdbias.errors import KdbiasError
+from kdbias.sphere import triton_pairs
 from kdbias.sphere.equilibrium import kernel_matrix as kernel_matrix_module
-from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel, from_half, kernel_matrix, to_half
+from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_device
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel, from_half, kernel_matrix, to_half
+from kdbias.sphere.equilibrium.solve import solve
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -88,3 +92,38 @@ def test_products_that_compute_all_pairs_anew_show_how_far_they_are(monkeypatch,
     recomputed.row_sums  # noqa: B018
     recomputed.apply(p)
     assert capsys.readouterr().err.count("kernel of all pairs: 6/6 tiles") == 2
+
+
+@pytest.mark.parametrize("t", [4.0, LADDER, (2.0, 40.0)])
+@pytest.mark.parametrize("coded", [False, True])
+def test_products_on_a_device_are_those_of_the_tiles(interpreter, monkeypatch, t, coded):
+    monkeypatch.setattr(triton_pairs, "BLOCK", 32)
+    monkeypatch.setattr(triton_pairs, "SPLIT_BLOCK", 32)
+    x, rng = rows(90, 6), np.random.default_rng(1)
+    codes = np.arange(90) % 3 if coded else None
+    tiled = TiledKernel(x, t, tile=32, codes=codes)
+    device = DeviceKernel(x, t, "cpu:0", codes=codes, tile=64)
+    p = rng.dirichlet(np.full(90, 0.2), size=3).T
+    assert device.row_sums == pytest.approx(tiled.row_sums, rel=2e-6)
+    assert device.apply(p) == pytest.approx(tiled.apply(p, exact=True), rel=4e-6)
+    assert device.apply(p[:, 0], exact=True) == pytest.approx(tiled.apply(p[:, 0], exact=True), rel=2e-6)
+    assert device.apply(np.full(90, 1 / 90)) == pytest.approx(device.row_sums / 90, rel=1e-13)
+
+
+def test_the_equilibrium_on_a_device_is_that_of_the_tiles(interpreter):
+    x = rows(100, 6)
+    tiled = solve(TiledKernel(x, 3.0), min_ess=0.5, tolerance=1e-4)
+    device = solve(DeviceKernel(x, 3.0, "cpu:0"), min_ess=0.5, tolerance=1e-4)
+    assert device.proven
+    assert device.energy == pytest.approx(tiled.energy, rel=2e-5)
+    assert device.gap <= 1e-4 * (device.start_energy - device.energy)
+
+
+def test_a_device_without_the_kernels_is_refused(monkeypatch):
+    monkeypatch.setattr("kdbias.sphere.equilibrium.device_kernel.resolve_device", lambda name: "cuda:0")
+    monkeypatch.setattr(triton_pairs, "available", lambda device: False)
+    with pytest.raises(KdbiasError, match=r"needs Triton.*--device cpu"):
+        product_device("cuda")
+    assert product_device("auto") == "cpu"
+    monkeypatch.setattr(triton_pairs, "available", lambda device: True)
+    assert product_device("auto") == "cuda:0"

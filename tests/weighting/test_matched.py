@@ -408,3 +408,25 @@ def test_the_frontier_holds_all_schemes_against_the_target(measure, deployed, tm
     )
     assert both.exit_code == 2
     assert "leave out --stop" in both.stderr
+
+
+def test_products_on_a_device_give_the_same_weights(
+    interpreter, monkeypatch, pool, deployed, tmp_path, capsys
+):
+    devices = {"cpu": "cpu", "cuda": "cpu:0"}  # the interpreter's
+    monkeypatch.setattr("kdbias.sphere.equilibrium.device_kernel.resolve_device", devices.__getitem__)
+    monkeypatch.setattr("kdbias.sphere.triton_pairs.BLOCK", 32)
+    monkeypatch.setattr("kdbias.sphere.triton_pairs.SPLIT_BLOCK", 32)
+    for name, options in (("even", {"t": 3}), ("near", {"towards": deployed.path, "with_column": "camera"})):
+        for device in devices:
+            out = tmp_path / f"{name}-{device}.parquet"
+            weights(pool.density, out, tolerance=1e-6, device=device, **options)
+        assert "recomputed on cpu:0" in capsys.readouterr().err
+        found, expected = (read(tmp_path / f"{name}-{device}.parquet") for device in ("cuda", "cpu"))
+        np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_a_device_that_is_not_there_is_refused(pool, tmp_path):
+    with pytest.raises(KdbiasError, match=r"torch sees 0|needs Triton|cuda:77"):
+        weights(pool.density, tmp_path / "w.parquet", device="cuda:77")
+    assert not (tmp_path / "w.parquet").exists()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix, TiledKernel
+    from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix
     from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
     from kdbias.sphere.equilibrium.solution import Groups
     from kdbias.weighting.samples import Samples
@@ -105,15 +105,24 @@ class Searching(Solving, AtBandwidth, Scheme):
         """What a reader of the certificate should know."""
         return {} if self.penalty == "square" else {"penalty": self.penalty}
 
-    def kernel(self, samples: Samples, codes: np.ndarray | None = None) -> TiledKernel:
-        """Products with the kernel matrix of the distinct samples, kept within ``memory``.
+    def kernel(self, samples: Samples, codes: np.ndarray | None = None) -> KernelMatrix:
+        """Products with the kernel matrix of the distinct samples, kept within ``memory`` on the CPU.
 
         Args:
             codes: (m,) values of a column that is compared together with the vectors.
+
+        Raises:
+            KdbiasError: a device that there is not, or that cannot take them.
         """
+        from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_device
         from kdbias.sphere.equilibrium.kernel_matrix import kernel_matrix
 
-        found = kernel_matrix(samples.vectors, self.bandwidth, self.memory, samples.threads, codes=codes)
+        x, t, device = samples.vectors, self.bandwidth, product_device(self.device)
+        found: KernelMatrix
+        if device == "cpu":
+            found = kernel_matrix(x, t, self.memory, samples.threads, codes=codes)
+        else:
+            found = DeviceKernel(x, t, device, codes)
         at = f"at t={write('t', self.t)}: {found.description}"
         progress.say(f"{self.name} of {counted(samples.m, 'distinct sample')} {at}")
         return found

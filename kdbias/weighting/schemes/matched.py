@@ -15,7 +15,7 @@ from kdbias.weighting.schemes.scheme import Weights
 if TYPE_CHECKING:
     import numpy as np
 
-    from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
+    from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix
     from kdbias.sphere.equilibrium.matching import Match
     from kdbias.sphere.equilibrium.solution import Groups
     from kdbias.sphere.equilibrium.target import Target
@@ -95,7 +95,7 @@ class Matched(Aiming, Searching):
         about = self._about(opened, target, found, test, values)
         return Weights(values, facts, found.solution, self.cap, discrepancy, about, opened.notes)
 
-    def seen(self, samples: Samples, plain: TiledKernel | None = None) -> tuple[TiledKernel, Target]:
+    def seen(self, samples: Samples, plain: KernelMatrix | None = None) -> tuple[KernelMatrix, Target]:
         """The kernel of the distinct samples, with the column's where there is one, and the target.
 
         Args:
