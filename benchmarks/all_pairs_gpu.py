@@ -1,44 +1,68 @@
-"""How fast a CUDA device sees all pairs: kdbias, FAISS and torch in one table.
+"""How fast a CUDA device sees all pairs: kdbias, FAISS, torch and KeOps in one table.
 
-    python benchmarks/all_pairs_gpu.py --n 100000 --d 512 --rounds 3
+    python benchmarks/all_pairs_gpu.py --n 100000 --n 400000 --d 512 --shapes --large 5180000
 
-1.00 is a full n x n float32 product at the device's own rate, measured around every run. Every round runs
-every contestant once, in turn, in one process; seconds are wall-clock from vectors in the host's memory to
-results in the host's memory, the medians of rounds after one warm-up on 8,192 samples. Errors are against
-float64 on 100 samples: relative for potentials, absolute for cosines.
+Under ten minutes on an H200. 1.00 is a full n x n float32 product at the device's own rate, measured around
+every run; TFLOP/s count n^2 d operations, those of half of the pairs. Every round runs every contestant once,
+in turn, in one process; seconds are wall-clock from vectors in the host's memory to results in the host's
+memory, the medians of rounds after one warm-up on 8,192 samples (which compiles). From 200,000 samples on
+there is one round. Errors are against float64 on 100 samples: relative for potentials, absolute for cosines.
+Rows are those of a float16 table, unless a contestant says float32.
 """
 
 import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from all_pairs import worst_error
 from contestants import BANDWIDTHS, K, clustered
 
+from kdbias.sphere import triton_pairs
+
 ROWS = 8192
+FLOAT32 = ", float32 rows"
+ONE, FOUR = BANDWIDTHS[:1], BANDWIDTHS
+SHAPES = ((128, 8, 2), (128, 8, 3), (128, 8, 4), (128, 4, 3), (64, 4, 3), (64, 4, 5))
 
 Contestant = Callable[[np.ndarray], dict]
 
 
-def kdbias_pass(bandwidths: tuple[float, ...], k: int, precision: str, faiss: bool) -> Contestant:
-    """`all_pairs` as a user gets it, with neighbours by FAISS or, without its CUDA build, in the tiles."""
+@contextmanager
+def torch_tiles() -> Iterator[None]:
+    """As if there were no Triton."""
+    before, triton_pairs.available = triton_pairs.available, lambda device: False
+    try:
+        yield
+    finally:
+        triton_pairs.available = before
+
+
+def kdbias_pass(
+    bandwidths: tuple[float, ...], k: int, near: float | None = None, precision: str = "float32"
+) -> Contestant:
+    """A pass as a user gets it, but never by FAISS."""
 
     def run(x: np.ndarray) -> dict:
-        from kdbias.sphere.faiss_search import flat_neighbors
         from kdbias.sphere.torch_pairs import torch_pairs
 
         p = np.full((1, len(x)), 1 / len(x))
-        sums, (_, cosines), _ = torch_pairs(
-            x, bandwidths, p, 0 if faiss else k, None, "cuda:0", precision=precision
-        )
-        if k and faiss:
-            _, cosines = flat_neighbors(x, k, gpu=0)
+        sums, (_, cosines), _ = torch_pairs(x, bandwidths, p, k, near, "cuda:0", precision=precision)
         result = {"potentials": sums[0] + 1 / len(x)} if bandwidths else {}
         return result | ({"cosines": cosines} if k else {})
+
+    return run
+
+
+def by_torch_tiles(contestant: Contestant) -> Contestant:
+    def run(x: np.ndarray) -> dict:
+        with torch_tiles():
+            return contestant(x)
 
     return run
 
@@ -60,11 +84,12 @@ def torch_potentials(bandwidths: tuple[float, ...]) -> Contestant:
 
     def run(x: np.ndarray) -> dict:
         y = torch.from_numpy(x).cuda()
+        rows = max(1, ROWS * 100_000 // max(len(y), 100_000))
         sums = torch.zeros(len(bandwidths), len(y), device="cuda")
-        for start in range(0, len(y), ROWS):
-            squared = 2 - 2 * (y[start : start + ROWS] @ y.T)
+        for start in range(0, len(y), rows):
+            squared = 2 - 2 * (y[start : start + rows] @ y.T)
             for i, t in enumerate(bandwidths):
-                sums[i, start : start + ROWS] = torch.exp(-t * squared).mean(dim=1)
+                sums[i, start : start + rows] = torch.exp(-t * squared).mean(dim=1)
         return {"potentials": sums.cpu().numpy()}
 
     return run
@@ -72,35 +97,54 @@ def torch_potentials(bandwidths: tuple[float, ...]) -> Contestant:
 
 def torch_topk(x: np.ndarray) -> dict:
     y = torch.from_numpy(x).cuda()
-    found = []
-    for start in range(0, len(y), ROWS):
-        cosines = y[start : start + ROWS] @ y.T
+    found, rows = [], max(1, ROWS * 100_000 // max(len(y), 100_000))
+    for start in range(0, len(y), rows):
+        cosines = y[start : start + rows] @ y.T
         cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -2
         found.append(cosines.topk(K, dim=1).values)
     return {"cosines": torch.cat(found).cpu().numpy()}
 
 
+def keops(x: np.ndarray) -> dict:
+    from pykeops.torch import LazyTensor
+
+    y = torch.from_numpy(x).cuda()
+    kernel = (-ONE[0] * ((LazyTensor(y[:, None, :]) - LazyTensor(y[None, :, :])) ** 2).sum(-1)).exp()
+    return {"potentials": kernel.sum(dim=1).reshape(1, -1).cpu().numpy() / len(x)}
+
+
 def contestants() -> dict[str, Contestant]:
-    one, four = BANDWIDTHS[:1], BANDWIDTHS
     every: dict[str, Contestant] = {
-        "kdbias: potentials, 1 bandwidth": kdbias_pass(one, 0, "float32", False),
-        "kdbias: potentials, 4 bandwidths": kdbias_pass(four, 0, "float32", False),
-        "kdbias: 4 bandwidths, tf32": kdbias_pass(four, 0, "tf32", False),
-        "kdbias: 4 bandwidths, bf16": kdbias_pass(four, 0, "bf16", False),
-        "kdbias: neighbours in tiles": kdbias_pass((), K, "float32", False),
-        "kdbias: both in tiles": kdbias_pass(four, K, "float32", False),
-        "torch row blocks, 1 bandwidth": torch_potentials(one),
-        "torch row blocks, 4 bandwidths": torch_potentials(four),
+        "torch row blocks, 1 bandwidth": torch_potentials(ONE),
+        "torch row blocks, 4 bandwidths": torch_potentials(FOUR),
         "torch row blocks, topk": torch_topk,
+        "torch tiles: 4 bandwidths": by_torch_tiles(kdbias_pass(FOUR, 0)),
+        "torch tiles: 4 bandwidths, tf32": kdbias_pass(FOUR, 0, precision="tf32"),
+        "torch tiles: both": by_torch_tiles(kdbias_pass(FOUR, K)),
     }
+    if triton_pairs.available("cuda:0"):
+        every |= {
+            "fused: potentials, 1 bandwidth": kdbias_pass(ONE, 0),
+            "fused: potentials, 4 bandwidths": kdbias_pass(FOUR, 0),
+            f"fused: 4 bandwidths{FLOAT32}": kdbias_pass(FOUR, 0),
+            f"fused: both{FLOAT32}": kdbias_pass(FOUR, K),
+            "fused: neighbours": kdbias_pass((), K),
+            "fused: both": kdbias_pass(FOUR, K),
+            "fused: both and near duplicates": kdbias_pass(FOUR, K, 0.999),
+        }
     try:
         import faiss
 
         if faiss.get_num_gpus():
-            every["kdbias: both, neighbours by FAISS"] = kdbias_pass(four, K, "float32", True)
             every["faiss GpuIndexFlatIP"] = faiss_flat
     except (ImportError, AttributeError):
-        pass
+        print("FAISS's CUDA build is not installed")
+    try:
+        import pykeops.torch  # noqa: F401
+
+        every["KeOps, 1 bandwidth"] = keops
+    except ImportError:
+        print("KeOps is not installed (pip install pykeops)")
     return every
 
 
@@ -119,50 +163,156 @@ def product_seconds(n: int, d: int, dtype: torch.dtype = torch.float32) -> float
     return best * (n / side) ** 2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--n", type=int, default=100_000)
-    parser.add_argument("--d", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", action="append", metavar="TEXT", help="contestants whose name has TEXT")
-    options = parser.parse_args()
-    every = {n: c for n, c in contestants().items() if not options.only or any(t in n for t in options.only)}
-    x, small = clustered(options.n, options.d), clustered(8192, options.d)
+def stored_as_half(x: np.ndarray) -> np.ndarray:
+    """Rows as an embedding table with float16 storage gives them."""
+    x = x.astype(np.float16).astype(np.float32)
+    x /= np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
+    return x
+
+
+def race(n: int, d: int, rounds: int, only: list[str] | None) -> None:
+    """The table of one size."""
+    every = {
+        name: run for name, run in contestants().items() if not only or any(part in name for part in only)
+    }
+    full, small = clustered(n, d), clustered(ROWS, d)
+    x, small_x = stored_as_half(full), stored_as_half(small)
     seconds: dict[str, list[float]] = {name: [] for name in every}
     ratios: dict[str, list[float]] = {name: [] for name in every}
     errors, peaks = {}, {}
-    for contestant in every.values():
-        contestant(small)
-    for attempt in range(options.rounds):
+    for name, contestant in list(every.items()):
+        try:
+            contestant(small if name.endswith(FLOAT32) else small_x)
+        except Exception as error:  # one that does not run here leaves the others their turn
+            print(f"{name}: {type(error).__name__}: {str(error)[:200]}")
+            del every[name]
+    for attempt in range(rounds if n < 200_000 else 1):
         for name, contestant in every.items():
-            limit = product_seconds(*x.shape)
+            limit, given = product_seconds(n, d), full if name.endswith(FLOAT32) else x
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
             begun = time.perf_counter()
-            result = contestant(x)
+            result = contestant(given)
             seconds[name].append(time.perf_counter() - begun)
-            limit = min(limit, product_seconds(*x.shape))
+            limit = min(limit, product_seconds(n, d))
             ratios[name].append(limit / seconds[name][-1])
             if not attempt:
-                errors[name], peaks[name] = worst_error(x, result), torch.cuda.max_memory_allocated() / 2**20
-    fast = " and ".join(
-        f"{2 * options.n**2 * options.d / product_seconds(*x.shape, dtype) / 1e12:.0f} TFLOP/s {label}"
-        for label, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
-    )
+                errors[name], peaks[name] = (
+                    worst_error(given, result),
+                    torch.cuda.max_memory_allocated() / 2**20,
+                )
     print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: products at {fast}\n"
-        f"clustered unit vectors, n={options.n:,}, d={options.d}, k={K}, t={BANDWIDTHS}; "
-        f"median of {options.rounds} rounds\n\n"
-        f"{'':36}{'seconds':>9}{'ratio':>7}{'torch MiB':>11}{'max error':>11}"
+        f"\nclustered unit vectors, n={n:,}, d={d}, k={K}, t={BANDWIDTHS}\n"
+        f"{'':36}{'seconds':>9}{'ratio':>7}{'TFLOP/s':>9}{'torch MiB':>11}{'max error':>11}"
     )
     for name in every:
+        spent = statistics.median(seconds[name])
         print(
-            f"{name:36}{statistics.median(seconds[name]):9.2f}{statistics.median(ratios[name]):7.2f}"
-            f"{peaks[name]:11.0f}{errors[name]:11.1e}"
+            f"{name:36}{spent:9.3f}{statistics.median(ratios[name]):7.2f}{n * n * d / spent / 1e12:9.0f}"
+            f"{peaks[name]:11.0f}{errors[name]:11.1e}",
+            flush=True,
         )
+    if triton_pairs.available("cuda:0"):
+        solver(x)
+
+
+def timed(work: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def solver(x: np.ndarray) -> None:
+    """Products with the mean kernel, vectors on the device, and the equilibrium at an ESS of a half."""
+    from kdbias.sphere.equilibrium.device_kernel import DeviceKernel
+    from kdbias.sphere.equilibrium.kernel_matrix import LADDER
+    from kdbias.sphere.equilibrium.solve import solve
+
+    kernel, p = DeviceKernel(x, LADDER, "cuda:0"), np.random.default_rng(0).dirichlet(np.ones(len(x)))
+    kernel.apply(p)
+    kernel.apply(p, exact=True)
+    product, exact = (timed(lambda e=e: kernel.apply(p, exact=e)) for e in (False, True))
+    print(f"kernel product over the ladder of five: {product:.3f} s, summed in float64 {exact:.3f} s")
+    for t in (2.0, LADDER):
+        kernel = DeviceKernel(x, t, "cuda:0")
+        kernel.apply(p)
+        one = timed(lambda kernel=kernel: kernel.apply(p))
+        begun = time.perf_counter()
+        found = solve(kernel, min_ess=0.5, max_seconds=60)
+        spent = time.perf_counter() - begun
+        share = found.gap / (found.start_energy - found.energy)
+        print(
+            f"equilibrium, t={t}: {spent:.2f} s = {spent / one:.0f} products' time, {found.products} taken, "
+            f"gap {100 * share:.2g} % of the gain",
+            flush=True,
+        )
+
+
+def shapes(n: int, d: int) -> None:
+    """Blocks, warps and stages of the fused kernel; four bandwidths, vectors on the device."""
+    from kdbias.sphere.half_terms import HalfTerms
+    from kdbias.sphere.kernels import Kernels
+
+    terms = HalfTerms.of(stored_as_half(clustered(n, d)), "cuda:0")
+    before, tile = dict(triton_pairs.SHAPES), min(n, triton_pairs.TILE)
+    for shape in SHAPES:
+        triton_pairs.SHAPES[False] = shape
+        fused = triton_pairs.FusedTiles(terms, Kernels(FOUR), torch.ones(1, n, device="cuda"))
+        launch = partial(fused.tile, fused.every[:tile], slice(n - tile, n), False)
+        try:
+            timed(launch)
+            spent = min(timed(launch) for _ in range(5))
+        except Exception as error:
+            print(f"block {shape}: {type(error).__name__}: {str(error)[:120]}")
+            continue
+        print(f"block, warps, stages {shape}: {2 * tile**2 * d / spent / 1e12:.0f} TFLOP/s", flush=True)
+    triton_pairs.SHAPES.update(before)
+
+
+def large(n: int, d: int) -> None:
+    """Potentials at four bandwidths of a table that is made on the device, stored as float16."""
+    x = np.empty((n, d), np.float32)
+    centres = torch.randn(n // 50, d, device="cuda")
+    for start in range(0, n, 1 << 18):
+        member = torch.randint(len(centres), (min(1 << 18, n - start),), device="cuda")
+        rows = centres[member] + 0.5 * torch.randn(len(member), d, device="cuda")
+        rows = (rows / rows.norm(dim=1, keepdim=True)).half().float()
+        x[start : start + len(rows)] = (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
+    begun = time.perf_counter()
+    kdbias_pass(FOUR, 0)(x)
+    spent = time.perf_counter() - begun
+    rate = n * n * d / spent / 1e12
+    print(f"\nfused: potentials, 4 bandwidths, {n:,} x {d}: {spent:.1f} s, {rate:.0f} TFLOP/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--n", type=int, action="append", help="repeatable; 100,000")
+    parser.add_argument("--d", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", metavar="TEXT", help="contestants whose name has TEXT")
+    parser.add_argument("--shapes", action="store_true", help="compare shapes of the fused kernel, too")
+    parser.add_argument("--large", type=int, metavar="N", help="potentials of so many samples, too")
+    options = parser.parse_args()
+    side = 16_384
+    rates = ", ".join(
+        f"{label} {2 * side**2 * options.d / product_seconds(side, options.d, dtype) / 1e12:.0f}"
+        for label, dtype in (
+            ("float32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)
+        )
+    )  # fmt: skip
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: products at {rates} TFLOP/s")
+    for n in options.n or [100_000]:
+        race(n, options.d, options.rounds, options.only)
+    if options.shapes:
+        shapes(100_000, options.d)
+    if options.large:
+        large(options.large, options.d)
 
 
 if __name__ == "__main__":

@@ -271,8 +271,8 @@ def frontier(
     threads: int | None = None,
     t: str | float | Sequence[float] | None = None,
     tolerance: float = 0.001,
-    device: str = 'cpu',
     memory: str | int = '4GiB',
+    device: str = 'cpu',
     seed: int = 0,
     towards: str | None = None,
     with_column: str | None = None,
@@ -292,8 +292,8 @@ def frontier(
         threads: CPU threads [all].
         t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8].
         tolerance: relative gap to stop at [0.001].
-        device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu].
         memory: most extra memory, 256MiB or more [4GiB].
+        device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu].
         seed: seed of the clusters [0].
         towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
             without labels (REF, or REF@W.parquet with weights of its own); balanced:COLUMN, each value of a
@@ -557,7 +557,7 @@ def uniformity(
         estimator: what log_density is; another one is computed from what is stored [potential].
         exponent: power of the distance of estimator knn [the intrinsic dimension].
         device: where to compute [auto].
-        precision: of potentials on CUDA; tf32 and bf16, less exact, pay only where there is no Triton [float32].
+        precision: of potentials on CUDA; tf32 and bf16 are less exact, and for GPUs without Triton [float32].
         memory: most extra memory to take, 256MiB or more [4GiB].
         threads: CPU threads [all].
         group_by: report by this column, too; repeatable.
@@ -588,8 +588,8 @@ def weights(
     t: str | float | Sequence[float] | None = None,
     exponent: float | None = None,
     tolerance: float | None = None,
-    device: str | None = None,
     memory: str | int | None = None,
+    device: str | None = None,
     penalty: str | None = None,
     cap: float | None = None,
     max_seconds: float | None = None,
@@ -624,9 +624,9 @@ def weights(
             (inverse-density, equilibrium, matched).
         exponent: power of the distance [1] (knn-distance, hard).
         tolerance: relative gap to stop at [0.001] (equilibrium, matched).
+        memory: most extra memory, 256MiB or more [4GiB] (equilibrium, matched).
         device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu]
             (equilibrium, matched).
-        memory: most extra memory, 256MiB or more [4GiB] (equilibrium, matched).
         penalty: what holds the ESS; square: it is exactly the least, and samples may be dropped; entropy: no
             sample is dropped [square] (equilibrium, matched).
         cap: the clip inside the problem, which stays optimal (equilibrium, matched).

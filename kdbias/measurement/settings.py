@@ -91,7 +91,7 @@ class UniformitySettings(Aiming):
     device: str = option("auto", "where to compute", metavar="auto|cpu|cuda[:N]", operational=True)
     precision: str = option(
         "float32",
-        "of potentials on CUDA; tf32 and bf16, less exact, pay only where there is no Triton",
+        "of potentials on CUDA; tf32 and bf16 are less exact, and for GPUs without Triton",
         choices=("float32", "tf32", "bf16"),
     )
     memory: int = option(

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 TILE = 16_384
 SMALLEST_TILE = 256
-BLOCK, SPLIT_BLOCK = 128, 64
-"""Rows and columns of a program's block; with two terms a number, three products share the registers."""
+SHAPES = {False: (128, 8, 3), True: (64, 4, 3)}
+"""Rows and columns of a program's block, warps and stages; True: with two terms a number."""
 _LEAST_CAPABILITY = (8, 0)  # shared memory for three stages of a block's operands
 _SAMPLED = 4096  # columns from which a row's first bar is taken
 _SLACK = 1e-6  # what rounding may lift such a bar above the kernel's own cosines; more only costs time
@@ -157,7 +157,7 @@ class FusedTiles:
         self.weights = weights.double() if self.steps.wide else weights
         self.every = torch.arange(self.n, device=self.device)
         self.empty = self.every[:0]
-        self.block = BLOCK if terms.low is None else SPLIT_BLOCK
+        self.block, warps, stages = SHAPES[terms.low is not None]
         count = len(self.steps.places)
         self.options: dict[str, Any] = {
             "B": self.block,
@@ -169,8 +169,8 @@ class FusedTiles:
             "MEAN": mean,
             "CODES": codes is not None,
             "COUNT": near is not None,
-            "num_warps": 8 if self.block == BLOCK else 4,
-            "num_stages": 3,
+            "num_warps": warps,
+            "num_stages": stages,
         }
         self.sums = (1 if mean else count) if kernels else 0
 

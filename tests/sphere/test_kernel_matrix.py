@@ -97,8 +97,7 @@ def test_products_that_compute_all_pairs_anew_show_how_far_they_are(monkeypatch,
 @pytest.mark.parametrize("t", [4.0, LADDER, (2.0, 40.0)])
 @pytest.mark.parametrize("coded", [False, True])
 def test_products_on_a_device_are_those_of_the_tiles(interpreter, monkeypatch, t, coded):
-    monkeypatch.setattr(triton_pairs, "BLOCK", 32)
-    monkeypatch.setattr(triton_pairs, "SPLIT_BLOCK", 32)
+    monkeypatch.setattr(triton_pairs, "SHAPES", dict.fromkeys((False, True), (32, 4, 3)))
     x, rng = rows(90, 6), np.random.default_rng(1)
     codes = np.arange(90) % 3 if coded else None
     tiled = TiledKernel(x, t, tile=32, codes=codes)

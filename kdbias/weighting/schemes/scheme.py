@@ -134,18 +134,18 @@ class Solving(Settings):
     """Of what searches the best sampling."""
 
     tolerance: float = option(1e-3, "relative gap to stop at", above=0)
-    device: str = option(
-        "cpu",
-        "where products with the kernel are taken; auto: on a GPU where there is one with Triton",
-        metavar="auto|cpu|cuda[:N]",
-        operational=True,
-    )
     memory: int = option(
         "4GiB",
         "most extra memory, 256MiB or more",
         parse=parse_bytes,
         metavar="SIZE",
         accepts="str | int",
+        operational=True,
+    )
+    device: str = option(
+        "cpu",
+        "where products with the kernel are taken; auto: on a GPU where there is one with Triton",
+        metavar="auto|cpu|cuda[:N]",
         operational=True,
     )
 
