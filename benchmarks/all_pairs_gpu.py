@@ -23,7 +23,7 @@ import torch
 from all_pairs import worst_error
 from contestants import BANDWIDTHS, K, clustered
 
-from kdbias.sphere import triton_pairs
+from kdbias.sphere import triton_tiles
 
 ROWS = 8192
 FLOAT32 = ", float32 rows"
@@ -36,11 +36,11 @@ Contestant = Callable[[np.ndarray], dict]
 @contextmanager
 def torch_tiles() -> Iterator[None]:
     """As if there were no Triton."""
-    before, triton_pairs.available = triton_pairs.available, lambda device: False
+    before, triton_tiles.available = triton_tiles.available, lambda device: False
     try:
         yield
     finally:
-        triton_pairs.available = before
+        triton_tiles.available = before
 
 
 def kdbias_pass(
@@ -122,7 +122,7 @@ def contestants() -> dict[str, Contestant]:
         "torch tiles: 4 bandwidths, tf32": kdbias_pass(FOUR, 0, precision="tf32"),
         "torch tiles: both": by_torch_tiles(kdbias_pass(FOUR, K)),
     }
-    if triton_pairs.available("cuda:0"):
+    if triton_tiles.available("cuda:0"):
         every |= {
             "fused: potentials, 1 bandwidth": kdbias_pass(ONE, 0),
             "fused: potentials, 4 bandwidths": kdbias_pass(FOUR, 0),
@@ -213,7 +213,7 @@ def race(n: int, d: int, rounds: int, only: list[str] | None) -> None:
             f"{peaks[name]:11.0f}{errors[name]:11.1e}",
             flush=True,
         )
-    if triton_pairs.available("cuda:0"):
+    if triton_tiles.available("cuda:0"):
         solver(x)
 
 
@@ -257,10 +257,10 @@ def shapes(n: int, d: int) -> None:
     from kdbias.sphere.kernels import Kernels
 
     terms = HalfTerms.of(stored_as_half(clustered(n, d)), "cuda:0")
-    before, tile = dict(triton_pairs.SHAPES), min(n, triton_pairs.TILE)
+    before, tile = dict(triton_tiles.SHAPES), min(n, triton_tiles.TILE)
     for shape in SHAPES:
-        triton_pairs.SHAPES[False] = shape
-        fused = triton_pairs.FusedTiles(terms, Kernels(FOUR), torch.ones(1, n, device="cuda"))
+        triton_tiles.SHAPES[False] = shape
+        fused = triton_tiles.FusedTiles(terms, Kernels(FOUR), torch.ones(1, n, device="cuda"))
         launch = partial(fused.tile, fused.every[:tile], slice(n - tile, n), False)
         try:
             timed(launch)
@@ -269,7 +269,7 @@ def shapes(n: int, d: int) -> None:
             print(f"block {shape}: {type(error).__name__}: {str(error)[:120]}")
             continue
         print(f"block, warps, stages {shape}: {2 * tile**2 * d / spent / 1e12:.0f} TFLOP/s", flush=True)
-    triton_pairs.SHAPES.update(before)
+    triton_tiles.SHAPES.update(before)
 
 
 def large(n: int, d: int) -> None:

@@ -1,6 +1,6 @@
 """Potentials, counts and neighbours of all pairs on a torch device: CUDA, and for tests torch on the CPU.
 
-Where the device runs the fused kernels of `triton_pairs` those do it; torch's own tiles do elsewhere.
+Where the device runs the fused kernels of `triton_tiles` those do it; torch's own tiles do elsewhere.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere import triton_pairs
+from kdbias.sphere import triton_pairs, triton_tiles
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.reservoirs import EMPTY, require_k, unpack
@@ -55,7 +55,7 @@ def torch_pairs(
     weights = probabilities(len(x), weights)
     kernels = Kernels(bandwidths) if len(bandwidths) else None
     is_fused = fused(device, precision)
-    side = tile or (triton_pairs.TILE if is_fused else TILE)
+    side = tile or (triton_tiles.TILE if is_fused else TILE)
     reached = progress
     if progress is not None and not is_fused and k and (kernels is not None or near is not None):
         reached = _halved(progress)
@@ -66,19 +66,19 @@ def torch_pairs(
                 return triton_pairs.fused_pairs(x, kernels, weights, k, near, device, side, progress)
             return _all(x, kernels, weights, k, near, device, precision, side, reached)
 
-    return triton_pairs.or_smaller(attempt, side, device)[0]
+    return triton_tiles.or_smaller(attempt, side, device)[0]
 
 
 def fused(device: str, precision: str) -> bool:
     """Whether the fused kernels do it: they have no other precision than float32's."""
-    return precision == "float32" and triton_pairs.available(device)
+    return precision == "float32" and triton_tiles.available(device)
 
 
 def how(device: str, precision: str) -> str:
     """What computes all pairs on a device, for people."""
     if fused(device, precision):
         return "all pairs by fused kernels"
-    why = "" if precision != "float32" else ", without Triton" if not triton_pairs.installed() else ""
+    why = "" if precision != "float32" else ", without Triton" if not triton_tiles.installed() else ""
     return f"all pairs in torch tiles of {TILE}{why}"
 
 

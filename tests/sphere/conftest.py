@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kdbias.sphere import triton_pairs
+from kdbias.sphere import triton_tiles
 from kdbias.sphere.all_pairs import AllPairs, all_pairs
 
 
@@ -14,7 +14,7 @@ def interpreted(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def pairs(x, *args, tile: int = 64, **options) -> AllPairs:
         block = min(128, max(16, 1 << (tile - 1).bit_length()))
-        monkeypatch.setattr(triton_pairs, "SHAPES", dict.fromkeys((False, True), (block, 4, 3)))
+        monkeypatch.setattr(triton_tiles, "SHAPES", dict.fromkeys((False, True), (block, 4, 3)))
         return all_pairs(x, *args, tile=tile, **options, device="cpu:0")
 
     return pairs

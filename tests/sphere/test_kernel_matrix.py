@@ -5,7 +5,7 @@ import pytest
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
-from kdbias.sphere import triton_pairs
+from kdbias.sphere import triton_tiles
 from kdbias.sphere.equilibrium import kernel_matrix as kernel_matrix_module
 from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_device
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel, from_half, kernel_matrix, to_half
@@ -97,7 +97,7 @@ def test_products_that_compute_all_pairs_anew_show_how_far_they_are(monkeypatch,
 @pytest.mark.parametrize("t", [4.0, LADDER, (2.0, 40.0)])
 @pytest.mark.parametrize("coded", [False, True])
 def test_products_on_a_device_are_those_of_the_tiles(interpreter, monkeypatch, t, coded):
-    monkeypatch.setattr(triton_pairs, "SHAPES", dict.fromkeys((False, True), (32, 4, 3)))
+    monkeypatch.setattr(triton_tiles, "SHAPES", dict.fromkeys((False, True), (32, 4, 3)))
     x, rng = rows(90, 6), np.random.default_rng(1)
     codes = np.arange(90) % 3 if coded else None
     tiled = TiledKernel(x, t, tile=32, codes=codes)
@@ -120,9 +120,9 @@ def test_the_equilibrium_on_a_device_is_that_of_the_tiles(interpreter):
 
 def test_a_device_without_the_kernels_is_refused(monkeypatch):
     monkeypatch.setattr("kdbias.sphere.equilibrium.device_kernel.resolve_device", lambda name: "cuda:0")
-    monkeypatch.setattr(triton_pairs, "available", lambda device: False)
+    monkeypatch.setattr(triton_tiles, "available", lambda device: False)
     with pytest.raises(KdbiasError, match=r"needs Triton.*--device cpu"):
         product_device("cuda")
     assert product_device("auto") == "cpu"
-    monkeypatch.setattr(triton_pairs, "available", lambda device: True)
+    monkeypatch.setattr(triton_tiles, "available", lambda device: True)
     assert product_device("auto") == "cuda:0"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere import triton_pairs
+from kdbias.sphere import triton_pairs, triton_tiles
 from kdbias.sphere.all_pairs import AllPairs, all_pairs
 from kdbias.sphere.half_terms import HalfTerms
 from tests import reference
@@ -109,7 +109,7 @@ def test_neighbours_do_not_depend_on_bars_or_room(
 def test_a_full_device_gets_smaller_tiles(
     interpreted: Pairs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original, sizes = triton_pairs.FusedTiles.tile, []
+    original, sizes = triton_tiles.FusedTiles.tile, []
 
     def tile(self, rows, *args, **options):
         sizes.append(len(rows))
@@ -117,13 +117,13 @@ def test_a_full_device_gets_smaller_tiles(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return original(self, rows, *args, **options)
 
-    monkeypatch.setattr(triton_pairs.FusedTiles, "tile", tile)
+    monkeypatch.setattr(triton_tiles.FusedTiles, "tile", tile)
     x = reference.clustered_sphere(600, 8, 5)
     found = interpreted(x, [3.0], tile=1024)
     np.testing.assert_allclose(found.potentials[0, 0], reference.potentials(x, 3.0), rtol=2e-6)
     assert sizes[:3] == [600, 512, 256]
     assert "cpu:0 is out of memory: starting over with tile 256" in capsys.readouterr().err
-    monkeypatch.setattr(triton_pairs.FusedTiles, "tile", lambda self, *a: tile(self, range(301)))
+    monkeypatch.setattr(triton_tiles.FusedTiles, "tile", lambda self, *a: tile(self, range(301)))
     with pytest.raises(KdbiasError, match="too little free memory"):
         interpreted(x, [3.0], tile=1024)
 

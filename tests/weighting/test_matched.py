@@ -415,7 +415,7 @@ def test_products_on_a_device_give_the_same_weights(
 ):
     devices = {"cpu": "cpu", "cuda": "cpu:0"}  # the interpreter's
     monkeypatch.setattr("kdbias.sphere.equilibrium.device_kernel.resolve_device", devices.__getitem__)
-    monkeypatch.setattr("kdbias.sphere.triton_pairs.SHAPES", dict.fromkeys((False, True), (32, 4, 3)))
+    monkeypatch.setattr("kdbias.sphere.triton_tiles.SHAPES", dict.fromkeys((False, True), (32, 4, 3)))
     for name, options in (("even", {"t": 3}), ("near", {"towards": deployed.path, "with_column": "camera"})):
         for device in devices:
             out = tmp_path / f"{name}-{device}.parquet"

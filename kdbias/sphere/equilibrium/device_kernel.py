@@ -1,10 +1,10 @@
-"""Products with the kernel matrix on a GPU, by the fused kernels of `triton_pairs`."""
+"""Products with the kernel matrix on a GPU, by the fused kernels of `triton_tiles`."""
 
 import numpy as np
 
 from kdbias.device import resolve_device
 from kdbias.errors import KdbiasError
-from kdbias.sphere import triton_pairs
+from kdbias.sphere import triton_tiles
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
 from kdbias.sphere.half_terms import HalfTerms
 from kdbias.sphere.kernels import Kernels
@@ -18,7 +18,7 @@ def product_device(name: str) -> str:
         KdbiasError: no such device, or one that was asked for and cannot take the products.
     """
     device = resolve_device(name)
-    if device == "cpu" or triton_pairs.available(device):
+    if device == "cpu" or triton_tiles.available(device):
         return device
     if name == "auto":
         return "cpu"
@@ -53,7 +53,7 @@ class DeviceKernel:
         t: Bandwidth,
         device: str,
         codes: np.ndarray | None = None,
-        tile: int = triton_pairs.TILE,
+        tile: int = triton_tiles.TILE,
     ) -> None:
         import torch
 
@@ -61,8 +61,8 @@ class DeviceKernel:
         self.definite = True
         self.description = f"exact kernel, recomputed on {device}"
         self._kernels = Kernels(t if isinstance(t, tuple) else (t,))
-        self._terms = triton_pairs.or_smaller(
-            lambda _: HalfTerms.of(x, device), triton_pairs.SMALLEST_TILE, device
+        self._terms = triton_tiles.or_smaller(
+            lambda _: HalfTerms.of(x, device), triton_tiles.SMALLEST_TILE, device
         )[0]
         self._codes = None if codes is None else torch.from_numpy(np.asarray(codes, np.int64)).to(device)
         self._row_sums: np.ndarray | None = None
@@ -87,7 +87,7 @@ class DeviceKernel:
 
     def _product(self, columns: np.ndarray, exact: bool) -> np.ndarray:
         """K times columns (n, m), whose numbers are of order one."""
-        found, self.tile = triton_pairs.or_smaller(
+        found, self.tile = triton_tiles.or_smaller(
             lambda tile: self._in_tiles(columns, exact, tile), self.tile, self.device
         )
         return found + columns  # the samples themselves, at a kernel of 1
@@ -97,7 +97,7 @@ class DeviceKernel:
         import torch
 
         along = torch.from_numpy(np.ascontiguousarray(columns.T)).to(self.device)
-        fused = triton_pairs.FusedTiles(
+        fused = triton_tiles.FusedTiles(
             self._terms, self._kernels, along if exact else along.float(), mean=True, codes=self._codes
         )
         sums = torch.zeros(along.shape, dtype=torch.float64, device=self.device)
