@@ -8,6 +8,7 @@ import click
 
 from kdbias.cli.common import StageCommand, options
 from kdbias.settings import Declared, Settings
+from kdbias.wording import nearest
 
 
 def stage_command(name: str, *parameters: Any) -> Callable[[Callable[..., Any]], click.Command]:
@@ -54,7 +55,7 @@ def _option(declared: Declared, twosided: bool) -> Any:
             help=help_text,
         )
     listed = declared.many and declared.kind is not str and about.parse is None
-    kind: Any = click.Choice(about.choices) if about.choices else str if about.parse else declared.kind
+    kind: Any = _Choice(about.choices) if about.choices else str if about.parse else declared.kind
     return click.option(
         flag,
         declared.name,
@@ -64,6 +65,17 @@ def _option(declared: Declared, twosided: bool) -> Any:
         metavar=about.metavar or ("PATH" if about.path else None),
         help=help_text,
     )
+
+
+class _Choice(click.Choice):
+    """One of some words; the nearest one is proposed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            error.message = error.message.rstrip(".") + nearest(str(value), self.choices)  # type: ignore[misc]
+            raise
 
 
 class _Listed(click.ParamType):

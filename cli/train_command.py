@@ -33,7 +33,7 @@ def command(**given: Any) -> Any:
       kdbias train digits.parquet -o teacher --loss softmax --epochs 10 --where split=train
       kdbias train photos/ -o student --embeddings emb --config recipe.toml --seed 1
     """
-    from kdbias.sampler.manifest_sampler import usual_place
-
     result = kdbias.train(**given)
+    from kdbias.sampler.manifest_sampler import usual_place  # with torch, which a refusal does without
+
     return None if usual_place()[0] else result

@@ -32,7 +32,7 @@ _HOME = {
     "read_manifest": "kdbias.tables.weight_manifest",
     "report": "kdbias.reporting",
     "study": "kdbias.studies.stage",
-    "train": "kdbias.training.loop",
+    "train": "kdbias.training.stage",
     "uniformity": "kdbias.measurement.stage",
     "weights": "kdbias.weighting.stage",
     "what_changed": "kdbias.weighting.changes",

@@ -2,13 +2,12 @@
 
 Every loss is a module called with (embedding, targets) that returns a scalar, the mean over the batch;
 `embedding` is the raw output (b, dim) of the network. A new loss is a class here that says in `needs` which
-fields of the targets it reads, and a line in `LOSSES`. Class centres are parameters of the loss.
+fields of the targets it reads, and a line in `NAMES`. Class centres are parameters of the loss.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdbias.errors import KdbiasError
+from kdbias.loss_terms import NAMES, parse_loss
 
 # Distance of a cosine from +-1 below which the gradient of an angle is no longer finite in float32.
 _EPS = 1e-6
@@ -172,15 +172,7 @@ class CosFace(MarginSoftmax):
         return cosine - self.margin
 
 
-LOSSES: dict[str, type[Loss]] = {
-    "l2e": L2E,
-    "l2e-raw": RawL2E,
-    "cosine": Cosine,
-    "rkd": Relational,
-    "softmax": Softmax,
-    "arcface": ArcFace,
-    "cosface": CosFace,
-}
+LOSSES: dict[str, type[Loss]] = {name: globals()[kind] for name, kind in NAMES.items()}
 
 
 class WeightedSum(nn.Module):
@@ -227,32 +219,6 @@ def needs_equal_dim(text: str) -> bool:
     """Whether a term of the loss compares student and teacher coordinate by coordinate."""
     losses = [LOSSES[name] for _, name in parse_loss(text)]
     return any("vector" in loss.needs and loss.equal_dim for loss in losses)
-
-
-def parse_loss(text: str) -> list[tuple[float, str]]:
-    """(factor, name) of each term of "l2e", "l2e+0.5*arcface", ...; refuses what it does not know."""
-    terms = []
-    for term in text.split("+"):
-        match = re.fullmatch(r"\s*(?:([0-9.]+(?:e-?[0-9]+)?)\s*\*)?\s*([a-z0-9-]+)\s*", term)
-        if match is None or match[2] not in LOSSES:
-            raise KdbiasError(
-                f"unknown loss {text!r}; known: {', '.join(LOSSES)}, and sums such as l2e+0.5*arcface"
-            )
-        terms.append((_factor(match[1] or "1", text), match[2]))
-    if len({name for _, name in terms}) < len(terms):
-        raise KdbiasError(f"loss {text!r} names a term twice: add their factors")
-    return terms
-
-
-def _factor(text: str, loss: str) -> float:
-    """A loss's factor, above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if value <= 0:
-        raise KdbiasError(f"loss {loss!r}: the factor {text!r} should be a number above 0")
-    return value
 
 
 def _scaled_distances(x: Tensor) -> Tensor:

@@ -28,8 +28,21 @@ def cut(text: str, most: int) -> str:
 
 def nearest(value: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is not known: ``; did you mean 'epochs'?``, or nothing."""
-    near = difflib.get_close_matches(value, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(similar(value, known))
+
+
+def similar(value: str, known: Iterable[str], most: int = 1, least: float = 0.6) -> list[str]:
+    """At most so many of the known words, the likest first; of a likeness from ``least`` to 1."""
+    cased: dict[str, str] = {}
+    for word in known:
+        cased.setdefault(word.casefold(), word)
+    return [cased[near] for near in difflib.get_close_matches(value.casefold(), cased, most, least)]
+
+
+def did_you_mean(words: Iterable[str]) -> str:
+    """The end of a message that proposes some words, or nothing where there are none."""
+    shown = " or ".join(map(repr, words))
+    return f"; did you mean {shown}?" if shown else ""
 
 
 def is_utf8(text: str) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from kdbias.errors import KdbiasError
+from kdbias.loss_terms import OF_LABELS
 from kdbias.losses import LOSSES, Targets, build_loss, loss_needs
 
 ROOT = math.sqrt(0.5)
@@ -179,3 +180,8 @@ def test_what_a_loss_needs_and_what_it_refuses() -> None:
     for classes in (None, 1):
         with pytest.raises(KdbiasError, match="two classes"):
             build_loss("softmax", dim=2, classes=classes)
+
+
+def test_names_say_which_losses_learn_from_labels():
+    assert {name for name in LOSSES if "label" in loss_needs(name)} == set(OF_LABELS)
+    assert not {name for name in OF_LABELS if "vector" in loss_needs(name)}

@@ -10,10 +10,12 @@ import pyarrow.compute as pc
 
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
+from kdbias.wording import nearest
 
 _CONDITION = re.compile(r"(?P<column>.+?)\s*(?P<sign>!=|=)\s*(?P<value>.*)", re.DOTALL)
 _TRUE, _FALSE = frozenset(("true", "yes", "1")), frozenset(("false", "no", "0"))
 _SHOWN = 12
+_COMPARED = 10_000  # values among which one that was meant is looked for
 
 
 class Table(Protocol):
@@ -59,11 +61,15 @@ def matching(table: Table, where: Sequence[str]) -> np.ndarray | None:
         column, sign, value = _parse(condition)
         values = columns.get(column)
         if values is None:
-            raise KdbiasError(f"--where {condition}: no column {column!r}; there are {', '.join(columns)}")
+            raise KdbiasError(
+                f"--where {condition}: no column {column!r}; there are {', '.join(columns)}"
+                + nearest(column, columns)
+            )
         hit = _equals(values, value)
         if not hit.any():
             raise KdbiasError(
                 f"--where {condition}: no sample has this value; {column} has {_available(values)}"
+                + _nearest_value(value, values)
             )
         if sign == "=":
             wanted[column] = wanted[column] | hit if column in wanted else hit
@@ -124,10 +130,22 @@ def _scalar(kind: pa.DataType, value: str) -> pa.Scalar | None:
     return pa.scalar(value, pa.large_string())
 
 
-def _available(values: pa.Array) -> str:
-    """The commonest values of a column, for a message."""
+def _nearest_value(value: str, values: pa.Array) -> str:
+    """The nearest text among the commonest of a column, as the end of a message."""
+    if not pa.types.is_large_string(values.type):
+        return ""
+    return nearest(value, _by_count(values).drop_null().slice(0, _COMPARED).to_pylist())
+
+
+def _by_count(values: pa.Array) -> pa.Array:
+    """The distinct values, the commonest first."""
     counts = pc.value_counts(values)
     order = pc.sort_indices(counts.field("counts"), sort_keys=[("", "descending")])
-    distinct = counts.field("values").take(order)
+    return counts.field("values").take(order)
+
+
+def _available(values: pa.Array) -> str:
+    """The commonest values of a column, for a message."""
+    distinct = _by_count(values)
     few = ", ".join("(missing)" if v is None else str(v) for v in distinct.slice(0, _SHOWN).to_pylist())
     return few + (f", ... ({len(distinct):,} values)" if len(distinct) > _SHOWN else "")

@@ -24,7 +24,8 @@ from kdbias.errors import KdbiasError, first_line
 from kdbias.functions import takes_settings
 from kdbias.settings import option
 from kdbias.tables.documents import read_toml
-from kdbias.tables.files import refuse_special
+from kdbias.tables.files import absent, nearest_path, refuse_special
+from kdbias.wording import nearest
 
 __all__ = ["KINDS", "Options", "Source", "open_data"]
 
@@ -62,6 +63,16 @@ def open_data(data: str | os.PathLike[str], *, images: bool = True, settings: Re
     return filter_source(_open(name, kind, options), options.where)
 
 
+def require_data(data: str | os.PathLike[str]) -> None:
+    """Refuse what a look at the path shows to be no data, before anything is read.
+
+    Raises:
+        KdbiasError: as :func:`kind_of`; for a description, as :func:`read_description`.
+    """
+    name = without_scheme(os.fspath(data))
+    _ = read_description(name) if name.lower().endswith(".toml") else kind_of(name)
+
+
 def kind_of(data: str) -> str:
     """The kind of data at a path.
 
@@ -85,7 +96,7 @@ def kind_of(data: str) -> str:
         return kind
     is_pattern = suffix == ".tar" and any(c in data for c in "*?[{")
     if not (is_pattern or os.path.exists(data)):
-        raise KdbiasError(f"{data}: no such file or folder")
+        raise absent(data, "file or folder")
     if data.lower().endswith(COMPRESSED):
         raise KdbiasError(f"{data}: a compressed tar; decompress it first: images are read in any order")
     if suffix not in OF_SUFFIX:
@@ -215,7 +226,10 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     file, shipped = str(path), shipped_descriptions()
     if not os.path.isfile(file):
         if file not in shipped:
-            raise KdbiasError(f"{file}: no such file, and none that ships with kdbias ({', '.join(shipped)})")
+            raise KdbiasError(
+                f"{file}: no such file, and none that ships with kdbias ({', '.join(shipped)})"
+                + (nearest(file, shipped) or nearest_path(file))
+            )
         file = str(shipped[file])
     content = read_toml(file)
     try:

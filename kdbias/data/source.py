@@ -14,7 +14,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.columns import as_plain, is_own
 from kdbias.tables.joins import as_strings, require_unique
-from kdbias.wording import counted
+from kdbias.wording import counted, nearest
 
 _NO_CLASS = -1
 
@@ -178,7 +178,9 @@ def require_column(where: str, name: str | None, known: Iterable[str], use: str 
         use: what it is for, " for --id-column".
     """
     if name is not None and name not in known:
-        raise KdbiasError(f"{where}: no column {name!r}{use}; it has {', '.join(known) or 'none'}")
+        raise KdbiasError(
+            f"{where}: no column {name!r}{use}; it has {', '.join(known) or 'none'}{nearest(name, known)}"
+        )
 
 
 def joined(*parts: pa.Array | pa.ChunkedArray | str, by: str = "") -> pa.Array | pa.ChunkedArray:

@@ -26,6 +26,8 @@ from kdbias.errors import KdbiasError, MachineError
 from kdbias.functions import takes_settings
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.precomputed import Precomputed, open_precomputed
+from kdbias.teachers.side_car import named_preprocessing
+from kdbias.teachers.spec import parse_spec
 from kdbias.wording import counted, visible
 
 
@@ -89,6 +91,10 @@ def embed(
             or a teacher whose embedding of an image depends on the others in its batch.
     """
     rank, world = rank_and_world()
+    with _named(settings.teacher):
+        parse_spec(settings.teacher)  # what can be refused of it without its library
+    if settings.preprocessing is not None:
+        named_preprocessing(settings.preprocessing)
     source = open_data(data, **settings.reading, images=not settings.precomputed)
     config = _config(settings, source)
     defaults = settings.defaults(config)

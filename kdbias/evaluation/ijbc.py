@@ -29,6 +29,7 @@ from kdbias.evaluation.roc import roc_curve, tar_at_nearest, tar_names, tars, wi
 from kdbias.evaluation.settings import Ijbc
 from kdbias.evaluation.task import Embeddings, Outcome, Task, products, views_of
 from kdbias.evaluation.verification import draw_roc
+from kdbias.tables.files import absent
 from kdbias.tables.joins import align, as_strings, encode, shown
 from kdbias.wording import counted
 
@@ -227,7 +228,7 @@ def _read_words(path: str | os.PathLike[str], names: list[str]) -> pa.Table:
     from pyarrow import csv
 
     if not Path(path).is_file():
-        raise KdbiasError(f"{path}: no such file")
+        raise absent(path)
     try:
         table = csv.read_csv(
             path,

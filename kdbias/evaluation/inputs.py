@@ -23,6 +23,7 @@ from kdbias.progress import say
 from kdbias.sphere.vectors import row_digests
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import nearest_path
 from kdbias.tables.joins import align, as_strings, encode, shown
 from kdbias.tables.parquet_file import read_provenance, read_schema, read_table
 from kdbias.tables.run_record import RECORD, read_record
@@ -49,12 +50,14 @@ def model_inputs(
         if not Path(model).exists():
             raise KdbiasError(
                 f"{model} is no embedding table; to judge a teacher spec or a run give --data DATA too"
+                + nearest_path(model)
             )
         return {"model": fingerprint(model)}, column_types(model)
     from kdbias.data.opening import open_data
-    from kdbias.teachers import PRECOMPUTED
+    from kdbias.teachers.spec import PRECOMPUTED, parse_spec
 
     spec, given = teacher_spec(model), settings.embedding
+    parse_spec(spec)
     reading = {name: given[name] for name in READING if name in given}
     source = open_data(settings.data, **reading, images=not spec.startswith(f"{PRECOMPUTED}:"))
     return {"model": network_fingerprint(spec, given), "data": source.fingerprint}, source.types()
@@ -75,7 +78,8 @@ def network_fingerprint(spec: str, embedding: Mapping[str, Any]) -> str:
     """The teacher's own: files that the spec does not name, such as a side-car, count as well."""
     from kdbias import progress
     from kdbias.device import resolve_device
-    from kdbias.teachers import PRECOMPUTED, open_teacher
+    from kdbias.teachers import open_teacher
+    from kdbias.teachers.spec import PRECOMPUTED
 
     if spec.startswith(f"{PRECOMPUTED}:"):
         from kdbias.teachers.precomputed import open_precomputed
@@ -94,7 +98,7 @@ def fingerprint(path: str | os.PathLike[str], role: str = "model") -> str:
     """
     path = Path(path)
     if role in FILES and not path.exists():
-        raise KdbiasError(f"{path}: no such file; --{role.replace('_', '-')} names one")
+        raise KdbiasError(f"{path}: no such file; --{role.replace('_', '-')} names one{nearest_path(path)}")
     if path.is_file():
         return fingerprints.of_file(path)
     if role in FILES:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import read_csv, read_text
+from kdbias.tables.files import absent
 from kdbias.tables.joins import align, as_strings, shown
 from kdbias.tables.parquet_file import read_table
 from kdbias.wording import counted
@@ -85,7 +86,7 @@ def read_pairs(path: str | os.PathLike[str], folds: Sequence[int] | None = None)
     """
     file = Path(path)
     if not file.is_file():
-        raise KdbiasError(f"{file}: no such file of pairs")
+        raise absent(file, "file of pairs")
     kinds = {".bin": _from_bin, ".csv": _from_table, ".parquet": _from_table}
     pairs = kinds.get(file.suffix.lower(), _from_text)(file)
     require_both_kinds(pairs.same, str(file))

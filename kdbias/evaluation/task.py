@@ -15,6 +15,7 @@ from kdbias.evaluation.resampling import Units
 from kdbias.progress import say
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings, encode
+from kdbias.wording import nearest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,9 @@ class Embeddings:
         """A column by name: ``label``, ``sample_id`` or a group column."""
         known = self.columns()
         if name not in known:
-            raise KdbiasError(f"{self.name} has no column {name!r}; it has {', '.join(known)}")
+            raise KdbiasError(
+                f"{self.name} has no column {name!r}; it has {', '.join(known)}{nearest(name, known)}"
+            )
         return known[name]
 
     def take(self, rows: np.ndarray) -> "Embeddings":

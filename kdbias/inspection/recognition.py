@@ -12,6 +12,7 @@ from kdbias.data.opening import kind_of
 from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.documents import read_json
+from kdbias.tables.files import absent
 from kdbias.tables.run_record import RECORD, read_record
 
 FOLDER_KINDS = {
@@ -66,7 +67,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
     if place.is_dir():
         return _folder_kind(place)
     if not place.exists():
-        raise KdbiasError(f"{place}: no such file or folder")
+        raise absent(place, "file or folder")
     suffix = place.suffix.lower()
     if suffix in (".parquet", *DELIMITERS):
         return _table_kind(place)

@@ -7,12 +7,13 @@ family (`torchvision:resnet18`), whose builder gets what stands behind the colon
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kdbias.errors import KdbiasError, first_line
+from kdbias.wording import did_you_mean, similar
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,33 @@ FAMILIES: dict[str, str] = {
 }
 
 
+def require_network(name: str) -> None:
+    """Refuse a name that no builder has; of a family's, the library alone knows the rest."""
+    if _builder(name) is None:
+        known = [*NETWORKS, *(f"{f}:NAME" for f in FAMILIES)]
+        family, _, member = name.partition(":")
+        meant = [f"{near}:{member}" for near in similar(family, FAMILIES)]
+        if not member:
+            meant = own_like(name) or of_libraries(name)
+        raise KdbiasError(f"unknown network {name!r}; known: {', '.join(known)}{did_you_mean(meant)}")
+
+
+def own_like(name: str) -> list[str]:
+    """The network of kdbias's own that a bare name is a slip of; `resnet18` is none of `iresnet18`."""
+    return [near for near in similar(name, NETWORKS, least=0.8) if near[0] == name[0].lower()]
+
+
+def of_libraries(name: str) -> list[str]:
+    """A bare name as each library's: what `resnet18` may have meant."""
+    return [f"{family}:{name}" for family in FAMILIES] if re.fullmatch(r"[A-Za-z][\w.]*", name) else []
+
+
+def _builder(name: str) -> str | None:
+    """Where the builder of a network is, None for an unknown name."""
+    family, colon, member = name.partition(":")
+    return (FAMILIES.get(family) if member else None) if colon else NETWORKS.get(name)
+
+
 def build_network(
     name: str, *, dim: int, channels: int = 3, image_size: tuple[int, int] = (112, 112), **kwargs: Any
 ) -> torch.nn.Module:
@@ -45,16 +73,13 @@ def build_network(
     Raises KdbiasError for an unknown name, a dim or a size that the network cannot have: it has embedded an
     empty image before it is returned.
     """
-    family, _, member = name.partition(":")
-    where = FAMILIES.get(family) if member else NETWORKS.get(name)
-    if where is None:
-        known = [*NETWORKS, *(f"{f}:NAME" for f in FAMILIES)]
-        raise KdbiasError(f"unknown network {name!r}; known: {', '.join(known)}")
+    require_network(name)
+    member = name.partition(":")[2]
     if dim < 1 or channels < 1 or min(image_size) < 1:
         raise KdbiasError(
             f"network {name}: dim={dim}, channels={channels}, image_size={image_size} must be positive"
         )
-    module, _, builder = where.partition(":")
+    module, _, builder = str(_builder(name)).partition(":")
     build = getattr(importlib.import_module(f"kdbias.networks.{module}"), builder)
     arguments = {"dim": dim, "channels": channels, "image_size": tuple(image_size), **kwargs}
     network = build(member, **arguments) if member else build(**arguments)
@@ -64,7 +89,7 @@ def build_network(
 
 def unknown(what: str, name: str, known: Iterable[str]) -> KdbiasError:
     """The error for a network that a library lacks; `what` says so, the nearest of the known names follow."""
-    near = difflib.get_close_matches(name, known, n=6, cutoff=0.4)
+    near = similar(name, known, 6, 0.4)
     return KdbiasError(f"{what} {name!r}; similar: {', '.join(near) or 'none'}")
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables.columns import NO_VALUE
-from kdbias.tables.files import refuse_special
+from kdbias.tables.files import absent, refuse_special
 from kdbias.tables.given import mistaken
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -287,6 +287,6 @@ def _opened(source: CsvSource) -> Iterator[pa.NativeFile]:
     try:
         handle = pa.OSFile(os.fspath(source))  # not mapped, which an empty file cannot be
     except FileNotFoundError:
-        raise KdbiasError(f"{source}: no such file") from None
+        raise absent(source) from None
     with handle:
         yield handle

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.tables.files import MEND, atomic_path, refuse_special
+from kdbias.tables.files import MEND, absent, atomic_path, refuse_special
 
 DIGEST = "digest"
 _MARK = "content "  # begins the digest's value, so that it is known even where its name is damaged
@@ -141,7 +141,7 @@ def _bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise KdbiasError(f"{path}: no such file") from None
+        raise absent(path) from None
     except IsADirectoryError:
         raise KdbiasError(f"{path} is a folder; a file is needed here") from None
 

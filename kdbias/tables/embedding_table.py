@@ -13,11 +13,12 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, as_plain, without_missing
 from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, widen, write_part
+from kdbias.tables.files import nearest_path
 from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
 from kdbias.tables.run_record import RECORD, Run, Stage, read_record
-from kdbias.wording import counted
+from kdbias.wording import counted, nearest
 
 STAGE = Stage("embed", files=(PART_PATTERN, "failures.parquet"), folders=("parts",))
 _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
@@ -171,7 +172,9 @@ class EmbeddingTable:
         ):
             known = ", ".join(["label", *self.group_columns])
             is_label = name == (self.provenance.get("config") or {}).get("label_column")
-            way_out = f"{name!r} is its label: name it 'label'" if is_label else f"it has: {known}"
+            way_out = f"{name!r} is its label: name it 'label'"
+            if not is_label:
+                way_out = f"it has: {known}{nearest(name, ['label', *self.group_columns])}"
             raise KdbiasError(f"{self.path} has no column {name!r}; {way_out}")
         chunks = [read_table(part, [name]).column(0) for part in self.parts]
         values = pa.chunked_array([chunk for column in chunks for chunk in column.chunks], chunks[0].type)
@@ -259,11 +262,17 @@ class EmbeddingTable:
         return vectors
 
 
+def require_table(path: str | os.PathLike[str]) -> None:
+    """Refuse a folder that is no finished embedding table, by its record alone."""
+    _record_of_table(Path(path), require_finished=True)
+
+
 def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
     """The run record of an embedding table's folder; raises KdbiasError where it is none, or unfinished."""
     if not folder.is_dir():
         raise KdbiasError(
-            f"{folder} is not an embedding table (a folder written by kdbias embed){_way_in(folder)}"
+            f"{folder} is not an embedding table (a folder written by kdbias embed)"
+            f"{_way_in(folder) or ('' if folder.exists() else nearest_path(folder))}"
         )
     record = read_record(folder) if (folder / RECORD).exists() else {}
     if record.get("stage") != STAGE.name:

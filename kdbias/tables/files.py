@@ -8,6 +8,7 @@ seconds. Where there is no such lock (Windows, some network file systems) nothin
 import contextlib
 import errno
 import glob
+import itertools
 import os
 import re
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdbias.errors import KdbiasError, UnwritableError
+from kdbias.wording import did_you_mean, similar
 
 try:
     import fcntl
@@ -28,6 +30,7 @@ except ImportError:  # not on Windows
 _SUFFIX = ".kdbias-tmp"
 MEND = "put back a whole copy, or make it again with --overwrite"
 """What to do about a file that is damaged."""
+_LISTED = 10_000  # names of a folder that are looked through for a proposal
 _DAY = 86_400.0  # seconds
 _STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one letter is a drive of Windows
 _writing: set[Path] = set()  # temporary files of this process
@@ -54,6 +57,40 @@ def refuse_special(path: str | os.PathLike[str]) -> None:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise KdbiasError(f"{path} is {kind}; a plain file is needed here")
+
+
+def require_there(path: str | os.PathLike[str], what: str = "file") -> None:
+    """Refuse a path at which nothing lies; the nearest that there is follows."""
+    if not os.path.exists(path):
+        raise absent(path, what)
+
+
+def absent(path: str | os.PathLike[str], what: str = "file") -> KdbiasError:
+    """The error of a path at which nothing lies."""
+    return KdbiasError(f"{path}: no such {what}{nearest_path(path)}")
+
+
+def nearest_path(path: str | os.PathLike[str]) -> str:
+    """The end of a message about a path that is not there: ``; did you mean 'pets/cat'?``, or nothing.
+
+    The first part of it that is not there is looked for among the first 10,000 names of its folder.
+    """
+    text = os.fspath(path)
+    folder, name = os.path.split(text.rstrip(os.sep))
+    tail = ""
+    while folder and not os.path.isdir(folder):
+        tail = os.path.join(name, tail) if tail else name
+        if folder == os.path.dirname(folder):
+            return ""
+        folder, name = os.path.split(folder)
+    try:
+        with os.scandir(folder or ".") as entries:
+            names = [entry.name for entry in itertools.islice(entries, _LISTED)]
+    except OSError:
+        return ""
+    found = [os.path.join(folder, near) for near in similar(name, names)]
+    whole = [os.path.join(near, tail) for near in found if tail]
+    return did_you_mean([path for path in whole if os.path.exists(path)] or found)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import provenance
-from kdbias.tables.files import MEND, atomic_path, refuse_special
+from kdbias.tables.files import MEND, absent, atomic_path, refuse_special
 from kdbias.tables.given import mistaken
 from kdbias.tables.seal import Seal, read_seal, seal
 
@@ -63,7 +63,7 @@ def readable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise KdbiasError(f"{path}: no such file") from None
+        raise absent(path) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Of damage, Arrow raises OSErrors that have no number.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:

@@ -27,6 +27,7 @@ from kdbias.sphere.equilibrium.two_sample import TwoSampleTest, two_sample_test
 from kdbias.tables import fingerprints
 from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import nearest_path
 from kdbias.tables.joins import align, as_strings, encode, encode_all, shown
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.weight_manifest import read_manifest
@@ -171,7 +172,10 @@ def inputs_of(named: Named) -> dict[str, str]:
     """Fingerprints of a target's files by role, for the record of what is made with it."""
     if named.kind == "balanced":
         if named.by is not None and not Path(named.by).is_file():
-            raise KdbiasError(f"{named.by}: no such file; a table of shares has {named.what} and share")
+            raise KdbiasError(
+                f"{named.by}: no such file; a table of shares has {named.what} and share"
+                + nearest_path(named.by)
+            )
         return {} if named.by is None else {"towards_shares": fingerprints.of_file(named.by)}
     if named.kind == "sphere":
         return {}

@@ -66,8 +66,6 @@ class ExportedTeacher(Teacher):
         options.refuse(self.kind, self.takes)
         self.spec, self.device, self.precision = f"{self.kind}:{file}", options.device, options.precision
         path = Path(file)
-        if not path.is_file():
-            raise KdbiasError(f"teacher {self.spec}: no such file")
         self.preprocessing = find_preprocessing(file, options)
         self._open(file, options)
         beside = [path.with_name(name.format(path.name, stem=path.stem)) for name in self.beside]

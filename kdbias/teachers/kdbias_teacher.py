@@ -7,18 +7,17 @@ insightface publishes, or is `random[:SEED]`. The embedding's dimension is read 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
-from kdbias.errors import KdbiasError
 from kdbias.networks import build_network
 from kdbias.networks.places import find_place, load_into
 from kdbias.networks.saved import load_network
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.side_car import find_preprocessing
-from kdbias.teachers.state_files import drawn_weights, read_state, split_choice
-from kdbias.teachers.teacher import TeacherOptions, split_weights
+from kdbias.teachers.spec import split_choice, split_weights
+from kdbias.teachers.state_files import drawn_weights, read_state
+from kdbias.teachers.teacher import TeacherOptions
 from kdbias.teachers.torch_module import TorchTeacher
 
 _DIM = 512
@@ -29,8 +28,6 @@ _USUAL_INPUT = {"iresnet": "arcface_112", "mobilefacenet": "arcface_112", "cifar
 def open_run(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `run:REST`, REST being the run's folder or its `student.pt`; the preprocessing is stored in it."""
     options.refuse("run", "precision device channels_last compile")
-    if not Path(rest).exists():
-        raise KdbiasError(f"run:{rest}: no such file or folder; run: names what kdbias train wrote")
     network, info = load_network(rest)
     preprocessing = Preprocessing.from_dict(info["preprocessing"])
     return TorchTeacher(f"run:{rest}", network, preprocessing, options, kind=f"run:{info['name']}")
@@ -39,8 +36,7 @@ def open_run(rest: str, options: TeacherOptions) -> TorchTeacher:
 def open_kdbias(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `kdbias:REST`."""
     name, weights = split_weights(rest)
-    if weights is None:
-        raise KdbiasError(f"teacher kdbias:{rest}: name its weights, kdbias:{name}@FILE")
+    assert weights is not None, "a spec without is refused where it is taken apart"
     usual = next((u for start, u in _USUAL_INPUT.items() if name.startswith(start)), None)
     preprocessing = find_preprocessing(split_choice(weights)[0], options, usual)
     shape = {"channels": preprocessing.channels, "image_size": preprocessing.size}

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from kdbias.data.opening import Source
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
-from kdbias.tables.files import refuse_special
+from kdbias.tables.files import nearest_path, refuse_special
 from kdbias.tables.given import id_column_of
 from kdbias.tables.joins import align, require_unique
 from kdbias.tables.parquet_file import read_footer, read_schema
@@ -109,7 +109,7 @@ def open_precomputed(rest: str, id_column: str | None = None) -> Precomputed:
     path = Path(rest)
     refuse_special(path)
     if not path.exists():
-        raise KdbiasError(f"precomputed:{rest}: no such file")
+        raise KdbiasError(f"precomputed:{rest}: no such file{nearest_path(rest)}")
     vectors, ids, labels, files = _opened(path, id_column)
     if len(vectors.shape) != 2 or vectors.dtype.kind != "f" or 0 in vectors.shape:
         raise KdbiasError(

@@ -30,8 +30,9 @@ from kdbias.networks.libraries import (
 )
 from kdbias.networks.places import load_into
 from kdbias.teachers.preprocessing import INTERPOLATIONS, Preprocessing
+from kdbias.teachers.spec import split_weights
 from kdbias.teachers.state_files import drawn_weights, read_state
-from kdbias.teachers.teacher import TeacherOptions, split_weights
+from kdbias.teachers.teacher import TeacherOptions
 from kdbias.teachers.torch_module import TorchTeacher
 
 

@@ -14,18 +14,17 @@ from kdbias.errors import KdbiasError, first_line
 from kdbias.networks.places import StateFile
 from kdbias.networks.saved import read_checkpoint
 from kdbias.optional import require
+from kdbias.teachers.spec import require_weights, split_choice
 
 
-def read_state(path: str, or_one_of: Sequence[str] = ()) -> StateFile:
+def read_state(path: str, or_one_of: Sequence[str]) -> StateFile:
     """The tensors of a `.pt`/`.pth`, `.npz` or `.safetensors` file.
 
     `or_one_of`: what else could have been meant, for the message where there is no such file.
     """
     name, chosen = split_choice(path)
     file = Path(name)
-    if not file.is_file():
-        known = f"; published weights: {', '.join(or_one_of)}" if or_one_of else ""
-        raise KdbiasError(f"no file of weights {path!r}{known}")
+    require_weights(path, or_one_of)
     if file.suffix == ".npz":
         content: Mapping[Any, Any] = _read_npz(file)
     elif file.suffix == ".safetensors":
@@ -33,12 +32,6 @@ def read_state(path: str, or_one_of: Sequence[str] = ()) -> StateFile:
     else:
         content = read_checkpoint(file)
     return StateFile(name, content, chosen)
-
-
-def split_choice(path: str) -> tuple[str, str | None]:
-    """`FILE#PART` -> (FILE, PART); a file may have a # in its own name."""
-    file, mark, part = path.rpartition("#")
-    return (path, None) if not mark or not part or Path(path).is_file() else (file, part)
 
 
 @contextlib.contextmanager

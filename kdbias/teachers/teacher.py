@@ -197,11 +197,3 @@ def choose_output(names: Sequence[str], described: Sequence[str], asked: str | N
     raise KdbiasError(
         f"teacher {spec} {what}; choose one with --output NAME|INDEX (kdbias embed, evaluate): {listed}"
     )
-
-
-def split_weights(rest: str) -> tuple[str, str | None]:
-    """`NAME@WEIGHTS` -> (NAME, WEIGHTS or None)."""
-    name, at, weights = rest.partition("@")
-    if not name or (at and not weights):
-        raise KdbiasError(f"teacher {rest!r}: should be NAME or NAME@WEIGHTS")
-    return name, weights or None

@@ -11,7 +11,6 @@ import hashlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,8 +133,6 @@ def open_torchscript(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `torchscript:REST`."""
     options.refuse("torchscript", "preprocessing precision device channels_last")
     spec = f"torchscript:{rest}"
-    if not Path(rest).is_file():
-        raise KdbiasError(f"teacher {spec}: no such file")
     preprocessing = find_preprocessing(rest, options)
     try:
         with warnings.catch_warnings():

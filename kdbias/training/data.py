@@ -123,18 +123,6 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
     not match, or labels or flips do not serve.
     """
     needs = loss_needs(config.loss)
-    distils = "vector" in needs
-    if distils and (config.embeddings is None) == (config.live_teacher is None):
-        raise KdbiasError(
-            f"loss {config.loss} learns from a teacher: give --embeddings or --live-teacher (not both); "
-            "--loss softmax learns from labels"
-        )
-    unread = [f"--{k.replace('_', '-')}" for k in ("embeddings", "live_teacher") if getattr(config, k)]
-    if unread and not distils:
-        raise KdbiasError(
-            f"loss {config.loss} learns from labels alone and would not read {' or '.join(unread)}: leave it "
-            "out, or add a loss that learns from a teacher, such as l2e"
-        )
     source = open_data(data, **config.reading)
     inputs = {"data": source.fingerprint}
     table = EmbeddingTable.open(config.embeddings) if config.embeddings else None

@@ -1,12 +1,7 @@
-"""Train a student: on the teacher's embeddings, or on labels, drawing samples as the weights say.
+"""The loop of `train`, without callbacks.
 
-    kdbias train images/ -o student --embeddings emb --weights weights.parquet
-    kdbias train images/ -o teacher --loss arcface --student torchvision:resnet18
-    torchrun --nproc-per-node 8 -m kdbias.cli train faces.rec -o student --embeddings emb --student
-    mobilefacenet
-
-One loop, without callbacks. Options and defaults: `settings`. Inputs: `data`, `images`. Parts of a step:
-`step`, `kdbias.losses`. What a run leaves: `record`.
+Options and defaults: `settings`. Inputs: `data`, `images`. Parts of a step: `step`, `kdbias.losses`. What a
+run leaves: `record`.
 """
 
 from __future__ import annotations
@@ -27,7 +22,6 @@ from kdbias.data.filters import spelled
 from kdbias.device import out_of_memory
 from kdbias.embedding.parts import FAILURES, write_failures
 from kdbias.errors import KdbiasError, MachineError, first_line
-from kdbias.functions import takes_settings
 from kdbias.loading import worker_deaths
 from kdbias.losses import build_loss, needs_equal_dim
 from kdbias.networks import build_network
@@ -86,34 +80,14 @@ class TrainingResult:
         )
 
 
-@takes_settings(TrainingSettings, file="config")
-def train(
+def run_training(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    settings: TrainingSettings,
+    resume: bool,
+    overwrite: bool,
+    cfg: TrainingSettings,
 ) -> TrainingResult:
-    """Train a student on `data` and leave student.pt, metrics.csv, config.toml and run.json in `output`.
-
-    The same call again resumes an interrupted run exactly, or finds it finished and does nothing. Under
-    torchrun the processes share every batch.
-
-    Args:
-        data: what `kdbias.open_data` reads.
-        output: folder to write.
-        resume: refuse to begin a new run.
-        overwrite: begin anew whatever is there.
-        config: TOML file with the options below as keys; options win over it.
-
-    Raises:
-        KdbiasError: unknown keys, inputs that do not match by id, a changed configuration (the keys that
-            differ are named), or a loss that is no longer a number.
-    """
-    cfg = settings
-    if resume and overwrite:
-        raise KdbiasError("--resume goes on with a run and --overwrite removes it: leave one of them out")
+    """`kdbias.train`, of settings and inputs that have been looked at."""
     with (
         join_processes(cfg.device) as processes,
         quiet(not processes.main or is_quiet()),

@@ -13,6 +13,8 @@ from kdbias.data.settings import Reading
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
 from kdbias.kinds import size_of
+from kdbias.loss_terms import parse_loss
+from kdbias.networks import require_network
 from kdbias.settings import Settings, option
 
 
@@ -132,6 +134,8 @@ class TrainingSettings(Reading, _Inputs):
     def check(self) -> None:
         """Fill in what the optimizer decides; refuse options that contradict each other."""
         put = object.__setattr__
+        parse_loss(self.loss)
+        require_network(self.student)
         if self.lr is None:
             put(self, "lr", {"sgd": 0.1, "adamw": 0.002}[self.optimizer])
         if self.weight_decay is None:

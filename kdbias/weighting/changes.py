@@ -22,7 +22,7 @@ from kdbias.tables.run_files import claim
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.weighting.blind_spots import blind_spots, reference_shares
 from kdbias.weighting.settings import ChangesSettings
-from kdbias.wording import visible
+from kdbias.wording import nearest, visible
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,10 @@ def what_changed(
     columns = known if settings.group_by is None else settings.group_by
     unknown = [name for name in columns if name not in known]
     if unknown:
-        raise KdbiasError(f"{stored.path} has no column {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
+        raise KdbiasError(
+            f"{stored.path} has no column {unknown[0]!r}; it has: {', '.join(known) or 'none'}"
+            + nearest(unknown[0], known)
+        )
     log_density, target = _log_density(stored), stored.provenance.get("target")
     return Changes(
         manifest=stored.path,

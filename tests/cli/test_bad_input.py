@@ -89,7 +89,10 @@ def test_embed_refuses_repeated_ids_missing_columns_wrong_counts_and_nan(work, t
     pd.concat([frame, frame[:1]]).to_parquet(tmp_path / "twice.parquet")
     refused(run("embed", tmp_path / "twice.parquet", "-o", tmp_path / "o", *teacher), "s00")
     frame[["sample_id"]].to_parquet(tmp_path / "ids.parquet")
-    refused(run("embed", tmp_path / "ids.parquet", "-o", tmp_path / "o", "--teacher", "run:x"), "image")
+    refused(
+        run("embed", tmp_path / "ids.parquet", "-o", tmp_path / "o", "--teacher", "torchvision:resnet18"),
+        "image",
+    )
     frame[:20].to_parquet(tmp_path / "short.parquet")
     refused(run("embed", tmp_path / "short.parquet", "-o", tmp_path / "o", *teacher), "20", "24")
     frame[:0].to_parquet(tmp_path / "empty.parquet")

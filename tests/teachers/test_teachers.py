@@ -360,7 +360,7 @@ def test_python_factories(tmp_path, monkeypatch) -> None:
         ("torchvision:resnet18@", "should be NAME or NAME@WEIGHTS"),
         (
             "torchvision:resnet18@absent.pt",
-            "no file of weights 'absent.pt'; published weights: IMAGENET1K_V1",
+            "no file of weights 'absent.pt'; published weights: DEFAULT, random",
         ),
         ("torchvision:resnet18@random:x", "seed"),
         ("run:/nonexistent", "no such file"),

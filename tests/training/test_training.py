@@ -17,8 +17,8 @@ from kdbias.networks.saved import load_network, read_checkpoint
 from kdbias.progress import bar
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.training import loop
-from kdbias.training.loop import train
 from kdbias.training.record import Meter, Record
+from kdbias.training.stage import train
 
 
 def test_a_student_learns_the_teachers_vectors_joined_by_id(lab: Any, tmp_path: Path) -> None:

@@ -115,13 +115,14 @@ def test_a_live_teacher_that_mixes_the_images_of_a_batch_is_refused(lab: Any, tm
         lab.run(tmp_path / "run", **options)
 
 
-def test_a_live_teacher_that_cannot_run_beside_the_student_is_refused(lab: Any) -> None:
+def test_a_live_teacher_that_cannot_run_beside_the_student_is_refused(lab: Any, tmp_path: Path) -> None:
     from kdbias.training.data import open_training_set
     from kdbias.training.processes import Processes
     from kdbias.training.settings import TrainingSettings
 
-    config = TrainingSettings(live_teacher="openvino:net.xml")
-    with pytest.raises(KdbiasError, match=r"openvino:net.xml cannot run beside the student on cuda:0 \("):
+    (tmp_path / "net.xml").touch()
+    config = TrainingSettings(live_teacher=f"openvino:{tmp_path / 'net.xml'}")
+    with pytest.raises(KdbiasError, match=r"net.xml cannot run beside the student on cuda:0 \("):
         open_training_set(lab.data, config, Processes(0, 1, torch.device("cuda:0")))
 
 
@@ -287,7 +288,7 @@ def test_options_that_cannot_be_honoured_are_refused(
 def test_identity_batches_need_labels(lab: Any, tmp_path: Path) -> None:
     table = pq.read_table(lab.data).drop_columns(["label"])
     pq.write_table(table, tmp_path / "unlabelled.parquet")
-    from kdbias.training.loop import train
+    from kdbias.training.stage import train
 
     with pytest.raises(KdbiasError, match="has no labels"):
         train(tmp_path / "unlabelled.parquet", tmp_path / "run", **lab.options(instances=5, batch_size=15))
@@ -297,7 +298,7 @@ def test_labels_with_gaps_are_remapped_and_the_mapping_is_kept(lab: Any, tmp_pat
     table = pq.read_table(lab.data)
     numbers = pa.array([{"0": 7, "1": 100, "2": 93430}[label[-1]] for label in lab.labels])
     pq.write_table(table.set_column(1, "label", numbers), tmp_path / "data.parquet")
-    from kdbias.training.loop import train
+    from kdbias.training.stage import train
 
     train(
         tmp_path / "data.parquet", tmp_path / "run", **lab.options(loss="arcface", embeddings=None, epochs=1)

@@ -33,7 +33,7 @@ SCRIPT = """
 import ast, os, pathlib, signal, sys, types
 import kdbias.networks
 from kdbias.errors import KdbiasError
-from kdbias.training.loop import train
+from kdbias.training.stage import train
 from kdbias.training.record import Record
 module = types.ModuleType("kdbias.networks.plain")
 exec(PLAIN, module.__dict__)

@@ -14,7 +14,7 @@ import pytest
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.weight_manifest import read_manifest
-from kdbias.training.loop import train
+from kdbias.training.stage import train
 
 WAYS = {
     "cached": {},
