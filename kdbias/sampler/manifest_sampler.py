@@ -23,8 +23,9 @@ from kdbias.device import rank_and_world
 from kdbias.errors import KdbiasError
 from kdbias.progress import say
 from kdbias.sampler.epoch_order import EpochOrder, check_counts, check_mode
+from kdbias.sampler.matching import rows_of
 from kdbias.tables import fingerprints
-from kdbias.tables.joins import align, as_strings
+from kdbias.tables.joins import as_strings
 from kdbias.tables.weight_manifest import read_manifest, validate_weights
 
 Place = tuple[int, int]
@@ -214,19 +215,25 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
 
     @classmethod
     def from_manifest(
-        cls, manifest: str | os.PathLike[str], sample_ids: Sequence[str] | pa.Array, **options: Any
+        cls,
+        manifest: str | os.PathLike[str],
+        sample_ids: Sequence[str] | pa.Array,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        **options: Any,
     ) -> ManifestSampler:
         """Sampler over a data set whose positions hold `sample_ids`, weighted by the manifest, joined by id.
 
-        `sample_ids` is a list, a NumPy array, a pandas Series or an Arrow array, in the data set's order.
-        Samples that the manifest does not list are never drawn. An epoch has as many draws as the manifest
-        has rows, unless `num_samples` is given. Raises KdbiasError where an id of the manifest is not in
-        the data.
+        `sample_ids` is a list, a NumPy array, a pandas Series or an Arrow array, in the data set's order:
+        the manifest's ids, or the paths of `ImageFolder.samples` and the like. Where the one are relative
+        and the others not, the folder between them is `root`, or found and said if exactly one will do.
+        Samples that the manifest does not list are never drawn. An epoch has as many draws as it has rows,
+        unless `num_samples` is given. Raises KdbiasError where an id is missing or more than one folder fits.
         """
         table = read_manifest(manifest)
-        ids = as_strings(sample_ids)
-        weights = np.zeros(len(ids))
-        weights[align(table.ids, ids, f"the weights {manifest}", "data set")] = table.weights
+        rows = rows_of(table.ids, as_strings(sample_ids), f"the weights {manifest}", root)
+        weights = np.zeros(len(sample_ids))
+        weights[rows] = table.weights
         return cls(weights, options.pop("num_samples", None) or table.n, **options)
 
     def _draw(self, epoch: int) -> EpochOrder:

@@ -91,7 +91,18 @@ class WeightsResult:
         lines += told(self.target) if self.target is not None else []
         if self.solver is not None:
             lines += _solver_lines(self.solver, self.target is None, self.facts.get("penalty"))
-        return "\n".join(map(visible, lines + [f"  warning: {line}" for line in self.warnings]))
+        lines += [f"  warning: {line}" for line in self.warnings]
+        return "\n".join(map(visible, [*lines, *self._in_own_trainer()]))
+
+    def _in_own_trainer(self) -> list[str]:
+        """The lines of a training loop that draw by the manifest."""
+        return [
+            "in your own trainer (kdbias train takes it with --weights):",
+            "  from kdbias import ManifestSampler",
+            "  ids = [path for path, _ in dataset.samples]  # ImageFolder; else ids or paths, in order",
+            f"  sampler = ManifestSampler.from_manifest({str(self.path)!r}, ids)",
+            "  loader = DataLoader(dataset, batch_size=256, sampler=sampler)",
+        ]
 
 
 def _solver_lines(solver: dict[str, Any], energies: bool, penalty: str | None) -> list[str]:

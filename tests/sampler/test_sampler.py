@@ -195,3 +195,55 @@ def test_impossible_draws_are_refused(arguments: dict, words: str) -> None:
     arguments = {**arguments, "weights": np.array(arguments["weights"])}
     with pytest.raises(KdbiasError, match=words):
         ManifestSampler(**arguments)
+
+
+def write_ids(tmp_path, ids):
+    """A manifest of these ids with weights 1, 2, ..."""
+    file = tmp_path / "w.csv"
+    pd.DataFrame({"sample_id": ids, "weight": range(1, len(ids) + 1)}).to_csv(file, index=False)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("ids", "have"),
+    [
+        (["cat/1.jpg", "dog/1.jpg"], ["/d/pets/dog/1.jpg", "/d/pets/cat/1.jpg", "/d/pets/cat/2.jpg"]),
+        (["cat/1.jpg", "dog/1.jpg"], ["./pets/dog/1.jpg", "./pets/cat/1.jpg", "./pets/cat/2.jpg"]),
+        (["/d/pets/cat/1.jpg", "/d/pets/dog/1.jpg"], ["dog/1.jpg", "cat/1.jpg", "cat/2.jpg"]),
+        (["1.jpg", "2.jpg"], ["/2.jpg", "/1.jpg", "/3.jpg"]),
+        (["kätzchen/1.jpg", "ö.jpg"], ["/d/ü/ö.jpg", "/d/ü/kätzchen/1.jpg", "/d/ü/x"]),
+        (["a", "b"], ["b", "a", "x/a"]),
+    ],
+)
+def test_paths_are_matched_below_the_one_folder_that_fits(tmp_path, ids, have, capsys):
+    sampler = ManifestSampler.from_manifest(write_ids(tmp_path, ids), have)
+    assert sampler.weights.tolist() == pytest.approx([4 / 3, 2 / 3, 0])
+    assert ("taken as they are below" in capsys.readouterr().err) == (ids != ["a", "b"])
+
+
+def test_a_folder_that_is_one_of_several_is_to_be_named(tmp_path):
+    manifest = write_ids(tmp_path, ["cat/1.jpg"])
+    have = ["/d/cat/1.jpg", "/d/copy/cat/1.jpg"]
+    with pytest.raises(KdbiasError, match="below '/d' and '/d/copy', too: say which is meant with root="):
+        ManifestSampler.from_manifest(manifest, have)
+    for root, expected in {"/d": [1, 0], "/d/": [1, 0], "/d/copy": [0, 1]}.items():
+        assert ManifestSampler.from_manifest(manifest, have, root=root).weights.tolist() == expected
+    with pytest.raises(KdbiasError, match=r"hold a file 'cat/1.jpg': say with root="):
+        ManifestSampler.from_manifest(manifest, [f"/{i}/cat/1.jpg" for i in range(20)])
+
+
+def test_ids_that_do_not_match_are_shown_with_both_sides_and_the_likely_folder(tmp_path):
+    manifest = write_ids(tmp_path, ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"])
+    have = ["/d/pets/cat/1.jpg", "/d/pets/dog/1.jpg"]
+    told = "1 of the 3 ids.*'cat/2.jpg'.*like '/d/pets/cat/1.jpg'; the others are found with root='/d/pets'"
+    with pytest.raises(KdbiasError, match=told):
+        ManifestSampler.from_manifest(manifest, have)
+    with pytest.raises(KdbiasError, match=r"1 of the 3 ids.*the data set below /d/pets"):
+        ManifestSampler.from_manifest(manifest, have, root="/d/pets")
+    with pytest.raises(KdbiasError, match=r"3 of the 3 ids.*'cat/1.jpg', the data set's like 'x'; are they"):
+        ManifestSampler.from_manifest(manifest, ["x", "y"])
+
+
+def test_what_is_left_of_paths_may_not_repeat(tmp_path):
+    with pytest.raises(KdbiasError, match="more than once"):
+        ManifestSampler.from_manifest(write_ids(tmp_path, ["a"]), ["/d/a", "a"], root="/d")
