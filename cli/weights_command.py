@@ -31,8 +31,8 @@ def command(frontier: bool, **given: Any) -> Any:
     effective sample size, with a certificate of how near to the best it is. With --towards, samples are
     matched to what the student will be used on, no nearer than a reference of its size tells.
 
-    `kdbias train --weights` draws by it; in your own trainer `kdbias.ManifestSampler.from_manifest` does, whose
-    ids may be paths, absolute or relative to any folder.
+    `kdbias train --weights` draws by it; in your own trainer `kdbias.ManifestSampler.from_manifest` does,
+    whose ids may be paths, absolute or relative to any folder.
 
     \b
     Examples:
