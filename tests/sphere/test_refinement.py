@@ -157,11 +157,26 @@ def test_steps_that_are_too_long_are_damped():
     assert result.gap < 0.5 * (result.start_energy - result.energy)
 
 
-def test_no_round_begins_that_cannot_be_judged_in_time():
-    kernel = recomputed(rows(120, 5), 3.0, 1 << 20)
-    kernel.row_sums  # noqa: B018
-    kernel.stand_in = Matrix(np.zeros((120, 120)))
-    kernel.seconds = 1e6
-    result = refine(kernel, FeasibleSet.of(120), Groups.of(None, 120), Effort(max_seconds=1e5))
-    assert (result.iterations, result.products, result.certified) == (0, 0, False)
+def test_after_the_first_no_round_begins_that_cannot_be_judged_in_time():
+    kernel = recomputed(rows(120, 5), 3.0, 120 * 24 * 10)
+    limits = {"tolerance": 1e-9, "max_seconds": 1e5}
+    whole = solve(kernel, **limits)
+    assert whole.products > 1
+    kernel.apply = slowed(kernel)
+    result = solve(kernel, **limits)
+    assert (result.products, result.certified) == (1, False)
+    assert result.iterations > 0
     assert "too few for another exact product" in result.reason
+    assert result.energy < result.start_energy
+
+
+def slowed(kernel: TiledKernel) -> Any:
+    """Its products, which claim to take longer than is left."""
+    apply = kernel.apply
+
+    def claimed(p: np.ndarray, exact: bool = False) -> np.ndarray:
+        found = apply(p, exact)
+        kernel.seconds = 1e6
+        return found
+
+    return claimed

@@ -103,7 +103,8 @@ def refine(
         elif good and (stop is None or stop.settled(point, feasible)):
             break
         left = effort.seconds_left
-        late = left is not None and left < tiled.seconds  # for another exact product
+        # The first round is made, though its product ends late: without it there is nothing to show.
+        late = left is not None and rounds > 0 and left < tiled.seconds
         if rounds == _MOST_ROUNDS or effort.spent or late:
             spent = effort.spent or f"stopped after {counted(effort.iterations, 'iteration')}"
             if late and not effort.spent:
@@ -115,7 +116,7 @@ def refine(
             inner = Effort(
                 tolerance,
                 effort.max_iterations - effort.iterations,
-                None if left is None else left - tiled.seconds,
+                None if left is None else max(left - tiled.seconds, left / 4),
                 GapShare(bar, tolerance),
             )
             anchored = _Anchored(stand_in, point.p, point.field, damping)
