@@ -29,4 +29,4 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch on Linux")
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("there is a GPU, where the kernels themselves run")
-    monkeypatch.setattr("kdbias.sphere.triton_tiles.available", lambda device: True)
+    monkeypatch.setattr("kdbias.sphere.triton_pairs.trusted", lambda device: True)

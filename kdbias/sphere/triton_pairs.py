@@ -6,15 +6,17 @@ they are two terms), 8 n (T m + k) bytes of results, and a tile's buffers, 16 T 
 
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdbias.progress import say
 from kdbias.sphere.half_terms import HalfTerms
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.reservoirs import EMPTY, pack, unpack
 from kdbias.sphere.tiles import tile_order
-from kdbias.sphere.triton_tiles import TILE, Candidates, FusedTiles, Parts
+from kdbias.sphere.triton_tiles import TILE, Candidates, FusedTiles, Parts, available
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,44 @@ _AHEAD = 4  # tiles
 _NO_ID = 0xFFFFFFFF
 LOWEST = int(pack(np.array([-2.0], np.float32), np.array([_NO_ID]))[0])
 """A key below those of all cosines."""
+
+
+def trusted(device: str) -> bool:
+    """Whether a device runs the fused kernels, and gave what float64 gives on a small set of rows."""
+    return available(device) and gives_float64(device)
+
+
+@cache
+def gives_float64(device: str) -> bool:
+    """Whether the kernels give on ``device`` what float64 gives, on 300 rows; said where they do not.
+
+    They are compiled for each kind of GPU, by the Triton that is installed: some seconds at the first use,
+    against a wrong number from a compiler or a driver that nobody has tried.
+    """
+    rng, bandwidths = np.random.default_rng(0), (2.0, 5.0, 8.0)
+    x = rng.normal(size=(300, 48)).astype(np.float32)
+    x[150:200] = x[:50] + 0.1 * x[150:200]
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    weights = rng.dirichlet(np.ones(300), size=2)
+    cosines = x.astype(np.float64) @ x.T.astype(np.float64)
+    np.fill_diagonal(cosines, -np.inf)
+    expected = np.stack([np.exp(2 * t * (cosines - 1)) @ weights.T for t in bandwidths])  # (T, n, m)
+    try:
+        sums, (_, nearest), counts = fused_pairs(x, Kernels(bandwidths), weights, 8, 0.9, device, 128)
+        assert nearest is not None
+        assert counts is not None
+        right = np.allclose(sums, expected.transpose(2, 0, 1), rtol=1e-5, atol=0)
+        right &= np.allclose(nearest, -np.sort(-cosines, axis=1)[:, :8], rtol=0, atol=1e-6)
+        right &= np.array_equal(counts, (cosines >= 0.9).sum(axis=1))
+        why = "their sums, neighbours or counts are not those of float64"
+    except Exception as error:  # whatever a compiler raises
+        right, why = (
+            False,
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}",
+        )
+    if not right:
+        say(f"the fused kernels do not work on {device} ({why}); slower ways are taken")
+    return right
 
 
 def fused_pairs(

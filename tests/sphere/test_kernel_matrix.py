@@ -5,7 +5,7 @@ import pytest
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
-from kdbias.sphere import triton_tiles
+from kdbias.sphere import triton_pairs, triton_tiles
 from kdbias.sphere.equilibrium import kernel_matrix as kernel_matrix_module
 from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_device
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel, from_half, kernel_matrix, to_half
@@ -120,9 +120,9 @@ def test_the_equilibrium_on_a_device_is_that_of_the_tiles(interpreter):
 
 def test_a_device_without_the_kernels_is_refused(monkeypatch):
     monkeypatch.setattr("kdbias.sphere.equilibrium.device_kernel.resolve_device", lambda name: "cuda:0")
-    monkeypatch.setattr(triton_tiles, "available", lambda device: False)
+    monkeypatch.setattr(triton_pairs, "trusted", lambda device: False)
     with pytest.raises(KdbiasError, match=r"needs Triton.*--device cpu"):
         product_device("cuda")
     assert product_device("auto") == "cpu"
-    monkeypatch.setattr(triton_tiles, "available", lambda device: True)
+    monkeypatch.setattr(triton_pairs, "trusted", lambda device: True)
     assert product_device("auto") == "cuda:0"

@@ -171,3 +171,25 @@ def test_the_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     if "ImportError" in ran.stderr:
         pytest.skip("this Triton compiles by other names")
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def test_kernels_are_trusted_where_they_give_what_float64_gives(
+    interpreter: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    triton_pairs.gives_float64.cache_clear()
+    assert triton_pairs.gives_float64("cpu:0")
+    real = triton_pairs.fused_pairs
+
+    def wrong(*args: object) -> object:
+        sums, best, counts = real(*args)
+        return sums * (1 + 1e-3), best, counts
+
+    def broken(*args: object) -> object:
+        raise RuntimeError("no such instruction\nand a page of assembly")
+
+    for instead, said in ((wrong, "not those of float64"), (broken, "RuntimeError: no such instruction)")):
+        triton_pairs.gives_float64.cache_clear()
+        monkeypatch.setattr(triton_pairs, "fused_pairs", instead)
+        assert not triton_pairs.gives_float64("cpu:0")
+        assert said in capsys.readouterr().err
+    triton_pairs.gives_float64.cache_clear()

@@ -4,7 +4,7 @@ import numpy as np
 
 from kdbias.device import resolve_device
 from kdbias.errors import KdbiasError
-from kdbias.sphere import triton_tiles
+from kdbias.sphere import triton_pairs, triton_tiles
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
 from kdbias.sphere.half_terms import HalfTerms
 from kdbias.sphere.kernels import Kernels
@@ -18,13 +18,13 @@ def product_device(name: str) -> str:
         KdbiasError: no such device, or one that was asked for and cannot take the products.
     """
     device = resolve_device(name)
-    if device == "cpu" or triton_tiles.available(device):
+    if device == "cpu" or triton_pairs.trusted(device):
         return device
     if name == "auto":
         return "cpu"
     raise KdbiasError(
         f"{device} cannot take products with the kernel: that needs Triton, and a CUDA device of compute "
-        "capability 8.0 or later; use --device cpu"
+        "capability 8.0 or later on which its kernels give what float64 gives; use --device cpu"
     )
 
 
