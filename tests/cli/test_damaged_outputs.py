@@ -20,7 +20,7 @@ COMMANDS = {
     "uniformity": "uniformity {root}/emb -o {out} --k 5 --t 2",
     "uniformity again": "uniformity {root}/emb -o {root}/density --k 5 --t 2,5 --estimator vmf",
     "uniformity of weights": "uniformity {root}/emb -o {out} --k 5 --t 2 --weights {root}/w.parquet",
-    "weights": "weights {root}/density -o {out}.parquet --embeddings {root}/emb --tolerance 0.1",
+    "weights": "weights {root}/density -o {out}.parquet --embeddings {root}/emb --tolerance 0.1 --t chosen",
     "weights again": "weights {root}/density -o {root}/w.parquet",
     "frontier again": "weights {root}/density -o {root}/frontier --frontier",
     "changes": "changes {root}/w.parquet --density {root}/density",
