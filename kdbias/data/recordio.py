@@ -151,8 +151,8 @@ class _RecordFile:
             seen = np.flatnonzero(some == first)
             what = wrong_magic(int(found["magic"][seen[0]])) if len(seen) else "no place for a record"
             raise KdbiasError(
-                f"{index}: {int(bad.sum()):,} entries do not fit {name} (key {keys[first]}: {what} at byte "
-                f"{offsets[first]:,} of {size:,}); {ADVICE}"
+                f"{index}: {counted(int(bad.sum()), 'entry', 'does/do')} not fit {name} (key {keys[first]}: "
+                f"{what} at byte {offsets[first]:,} of {size:,}); {ADVICE}"
             )
 
     def _gathered(self, offsets: np.ndarray, what: np.dtype[Any]) -> np.ndarray:

@@ -310,11 +310,11 @@ def test_no_file_but_an_own_page_is_ever_replaced(outputs, tmp_path):
 
 
 def test_a_target_comes_first_with_its_shares_and_its_map(tmp_path):
-    x, other = reference.clustered_sphere(60, 6, 3, seed=1), reference.random_sphere(40, 6, 2)
+    x, other = reference.clustered_sphere(60, 6, 3, seed=1), reference.random_sphere(80, 6, 2)
     camera = {"camera": ["left"] * 50 + ["right"] * 10}
     data = write_embedding_table(tmp_path / "emb", [f"a{i}" for i in range(60)], x, groups=camera)
     ref = write_embedding_table(
-        tmp_path / "ref", [f"b{i}" for i in range(40)], other, groups={"camera": ["left", "right"] * 20}
+        tmp_path / "ref", [f"b{i}" for i in range(80)], other, groups={"camera": ["left", "right"] * 40}
     )
     measured = uniformity(data.path, tmp_path / "density", towards=ref.path, rectification="none")
     report([tmp_path / "density"], tmp_path / "r.html", pictures=0)
