@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from kdbias.optional import require
 
 # Stems of ImageNet networks shrink their input 32-fold in all: smaller images leave no feature map.
 _SMALLEST = 32
+# Seconds without a byte after which a server is out of reach; torchvision itself would wait for ever.
+_SILENCE = 10.0
 
 
 def torchvision_network(
@@ -78,7 +81,9 @@ def published_network(name: str, member: Any) -> nn.Module:
     Raises:
         KdbiasError: the file cannot be fetched, or holds more than tensors.
     """
+    usual = socket.getdefaulttimeout()
     try:
+        socket.setdefaulttimeout(_SILENCE)
         # Torchvision would unpickle anything; this fetches the file and refuses what is more than tensors.
         member.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
@@ -86,6 +91,8 @@ def published_network(name: str, member: Any) -> nn.Module:
             f"cannot get {member} from {member.url} ({why_refused(error)}); download that file elsewhere and "
             f"copy it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(usual)
     return models_with(name).get_model(name, weights=member, progress=False)
 
 

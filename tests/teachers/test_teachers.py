@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,19 @@ def resnet_state(tmp_path_factory) -> tuple[Path, torch.nn.Module]:
     path = tmp_path_factory.mktemp("weights") / "resnet18.pt"
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, path)
     return path, network
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection, as a proxy behind a firewall does, and never answers."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("kdbias.networks.libraries._SILENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        with pytest.raises(KdbiasError, match=r"cannot get .*timed out.*copy it into"):
+            open_teacher("torchvision:squeezenet1_1")
+    assert socket.getdefaulttimeout() is None
 
 
 def test_torchvision_file_gives_the_networks_pooled_features(resnet_state, small) -> None:
