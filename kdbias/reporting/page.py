@@ -14,7 +14,8 @@ from kdbias.functions import takes_settings
 from kdbias.inspection.recognition import MARK, is_page
 from kdbias.progress import say
 from kdbias.reporting.gathering import collect
-from kdbias.reporting.sections import Page, headline, scheme_names
+from kdbias.reporting.headline import headline
+from kdbias.reporting.sections import Page, scheme_names
 from kdbias.reporting.settings import ReportSettings
 from kdbias.reporting.tables import provenances
 from kdbias.tables.files import atomic_path

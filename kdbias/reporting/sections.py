@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kdbias.display.figure import Figure, Look
-from kdbias.display.quantities import write
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.measurement.target_summary import target_tables
-from kdbias.reporting import figures, sample_figures, tables, thumbnails
+from kdbias.reporting import figures, maps, sample_figures, tables, thumbnails
 from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
 from kdbias.reporting.tables import Provenance
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -60,14 +58,6 @@ class Section:
     def empty(self) -> bool:
         """Whether there is nothing to show."""
         return not (self.tables or self.figures or self.images or self.strips or self.provenances)
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A number to see first, and what it means."""
-
-    value: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -154,10 +144,10 @@ def _density(page: Page, density: Density, name: str) -> list[Section]:
     section.add(*_group_figures(density, weights, look, name))
     embeddings = _embeddings_of(page.found, density)
     if embeddings is not None and embeddings.d > 1:
-        places, variance = sample_figures.flat(embeddings.batches, embeddings.d)
+        places, variance = maps.flat(embeddings.batches, embeddings.d)
         rows = align(density.table.ids, embeddings.ids(), str(density.path), str(embeddings.path))
         section.add(
-            sample_figures.embedding_maps(
+            maps.embedding_maps(
                 f"{name}-map",
                 places[rows],
                 variance,
@@ -283,82 +273,3 @@ def _curves(
 def _is_number(value: object) -> bool:
     """Whether the value is a finite number."""
     return isinstance(value, int | float) and bool(np.isfinite(value))
-
-
-def headline(found: Outputs) -> list[Fact]:
-    """What to see first; every number is read from the collected files."""
-    facts: list[Fact] = []
-    if found.densities:
-        density = found.densities[0]
-        facts.append(Fact(f"{density.table.n:,}", "samples measured"))
-        target = density.numbers["target"]
-        facts += _worth(found, density) if target is None else _distance(density, target)
-    return [*facts, *_gain(found)]
-
-
-def _distance(density: Density, target: dict[str, Any]) -> Iterator[Fact]:
-    """How far the data are from the target, and what the nearest scheme removes of that."""
-    schemes, what = density.numbers["schemes"], f"“{target['towards']}”"
-    natural = schemes[0]["discrepancy"]
-    if not target["differs"]:
-        yield Fact("alike", f"the data do not differ measurably from {what}: natural sampling is the answer")
-        return
-    if natural["noise_ratio"] is None:
-        yield Fact(write("discrepancy", natural["value"]), f"squared discrepancy of the data from {what}")
-    else:
-        ratio = f"{write('noise_ratio', natural['noise_ratio'])} ×"
-        yield Fact(ratio, f"the noise of such a reference: how far the data are from {what}")
-    removed = [
-        (s["discrepancy"]["removed"], s) for s in schemes[1:] if s["discrepancy"]["removed"] is not None
-    ]
-    if removed:
-        share, best = max(removed, key=lambda pair: pair[0])
-        cost = f"ESS/n {write('ess_share', best['ess_share'])}"
-        yield Fact(write("removed", share), f"of that removed by “{best['name']}” ({cost})")
-
-
-def _worth(found: Outputs, density: Density) -> Iterator[Fact]:
-    """How many distinct samples the draws are worth at the chosen bandwidth, naturally and at best."""
-    chosen = [row for row in tables.uniformity_rows(density) if f"{row['t']:g}" == density.bandwidth]
-    t, natural = f"t = {density.bandwidth}", chosen[0]
-    if natural["effective_distinct"] is None:
-        return
-    ceiling = write("distinct_ceiling", natural["distinct_ceiling"])
-    yield Fact(
-        write("effective_distinct", natural["effective_distinct"]),
-        f"distinct samples they are worth as drawn naturally ({t}; ceiling {ceiling})",
-    )
-    reached = [
-        (row["effective_distinct"], row["scheme"], row["ess_share"])
-        for row in chosen[1:]
-        if row["effective_distinct"] is not None
-    ] or _made_from(found, density)
-    if reached:
-        best, scheme, ess = max(reached)
-        worth = f"distinct samples under “{scheme}” ({t}; ESS/n {100 * ess:.0f} %)"
-        yield Fact(write("effective_distinct", best), worth)
-
-
-def _made_from(found: Outputs, density: Density) -> list[tuple[float, str, float]]:
-    """(D, scheme, ESS/n) of manifests that were made from a density at its own bandwidth."""
-    own = density.table.fingerprint
-    return [
-        (known["distinct_after"], manifest.name, manifest.numbers["ess_share"])
-        for manifest in tables.unmeasured(found)
-        if (known := tables.distinct(manifest)) and write("t", known["t"]) == density.bandwidth
-        if input_of(manifest.provenance, "density") == own
-    ]
-
-
-def _gain(found: Outputs) -> Iterator[Fact]:
-    """What the students drawn naturally reached, and those of the best other scheme."""
-    values = tables.values_by_scheme(found.judged_alike)
-    for name, measure in list(tables.shown_measures(values).items())[:1]:
-        means = tables.distilled_means(values[name])
-        if NATURAL in means and len(means) > 1:
-            best = tables.best_of({s: mean for s, mean in means.items() if s != NATURAL}, measure)[0]
-            ends = [values[name][NATURAL], values[name][best]]
-            change = " → ".join(measure.spread(end).replace(" ", "\u00a0") for end in ends)
-            over = "mean ± standard deviation over seeds" if max(map(len, ends)) > 1 else "one seed each"
-            none = "; no other sampling beats natural" if NATURAL in tables.best_of(means, measure) else ""
-            yield Fact(change, f"{measure.heading}: natural → “{best}”, {over}{none}")
