@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.weight_manifest import write_manifest
 from tests import reference
+from tests.endings import ending_after
 
 N, D = 160, 12
 ENTRY = {
@@ -432,19 +432,11 @@ def test_an_addition_killed_at_any_write_leaves_the_old_numbers_or_the_new(
     uniformity(table.path, tmp_path / "new", **more)
     old, new = numbers_of(tmp_path / "old"), numbers_of(tmp_path / "new")
     assert all(a != b for a, b in zip(old, new, strict=True))
-    real, seen = os.replace, set()
+    seen = set()
     for last in range(20):
         out = tmp_path / f"killed at {last}"
         shutil.copytree(tmp_path / "old", out)
-        left = iter(range(last))
-
-        def die(*args, left=left) -> None:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            real(*args)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "replace", die)
+        with ending_after(last, monkeypatch):
             try:
                 uniformity(table.path, out, **more)
             except KeyboardInterrupt:

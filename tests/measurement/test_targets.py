@@ -25,6 +25,7 @@ from kdbias.tables.weight_manifest import write_manifest
 from kdbias.targets.opening import OpenTarget
 from kdbias.targets.settings import Named
 from tests import reference
+from tests.endings import ending_after
 
 D = 8
 CENTRES = reference.random_sphere(4, D, 99)
@@ -467,8 +468,6 @@ def test_a_point_mass_has_no_test_but_a_reason(world, tmp_path):
 
 
 def test_a_killed_retarget_leaves_the_old_numbers_or_the_new(world, tmp_path, monkeypatch):
-    import os
-
     data, ref, manifest, _ = world
     options = {**OPTIONS, "weights": [manifest]}
     uniformity(data.path, tmp_path / "old", towards=ref.path, **options)
@@ -479,20 +478,12 @@ def test_a_killed_retarget_leaves_the_old_numbers_or_the_new(world, tmp_path, mo
     def numbers(out: Path) -> tuple[list, str]:
         return read_density(out).numbers("witness").tolist(), (out / "uniformity.json").read_text()
 
-    old, new, real = numbers(tmp_path / "old"), numbers(tmp_path / "new"), os.replace
+    old, new = numbers(tmp_path / "old"), numbers(tmp_path / "new")
     assert old != new
     for last in range(20):
         out = tmp_path / f"killed at {last}"
         shutil.copytree(tmp_path / "old", out)
-        left = iter(range(last))
-
-        def die(*args, left=left) -> None:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            real(*args)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "replace", die)
+        with ending_after(last, monkeypatch):
             try:
                 uniformity(data.path, out, **more)
             except KeyboardInterrupt:
