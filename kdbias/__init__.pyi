@@ -276,6 +276,7 @@ def frontier(
     seed: int = 0,
     towards: str | None = None,
     with_column: str | None = None,
+    cluster_by: str | None = None,
     methods: Sequence[str] | None = None,
     floors: Sequence[float] | None = None,
 ) -> FrontierResult:
@@ -300,6 +301,9 @@ def frontier(
             column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere.
         with_column: compare this column together with the embedding, for what the teacher does not see; a
             reference must have it, too.
+        cluster_by: the reference's column, such as the person, whose samples of one value depend on each other
+            and say less than as many others; none: each says as much [its labels, if they are 30 or more and
+            mostly not those of the data].
         methods: schemes, with their default options [all that fit].
         floors: ESS floors of the equilibrium, 0 = none [eight up to 1].
 
@@ -516,6 +520,7 @@ def uniformity(
     overwrite: bool = False,
     towards: str | None = None,
     with_column: str | None = None,
+    cluster_by: str | None = None,
     weights: Sequence[str | os.PathLike[str]] = (),
     k: int | None = None,
     t: str | float | Sequence[float] = 'auto',
@@ -549,6 +554,9 @@ def uniformity(
             column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere.
         with_column: compare this column together with the embedding, for what the teacher does not see; a
             reference must have it, too.
+        cluster_by: the reference's column, such as the person, whose samples of one value depend on each other
+            and say less than as many others; none: each says as much [its labels, if they are 30 or more and
+            mostly not those of the data].
         weights: measure the data as this manifest would sample it, too; repeatable.
         k: neighbours a sample [64, or n-1 if smaller].
         t: bandwidth(s), the first of which is that of log_density [auto].
@@ -598,6 +606,7 @@ def weights(
     clusters: Sequence[int] | None = None,
     towards: str | None = None,
     with_column: str | None = None,
+    cluster_by: str | None = None,
     stop: str | None = None,
 ) -> WeightsResult:
     """Write a weight manifest: one row a sample with its weight, the expected number of draws an epoch.
@@ -639,6 +648,9 @@ def weights(
             column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere (matched).
         with_column: compare this column together with the embedding, for what the teacher does not see; a
             reference must have it, too (matched).
+        cluster_by: the reference's column, such as the person, whose samples of one value depend on each other
+            and say less than as many others; none: each says as much [its labels, if they are 30 or more and
+            mostly not those of the data] (matched).
         stop: how near to come; noise: no nearer than a reference of its size tells; floor: as near as the least
             ESS allows [noise] (matched).
 

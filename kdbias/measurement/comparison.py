@@ -20,7 +20,7 @@ from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.run_record import Run
 from kdbias.targets.opening import OpenTarget, open_target
-from kdbias.targets.settings import Aiming
+from kdbias.targets.settings import EACH_ALONE, Aiming
 
 Fields = tuple[np.ndarray, np.ndarray | None]
 """(m, n) K p under the mean kernel, and (m,) standard errors of p'Kp; None where it is exact."""
@@ -120,7 +120,7 @@ class Comparison:
             differs = test is not None and test["p_value"] < LEVEL
         unbiased, needed = found["unbiased"], None
         if test is not None and differs and unbiased and unbiased > 0:
-            needed = math.ceil((1 - target.distinct_mean) / (_TENTH * unbiased))
+            needed = math.ceil(target.noise * (opened.size or 0) / (_TENTH * unbiased))
         return {
             "towards": opened.named.text,
             "kind": opened.named.recorded,
@@ -129,6 +129,7 @@ class Comparison:
             "fingerprints": opened.inputs,
             "kernel": list(LADDER),
             "with": opened.column,
+            "cluster_by": opened.clustered,
             "constant": target.constant,
             "noise": target.noise,
             "test": test,
@@ -206,13 +207,16 @@ def another(aim: OpenTarget, target: dict[str, Any] | None, run: Run) -> bool:
     """Whether a target is another one than that of a folder (None: it has none), which is then said."""
     if target is None:
         return True
-    if (aim.named.recorded, aim.inputs, aim.column) == tuple(
-        target[k] for k in ("kind", "fingerprints", "with")
+    if (aim.named.recorded, aim.inputs, aim.column, aim.clustered) == tuple(
+        target.get(k) for k in ("kind", "fingerprints", "with", "cluster_by")
     ):
         return False
     names = [
-        f"{text} with {column}" if column else text
-        for text, column in ((target["towards"], target["with"]), (aim.named.text, aim.column))
+        text + (f" with {column}" if column else "") + (f", clustered by {by}" if by else "")
+        for text, column, by in (
+            (target["towards"], target["with"], target.get("cluster_by")),
+            (aim.named.text, aim.column, aim.clustered),
+        )
     ]
     say(f"{run.out} was measured against {names[0]}; all its schemes are now measured against {names[1]}")
     return True
@@ -227,7 +231,8 @@ def remembered(run: Run, target: dict[str, Any], table: EmbeddingTable) -> OpenT
     path = (run.record.get("paths") or {}).get("towards") or target["towards"]
     way = "name a target with --towards to measure all schemes against it"
     try:
-        aim = open_target(Aiming(towards=path, with_column=target["with"]), table)
+        clustered = target.get("cluster_by") or EACH_ALONE if target["size"] else None
+        aim = open_target(Aiming(towards=path, with_column=target["with"], cluster_by=clustered), table)
     except KdbiasError as error:
         raise KdbiasError(f"{run.out} is measured against {path}, but {error}; {way}") from None
     if aim.inputs != target["fingerprints"]:

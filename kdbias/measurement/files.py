@@ -44,7 +44,7 @@ _TARGET = {
     "effective_size": _NUMBER,
     "fingerprints": {str: str},
     "kernel": [float],
-    "with": (str, None),
+    **dict.fromkeys(("with", "cluster_by?"), (str, None)),
     **dict.fromkeys(("constant", "noise"), float),
     "test": (
         {

@@ -15,6 +15,8 @@ _MOST = 2000  # reference samples that are drawn from again
 class References:
     """References such as this one might have been, drawn from its samples with replacement (bootstrap).
 
+    Samples that depend on each other are drawn together, a cluster at a time.
+
     The squared discrepancy of masses w of the reference is quadratic in w, so that all draws need the kernel
     of the reference's samples once and each sampling's field at them: with d = w - q it is off by
     2 d'(K q - K_yx p) + d'K d, less the mean of the last term, by which the discrepancy itself is biased. Of
@@ -33,8 +35,11 @@ class References:
         kernel = kernel_tile(self._y, self._y, LADDER, diagonal=True)
         if self._codes is not None:
             weaken_unlike(kernel, self._codes[0], self._codes[0])
-        counts = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=DRAWS)
-        drawn = counts * q
+        units = np.arange(len(rows))
+        if opened.clusters is not None:
+            units = np.unique(opened.clusters[1][rows], return_inverse=True)[1].reshape(-1)
+        count = int(units.max()) + 1
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)[:, units] * q
         self._shift = (drawn / drawn.sum(axis=1, keepdims=True) - q).astype(np.float32)
         self._own = kernel @ q
         self._shrink = len(rows) / m

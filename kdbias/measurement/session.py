@@ -325,7 +325,9 @@ class Session:
         more = {"t_chosen": document["t_chosen"], "estimator": document["estimator"]}
         kept: dict[str, Any] = {"schemes": [sampling.name for sampling in samplings]}
         if document["target"] is not None:
-            more["target"] = {name: document["target"][name] for name in ("kind", "fingerprints", "with")}
+            more["target"] = {
+                name: document["target"].get(name) for name in ("kind", "fingerprints", "with", "cluster_by")
+            }
         if self.aim is not None:
             kept["paths"] = {"towards": self.aim.named.placed}
         doc = self._provenance(counts, seconds, **more)

@@ -64,7 +64,9 @@ def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
     what, test = target["towards"], target["test"]
     if test is not None:
         p = write("p_value", test["p_value"])
-        what = f"the reference {what} (p = {p}, {write('count', target['size'])} samples)"
+        by = target.get("cluster_by")
+        groups = f" of {write('count', test['clusters'])} {by}s" if by and test.get("clusters") else ""
+        what = f"the reference {what} (p = {p}, {write('count', target['size'])} samples{groups})"
     elif target["kind"] == "sphere":
         what = "the uniform sphere"
     if target["with"] is not None:

@@ -41,7 +41,7 @@ from kdbias.tables.joins import align
 from kdbias.tables.parquet_file import parquet_writer
 from kdbias.teachers import PRECOMPUTED
 
-AIM = ("towards", "with_column")
+AIM = ("towards", "with_column", "cluster_by")
 """Options that say what is measured against, which takes a folder of its own."""
 _GROUP_ROWS = 1000
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +30,9 @@ from kdbias.tables.files import nearest_path
 from kdbias.tables.joins import align, as_strings, encode, encode_all, shown
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.weight_manifest import read_manifest
+from kdbias.targets.clusters import cluster_codes, clusters_of
+from kdbias.targets.fit import require_fit
 from kdbias.targets.settings import Aiming, Named
-from kdbias.wording import counted
 
 FEW = 100
 """References of fewer samples are said to be small."""
@@ -48,6 +48,8 @@ class OpenTarget:
         notes: lines for people: what is odd about it.
         vectors: (m, d) float32 unit rows of the reference; None for other kinds.
         masses: of the reference (m,), None = alike; of ``balanced`` those of the data's samples (n,), sum 1.
+        clusters: which samples of the data (n,) and of the reference (m,) depend on each other; None: each is
+            alone. clustered: the column that says so.
         column: the name of the column that is compared together with the vectors (``--with``).
         codes: its values in the data (n,) and in the reference (m,), or twice the data's without reference.
         table: the reference.
@@ -60,6 +62,8 @@ class OpenTarget:
     masses: np.ndarray | None = None
     column: str | None = None
     codes: Codes | None = None
+    clusters: Codes | None = None
+    clustered: str | None = None
     table: EmbeddingTable | None = None
 
     @property
@@ -99,7 +103,14 @@ class OpenTarget:
             return masses_target(apply(q), q)
         codes = self._codes(groups)
         return reference_target(
-            x, self.vectors, t, self.masses, codes=codes, threads=threads, progress=progress
+            x,
+            self.vectors,
+            t,
+            self.masses,
+            codes=codes,
+            clusters=None if self.clusters is None else self.clusters[1],
+            threads=threads,
+            progress=progress,
         )
 
     def test(
@@ -120,11 +131,12 @@ class OpenTarget:
         if self.vectors is None:
             return None
         reference, codes = self.vectors, self._codes(groups)
+        clusters = _of_distinct(self.clusters, groups)
         if self.masses is not None:  # a weighted reference is tested as it would be drawn
             rows = np.random.default_rng(seed).choice(len(reference), len(reference), p=self.masses)
             reference = reference[rows]
-            codes = None if codes is None else (codes[0], codes[1][rows])
-        return two_sample_test(x, reference, t, p, codes=codes, seed=seed)
+            codes, clusters = (None if c is None else (c[0], c[1][rows]) for c in (codes, clusters))
+        return two_sample_test(x, reference, t, p, codes=codes, clusters=clusters, seed=seed)
 
     def shares(self, column: str) -> dict[str | None, float] | None:
         """Share of each value of a column in the reference (None: no value).
@@ -141,9 +153,14 @@ class OpenTarget:
         return dict(zip(texts.to_pylist(), (mass / mass.sum()).tolist(), strict=True))
 
     def _codes(self, groups: Groups | None) -> Codes | None:
-        if self.codes is None or groups is None:
-            return self.codes
-        return self.codes[0][groups.first], self.codes[1]
+        return _of_distinct(self.codes, groups)
+
+
+def _of_distinct(codes: Codes | None, groups: Groups | None) -> Codes | None:
+    """Codes of the distinct samples of the data, and of the reference."""
+    if codes is None or groups is None:
+        return codes
+    return codes[0][groups.first], codes[1]
 
 
 def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
@@ -165,7 +182,7 @@ def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
         return OpenTarget(
             named, inputs, masses=masses, column=aim.with_column, codes=None if one is None else (one, one)
         )
-    return _reference(named, data, aim.with_column)
+    return _reference(aim, named, data)
 
 
 def inputs_of(named: Named) -> dict[str, str]:
@@ -183,9 +200,9 @@ def inputs_of(named: Named) -> dict[str, str]:
     return {"towards": EmbeddingTable.open(named.what).fingerprint, **own}
 
 
-def _reference(named: Named, data: EmbeddingTable, column: str | None) -> OpenTarget:
+def _reference(aim: Aiming, named: Named, data: EmbeddingTable) -> OpenTarget:
     table = EmbeddingTable.open(named.what)
-    notes = _fits(table, data)
+    notes = require_fit(table, data)
     masses = None
     if named.by is not None:
         manifest = read_manifest(named.by)
@@ -197,74 +214,26 @@ def _reference(named: Named, data: EmbeddingTable, column: str | None) -> OpenTa
             f"a reference of {size:,.0f} samples is small: only large differences show against it; some "
             "hundreds are better"
         )
-    codes = None
-    if column is not None:
-        codes, note = _both(data, table, column)
+    codes = clusters = None
+    if aim.with_column is not None:
+        codes, note = _both(data, table, aim.with_column)
         notes += note
-    return OpenTarget(named, inputs_of(named), tuple(notes), table.vectors(), masses, column, codes, table)
-
-
-def _fits(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
-    """Refuse a reference that cannot be compared with the data; what is odd about it, as lines."""
-    both = f"the reference {table.path} and the data {data.path}"
-    if table.d != data.d:
-        raise KdbiasError(
-            f"{both} have {table.d} and {data.d} dimensions; embed the reference with the data's teacher"
-        )
-    if table.fingerprint == data.fingerprint:
-        raise KdbiasError(
-            f"{both} are the same table, so natural sampling is like it already; name a sample of what the "
-            "student will be used on"
-        )
-    if table.n < 2:
-        raise KdbiasError(f"the reference {table.path} has a single sample; give some hundreds")
-    notes = []
-    ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
-    config, other = (_made(t) for t in (data, table))
-    computed = "teacher" in ours and "teacher" in theirs
-    if computed and not any(str(c.get("teacher", "")).startswith("precomputed:") for c in (config, other)):
-        if ours["teacher"] != theirs["teacher"]:
-            raise KdbiasError(
-                f"{both} are by different teachers ({_teacher(other, theirs)} and {_teacher(config, ours)}): "
-                "their vectors do not compare; embed the reference with the data's teacher"
-            )
-        if config.get("preprocessing") != other.get("preprocessing"):
-            raise KdbiasError(
-                f"{both} were preprocessed differently ({_differing(other, config)}); embed the reference as "
-                "the data were"
-            )
-    else:
-        notes.append(f"{both} do not both say which network made them; they must be by the same teacher")
-    ids, known = table.ids(), data.ids()
-    common = ids.filter(pc.is_in(ids, value_set=known))
-    if len(common) == table.n == data.n:
-        raise KdbiasError(
-            f"{both} hold the same {table.n:,} samples, so natural sampling is like it already; name a "
-            "sample of what the student will be used on"
-        )
-    if len(common):
-        notes.append(
-            f"{counted(len(common), 'sample')} of the reference ({shown(common)}) "
-            f"{'is' if len(common) == 1 else 'are'} among the data, too; a reference of other samples "
-            "judges more fairly"
-        )
-    return notes
-
-
-def _made(table: EmbeddingTable) -> dict[str, Any]:
-    """How a table was made: its configuration and its teacher's name."""
-    return {"teacher": table.provenance.get("teacher"), **(table.provenance.get("config") or {})}
-
-
-def _teacher(config: dict[str, Any], inputs: dict[str, str]) -> str:
-    return f"{config['teacher'] or 'unknown'}, fingerprint {inputs['teacher'][:8]}"
-
-
-def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The keys of the preprocessing that differ, with both values."""
-    a, b = (c.get("preprocessing") or {} for c in (one, other))
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-    return "; ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys)
+    clustered, said = clusters_of(data, table, aim.cluster_by)
+    if clustered is not None:
+        clusters = cluster_codes(data, table, clustered)
+        notes += [said] if said else []
+    return OpenTarget(
+        named,
+        inputs_of(named),
+        tuple(notes),
+        table.vectors(),
+        masses,
+        aim.with_column,
+        codes,
+        clusters,
+        clustered,
+        table,
+    )
 
 
 def _values(table: EmbeddingTable, column: str) -> tuple[np.ndarray, pa.Array]:

@@ -11,6 +11,8 @@ from kdbias.settings import Settings, option
 
 _BALANCED = "balanced:"
 SPHERE = "sphere"
+EACH_ALONE = "none"
+"""Of `--cluster-by`: no sample of a reference depends on another."""
 Kind = Literal["sphere", "reference", "balanced"]
 
 
@@ -94,6 +96,13 @@ class Aiming(Settings):
         flag="--with",
         metavar="COLUMN",
     )
+    cluster_by: str | None = option(
+        None,
+        "the reference's column, such as the person, whose samples of one value depend on each other and say "
+        "less than as many others; none: each says as much",
+        metavar="COLUMN|none",
+        shown="its labels, if they are 30 or more and mostly not those of the data",
+    )
 
     def check(self) -> None:
         """Refuse a column that nothing is compared with."""
@@ -101,6 +110,11 @@ class Aiming(Settings):
             raise KdbiasError(
                 f"--with {self.with_column} compares a column with that of a target; name one with --towards "
                 "REF or balanced:COLUMN"
+            )
+        if self.cluster_by is not None and (self.named is None or self.named.kind != "reference"):
+            raise KdbiasError(
+                f"--cluster-by {self.cluster_by} says which samples of a reference depend on each other; "
+                "name one with --towards REF"
             )
 
     @property

@@ -24,7 +24,7 @@ NEAR = 0.999
 # Recorded of every manifest, null where the scheme has no such option.
 _ALWAYS = ("method", "t", "temper", "clip", "mix", "min_ess", "cap", "collapse")
 UNAIMED = tuple(name for name in SCHEMES if name != "matched")
-_OF_TARGET = ("towards", "with_column", "stop")
+_OF_TARGET = ("towards", "with_column", "cluster_by", "stop")
 """Options that ask for method matched."""
 
 

@@ -342,6 +342,69 @@ def test_the_test_keeps_its_level_and_sees_a_difference():
     assert found.effect == pytest.approx(expected / (1 - k.sum() / 180 / 179), rel=1e-4)
 
 
+def persons(rng: np.random.Generator, count: int, each: int, d: int = 5) -> np.ndarray:
+    """(count * each, d) float32: images near their person, persons anywhere; a person's images in a row."""
+    centres = rng.normal(size=(count, 1, d))
+    return reference.unit_rows((centres + 0.4 * rng.normal(size=(count, each, d))).reshape(-1, d)).astype(
+        "f4"
+    )
+
+
+def test_clusters_make_a_reference_say_less():
+    rng = np.random.default_rng(0)
+    x, y = shifted(30, 3)[0], persons(rng, 20, 4, 6)
+    clusters, q = np.arange(80) // 4, masses(80, 5)
+    order = rng.permutation(80)
+    target = reference_target(x, y[order], LADDER, q[order], clusters=clusters[order])
+    k = kernel_of(y, y, LADDER)
+    same = clusters[:, None] == clusters[None, :]
+    between = (np.outer(q, q) * k)[~same].sum() / np.outer(q, q)[~same].sum()
+    share = np.bincount(clusters, q) @ np.bincount(clusters, q)
+    assert target.size == pytest.approx(1 / share)
+    assert target.distinct_mean == pytest.approx(between, rel=1e-5)
+    assert target.noise == pytest.approx((np.outer(q, q) * k)[same].sum() - share * between, rel=1e-4)
+    alone = reference_target(x, y, LADDER, q, clusters=np.arange(80))
+    assert alone.noise == pytest.approx(reference_target(x, y, LADDER, q).noise, rel=1e-6)
+    with pytest.raises(KdbiasError, match="one cluster"):
+        reference_target(x, y, LADDER, clusters=np.zeros(80, int))
+
+
+def test_the_noise_of_clusters_is_what_other_draws_of_them_show():
+    rng = np.random.default_rng(1)
+    law = persons(rng, 3000, 1)
+    found, noise = [], []
+    for _ in range(40):
+        y = persons(rng, 15, 6)
+        target = reference_target(law, y, LADDER, clusters=np.arange(90) // 6)
+        even = np.full(len(law), 1 / len(law))
+        natural = kernel_of(law[::10], law[::10], LADDER)
+        np.fill_diagonal(natural, 0)  # of the law itself, not of these samples of it
+        found.append(natural.sum() / 300 / 299 - 2 * even @ target.mean + target.constant)
+        noise.append(target.noise)
+    assert np.mean(noise) == pytest.approx(np.mean(found), rel=0.15)
+
+
+def test_the_test_of_clusters_keeps_its_level_where_that_of_single_samples_does_not():
+    rng = np.random.default_rng(2)
+    single, clustered = [], []
+    clusters = np.arange(240) // 6, np.arange(120) // 4
+    for seed in range(60):
+        x, y = persons(rng, 40, 6), persons(rng, 30, 4)
+        single.append(two_sample_test(x, y, LADDER, seed=seed, permutations=99).p_value)
+        found = two_sample_test(x, y, LADDER, clusters=clusters, seed=seed, permutations=99)
+        clustered.append(found.p_value)
+    assert np.mean(np.array(single) <= 0.05) > 0.9
+    assert np.mean(np.array(clustered) <= 0.05) < 0.15
+    assert 0.25 < np.mean(np.array(clustered) <= 0.5) < 0.75
+    assert (found.clusters, found.permutations) == (30, 99)
+    assert found.null_mean == pytest.approx(0, abs=1e-9)
+    elsewhere = persons(rng, 30, 4) * np.array([-1, 1, 1, 1, 1]) + np.array([1, 0, 0, 0, 0])
+    far = reference.unit_rows(elsewhere).astype("f4")
+    assert two_sample_test(x, far, LADDER, clusters=clusters).p_value == 0.001
+    with pytest.raises(KdbiasError, match="clusters needs two or more"):
+        two_sample_test(x, y, LADDER, clusters=(clusters[0], np.zeros(120, int)))
+
+
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [

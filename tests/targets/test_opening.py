@@ -215,4 +215,67 @@ def test_what_is_odd_is_said(data, other, tmp_path):
 
 
 def test_the_record_holds_json(data, other):
-    assert json.loads(json.dumps(aim(other.path).record())) == {"towards": "reference", "with_column": None}
+    assert json.loads(json.dumps(aim(other.path).record())) == {
+        "towards": "reference",
+        "with_column": None,
+        "cluster_by": None,
+    }
+
+
+def of_persons(folder, names, each, seed, spread=0.4) -> EmbeddingTable:
+    """Images near their person, persons anywhere; labels are the persons' names."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(len(names), 1, 6)) + spread * rng.normal(size=(len(names), each, 6))
+    labels = [name for name in names for _ in range(each)]
+    ids = [f"{label}/{i}" for i, label in enumerate(labels)]
+    rows = reference.unit_rows(x.reshape(-1, 6)).astype("f4")
+    groups = {"scene": [f"{folder.name} {i // 8}" for i in range(len(ids))]}
+    return write_embedding_table(folder, ids, rows, labels=labels, groups=groups, dtype="float32")
+
+
+def test_images_of_other_persons_count_by_person(tmp_path):
+    data = of_persons(tmp_path / "data", [f"p{i}" for i in range(60)], 5, 0)
+    other = of_persons(tmp_path / "other", [f"q{i}" for i in range(40)], 4, 1)
+    found = open_target(aim(other.path), data)
+    assert found.clustered == "label"
+    assert any("160 samples have 40 labels" in note for note in found.notes)
+    assert found.of(data.vectors(), LADDER, lambda p: p).size == pytest.approx(40)
+    assert found.test(data.vectors(), LADDER).clusters == 40
+    alone = open_target(Aiming(towards=str(other.path), cluster_by="none"), data)
+    assert alone.clustered is None
+    assert alone.of(data.vectors(), LADDER, lambda p: p).size == pytest.approx(160)
+    scenes = open_target(Aiming(towards=str(other.path), cluster_by="scene"), data)
+    assert scenes.of(data.vectors(), LADDER, lambda p: p).size == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("names", "each"),
+    [
+        ([f"p{i}" for i in range(40)], 4),  # classes that the data have, too
+        ([f"q{i}" for i in range(20)], 4),  # few
+        ([f"q{i}" for i in range(40)], 1),  # none twice
+    ],
+)
+def test_labels_that_are_no_other_persons_are_no_clusters(tmp_path, names, each):
+    data = of_persons(tmp_path / "data", [f"p{i}" for i in range(60)], 5, 0)
+    other = of_persons(tmp_path / "other", names, each, 1)
+    assert open_target(aim(other.path), data).clustered is None
+
+
+def test_samples_without_a_cluster_stand_alone(tmp_path):
+    x = reference.random_sphere(9, 6, 0)
+    ids = [f"s{i}" for i in range(9)]
+    labels = ["a", "a", None, "b", None, "a", "b", None, "b"]
+    other = write_embedding_table(tmp_path / "other", ids, x, labels=labels, dtype="float32")
+    data = table(tmp_path / "data")
+    found = open_target(Aiming(towards=str(other.path), cluster_by="label"), data)
+    assert found.of(data.vectors(), LADDER, lambda p: p).size == pytest.approx(81 / (9 + 9 + 3))
+
+
+def test_clusters_that_are_none(tmp_path, data, other):
+    with pytest.raises(KdbiasError, match="no column 'person' to cluster by"):
+        open_target(Aiming(towards=str(other.path), cluster_by="person"), data)
+    with pytest.raises(KdbiasError, match="single value in column 'label'"):
+        open_target(Aiming(towards=str(other.path), cluster_by="label"), data)
+    with pytest.raises(KdbiasError, match="--cluster-by label"):
+        Aiming(towards="balanced:camera", cluster_by="label")

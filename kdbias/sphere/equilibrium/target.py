@@ -31,20 +31,26 @@ class Target:
     Attributes:
         mean: (n,) float64, k_i = E K(x_i, y) for each row of the data.
         constant: c = E K(y, y'), pairs of a reference sample with itself included.
-        distinct_mean: the same over pairs of different reference samples: unbiased for what the reference was
-            drawn from. Equal to ``constant`` where the target is known exactly.
-        size: effective number of reference samples, 1 / (sum of their squared masses); None: known exactly.
+        distinct_mean: the same over pairs of different reference samples, or of different clusters: unbiased
+            for what the reference was drawn from. Equal to ``constant`` where the target is known exactly.
+        size: effective number of independent reference samples, or of clusters of such as depend on each
+            other, 1 / (sum of their squared masses); None: known exactly.
+        cluster_mean: mean K within a cluster, pairs of a sample with itself included; 1 where each is alone.
     """
 
     mean: np.ndarray
     constant: float
     distinct_mean: float
     size: float | None
+    cluster_mean: float = 1.0
 
     @property
     def noise(self) -> float:
-        """E MMD^2 of such a reference from what it was drawn from: (1 - mean off-diagonal K) / size."""
-        return 0.0 if self.size is None else max(1 - self.distinct_mean, 0.0) / self.size
+        """E MMD^2 of such a reference from what it was drawn from: (1 - mean off-diagonal K) / size.
+
+        With clusters, drawn whole: (mean K within a cluster - mean K between clusters) / size.
+        """
+        return 0.0 if self.size is None else max(self.cluster_mean - self.distinct_mean, 0.0) / self.size
 
     def discrepancy(self, p: np.ndarray, field: np.ndarray) -> float:
         """MMD^2(p, T) of masses p (n,) from their field K p (n,); never below zero but for rounding."""
@@ -79,6 +85,7 @@ def reference_target(
     masses: np.ndarray | None = None,
     *,
     codes: Codes | None = None,
+    clusters: np.ndarray | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Target:
@@ -90,22 +97,41 @@ def reference_target(
         t: bandwidth, or several whose kernels are averaged.
         masses: (m,) >= 0 with sum 1, how much each reference sample counts; default alike.
         codes: (n,) and (m,) values of a column that is compared together with the vectors.
+        clusters: (m,) int, 0 ... C - 1, which reference samples depend on each other; default each is alone.
         progress: called with the number of data rows done after each block.
 
     Raises:
         KdbiasError: rows that are no unit vectors, dimensions that differ, masses that are none, or a
-            reference that is a single sample.
+            reference that is a single sample or a single cluster.
     """
     require_same_sphere(x, reference)
     m = len(reference)
     q = np.full(m, 1 / m) if masses is None else checked_masses(masses, m)
-    square = float(q @ q)
-    if square >= 1:
-        raise KdbiasError("a reference of one sample says nothing about a distribution; give some hundreds")
+    within = square = float(q @ q)
+    if clusters is not None:
+        masses_of = np.bincount(clusters, weights=q)
+        square = float(masses_of @ masses_of)
+    if square > 1 - 1e-9:
+        what = "sample" if clusters is None else "cluster"
+        raise KdbiasError(f"a reference of one {what} says nothing about a distribution; give some hundreds")
     own = None if codes is None else (codes[1], codes[1])
     mean = kernel_means(x, reference, q, t, threads, progress, codes)
     constant = float(q @ kernel_means(reference, reference, q, t, threads, codes=own))
-    return Target(mean, constant, (constant - square) / (1 - square), 1 / square)
+    if clusters is not None:
+        within = _within(reference, q, t, clusters, codes)
+    return Target(mean, constant, (constant - within) / (1 - square), 1 / square, within / square)
+
+
+def _within(
+    reference: np.ndarray, q: np.ndarray, t: Bandwidth, clusters: np.ndarray, codes: Codes | None
+) -> float:
+    """Sum of q_i q_j K_ij over pairs of one cluster, each sample with itself included."""
+    order = np.argsort(clusters, kind="stable")
+    total = 0.0
+    for rows in np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1):
+        own = None if codes is None else (codes[1][rows], codes[1][rows])
+        total += float(q[rows] @ kernel_means(reference[rows], reference[rows], q[rows], t, 1, codes=own))
+    return total
 
 
 def require_same_sphere(x: np.ndarray, reference: np.ndarray) -> None:

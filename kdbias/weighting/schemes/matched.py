@@ -124,6 +124,7 @@ class Matched(Aiming, Searching):
             "towards": self.towards,
             "kind": opened.named.recorded,
             "with": opened.column,
+            "cluster_by": opened.clustered,
             "size": opened.size,
             "effective_size": target.size,
             "noise": found.noise,

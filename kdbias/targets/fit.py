@@ -1,0 +1,80 @@
+"""Whether a reference can be compared with the data: by the same teacher, prepared alike, other samples."""
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from kdbias.errors import KdbiasError
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.joins import shown
+from kdbias.wording import counted
+
+
+def require_fit(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
+    """Refuse a reference that cannot be compared with the data.
+
+    Returns:
+        What is odd about it, as lines.
+
+    Raises:
+        KdbiasError: another dimension, teacher or preprocessing; the data themselves; a single sample.
+    """
+    both = f"the reference {table.path} and the data {data.path}"
+    if table.d != data.d:
+        raise KdbiasError(
+            f"{both} have {table.d} and {data.d} dimensions; embed the reference with the data's teacher"
+        )
+    if table.fingerprint == data.fingerprint:
+        raise KdbiasError(
+            f"{both} are the same table, so natural sampling is like it already; name a sample of what the "
+            "student will be used on"
+        )
+    if table.n < 2:
+        raise KdbiasError(f"the reference {table.path} has a single sample; give some hundreds")
+    notes = []
+    ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
+    config, other = (_made(t) for t in (data, table))
+    computed = "teacher" in ours and "teacher" in theirs
+    if computed and not any(str(c.get("teacher", "")).startswith("precomputed:") for c in (config, other)):
+        if ours["teacher"] != theirs["teacher"]:
+            raise KdbiasError(
+                f"{both} are by different teachers ({_teacher(other, theirs)} and {_teacher(config, ours)}): "
+                "their vectors do not compare; embed the reference with the data's teacher"
+            )
+        if config.get("preprocessing") != other.get("preprocessing"):
+            raise KdbiasError(
+                f"{both} were preprocessed differently ({_differing(other, config)}); embed the reference as "
+                "the data were"
+            )
+    else:
+        notes.append(f"{both} do not both say which network made them; they must be by the same teacher")
+    ids, known = table.ids(), data.ids()
+    common = ids.filter(pc.is_in(ids, value_set=known))
+    if len(common) == table.n == data.n:
+        raise KdbiasError(
+            f"{both} hold the same {table.n:,} samples, so natural sampling is like it already; name a "
+            "sample of what the student will be used on"
+        )
+    if len(common):
+        notes.append(
+            f"{counted(len(common), 'sample')} of the reference ({shown(common)}) "
+            f"{'is' if len(common) == 1 else 'are'} among the data, too; a reference of other samples "
+            "judges more fairly"
+        )
+    return notes
+
+
+def _made(table: EmbeddingTable) -> dict[str, Any]:
+    """How a table was made: its configuration and its teacher's name."""
+    return {"teacher": table.provenance.get("teacher"), **(table.provenance.get("config") or {})}
+
+
+def _teacher(config: dict[str, Any], inputs: dict[str, str]) -> str:
+    return f"{config['teacher'] or 'unknown'}, fingerprint {inputs['teacher'][:8]}"
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The keys of the preprocessing that differ, with both values."""
+    a, b = (c.get("preprocessing") or {} for c in (one, other))
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    return "; ".join(f"{key}: {a.get(key)} and {b.get(key)}" for key in keys)
