@@ -74,12 +74,17 @@ def kernel_tile(
 
 
 def weaken_unlike(tile: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The tile (p, q) times (1 + [a_i = b_j]) / 2, in place: the product with a kernel on a column's codes.
+    """The tile (p, q) times `likeness`, in place."""
+    tile *= likeness(a, b)
+    return tile
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(p, q) float32 (1 + [a_i = b_j]) / 2: a kernel on a column's codes.
 
     Products of positive semi-definite kernels are positive semi-definite (Schur).
     """
-    tile *= np.where(a[:, None] == b[None, :], np.float32(1), np.float32(0.5))
-    return tile
+    return np.where(a[:, None] == b[None, :], np.float32(1), np.float32(0.5))
 
 
 def _mean_kernel(excess: np.ndarray, ladder: tuple[float, ...], out: np.ndarray) -> np.ndarray:

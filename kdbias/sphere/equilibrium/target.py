@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile, weaken_unlike
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, likeness
+from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.null import log_null
 from kdbias.sphere.vectors import require_unit_rows
 from kdbias.sphere.workers import Workspace, over_rows
@@ -175,19 +176,21 @@ def kernel_means(
     """
     result = np.zeros((len(x), *q.shape[1:]))
     scaled = (q * len(y)).astype(np.float32)  # of order one
+    kernels = Kernels(t if isinstance(t, tuple) else (t,))
+    shares = kernels.factors / (len(y) * len(kernels.factors))
 
     def block(rows: slice, workspace: Workspace) -> None:
         total = np.zeros((rows.stop - rows.start, *q.shape[1:]))
         for start in range(0, len(y), _ROWS):
-            some = y[start : start + _ROWS]
-            shape = (rows.stop - rows.start, len(some))
-            tile = kernel_tile(
-                x[rows], some, t, out=workspace.array("tile", shape), scratch=workspace.array("ladder", shape)
-            )
-            if codes is not None:
-                weaken_unlike(tile, codes[0][rows], codes[1][start : start + _ROWS])
-            total += tile @ scaled[start : start + _ROWS]
-        result[rows] = total / len(y)
+            some = slice(start, start + _ROWS)
+            cosines = workspace.array("tile", (rows.stop - rows.start, len(y[some])))
+            np.minimum(np.matmul(x[rows], y[some].T, out=cosines), 1, out=cosines)
+            for i, tile in kernels.each(
+                cosines, workspace
+            ):  # sums instead of the mean kernel: less memory moved
+                like = tile if codes is None else tile * likeness(codes[0][rows], codes[1][some])
+                total += (like @ scaled[some]) * shares[i]
+        result[rows] = total
         if progress is not None:
             progress(rows.stop - rows.start)
 
