@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbias import progress
+from kdbias import optional, progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths
 from kdbias.measurement.distribution import Sampling, bandwidth_entry
@@ -211,6 +211,7 @@ class PassPlan:
             return replace(result, search={**result.search, "kind": "hnsw"})
         from kdbias.sphere.faiss_search import hnsw_bytes, hnsw_neighbors
 
+        optional.faiss()  # refused before the cells are searched, not after
         n, d = x.shape
         needed = hnsw_bytes(n, d, k) + 16 * n * len(p) * (len(bandwidths) + spare)
         require_memory(needed, self.settings.memory, f"{counted(n, 'sample')} in a graph with k={k}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kdbias import optional
 from kdbias.errors import KdbiasError
-from kdbias.optional import require
 from kdbias.sphere.reservoirs import EMPTY, nearest_first, pack, require_k
 
 LARGEST_GPU_K = 2048
@@ -19,8 +19,11 @@ _HNSW_BUILD = 80
 
 
 def gpu_count() -> int:
-    """CUDA devices that the installed FAISS can use (0 with faiss-cpu)."""
-    faiss = _faiss()
+    """CUDA devices that the installed FAISS can use: 0 with its build for the CPU or with none."""
+    try:
+        faiss = optional.faiss()
+    except KdbiasError:
+        return 0
     return faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
 
 
@@ -57,7 +60,7 @@ def _flat(
     x: np.ndarray, k: int, gpu: int | None, rows: int, threads: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """`flat_neighbors` with so many vectors of x in an index at a time."""
-    faiss = _faiss()
+    faiss = optional.faiss()
     if threads:
         faiss.omp_set_num_threads(threads)
     resources = faiss.StandardGpuResources() if gpu is not None else None
@@ -98,7 +101,7 @@ def hnsw_neighbors(
     """
     n, d = x.shape
     require_k(n, k)
-    faiss = _faiss()
+    faiss = optional.faiss()
     if threads:
         faiss.omp_set_num_threads(threads)
     index = faiss.IndexHNSWFlat(d, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -130,12 +133,7 @@ def _keys(cosines: np.ndarray, ids: np.ndarray, first_query: int) -> np.ndarray:
 
 def _gpu_config(gpu: int | None) -> Any:
     """FAISS's options of a flat index of float32 on a GPU."""
-    config = _faiss().GpuIndexFlatConfig()
+    config = optional.faiss().GpuIndexFlatConfig()
     config.device = gpu or 0
     config.useFloat16 = False
     return config
-
-
-def _faiss() -> Any:
-    """The module; raises KdbiasError with an install line where there is none."""
-    return require("faiss", package="faiss-cpu")

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from kdbias import optional
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.progress import say
@@ -26,6 +27,7 @@ from kdbias.studies.preparation import measure_all, open_source, prepare
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import Study, StudySettings, read_study
 from kdbias.tables.run_record import Run, Stage
+from kdbias.weighting.schemes.clusters import ClusterBalanced
 from kdbias.wording import counted
 
 STAGE = Stage("study")
@@ -73,6 +75,8 @@ def study(
     cases = plan.chosen
     if settings.dry_run:
         return _dry_run(plan, cases, settings.rounds)
+    if any(arm.manifest["method"] == ClusterBalanced.name for case in cases for arm in plan.arms(case)):
+        optional.refuse_without_faiss()
     began = time.monotonic()
     run = Run.open(output, STAGE, {"name": wanted.name}, {})
     with Workers(settings.workers, settings.threads) as pool:

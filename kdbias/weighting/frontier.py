@@ -93,8 +93,12 @@ class FrontierResult:
         """The table for people."""
         rows = self.table.to_pylist()
         notes = []
-        if self.skipped:
-            notes.append(f"without {', '.join(self.skipped)}: {next(iter(self.skipped.values()))}")
+        alike = dict[str, list[str]]()
+        for name, reason in self.skipped.items():
+            alike.setdefault(reason.replace(name, ""), []).append(name)
+        notes += [
+            visible(f"without {', '.join(names)}: {self.skipped[names[0]]}") for names in alike.values()
+        ]
         reasons = {row["rectification_reason"] for row in rows} - {None}
         notes += [f"rectified n/a: {reason}" for reason in sorted(reasons)]
         head = visible(f"{self.out}: schemes at t={write('t', self.t)}")

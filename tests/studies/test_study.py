@@ -167,6 +167,18 @@ def test_names_that_do_not_exist_are_refused(finished, options, message):
         study(file, out, **options)
 
 
+def test_an_arm_without_its_library_is_refused_before_anything_is_computed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    changed = tiny.write(
+        tmp_path / "tiny.toml",
+        ("[arms.equilibrium]", "[arms.equal]"),
+        ('"equilibrium", min_ess = 0.5', '"cluster-balanced"'),
+    )
+    with pytest.raises(KdbiasError, match=r"pip install 'kdbias\[cpu\]'"):
+        study(changed, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_bad_keys_are_one_line_on_the_command_line(tiny, tmp_path):
     file = tiny.write(tmp_path / "s.toml", ("steps = 4", "stepps = 4"))
     command = [sys.executable, "-m", "kdbias.cli", "study", str(file), "-o", str(tmp_path / "o")]

@@ -1,4 +1,5 @@
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,14 @@ def test_schemes_that_need_labels_are_skipped_with_the_reason(measure, tmp_path)
     assert set(result.skipped) == {"class-balanced", "effective-number", "hard"}
     assert "has no labels" in result.skipped["hard"]
     assert "without class-balanced, effective-number, hard: method class-balanced needs" in result.summary()
+
+
+def test_what_is_skipped_for_another_reason_has_a_line_of_its_own(measure, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    data = measure(np.random.default_rng(0).normal(size=(30, 5)))
+    lines = frontier(data.density, tmp_path / "f").summary().splitlines()
+    said = [line.partition(":")[0] for line in lines if line.startswith("without")]
+    assert said == ["without class-balanced, effective-number, hard", "without cluster-balanced"]
 
 
 def test_copies_count_towards_uniformity_but_not_the_equilibrium(measure, tmp_path):

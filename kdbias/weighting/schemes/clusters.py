@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdbias import optional
 from kdbias.errors import KdbiasError
@@ -72,7 +72,7 @@ def hierarchy(
     """
     import numpy as np
 
-    faiss: Any = optional.require("faiss", package="faiss-cpu")
+    faiss = optional.faiss()
     if threads:
         faiss.omp_set_num_threads(threads)
     items, assignments = np.ascontiguousarray(x, dtype=np.float32), []
