@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,3 +31,11 @@ def test_no_module_imports_from_a_higher_floor():
 def test_every_folder_of_the_library_has_a_floor():
     folders = {file.parent.name for file in (ROOT / "kdbias").glob("*/__init__.py")}
     assert folders <= floors().keys()
+
+
+def test_every_folder_of_the_library_is_installed():
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {file.parent.relative_to(ROOT) for file in (ROOT / "kdbias").rglob("__init__.py")}
+    assert {".".join(folder.parts) for folder in folders} | about["package-dir"].keys() == set(
+        about["packages"]
+    )
