@@ -8,18 +8,6 @@ import kdbias
 from kdbias.cli.options import stage_command
 
 
-class _Description:
-    """What `inspect` found, printed like any result."""
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
-
-    def summary(self) -> str:
-        from kdbias.inspection.printed import as_text
-
-        return as_text(self.document)
-
-
 @stage_command(
     "inspect",
     click.argument("path"),
@@ -36,4 +24,4 @@ def command(**given: Any) -> Any:
       kdbias inspect emb/
       kdbias inspect run/student.pt
     """
-    return _Description(kdbias.inspect(**given))
+    return kdbias.inspect(**given)

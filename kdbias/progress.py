@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -31,12 +32,20 @@ def is_quiet() -> bool:
     return _QUIET.get()
 
 
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
 def say(message: str) -> None:
-    """Print one line to stderr unless quiet; what a terminal would obey is escaped."""
+    """Print one line unless quiet, to stderr or in a notebook; what a terminal would obey is escaped."""
     if is_quiet():
         return
     message = visible(message)
-    if sys.stderr.isatty():
+    if in_notebook():  # where stderr looks like an error
+        sys.stdout.write(message + "\n")
+    elif sys.stderr.isatty():
         from tqdm import tqdm
 
         tqdm.write(message, file=sys.stderr)
@@ -72,14 +81,22 @@ class _LineBar:
 def bar(total: float, unit: str, label: str, done: float = 0) -> Iterator[Any]:
     """A progress bar with rate and ETA; call ``.update(n)`` on what it yields.
 
-    On a terminal this is a tqdm bar on stderr; elsewhere a line every ten seconds; nothing when quiet. An
-    earlier session may have ``done`` a part of the total already, which the rate leaves out.
+    On a terminal this is a tqdm bar on stderr, in a notebook its widget; elsewhere a line every ten seconds;
+    nothing when quiet. An earlier session may have ``done`` a part of the total already, which the rate
+    leaves out.
     """
-    if is_quiet() or not sys.stderr.isatty():
+    notebook = in_notebook()
+    if is_quiet() or not (notebook or sys.stderr.isatty()):
         yield _LineBar(total, unit, label, done)
         return
-    from tqdm import tqdm
+    if notebook:
+        with warnings.catch_warnings():  # without ipywidgets it is text
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
 
-    options = {"file": sys.stderr, "leave": False, "smoothing": 0.1, "bar_format": _BAR}
+    place = sys.stdout if notebook else sys.stderr
+    options = {"file": place, "leave": False, "smoothing": 0.1, "bar_format": _BAR}
     with tqdm(total=total, initial=done, unit=f" {unit}", desc=label, **options) as shown:
         yield shown

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,6 +21,7 @@ from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, Story
 from kdbias.demonstration.teacher import write_teacher
 from kdbias.device import resolve_device
 from kdbias.display.quantities import QUANTITIES, write
+from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
@@ -31,10 +32,14 @@ from kdbias.progress import is_quiet, quiet, say
 from kdbias.tables import provenance
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.files import atomic_path
-from kdbias.tables.parquet_file import read_provenance, write_table
+from kdbias.tables.parquet_file import read_provenance, read_table, write_table
 from kdbias.tables.run_files import RECORD, holes
 from kdbias.tables.run_record import Run, Stage
 from kdbias.weighting.schemes.matched import told
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 METRICS = {
     "accuracy": "centroid_accuracy",
@@ -63,8 +68,8 @@ STAGE = Stage(
 )
 
 
-@dataclass(frozen=True)
-class DemoResult:
+@dataclass(frozen=True, repr=False)
+class DemoResult(Result):
     """What :func:`demo` left behind.
 
     Attributes:
@@ -79,19 +84,36 @@ class DemoResult:
     document: dict[str, Any]
     commands: str
 
-    def summary(self) -> str:
-        """The results and the separate commands, as text for a terminal."""
-        return "\n".join(
-            [
-                results_text(self.document),
-                "",
-                "The same by separate commands (in this folder each finds its work done):",
-                "",
-                self.commands.rstrip(),
-                "",
-                f"Every student: {self.path / 'results.parquet'}",
-                f"The page with all plots: {self.page}",
-            ]
+    def blocks(self) -> list[str | Table]:
+        """The results and the separate commands."""
+        return [
+            *results_blocks(self.document),
+            "",
+            "The same by separate commands (in this folder each finds its work done):",
+            "",
+            self.commands.rstrip(),
+            "",
+            f"Every student: {self.path / 'results.parquet'}",
+            f"The page with all plots: {self.page}",
+        ]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """``results.parquet``: a row a student."""
+        return read_table(self.path / "results.parquet").to_pandas()
+
+    def plot(self) -> Figure:
+        """What students of each sampling reached: mean and spread over seeds, higher is better."""
+        from kdbias.display import plots
+
+        found = self.to_pandas().groupby("scheme", sort=False)["balanced_accuracy"].agg(["mean", "std"])
+        found = 100 * found.fillna(0.0)
+        rows = [
+            (str(name), {"mean": mean}, (mean - spread, mean + spread))
+            for name, mean, spread in found.itertuples()
+        ]
+        title = "Students by sampling (bars: standard deviation over seeds)"
+        return plots.figure(
+            plots.dots(rows, "balanced accuracy (%)", title), width=6, height=plots.height_of(len(rows))
         )
 
 
@@ -262,7 +284,7 @@ def write_results(out: Path, document: Mapping[str, Any]) -> None:
     write_json(out / "results.json", document)
 
 
-def results_text(document: Mapping[str, Any]) -> str:
+def results_blocks(document: Mapping[str, Any]) -> list[str | Table]:
     """The final table and how to read it."""
     t, seeds, entries = document["t"], document["seeds"], document["schemes"]
     rows = [
@@ -274,8 +296,8 @@ def results_text(document: Mapping[str, Any]) -> str:
     shown = [*rows, dict.fromkeys(_SHOWN, "") | best]
     table = Table.of(shown, ("scheme", *_SHOWN, *_STUDENTS), headings=headings)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so no spread"
-    lines = [
-        table.text(),
+    return [
+        table,
         "",
         f"t = {t:g} (chosen from the data), {document['samples']:,} samples in {document['dimension']} "
         f"dimensions: null {write('null', document['null'])}, ceiling "
@@ -293,7 +315,6 @@ def results_text(document: Mapping[str, Any]) -> str:
         "From these files:",
         *(f"  {what}: {where}" for what, where in document["sources"].items()),
     ]
-    return "\n".join(lines)
 
 
 def _reached(students: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -100,7 +100,7 @@ def figure_file(*paths: Path, width: float, height: float, font: float = 9) -> I
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as MplFigure
 
-    with mpl.rc_context({**_ALL, "font.size": font, "axes.titlesize": font + 1, "svg.hashsalt": "kdbias"}):
+    with mpl.rc_context({**ALL, "font.size": font, "axes.titlesize": font + 1, "svg.hashsalt": "kdbias"}):
         figure = MplFigure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -125,14 +125,14 @@ def panel(name: str, draw: Callable[[Axes], None], *, width: float = WIDTH, heig
         return to_svg(figure, name)
 
 
-_ALL: dict[Any, Any] = {
+ALL: dict[Any, Any] = {
     "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
 }
 _PAGE: dict[Any, Any] = {
-    **_ALL,
+    **ALL,
     "text.parse_math": False,  # names come from users; log axes use plain_log_ticks
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],

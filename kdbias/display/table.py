@@ -31,6 +31,7 @@ class Table:
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[Cell]]
     explain: bool = False  # list what the columns mean under the table
+    under: str = ""  # a line under it: what is not shown
 
     @classmethod
     def of(
@@ -56,15 +57,15 @@ class Table:
         ]
         return cls(title, caption, columns, [[cell(row, name) for name in names] for row in rows], explain)
 
-    def text(self, most: int | None = None, where: str = "") -> str:
-        """Text columns: the first flush left, the others flush right.
+    def cut(self, where: str, most: int = FEW) -> Table:
+        """Its first rows; a line under them says how many more there are, and ``where``."""
+        return replace(self, rows=self.rows[:most], under="".join(more(len(self.rows), where, most)))
 
-        Args:
-            most: rows to show; a line under them says how many more there are, and `where`.
-        """
+    def text(self) -> str:
+        """Text columns: the first flush left, the others flush right."""
         lines = [[cell.text for cell in row] for row in self.rows]
-        under = [] if most is None else more(len(lines), where, most)
-        return "\n".join([aligned([heading for heading, _ in self.columns], lines[:most]), *under])
+        under = [self.under] if self.under else []
+        return "\n".join([aligned([heading for heading, _ in self.columns], lines), *under])
 
     def markdown(self) -> str:
         """The table in Markdown."""

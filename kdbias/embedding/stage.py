@@ -11,28 +11,36 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from kdbias import progress
 from kdbias.data.filters import spelled
 from kdbias.data.opening import Source, open_data
 from kdbias.device import rank_and_world, resolve_device
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.embedding.engine import run_teacher, take_precomputed, write_parts
 from kdbias.embedding.parts import Parts, Plan, disk_errors, open_run, usual_rows
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.functions import takes_settings
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.precomputed import Precomputed, open_precomputed
 from kdbias.teachers.side_car import named_preprocessing
 from kdbias.teachers.spec import parse_spec
 from kdbias.wording import counted, visible
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class EmbedResult:
+
+@dataclass(frozen=True, repr=False)
+class EmbedResult(Result):
     """What a call of `embed` came to.
 
     state    "finished" (now), "already finished", "planned", or "partial" (other processes still work)
@@ -55,8 +63,8 @@ class EmbedResult:
         elapsed = self.seconds.get("elapsed", 0.0)
         return self.samples / elapsed if elapsed > 0 else None
 
-    def summary(self) -> str:
-        """A line for people, and where the time went."""
+    def blocks(self) -> list[str | Table]:
+        """A line, and where the time went."""
         lines = [
             f"{self.path}: {self.state}, {counted(self.samples, 'sample')} of {self.dim} numbers in "
             f"{counted(self.parts, 'part')}, {counted(self.failures, 'failure')}"
@@ -64,7 +72,26 @@ class EmbedResult:
         if self.images_per_second is not None:
             spent = ", ".join(f"{name} {value:.1f} s" for name, value in self.seconds.items())
             lines.append(f"{self.images_per_second:,.0f} images/s ({spent})")
-        return "\n".join(map(visible, lines))
+        return list(map(visible, lines))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a sample: id, label, columns and norm, without the vectors (`EmbeddingTable` has them)."""
+        return EmbeddingTable.open(self.path).to_pandas()
+
+    def plot(self) -> Figure:
+        """Up to 3,000 samples on the two directions in which they differ most, by label."""
+        from kdbias.display import plots
+
+        table = EmbeddingTable.open(self.path)
+        rows = np.random.default_rng(0).permutation(table.n)[:3000]
+        rows.sort()
+        x = table.vectors(np.float64, positions=rows)
+        x -= x.mean(axis=0)
+        axes, strengths, _ = np.linalg.svd(x, full_matrices=False)
+        told = float((strengths[:2] ** 2).sum() / max((strengths**2).sum(), 1e-12))
+        title = f"{self.path.name}: two directions, {told:.0%} of the variance"
+        labels = table.labels().take(pa.array(rows)).to_pylist()
+        return plots.figure(plots.scatter((axes * strengths)[:, :2], labels, title), width=5.2, height=5.0)
 
 
 @takes_settings(EmbedSettings)

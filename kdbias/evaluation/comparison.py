@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdbias.display.result import Result
 from kdbias.display.table import FEW, Table, more
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.resampling import (
@@ -37,12 +38,16 @@ from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.run_files import claim
 from kdbias.wording import counted, plural, visible
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 _STAGE = "compare"
 _COLUMNS = ("metric", "a", "b", "difference", "low", "high", "p_value", "verdict")
 
 
-@dataclass(frozen=True)
-class ComparisonResult:
+@dataclass(frozen=True, repr=False)
+class ComparisonResult(Result):
     """What `compare` found.
 
     Attributes:
@@ -53,27 +58,49 @@ class ComparisonResult:
 
     document: dict[str, Any]
 
-    def summary(self) -> str:
+    def blocks(self) -> list[str | Table]:
         """The runs of each side; a line a metric: is its difference real? Of groups, the real ones first.
 
         A last line says whether the luck of training is in the intervals.
         """
         document = self.document
         units = counted(document["n"], f"shared {document['unit']}")
-        lines = [
+        lines: list[str | Table] = [
             f"{document['protocol']}: B - A over {units}, resampled by {document['interval']['resampled']}"
         ]
         lines += [f"  {side.upper()}: {', '.join(document[side])}" for side in "ab"]
-        lines.append(Table.of([_row(*item) for item in document["metrics"].items()], _COLUMNS).text())
+        lines.append(Table.of([_row(*item) for item in document["metrics"].items()], _COLUMNS))
         for column, values in document["groups"].items():
             real = {v: {k: e for k, e in metrics.items() if e["real"]} for v, metrics in values.items()}
             some = sorted(real, key=lambda value: not real[value])[:FEW]
             rows = [{"group": value, **_row(*item)} for value in some for item in real[value].items()]
-            table = Table.of(rows, ["group", *_COLUMNS], headings={"group": column}).text()
+            table = Table.of(rows, ["group", *_COLUMNS], headings={"group": column})
             lines += ["", *[table] * bool(rows)]
             lines += [visible(f"{column}={value}: no real difference") for value in some if not real[value]]
             lines += more(len(values), "-o FILE.json has them all")
-        return "\n".join([*lines, _covered(len(document["a"]), len(document["b"]))])
+        return [*lines, _covered(len(document["a"]), len(document["b"]))]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row a metric over all units (column and group are null), then one a group and metric."""
+        import pandas as pd
+
+        document = self.document
+        every = [(None, None, document["metrics"])]
+        every += [(column, name, m) for column, gs in document["groups"].items() for name, m in gs.items()]
+        return pd.DataFrame(
+            {"column": column, "group": group, "metric": metric, **entry}
+            for column, group, metrics in every
+            for metric, entry in metrics.items()
+        )
+
+    def plot(self) -> "Figure":
+        """The difference of each metric with its interval."""
+        from kdbias.display import plots
+
+        metrics = self.document["metrics"]
+        rows = [(name, {"B - A": e["difference"]}, plots.interval(e)) for name, e in metrics.items()]
+        draw = plots.dots(rows, "B - A", self.document["protocol"], zero=True)
+        return plots.figure(draw, width=6, height=plots.height_of(len(rows)))
 
 
 def _covered(a: int, b: int) -> str:

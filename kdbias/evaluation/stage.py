@@ -26,13 +26,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdbias.data.filters import spelled
 from kdbias.display.quantities import NONE
-from kdbias.display.table import FEW, Table, number
+from kdbias.display.result import Result
+from kdbias.display.table import Table, number
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.evaluation import inputs
 from kdbias.evaluation.resampling import ALL, LEVEL, UNITS, Units, bootstrap, resampled_weights
@@ -46,6 +47,10 @@ from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run, Stage
 from kdbias.wording import counted, plural
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 METRICS = "metrics.json"
 _STAGE = Stage("evaluate", files=("metrics.json", "units.parquet"), folders=("embeddings",))
@@ -70,8 +75,8 @@ _SHAPE = {
 }
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
+@dataclass(frozen=True, repr=False)
+class EvaluationResult(Result):
     """What `evaluate` wrote.
 
     Attributes:
@@ -89,8 +94,8 @@ class EvaluationResult:
             raise KdbiasError(f"{self.path} has no metric {metric!r}; it has {', '.join(found)}")
         return found[metric]["value"]
 
-    def summary(self) -> str:
-        """A few lines for people: every metric with its interval, then the groups."""
+    def blocks(self) -> list[str | Table]:
+        """Every metric with its interval, then the groups."""
         document, resampled = self.document, self.document["interval"]["repeats"] > 0
         head = f"{document['protocol']}: {counted(document['n'], document['unit'])} judged"
         if resampled:
@@ -101,15 +106,46 @@ class EvaluationResult:
         metrics = document["metrics"]
         named = {name: _named(name, document["details"]) for name in metrics}
         rows = [{"metric": named[name], **entry} for name, entry in metrics.items()]
-        lines = [head, Table.of(rows, "metric value low high" if resampled else "metric value").text()]
+        lines: list[str | Table] = [
+            head,
+            Table.of(rows, "metric value low high" if resampled else "metric value"),
+        ]
         lines += [
             f"{named[n]}: {NONE} ({e['reason']})"
             for n, e in metrics.items()
             if e["value"] is None and "reason" in e
         ]
         for column, groups in document["groups"].items():
-            lines += ["", _group_table(column, groups, named).text(FEW, f"{METRICS} has them all")]
-        return "\n".join(lines)
+            lines += ["", _group_table(column, groups, named).cut(f"{METRICS} has them all")]
+        return lines
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a metric over all units (column and group are null), then one a group and metric."""
+        import pandas as pd
+
+        document = self.document
+        every = [(None, None, document)]
+        every += [
+            (column, *named) for column, groups in document["groups"].items() for named in groups.items()
+        ]
+        return pd.DataFrame(
+            {"column": column, "group": group, "n": of["n"], "metric": metric}
+            | {key: entry.get(key) for key in ("value", "low", "high")}
+            for column, group, of in every
+            for metric, entry in of["metrics"].items()
+        )
+
+    def plot(self) -> Figure:
+        """Every metric with its interval."""
+        from kdbias.display import plots
+
+        metrics = self.document["metrics"]
+        rows = [
+            (_named(name, self.document["details"]), {"value": entry["value"]}, plots.interval(entry))
+            for name, entry in metrics.items()
+        ]
+        title = f"{self.document['protocol']}, {counted(self.document['n'], self.document['unit'])}"
+        return plots.figure(plots.dots(rows, "value", title), width=6, height=plots.height_of(len(rows)))
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -6,15 +6,18 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbias.data.access import without_scheme
 from kdbias.data.opening import kind_of, open_data, shipped_descriptions
 from kdbias.display.quantities import write
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
 from kdbias.inspection import files
 from kdbias.inspection.files import short
+from kdbias.inspection.printed import as_text
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.tables.csv_file import DELIMITERS, csv_head
 from kdbias.tables.documents import read_document, read_toml, require_shape
@@ -24,12 +27,34 @@ from kdbias.tables.provenance import from_schema
 from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.wording import counted
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _STUDY = {"name": str, "planned": int, "finished": int, "failed": {str: str}}
 _TEXTS = ("sample_id", "label", "path", "first", "second")  # columns that every reader of a CSV keeps as text
 _AGAIN = "run the same command again to complete it"
 
 
-def inspect(path: str | os.PathLike[str], rows: int = 5) -> dict[str, Any]:
+class Description(Result, dict[str, Any]):
+    """What `inspect` found: a dictionary of JSON values that shows itself."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The values as they are."""
+        return dict(self)
+
+    def blocks(self) -> list[str | Table]:
+        """All of it, in lines of at most 110 columns."""
+        return [as_text(self)]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The first rows."""
+        import pandas as pd
+
+        return pd.DataFrame(self.get("first_rows") or [])
+
+
+def inspect(path: str | os.PathLike[str], rows: int = 5) -> Description:
     """Describe what lies at ``path``.
 
     Args:
@@ -38,13 +63,18 @@ def inspect(path: str | os.PathLike[str], rows: int = 5) -> dict[str, Any]:
         rows: how many first rows to show of a table.
 
     Returns:
-        JSON values only: ``path``, ``kind``, ``summary`` (one sentence), and where they apply ``stage``,
-        ``status``, ``counts``, ``columns`` ([{"name", "type"}]), ``provenance``, ``files``, ``first_rows``.
+        A dictionary of JSON values only: ``path``, ``kind``, ``summary`` (one sentence), and where they apply
+        ``stage``, ``status``, ``counts``, ``columns`` ([{"name", "type"}]), ``provenance``,
+        ``files``, ``first_rows``.
 
     Raises:
         KdbiasError: nothing there, unreadable, or nothing that kdbias knows.
     """
-    name = without_scheme(os.fspath(path))
+    return Description(_found(without_scheme(os.fspath(path)), rows))
+
+
+def _found(name: str, rows: int) -> dict[str, Any]:
+    """What lies at a path or under a name."""
     place = Path(name)
     if not place.exists():
         place = shipped_descriptions().get(str(place), place)

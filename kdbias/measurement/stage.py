@@ -4,14 +4,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.device import resolve_device
 from kdbias.display.quantities import NONE, write
-from kdbias.display.table import FEW, Table
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import Sampling
@@ -21,7 +22,7 @@ from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.measurement.target_summary import target_summary
 from kdbias.tables.columns import refuse_own
-from kdbias.tables.density_table import DENSITY
+from kdbias.tables.density_table import DENSITY, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, shown
 from kdbias.tables.run_record import Run
@@ -29,13 +30,17 @@ from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.opening import open_target
 from kdbias.wording import counted
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 DEFAULT_K = 64
 _BANDWIDTH = "scheme t uniformity null excess effective_distinct distinct_ceiling rectification ess_share"
 _SCHEME = "scheme ess ess_share effective_identities easy hard top_mass max_weight vendi_score koleo_entropy"
 
 
-@dataclass(frozen=True)
-class UniformityResult:
+@dataclass(frozen=True, repr=False)
+class UniformityResult(Result):
     """What `uniformity` measured and where it lies.
 
     Attributes:
@@ -59,9 +64,32 @@ class UniformityResult:
         """The document with what was measured."""
         return self.out / UNIFORMITY
 
-    def summary(self) -> str:
-        """The table for people: a row a scheme and bandwidth."""
-        return summary_table(self.document)
+    _between = "\n\n"
+
+    def blocks(self) -> list[str | Table]:
+        """The numbers: a row a scheme and bandwidth, one a scheme, then groups."""
+        return summary_blocks(self.document)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The density table, a row a sample."""
+        return read_density(self.out).to_pandas()
+
+    def plot(self) -> "Figure":
+        """How crowded it is around samples, and D of each scheme over bandwidths."""
+        from kdbias.display import plots
+
+        document = self.document
+        lines = {
+            scheme["name"]: ([b["t"] for b in known], [b["effective_distinct"] for b in known])
+            for scheme in document["schemes"]
+            if (known := sorted(scheme["bandwidths"], key=lambda b: float(b["t"])))
+        }
+        crowd = read_density(self.out).numbers("log_density")
+        label = f"log density (t = {document['t_chosen']:g}); right = crowded"
+        return plots.figure(
+            plots.histogram(crowd, label, "How crowded it is around samples"),
+            plots.across(lines, "effective_distinct", "t: larger looks at closer neighbours"),
+        )
 
 
 @takes_settings(UniformitySettings)
@@ -151,6 +179,11 @@ def _refuse_some(manifest: WeightManifest, table: EmbeddingTable, ids: pa.Array)
 
 
 def summary_table(document: dict[str, Any]) -> str:
+    """`summary_blocks` as text."""
+    return UniformityResult(Path(), document, "").summary()
+
+
+def summary_blocks(document: dict[str, Any]) -> list[str | Table]:
     """The numbers of a measurement: a row for each scheme and bandwidth, then one a scheme, then groups.
 
     Args:
@@ -159,13 +192,13 @@ def summary_table(document: dict[str, Any]) -> str:
     schemes = document["schemes"]
     rows = [_bandwidth_row(s, b) for s in schemes for b in s["bandwidths"]]
     of_schemes = [s | (s["hardness"] or {}) | {"scheme": s["name"]} for s in schemes]
-    parts = [
+    parts: list[str | Table] = [
         _heading(document),
-        *filter(None, target_summary(document)),
+        *(part for part in target_summary(document) if part),
         *([_search_line(document["search"])] if "probes" in document["search"] else []),
-        Table.of(rows, _BANDWIDTH).text(),
+        Table.of(rows, _BANDWIDTH),
         *_best_lines(document),
-        Table.of(of_schemes, _SCHEME).text(),
+        Table.of(of_schemes, _SCHEME),
     ]
     parts += [_group_table(schemes, name) for name in schemes[0]["groups"]]
     reasons = {
@@ -181,7 +214,7 @@ def summary_table(document: dict[str, Any]) -> str:
         "U leaves out pairs of a sample with itself, D and rectified count them: few samples drawn very "
         "often can be lower in U and yet worth less in D"
     )
-    return "\n\n".join(parts)
+    return parts
 
 
 def _heading(document: dict[str, Any]) -> str:
@@ -226,7 +259,7 @@ def _bandwidth_row(scheme: dict[str, Any], entry: dict[str, Any]) -> dict[str, A
     return row
 
 
-def _group_table(schemes: Sequence[dict[str, Any]], name: str) -> str:
+def _group_table(schemes: Sequence[dict[str, Any]], name: str) -> Table:
     """A row a value: its share of the samples, then each scheme's share of the draws and mean log density."""
     rows, keys, headings = schemes[0]["groups"][name], ["value", "count", "share"], {"value": name}
     seen = [] if schemes[0]["discrepancy"] is None else [("witness", "witness")]
@@ -238,4 +271,4 @@ def _group_table(schemes: Sequence[dict[str, Any]], name: str) -> str:
             headings[own] = heading
             rows = [row | {own: write(key, cells[row["value"]][key])} for row in rows]
     rows = [row | {"value": row["value"] or "(none)"} for row in rows]
-    return Table.of(rows, keys, headings=headings).text(FEW, "uniformity.json has them all")
+    return Table.of(rows, keys, headings=headings).cut("uniformity.json has them all")

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from kdbias.display.quantities import write
-from kdbias.display.table import FEW, Cell, Table
+from kdbias.display.table import Cell, Table
 from kdbias.wording import counted
 
 _SCHEME = "scheme discrepancy noise_ratio removed rectification two_sample ess_share"
 _COLUMN = "value share share_reference balance"
 
 
-def target_summary(document: dict[str, Any]) -> list[str]:
+def target_summary(document: dict[str, Any]) -> list[str | Table]:
     """Paragraphs: whether the data differ from the target, what each scheme removes, which groups are short.
 
     Args:
@@ -21,7 +21,7 @@ def target_summary(document: dict[str, Any]) -> list[str]:
     if target is None:
         return []
     head = "\n".join([verdict(target, document["schemes"][0]["discrepancy"]), *_size(target)])
-    tables = [table.text(FEW, "uniformity.json has them all") for table in target_tables(document)]
+    tables = [table.cut("uniformity.json has them all") for table in target_tables(document)]
     return [head, *tables, "\n".join([*_remarks(target), *(f"note: {note}" for note in target["notes"])])]
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kdbias.display.figure import DARK, LIGHT, looks
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.inspection.recognition import MARK, is_page
@@ -24,20 +26,20 @@ from kdbias.version import __version__
 from kdbias.wording import counted, visible, visible_lines
 
 
-@dataclass(frozen=True)
-class ReportResult:
+@dataclass(frozen=True, repr=False)
+class ReportResult(Result):
     """What :func:`report` wrote."""
 
     path: Path
     inputs: int
     notices: Sequence[str]
 
-    def summary(self) -> str:
-        """The page's size and notices, as text for a terminal."""
+    def blocks(self) -> list[str | Table]:
+        """The page's size and notices."""
         size = self.path.stat().st_size / 2**20
         about = f"one page about {counted(self.inputs, 'output')}, {size:.1f} MiB, opens in any browser"
         lines = [f"{self.path}: {about}"]
-        return "\n".join(map(visible, [*lines, *(f"note: {notice}" for notice in self.notices)]))
+        return list(map(visible, [*lines, *(f"note: {notice}" for notice in self.notices)]))
 
 
 @takes_settings(ReportSettings)

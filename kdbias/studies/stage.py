@@ -14,28 +14,36 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbias import optional
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.progress import say
 from kdbias.studies.cases import Case, build_case
+from kdbias.studies.comparisons import RESULTS
 from kdbias.studies.plan import Plan
 from kdbias.studies.pool import Workers
 from kdbias.studies.preparation import measure_all, open_source, prepare
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import Study, StudySettings, read_study
+from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_record import Run, Stage
 from kdbias.weighting.schemes.clusters import ClusterBalanced
 from kdbias.wording import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 STAGE = Stage("study")
 _SECONDS_A_STEP = 0.05  # a first guess, until runs have been timed
 
 
-@dataclass(frozen=True)
-class StudyResult:
+@dataclass(frozen=True, repr=False)
+class StudyResult(Result):
     """What a call came to.
 
     Attributes:
@@ -48,9 +56,38 @@ class StudyResult:
     document: dict[str, Any]
     lines: tuple[str, ...]
 
-    def summary(self) -> str:
-        """The result as text for a terminal."""
-        return "\n".join(self.lines)
+    def blocks(self) -> list[str | Table]:
+        """The lines."""
+        return list(self.lines)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """``results.parquet``: a row a run and metric."""
+        return read_table(self.path / RESULTS).to_pandas()
+
+    def plot(self, metric: str | None = None) -> Figure:
+        """Mean and standard deviation over seeds of each arm, a panel a case.
+
+        Args:
+            metric: such as ``knn.centroid_accuracy``; by default each case's first.
+
+        Raises:
+            KdbiasError: no finished run has the metric.
+        """
+        from kdbias.display import plots
+
+        rows, draws = self.to_pandas(), []
+        for (data, bias), case in rows.groupby(["dataset", "bias"], sort=False):
+            name = case["metric"].iloc[0] if metric is None else metric
+            found = case[case["metric"] == name].groupby("arm", sort=False)["value"].agg(["mean", "std"])
+            arms = [
+                (arm, {"mean": mean}, (mean - std, mean + std))
+                for arm, mean, std in found.fillna(0.0).itertuples()
+            ]
+            if arms:
+                draws.append(plots.dots(arms, name, f"{data}/{bias}"))
+        if not draws:
+            raise KdbiasError(f"no finished run has {metric}; there are {', '.join(rows['metric'].unique())}")
+        return plots.figure(*draws, height=plots.height_of(rows["arm"].nunique()))
 
 
 @takes_settings(StudySettings)

@@ -4,25 +4,33 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from kdbias.display.quantities import NONE
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, require_numbers, require_plain
 from kdbias.tables.files import MEND
 from kdbias.tables.joins import align, as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
+from kdbias.wording import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DENSITY = "density.parquet"
+_SHOWN = 5  # first rows
 _NUMBERS = ("knn_distance", "log_density", "near_duplicates", columns.WITNESS)
 _OWN = (*columns.DENSITY, columns.WITNESS)
 
 
-@dataclass(frozen=True)
-class SampleTable:
+@dataclass(frozen=True, repr=False)
+class SampleTable(Result):
     """A table with one row a sample, in memory.
 
     Attributes:
@@ -55,6 +63,23 @@ class SampleTable:
         if "label" not in self.table.column_names:
             return pa.nulls(self.n, pa.large_string())
         return as_names(self.table.column("label"))
+
+    def blocks(self) -> list[str | Table]:
+        """How many samples, and the first rows."""
+        first = self.table.slice(0, _SHOWN).to_pylist()
+        rows = [{key: _written(value) for key, value in row.items()} for row in first]
+        return [f"{self.path}: {counted(self.n, 'sample')}", Table.of(rows, self.table.column_names)]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """All columns, a row a sample; ``attrs["kdbias"]`` is the provenance."""
+        frame = self.table.to_pandas()
+        frame.attrs["kdbias"] = self.provenance
+        return frame
+
+
+def _written(value: Any) -> str:
+    """A value of a first row."""
+    return NONE if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def read_samples(
@@ -112,7 +137,7 @@ def write_density(path: str | os.PathLike[str], table: pa.Table, doc: dict[str, 
     write_table(path, table, doc)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DensityTable(SampleTable):
     """A density table in memory; its group columns are neither fixed nor potentials.
 

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, as_plain, without_missing
@@ -19,6 +21,9 @@ from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
 from kdbias.tables.run_record import RECORD, Run, Stage, read_record
 from kdbias.wording import counted, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STAGE = Stage("embed", files=(PART_PATTERN, "failures.parquet"), folders=("parts",))
 _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
@@ -104,8 +109,8 @@ def write_embedding_table(
     return EmbeddingTable.open(out)
 
 
-@dataclass(frozen=True)
-class EmbeddingTable:
+@dataclass(frozen=True, repr=False)
+class EmbeddingTable(Result):
     """A finished embedding table; opening reads footers only.
 
     Attributes:
@@ -189,6 +194,19 @@ class EmbeddingTable:
     def labels(self) -> pa.Array:
         """(n,) large_string with nulls."""
         return self.column("label")
+
+    def blocks(self) -> list[str | Table]:
+        """How many vectors, and the columns beside them."""
+        beside = ", ".join(self.group_columns) or "none"
+        return [
+            f"{self.path}: {counted(self.n, 'sample')} x {counted(self.d, 'dimension')}; columns: {beside}"
+        ]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row a sample: id, label, columns and norm; `vectors` gives the vectors, as one array."""
+        columns = {name: self.column(name) for name in self.group_columns}
+        named = {"sample_id": self.ids(), "label": self.labels(), **columns, "norm": self.norms()}
+        return pa.table(named).to_pandas()
 
     def norms(self) -> np.ndarray:
         """(n,) float32: L2 norms before normalising."""

@@ -82,7 +82,7 @@ def write_manifest(
     write_table(path, pa.table(columns), doc)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WeightManifest(SampleTable):
     """A validated weight manifest, from a Parquet or CSV file.
 

@@ -13,13 +13,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from kdbias.data.filters import spelled
 from kdbias.device import out_of_memory
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.embedding.parts import FAILURES, write_failures
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.loading import worker_deaths
@@ -30,6 +32,7 @@ from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
 from kdbias.tables import fingerprints, provenance
+from kdbias.tables.csv_file import read_csv
 from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
 from kdbias.training.data import TrainingSet, open_training_set
@@ -50,9 +53,13 @@ from kdbias.training.step import (
 )
 from kdbias.wording import counted
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class TrainingResult:
+
+@dataclass(frozen=True, repr=False)
+class TrainingResult(Result):
     """What a run ended with.
 
     output   the run folder; `student` the file with the trained network
@@ -71,13 +78,24 @@ class TrainingResult:
     failures: int = 0
     already_finished: bool = False
 
-    def summary(self) -> str:
-        """A line for people."""
+    def blocks(self) -> list[str | Table]:
+        """A line."""
         failed = f"; {counted(self.failures, 'sample')} cannot be read ({FAILURES})" if self.failures else ""
-        return (
+        return [
             f"{self.student}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}, "
             f"loss {self.loss:.4f}, {self.seconds:.1f} s{failed}"
-        )
+        ]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """What was recorded on the way (``metrics.csv``), a row an epoch."""
+        return read_csv(self.output / METRICS).to_pandas()
+
+    def plot(self) -> Figure:
+        """The loss over the epochs."""
+        from kdbias.display import plots
+
+        seen = self.to_pandas()
+        return plots.figure(plots.curve(seen["epoch"], seen["loss"], "epoch", "mean loss", self.output.name))
 
 
 def run_training(

@@ -3,13 +3,14 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbias.display.table import FEW, Table
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import hardness_quarters
@@ -24,9 +25,13 @@ from kdbias.weighting.blind_spots import blind_spots, reference_shares
 from kdbias.weighting.settings import ChangesSettings
 from kdbias.wording import nearest, visible
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Changes:
+
+@dataclass(frozen=True, repr=False)
+class Changes(Result):
     """Flat tables about one manifest, before (natural sampling) and after.
 
     Attributes:
@@ -80,15 +85,46 @@ class Changes:
                 csv.write_csv(for_people(table), temporary)
         return written
 
-    def summary(self) -> str:
-        """The tables for people: one a column, its rarest values cut, then hardness and samples."""
-        parts = [visible(f"{self.manifest}: what it changes")]
+    _between = "\n\n"
+
+    def blocks(self) -> list[str | Table]:
+        """The tables: one a column, its rarest values cut, then hardness and samples."""
+        parts: list[str | Table] = [visible(f"{self.manifest}: what it changes")]
         for column in pc.unique(self.groups.column("column")).to_pylist():
             rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
-            parts.append(_shown(rows, value=column).text(FEW, "-o DIR writes them all"))
+            parts.append(_shown(rows, value=column).cut("-o DIR writes them all"))
         others = (self.hardness, self.samples)
         notes = ["\n".join(map(visible, self.notes))] if self.notes else []
-        return "\n\n".join(parts + [_shown(table).text() for table in others if table.num_rows] + notes)
+        return [*parts, *(_shown(table) for table in others if table.num_rows), *notes]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The groups, as `groups` has them."""
+        return self.groups.to_pandas()
+
+    def plot(self) -> "Figure":
+        """Shares of the draws before and after, of the largest values of each column that has several.
+
+        Raises:
+            KdbiasError: there is none.
+        """
+        from kdbias.display import plots
+
+        kinds = {"share_before": "before", "share_after": "after", "share_reference": "target"}
+        columns = dict[str, list[dict[str, Any]]]()
+        for row in self.groups.to_pylist():
+            columns.setdefault(row["column"], []).append(row)
+        columns = {name: rows for name, rows in columns.items() if len(rows) > 1}
+        if not columns:
+            raise KdbiasError(f"{self.manifest} has neither labels nor columns of several values")
+        draws = []
+        for column, rows in columns.items():
+            known = [key for key in kinds if any(row[key] is not None for row in rows)]
+            named = [
+                (row["value"] or "(none)", {kinds[k]: plots.percent(row[k]) for k in known}, None)
+                for row in rows
+            ]
+            draws.append(plots.dots(named, "share of the draws (%)", column))
+        return plots.figure(*draws, height=plots.height_of(max(map(len, columns.values()))), legend=3)
 
     def _tables(self) -> dict[str, pa.Table]:
         return {"groups": self.groups, "hardness": self.hardness, "samples": self.samples}

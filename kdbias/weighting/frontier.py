@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from kdbias.display.quantities import write
+from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
@@ -24,7 +25,7 @@ from kdbias.tables.parquet_file import read_table, write_table
 from kdbias.tables.run_record import Run, Stage, read_record
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
-from kdbias.weighting.frontier_figure import write_figure
+from kdbias.weighting.frontier_figure import drawn, write_figure
 from kdbias.weighting.hygiene import tempered
 from kdbias.weighting.samples import EmbeddingSource, Samples
 from kdbias.weighting.schemes import SCHEMES
@@ -32,6 +33,10 @@ from kdbias.weighting.schemes.density import Equilibrium, Natural, Searching
 from kdbias.weighting.schemes.matched import Matched
 from kdbias.weighting.settings import UNAIMED, FrontierSettings
 from kdbias.wording import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 STAGE = Stage("frontier", files=("frontier.parquet", "frontier.png", "frontier.svg"))
 TABLE = "frontier.parquet"
@@ -58,8 +63,8 @@ _SHOWN = (
 )
 
 
-@dataclass(frozen=True)
-class FrontierResult:
+@dataclass(frozen=True, repr=False)
+class FrontierResult(Result):
     """The frontier of one data set.
 
     Attributes:
@@ -89,8 +94,8 @@ class FrontierResult:
             "target": self.target,
         }
 
-    def summary(self) -> str:
-        """The table for people."""
+    def blocks(self) -> list[str | Table]:
+        """The table and notes."""
         rows = self.table.to_pylist()
         notes = []
         alike = dict[str, list[str]]()
@@ -109,7 +114,15 @@ class FrontierResult:
                 f"MMD² from {visible(self.target['towards'])}; its noise: "
                 f"{write('discrepancy', self.target['noise'])}"
             )
-        return "\n".join([head, Table.of(rows, shown).text(), *notes])
+        return [head, Table.of(rows, shown), *notes]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """`table`, a row a scheme."""
+        return self.table.to_pandas()
+
+    def plot(self) -> "Figure":
+        """The figure that lies in the folder, too."""
+        return drawn(self.table, self.target)
 
 
 class _Entry(NamedTuple):

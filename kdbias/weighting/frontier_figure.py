@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdbias.display import plots
 from kdbias.display.figure import LIGHT, Look, figure_file, legend_of_all, looks
 from kdbias.display.quantities import write
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as MplFigure
 
     Rows = Sequence[Mapping[str, Any]]
 
@@ -59,6 +62,14 @@ def write_figure(
             axes.grid(alpha=0.3)
         legend_of_all(figure, 4)
         figure.suptitle(f"what each scheme reaches and costs, t = {write('t', t)}")
+
+
+def drawn(table: pa.Table, target: Mapping[str, Any] | None = None) -> MplFigure:
+    """The same as a figure to show."""
+    rows = table.to_pylist()
+    look = looks(series(rows), LIGHT)
+    draws = [partial(draw_panel, rows=rows, column=c, look=look, target=target) for c in panels(rows)]
+    return plots.figure(*draws, width=4, height=4.2, legend=4)
 
 
 def draw_panel(

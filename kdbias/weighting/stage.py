@@ -4,12 +4,14 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from kdbias import progress
 from kdbias.display.quantities import write
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import ess
@@ -19,7 +21,7 @@ from kdbias.tables.joins import encode
 from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.run_files import claim, made_by
 from kdbias.tables.run_record import refuse_changes
-from kdbias.tables.weight_manifest import mean_one, write_manifest
+from kdbias.tables.weight_manifest import mean_one, read_manifest, write_manifest
 from kdbias.weighting.blind_spots import blind_spots
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary, warnings
@@ -30,11 +32,15 @@ from kdbias.weighting.schemes.scheme import Weights
 from kdbias.weighting.settings import NEAR, WeightsSettings
 from kdbias.wording import counted, visible
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 STAGE = "weights"
 
 
-@dataclass(frozen=True)
-class WeightsResult:
+@dataclass(frozen=True, repr=False)
+class WeightsResult(Result):
     """A weight manifest on disk and what it costs.
 
     Attributes:
@@ -74,8 +80,8 @@ class WeightsResult:
         which = {"method": config["method"], "t": config["t"], "target": doc.get("target")}
         return cls(path=path, n=counts["samples"], distinct=counts["distinct"], state=state, **which, **own)
 
-    def summary(self) -> str:
-        """The numbers for people, one a line."""
+    def blocks(self) -> list[str | Table]:
+        """The numbers, one a line."""
         scheme = self.method + (f" at t={write('t', self.t)}" if self.t is not None else "")
         copies = f", {self.n - self.distinct:,} of them copies" if self.distinct < self.n else ""
         shown = {name: write(name, value) for name, value in self.numbers.items()}
@@ -92,7 +98,21 @@ class WeightsResult:
         if self.solver is not None:
             lines += _solver_lines(self.solver, self.target is None, self.facts.get("penalty"))
         lines += [f"  warning: {line}" for line in self.warnings]
-        return "\n".join(map(visible, [*lines, *self._in_own_trainer()]))
+        return ["\n".join(map(visible, [*lines, *self._in_own_trainer()]))]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The manifest, a row a sample; ``attrs["kdbias"]`` says what made it."""
+        return read_manifest(self.path).to_pandas()
+
+    def plot(self) -> "Figure":
+        """How weights are spread, and what share of the draws the most drawn samples take."""
+        from kdbias.display import plots
+
+        values = read_manifest(self.path).weights
+        return plots.figure(
+            plots.histogram(values, "weight (expected draws an epoch)", self.path.name, logarithmic=True),
+            plots.lorenz(values),
+        )
 
     def _in_own_trainer(self) -> list[str]:
         """The lines of a training loop that draw by the manifest."""
