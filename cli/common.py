@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from kdbias.cli.completion import complete
 from kdbias.errors import KdbiasError, MachineError, UnwritableError, first_line
 from kdbias.wording import is_utf8, visible, visible_lines
 
@@ -45,6 +46,7 @@ class StageCommand(click.Command):
             click.Option(["-q", "--quiet"], is_flag=True, help="No progress on stderr."),
             click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
         ]
+        complete(self.params)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """The context of the parsed arguments; an error quotes what was typed visibly."""

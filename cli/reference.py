@@ -17,6 +17,15 @@ import click
 from kdbias.cli import COMMANDS, main
 
 WIDTH = 100
+COMPLETION = """\
+**Tab completes** commands, options, their values, and paths, once the shell knows of it:
+
+```text
+bash >= 4.4  ~/.bashrc                           eval "$(_KDBIAS_COMPLETE=bash_source kdbias)"
+zsh          ~/.zshrc                            eval "$(_KDBIAS_COMPLETE=zsh_source kdbias)"
+fish         ~/.config/fish/completions/kdbias.fish   _KDBIAS_COMPLETE=fish_source kdbias | source
+```
+"""
 _OF_OPTIONS = {
     "Any": "from typing import Any",
     "Mapping": "from collections.abc import Mapping",
@@ -38,7 +47,7 @@ def help_text(name: str | None = None) -> str:
 
 def render() -> str:
     """The whole reference as Markdown."""
-    parts = ["# Commands\n\nWhat `kdbias COMMAND --help` prints; made by `make docs`.\n"]
+    parts = ["# Commands\n\nWhat `kdbias COMMAND --help` prints; made by `make docs`.\n", COMPLETION]
     parts += [f"## kdbias {name}\n\n```text\n{help_text(name)}\n```\n" for name in COMMANDS]
     return "\n".join(parts)
 

@@ -35,6 +35,7 @@ from kdbias.evaluation.stage import METRICS, read_metrics
 from kdbias.functions import takes_settings
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.documents import read_document, write_json
+from kdbias.tables.files import absent
 from kdbias.tables.run_files import claim
 from kdbias.wording import counted, plural, visible
 
@@ -234,6 +235,8 @@ def _paths(side: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
     several = [side] if isinstance(side, str | os.PathLike) else list(side)
     paths = [Path(path) for path in several]
     for path in paths:
+        if not path.exists():
+            raise absent(path, "folder")
         for name in (METRICS, UNITS):
             if not (path / name).exists():
                 raise KdbiasError(f"{path} holds no {name}; compare output folders of kdbias evaluate")

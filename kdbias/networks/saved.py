@@ -18,7 +18,7 @@ from kdbias.networks import build_network
 from kdbias.networks.places import StateFile, load_into
 from kdbias.networks.plain_values import plain_values, why_refused
 from kdbias.tables.documents import DIGEST, require_levels, require_shape
-from kdbias.tables.files import MEND, atomic_path
+from kdbias.tables.files import MEND, absent, atomic_path
 
 FORMAT = "kdbias-network-1"
 FILE_NAME = "student.pt"
@@ -112,7 +112,7 @@ def read_plain(path: str | Path) -> Any:
     """Read whatever tensors and plain values `torch.save` wrote, as `read_checkpoint` does."""
     path = Path(path)
     if not path.is_file():
-        raise KdbiasError(f"no such file: {path}")
+        raise absent(path)
     try:
         with plain_values():
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -15,7 +15,7 @@ from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, require_numbers, require_plain
-from kdbias.tables.files import MEND
+from kdbias.tables.files import MEND, absent
 from kdbias.tables.joins import align, as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
 from kdbias.wording import counted
@@ -190,6 +190,8 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
     """
     file = Path(path) / DENSITY if Path(path).is_dir() else Path(path)
     if not file.exists():
+        if not Path(path).exists():
+            raise absent(path, "file or folder")
         raise KdbiasError(f"{path} holds no {DENSITY}; make it with kdbias uniformity")
     # A target that a folder gets later makes no other data of it: what was made from them stays theirs.
     found = read_samples(file, "a density table", columns.DENSITY, _NUMBERS, apart=(columns.WITNESS,))
