@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -213,13 +215,14 @@ def _class_numbers(source: Source, where: str) -> tuple[np.ndarray, list[str]]:
 def _student_preprocessing(config: TrainingSettings, unreadable: Unreadable) -> Preprocessing:
     """Size of the first image unless --image-size says another; grey where the sampled images are grey.
 
-    Raises KdbiasError where none of the images that are drawn can be read.
+    Where sampled images have other sizes, that is said. Raises KdbiasError where none of the images that are
+    drawn can be read.
     """
     drawn = np.flatnonzero(unreadable.drawn)
     probes = np.unique(np.linspace(0, len(drawn) - 1, min(_PROBES, len(drawn))).astype(np.int64))
     images: list[np.ndarray] = []
     for i, row in enumerate(map(int, chain(drawn[probes], drawn))):
-        if images and (i >= len(probes) or config.color != "auto"):
+        if images and i >= len(probes):
             break
         try:
             images.append(decode_image(unreadable.source.read(row)))
@@ -230,7 +233,22 @@ def _student_preprocessing(config: TrainingSettings, unreadable: Unreadable) -> 
     if color == "auto":
         grey = all((image == image[:, :, :1]).all() for image in images)
         color = "L" if grey else "RGB"
-    return Preprocessing(config.image_size or images[0].shape[:2], color, mean=(127.5,), std=(127.5,))
+    size = config.image_size or images[0].shape[:2]
+    _say_size(size, [image.shape[:2] for image in images], config.image_size is None)
+    return Preprocessing(size, color, mean=(127.5,), std=(127.5,))
+
+
+def _say_size(size: tuple[int, int], seen: Sequence[tuple[int, int]], of_first: bool) -> None:
+    """Say that images (height, width) are resized for the student, where sampled ones are."""
+    if set(seen) == {size}:
+        return
+    least, most = (f"{h}x{w}" for h, w in (min(seen, key=math.prod), max(seen, key=math.prod)))
+    sizes = f"are {least}" if len(set(seen)) == 1 else f"range from {least} to {most}"
+    why = "the first one's; --image-size chooses" if of_first else "--image-size"
+    say(
+        f"train: images {sizes} pixels (height x width, of {counted(len(seen), 'sampled one')}); "
+        f"the student takes {size[0]}x{size[1]}, {why}"
+    )
 
 
 @dataclass

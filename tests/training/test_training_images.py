@@ -1,17 +1,21 @@
 """Batches that a thread makes ahead of the device, and workers that outlive an epoch."""
 
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdbias import loading
 from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training import images
+from kdbias.training.data import _student_preprocessing
 from kdbias.training.images import StreamedImages, Unreadable, _ahead
 from kdbias.training.settings import TrainingSettings
 
@@ -60,3 +64,32 @@ def test_workers_stay_from_epoch_to_epoch(lab: Any, monkeypatch: pytest.MonkeyPa
         seen.append({int(pid) for batch in batches for pid in batch.images[0].flatten()})
     assert seen[0] == seen[1]
     assert os.getpid() % 251 not in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("sides", "options", "said"),
+    [
+        (
+            [(20, 30), (40, 40), (20, 20)],
+            {},
+            "range from 20x20 to 40x40 pixels .* takes 20x30, the first one's",
+        ),
+        ([(20, 30), (20, 30)], {"image_size": 24}, "are 20x30 pixels .* takes 24x24, --image-size"),
+        ([(20, 30), (20, 30)], {"image_size": "20x30"}, None),
+        ([(20, 30), (20, 30)], {"color": "L"}, None),
+    ],
+)
+def test_images_of_other_sizes_than_the_students_are_said(
+    sides: list[tuple[int, int]], options: dict[str, Any], said: str | None, tmp_path: Path, capsys: Any
+) -> None:
+    for number, (height, width) in enumerate(sides * 2):
+        file = tmp_path / "data" / str(number % 2) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height), (number, 200, 0)).save(file)
+    settings = TrainingSettings.of({"loss": "softmax", **options})
+    unreadable = Unreadable(open_data(tmp_path / "data"), settings, np.ones(2 * len(sides), bool))
+    found = _student_preprocessing(settings, unreadable)
+    lines = capsys.readouterr().err.splitlines()
+    assert found.size == (settings.image_size or sides[0])
+    assert len(lines) == (said is not None)
+    assert said is None or re.search(said, lines[0])
