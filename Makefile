@@ -1,10 +1,11 @@
 # make demo: install into .venv and run the whole pipeline on real digits
 # make test: install into .venv and run the tests
+# make site: these pages as a site in build/site
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test lint docs site install clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +28,13 @@ lint: install
 
 docs: install
 	$(BIN)/python -m kdbias.cli.reference
+
+site: install
+	rm -rf build/pages build/site
+	mkdir -p build/pages
+	git ls-files --cached --others --exclude-standard README.md CHANGELOG.md LICENSE docs benchmarks data_manifests \
+	  | tar -cf - -T - | tar -xf - -C build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file docs/mkdocs.yml
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -21,9 +21,9 @@ COMPLETION = """\
 **Tab completes** commands, options, their values, and paths, once the shell knows of it:
 
 ```text
-bash >= 4.4  ~/.bashrc                           eval "$(_KDBIAS_COMPLETE=bash_source kdbias)"
-zsh          ~/.zshrc                            eval "$(_KDBIAS_COMPLETE=zsh_source kdbias)"
-fish         ~/.config/fish/completions/kdbias.fish   _KDBIAS_COMPLETE=fish_source kdbias | source
+bash >= 4.4   in ~/.bashrc                              eval "$(_KDBIAS_COMPLETE=bash_source kdbias)"
+zsh           in ~/.zshrc                               eval "$(_KDBIAS_COMPLETE=zsh_source kdbias)"
+fish          in ~/.config/fish/completions/kdbias.fish _KDBIAS_COMPLETE=fish_source kdbias | source
 ```
 """
 _OF_OPTIONS = {

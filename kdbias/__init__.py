@@ -1,6 +1,6 @@
 """kdbias: measure and rectify the data bias in knowledge distillation.
 
-Each stage of the command line is one function here, with the same names::
+Each stage of the command line is one function here, with the same names:
 
     import kdbias
 

@@ -131,8 +131,9 @@ def compare(
     """Say for each metric of two evaluations whether their difference is more than the luck of the test set.
 
     Args:
-        a, b: output folders of `kdbias.evaluate` with the same protocol, options and test units; several a
-            side are runs of the same recipe with other seeds, whose metrics are averaged.
+        a: output folder of `kdbias.evaluate`; several are runs of the same recipe with other seeds, whose
+            metrics are averaged.
+        b: what it is compared to, with the same protocol, options and test units.
         output: JSON file to write.
 
     Returns:

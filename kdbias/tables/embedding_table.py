@@ -47,8 +47,9 @@ def write_embedding_table(
         out: folder to write.
         ids: (n,) unique texts or numbers: an Arrow or NumPy array, a list, a pandas Series.
         vectors: (n, d) numbers: an array, a tensor, a list of rows, a Series of them; normalised here.
-        labels, groups: (n,) columns of plain values, given like ``ids``. Labels and groups that say there is
-            none (NaN, ``"nan"``, ``""``, see :mod:`kdbias.tables.columns`) are null.
+        labels: (n,) plain values, given like ``ids``; those that say there is none (NaN, ``"nan"``, ``""``,
+            see `kdbias.tables.columns`) are null.
+        groups: further such columns by name.
         dtype: how vectors are stored, ``float16`` or ``float32``.
         config: what made the vectors, for the record.
         inputs: fingerprint of each input by its role, where together they stand for all of the above;
@@ -116,9 +117,11 @@ class EmbeddingTable(Result):
     Attributes:
         path: the folder.
         parts: its Parquet files in order.
-        n, d: samples and dimension.
+        n: samples.
+        d: dimension.
         group_columns: names of the columns beside id, label, norms and vectors.
-        has_flip, has_flip_norms: whether it has mirrored views, and how long they were.
+        has_flip: whether it has mirrored views.
+        has_flip_norms: whether it has how long they were.
         fingerprint: digest of its content, as recorded when it was finished.
         provenance: the run record of the stage that wrote it.
     """
