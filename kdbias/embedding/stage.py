@@ -22,7 +22,7 @@ from kdbias.data.opening import Source, open_data
 from kdbias.device import rank_and_world, resolve_device
 from kdbias.display.result import Result
 from kdbias.display.table import Table
-from kdbias.embedding.engine import run_teacher, take_precomputed, write_parts
+from kdbias.embedding.batches import run_teacher, take_precomputed, write_parts
 from kdbias.embedding.parts import Parts, Plan, disk_errors, open_run, usual_rows
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError, MachineError

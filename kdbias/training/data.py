@@ -18,7 +18,7 @@ import torch
 from kdbias.data.decode import decode_image
 from kdbias.data.opening import open_data
 from kdbias.data.source import Source
-from kdbias.embedding.engine import require_consistent
+from kdbias.embedding.batches import require_consistent
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.loading import Prepared, failure_reason
 from kdbias.losses import Targets, loss_needs

@@ -22,7 +22,7 @@ from PIL import Image
 import kdbias.embedding.stage as embedding_module
 from kdbias import progress
 from kdbias.data.opening import open_data
-from kdbias.embedding.engine import require_consistent
+from kdbias.embedding.batches import require_consistent
 from kdbias.embedding.parts import usual_rows
 from kdbias.embedding.stage import EmbedResult, embed
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError

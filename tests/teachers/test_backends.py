@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdbias.data.decode import decode_image
-from kdbias.embedding.engine import require_consistent
+from kdbias.embedding.batches import require_consistent
 from kdbias.errors import KdbiasError
 from kdbias.teachers import Preprocessing, open_teacher
 from kdbias.teachers.side_car import shipped_names, shipped_preprocessing

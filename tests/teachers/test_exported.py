@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdbias.embedding.engine import require_consistent
+from kdbias.embedding.batches import require_consistent
 from kdbias.errors import KdbiasError
 from kdbias.teachers import Preprocessing, Teacher, open_teacher
 

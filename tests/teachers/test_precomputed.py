@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.data.opening import open_data
-from kdbias.embedding.engine import take_precomputed
+from kdbias.embedding.batches import take_precomputed
 from kdbias.embedding.parts import Plan
 from kdbias.embedding.stage import embed
 from kdbias.errors import KdbiasError
