@@ -130,6 +130,10 @@ def embed(
     preprocessing: str | None = None,
     channels_last: bool | None = None,
     compile: bool = False,
+    engine: str | None = None,
+    retries: int = 5,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
 ) -> EmbedResult:
     """Embed the images of `data` with a teacher into the embedding table `output`.
 
@@ -163,6 +167,11 @@ def embed(
         preprocessing: its [preprocessing] table replaces the teacher's own.
         channels_last: memory layout of a torch network [channels last with bf16, fp16].
         compile: compile the network first (torch.compile).
+        engine: where units of work run: in this process, in the processes of torchrun or srun, on a Ray cluster
+            [ranks where WORLD_SIZE is above 1, else here].
+        retries: times that a unit may be lost with its worker or node, on Ray [5].
+        unit_cpus: CPUs that a unit is given, on Ray [1].
+        unit_gpus: GPUs that a unit is given, on Ray [1 with --device cuda].
 
     Raises:
         KdbiasError: wrong options, changed configuration or data, no image readable, NaN or zero embeddings,

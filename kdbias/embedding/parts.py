@@ -9,12 +9,10 @@ described, split and resumed without looking at data; processes exchange nothing
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.opening import Source
+from kdbias.engine import ranks
+from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.tables import fingerprints, provenance, run_files
 from kdbias.tables.documents import read_json, write_json
@@ -29,13 +29,12 @@ from kdbias.tables.embedding_parts import PART_PATTERN, STORES, is_whole, normal
 from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import clean_temporaries
 from kdbias.tables.parquet_file import write_table
-from kdbias.tables.run_record import RECORD, Run, State, record_of, refuse_changes
+from kdbias.tables.run_record import Run
 from kdbias.wording import counted
 
 FAILURES = "failures.parquet"
 _RECORDS = "parts"
 _PARTS, _ROWS = 16, (2048, 16_384)
-_PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -138,60 +137,22 @@ def disk_errors(out: Path) -> Iterator[None]:
 
 
 def open_run(
+    engine: Engine,
     out: Path,
     config: dict[str, Any],
     inputs: dict[str, str],
     overwrite: bool,
     reads: Sequence[Any],
-    plan: Plan,
     defaults: dict[str, Any],
 ) -> contextlib.AbstractContextManager[Run]:
-    """The run in `out`, as a context: after a refusal a process that is alone forgets it.
+    """The run in `out` of an engine's processes, as `engine.ranks.open_run` gives it."""
 
-    Of several processes (torchrun, or any launcher that sets RANK and WORLD_SIZE) the first opens the folder
-    and cleans what a killed run left there. Under torchrun the others wait at a barrier. Other launchers give
-    nothing to meet at: there they wait until the folder holds this very run, and a killed run is resumed only
-    after all have stopped.
-    """
-    if plan.rank == 0:
-        try:
-            run = Run.open(out, STAGE, config, inputs, overwrite, defaults=defaults, reads=reads, mends=True)
-            clean_temporaries(out / _RECORDS)
-        finally:
-            if plan.world > 1:
-                _meet(plan.world)
-        return run if plan.world == 1 else contextlib.nullcontext(run)
-    met = _meet(plan.world)
-    if overwrite and not met:
-        raise KdbiasError(
-            "--overwrite with several processes needs torchrun; without it, delete the output folder first"
-        )
-    deadline = time.monotonic() + _PATIENCE.total_seconds()
-    while not (out / RECORD).exists():
-        if met or time.monotonic() > deadline:
-            raise KdbiasError(f"process {plan.rank} found no run in {out}; did process 0 start?")
-        time.sleep(0.2)
-    record = record_of(out, STAGE)
-    refuse_changes(out, record, {"config": config, "inputs": inputs}, defaults)
-    state: State = "finished" if record.get("status") == "finished" else "resumed"
-    return contextlib.nullcontext(Run(out, state, record, STAGE))
+    def clean() -> None:
+        clean_temporaries(out / _RECORDS)
 
-
-def _meet(world: int) -> bool:
-    """Wait for all processes; False where no address was given to meet at."""
-    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
-        return False
-    import torch.distributed as dist
-
-    if not dist.is_available():
-        return False
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("gloo", world_size=world, timeout=_PATIENCE)
-    dist.barrier()
-    if ours:
-        dist.destroy_process_group()
-    return True
+    return ranks.open_run(
+        engine, out, STAGE, config, inputs, overwrite, defaults, clean, reads=reads, mends=True
+    )
 
 
 class Parts:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kdbias.data.settings import Reading
 from kdbias.device import MOST_PARALLEL
+from kdbias.engine.settings import Engines
 from kdbias.settings import Settings, option
 
 
@@ -28,11 +29,7 @@ class _Network(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedSettings(Reading, _Network):
-    """What a table of embeddings is made of, and how."""
-
-    name = "embed"
-
+class _Embedding(Reading, _Network):
     same_order: bool = option(
         False,
         "a precomputed array without ids is taken by position: row i is sample i, before --where",
@@ -87,6 +84,14 @@ class EmbedSettings(Reading, _Network):
 
     def check(self) -> None:
         """Refuse options of networks where vectors are precomputed."""
+        super().check()
         if self.precomputed:
             of_networks = ("precision", "flip", "preprocessing", "teacher_output", "channels_last", "compile")
             self.refuse_idle(dict.fromkeys(of_networks, "with precomputed embeddings no network runs"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings(Engines, _Embedding):
+    """What a table of embeddings is made of, and how."""
+
+    name = "embed"

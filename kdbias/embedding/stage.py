@@ -6,10 +6,10 @@ was killed at any moment goes on from its last finished part and ends with the s
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +17,18 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias import progress
-from kdbias.data.filters import spelled
-from kdbias.data.opening import Source, open_data
-from kdbias.device import rank_and_world, resolve_device
 from kdbias.display.result import Result
 from kdbias.display.table import Table
-from kdbias.embedding.batches import run_teacher, take_precomputed, write_parts
-from kdbias.embedding.parts import Parts, Plan, disk_errors, open_run, usual_rows
+from kdbias.embedding.batches import write_parts
+from kdbias.embedding.inputs import Inputs, Order, make_parts, named, open_inputs, results_of
+from kdbias.embedding.parts import Part, Parts, disk_errors, open_run
 from kdbias.embedding.settings import EmbedSettings
-from kdbias.errors import KdbiasError, MachineError
+from kdbias.engine.opening import Engine, open_engine
+from kdbias.errors import MachineError
 from kdbias.functions import takes_settings
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.teachers import Teacher, open_teacher
-from kdbias.teachers.precomputed import Precomputed, open_precomputed
+from kdbias.tables.files import refuse_store
+from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.side_car import named_preprocessing
 from kdbias.teachers.spec import parse_spec
 from kdbias.wording import counted, visible
@@ -117,118 +116,52 @@ def embed(
         KdbiasError: wrong options, changed configuration or data, no image readable, NaN or zero embeddings,
             or a teacher whose embedding of an image depends on the others in its batch.
     """
-    rank, world = rank_and_world()
-    with _named(settings.teacher):
+    refuse_store(output)
+    with named(settings.teacher):
         parse_spec(settings.teacher)  # what can be refused of it without its library
     if settings.preprocessing is not None:
         named_preprocessing(settings.preprocessing)
-    source = open_data(data, **settings.reading, images=not settings.precomputed)
-    config = _config(settings, source)
-    defaults = settings.defaults(config)
-    network: Teacher | Precomputed
-    if settings.precomputed:
-        network, source, rows = _open_stored(settings, source)
-    else:
-        network, rows = _open_network(settings, world), np.empty(0, np.int64)
-        config["preprocessing"] = network.preprocessing.to_dict()
-        defaults["preprocessing"] = network.preprocessing.defaults(config["preprocessing"])
-    todo = Plan(source.n, network.dim, config["rows_per_part"], settings.store, settings.flip, rank, world)
+    with open_engine(settings, settings.device) as engine:
+        order = Order(os.fspath(data), os.fspath(output), settings)
+        return _embed(order, overwrite, settings, engine)
+
+
+def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engine) -> EmbedResult:
+    """`embed` by an engine."""
+    opened = open_inputs(order, engine)
+    network, source, out = opened.network, opened.source, Path(order.output)
+    todo = opened.plan(engine.rank, engine.world)
     progress.say(f"data: {source.describe()}")
     progress.say(todo.describe())
     if settings.plan:
-        return EmbedResult(Path(output), "planned", source.n, 0, network.dim, len(todo.parts))
-    inputs = {"data": source.fingerprint, "teacher": network.fingerprint}
-    reads = (data, settings.teacher.partition(":")[2])
-    out = Path(output)
+        return EmbedResult(out, "planned", source.n, 0, network.dim, len(todo.parts))
+    reads = (order.data, settings.teacher.partition(":")[2])
     # Within the run as well, which is forgotten after a refusal.
-    opened = (out, config, inputs, overwrite, reads, todo, defaults)
-    with disk_errors(out), open_run(*opened) as run, disk_errors(out):
-        parts = Parts(run, source, todo, settings.teacher, config)
+    given = (engine, out, opened.config, opened.inputs, overwrite, reads, opened.defaults)
+    with disk_errors(out), open_run(*given) as run, disk_errors(out):
+        parts = Parts(run, source, todo, settings.teacher, opened.config)
         parts.refuse_strays()
         waiting = parts.waiting()
         if not waiting and parts.complete and run.already_finished():
             return _result(parts, "already finished")
         _say_what_is_left(parts, len(waiting))
         with progress.bar(sum(part.rows for part in waiting), "images", "embed") as bar:
-            if isinstance(network, Precomputed):
-                results = take_precomputed(network, rows, waiting, run.out)
-            else:
-                results = run_teacher(network, source, waiting, settings, bar.update)
-            write_parts(parts, results)
-        details = {"source": source.describe(), "data": os.fspath(data), "root": settings.root}
+            here = partial(_made_here, parts, opened, bar.update)
+            for images in engine.map(partial(make_parts, order) if engine.remote else here, waiting):
+                bar.update(images)
+        details = {"source": source.describe(), "data": order.data, "root": settings.root}
         if not isinstance(network, Precomputed):
             about = {"teacher_weights": network.note or None, "teacher_output": network.output}
             details |= {name: value for name, value in about.items() if value is not None}
         return _conclude(parts, details)
 
 
-def _config(settings: EmbedSettings, source: Source) -> dict[str, Any]:
-    """What makes the table what it is, beside the data and the teacher."""
-    given = {name: value for name, value in settings.record().items() if value is not None}
-    where = spelled(settings.where, source.types())
-    return {**given, "where": where, "rows_per_part": settings.rows_per_part or usual_rows(source.n)}
-
-
-def _open_stored(settings: EmbedSettings, source: Source) -> tuple[Precomputed, Source, np.ndarray]:
-    """Stored vectors, the data with the labels that lie beside them, and which row (n,) is whose."""
-    with _named(settings.teacher):
-        stored = open_precomputed(settings.teacher.partition(":")[2], settings.id_column)
-    rows = stored.rows_for(source, settings.same_order)
-    source, remark = stored.label(source, rows)
-    if remark is not None:
-        progress.say(remark)
-    progress.say(
-        f"embed: no network runs; {stored.vectors.dtype} vectors of {settings.teacher} ({stored.dim}-d)"
-    )
-    return stored, source, rows
-
-
-def _open_network(settings: EmbedSettings, world: int) -> Teacher:
-    """The teacher on this process's device."""
-    device = _device(settings.device, world)
-    with _named(settings.teacher):
-        teacher = open_teacher(
-            settings.teacher,
-            device=device,
-            precision=settings.precision,
-            preprocessing=settings.preprocessing,
-            channels_last=settings.channels_last,
-            compile=settings.compile,
-            output=settings.teacher_output,
-        )
-    import torch
-
-    progress.say(
-        f"embed: {teacher.device}, {teacher.precision}, {counted(torch.get_num_threads(), 'thread')}, "
-        f"batch {settings.batch_size}, {counted(settings.workers, 'decode worker')}; {teacher.describe()}; "
-        f"{teacher.preprocessing.describe()}"
-    )
-    return teacher
-
-
-@contextlib.contextmanager
-def _named(teacher: str) -> Iterator[None]:
-    """A refusal of the teacher's file or name says which option named it."""
-    try:
-        yield
-    except KdbiasError as error:
-        rest = teacher.partition(":")[2] or teacher
-        if rest not in str(error) or "--teacher" in str(error):
-            raise
-        raise type(error)(f"--teacher: {error}") from error
-
-
-def _device(device: str, world: int) -> str:
-    """The device of this process, cuda:LOCAL_RANK where several share a machine."""
-    found = resolve_device(device)
-    if not found.startswith("cuda"):
-        return found
-    if device in ("auto", "cuda") and world > 1 and "LOCAL_RANK" in os.environ:
-        found = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
-    import torch
-
-    torch.cuda.set_device(found)  # else pinned memory takes a context on the first GPU, in every process
-    return found
+def _made_here(
+    parts: Parts, opened: Inputs, advance: Callable[[int], Any], items: Iterable[Part]
+) -> Iterator[int]:
+    """Make parts in this process, in one stream; `advance(n)` tells of n images."""
+    write_parts(parts, results_of(opened, list(items), parts.run.out, advance))
+    return iter(())
 
 
 def _say_what_is_left(parts: Parts, waiting: int) -> None:

@@ -15,7 +15,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, as_plain, without_missing
 from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, widen, write_part
-from kdbias.tables.files import nearest_path
+from kdbias.tables.files import nearest_path, refuse_store
 from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
@@ -291,6 +291,7 @@ def require_table(path: str | os.PathLike[str]) -> None:
 def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
     """The run record of an embedding table's folder; raises KdbiasError where it is none, or unfinished."""
     if not folder.is_dir():
+        refuse_store(folder, "read")
         raise KdbiasError(
             f"{folder} is not an embedding table (a folder written by kdbias embed)"
             f"{_way_in(folder) or ('' if folder.exists() else nearest_path(folder))}"

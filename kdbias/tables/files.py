@@ -66,7 +66,8 @@ def require_there(path: str | os.PathLike[str], what: str = "file") -> None:
 
 
 def absent(path: str | os.PathLike[str], what: str = "file") -> KdbiasError:
-    """The error of a path at which nothing lies."""
+    """The error of a path at which nothing lies; a URI is refused as one."""
+    refuse_store(path, "read")
     return KdbiasError(f"{path}: no such {what}{nearest_path(path)}")
 
 

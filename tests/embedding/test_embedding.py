@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import kdbias.embedding.inputs as inputs_module
 import kdbias.embedding.stage as embedding_module
 from kdbias import progress
 from kdbias.data.opening import open_data
@@ -452,7 +453,7 @@ def test_what_vanishes_while_it_runs_is_an_error(images, teacher, tmp_path, monk
         return dataclasses.replace(source, images=VanishingImages(source.images, out / lost))
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedding_module, "open_data", vanishing)
+        patch.setattr(inputs_module, "open_data", vanishing)
         with pytest.raises(
             MachineError, match=r"out (lost|was removed|\(No such file).*the same command again"
         ):
@@ -484,7 +485,7 @@ def test_a_dying_worker_is_one_line_that_says_what_to_do(images, teacher, tmp_pa
         return dataclasses.replace(source, images=DeadlyImages(source.images))
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedding_module, "open_data", deadly)
+        patch.setattr(inputs_module, "open_data", deadly)
         with pytest.raises(KdbiasError, match=r"a decode worker died.*fewer --workers") as caught:
             run(images, tmp_path / "out", teacher, workers=1)
     assert "\n" not in str(caught.value)
@@ -561,7 +562,7 @@ def test_each_process_opens_its_own_gpu_alone(monkeypatch, device, wanted) -> No
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    assert embedding_module._device(device, world=4) == wanted
+    assert inputs_module._device(device, world=4) == wanted
     assert chosen == [wanted]
 
 

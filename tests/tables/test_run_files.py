@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import kdbias
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.parquet_file import write_table
@@ -127,3 +128,27 @@ def test_plots_that_a_record_lists_elsewhere_are_nobody_s_to_remove(tmp_path):
     Run.open(tmp_path / "d", EVALUATE, {"other": 1}, {}, overwrite=True).finish({}, 0.0)
     assert theirs.read_bytes() == b"precious"
     assert not (tmp_path / "d" / "mine.png").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda uri: kdbias.uniformity(uri, "o"),
+        lambda uri: kdbias.weights(uri, "w.parquet"),
+        lambda uri: kdbias.train("d.csv", "o", embeddings=uri),
+        lambda uri: kdbias.report([uri], "o.html"),
+        lambda uri: kdbias.what_changed(uri, "o"),
+        lambda uri: kdbias.embed("d.csv", uri, teacher="precomputed:x.npy"),
+        lambda uri: kdbias.embed("d.csv", "o", teacher=f"precomputed:{uri}/x.npy"),
+    ],
+)
+@pytest.mark.parametrize("uri", ["s3://bucket/table", "gs://b/t", "hdfs://host/t"])
+def test_a_table_or_output_in_a_store_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, call, uri):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.csv").write_text("sample_id\na\nb\n")
+    (tmp_path / "e").mkdir()
+    with pytest.raises(KdbiasError) as caught:
+        call(uri)
+    assert "is in a store" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["d.csv", "e"]
