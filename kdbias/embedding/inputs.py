@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,16 @@ from kdbias.wording import counted
 
 @dataclass(frozen=True)
 class Order:
-    """A call of `embed`, as any process can follow it."""
+    """A call of `embed`, as any process can follow it; `call` tells it from a later one of the same words."""
 
     data: str
     output: str
     settings: EmbedSettings
+    call: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def for_units(self, cpus: int) -> Order:
+        """The order of units that have so many CPUs: decoding takes those beside the first."""
+        return replace(self, settings=replace(self.settings, workers=min(self.settings.workers, cpus - 1)))
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def embed(
         named_preprocessing(settings.preprocessing)
     with open_engine(settings, settings.device) as engine:
         order = Order(os.fspath(data), os.fspath(output), settings)
+        order = order.for_units(settings.unit_cpus or 1) if engine.remote else order
         return _embed(order, overwrite, settings, engine)
 
 
