@@ -545,6 +545,12 @@ def uniformity(
     rectification: str = 'auto',
     keep_neighbors: bool = False,
     seed: int = 0,
+    block_rows: int | None = None,
+    plan: bool = False,
+    engine: str | None = None,
+    retries: int = 5,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
 ) -> UniformityResult:
     """Measure density and uniformity of an embedding table, as it is and as each manifest would sample it.
 
@@ -583,6 +589,14 @@ def uniformity(
             a folder that is finished. all and chosen may be asked for later [auto].
         keep_neighbors: write neighbors.parquet.
         seed: seed of the samples that are drawn [0].
+        block_rows: samples of a block, a multiple of 1024: pairs are seen a block by a block [as many as --memory
+            and 8 units a slot allow; one block where that is all and runs here].
+        plan: print units, bytes and hours of the exact pass, then stop.
+        engine: where units of work run: in this process, in the processes of torchrun or srun, on a Ray cluster
+            [ranks where WORLD_SIZE is above 1, else here].
+        retries: times that a unit may be lost with its worker or node, on Ray [5].
+        unit_cpus: CPUs that a unit is given, on Ray [1].
+        unit_gpus: GPUs that a unit is given, on Ray [1 with --device cuda].
 
     Raises:
         KdbiasError: bad options, a k that the data cannot have, or weights that do not fit the data.

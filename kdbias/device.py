@@ -40,6 +40,22 @@ def resolve_device(name: str = "auto") -> str:
     return f"cuda:{index}"
 
 
+def process_device(device: str, world: int) -> str:
+    """The device of one of ``world`` processes, cuda:LOCAL_RANK where several share a machine."""
+    found = resolve_device(device)
+    if not found.startswith("cuda"):
+        return found
+    import torch
+
+    if device in ("auto", "cuda") and world > 1:
+        if "LOCAL_RANK" in os.environ:
+            found = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        elif "SLURM_LOCALID" in os.environ:  # srun may show each process its own GPU alone
+            found = f"cuda:{int(os.environ['SLURM_LOCALID']) % torch.cuda.device_count()}"
+    torch.cuda.set_device(found)  # else pinned memory takes a context on the first GPU, in every process
+    return found
+
+
 def rank_and_world() -> tuple[int, int]:
     """(RANK, WORLD_SIZE) as torchrun and most launchers set them; (0, 1) without a launcher."""
     try:

@@ -21,6 +21,15 @@ def counted(n: int, noun: str, verb: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural(noun)} {one if n == 1 else many}".rstrip()
 
 
+def human_bytes(count: float) -> str:
+    """A number of bytes with its unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
 def cut(text: str, most: int) -> str:
     """A text of at most so many characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

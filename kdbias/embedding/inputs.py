@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ import numpy as np
 from kdbias import progress
 from kdbias.data.filters import spelled
 from kdbias.data.opening import Source, open_data
-from kdbias.device import resolve_device
+from kdbias.device import process_device
 from kdbias.embedding.batches import run_teacher, take_precomputed, write_parts
 from kdbias.embedding.parts import Embedded, Part, Parts, Plan, usual_rows
 from kdbias.embedding.settings import EmbedSettings
@@ -172,7 +171,7 @@ def _open_stored(settings: EmbedSettings, source: Source) -> tuple[Precomputed, 
 
 def _open_network(settings: EmbedSettings, world: int) -> Teacher:
     """The teacher on this process's device."""
-    device = _device(settings.device, world)
+    device = process_device(settings.device, world)
     with named(settings.teacher):
         teacher = open_teacher(
             settings.teacher,
@@ -207,19 +206,3 @@ def named(teacher: str) -> Iterator[None]:
         if rest not in str(error) or "--teacher" in str(error):
             raise
         raise type(error)(f"--teacher: {error}") from error
-
-
-def _device(device: str, world: int) -> str:
-    """The device of this process, cuda:LOCAL_RANK where several share a machine."""
-    found = resolve_device(device)
-    if not found.startswith("cuda"):
-        return found
-    import torch
-
-    if device in ("auto", "cuda") and world > 1:
-        if "LOCAL_RANK" in os.environ:
-            found = resolve_device(f"cuda:{os.environ['LOCAL_RANK']}")
-        elif "SLURM_LOCALID" in os.environ:  # srun may show each process its own GPU alone
-            found = f"cuda:{int(os.environ['SLURM_LOCALID']) % torch.cuda.device_count()}"
-    torch.cuda.set_device(found)  # else pinned memory takes a context on the first GPU, in every process
-    return found

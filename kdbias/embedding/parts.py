@@ -30,7 +30,7 @@ from kdbias.tables.embedding_table import STAGE
 from kdbias.tables.files import clean_temporaries
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
-from kdbias.wording import counted
+from kdbias.wording import counted, human_bytes
 
 FAILURES = "failures.parquet"
 _RECORDS = "parts"
@@ -91,20 +91,11 @@ class Plan:
         text = (
             f"plan: {counted(self.n, 'sample')}{views} -> {counted(len(self.parts), 'part')} of up to "
             f"{counted(self.rows_per_part, 'row')}, {self.dim}-d {self.store} vectors, "
-            f"{_human(size)}"
+            f"{human_bytes(size)}"
         )
         if self.world > 1:
             text += f"; process {self.rank} of {self.world} makes {len(self.own_parts):,} of them"
         return text
-
-
-def _human(count: float) -> str:
-    """A number of bytes with its unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
 
 
 @dataclass

@@ -259,9 +259,12 @@ def nearest_different(x: np.ndarray, ids: np.ndarray | None, first: np.ndarray) 
     result = np.full(len(x), np.nan)
     if ids is None:
         return result
-    different = (first[ids] != first[:, None]) & (ids >= 0)
-    rows = np.flatnonzero(different.any(axis=1))
-    nearest = np.arange(len(x))
-    nearest[rows] = ids[rows, different[rows].argmax(axis=1)]
-    result[rows] = pair_distances(x, nearest)[rows]
+    nearest, step = np.arange(len(x)), 8192
+    for start in range(0, len(x), step):
+        some = ids[start : start + step]
+        different = (first[some] != first[start : start + step, None]) & (some >= 0)
+        rows = np.flatnonzero(different.any(axis=1))
+        nearest[start + rows] = some[rows, different[rows].argmax(axis=1)]
+    there = nearest != np.arange(len(x))
+    result[there] = pair_distances(x, nearest)[there]
     return result

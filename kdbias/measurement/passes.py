@@ -10,6 +10,7 @@ import numpy as np
 
 from kdbias import optional, progress
 from kdbias.errors import KdbiasError
+from kdbias.measurement.blocks import Blocks
 from kdbias.measurement.density import Bandwidths
 from kdbias.measurement.distribution import Sampling, bandwidth_entry
 from kdbias.measurement.settings import UniformitySettings
@@ -19,6 +20,7 @@ from kdbias.sphere.cells.estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.wording import counted
 
 # Beyond these an approximate search is refused (hnsw: warned about). Natural sampling's potentials at the
@@ -103,16 +105,28 @@ class PassPlan:
         settings: search, precision, memory beside the vectors, seed of cells, landmarks and checked samples.
         device: ``cpu`` or a torch device.
         snapshot: file to save a long exact pass in, and to go on from.
+        blocks: how a pass in blocks is done; None: never.
     """
 
     settings: UniformitySettings
     device: str
     snapshot: Path
+    blocks: Blocks | None = None
 
     @property
     def threads(self) -> int:
         """CPU threads."""
         return self.settings.threads or available_threads()
+
+    def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
+        """(n, d) float32 vectors of a table; mapped where a pass in blocks is due."""
+        return table.vectors() if self.blocks is None else self.blocks.vectors(table, k, schemes)
+
+    def clean(self) -> None:
+        """Remove what a pass was to go on from."""
+        self.snapshot.unlink(missing_ok=True)
+        if self.blocks is not None:
+            self.blocks.clean()
 
     def announcement(self, n: int, d: int) -> str:
         """The first line of a run."""
@@ -160,6 +174,12 @@ class PassPlan:
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, spare: int
     ) -> PassResult:
         n, tile = len(x), None
+        search = {"kind": "exact", "k": k, "recall": 1.0 if k else None}
+        rows = self.blocks.rows(n, k, len(p), len(bandwidths) + spare) if self.blocks else 0
+        if self.blocks is not None and rows:
+            with progress.bar(n * n / 1e6, "Mpairs", "all pairs") as bar:
+                pairs = self.blocks.run(x, bandwidths, p, k, near, rows, lambda done: bar.update(done / 1e6))
+            return PassResult(pairs, pairs.pair_energies, None, None, search)
         if self.device == "cpu":
             needed = partial(bytes_needed, n, k, len(p), len(bandwidths) + spare, self.threads)
             tile = self._tile(needed, n, k, len(p))
@@ -178,7 +198,6 @@ class PassPlan:
                 threads=self.threads,
                 progress=lambda done: bar.update(done / 1e6),
             )
-        search = {"kind": "exact", "k": k, "recall": 1.0 if k else None}
         return PassResult(pairs, pairs.pair_energies, None, None, search)
 
     def _cells(

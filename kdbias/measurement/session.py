@@ -36,6 +36,7 @@ from kdbias.targets.opening import OpenTarget
 STAGE = Stage(
     "uniformity",
     files=("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet", "intervals.parquet"),
+    folders=("pairs",),
     passing=("pass.npz",),
     later=("rectification",),
 )
@@ -70,7 +71,7 @@ class Session:
         n, k = self.table.n, self.run.record["config"]["k"]
         search = best.announcement(self.settings.rectification, n, self.table.d, self.plan.threads)
         progress.say(self.plan.announcement(n, self.table.d) + search)
-        x = self.table.vectors()
+        x = self.plan.vectors(self.table, k, 1 + len(added))
         codes = self.codes if (self.codes >= 0).any() else None
         bandwidths = choose_bandwidths(x, codes, self.settings.t, self.settings.seed)
         samplings = [Sampling("natural", np.full(n, 1 / n)), *added]
@@ -188,7 +189,7 @@ class Session:
         others = samplings.keys() - {sampling.name for sampling in fresh} if retargeted else set()
         stored = [sampling for name, sampling in samplings.items() if name in others]
         progress.say(self.plan.announcement(self.table.n, self.table.d))
-        x = self.table.vectors()
+        x = self.plan.vectors(self.table, 0, len(fresh) + len(stored))
         result, fields = self._pass(x, measured.bandwidths, fresh, 0, None, stored)
         for sampling in fresh:
             if sampling.name in samplings:
@@ -338,7 +339,7 @@ class Session:
         files.write_samplings(staged, self.ids, measured, samplings, doc)
         write_json(staged / files.UNIFORMITY, document)
         self.run.finish(counts, seconds, **kept)
-        self.plan.snapshot.unlink(missing_ok=True)
+        self.plan.clean()
         return document, state
 
     def _provenance(self, counts: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbias.device import MOST_PARALLEL, parse_bytes
+from kdbias.engine.settings import Engines
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
 from kdbias.targets.settings import Aiming
@@ -15,6 +16,7 @@ from kdbias.targets.settings import Aiming
 # Below, float32 hardly tells exp(-t |x - y|^2) from 1; beyond, cosines that are rounded to float32 are not
 # exact enough for it any more, and the null's series gets long.
 _LEAST, _MOST = 1e-3, 1e3
+_GRID = 1024
 _LATER = {declared.name for declared in Aiming.declared()}
 
 
@@ -49,11 +51,7 @@ def check_bandwidth(t: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformitySettings(Aiming):
-    """How a table is measured; under which weights, by which groups and against what may be added later."""
-
-    name = "uniformity"
-
+class _Measuring(Aiming):
     weights: tuple[str, ...] = option(
         (),
         "measure the data as this manifest would sample it, too; repeatable",
@@ -116,6 +114,14 @@ class UniformitySettings(Aiming):
     )
     keep_neighbors: bool = option(False, "write neighbors.parquet", operational=True)
     seed: int = option(0, "seed of the samples that are drawn", least=0)
+    block_rows: int | None = option(
+        None,
+        "samples of a block, a multiple of 1024: pairs are seen a block by a block",
+        least=1,
+        shown="as many as --memory and 8 units a slot allow; one block where that is all and runs here",
+        operational=True,
+    )
+    plan: bool = option(False, "print units, bytes and hours of the exact pass, then stop", operational=True)
 
     def check(self) -> None:
         """Refuse options that contradict each other."""
@@ -124,9 +130,32 @@ class UniformitySettings(Aiming):
             raise KdbiasError(
                 f"--exponent {self.exponent:g} is of --estimator knn; add that, or leave it out"
             )
+        if self.block_rows is not None and self.block_rows % _GRID:
+            raise KdbiasError(
+                f"--block-rows {self.block_rows} is no multiple of {_GRID}, on whose grid pairs are seen"
+            )
+        if self.search != "exact":
+            why = "only --search exact is done in blocks"
+            self.refuse_idle({"block_rows": why, "plan": why})
         if self.search != "exact" and self.device.startswith("cuda"):
             raise KdbiasError(f"--search {self.search} runs on the CPU; use --device cpu, or --search exact")
 
     def record(self) -> dict[str, Any]:
         """What a run records; its target may be another one later."""
         return {key: value for key, value in super().record().items() if key not in _LATER}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformitySettings(Engines, _Measuring):
+    """How a table is measured; under which weights, by which groups and against what may be added later."""
+
+    name = "uniformity"
+
+    def check(self) -> None:
+        """Refuse an engine for what has no units."""
+        super().check()
+        if self.engine is not None and self.search != "exact" and self.engine_kind != "here":
+            raise KdbiasError(
+                f"--engine {self.engine} has no units of --search {self.search}; leave it out, or use "
+                "--search exact"
+            )

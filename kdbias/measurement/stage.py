@@ -2,33 +2,37 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdbias.device import resolve_device
+from kdbias.device import process_device
 from kdbias.display.quantities import NONE, write
 from kdbias.display.result import Result
 from kdbias.display.table import Table
+from kdbias.engine.here import Here
+from kdbias.engine.opening import Engine, open_engine
+from kdbias.engine.ranks import open_run
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
+from kdbias.measurement.blocks import PAIRS, Blocks
 from kdbias.measurement.distribution import Sampling
 from kdbias.measurement.files import UNIFORMITY
-from kdbias.measurement.passes import SNAPSHOT, PassPlan
+from kdbias.measurement.passes import SNAPSHOT, PassPlan, duration
 from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.measurement.target_summary import target_summary
+from kdbias.sphere.workers import available_threads
 from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, shown
-from kdbias.tables.run_record import Run
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.opening import open_target
-from kdbias.wording import counted
+from kdbias.wording import counted, human_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +51,8 @@ class UniformityResult(Result):
         out: the output folder.
         document: the content of ``uniformity.json``.
         state: ``new`` (all measured now), ``extended`` (schemes or groups added), ``restated`` (log density
-            by another estimator) or ``finished`` (nothing to do).
+            by another estimator), ``finished`` (nothing to do), ``planned`` (the document is the plan) or
+            ``partial`` (one of several processes did its share).
     """
 
     out: Path
@@ -68,6 +73,11 @@ class UniformityResult(Result):
 
     def blocks(self) -> list[str | Table]:
         """The numbers: a row a scheme and bandwidth, one a scheme, then groups."""
+        if self.state == "planned":
+            return [planned_line(self.document)]
+        if self.state == "partial":
+            did = counted(self.document["units"], "unit")
+            return [f"{self.out}: did {did}; process 0 writes the results"]
         return summary_blocks(self.document)
 
     def to_pandas(self) -> "pd.DataFrame":
@@ -126,19 +136,47 @@ def uniformity(
     refuse_own(table.group_columns, table.path)
     groups = {name: table.column(name) for name in dict.fromkeys(settings.group_by)}
     added = _read_weights(settings.weights, table)
-    device = _device(settings)
-    aim = open_target(settings, table) if settings.towards else None
     config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
-    with Run.open(output, STAGE, config, inputs, overwrite, defaults=settings.defaults(config)) as run:
-        session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT), aim)
-        document, state = (session.extend if run.state == "finished" else session.measure)(added)
+    memory = settings.memory if settings.search == "exact" else 0
+    with open_engine(settings, settings.device, memory) as engine:
+        device = _device(settings, engine)
+        threads = (settings.unit_cpus or 1) if engine.remote else settings.threads or available_threads()
+        blocks = Blocks(Path(output) / PAIRS, settings, engine, table.fingerprint, device, threads)
+        if settings.plan:
+            plan = blocks.describe(table.n, table.d, k, 1 + len(added))
+            return UniformityResult(Path(output), plan, "planned")
+        aim = open_target(settings, table) if settings.towards else None
+        given = (engine, Path(output), STAGE, config, inputs, overwrite, settings.defaults(config))
+        with open_run(*given) as run:
+            if engine.rank:
+                alone = run.state == "finished" or settings.search != "exact"  # then process 0 is
+                units = 0 if alone else blocks.assist()
+                return UniformityResult(run.out, {"units": units}, "partial")
+            if run.state == "finished" and engine.world > 1:
+                blocks = replace(blocks, engine=Here())
+            session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT, blocks), aim)
+            document, state = (session.extend if run.state == "finished" else session.measure)(added)
     return UniformityResult(run.out, document, state)
 
 
-def _device(settings: UniformitySettings) -> str:
-    """The device to compute on; approximate searches run on the CPU."""
+def planned_line(plan: dict[str, Any]) -> str:
+    """What `Blocks.describe` gave, on one line."""
+    sizes = [human_bytes(plan[name]) for name in ("bytes_read", "bytes_temporary")]
+    line = (
+        f"plan: {counted(plan['samples'], 'sample')} in {counted(plan['blocks'], 'block')} of "
+        f"{plan['block_rows']:,} -> {counted(plan['units'], 'unit')} in {counted(plan['waves'], 'wave')}, "
+        f"{plan['slots']:,} at a time; {sizes[0]} read, up to {sizes[1]} of temporary files"
+    )
+    return line if plan["hours"] is None else f"{line}; about {duration(3600 * plan['hours'])}"
+
+
+def _device(settings: UniformitySettings, engine: Engine) -> str:
+    """The device to compute on; approximate searches run on the CPU, units of Ray where its workers are."""
     on_cpu = settings.search != "exact" and settings.device == "auto"
-    device = resolve_device("cpu" if on_cpu else settings.device)
+    if engine.remote:
+        device = "cuda:0" if settings.device.startswith("cuda") or settings.unit_gpus else "cpu"
+    else:
+        device = process_device("cpu" if on_cpu else settings.device, engine.world)
     if device == "cpu" and settings.precision != "float32":
         raise KdbiasError(f"--precision {settings.precision} needs a CUDA device; on the CPU it is float32")
     return device

@@ -19,16 +19,18 @@ class Neighbors(Epilogue):
     Args:
         n: number of samples, < 2^32.
         k: neighbours a sample, 1 <= k < n.
+        positions: (n,) int64 of these among all, where they are some of ``total``.
 
     Attributes (after the traversal):
         ids: (n, k) int64 positions, nearest first.
         cosines: (n, k) float32, descending.
     """
 
-    def __init__(self, n: int, k: int) -> None:
+    def __init__(self, n: int, k: int, positions: np.ndarray | None = None, total: int | None = None) -> None:
         self.k = k
-        self._reservoirs = Reservoirs(n, k)
+        self._reservoirs = Reservoirs(n, k, total)
         self._positions = np.arange(n)
+        self._ids = self._positions if positions is None else positions
         self._locks: dict[int, threading.Lock] = {}
         self._locks_lock = threading.Lock()
         self.ids: np.ndarray
@@ -54,7 +56,7 @@ class Neighbors(Epilogue):
         with self._locks_lock:
             lock = self._locks.setdefault(samples.start, threading.Lock())
         with lock:
-            self._reservoirs.offer(self._positions[samples], self._positions[ids], cosines, cells, mirrored)
+            self._reservoirs.offer(self._positions[samples], self._ids[ids], cosines, cells, mirrored)
 
     def state(self) -> dict[str, np.ndarray]:
         """The reservoirs so far."""

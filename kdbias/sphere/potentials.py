@@ -1,6 +1,5 @@
 """Exact kernel sums: how crowded every sample sees its surroundings, at several bandwidths and weightings."""
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from kdbias.errors import KdbiasError
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.tiles import Epilogue, Tile
-from kdbias.sphere.workers import Workspace
+from kdbias.sphere.workers import InTurn, Workspace
 
 
 class Potentials(Epilogue):
@@ -21,18 +20,23 @@ class Potentials(Epilogue):
         n: number of samples.
         bandwidths: T numbers > 0.
         weights: (m, n) sampling probabilities, each row >= 0 with sum 1; by default one uniform row.
+        total: samples of the whole, where these n are some of them; ``weights`` are then theirs.
 
     Attributes (after the traversal):
         without_self: (m, T, n) float64, the sums over j != i. Energies over pairs of different samples are
             ``p @ without_self``; taking 1/n off ``potentials`` instead would cancel at large t.
     """
 
-    def __init__(self, n: int, bandwidths: Sequence[float], weights: np.ndarray | None = None) -> None:
+    def __init__(
+        self, n: int, bandwidths: Sequence[float], weights: np.ndarray | None = None, total: int | None = None
+    ) -> None:
         self._kernels = Kernels(bandwidths)
-        self.weights = probabilities(n, weights)
-        self._scaled = np.ascontiguousarray((self.weights * n).T, dtype=np.float32)  # (n, m), of order one
+        self.weights = probabilities(n, weights) if total is None or weights is None else weights
+        self._total = total or n
+        # (n, m), of order one
+        self._scaled = np.ascontiguousarray((self.weights * self._total).T, dtype=np.float32)
         self._sums = np.zeros((len(self.weights), len(self._kernels.bandwidths), n))
-        self._lock = threading.Lock()
+        self._in_turn = InTurn()
         self.without_self: np.ndarray
 
     @property
@@ -43,13 +47,19 @@ class Potentials(Epilogue):
     def consume(self, tile: Tile, workspace: Workspace) -> None:
         """Add the tile's kernel sums, for both of its sides."""
         blank = slice(None, None, len(tile.cosines) + 1) if tile.diagonal else None
+        found = []
         for index, kernel in self._kernels.each(tile.cosines, workspace, blank):
             towards_rows = kernel @ self._scaled[tile.columns]
             towards_columns = None if tile.diagonal else self._scaled[tile.rows].T @ kernel
-            with self._lock:
+            found.append((index, towards_rows, towards_columns))
+
+        def add() -> None:
+            for index, towards_rows, towards_columns in found:
                 self._sums[:, index, tile.rows] += towards_rows.T
                 if towards_columns is not None:
                     self._sums[:, index, tile.columns] += towards_columns
+
+        self._in_turn.do(tile.turn, add)
 
     def state(self) -> dict[str, np.ndarray]:
         """Sums so far, (m, T, n) float64."""
@@ -61,7 +71,7 @@ class Potentials(Epilogue):
 
     def finish(self) -> None:
         """Scale the sums to mean potentials, `without_self`."""
-        self._sums *= self._kernels.factors[:, None] / self._sums.shape[2]
+        self._sums *= self._kernels.factors[:, None] / self._total
         self.without_self = self._sums
 
 

@@ -40,10 +40,11 @@ class Reservoirs:
         threshold: (n,) float32; entries below it need not be offered.
     """
 
-    def __init__(self, n: int, k: int) -> None:
-        require_k(n, k)
-        if n > _ID_MASK:
-            raise KdbiasError(f"{n:,} samples are more than one neighbour table can number (2^32 - 1)")
+    def __init__(self, n: int, k: int, total: int | None = None) -> None:
+        whole = total or n  # of which these n may be some
+        require_k(whole, k)
+        if whole > _ID_MASK:
+            raise KdbiasError(f"{whole:,} samples are more than one neighbour table can number (2^32 - 1)")
         self.k = k
         self.threshold = np.full(n, -np.inf, dtype=np.float32)
         self._capacity = capacity(k)
@@ -116,6 +117,11 @@ class Reservoirs:
         """Continue from a stored state."""
         self._keys[:], self._filled[:], self.threshold[:] = state["keys"], state["filled"], state["threshold"]
 
+    @property
+    def keys(self) -> np.ndarray:
+        """(n, capacity) int64: all that was kept, `EMPTY` where there is nothing."""
+        return self._keys
+
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """(n, k) int64 ids and (n, k) float32 cosines, nearest first; ends the reservoirs.
 
@@ -124,6 +130,37 @@ class Reservoirs:
         found = nearest_first(self._keys, self.k)
         del self._keys
         return found
+
+
+def largest(keys: np.ndarray, k: int) -> np.ndarray:
+    """(n, k) int64, the k largest keys of each row (n, at least k), in any order; ``keys`` get disordered."""
+    found, width = np.empty((len(keys), k), dtype=np.int64), keys.shape[1]
+    step = max(1, _CELLS // width)
+    for first in range(0, len(keys), step):
+        rows = slice(first, first + step)
+        keys[rows].partition(width - k, axis=1)
+        found[rows] = keys[rows, width - k :]
+    return found
+
+
+def merge_largest(keys: np.ndarray, more: np.ndarray, lengths: np.ndarray) -> None:
+    """Make of the keys (n, k) of each row the k largest of them and of further ones.
+
+    Args:
+        more: (total,) int64, the further keys, row after row; lengths: (n,) how many are each row's.
+    """
+    k, ends = keys.shape[1], np.cumsum(lengths)
+    rows = np.flatnonzero(lengths)
+    step = max(1, _CELLS // (k + int(lengths.max(initial=0))))
+    for first in range(0, len(rows), step):
+        some = rows[first : first + step]
+        width = int(lengths[some].max())
+        pool = np.full((len(some), k + width), EMPTY, dtype=np.int64)
+        pool[:, :k] = keys[some]
+        taken = more[ends[some[0]] - lengths[some[0]] : ends[some[-1]]]
+        pool[:, k:][np.arange(width) < lengths[some][:, None]] = taken
+        pool.partition(width, axis=1)
+        keys[some] = pool[:, width:]
 
 
 def nearest_first(keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,11 +32,13 @@ class Tile:
         rows, columns: positions of the samples, ``rows.start <= columns.start``.
         cosines: (rows, columns) float32 in [-1, 1]; read only. On a diagonal tile rows equal columns, both
             orders of a pair are present and the self-pairs lie on the tile's diagonal.
+        turn: its place in the order of a traversal; None: alone. What does not commute goes by it.
     """
 
     rows: slice
     columns: slice
     cosines: np.ndarray
+    turn: int | None = None
 
     @property
     def diagonal(self) -> bool:
@@ -76,6 +78,28 @@ def tile_order(n: int, tile: int) -> Iterator[tuple[int, int]]:
     return ((i, i + offset) for offset in range(blocks) for i in range(blocks - offset))
 
 
+def tile_runs(n: int, tile: int, across: int = 0) -> Iterator[tuple[slice, slice]]:
+    """(rows, columns) of every tile, in the order of `tile_order`.
+
+    Args:
+        across: where not 0, the first ``across`` of the n samples are one run and the others another: only
+            pairs between the two are shown, and no tile crosses their border.
+    """
+    if not across:
+        for i, j in tile_order(n, tile):
+            yield slice(i * tile, min(n, (i + 1) * tile)), slice(j * tile, min(n, (j + 1) * tile))
+        return
+    above = [slice(s, min(across, s + tile)) for s in range(0, across, tile)]
+    beside = [slice(s, min(n, s + tile)) for s in range(across, n, tile)]
+    # Both as parallels to the diagonal, so that neither side's samples are met twice in a row.
+    for offset in range(max(len(above), len(beside))):
+        for i in range(min(len(above), len(beside))):
+            if len(above) <= len(beside):
+                yield above[i], beside[(i + offset) % len(beside)]
+            else:
+                yield above[(i + offset) % len(above)], beside[i]
+
+
 def tile_count(n: int, tile: int) -> int:
     """How many tiles `tile_order` gives."""
     blocks = -(-n // tile)
@@ -90,6 +114,7 @@ def traverse(
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
     snapshots: Snapshots | None = None,
+    across: int = 0,
 ) -> None:
     """Show every tile of the cosines of ``x`` to every epilogue.
 
@@ -100,6 +125,7 @@ def traverse(
         threads: workers; by default the CPUs of this process.
         progress: called with the number of pairs after each tile, one call at a time.
         snapshots: where to save the epilogues' state now and then, and to go on from.
+        across: as `tile_runs` takes it; not with snapshots.
 
     Raises:
         KdbiasError: ``x`` is not a float32 matrix, or tile or threads is < 1.
@@ -111,15 +137,15 @@ def traverse(
         raise KdbiasError(f"tile and threads must be >= 1, got tile={tile}, threads={workers}")
     lock = threading.Lock()
 
-    def work(block: tuple[int, int], workspace: Workspace) -> None:
-        done = _one_tile(x, block, tile, epilogues, workspace)
+    def work(place: tuple[int, tuple[slice, slice]], workspace: Workspace) -> None:
+        done = _one_tile(x, place, epilogues, workspace)
         if progress is not None:
             with lock:
                 progress(done)
 
     workers = min(workers, tile_count(len(x), tile))
     if snapshots is None:
-        each(tile_order(len(x), tile), work, workers)
+        each(enumerate(tile_runs(len(x), tile, across)), work, workers)
     else:
         _in_waves(work, workers, epilogues, snapshots, progress, tile, len(x))
     for epilogue in epilogues:
@@ -127,7 +153,7 @@ def traverse(
 
 
 def _in_waves(
-    work: Callable[[tuple[int, int], Workspace], None],
+    work: Callable[[tuple[int, tuple[slice, slice]], Workspace], None],
     workers: int,
     epilogues: Sequence[Epilogue],
     snapshots: Snapshots,
@@ -136,15 +162,16 @@ def _in_waves(
     n: int,
 ) -> None:
     """Do the tiles in waves; between waves no thread is at work, so that states can be saved."""
-    order, count = tile_order(n, tile), tile_count(n, tile)
+    order, count = tile_runs(n, tile), tile_count(n, tile)
     done = _restore(epilogues, snapshots)
-    before = sum(_pairs(block, tile, n) for block in islice(order, done))
+    before = sum(pairs_of(*runs) for runs in islice(order, done))
+    turns = enumerate(order)
     if progress is not None and done:
         progress(before)
     wave = workers
     while done < count:
         started = time.monotonic()
-        each(islice(order, wave), work, workers)
+        each(islice(turns, wave), work, workers)
         done = min(count, done + wave)
         if done < count and snapshots.due():
             snapshots.save(done, [epilogue.state() for epilogue in epilogues])
@@ -164,27 +191,28 @@ def _restore(epilogues: Sequence[Epilogue], snapshots: Snapshots) -> int:
     return done
 
 
-def _pairs(block: tuple[int, int], tile: int, n: int) -> int:
+def pairs_of(rows: slice, columns: slice) -> int:
     """Ordered pairs that a tile stands for."""
-    i, j = block
-    size = (min(n, (i + 1) * tile) - i * tile) * (min(n, (j + 1) * tile) - j * tile)
-    return size if i == j else 2 * size
+    size = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return size if rows.start == columns.start else 2 * size
 
 
 def _one_tile(
-    x: np.ndarray, block: tuple[int, int], tile: int, epilogues: Sequence[Epilogue], workspace: Workspace
+    x: np.ndarray,
+    place: tuple[int, tuple[slice, slice]],
+    epilogues: Sequence[Epilogue],
+    workspace: Workspace,
 ) -> int:
     """Compute one tile and feed it to the epilogues; returns the number of (ordered) pairs it stood for."""
-    n = len(x)
-    rows, columns = (slice(b * tile, min(n, (b + 1) * tile)) for b in block)
+    turn, (rows, columns) = place
     left, right = x[rows], x[columns]
     cosines = workspace.array("cosines", (len(left), len(right)))
     np.matmul(left, right.T, out=cosines)
     np.clip(cosines, -1.0, 1.0, out=cosines)
-    shown = Tile(rows, columns, cosines)
+    shown = Tile(rows, columns, cosines, turn)
     for epilogue in epilogues:
         epilogue.consume(shown, workspace)
-    return cosines.size if shown.diagonal else 2 * cosines.size
+    return pairs_of(rows, columns)
 
 
 def seconds_estimate(n: int, d: int, threads: int | None = None, tile: int = TILE) -> float:

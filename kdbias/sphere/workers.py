@@ -27,6 +27,29 @@ class Workspace:
         return buffer[:size].view(dtype).reshape(shape)
 
 
+class InTurn:
+    """Does things one at a time in the order of their numbers 0, 1, 2 ..., whichever thread comes first.
+
+    So sums of floating-point numbers come out the same for any number of threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._early: dict[int, Callable[[], object]] = {}
+        self._next = 0
+
+    def do(self, turn: int | None, action: Callable[[], object]) -> None:
+        """Do an action now, or leave it to whoever does the one before; without a number, now."""
+        with self._lock:
+            if turn is None:
+                action()
+                return
+            self._early[turn] = action
+            while self._next in self._early:
+                self._early.pop(self._next)()
+                self._next += 1
+
+
 def available_threads() -> int:
     """CPUs this process may use: its affinity, and at most OMP_NUM_THREADS where that is set."""
     try:

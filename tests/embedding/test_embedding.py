@@ -23,6 +23,7 @@ import kdbias.embedding.inputs as inputs_module
 import kdbias.embedding.stage as embedding_module
 from kdbias import progress
 from kdbias.data.opening import open_data
+from kdbias.device import process_device
 from kdbias.embedding.batches import require_consistent
 from kdbias.embedding.parts import usual_rows
 from kdbias.embedding.stage import EmbedResult, embed
@@ -562,7 +563,7 @@ def test_each_process_opens_its_own_gpu_alone(monkeypatch, device, wanted) -> No
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.set_device", chosen.append)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    assert inputs_module._device(device, world=4) == wanted
+    assert process_device(device, world=4) == wanted
     assert chosen == [wanted]
 
 

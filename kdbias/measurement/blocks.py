@@ -1,0 +1,231 @@
+"""An exact pass in blocks within a measurement's folder: planned, begun or gone on with, by an engine."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdbias import progress
+from kdbias.engine.opening import Engine
+from kdbias.errors import KdbiasError, MachineError
+from kdbias.measurement.settings import UniformitySettings
+from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, require_memory
+from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
+from kdbias.sphere.blocks.run import do_units, results
+from kdbias.sphere.blocks.unit import PairJob
+from kdbias.sphere.potentials import probabilities
+from kdbias.sphere.tiles import TILE, seconds_estimate
+from kdbias.sphere.vectors import require_unit_rows
+from kdbias.tables import fingerprints
+from kdbias.tables.documents import read_document, write_json
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import atomic_path
+from kdbias.wording import counted
+
+PAIRS = "pairs"
+MOST_SWEPT = 16
+"""Bandwidths that a plan made before they are chosen counts on."""
+_JOB = "job.json"
+_SHAPE = {
+    **dict.fromkeys(("key", "vectors", "weights", "precision"), str),
+    **dict.fromkeys(("n", "rows", "k"), int),
+    "bandwidths": [float],
+    "near": (float, None),
+}
+_PATIENCE = 600.0  # seconds without a change in the folder
+_LOOK = 0.5
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where and by what a pass in blocks is done.
+
+    Attributes:
+        folder: of the partial files; made when a pass begins, removed by `clean`.
+        table: fingerprint of the embedding table.
+        device, threads: of a unit.
+    """
+
+    folder: Path
+    settings: UniformitySettings
+    engine: Engine
+    table: str
+    device: str
+    threads: int
+
+    @property
+    def spread(self) -> bool:
+        """Whether units run in other processes, too."""
+        return self.engine.remote or self.engine.world > 1
+
+    def rows(self, n: int, k: int, schemes: int, bandwidths: int) -> int:
+        """Rows of a block; 0 for one pass over all in this process.
+
+        Raises:
+            KdbiasError: not even the smallest block fits ``--memory``.
+        """
+        asked, memory = self.settings.block_rows, self.settings.memory
+        if not self.spread and not (self.folder / _JOB).exists():
+            whole = bytes_needed(n, k, schemes, bandwidths, self.threads, SMALLEST_TILE)
+            if (asked is not None and asked >= n) or (
+                asked is None and (self.device != "cpu" or whole <= memory)
+            ):
+                return 0
+
+        def needed(rows: int) -> int:
+            return unit_bytes(rows, k, schemes, bandwidths, self.threads)
+
+        found = asked or planned_rows(n, self.engine.world * self.engine.slots, needed, memory)
+        what = f"a unit of two blocks of {max(found, TILE):,} samples with k={k}"
+        require_memory(needed(max(found, TILE)), memory, what)
+        return found
+
+    def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
+        """(n, d) float32 vectors of the table, in memory, or in a file of the folder where blocks are due."""
+        if self.settings.search != "exact" or not self.rows(table.n, k, schemes, MOST_SWEPT):
+            return table.vectors()
+        file = self._vectors_file()
+        if not file.exists():
+            self._require_disk(4 * table.n * table.d)
+            with atomic_path(file) as temporary:
+                laid = np.lib.format.open_memmap(temporary, "w+", np.float32, (table.n, table.d))
+                for start, some in table.batches():
+                    laid[start : start + len(some)] = some
+                laid.flush()
+                del laid
+        return np.load(file, mmap_mode="r")
+
+    def run(
+        self,
+        x: np.ndarray,
+        bandwidths: Sequence[float],
+        p: np.ndarray,
+        k: int,
+        near: float | None,
+        rows: int,
+        done: Callable[[int], object],
+    ) -> AllPairs:
+        """What `all_pairs` gives, in blocks of ``rows``, or of what the folder's pass was begun with.
+
+        Raises:
+            KdbiasError: bad vectors or weights, or blocks that are other than those begun with, or too large.
+        """
+        require_unit_rows(x)
+        job = self._job(x, [float(t) for t in bandwidths], probabilities(len(x), p), k, near, rows)
+        plan = job.plan
+        progress.say(
+            f"{counted(plan.units, 'unit')} in {counted(plan.waves, 'wave')}: "
+            f"{counted(plan.blocks, 'block')} of {plan.rows:,} samples, {self.folder} holds what is done"
+        )
+        do_units(job, self.engine, done)
+        return results(job)
+
+    def clean(self) -> None:
+        """Remove the partial files, once the results are safe."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _vectors_file(self) -> Path:
+        return self.folder / f"vectors-{self.table[:16]}.npy"
+
+    def _require_disk(self, needed: int) -> None:
+        self.folder.mkdir(exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise MachineError(
+                f"{self.folder}: {free / 2**30:.3g} GiB are free, the vectors laid out need "
+                f"{needed / 2**30:.3g} GiB; make room, or choose another -o"
+            )
+
+    def _job(
+        self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, rows: int
+    ) -> PairJob:
+        """The job that lies in the folder, or a new one; what is of another pass is removed."""
+        of = [self.table, *x.shape, bandwidths, k, near, self.settings.precision]
+        key = fingerprints.of_json([of, fingerprints.of_arrays(p)])[:16]
+        vectors, weights = self._vectors_file(), self.folder / f"weights-{key}.npy"
+        self.folder.mkdir(exist_ok=True)
+        begun = _begun(self.folder)
+        if begun is not None and begun["key"] == key and vectors.exists() and weights.exists():
+            self._require_same(begun["rows"], k, len(p), len(bandwidths))
+            return self._as_job(begun)
+        for file in self.folder.iterdir():
+            if file != vectors:
+                file.unlink()
+        for file, array in ((vectors, x), (weights, p)):
+            if not file.exists():
+                with atomic_path(file) as temporary, open(temporary, "wb") as handle:
+                    np.save(handle, array)
+        document = {"key": key, "vectors": vectors.name, "weights": weights.name, "n": len(x), "rows": rows}
+        more = {"bandwidths": bandwidths, "k": k, "near": near, "precision": self.settings.precision}
+        write_json(self.folder / _JOB, document | more)
+        return self._as_job(document | more)
+
+    def _require_same(self, rows: int, k: int, schemes: int, bandwidths: int) -> None:
+        """Refuse to go on with a pass in blocks that the options do not allow."""
+        asked, needed = self.settings.block_rows, unit_bytes(rows, k, schemes, bandwidths, self.threads)
+        if asked not in (None, rows):
+            raise KdbiasError(
+                f"{self.folder} was begun with --block-rows {rows}, not {asked}; leave that out to go on, or "
+                "remove the folder to begin anew"
+            )
+        require_memory(needed, self.settings.memory, f"the blocks of {rows:,} samples of {self.folder}")
+
+    def _as_job(self, document: dict[str, Any]) -> PairJob:
+        given = {name: document[name] for name in _SHAPE} | {"bandwidths": tuple(document["bandwidths"])}
+        return PairJob(self.folder, **given, device=self.device, threads=self.threads)
+
+    def assist(self) -> int:
+        """As one of several processes: do a share of the pass that the first begins; returns the units done.
+
+        Raises:
+            KdbiasError: nothing came of the first process for ten minutes.
+        """
+        seen, looked = time.monotonic(), None
+        while True:
+            begun = _begun(self.folder)
+            if begun is not None:
+                try:
+                    return do_units(self._as_job(begun), self.engine)
+                except (MachineError, OSError):
+                    if _begun(self.folder) == begun:  # else the first began another pass meanwhile
+                        raise
+            there = sorted((f.name, f.stat().st_size) for f in self.folder.glob("*"))
+            if there != looked:
+                seen, looked = time.monotonic(), there
+            if time.monotonic() - seen > _PATIENCE:
+                raise KdbiasError(
+                    f"process {self.engine.rank} waited ten minutes for a pass in {self.folder}; did process "
+                    "0 start, and does it see the same folder?"
+                )
+            time.sleep(_LOOK)
+
+    def describe(self, n: int, d: int, k: int, schemes: int) -> dict[str, Any]:
+        """What a pass would do and take; the hours by one timed tile."""
+        rows = self.rows(n, k, schemes, MOST_SWEPT) or -(-n // TILE) * TILE
+        plan, slots = BlockPlan(n, rows), self.engine.world * self.engine.slots
+        single = plan.blocks == 1 and not self.spread
+        return {
+            "samples": n,
+            "block_rows": n if single else rows,
+            "blocks": plan.blocks,
+            "units": plan.units,
+            "waves": plan.waves,
+            "slots": slots,
+            "bytes_read": 4 * n * d if single else 4 * d * n * (plan.blocks + 1),
+            "bytes_temporary": 0 if single else 4 * n * d + temporary_bytes(plan, k, schemes, MOST_SWEPT),
+            "hours": seconds_estimate(n, d, self.threads) / slots / 3600 if self.device == "cpu" else None,
+        }
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """The job that lies in a folder; None where there is none, or a damaged one."""
+    try:
+        return read_document(folder / _JOB, _SHAPE)
+    except (KdbiasError, OSError):
+        return None
