@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +140,7 @@ def run_training(
             with worker_deaths(WAY_OUT), memory_wanting(cfg.batch_size):
                 student, how, meter = fit(samples, cfg, Record(run.out), processes, data)
             run = processes.on_main(lambda: _finish(run, samples, cfg, student, how, meter, paths))
-        epochs = f"{counted(cfg.epochs, 'epoch')} in {meter.seconds:.1f} s"
+        epochs = f"{counted(meter.epoch, 'epoch')} in {meter.seconds:.1f} s"
         say(f"train: {epochs}, {meter.describe_last()} -> {run.out}")
         if meter.unreadable:
             say(
@@ -174,7 +176,7 @@ def _finish(
     counts = {
         "samples": samples.n,
         "steps": meter.step,
-        "epochs": cfg.epochs,
+        "epochs": meter.epoch,
         "classes": len(samples.classes),
         "failures": len(meter.unreadable),
     }
@@ -226,7 +228,8 @@ def fit(
     batch_size = share * processes.world_size
     sampler = build_sampler(samples, cfg, processes)
     steps_an_epoch = sampler.steps(share)
-    steps, warmup_steps = cfg.epochs * steps_an_epoch, round(cfg.warmup * steps_an_epoch)
+    steps = cfg.steps or cfg.epochs * steps_an_epoch
+    epochs, warmup_steps = math.ceil(steps / steps_an_epoch), _warmup_steps(cfg, steps, steps_an_epoch)
     unreadable = samples.unreadable
     images = open_images(unreadable, samples.preprocessings, pin=device.type == "cuda")
     meter = record.resume(learned, sampler, processes) or Meter(loss_of.names)
@@ -235,17 +238,18 @@ def fit(
     begun = meter.place(batch_size, steps_an_epoch)
     if processes.main:
         record.begin(cfg, data, meter.step)
-        say(_first_line(cfg, samples, processes, batch_size, steps, begun, network))
+        say(_first_line(cfg, samples, processes, batch_size, (epochs, steps), begun, network))
     learn = processes.wrap(learner)
 
     # Of several processes each would hear of it at another step.
     alone = processes.world_size == 1
     with bar(steps, "steps", "train", done=begun) as progress, deferred_interrupts(alone) as interrupted:
-        while meter.epoch < cfg.epochs:
+        while meter.epoch < epochs:
             meter.wait_from = time.perf_counter()
             # Other processes may have left so little of an epoch that the sampler went on to the next one.
             left = sampler.batches(share) if sampler.epoch == meter.epoch else iter(())
-            for batch in images.batches(left):
+            due = max(0, steps - meter.place(batch_size, steps_an_epoch))
+            for batch in images.batches(islice(left, due)):
                 meter.waited()
                 flips = None
                 if cfg.flip != "none":
@@ -280,9 +284,24 @@ def fit(
             progress.set_postfix_str(meter.describe_last())
             if processes.main:
                 record.write_metrics(meter.history)
-                if record.due(cfg.checkpoint_seconds) or meter.epoch == cfg.epochs:
+                if record.due(cfg.checkpoint_seconds) or meter.epoch == epochs:
                     record.save(learned, sampler.state_dict(), meter)
     return (network if average is None else average), how, meter
+
+
+def _warmup_steps(cfg: TrainingSettings, steps: int, steps_an_epoch: int) -> int:
+    """Steps over which the rate rises; of a run that is shorter than the usual warmup, all.
+
+    Raises:
+        KdbiasError: a warmup that was asked for is longer than the run.
+    """
+    wanted = round(cfg.warmup * steps_an_epoch)
+    if wanted > steps and "warmup" not in cfg.left:
+        raise KdbiasError(
+            f"train: warmup is {cfg.warmup:g} epochs ({counted(wanted, 'step')}) and the run has {steps:,}, so "
+            "that the learning rate would never reach its peak; give a shorter warmup"
+        )
+    return min(wanted, steps)
 
 
 def build_sampler(
@@ -307,11 +326,11 @@ def _first_line(
     samples: TrainingSet,
     processes: Processes,
     batch_size: int,
-    steps: int,
+    length: tuple[int, int],
     step: int,
     network: nn.Module,
 ) -> str:
-    """What is about to run, in one line."""
+    """What is about to run, in one line; `length` in epochs (the last one whole or not) and steps."""
     (height, width), channels = samples.preprocessing.size, samples.preprocessing.channels
     cut = f" (of --batch-size {cfg.batch_size:,}: there are no more)" if batch_size < cfg.batch_size else ""
     together = f", {counted(processes.world_size, 'process')}" if processes.world_size > 1 else ""
@@ -321,7 +340,7 @@ def _first_line(
     return (
         f"train: {processes.device} {cfg.precision}, {counted(torch.get_num_threads(), 'thread')}{together}, "
         f"batch {batch_size}{cut}, {counted(samples.n, 'image')} {height}x{width}x{channels}{labels}, "
-        f"{counted(cfg.epochs, 'epoch')}, {counted(steps, 'step')}{begun}; "
+        f"{counted(length[0], 'epoch')}, {counted(length[1], 'step')}{begun}; "
         f"{cfg.student} ({counted(parameters, 'parameter')}), loss {cfg.loss}"
     )
 

@@ -79,6 +79,12 @@ class TrainingSettings(Reading, _Inputs):
     )
 
     epochs: int = option(20, "passes over the weighted data", least=1, most=1_000_000)
+    steps: int | None = option(
+        None,
+        "end after exactly so many steps instead, in the midst of an epoch perhaps",
+        shown="those of all epochs",
+        least=1,
+    )
     batch_size: int = option(128, "images a step, all processes together; at most all samples", least=1)
     optimizer: str = option("sgd", "optimiser", choices=("sgd", "adamw"))
     lr: float | None = option(None, "peak learning rate", shown="0.1 for sgd, 0.002 for adamw", above=0)
@@ -140,12 +146,13 @@ class TrainingSettings(Reading, _Inputs):
             put(self, "lr", {"sgd": 0.1, "adamw": 0.002}[self.optimizer])
         if self.weight_decay is None:
             put(self, "weight_decay", {"sgd": 5e-4, "adamw": 0.05}[self.optimizer])
-        if self.warmup > self.epochs:
+        if self.steps is None and self.warmup > self.epochs:
             raise KdbiasError(
                 f"train: warmup is {self.warmup:g} epochs and the run has {self.epochs:,}, so that the "
                 "learning rate would never reach its peak; give a shorter warmup"
             )
         idle = {
+            "epochs": (self.steps is not None, "steps says when the run ends"),
             "sampling": (self.instances > 0, "with instances, identities are drawn systematically"),
             "momentum": (self.optimizer != "sgd", f"{self.optimizer} takes none"),
             "milestones": (self.schedule != "step", f"schedule {self.schedule} has none"),

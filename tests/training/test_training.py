@@ -88,6 +88,30 @@ def test_a_killed_run_resumes_to_the_same_student(
     assert lab.timeless(whole) == lab.timeless(broken)
 
 
+def test_a_run_ends_after_exactly_so_many_steps_and_resumes_there(lab: Any, tmp_path: Path) -> None:
+    whole, broken, epochs = tmp_path / "whole", tmp_path / "broken", tmp_path / "epochs"
+    result = lab.run(whole, epochs=None, steps=8)
+    assert (result.steps, result.epochs) == (8, 3)
+    rows = lab.metrics(whole)
+    assert [row["step"] for row in rows] == [3, 6, 8]
+    assert rows[-1]["unique_fraction"] < rows[0]["unique_fraction"]  # of the part that was drawn
+    lab.break_off(7, broken, epochs=None, steps=8)
+    lab.run(broken, resume=True, epochs=None, steps=8)
+    assert lab.same(whole, broken)
+    assert lab.timeless(whole) == lab.timeless(broken)
+    lab.run(epochs)  # as many steps as four epochs have, with the same rates
+    lab.run(tmp_path / "steps", epochs=None, steps=12)
+    assert lab.same(epochs, tmp_path / "steps")
+
+
+def test_a_run_that_is_shorter_than_the_usual_warmup_warms_up_all_along(lab: Any, tmp_path: Path) -> None:
+    assert lab.run(tmp_path / "run", epochs=None, steps=2).steps == 2
+    with pytest.raises(KdbiasError, match=r"warmup is 2 epochs \(6 steps\) and the run has 2"):
+        lab.run(tmp_path / "other", epochs=None, steps=2, warmup=2.0)
+    with pytest.raises(KdbiasError, match="epochs is 4, but steps says when the run ends"):
+        lab.run(tmp_path / "both", steps=2)
+
+
 def test_the_same_call_again_does_nothing_and_another_is_refused_by_key(lab: Any, tmp_path: Path) -> None:
     first = lab.run(tmp_path / "run")
     before = (tmp_path / "run" / "student.pt").read_bytes()
