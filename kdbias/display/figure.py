@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 INK = "#010101"
 FAINT = "#010102"
 SERIES = tuple(f"#0102{i:02x}" for i in range(9))  # 0 = the baseline (natural), then eight hues
-# What the placeholders stand for on a light and on a dark page; files are drawn with the first.
-_LIGHT = "#6c6f75 #c2410c #0b6bcb #0f8a5f #b83280 #a37200 #6d4bd1 #0e8a99 #8a4b2a"
-_DARK = "#a6aab1 #fb8b3c #5fa8f5 #3cc492 #ee7fb8 #e0b23c #a58cf5 #45c4d4 #cf8f68"
+# What the placeholders stand for on a light and on a dark page; files are drawn with the first. Okabe and
+# Ito's blue, vermilion and green, then hues that colour-blind readers tell from these and from each other.
+_LIGHT = "#6c6f75 #0072b2 #d55e00 #009e73 #9900ff #990000 #cc66ff #663366 #6633cc"
+_DARK = "#a6aab1 #4aa8ff #ff8a3d #1fd6a2 #a04dff #f0e442 #d94848 #ff4fd0 #9a6b6b"
 LIGHT, DARK = tuple(_LIGHT.split()), tuple(_DARK.split())
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "os^vPX*<"
@@ -193,6 +195,19 @@ def legend_of_all(figure: MplFigure, columns: int) -> None:
             handles.setdefault(str(label), handle)
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+
+
+def fit_texts(axes: Axes, inches: float) -> None:
+    """Break the title and the labels of the axes into lines of at most so many inches: none is cut off."""
+    for text in (axes.title, axes.xaxis.label):
+        text.set_text(wrapped(text.get_text(), inches))
+    axes.yaxis.label.set_text(wrapped(axes.get_ylabel(), 0.8 * inches))
+
+
+def wrapped(text: str, inches: float) -> str:
+    """A text in lines of at most so many inches; a longer word is broken."""
+    wide = max(8, int(inches / _LETTER))
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, wide) or [""])
 
 
 def plain_log_ticks(axis: Axis) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ class Case:
 
     @property
     def steps(self) -> int:
-        """Steps that every student takes, whole epochs apart."""
+        """Steps that every student takes."""
         return self.bias.steps or self.data.steps
 
     @property
@@ -79,11 +78,6 @@ class Case:
         """Whether the draw is finished."""
         record = self.draw / RECORD
         return record.exists() and read_record(self.draw).get("status") == "finished"
-
-    @cached_property
-    def samples(self) -> int:
-        """How many the finished draw has, by its record: a large draw's parts are not opened for it."""
-        return int(read_record(self.draw)["counts"]["samples"])
 
     def manifest(self, arm: Arm) -> Path:
         """The weight manifest by which an arm draws."""

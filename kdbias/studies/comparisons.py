@@ -166,6 +166,11 @@ class CaseRows:
         """Those of them that draw by the same sampler, natural among them."""
         return [arm for arm in self.distilled if self.facts(arm)["sampling"] == "systematic"]
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return len({row.seed for row in self.rows})
+
     def facts(self, arm: str) -> dict[str, Any]:
         """What an arm's first row says beside its metrics."""
         return self.of(arm)[0].facts

@@ -22,7 +22,7 @@ from kdbias.studies.comparisons import (
 )
 from kdbias.studies.plan import Plan, end_of_range
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import Correlation, Estimate
+from kdbias.studies.statistics import FEW_SEEDS, Correlation, Estimate
 from kdbias.tables.documents import write_json
 from kdbias.tables.files import atomic_path
 from kdbias.wording import counted
@@ -30,8 +30,9 @@ from kdbias.wording import counted
 _READING = """\
 How to read the tables: the first line is natural sampling, mean ± standard deviation over seeds. Each other
 line is the mean difference to it, paired by seed, with a 95 % t interval over seeds; ▲ better and ▼ worse
-where the interval excludes 0. Intervals cover the luck of training, not another choice of data or test set,
-and are not corrected for how many there are: of 20 arms without any effect one is marked on average.
+where the interval excludes 0 and there are three seeds or more: fewer are too few to tell. Intervals cover
+the luck of training, not another choice of data or test set, and are not corrected for how many there are:
+of 20 arms without any effect one is marked on average.
 U, D (at bandwidth t), ESS/n and rectified are those of the manifest. Metrics are in percent unless less is
 better (marked ↓)."""
 
@@ -224,11 +225,10 @@ def _budget(budget: Budget) -> str:
 def _case(case: CaseRows) -> list[str]:
     """The paragraphs and tables of one case, in Markdown."""
     first = case.facts(BASELINE if case.of(BASELINE) else case.arms[0])
-    seeds = len({row.seed for row in case.rows})
     about = (
         f"{counted(first['samples'], 'training sample')}, {counted(first['steps'], 'step')} of "
         f"{first['batch_size']} ({first['student']}, lr {first['lr']:g}), t = {first['t']:g}, "
-        f"{counted(seeds, 'seed')}"
+        f"{counted(case.seeds, 'seed')}{': too few to tell' * (case.seeds < FEW_SEEDS)}"
     )
     parts = [f"### {case.name} ({case.round})", about, _against(case, BASELINE, case.arms)]
     scratch = [arm for arm in case.arms if arm not in case.distilled]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.display.figure import LIGHT, Look, figure_file, legend_of_all, looks
+from kdbias.display.figure import FAINT, LIGHT, Look, figure_file, fit_texts, legend_of_all, looks, wrapped
 from kdbias.display.quantities import QUANTITIES
 from kdbias.reporting.tables import MEASURES
 from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
 from kdbias.studies.settings import BASELINE, Study
+from kdbias.studies.statistics import FEW_SEEDS
+from kdbias.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 _LABELS = {name: QUANTITIES[name].heading.partition(" (")[0] for name in MEASURES}
 _LABELS |= {"distance": "distance to the teacher", "auc": "AUC"}
 _COLUMNS = 3
+_WIDTH, _LEAST_WIDTH = 4.2, 5.0  # inches: of a panel, and of a file
+_NEARER = "Below 0: nearer to the teacher than under natural sampling."
 _DECILE = "fidelity.distance[density_decile="
 
 
@@ -37,44 +42,93 @@ def write_plots(study: Study, rows: Sequence[Row], folder: Path) -> list[Path]:
 
 def _write_round(cases: Sequence[CaseRows], folder: Path, name: str) -> list[Path]:
     """Write one round's plots, each where there is something to show; returns their paths."""
+    return [_panels(folder / f"{name}-{plot.name}.svg", plot) for plot in plots_of(cases) if plot.cases]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One question about the cases of a round: a panel for each.
+
+    Attributes:
+        name: of its file.
+        title: what is shown.
+        cases: that have something to show.
+        draw: draws one of them, in the colours of `looks`.
+        height: of a panel, in inches.
+        reading: how to read it, for a caption.
+    """
+
+    name: str
+    title: str
+    cases: Sequence[Any]
+    draw: Callable[[Axes, Any, Sequence[str]], None]
+    height: float
+    reading: str = ""
+
+
+def plots_of(cases: Sequence[CaseRows]) -> list[Plot]:
+    """The plots of one round's cases, all of which have the baseline."""
     distilled = [case for case in cases if _shown(case)]
     with_deciles = [c for c in distilled if any(_DECILE in metric for metric in c.rows[0].metrics)]
-    gains_title = "error removed, against natural sampling (green, red: the 95 % interval excludes 0)"
     distance_title = "distance to the teacher by {}, against natural sampling"
-    plots: list[tuple[str, Sequence[Any], Callable[[Axes, Any], None], float, str]] = [
-        ("gains", cases, _gains, 3.4, gains_title),
-        ("uniformity", cases, _scatter, 2.8, "effective distinct samples and gain"),
-        ("density", with_deciles, _deciles, 2.8, distance_title.format("density")),
-        ("groups", list(filter(_groups, distilled)), _by_group, 3.2, distance_title.format("group")),
-        ("steps", budgets_of(cases), _steps, 3.0, "mean ± standard deviation over seeds, by steps"),
-    ]
     return [
-        _panels(folder / f"{name}-{kind}.svg", shown, draw, height, title)
-        for kind, shown, draw, height, title in plots
-        if shown
+        Plot(
+            "gains",
+            "error removed, against natural sampling (▲ better, ▼ worse: the 95 % interval excludes 0)",
+            cases,
+            _gains,
+            3.4,
+            "Mean and 95 % interval over paired seeds; 0 is natural sampling. " + few_seeds(cases),
+        ),
+        Plot(
+            "uniformity",
+            "effective distinct samples and gain",
+            cases,
+            _scatter,
+            2.8,
+            "Do evener draws teach better? Each arm's distinct samples against what it removes of the error.",
+        ),
+        Plot("density", distance_title.format("density"), with_deciles, _deciles, 2.8, _NEARER),
+        Plot(
+            "groups",
+            distance_title.format("group"),
+            list(filter(_groups, distilled)),
+            _by_group,
+            3.2,
+            _NEARER,
+        ),
+        Plot("steps", "mean ± standard deviation over seeds, by steps", budgets_of(cases), _steps, 3.0),
     ]
 
 
-def _panels(
-    path: Path, cases: Sequence[Any], draw: Callable[[Axes, Any], None], height: float, title: str
-) -> Path:
+def few_seeds(cases: Iterable[CaseRows]) -> str:
+    """A sentence where some case has too few seeds for anything to be decided; else empty."""
+    fewest = min((case.seeds for case in cases), default=FEW_SEEDS)
+    if fewest >= FEW_SEEDS:
+        return ""
+    return f"{counted(fewest, 'seed').capitalize()}: too few to tell; nothing is marked under {FEW_SEEDS}."
+
+
+def _panels(path: Path, plot: Plot) -> Path:
     """A panel for each case; one legend for all where the panels label their artists."""
-    columns = min(_COLUMNS, len(cases))
-    lines = math.ceil(len(cases) / columns)
-    with figure_file(path, width=4.2 * columns, height=height * lines + 0.7, font=8) as figure:
+    columns = min(_COLUMNS, len(plot.cases))
+    lines = math.ceil(len(plot.cases) / columns)
+    width, height = max(_LEAST_WIDTH, _WIDTH * columns), plot.height * lines + 0.7
+    with figure_file(path, width=width, height=height, font=8) as figure:
         panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
-        for axes, case in zip(panels, cases, strict=False):
-            draw(axes, case)
-        for axes in panels[len(cases) :]:
+        for axes, case in zip(panels, plot.cases, strict=False):
+            plot.draw(axes, case, LIGHT)
+            fit_texts(axes, 0.75 * width / columns)
+        for axes in panels[len(plot.cases) :]:
             axes.set_visible(False)
         legend_of_all(figure, min(7, 2 * columns))
-        figure.suptitle(title)
+        figure.suptitle(wrapped(plot.title, 0.9 * width))
     return path
 
 
-def _look(case: CaseRows) -> dict[str, Look]:
+def _look(case: CaseRows, hues: Sequence[str]) -> dict[str, Look]:
     """The look of each arm, by its place among the arms of the study."""
-    return looks([BASELINE, *case.study_arms], LIGHT)
+    return looks([BASELINE, *case.study_arms], hues)
 
 
 def _label(metric: str) -> str:
@@ -83,17 +137,18 @@ def _label(metric: str) -> str:
     return _LABELS.get(name, name.replace("_", " "))
 
 
-def _gains(axes: Axes, case: CaseRows) -> None:
+def _gains(axes: Axes, case: CaseRows, hues: Sequence[str]) -> None:
     """The share of natural's error that each arm removes, with its interval."""
     metric = case.primary[0]
     compared = [case.compare(arm, metric) for arm in reversed(case.arms) if arm != BASELINE]
     found = [c for c in compared if c is not None]
     for place, one in enumerate(found):
-        color = {1: "#1b7837", -1: "#b2182b"}.get(one.difference.better if one.difference else 0, "#666666")
+        better = one.difference.better if one.difference else 0
+        color, marker = hues[better % 3], "o^v"[better]  # undecided, better, worse
         gain = one.gain.times(100)
         axes.plot([gain.low, gain.high], [place, place], color=color, linewidth=1.2)
-        axes.plot([gain.value], [place], "o", color=color, markersize=4)
-    axes.axvline(0, color="black", linewidth=0.6)
+        axes.plot([gain.value], [place], marker, color=color, markersize=5)
+    axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_yticks(range(len(found)), [c.arm for c in found])
     distilled = [c.gain.times(100) for c in found if c.arm in case.distilled]
     _limit(axes, [v for gain in distilled for v in (gain.value, gain.low, gain.high)])
@@ -121,10 +176,10 @@ def _mark_beyond(axes: Axes, values: Sequence[float]) -> None:
             axes.annotate(f"{value:.0f} →", (high, place), (-3, -3), textcoords="offset points", ha="right")
 
 
-def _scatter(axes: Axes, case: CaseRows) -> None:
+def _scatter(axes: Axes, case: CaseRows, hues: Sequence[str]) -> None:
     """Gain against effective distinct samples, each as a ratio to natural's."""
     natural = case.facts(BASELINE)["effective_distinct"]
-    look = _look(case)
+    look = _look(case, hues)
     for arm in case.through_one_sampler:
         found = case.compare(arm, case.primary[0])
         if arm == BASELINE or found is None:
@@ -132,8 +187,8 @@ def _scatter(axes: Axes, case: CaseRows) -> None:
         x, gain = case.facts(arm)["effective_distinct"] / natural, found.gain.times(100)
         axes.plot([x, x], [gain.low, gain.high], color=look[arm].color, linewidth=0.8)
         axes.plot([x], [gain.value], markersize=5, **look[arm].dots)
-    axes.plot([1], [0], "k+", markersize=8, label=BASELINE)
-    axes.axhline(0, color="black", linewidth=0.5)
+    axes.plot([1], [0], markersize=5, **look[BASELINE].dots)
+    axes.axhline(0, color=FAINT, linewidth=0.8)
     rho = correlate([case], "effective_distinct", repeats=0)
     title = case.name if rho is None else f"{case.name}: rank correlation {rho.value:+.2f}"
     gained = f"{_label(case.primary[0])}:\nerror removed (%)"
@@ -151,14 +206,14 @@ def _shown(case: CaseRows) -> list[str]:
     return [arm for arm in case.distilled if arm != BASELINE]
 
 
-def _deciles(axes: Axes, case: CaseRows) -> None:
+def _deciles(axes: Axes, case: CaseRows, hues: Sequence[str]) -> None:
     """Change of the distance to the teacher from the most isolated to the most crowded test samples."""
-    look = _look(case)
+    look = _look(case, hues)
     deciles = range(1, 11)
     for arm in _shown(case):
         changes = [_change(case, arm, f"{_DECILE}{d:02d}]") for d in deciles]
         axes.plot(deciles, changes, marker=look[arm].marker, markersize=3, **look[arm].stroke)
-    axes.axhline(0, color="black", linewidth=0.6)
+    axes.axhline(0, color=FAINT, linewidth=0.8)
     deciles_title = "decile of density (1 = most isolated)"
     axes.set(title=case.name, xlabel=deciles_title, ylabel="change of distance (%)")
 
@@ -169,12 +224,12 @@ def _groups(case: CaseRows) -> list[str]:
     return [m for m in metrics if m.startswith("fidelity.distance[") and "=" in m and _DECILE not in m]
 
 
-def _by_group(axes: Axes, case: CaseRows) -> None:
+def _by_group(axes: Axes, case: CaseRows, hues: Sequence[str]) -> None:
     """Change of the distance to the teacher for each arm and group."""
     groups, arms = _groups(case), _shown(case)
     changes = np.array([[_change(case, arm, group) for group in groups] for arm in arms])
     most = float(np.nanmax(np.abs(changes))) or 1.0
-    axes.imshow(changes, cmap="RdYlGn_r", vmin=-most, vmax=most, aspect="auto")
+    axes.imshow(changes, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     for i, j in np.ndindex(changes.shape):
         ink = "white" if abs(changes[i, j]) > 0.7 * most else "black"  # the map is dark at both ends
         axes.text(j, i, f"{changes[i, j]:+.1f}", ha="center", va="center", fontsize=6, color=ink)
@@ -182,12 +237,12 @@ def _by_group(axes: Axes, case: CaseRows) -> None:
     axes.set_xticks(range(len(groups)), names, rotation=35, ha="right")
     axes.set_yticks(range(len(arms)), arms)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{case.name}: change (%), green = nearer")
+    axes.set_title(f"{case.name}: change (%), blue = nearer")
 
 
-def _steps(axes: Axes, budget: Budget) -> None:
+def _steps(axes: Axes, budget: Budget, hues: Sequence[str]) -> None:
     """The first metric against steps, a line an arm; arms stand side by side for their spreads to be seen."""
-    look = _look(budget.cases[0])
+    look = _look(budget.cases[0], hues)
     for i, arm in enumerate(budget.arms):
         places = [step * 1.02 ** (i - (len(budget.arms) - 1) / 2) for step in budget.steps(arm)]
         axes.errorbar(

@@ -14,7 +14,6 @@ would diverge again.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,9 +59,7 @@ class RunPlan:
             chosen |= data.scratch
         if self.lr is not None:
             chosen["lr"] = self.lr
-        chosen |= self.arm.train
-        steps_an_epoch = math.ceil(self.case.samples / int(chosen["batch_size"]))
-        return {**chosen, "epochs": max(1, round(self.case.steps / steps_an_epoch)), "seed": self.seed}
+        return {**chosen, **self.arm.train, "steps": self.case.steps, "seed": self.seed}
 
     @cached_property
     def folder(self) -> Path:

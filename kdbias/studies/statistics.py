@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FEW_SEEDS = 3
+"""Of fewer, an interval says too little of what another seed would give: nothing is called decided."""
 _ENDS = (0.025, 0.975)  # of 95 % intervals
 
 
@@ -34,7 +36,8 @@ class Difference(Estimate):
     """Mean paired difference with its t interval over seeds.
 
     seeds      pairs that were compared
-    better     +1 or -1 where the interval excludes 0 and the first side is better or worse; else 0
+    better     +1 or -1 where the interval excludes 0 and the first side is better or worse; else 0, as it is
+               for fewer than `FEW_SEEDS`, too few to tell
     """
 
     seeds: int
@@ -60,7 +63,7 @@ def paired_difference(
         return Difference(mean, seeds=1, better=0)
     half = float(stats.t.ppf(_ENDS[1], len(d) - 1)) * float(d.std(ddof=1)) / math.sqrt(len(d))
     low, high = mean - half, mean + half
-    sign = int(low > 0) - int(high < 0)
+    sign = (int(low > 0) - int(high < 0)) * (len(d) >= FEW_SEEDS)
     return Difference(mean, low, high, seeds=len(d), better=-sign if lower_is_better else sign)
 
 

@@ -298,8 +298,8 @@ def _warmup_steps(cfg: TrainingSettings, steps: int, steps_an_epoch: int) -> int
     wanted = round(cfg.warmup * steps_an_epoch)
     if wanted > steps and "warmup" not in cfg.left:
         raise KdbiasError(
-            f"train: warmup is {cfg.warmup:g} epochs ({counted(wanted, 'step')}) and the run has {steps:,}, so "
-            "that the learning rate would never reach its peak; give a shorter warmup"
+            f"train: warmup is {cfg.warmup:g} epochs ({counted(wanted, 'step')}) and the run has {steps:,}, "
+            "so that the learning rate would never reach its peak; give a shorter warmup"
         )
     return min(wanted, steps)
 

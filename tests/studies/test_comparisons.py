@@ -38,6 +38,12 @@ def test_which_side_is_better(lower_is_better, better):
     assert undecided.better == 0
 
 
+def test_two_seeds_are_too_few_to_tell():
+    found = paired_difference({0: 2.0, 1: 2.1}, {0: 1.0, 1: 1.1 - 1e-9}, lower_is_better=False)
+    assert found.low > 0
+    assert (found.better, found.mark) == (0, "")
+
+
 def test_rank_correlation_is_spearmans():
     rng = np.random.default_rng(1)
     measure = rng.normal(size=8)

@@ -40,6 +40,6 @@ def test_naming_runs_opens_no_part_of_the_draw(tiny, tmp_path):
         part.unlink()
     run = RunPlan(plan.out, case, plan.study.arms["natural"], 0, None, plan.machine)
     named = run.folder, run.options
-    assert run.options["epochs"] == 1
+    assert run.options["steps"] == 4
     shutil.rmtree(case.draw)
     assert (run.folder, run.options) == named  # counted once
