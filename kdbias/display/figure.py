@@ -40,6 +40,7 @@ WIDTH = 4.2  # inches; narrow enough that a phone shows the text at a readable s
 HEIGHT = 3.0  # with a legend of up to two lines
 _LEGEND_LINE = 0.18  # inches, as are the next
 _LETTER, _HANDLE = 0.06, 0.4
+_WIDE = 0.6  # width of a letter, in its height
 
 _CSS = {INK: "currentColor", FAINT: "var(--faint)", **{c: f"var(--s{i})" for i, c in enumerate(SERIES)}}
 
@@ -197,17 +198,25 @@ def legend_of_all(figure: MplFigure, columns: int) -> None:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
-def fit_texts(axes: Axes, inches: float) -> None:
-    """Break the title and the labels of the axes into lines of at most so many inches: none is cut off."""
-    for text in (axes.title, axes.xaxis.label):
-        text.set_text(wrapped(text.get_text(), inches))
-    axes.yaxis.label.set_text(wrapped(axes.get_ylabel(), 0.8 * inches))
+def fit_texts(figure: MplFigure) -> None:
+    """Break titles and labels into lines as long as what they belong to, so that none is cut off."""
+    import matplotlib as mpl
+
+    figure.draw_without_rendering()  # which lays the axes out
+    points = float(mpl.rcParams["font.size"])
+    figure.suptitle(_wrapped(figure.get_suptitle(), figure.get_figwidth(), 1.2 * points))
+    for axes in figure.axes:
+        place = axes.get_window_extent()
+        width, height = place.width / figure.dpi, place.height / figure.dpi
+        axes.set_title(_wrapped(axes.get_title(), width, points + 1))
+        axes.set_xlabel(_wrapped(axes.get_xlabel(), width, points))
+        axes.set_ylabel(_wrapped(axes.get_ylabel(), height, points))
 
 
-def wrapped(text: str, inches: float) -> str:
-    """A text in lines of at most so many inches; a longer word is broken."""
-    wide = max(8, int(inches / _LETTER))
-    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, wide) or [""])
+def _wrapped(text: str, inches: float, points: float) -> str:
+    """A text in lines of at most so many inches, of letters of this size; a longer word is broken."""
+    letters = max(8, int(inches * 72 / (points * _WIDE)))
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, letters) or [""])
 
 
 def plain_log_ticks(axis: Axis) -> None:

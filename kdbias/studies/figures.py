@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbias.display.figure import FAINT, LIGHT, Look, figure_file, fit_texts, legend_of_all, looks, wrapped
+from kdbias.display.figure import FAINT, LIGHT, Look, figure_file, fit_texts, legend_of_all, looks
 from kdbias.display.quantities import QUANTITIES
 from kdbias.reporting.tables import MEASURES
 from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
@@ -118,11 +118,11 @@ def _panels(path: Path, plot: Plot) -> Path:
         panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
         for axes, case in zip(panels, plot.cases, strict=False):
             plot.draw(axes, case, LIGHT)
-            fit_texts(axes, 0.75 * width / columns)
         for axes in panels[len(plot.cases) :]:
             axes.set_visible(False)
         legend_of_all(figure, min(7, 2 * columns))
-        figure.suptitle(wrapped(plot.title, 0.9 * width))
+        figure.suptitle(plot.title)
+        fit_texts(figure)
     return path
 
 
