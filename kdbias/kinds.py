@@ -2,12 +2,15 @@
 
 import math
 import numbers
+import re
 import types
 import typing
 from typing import Any
 
 LARGEST_SIDE = 16_384
 """Pixels that an image may be made high or wide."""
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?")
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
 def kind_of(hint: Any) -> tuple[type, bool, bool]:
@@ -46,6 +49,23 @@ def size_of(sides: Any, given: Any = None, wanted: str = "[height, width]") -> t
     if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
         raise ValueError(f"is {height}x{width}, both sides should be at least 1 and at most {LARGEST_SIDE:,}")
     return height, width
+
+
+def seconds_of(value: Any) -> float:
+    """Seconds of a time such as ``90s``, ``10m``, ``1.5h``, or of a number.
+
+    Raises ValueError that goes on after the option's name.
+    """
+    match = _TIME.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match is not None:
+        seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"is {value!r}, should be a time above 0, such as 90s, 10m or 2h")
+    return seconds
 
 
 def spelled(value: Any) -> str:

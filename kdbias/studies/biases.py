@@ -114,3 +114,31 @@ class Copies(Settings):
     originals: int = option(text="training samples that are copied", least=1)
     each: int = option(text="copies of each", least=1)
     seed: int = option(0, "of the choice and of the copies", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(Settings):
+    """How data are read where their columns have other than the usual names: options of `kdbias.embed`."""
+
+    id_column: str | None = option(None, "as of `kdbias.embed`")
+    label_column: str | None = option(None, "as of `kdbias.embed`")
+    path_column: str | None = option(None, "as of `kdbias.embed`")
+    image_column: str | None = option(None, "as of `kdbias.embed`")
+    root: str | None = option(None, "as of `kdbias.embed`")
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Those that are given, as options of `kdbias.embed`."""
+        given = {declared.name: getattr(self, declared.name) for declared in Read.declared()}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment(Read):
+    """What the student will be used on, where that lies elsewhere: judged on, and drawn on for references."""
+
+    source: str = option(text="anything that `kdbias.embed` reads")
+    teacher: str | None = option(None, "stored vectors, precomputed:FILE", shown="the data set's teacher")
+    where: tuple[str, ...] = option((), "which of its samples", shown="all")
+    samples: int | None = option(None, "how many take part, drawn at random", shown="all", least=2)
+    seed: int = option(0, "which samples these are", least=0)

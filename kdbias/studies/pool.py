@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 
 from kdbias.errors import KdbiasError
 from kdbias.progress import quiet, say
+from kdbias.wording import counted
 
 Task = tuple[str, Callable[[], Any]]
 _MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
@@ -56,20 +58,31 @@ class Workers:
         return self._started[-1]
 
     def run(
-        self, what: str, tasks: Sequence[Task], expected: Sequence[float] | None = None, networks: bool = True
+        self,
+        what: str,
+        tasks: Sequence[Task],
+        expected: Sequence[float] | None = None,
+        networks: bool = True,
+        until: float = math.inf,
     ) -> dict[str, str]:
         """Run picklable tasks; returns the errors of those that failed, by label, whatever they were.
 
-        `expected` are guesses of each task's seconds, for the time left only: their ratios count once tasks
-        have ended. `networks` says that tasks run networks.
+        `expected` are guesses of each task's seconds: their ratios count once tasks have ended. `networks`
+        says that tasks run networks. A task that would end after `until`, by the monotonic clock, is not
+        begun, nor are those after it.
         """
         guesses = list(expected or [1.0] * len(tasks))
         failed: dict[str, str] = {}
-        began, done, spent = time.monotonic(), 0, 0.0
+        began, done, spent, worked = time.monotonic(), 0, 0.0, 0.0
         todo = deque(range(len(tasks)))
         running: dict[Future[Outcome], tuple[int, ProcessPoolExecutor]] = {}
         while todo or running:
             while todo and len(running) < self.count:
+                due = guesses[todo[0]] * (worked / spent if spent else 1)
+                if time.monotonic() + due > until:
+                    say(f"{what}: {counted(len(todo), 'task')} left out, as the time is over")
+                    todo.clear()
+                    break
                 i, worker = todo.popleft(), self._worker(networks)
                 with _sigint_blocked():
                     running[worker.submit(_timed, tasks[i][1])] = i, worker
@@ -84,7 +97,7 @@ class Workers:
                 else:
                     worker.shutdown(wait=False)
                 label = tasks[i][0]
-                done, spent = done + 1, spent + guesses[i]
+                done, spent, worked = done + 1, spent + guesses[i], worked + seconds
                 left = (time.monotonic() - began) / spent * (sum(guesses) - spent)
                 if error is not None:
                     failed[label] = error

@@ -13,37 +13,36 @@ description, data file or teacher makes a new folder and finds the old one again
 
 from __future__ import annotations
 
-import functools
-import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from kdbias.data.opening import open_data
 from kdbias.data.source import Source
-from kdbias.demonstration.digits import near_duplicate
-from kdbias.errors import KdbiasError
-from kdbias.evaluation.inputs import FILES, TABLES, input_fingerprints, network_fingerprint
+from kdbias.evaluation.inputs import FILES, TABLES, input_fingerprints
 from kdbias.evaluation.settings import READING
-from kdbias.studies.biases import Copies
-from kdbias.studies.draws import require_enough
-from kdbias.studies.samples import COPY, PART, RESERVE, TRAIN, ReferenceTable, parts_of, texts, write_rows
+from kdbias.studies.images import read_rows, write_images
+from kdbias.studies.samples import PART, RESERVE, TRAIN, ReferenceTable, parts_of, texts, write_rows
 from kdbias.studies.settings import DataSet, Judge, Machine
+from kdbias.studies.sources import (
+    about_extract,
+    embed_extract,
+    expand,
+    extract,
+    open_source,
+    teacher_fingerprint,
+)
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align
-from kdbias.tables.parquet_file import parquet_writer
 from kdbias.teachers import PRECOMPUTED
 
 AIM = ("towards", "with_column", "cluster_by")
 """Options that say what is measured against, which takes a folder of its own."""
-_GROUP_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -110,20 +109,6 @@ class Prepared:
         return {} if self.data.image_size else self.data.columns
 
 
-def expand(text: str) -> str:
-    """A text of the description with its $VARIABLES; one that is not set is refused."""
-    found = os.path.expandvars(text)
-    if "$" in found:
-        raise KdbiasError(f"{text}: an environment variable in it is not set")
-    return found
-
-
-@functools.lru_cache(maxsize=1)
-def open_source(source: str, id_column: str | None, label_column: str | None) -> Source:
-    """The data of a study, kept until another is opened; a new study clears it, as files may have changed."""
-    return open_data(source, id_column=id_column, label_column=label_column)
-
-
 def locate(data: DataSet, out: Path, others: Mapping[str, DataSet] | None = None) -> Prepared:
     """Where the data set belongs: by the content of data and teacher, wherever these lie; reads no image.
 
@@ -132,11 +117,10 @@ def locate(data: DataSet, out: Path, others: Mapping[str, DataSet] | None = None
     Raises:
         KdbiasError: the data, the teacher or a file that a judge reads cannot be opened.
     """
-    source = open_source(expand(data.source), data.id_column, data.label_column)
+    source = open_source(data.source, data)
     made_from: dict[str, Any] = {
         "source": source.fingerprint,
-        "teacher": data.teacher
-        and network_fingerprint(expand(data.teacher), {"device": "cpu", "id_column": data.id_column}),
+        "teacher": data.teacher and teacher_fingerprint(data.teacher, data),
         "train_teacher": data.train_teacher,
         "image_size": data.image_size,
         "holdout": [data.holdout, data.holdout_seed],
@@ -148,6 +132,8 @@ def locate(data: DataSet, out: Path, others: Mapping[str, DataSet] | None = None
         made_from["reserve"] = kept
     if data.copies is not None:
         made_from["copies"] = data.copies.record()
+    if data.extracted:
+        made_from["extract"] = about_extract(data)
     key = fingerprints.of_json(made_from)[:8]
     judged_with = {judge.name: _judged_with(judge) for judge in data.judge.values()}
     own = Prepared(out / "data" / f"{data.name}-{key}", key, data, judged_with)
@@ -182,15 +168,24 @@ def prepare(prepared: Prepared, machine: Machine) -> None:
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    source = open_source(prepared.source, data.id_column, data.label_column)
-    part = parts_of(source, data)
+    if data.extracted:
+        source, part = extract(data)
+    else:
+        source = open_source(data.source, data)
+        part = parts_of(source, data)
     if data.image_size:
-        write_images(folder / "prepared.parquet", source, part, data.image_size, data.copies)
+        images = folder / "prepared.parquet"
+        write_images(images, source, part, data.image_size, data.copies)
+        part = np.where(read_rows(images, source.ids), part, "")
     if data.train_teacher is not None:
         where = [f"{PART}={TRAIN}"] if data.image_size else list(data.train_where)
         options = {"loss": "softmax", **data.train_teacher, **machine.training, **prepared.columns}
         kdbias.train(prepared.images, folder / "teacher", where=where, **options)
-    _embed(prepared, machine)
+    if data.extracted and data.train_teacher is None:
+        with_part = source.select(part != "")
+        embed_extract(folder / "raw", data, with_part, part[part != ""], machine)
+    else:
+        _embed(prepared, machine)
     _with_parts(prepared, source, part)
     with atomic_path(done) as temporary:
         temporary.write_text("finished\n")
@@ -224,76 +219,12 @@ def measure_all(prepared: Prepared, machine: Machine) -> None:
 def _with_parts(prepared: Prepared, source: Source, part: np.ndarray) -> None:
     """The table's samples that are train or test, with the column that says which; those for references."""
     raw = EmbeddingTable.open(prepared.folder / "raw")
-    if prepared.data.copies is None:
+    if prepared.data.copies is None and not prepared.data.extracted:
         own = part[align(raw.ids(), source.ids, f"embedding table {raw.path}", source.origin)]
-    else:  # copies are in the images alone
+    else:  # of the images that the study prepared, which may be copies
         own = np.array(raw.column(PART).to_pylist())
     inputs = {"raw": raw.fingerprint, "parts": fingerprints.of_json(own.tolist())}
     keep = np.flatnonzero((own != "") & (own != RESERVE))
     write_rows(prepared.table, raw, keep, inputs, {PART: texts(own[keep])})
     if prepared.data.reserves:
         write_rows(prepared.reserve, raw, np.flatnonzero(own == RESERVE), inputs)
-
-
-def write_images(
-    path: Path, source: Source, part: np.ndarray, size: str | int, copies: Copies | None = None
-) -> None:
-    """The images at the student's size as PNG, so that no run decodes and shrinks them again; copies last."""
-    from kdbias.teachers.preprocessing import Preprocessing
-    from kdbias.training.settings import TrainingSettings
-
-    if path.exists():
-        return
-    shape = TrainingSettings.read(None, {"image_size": size}).image_size
-    assert shape is not None
-    shrink = Preprocessing(size=shape)
-    rows = np.flatnonzero(part != "")
-    numbers = np.zeros(len(rows), int)  # of a copy, from 1
-    if copies is not None:
-        rows, numbers = _with_copies(rows, numbers, part, copies)
-    kept = source.select(rows)
-    columns: dict[str, Any] = {"sample_id": _numbered(kept.ids, numbers)}
-    if kept.labels is not None:
-        columns["label"] = kept.labels
-    own = np.where(numbers > 0, COPY, part[rows])
-    plain = pa.table(columns | kept.groups | {PART: texts(own)})
-    schema = plain.schema.append(pa.field("image", pa.binary()))
-    with parquet_writer(path, schema) as writer:
-        for start in range(0, kept.n, _GROUP_ROWS):
-            block = plain.slice(start, _GROUP_ROWS)
-            images = []
-            for row in range(start, start + block.num_rows):
-                pixels = shrink.apply(shrink.decode(kept.read(row)))
-                if numbers[row]:
-                    assert copies is not None
-                    rng = np.random.default_rng([copies.seed, int(rows[row]), int(numbers[row])])
-                    pixels = near_duplicate(pixels, rng)
-                images.append(_png(pixels))
-            writer.write_table(block.append_column(schema.field("image"), pa.array(images, pa.binary())))
-
-
-def _with_copies(
-    rows: np.ndarray, numbers: np.ndarray, part: np.ndarray, copies: Copies
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows, then those of the originals, each as often as it is copied, with the copies' numbers."""
-    train = np.flatnonzero(part == TRAIN)
-    require_enough(copies.originals, len(train), "originals of copies", copies.place)
-    chosen = np.sort(np.random.default_rng(copies.seed).choice(train, copies.originals, replace=False))
-    more = np.tile(np.arange(1, copies.each + 1), len(chosen))
-    return np.concatenate([rows, np.repeat(chosen, copies.each)]), np.concatenate([numbers, more])
-
-
-def _numbered(ids: pa.Array, numbers: np.ndarray) -> pa.Array:
-    """Ids; those of copies with their number."""
-    pairs = zip(ids.to_pylist(), numbers.tolist(), strict=True)
-    return pa.array([f"{name}-copy{k:03d}" if k else name for name, k in pairs], ids.type)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """The bytes of a PNG of uint8 pixels (h, w, 3), grey where all channels agree."""
-    from PIL import Image
-
-    grey = bool((pixels == pixels[:, :, :1]).all())
-    file = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if grey else pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()

@@ -26,8 +26,8 @@ from kdbias.errors import DivergedError, KdbiasError
 from kdbias.evaluation.settings import PROTOCOLS
 from kdbias.evaluation.stage import read_metrics
 from kdbias.studies.cases import Case
-from kdbias.studies.preparation import expand
 from kdbias.studies.settings import Arm, Judge, Machine
+from kdbias.studies.sources import expand
 from kdbias.tables import fingerprints
 from kdbias.tables.documents import read_document, require_shape, write_json
 from kdbias.tables.run_record import RECORD, read_record

@@ -32,7 +32,7 @@ def parts_of(source: Source, data: DataSet) -> np.ndarray:
         KdbiasError: samples of two parts, or people that are reserved as a whole and judged all the same.
     """
     named = {TRAIN: data.train_where, TEST: data.test_where, RESERVE: data.reference_where}
-    found = {part: _matching(source, where, part == TRAIN) for part, where in named.items()}
+    found = {part: satisfying(source, where, part == TRAIN) for part, where in named.items()}
     train, test, reserve = found.values()
     if data.holdout is not None:
         rows = np.flatnonzero(train & ~reserve)
@@ -44,6 +44,17 @@ def parts_of(source: Source, data: DataSet) -> np.ndarray:
             names = " and ".join(part for part, mask in found.items() if mask is one or mask is other)
             both = counted(int((one & other).sum()), "sample", "is/are")
             raise KdbiasError(f"data.{data.name}: {both} both {names}")
+    own = np.select([train, test, reserve], [TRAIN, TEST, RESERVE], "")
+    return own if data.deployment is not None else keep_references(source, data, own)
+
+
+def keep_references(source: Source, data: DataSet, part: np.ndarray) -> np.ndarray:
+    """The parts (n,) after some of the test samples are kept for references, as described.
+
+    Raises:
+        KdbiasError: none is left to judge on, or people that are reserved as a whole and judged all the same.
+    """
+    test, reserve = part == TEST, part == RESERVE
     units = None if data.reserve_by is None else _units(source, data.reserve_by, data.name)
     if data.reserve is not None:
         kept = _reserved(data, np.flatnonzero(test), units)
@@ -55,10 +66,10 @@ def parts_of(source: Source, data: DataSet) -> np.ndarray:
             f"data.{data.name}: {counted(len(shared), 'value')} of {data.reserve_by} would be in the test "
             "samples and in the references"
         )
-    return np.select([train, test, reserve], [TRAIN, TEST, RESERVE], "")
+    return np.where(reserve, RESERVE, part)
 
 
-def _matching(source: Source, where: tuple[str, ...], default: bool) -> np.ndarray:
+def satisfying(source: Source, where: tuple[str, ...], default: bool) -> np.ndarray:
     """(n,) bool: the samples that satisfy the conditions; `default` of all without any."""
     found = matching(source, where)
     return np.full(source.n, default) if found is None else found

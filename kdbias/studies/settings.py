@@ -11,15 +11,12 @@ from typing import Any
 
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
+from kdbias.kinds import seconds_of
 from kdbias.nested_settings import Named, keys, table, tables
 from kdbias.settings import Settings, option
-from kdbias.studies.biases import Bias, Copies, Reference
+from kdbias.studies.arms import BASELINE, REFERENCE, Arm, Judge, require_target
+from kdbias.studies.biases import Bias, Copies, Deployment, Read, Reference
 from kdbias.tables.documents import read_toml
-from kdbias.targets.settings import SPHERE
-
-BASELINE = "natural"
-REFERENCE = "@reference"
-_BY_LABEL = ("class-balanced", "effective-number", "hard")
 
 
 @dataclass(frozen=True)
@@ -55,63 +52,19 @@ class StudySettings(Settings):
     workers: int = option(1, "processes, each with one run at a time", least=1, most=MOST_PARALLEL)
     threads: int = option(1, "CPU threads a worker", least=1, most=MOST_PARALLEL)
     device: str = option("auto", "of teachers and students: auto, cpu, cuda or cuda:N")
+    within: float | None = option(
+        None,
+        "start no run that would end after so long; the same command goes on",
+        parse=seconds_of,
+        metavar="TIME",
+        accepts="str | float",
+    )
     dry_run: bool = option(False, "list the missing runs with their time; run nothing")
 
     @property
     def machine(self) -> Machine:
         """Where and how to compute."""
         return Machine(self.device, self.threads)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm(Named):
-    """One way to draw and train."""
-
-    weights: Mapping[str, Any] = keys(
-        "options of `kdbias.weights`; the method is natural by default, matched where `towards` is named: "
-        "`@reference` (the data set's first), `@reference:NAME`, balanced:COLUMN or sphere"
-    )
-    train: Mapping[str, Any] = keys("options of `kdbias.train` that this arm alone has")
-    scratch: bool = option(False, "learn from labels alone, with the data set's `scratch` options")
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Options of `kdbias.weights`, the method among them."""
-        return {"method": "natural" if self.towards is None else "matched", **self.weights}
-
-    @property
-    def towards(self) -> str | None:
-        """The target as it is named; None for none."""
-        return self.weights.get("towards")
-
-    @property
-    def needs(self) -> str:
-        """What it must be given beside the data: "labels" (or another column), "a reference" or "nothing"."""
-        of_labels = self.manifest["method"] in _BY_LABEL or "with_column" in self.weights
-        if self.scratch or of_labels or (self.towards or "").startswith("balanced:"):
-            return "labels"
-        return "nothing" if self.towards in (None, SPHERE) else "a reference"
-
-    def check(self) -> None:
-        """Refuse a target whose file would not count in the name of a run."""
-        _require_target(self.towards, self.place)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge(Named):
-    """One evaluation of every student: a protocol of `kdbias.evaluate`, its options, maybe own data."""
-
-    protocol: str = option(text="of `kdbias.evaluate`")
-    data: str | None = option(None, "another data set to embed and judge on")
-    options: Mapping[str, Any] = keys(
-        "of `kdbias.evaluate`; `@teacher`: the teacher's embeddings of all samples, `@draw`: of the biased "
-        "training samples, `@density`: the density table of all samples"
-    )
-
-    @property
-    def in_teacher_space(self) -> bool:
-        """Whether a student that never saw the teacher cannot be judged."""
-        return "@teacher" in (self.options.get("reference"), self.options.get("gallery"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +86,7 @@ def _image_size(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet(Named):
+class DataSet(Named, Read):
     """Data, teacher, student and judges of one part of a study."""
 
     source: str = option(text="anything that `kdbias.embed` reads; $VARIABLES are expanded")
@@ -159,16 +112,18 @@ class DataSet(Named):
     reference_where: tuple[str, ...] = option((), "further samples to draw references from")
     reference: Mapping[str, Reference] = tables(Reference, "samples of what the student will be used on")
     copies: Copies | None = table(Copies, "near duplicates")  # noqa: RUF009
-    id_column: str | None = option(None, "as of `kdbias.embed`")
-    label_column: str | None = option(None, "as of `kdbias.embed`")
+    samples: int | None = option(
+        None, "of the source that take part, drawn at random; others are not read", shown="all", least=2
+    )
+    samples_seed: int = option(0, "which samples these are", least=0)
+    deployment: Deployment | None = table(Deployment, "what the student will be used on")  # noqa: RUF009
     measure: Mapping[str, Any] = keys("options of `kdbias.uniformity`")
     arms: tuple[str, ...] | None = option(None, "those to run", shown="all")
 
     @property
-    def columns(self) -> dict[str, Any]:
-        """Columns of ids and labels that are named, as options of `kdbias.embed`."""
-        given = {"id_column": self.id_column, "label_column": self.label_column}
-        return {name: column for name, column in given.items() if column is not None}
+    def extracted(self) -> bool:
+        """Whether only a part of the data is read, or more than one source."""
+        return self.samples is not None or self.deployment is not None
 
     def check(self) -> None:
         """Refuse what contradicts itself or names what is not there (`KdbiasError`)."""
@@ -190,8 +145,30 @@ class DataSet(Named):
         if self.holdout is not None and (self.test_where or not self.image_size):
             raise KdbiasError(f"{here}: holdout goes without test_where, and needs image_size")
         own = [judge for judge in self.judge.values() if judge.data is None]
-        if own and self.holdout is None and not self.test_where:
-            raise KdbiasError(f"{here}: say what the students are judged on: test_where or holdout")
+        if own and self.holdout is None and not self.test_where and self.deployment is None:
+            raise KdbiasError(
+                f"{here}: say what the students are judged on: test_where, holdout or deployment"
+            )
+        self._check_extract()
+
+    def _check_extract(self) -> None:
+        """Refuse a part of the data, or a deployment, with what it does not go with."""
+        here = self.place
+        if self.extracted and (not self.image_size or self.copies is not None):
+            raise KdbiasError(f"{here}: samples and deployment need image_size, and go without copies")
+        if self.deployment is None:
+            return
+        if self.test_where or self.holdout is not None or self.reference_where:
+            raise KdbiasError(
+                f"{here}: the deployment is judged on, and references are drawn from it: leave out "
+                "test_where, holdout and reference_where"
+            )
+        stored = f"{self.teacher}".startswith("precomputed:")
+        if stored != f"{self.deployment.teacher}".startswith("precomputed:"):
+            raise KdbiasError(
+                f"{self.deployment.place}: teacher is precomputed:FILE where the data set's is, and left out "
+                "where that computes"
+            )
 
     @property
     def reserves(self) -> bool:
@@ -288,7 +265,7 @@ class Study(Settings):
         sources = [r.source for r in data.reference.values() if r.source is not None]
         _require(sources, [name for name in self.data if name != data.name], f"{place}.reference")
         measured = data.measure.get("towards")
-        _require_target(measured, f"{place}.measure")
+        require_target(measured, f"{place}.measure")
         data.require_reference(measured, f"{place}.measure")
         for bias, round_ in product(data.bias.values(), self.rounds.values()):
             if round_.has(f"{data.name}/{bias.name}"):
@@ -314,17 +291,6 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     """
     file = Path(path)
     return Study.of({"name": file.stem} | read_toml(file), str(file))
-
-
-def _require_target(towards: Any, place: str) -> None:
-    """Refuse a target that names a file: its content would not count in the name of a run."""
-    if towards is None:
-        return
-    kind, _, what = str(towards).partition(":")
-    if not (kind in (REFERENCE, SPHERE) or (kind == "balanced" and what and "@" not in what)):
-        raise KdbiasError(
-            f"{place}: towards {towards!r} should be @reference, @reference:NAME, balanced:COLUMN or sphere"
-        )
 
 
 def _require(names: Collection[str] | None, known: Collection[str], where: str) -> None:

@@ -7,6 +7,7 @@ OUT/results.parquet  results.md  plots/  study.json      written anew by each ca
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -26,9 +27,10 @@ from kdbias.studies.cases import Case, build_case
 from kdbias.studies.comparisons import RESULTS
 from kdbias.studies.plan import Plan
 from kdbias.studies.pool import Workers
-from kdbias.studies.preparation import measure_all, open_source, prepare
+from kdbias.studies.preparation import measure_all, prepare
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import Study, StudySettings, read_study
+from kdbias.studies.sources import forget_sources
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.run_record import Run, Stage
 from kdbias.weighting.schemes.clusters import ClusterBalanced
@@ -106,7 +108,7 @@ def study(
             be read, or all runs failed.
     """
     wanted = read_study(description)
-    open_source.cache_clear()
+    forget_sources()
     _check_names(wanted, settings)
     plan = Plan(wanted, Path(output), settings.machine, settings.only)
     cases = plan.chosen
@@ -115,12 +117,13 @@ def study(
     if any(arm.manifest["method"] == ClusterBalanced.name for case in cases for arm in plan.arms(case)):
         optional.refuse_without_faiss()
     began = time.monotonic()
+    until = math.inf if settings.within is None else began + settings.within
     run = Run.open(output, STAGE, {"name": wanted.name}, {})
     with Workers(settings.workers, settings.threads) as pool:
         _prepare(plan, cases, pool)
-        failed = _run_missing(plan, "tune", plan.tuning(cases), pool)
+        failed = _run_missing(plan, "tune", plan.tuning(cases), pool, until)
         named, _ = plan.runs(cases, settings.rounds)
-        failed |= _run_missing(plan, "run", [r for _, r in named], pool)
+        failed |= _run_missing(plan, "run", [r for _, r in named], pool, until)
     from kdbias.studies.conclusions import conclude
 
     document, lines = conclude(plan, failed, os.fspath(description))
@@ -163,13 +166,15 @@ def _missing(runs: Iterable[RunPlan]) -> list[RunPlan]:
     return list({run.folder: run for run in runs if not run.result.exists()}.values())
 
 
-def _run_missing(plan: Plan, what: str, runs: Sequence[RunPlan], pool: Workers) -> dict[str, str]:
-    """Run what is not done; returns the message of each run that failed."""
+def _run_missing(
+    plan: Plan, what: str, runs: Sequence[RunPlan], pool: Workers, until: float
+) -> dict[str, str]:
+    """Run what is not done and would end in time; returns the message of each run that failed."""
     todo = _missing(runs)
     if todo:
         say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {counted(pool.count, 'worker')}")
     guesses = _guesses(plan, [run.case for run in todo])
-    return pool.run(what, [(run.label, run.execute) for run in todo], guesses)
+    return pool.run(what, [(run.label, run.execute) for run in todo], guesses, until=until)
 
 
 def _guesses(plan: Plan, cases: Sequence[Case]) -> list[float]:
@@ -177,8 +182,9 @@ def _guesses(plan: Plan, cases: Sequence[Case]) -> list[float]:
     means = {}
     for case in {case.name: case for case in cases}.values():
         finished = (plan.out / "runs" / case.name).glob("*/result-*.json")
-        known = [read_result(path)["seconds"] for path in finished]
-        means[case.name] = sum(known) / len(known) if known else 5 + _SECONDS_A_STEP * case.steps
+        results = [result for result in map(read_result, finished) if "diverged" not in result]
+        known = [result["seconds"] * case.steps / result["steps"] for result in results]
+        means[case.name] = fmean(known) if known else 5 + _SECONDS_A_STEP * case.steps
     return [means[case.name] for case in cases]
 
 
