@@ -27,6 +27,7 @@ _HOME = {
     "evaluate": "kdbias.evaluation",
     "frontier": "kdbias.weighting.frontier",
     "inspect": "kdbias.inspection.describe",
+    "new_study": "kdbias.studies.new_study",
     "open_data": "kdbias.data.opening",
     "read_density": "kdbias.tables.density_table",
     "read_manifest": "kdbias.tables.weight_manifest",

@@ -11,6 +11,7 @@ from kdbias.inspection.describe import inspect as inspect
 from kdbias.measurement.stage import UniformityResult
 from kdbias.reporting.page import ReportResult
 from kdbias.sampler.manifest_sampler import ManifestSampler as ManifestSampler
+from kdbias.studies.new_study import NewStudy
 from kdbias.studies.stage import StudyResult
 from kdbias.tables.density_table import read_density as read_density
 from kdbias.tables.embedding_table import EmbeddingTable as EmbeddingTable
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "frontier",
     "inspect",
+    "new_study",
     "open_data",
     "read_density",
     "read_manifest",
@@ -321,6 +323,40 @@ def frontier(
         KdbiasError: bad options, an output named as a file, or no embeddings.
     """
 
+def new_study(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    image_column: str | None = None,
+    root: str | None = None,
+    teacher: str | None = None,
+    towards: str | None = None,
+    group_by: Sequence[str] = (),
+    flip: str = 'none',
+) -> NewStudy:
+    """Write the description of a study of some data, ready to run and to edit.
+
+    Args:
+        data: what `kdbias.open_data` reads, or an embedding table, which knows its data and teacher.
+        output: the TOML file to write; one that is there is left alone.
+        id_column: as of `kdbias.embed`.
+        label_column: as of `kdbias.embed`.
+        path_column: as of `kdbias.embed`.
+        image_column: as of `kdbias.embed`.
+        root: as of `kdbias.embed`.
+        teacher: what computes the embeddings, for data [that of an embedding table].
+        towards: what the student will be used on: an embedding table of a sample of it, or its images; or
+            balanced:COLUMN.
+        group_by: judge each value of this column, too; repeatable [those of few values].
+        flip: mirror half the students' images [none].
+
+    Raises:
+        KdbiasError: the file is there, no teacher is named, or data or target cannot be read.
+    """
+
 def open_data(
     data: str | os.PathLike[str],
     *,
@@ -387,26 +423,28 @@ def report(
 
 def study(
     description: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
     only: Sequence[str] = (),
     rounds: Sequence[str] = (),
     workers: int = 1,
     threads: int = 1,
     device: str = 'auto',
+    within: str | float | None = None,
     dry_run: bool = False,
 ) -> StudyResult:
     """Run what is missing of a study and write its results.
 
     Args:
         description: the study's TOML file (docs/studies.md).
-        output: folder to write. The same call again goes on after an interruption; a changed description
-            re-runs only what it changes.
+        output: folder to write, by default beside the file and named like it without its ending. The same
+            call again goes on after an interruption; a changed description re-runs only what it changes.
         only: run these data sets (DATA) or cases (DATA/BIAS) alone; results cover every finished run; repeatable.
         rounds: run these rounds alone; repeatable.
         workers: processes, each with one run at a time [1].
         threads: CPU threads a worker [1].
         device: of teachers and students: auto, cpu, cuda or cuda:N [auto].
+        within: start no run that would end after so long; the same command goes on.
         dry_run: list the missing runs with their time; run nothing.
 
     Raises:
@@ -439,6 +477,7 @@ def train(
     margin: float | None = None,
     flip: str = 'none',
     epochs: int = 20,
+    steps: int | None = None,
     batch_size: int = 128,
     optimizer: str = 'sgd',
     lr: float | None = None,
@@ -493,6 +532,7 @@ def train(
         margin: margin of arcface or cosface [0.5 or 0.4].
         flip: mirror half the images: 'target' with their own teacher vectors, 'same' keeping the target [none].
         epochs: passes over the weighted data [20].
+        steps: end after exactly so many steps instead, in the midst of an epoch perhaps [those of all epochs].
         batch_size: images a step, all processes together; at most all samples [128].
         optimizer: optimiser [sgd].
         lr: peak learning rate [0.1 for sgd, 0.002 for adamw].

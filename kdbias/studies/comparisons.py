@@ -16,6 +16,7 @@ from kdbias.studies.cases import measures
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import BASELINE, Study
 from kdbias.studies.statistics import (
+    FEW_SEEDS,
     Correlation,
     Difference,
     Estimate,
@@ -26,6 +27,7 @@ from kdbias.studies.statistics import (
 )
 from kdbias.tables import provenance
 from kdbias.tables.parquet_file import write_table
+from kdbias.wording import counted
 
 RESULTS = "results.parquet"
 PREDICTORS = ("uniformity", "effective_distinct", "ess_share")
@@ -234,6 +236,14 @@ def cases_of(study: Study, rows: Sequence[Row]) -> list[CaseRows]:
         for round_, case in itertools.product(study.rounds, study.cases)
         if (round_, case) in found
     ]
+
+
+def few_seeds(cases: Iterable[CaseRows]) -> str:
+    """A sentence where some case has too few seeds for anything to be decided; else empty."""
+    fewest = min((case.seeds for case in cases), default=FEW_SEEDS)
+    if fewest >= FEW_SEEDS:
+        return ""
+    return f"{counted(fewest, 'seed')}: too few to tell; nothing is called decided under {FEW_SEEDS}"
 
 
 def correlate(

@@ -17,12 +17,13 @@ from kdbias.studies.comparisons import (
     cases_of,
     collect,
     correlate,
+    few_seeds,
     regrets_of,
     write_results,
 )
 from kdbias.studies.plan import Plan, end_of_range
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import FEW_SEEDS, Correlation, Estimate
+from kdbias.studies.statistics import Correlation, Estimate
 from kdbias.tables.documents import write_json
 from kdbias.tables.files import atomic_path
 from kdbias.wording import counted
@@ -99,7 +100,7 @@ def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) ->
         f"Written by `{document['command']}`: {document['finished']:,} of {document['planned']:,} runs are "
         "finished.",
         _READING,
-        _rates(document["learning_rates"]),
+        *_rates(document["learning_rates"]),
     ]
     for round_ in dict.fromkeys(case.round for case in cases):
         own = [case for case in cases if case.round == round_]
@@ -109,8 +110,8 @@ def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) ->
     return "\n\n".join(parts) + "\n"
 
 
-def _rates(rates: dict[str, Any]) -> str:
-    """The section on learning rates, in Markdown."""
+def _rates(rates: dict[str, Any]) -> list[str]:
+    """The section on learning rates, in Markdown; none where none was tuned."""
     rows = []
     for data, arm, entry, end in _tuned(rates):
         tried = (f"{r}: {'diverged' if v is None else f'{v:.4f}'}" for r, v in entry["tried"].items())
@@ -122,7 +123,7 @@ def _rates(rates: dict[str, Any]) -> str:
         "one may lie beyond."
     )
     table = markdown(["data", "tuned arm", "metric", "tried", "chosen"], rows)
-    return f"## Learning rates\n\n{text}\n\n{table}"
+    return [f"## Learning rates\n\n{text}\n\n{table}"] if rows else []
 
 
 def _overview(cases: Sequence[CaseRows]) -> str:
@@ -168,6 +169,8 @@ def _regrets(study: Study, cases: Sequence[CaseRows]) -> list[str]:
         "all cases."
     )
     parts = [f"{text}\n\n{markdown(['arm', 'needs', 'worst', *names], rows)}"]
+    if few := few_seeds(cases):
+        return [*parts, few]
     for needs, title in (("nothing", "Without a target"), ("a reference", "With a reference")):
         best = next((r for r in found if r.everywhere and study.arms[r.arm].needs == needs), None)
         if best is not None:
@@ -228,7 +231,7 @@ def _case(case: CaseRows) -> list[str]:
     about = (
         f"{counted(first['samples'], 'training sample')}, {counted(first['steps'], 'step')} of "
         f"{first['batch_size']} ({first['student']}, lr {first['lr']:g}), t = {first['t']:g}, "
-        f"{counted(case.seeds, 'seed')}{': too few to tell' * (case.seeds < FEW_SEEDS)}"
+        f"{few_seeds([case]) or counted(case.seeds, 'seed')}"
     )
     parts = [f"### {case.name} ({case.round})", about, _against(case, BASELINE, case.arms)]
     scratch = [arm for arm in case.arms if arm not in case.distilled]

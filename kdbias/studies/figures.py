@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,8 @@ import numpy as np
 from kdbias.display.figure import FAINT, LIGHT, Look, figure_file, fit_texts, legend_of_all, looks
 from kdbias.display.quantities import QUANTITIES
 from kdbias.reporting.tables import MEASURES
-from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate
+from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate, few_seeds
 from kdbias.studies.settings import BASELINE, Study
-from kdbias.studies.statistics import FEW_SEEDS
-from kdbias.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,14 +97,6 @@ def plots_of(cases: Sequence[CaseRows]) -> list[Plot]:
         ),
         Plot("steps", "mean ± standard deviation over seeds, by steps", budgets_of(cases), _steps, 3.0),
     ]
-
-
-def few_seeds(cases: Iterable[CaseRows]) -> str:
-    """A sentence where some case has too few seeds for anything to be decided; else empty."""
-    fewest = min((case.seeds for case in cases), default=FEW_SEEDS)
-    if fewest >= FEW_SEEDS:
-        return ""
-    return f"{counted(fewest, 'seed').capitalize()}: too few to tell; nothing is marked under {FEW_SEEDS}."
 
 
 def _panels(path: Path, plot: Plot) -> Path:

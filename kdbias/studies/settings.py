@@ -78,6 +78,27 @@ class Tuning(Settings):
     scratch_metric: str | None = option(None, "JUDGE.METRIC that chooses for arms from scratch")
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewStudySettings(Read):
+    """The options of a description that is written for some data."""
+
+    name = "study --init"
+
+    teacher: str | None = option(
+        None, "what computes the embeddings, for data", shown="that of an embedding table", metavar="SPEC"
+    )
+    towards: str | None = option(
+        None,
+        "what the student will be used on: an embedding table of a sample of it, or its images; or "
+        "balanced:COLUMN",
+        metavar="REF|balanced:COLUMN",
+    )
+    group_by: tuple[str, ...] = option(
+        (), "judge each value of this column, too; repeatable", metavar="COLUMN", shown="those of few values"
+    )
+    flip: str = option("none", "mirror half the students' images", choices=("none", "same"))
+
+
 def _image_size(value: Any) -> Any:
     """N or HxW; ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int):

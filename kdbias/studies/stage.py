@@ -94,14 +94,17 @@ class StudyResult(Result):
 
 @takes_settings(StudySettings)
 def study(
-    description: str | os.PathLike[str], output: str | os.PathLike[str], *, settings: StudySettings
+    description: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    settings: StudySettings,
 ) -> StudyResult:
     """Run what is missing of a study and write its results.
 
     Args:
         description: the study's TOML file (docs/studies.md).
-        output: folder to write. The same call again goes on after an interruption; a changed description
-            re-runs only what it changes.
+        output: folder to write, by default beside the file and named like it without its ending. The same
+            call again goes on after an interruption; a changed description re-runs only what it changes.
 
     Raises:
         KdbiasError: a description that is wrong, names in `only` or `rounds` that it lacks, data that cannot
@@ -110,7 +113,8 @@ def study(
     wanted = read_study(description)
     forget_sources()
     _check_names(wanted, settings)
-    plan = Plan(wanted, Path(output), settings.machine, settings.only)
+    out = _beside(Path(description)) if output is None else Path(output)
+    plan = Plan(wanted, out, settings.machine, settings.only)
     cases = plan.chosen
     if settings.dry_run:
         return _dry_run(plan, cases, settings.rounds)
@@ -118,7 +122,7 @@ def study(
         optional.refuse_without_faiss()
     began = time.monotonic()
     until = math.inf if settings.within is None else began + settings.within
-    run = Run.open(output, STAGE, {"name": wanted.name}, {})
+    run = Run.open(out, STAGE, {"name": wanted.name}, {})
     with Workers(settings.workers, settings.threads) as pool:
         _prepare(plan, cases, pool)
         failed = _run_missing(plan, "tune", plan.tuning(cases), pool, until)
@@ -133,6 +137,13 @@ def study(
         raise KdbiasError(f"all {len(failed):,} runs failed; {label}: {error}")
     run.finish({"runs": document["finished"], "missing": document["missing"]}, time.monotonic() - began)
     return StudyResult(plan.out, document, tuple(lines))
+
+
+def _beside(description: Path) -> Path:
+    """The folder that is named like a study's file."""
+    if not description.suffix:
+        raise KdbiasError(f"{description}: a study is a TOML file; its name ends in .toml")
+    return description.with_suffix("")
 
 
 def _check_names(wanted: Study, settings: StudySettings) -> None:

@@ -1,0 +1,81 @@
+"""new_study(): the description of a study of some data, ready to run and to edit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdbias.errors import KdbiasError
+from kdbias.functions import takes_settings
+from kdbias.studies.draft import BATCH, Draft
+from kdbias.studies.settings import NewStudySettings
+from kdbias.tables.run_files import claim
+from kdbias.wording import counted
+
+
+@dataclass(frozen=True)
+class NewStudy:
+    """A file that `new_study` wrote, and the study that it describes."""
+
+    path: Path
+    draft: Draft
+
+    def summary(self) -> str:
+        """What the file compares, and how to run it."""
+        draft = self.draft
+        judged = "a held-out part" if draft.deployment is None else draft.deployment.source
+        runs = len(draft.arms) * len(draft.seeds)
+        return (
+            f"{self.path}: {', '.join(draft.arms)}; {counted(draft.steps, 'step')} of {BATCH} images, "
+            f"{counted(len(draft.seeds), 'seed')}, so {counted(runs, 'student')}; judged on {judged}"
+            f"{' by ' + ', '.join(draft.groups) if draft.groups else ''}\n"
+            f"run it with: kdbias study {shlex.quote(str(self.path))}"
+        )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        draft = self.draft
+        return {
+            "path": str(self.path),
+            "arms": list(draft.arms),
+            "groups": list(draft.groups),
+            "steps": draft.steps,
+            "seeds": list(draft.seeds),
+        }
+
+
+@takes_settings(NewStudySettings)
+def new_study(
+    data: str | os.PathLike[str], output: str | os.PathLike[str], *, settings: NewStudySettings
+) -> NewStudy:
+    """Write the description of a study of some data, ready to run and to edit.
+
+    Args:
+        data: what `kdbias.open_data` reads, or an embedding table, which knows its data and teacher.
+        output: the TOML file to write; one that is there is left alone.
+
+    Raises:
+        KdbiasError: the file is there, no teacher is named, or data or target cannot be read.
+    """
+    target = claim(output)
+    if target.suffix != ".toml":
+        raise KdbiasError(f"{target}: a study is a TOML file; name it {target.with_suffix('.toml')}")
+    if target.exists():
+        raise KdbiasError(f"{target} exists already, with your changes perhaps; name another or remove it")
+    draft = Draft.of(
+        data,
+        teacher=settings.teacher,
+        towards=settings.towards,
+        group_by=settings.group_by,
+        read=settings.columns,
+    )
+    draft = replace(draft, flip=settings.flip)
+    aim = [] if settings.towards is None else ["--towards", settings.towards]
+    teacher = [] if settings.teacher is None else ["--teacher", settings.teacher]
+    command = shlex.join(["kdbias", "study", "--init", os.fspath(data), *teacher, *aim, "-o", str(output)])
+    draft.write(target, command)
+    return NewStudy(target, draft)
