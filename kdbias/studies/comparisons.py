@@ -1,4 +1,4 @@
-"""The finished runs as rows, and every arm against the baseline of its case: what tables and plots show."""
+"""Every arm against the baseline of its case: what tables and plots show."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from kdbias.studies.cases import measures
-from kdbias.studies.runs import RunPlan, read_result
-from kdbias.studies.settings import BASELINE, Study
+from kdbias.studies.arms import BASELINE
+from kdbias.studies.results import Outline, Row
 from kdbias.studies.statistics import (
     FEW_SEEDS,
     Correlation,
@@ -25,99 +22,10 @@ from kdbias.studies.statistics import (
     rank_correlation,
     regrets,
 )
-from kdbias.tables import provenance
-from kdbias.tables.parquet_file import write_table
 from kdbias.wording import counted
 
-RESULTS = "results.parquet"
 PREDICTORS = ("uniformity", "effective_distinct", "ess_share")
 _SIGN = {"uniformity": -1.0}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One student as a whole: where it stands in the study, its manifest's measures and its metrics."""
-
-    round: str
-    dataset: str
-    bias: str
-    arm: str
-    seed: int
-    scratch: bool
-    facts: dict[str, Any]
-    metrics: dict[str, float]
-    lower_is_better: dict[str, bool]
-
-    @property
-    def case(self) -> str:
-        """DATASET/BIAS."""
-        return f"{self.dataset}/{self.bias}"
-
-
-def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, str]]:
-    """The finished runs, in the plan's order, and why others diverged, by label.
-
-    Paths in the commands start at the study's folder.
-    """
-    rows, diverged = [], {}
-    measured: dict[tuple[str, str], dict[str, Any]] = {}
-    for round_, run in plan:
-        if not run.result.exists():
-            continue
-        result = read_result(run.result)
-        if "diverged" in result:
-            diverged[run.label] = result["diverged"]
-            continue
-        options, metrics, place = run.options, result["metrics"], (run.case.name, run.arm.name)
-        if place not in measured:
-            measured[place] = measures(run.case, run.arm)
-        facts = {
-            **measured[place],
-            "draw": run.case.key,
-            "method": run.arm.manifest["method"],
-            "min_ess": run.arm.manifest.get("min_ess"),
-            "sampling": options.get("sampling", "systematic"),
-            "student": options.get("student", "convnet"),
-            **{name: options[name] for name in ("loss", "batch_size")},
-            **{name: result[name] for name in ("lr", "steps", "epochs", "unique_fraction")},
-            "train_loss": result["loss"],
-            **{name: result[name] for name in ("train_seconds", "seconds")},
-            "run": str(run.folder.relative_to(run.out)),
-            "command": run.steps()[0].command().replace(f"{run.out}/", ""),
-        }
-        rows.append(
-            Row(
-                round=round_,
-                dataset=run.case.data.name,
-                bias=run.case.bias.name,
-                arm=run.arm.name,
-                seed=run.seed,
-                scratch=run.arm.scratch,
-                facts=facts,
-                metrics={name: entry["value"] for name, entry in metrics.items()},
-                lower_is_better={name: entry["lower_is_better"] for name, entry in metrics.items()},
-            )
-        )
-    return rows, diverged
-
-
-def write_results(out: Path, rows: Iterable[Row], document: dict[str, Any]) -> Path:
-    """``results.parquet``: one row for each round, data set, bias, arm, seed and metric."""
-    flat = [
-        {
-            **{name: getattr(row, name) for name in ("round", "dataset", "bias", "arm", "scratch", "seed")},
-            "metric": metric,
-            "value": float(value),
-            "lower_is_better": row.lower_is_better[metric],
-            **row.facts,
-        }
-        for row in rows
-        for metric, value in row.metrics.items()
-    ]
-    table = pa.Table.from_pylist(flat)
-    doc = provenance.document("study", document, {}, {"rows": len(flat)}, 0.0)
-    write_table(out / RESULTS, table, doc)
-    return out / RESULTS
 
 
 @dataclass(frozen=True)
@@ -220,7 +128,7 @@ def _mean_and_std(values: Iterable[float]) -> tuple[float, float]:
     return float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
 
 
-def cases_of(study: Study, rows: Sequence[Row]) -> list[CaseRows]:
+def cases_of(outline: Outline, rows: Sequence[Row]) -> list[CaseRows]:
     """The rows by round and case, in the order of the description."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -230,10 +138,10 @@ def cases_of(study: Study, rows: Sequence[Row]) -> list[CaseRows]:
             round_,
             case,
             tuple(found[round_, case]),
-            study.data[case.partition("/")[0]].primary,
-            tuple(study.arms),
+            outline.primary[case.partition("/")[0]],
+            tuple(outline.needs),
         )
-        for round_, case in itertools.product(study.rounds, study.cases)
+        for round_, case in itertools.product(outline.rounds, outline.cases)
         if (round_, case) in found
     ]
 

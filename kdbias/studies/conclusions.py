@@ -7,22 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdbias.display.table import Table, markdown
+from kdbias.studies.arms import BASELINE
 from kdbias.studies.comparisons import (
     PREDICTORS,
     Budget,
     CaseRows,
     Compared,
-    Row,
     budgets_of,
     cases_of,
-    collect,
     correlate,
     few_seeds,
     regrets_of,
-    write_results,
 )
 from kdbias.studies.plan import Plan, end_of_range
-from kdbias.studies.settings import BASELINE, Study
+from kdbias.studies.results import SUMMARY, Outline, Row, collect, write_results
 from kdbias.studies.statistics import Correlation, Estimate
 from kdbias.tables.documents import write_json
 from kdbias.tables.files import atomic_path
@@ -40,6 +38,7 @@ better (marked ↓)."""
 
 def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict[str, Any], list[str]]:
     """Write the conclusions from every finished run of the description; returns study.json and a summary."""
+    outline = Outline.of(plan.study)
     named, unnamed = plan.runs(plan.cases.values())
     rows, diverged = collect(named)
     rates = {case.data.name: plan.rates(case) for case in plan.cases.values()}
@@ -54,6 +53,7 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
         "missing": planned - len(rows),
         "failed": failed,
         "learning_rates": rates,
+        "outline": outline.document,
     }
     lines = [f"{plan.out}: {len(rows):,} of {planned:,} runs are finished"]
     lines += [f"failed: {label}: {error}" for label, error in failed.items()]
@@ -64,9 +64,9 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
         tables = plan.out / "results.md"
         lines += [f"every number: {write_results(plan.out, rows, document)}", f"tables: {tables}"]
         with atomic_path(tables) as temporary:
-            temporary.write_text(results_text(plan.study, rows, document), encoding="utf-8")
-        lines.append(f"plots: {', '.join(map(str, write_plots(plan.study, rows, plan.out / 'plots')))}")
-    write_json(plan.out / "study.json", document)
+            temporary.write_text(results_text(outline, rows, document), encoding="utf-8")
+        lines.append(f"plots: {', '.join(map(str, write_plots(outline, rows, plan.out / 'plots')))}")
+    write_json(plan.out / SUMMARY, document)
     return document, lines
 
 
@@ -92,11 +92,11 @@ def _of_rates(rates: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     return failed, warnings
 
 
-def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) -> str:
+def results_text(outline: Outline, rows: Sequence[Row], document: dict[str, Any]) -> str:
     """The whole document."""
-    cases = cases_of(study, rows)
+    cases = cases_of(outline, rows)
     parts = [
-        f"# Study: {study.name}",
+        f"# Study: {document['name']}",
         f"Written by `{document['command']}`: {document['finished']:,} of {document['planned']:,} runs are "
         "finished.",
         _READING,
@@ -104,7 +104,7 @@ def results_text(study: Study, rows: Sequence[Row], document: dict[str, Any]) ->
     ]
     for round_ in dict.fromkeys(case.round for case in cases):
         own = [case for case in cases if case.round == round_]
-        parts += [f"## Round: {round_}", _overview(own), *_regrets(study, own), _correlations(own)]
+        parts += [f"## Round: {round_}", _overview(own), *_regrets(outline, own), _correlations(own)]
         parts += [_budget(budget) for budget in budgets_of(own)]
         parts += [part for case in own for part in _case(case)]
     return "\n\n".join(parts) + "\n"
@@ -150,7 +150,7 @@ def _gain(found: Compared | None) -> str:
     return f"{100 * found.gain.value:+.1f}{found.difference.mark}"
 
 
-def _regrets(study: Study, cases: Sequence[CaseRows]) -> list[str]:
+def _regrets(outline: Outline, cases: Sequence[CaseRows]) -> list[str]:
     """Each arm's regret by case and its worst, and which arms the rule for a default chooses."""
     found = regrets_of(cases)
     if len(found) < 2:
@@ -161,7 +161,7 @@ def _regrets(study: Study, cases: Sequence[CaseRows]) -> list[str]:
         by_case = (regret.by_case.get(name) for name in names)
         cells = ["" if one is None else f"{100 * one.value:.1f}" for one in by_case]
         worst = _plain(regret.worst.times(100)) + ("" if regret.everywhere else " (not all cases)")
-        rows.append([regret.arm, study.arms[regret.arm].needs, worst, *cells])
+        rows.append([regret.arm, outline.needs[regret.arm], worst, *cells])
     text = (
         "Regret: by how much an arm's mean error exceeds that of the case's best arm, in % of the error of "
         "natural sampling, by the first metric. Worst: of all cases, with a 95 % bootstrap interval over "
@@ -172,7 +172,7 @@ def _regrets(study: Study, cases: Sequence[CaseRows]) -> list[str]:
     if few := few_seeds(cases):
         return [*parts, few]
     for needs, title in (("nothing", "Without a target"), ("a reference", "With a reference")):
-        best = next((r for r in found if r.everywhere and study.arms[r.arm].needs == needs), None)
+        best = next((r for r in found if r.everywhere and outline.needs[r.arm] == needs), None)
         if best is not None:
             parts.append(f"{title} the rule chooses **{best.arm}**: {_plain(best.worst.times(100))} %.")
     return parts

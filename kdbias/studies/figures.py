@@ -13,8 +13,9 @@ import numpy as np
 from kdbias.display.figure import FAINT, LIGHT, Look, figure_file, fit_texts, legend_of_all, looks
 from kdbias.display.quantities import QUANTITIES
 from kdbias.reporting.tables import MEASURES
-from kdbias.studies.comparisons import Budget, CaseRows, Row, budgets_of, cases_of, correlate, few_seeds
-from kdbias.studies.settings import BASELINE, Study
+from kdbias.studies.arms import BASELINE
+from kdbias.studies.comparisons import Budget, CaseRows, budgets_of, cases_of, correlate, few_seeds
+from kdbias.studies.results import Outline, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +28,9 @@ _NEARER = "Below 0: nearer to the teacher than under natural sampling."
 _DECILE = "fidelity.distance[density_decile="
 
 
-def write_plots(study: Study, rows: Sequence[Row], folder: Path) -> list[Path]:
+def write_plots(outline: Outline, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write the plots of every round that has finished runs; returns their paths."""
-    cases = cases_of(study, rows)
+    cases = cases_of(outline, rows)
     written = []
     for round_ in dict.fromkeys(case.round for case in cases):
         own = [case for case in cases if case.round == round_ and case.of(BASELINE)]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdbias.studies.comparisons import CaseRows, Row, budgets_of, correlate, regrets_of
+from kdbias.studies.comparisons import CaseRows, budgets_of, correlate, regrets_of
+from kdbias.studies.results import Row
 from kdbias.studies.runs import flat_metrics
 from kdbias.studies.settings import Judge
 from kdbias.studies.statistics import paired_difference, rank_correlation, regrets

@@ -12,7 +12,8 @@ from matplotlib.text import Text
 
 from kdbias.display.figure import DARK, LIGHT, figure_file
 from kdbias.studies import figures
-from kdbias.studies.comparisons import Budget, CaseRows, Row
+from kdbias.studies.comparisons import Budget, CaseRows
+from kdbias.studies.results import Row
 
 METRIC = "knn.centroid_balanced_accuracy"
 GROUPS = [f"fidelity.distance[race={race}]" for race in "AB"]

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from kdbias.errors import KdbiasError
+from kdbias.studies.conclusions import results_text
+from kdbias.studies.results import read_results
 from kdbias.studies.stage import study
 
 ARMS = {"natural", "equilibrium", "scratch"}
@@ -66,6 +68,13 @@ def test_tables_and_plots_are_written(finished):
         "screen-groups.svg",
         "screen-uniformity.svg",
     ]
+
+
+def test_the_files_hold_all_that_the_tables_are_made_of(finished):
+    _, out = finished
+    outline, rows, document = read_results(out)
+    assert (len(rows), document["finished"]) == (6, 6)
+    assert results_text(outline, rows, document) == (out / "results.md").read_text()
 
 
 def test_the_same_call_again_runs_nothing(finished):

@@ -8,6 +8,7 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.studies.conclusions import conclude, results_text
 from kdbias.studies.plan import Plan, end_of_range
+from kdbias.studies.results import Outline
 from kdbias.studies.settings import Machine, read_study
 from kdbias.tables.documents import write_json
 
@@ -73,7 +74,7 @@ def test_a_best_rate_at_an_end_of_those_tried_is_said(tiny, description, tmp_pat
         "warning: digits scratch: the largest of the learning rates tried (0.001, 0.01, 0.1) was best; "
         "a better one may lie beyond it"
     ]
-    text = results_text(plan.study, [], document)
+    text = results_text(Outline.of(plan.study), [], document)
     assert "0.001: 1.2000, 0.01: 1.1000, 0.1: diverged | 0.01 |" in text
     assert "| 0.1 (the largest) |" in text
 
