@@ -20,8 +20,8 @@ from kdbias.reporting.settings import ReportSettings
 def command(**given: Any) -> Any:
     """Write one self-contained HTML page about any OUTPUTS of kdbias: tables, plots, sample images.
 
-    OUTPUTS are folders of embed, uniformity, weights --frontier, train, evaluate or demo, weight manifests,
-    or a folder that holds several of them.
+    OUTPUTS are folders of embed, uniformity, weights --frontier, train, evaluate, study or demo, weight
+    manifests, or a folder that holds several of them.
 
     \b
     Examples:

@@ -29,6 +29,7 @@ _HOME = {
     "inspect": "kdbias.inspection.describe",
     "new_study": "kdbias.studies.new_study",
     "open_data": "kdbias.data.opening",
+    "pilot": "kdbias.studies.pilot",
     "read_density": "kdbias.tables.density_table",
     "read_manifest": "kdbias.tables.weight_manifest",
     "report": "kdbias.reporting",

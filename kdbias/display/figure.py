@@ -204,7 +204,8 @@ def fit_texts(figure: MplFigure) -> None:
 
     figure.draw_without_rendering()  # which lays the axes out
     points = float(mpl.rcParams["font.size"])
-    figure.suptitle(_wrapped(figure.get_suptitle(), figure.get_figwidth(), 1.2 * points))
+    if whole := figure.get_suptitle():
+        figure.suptitle(_wrapped(whole, figure.get_figwidth(), 1.2 * points))
     for axes in figure.axes:
         place = axes.get_window_extent()
         width, height = place.width / figure.dpi, place.height / figure.dpi

@@ -36,7 +36,7 @@ _Opened = TypeVar("_Opened", "EmbeddingTable", "WeightManifest")
 _UNWEIGHTED = "unweighted"
 _REPORTED = (
     *("embedding table", "density folder", "weight manifest", "frontier"),
-    *("training run", "evaluation"),
+    *("training run", "evaluation", "study"),
 )
 
 _PLAIN = ("student", "loss", "epochs", "data", "embeddings", "weights")  # options and inputs of a training
@@ -58,7 +58,7 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
     found = Outputs()
     by_kind: dict[str, list[Path]] = {}
     for place in places:
-        if place.is_dir() and read_record(place).get("status") != "finished":
+        if place.is_dir() and not _is_finished(place):
             found.unfinished.append(place)
         else:
             by_kind.setdefault(recognise(place), []).append(place)
@@ -72,10 +72,22 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
     found.evaluations = [
         _read_evaluation(place, found.runs, found.embeddings) for place in by_kind.get("evaluation", [])
     ]
+    if by_kind.get("study"):
+        from kdbias.reporting.study_section import read_study_output
+
+        found.studies = [read_study_output(place, read_record(place)) for place in by_kind["study"]]
     if not any(held for name, held in vars(found).items() if name != "unfinished"):
         named = ", ".join(str(p) for p in found.unfinished) or ", ".join(map(str, outputs))
         raise KdbiasError(f"nothing finished to report on in {named}; finish a stage first")
     return found
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether an output is whole; of a study, whether some of its runs are finished."""
+    record = read_record(folder)
+    return record.get("status") == "finished" or (
+        record["stage"] == "study" and (folder / "study.json").exists()
+    )
 
 
 def _expand(place: Path) -> list[Path]:
@@ -92,7 +104,7 @@ def _expand(place: Path) -> list[Path]:
         return [place.parent]
     raise KdbiasError(
         f"{place} ({kind}) is no output to report on; give folders of embed, uniformity, weights --frontier, "
-        "train, evaluate or demo, or weight manifests"
+        "train, evaluate, study or demo, or weight manifests"
     )
 
 

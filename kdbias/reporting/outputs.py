@@ -17,6 +17,7 @@ from kdbias.tables.run_record import RECORD, read_record
 from kdbias.weighting.diagnostics import current, edited
 
 if TYPE_CHECKING:
+    from kdbias.studies.comparisons import CaseRows
     from kdbias.tables.density_table import DensityTable
     from kdbias.tables.embedding_table import EmbeddingTable
     from kdbias.tables.weight_manifest import WeightManifest
@@ -141,6 +142,16 @@ class Evaluation:
         return json.dumps([*asked, self.metrics["n"], self.metrics.get("test_data")], sort_keys=True)
 
 
+@dataclass(frozen=True)
+class StudyOutput:
+    """An output of ``kdbias study``: its record, study.json and the finished runs of each case and round."""
+
+    path: Path
+    record: dict[str, Any]
+    document: dict[str, Any]
+    cases: tuple[CaseRows, ...]
+
+
 @dataclass
 class Outputs:
     """Everything that a report is about."""
@@ -151,6 +162,7 @@ class Outputs:
     frontiers: list[Frontier] = field(default_factory=list)
     runs: list[TrainingRun] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    studies: list[StudyOutput] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
 
     @property

@@ -83,7 +83,7 @@ class Page:
         listed = [_uniformity(self)]
         for i, density in enumerate(self.found.densities):
             listed += _density(self, density, f"d{i}" if i else "d")
-        listed += [_frontiers(self), _students(self)]
+        listed += [_frontiers(self), _students(self), *_studies(self)]
         listed.append(Section("provenance", "What was read", provenances=tables.provenances(self.found)))
         return [section for section in listed if not section.empty]
 
@@ -220,6 +220,16 @@ def _strips(
     except KdbiasError as error:
         page.notices.append(f"no pictures for {density.path}: {error}")
         return []
+
+
+def _studies(page: Page) -> Iterator[Section]:
+    """Each study's differences to natural sampling and its plots."""
+    for i, study in enumerate(page.found.studies):
+        from kdbias.reporting.study_section import study_figures, study_notices, study_tables
+
+        page.notices.extend(study_notices(study))
+        named = f"Study: {study.document['name']}"
+        yield Section(f"study{i}", named, study_tables(study), study_figures(study, f"study{i}"))
 
 
 def _students(page: Page) -> Section:

@@ -326,7 +326,8 @@ def provenances(found: Outputs) -> list[Provenance]:
         edited = [("edited since", "what follows describes the file as kdbias wrote it")] * m.edited
         listed.append(replace(told, facts=[told.facts[0], *edited, *told.facts[1:]]))
     listed += [_provenance(r.path, f"training run, “{r.scheme}”", r.record) for r in found.runs]
-    return listed + [_provenance(e.path, "evaluation", e.record) for e in found.evaluations]
+    listed += [_provenance(e.path, "evaluation", e.record) for e in found.evaluations]
+    return listed + [_provenance(study.path, "study", study.record) for study in found.studies]
 
 
 def _provenance(path: object, kind: str, record: Mapping[str, Any], fingerprint: str = "") -> Provenance:

@@ -26,7 +26,7 @@ from kdbias.tables.documents import write_json
 from kdbias.tables.files import atomic_path
 from kdbias.wording import counted
 
-_READING = """\
+READING = """\
 How to read the tables: the first line is natural sampling, mean ± standard deviation over seeds. Each other
 line is the mean difference to it, paired by seed, with a 95 % t interval over seeds; ▲ better and ▼ worse
 where the interval excludes 0 and there are three seeds or more: fewer are too few to tell. Intervals cover
@@ -99,7 +99,7 @@ def results_text(outline: Outline, rows: Sequence[Row], document: dict[str, Any]
         f"# Study: {document['name']}",
         f"Written by `{document['command']}`: {document['finished']:,} of {document['planned']:,} runs are "
         "finished.",
-        _READING,
+        READING,
         *_rates(document["learning_rates"]),
     ]
     for round_ in dict.fromkeys(case.round for case in cases):
@@ -227,22 +227,29 @@ def _budget(budget: Budget) -> str:
 
 def _case(case: CaseRows) -> list[str]:
     """The paragraphs and tables of one case, in Markdown."""
+    parts = [f"### {case.name} ({case.round})", trained(case), against(case, BASELINE, case.arms).markdown()]
+    scratch = [arm for arm in case.arms if arm not in case.distilled]
+    natural = [arm for arm in scratch if case.facts(arm)["method"] == "natural"]
+    if len(scratch) > 1 and natural:
+        parts += [
+            "From scratch, against natural sampling from scratch:",
+            against(case, natural[0], scratch).markdown(),
+        ]
+    return parts
+
+
+def trained(case: CaseRows) -> str:
+    """How the students of a case were trained, in one line."""
     first = case.facts(BASELINE if case.of(BASELINE) else case.arms[0])
-    about = (
+    return (
         f"{counted(first['samples'], 'training sample')}, {counted(first['steps'], 'step')} of "
         f"{first['batch_size']} ({first['student']}, lr {first['lr']:g}), t = {first['t']:g}, "
         f"{few_seeds([case]) or counted(case.seeds, 'seed')}"
     )
-    parts = [f"### {case.name} ({case.round})", about, _against(case, BASELINE, case.arms)]
-    scratch = [arm for arm in case.arms if arm not in case.distilled]
-    natural = [arm for arm in scratch if case.facts(arm)["method"] == "natural"]
-    if len(scratch) > 1 and natural:
-        parts += ["From scratch, against natural sampling from scratch:", _against(case, natural[0], scratch)]
-    return parts
 
 
-def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
-    """A case's arms against a baseline, a table in Markdown."""
+def against(case: CaseRows, baseline: str, arms: Sequence[str]) -> Table:
+    """A case's arms against a baseline: what their draws measure, and the metrics that it is judged by."""
     headings = {metric: f"{metric} ↓" for metric in case.primary if case.lower_is_better(metric)}
     rows = [
         {
@@ -253,10 +260,10 @@ def _against(case: CaseRows, baseline: str, arms: Sequence[str]) -> str:
         for arm in dict.fromkeys((baseline, *arms))
         if case.of(arm)
     ]
-    keys = ["arm", "uniformity", "effective_distinct", "ess_share", "rectification"]
-    keys += [key for key in ("discrepancy", "removed", "bound") if any(row.get(key) for row in rows)]
-    keys += case.primary
-    return Table.of(rows, keys, headings=headings).markdown()
+    keys = ["arm", "uniformity", "effective_distinct", "ess_share"]
+    maybe = ("rectification", "discrepancy", "removed", "bound")
+    keys += [key for key in maybe if any(row.get(key) is not None for row in rows)]
+    return Table.of(rows, keys + list(case.primary), headings=headings)
 
 
 def _cell(case: CaseRows, found: Compared | None, metric: str) -> str:

@@ -121,19 +121,17 @@ class Draft:
         found = ["fidelity.distance", *(f"fidelity.distance[{name}:worst]" for name in self.groups)]
         return [*found, *(["knn.centroid_balanced_accuracy"] if self.classes else [])]
 
-    def text(self, written_by: str, file: str) -> str:
+    def text(self, written_by: str, run_with: str) -> str:
         """The file, with what each part is for.
 
         Args:
             written_by: the command that wrote it.
-            file: its name, for the command that runs it.
+            run_with: the command that runs it.
         """
         head = [
             f"# Written by `{written_by}`. Edit what you like (docs/studies.md explains every key), then:"
         ]
-        head += [
-            f"#   kdbias study {file}            # goes on where it was stopped; what is done stays done"
-        ]
+        head += [f"#   {run_with}", "# goes on where it was stopped; what is done stays done"]
         lines = [
             *head,
             f"name = {_toml(self.name)}",
@@ -145,9 +143,9 @@ class Draft:
         ]
         return "\n".join(lines) + "\n"
 
-    def write(self, path: Path, written_by: str) -> None:
-        """Write the file, whole or not at all."""
-        text = self.text(written_by, path.name)
+    def write(self, path: Path, written_by: str, run_with: str) -> None:
+        """Write the file, whole or not at all; see `text`."""
+        text = self.text(written_by, run_with)
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from kdbias.display.figure import FAINT, LIGHT, Look, figure_file, fit_texts, legend_of_all, looks
 from kdbias.display.quantities import QUANTITIES
-from kdbias.reporting.tables import MEASURES
 from kdbias.studies.arms import BASELINE
 from kdbias.studies.comparisons import Budget, CaseRows, budgets_of, cases_of, correlate, few_seeds
 from kdbias.studies.results import Outline, Row
@@ -20,10 +19,12 @@ from kdbias.studies.results import Outline, Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LABELS = {name: QUANTITIES[name].heading.partition(" (")[0] for name in MEASURES}
+_NAMED = ("centroid_balanced_accuracy", "centroid_tail_accuracy", "knn_balanced_accuracy", "cosine")
+_LABELS = {name: QUANTITIES[name].heading.partition(" (")[0] for name in _NAMED}
 _LABELS |= {"distance": "distance to the teacher", "auc": "AUC"}
 _COLUMNS = 3
 _WIDTH, _LEAST_WIDTH = 4.2, 5.0  # inches: of a panel, and of a file
+_FRAME, _ROW = 1.3, 0.2  # inches: around the rows of a panel, and each
 _NEARER = "Below 0: nearer to the teacher than under natural sampling."
 _DECILE = "fidelity.distance[density_decile="
 
@@ -69,6 +70,8 @@ def plots_of(cases: Sequence[CaseRows]) -> list[Plot]:
     """The plots of one round's cases, all of which have the baseline."""
     distilled = [case for case in cases if _shown(case)]
     with_deciles = [c for c in distilled if any(_DECILE in metric for metric in c.rows[0].metrics)]
+    grouped = [case for case in distilled if _groups(case)]
+    tall = _FRAME + _ROW * max((len(_groups(case)) for case in grouped), default=0)
     distance_title = "distance to the teacher by {}, against natural sampling"
     return [
         Plot(
@@ -88,14 +91,7 @@ def plots_of(cases: Sequence[CaseRows]) -> list[Plot]:
             "Do evener draws teach better? Each arm's distinct samples against what it removes of the error.",
         ),
         Plot("density", distance_title.format("density"), with_deciles, _deciles, 2.8, _NEARER),
-        Plot(
-            "groups",
-            distance_title.format("group"),
-            list(filter(_groups, distilled)),
-            _by_group,
-            3.2,
-            _NEARER,
-        ),
+        Plot("groups", distance_title.format("group"), grouped, _by_group, tall, _NEARER),
         Plot("steps", "mean ± standard deviation over seeds, by steps", budgets_of(cases), _steps, 3.0),
     ]
 
@@ -218,15 +214,16 @@ def _groups(case: CaseRows) -> list[str]:
 def _by_group(axes: Axes, case: CaseRows, hues: Sequence[str]) -> None:
     """Change of the distance to the teacher for each arm and group."""
     groups, arms = _groups(case), _shown(case)
-    changes = np.array([[_change(case, arm, group) for group in groups] for arm in arms])
+    changes = np.array([[_change(case, arm, group) for arm in arms] for group in groups])
     most = float(np.nanmax(np.abs(changes))) or 1.0
     axes.imshow(changes, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
     for i, j in np.ndindex(changes.shape):
         ink = "white" if abs(changes[i, j]) > 0.7 * most else "black"  # the map is dark at both ends
-        axes.text(j, i, f"{changes[i, j]:+.1f}", ha="center", va="center", fontsize=6, color=ink)
-    names = [group.partition("=")[2].rstrip("]") for group in groups]
-    axes.set_xticks(range(len(groups)), names, rotation=35, ha="right")
-    axes.set_yticks(range(len(arms)), arms)
+        axes.text(j, i, f"{changes[i, j]:+.1f}", ha="center", va="center", fontsize="small", color=ink)
+    names = [group.partition("[")[2].rstrip("]") for group in groups]
+    axes.set_yticks(range(len(groups)), names)
+    axes.set_xticks(range(len(arms)), arms, rotation=30, ha="right")
+    axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.set_title(f"{case.name}: change (%), blue = nearer")
 

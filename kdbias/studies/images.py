@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +23,23 @@ from kdbias.studies.samples import COPY, PART, TRAIN, texts
 from kdbias.tables.parquet_file import parquet_writer, read_table
 from kdbias.wording import counted
 
+if TYPE_CHECKING:
+    from kdbias.teachers.preprocessing import Preprocessing
+
 _GROUP_ROWS = 1000
+
+
+def seconds_an_image(source: Source, size: str | int, images: int = 16) -> float:
+    """How long reading and shrinking one image takes here: of a few, spread over the data."""
+    shrink, read = _shrinking(size), 0
+    began = time.perf_counter()
+    for row in range(0, source.n, max(1, source.n // images)):
+        with contextlib.suppress(UnreadableImage):
+            png(shrink.apply(shrink.decode(source.read(row))))
+            read += 1
+    if not read:
+        raise KdbiasError(f"{source.origin}: none of its images can be read")
+    return (time.perf_counter() - began) / read
 
 
 def write_images(
@@ -34,14 +52,9 @@ def write_images(
     Raises:
         KdbiasError: none can be read.
     """
-    from kdbias.teachers.preprocessing import Preprocessing
-    from kdbias.training.settings import TrainingSettings
-
     if path.exists():
         return
-    shape = TrainingSettings.read(None, {"image_size": size}).image_size
-    assert shape is not None
-    shrink = Preprocessing(size=shape)
+    shrink = _shrinking(size)
     rows = np.flatnonzero(part != "")
     numbers = np.zeros(len(rows), int)  # of a copy, from 1
     if copies is not None:
@@ -80,6 +93,16 @@ def write_images(
         say(
             f"{source.origin}: {lost} no part, as it cannot be read: {failed[0]}{', ...' * (len(failed) > 1)}"
         )
+
+
+def _shrinking(size: str | int) -> Preprocessing:
+    """What makes images as large as students take them."""
+    from kdbias.teachers.preprocessing import Preprocessing
+    from kdbias.training.settings import TrainingSettings
+
+    shape = TrainingSettings.read(None, {"image_size": size}).image_size
+    assert shape is not None
+    return Preprocessing(size=shape)
 
 
 def read_rows(path: Path, ids: pa.Array) -> np.ndarray:

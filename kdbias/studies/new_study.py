@@ -77,5 +77,5 @@ def new_study(
     aim = [] if settings.towards is None else ["--towards", settings.towards]
     teacher = [] if settings.teacher is None else ["--teacher", settings.teacher]
     command = shlex.join(["kdbias", "study", "--init", os.fspath(data), *teacher, *aim, "-o", str(output)])
-    draft.write(target, command)
+    draft.write(target, command, shlex.join(["kdbias", "study", str(target)]))
     return NewStudy(target, draft)

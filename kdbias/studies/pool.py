@@ -43,11 +43,18 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:  # Ctrl-C may have reached us alone
+            self._interrupt(self._started)
         for worker in self._started:
-            for pid, process in (worker._processes or {}).items() if error is not None else ():
-                if process.is_alive():  # its task ends as by Ctrl-C, which may have reached us alone
-                    os.kill(pid, signal.SIGINT)
             worker.shutdown(wait=error is None, cancel_futures=True)
+
+    @staticmethod
+    def _interrupt(workers: Sequence[ProcessPoolExecutor]) -> None:
+        """End the tasks of these processes as by Ctrl-C."""
+        for worker in workers:
+            for pid, process in (worker._processes or {}).items():
+                if process.is_alive():
+                    os.kill(pid, signal.SIGINT)
 
     def _worker(self, networks: bool) -> ProcessPoolExecutor:
         """An idle process, or a new one. Each is an executor of its own: its death costs its task alone."""
@@ -69,7 +76,7 @@ class Workers:
 
         `expected` are guesses of each task's seconds: their ratios count once tasks have ended. `networks`
         says that tasks run networks. A task that would end after `until`, by the monotonic clock, is not
-        begun, nor are those after it.
+        begun, nor are those after it; one that is at work then is interrupted, as by Ctrl-C.
         """
         guesses = list(expected or [1.0] * len(tasks))
         failed: dict[str, str] = {}
@@ -86,7 +93,13 @@ class Workers:
                 i, worker = todo.popleft(), self._worker(networks)
                 with _sigint_blocked():
                     running[worker.submit(_timed, tasks[i][1])] = i, worker
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            left = None if until == math.inf else max(0.0, until - time.monotonic())
+            ended = wait(running, left, return_when=FIRST_COMPLETED).done
+            if running and not ended:
+                say(f"{what}: {counted(len(running), 'task')} interrupted, as the time is over")
+                self._interrupt([worker for _, worker in running.values()])
+                break
+            for future in ended:
                 i, worker = running.pop(future)
                 try:
                     seconds, error, sound = future.result()

@@ -51,7 +51,7 @@ def test_an_arm_beyond_the_picture_is_written_out_in_its_row(axes):
 def test_numbers_stand_out_from_the_colour_of_their_group(axes):
     figures._by_group(axes, case({"natural": [1.0, 1.0], "even": [1.1, 1.01]}, metrics=GROUPS), LIGHT)
     (image,) = axes.images
-    ground = image.cmap(image.norm(image.get_array()))[0, :, :3]
+    ground = image.cmap(image.norm(image.get_array()))[:, 0, :3]
     assert [text.get_text() for text in axes.texts] == ["+10.0", "+1.0"]
     for text, colour in zip(axes.texts, ground, strict=True):
         weights = [0.299, 0.587, 0.114]  # of perceived brightness

@@ -1,0 +1,138 @@
+"""What a pilot found: shares of the distance to the teacher, by group, and a verdict."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from kdbias.display.table import aligned
+from kdbias.studies.arms import BASELINE
+from kdbias.studies.comparisons import CaseRows, cases_of, few_seeds
+from kdbias.studies.results import read_results
+from kdbias.studies.statistics import Estimate
+from kdbias.wording import counted, duration
+
+_METRIC = "fidelity.distance"
+
+
+@dataclass(frozen=True)
+class PilotResult:
+    """What a pilot came to.
+
+    Attributes:
+        path: its folder: a study's, with `study.toml`.
+        document: the same as JSON values: arms, seeds, steps, seconds, and for each arm and group the share
+            of natural sampling's distance that was removed, its 95 % interval, and whether it is decided.
+        lines: for people.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    lines: tuple[str, ...]
+
+    def summary(self) -> str:
+        """The result as text for a terminal."""
+        return "\n".join(self.lines)
+
+
+def conclude_pilot(out: Path, seconds: float, within: float, again: str) -> PilotResult:
+    """What the finished students say.
+
+    Args:
+        out: the pilot's folder.
+        seconds, within: taken, and given.
+        again: the command that goes on with its study.
+    """
+    outline, rows, _ = read_results(out)
+    (case,) = cases_of(outline, rows)
+    arms = [arm for arm in case.arms if arm != BASELINE]
+    facts = case.facts(BASELINE)
+    metrics = [_METRIC, *(name for name in case.rows[0].metrics if _is_group(name))]
+    found = [{"arm": arm, "metric": metric, **_told(case, arm, metric)} for metric in metrics for arm in arms]
+    document = {
+        "path": str(out),
+        "arms": case.arms,
+        "seeds": case.seeds,
+        "steps": facts["steps"],
+        "samples": facts["samples"],
+        "seconds": round(seconds, 1),
+        "few_seeds": few_seeds([case]) or None,
+        "differences": found,
+        "verdict": _verdict(case, arms, found),
+    }
+    natural = fmean(case.values(BASELINE, _METRIC).values())
+    cells = [[_heading(metric), *(_cell(case, arm, metric) for arm in arms)] for metric in metrics]
+    lines = [
+        f"pilot: {counted(case.seeds, 'seed')} of {', '.join(case.arms)}; {counted(facts['steps'], 'step')} "
+        f"of {facts['batch_size']} on {counted(facts['samples'], 'image')}; {duration(seconds)} of "
+        f"{duration(within)}",
+        f"Share that is taken away of the distance to the teacher under natural sampling ({natural:.4f}), % "
+        "with 95 % intervals over seeds; ▲ better, ▼ worse:",
+        aligned(["judged on", *arms], cells),
+        document["verdict"],
+        "A pilot says which way, not how much: students are small and see a part of the data, and intervals "
+        "cover the luck of training alone.",
+        f"page: kdbias report {shlex.quote(str(out))}",
+        f"more: edit {out / 'study.toml'}, then {again}",
+    ]
+    return PilotResult(out, document, tuple(lines))
+
+
+def _is_group(metric: str) -> bool:
+    """Whether a metric is the distance within one value of a column."""
+    return metric.startswith(f"{_METRIC}[") and "=" in metric
+
+
+def _heading(metric: str) -> str:
+    return metric.partition("[")[2].rstrip("]") or "all"
+
+
+def _gain(case: CaseRows, arm: str, metric: str) -> tuple[Estimate, int] | None:
+    """Share of natural sampling's distance that an arm takes away, in percent; +1, -1, or 0 if undecided."""
+    compared = case.compare(arm, metric)
+    if compared is None or compared.difference is None:
+        return None
+    return compared.gain.times(100), compared.difference.better
+
+
+def _told(case: CaseRows, arm: str, metric: str) -> dict[str, Any]:
+    """A difference as JSON values."""
+    gain = _gain(case, arm, metric)
+    if gain is None:
+        return {"removed_percent": None, "low": None, "high": None, "decided": 0}
+    ends = {
+        name: None if math.isnan(end) else end for name, end in (("low", gain[0].low), ("high", gain[0].high))
+    }
+    return {"removed_percent": gain[0].value, **ends, "decided": gain[1]}
+
+
+def _cell(case: CaseRows, arm: str, metric: str) -> str:
+    gain = _gain(case, arm, metric)
+    return "n/a" if gain is None else gain[0].write(1) + {1: " ▲", -1: " ▼"}.get(gain[1], "")
+
+
+def _verdict(case: CaseRows, arms: Sequence[str], found: Sequence[dict[str, Any]]) -> str:
+    """In one line: which sampling helps, whom it harms, or that nothing is shown."""
+    if few := few_seeds([case]):
+        return f"verdict: none ({few})"
+    whole = {entry["arm"]: entry for entry in found if entry["metric"] == _METRIC}
+    better = [arm for arm in arms if whole[arm]["decided"] > 0]
+    worse = [arm for arm in arms if whole[arm]["decided"] < 0]
+    against = f"; {', '.join(worse)} {'brings' if len(worse) == 1 else 'bring'} students farther away" * bool(
+        worse
+    )
+    if not better:
+        return f"verdict: stay natural: no sampling is shown to bring students nearer to the teacher{against}"
+    best = max(better, key=lambda arm: whole[arm]["removed_percent"])
+    harmed = [e for e in found if e["arm"] == best and e["metric"] != _METRIC and e["decided"] < 0]
+    whom = ", ".join(_heading(entry["metric"]) for entry in harmed)
+    groups = f"; but farther for {whom}" if harmed else "; no group is shown to be farther away"
+    return (
+        f"verdict: {best} takes away {whole[best]['removed_percent']:.1f} % of the distance to the teacher"
+        f"{groups if len(found) > len(arms) else ''}{against}"
+    )

@@ -1,0 +1,47 @@
+"""The options of a pilot. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdbias.device import MOST_PARALLEL
+from kdbias.kinds import seconds_of
+from kdbias.settings import Settings, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotOptions(Settings):
+    """How long small students may be trained, and how."""
+
+    name = "pilot"
+
+    within: float = option(
+        600.0,
+        "train small students under the candidate samplings, for so long at most, and compare them",
+        flag="--pilot",
+        parse=seconds_of,
+        metavar="TIME",
+        shown="10m",
+        accepts="str | float",
+    )
+    flip: str = option("none", "mirror half the students' images: same for faces", choices=("none", "same"))
+    most_seeds: int = option(10, "students of each sampling at most", least=1, most=100)
+    workers: int | None = option(
+        None, "students at a time", shown="one a CPU, one on a GPU", least=1, most=MOST_PARALLEL
+    )
+    device: str = option("auto", "of the students: auto, cpu, cuda or cuda:N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotSettings(PilotOptions):
+    """The same, with what the student will be used on and whom it is judged for."""
+
+    towards: str | None = option(
+        None,
+        "what the student will be used on: the embeddings of a sample of it, whose images half the students' "
+        "judge is; or balanced:COLUMN",
+        metavar="REF|balanced:COLUMN",
+    )
+    group_by: tuple[str, ...] = option(
+        (), "judge each value of this column, too; repeatable", metavar="COLUMN", shown="those of few values"
+    )
