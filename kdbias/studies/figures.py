@@ -79,7 +79,7 @@ def plots_of(cases: Sequence[CaseRows]) -> list[Plot]:
             "error removed, against natural sampling (▲ better, ▼ worse: the 95 % interval excludes 0)",
             cases,
             _gains,
-            3.4,
+            _FRAME + _ROW * max(3, *(len(case.arms) for case in cases)),
             "Mean and 95 % interval over paired seeds; 0 is natural sampling. " + few_seeds(cases),
         ),
         Plot(
@@ -137,6 +137,7 @@ def _gains(axes: Axes, case: CaseRows, hues: Sequence[str]) -> None:
         axes.plot([gain.value], [place], marker, color=color, markersize=5)
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_yticks(range(len(found)), [c.arm for c in found])
+    axes.set_ylim(-0.6, len(found) - 0.4)
     distilled = [c.gain.times(100) for c in found if c.arm in case.distilled]
     _limit(axes, [v for gain in distilled for v in (gain.value, gain.low, gain.high)])
     _mark_beyond(axes, [100 * c.gain.value for c in found])

@@ -41,7 +41,8 @@ _TIMING_SEED = 1_000_000  # of no student that counts
 _TIMED = 40  # steps of the student that is timed
 _FEWEST, _EPOCHS = 50, 20  # steps below which a student has learnt nothing; epochs after which it has
 _LEAST, _MOST = 400, 10_000  # samples that take part
-_DECODING, _SAFETY = 0.15, 0.8  # shares of the time, and of what is left of it
+_DECODING = 0.15  # share of the time
+_PLANNED, _ADDED = 0.5, 0.8  # shares of what is left: for the first seeds, in case all gets slower; for more
 _START, _END = 10.0, 8.0  # seconds until processes work; for tables and plots
 
 
@@ -134,7 +135,7 @@ def pilot(
         timed = _time_one(draft, out, call)
         chosen = effort(
             tuple(draft.arms),
-            _SAFETY * (until - time.monotonic()) - _START,
+            _PLANNED * (until - time.monotonic()) - _START,
             timed,
             math.ceil(_EPOCHS * (draft.samples or draft.origin.data.n) / BATCH),
             settings.most_seeds,
@@ -148,7 +149,7 @@ def pilot(
         )
         draft.write(file, command, _again(out))
     study(file, out, within=max(0.1, until - time.monotonic()), **call)
-    while _add_seeds(file, out, _SAFETY * (until - time.monotonic()), workers, settings.most_seeds):
+    while _add_seeds(file, out, _ADDED * (until - time.monotonic()), workers, settings.most_seeds):
         study(file, out, within=max(0.1, until - time.monotonic()), **call)
     return conclude_pilot(out, time.monotonic() - began, settings.within, _again(out))
 
