@@ -22,8 +22,8 @@ from kdbias.studies.settings import NewStudySettings, StudySettings
     click.option(
         "--init",
         "data",
-        metavar="DATA|EMB",
-        help="Write the file for these data instead, ready to run and to edit; the options below go with it.",
+        metavar="PATH",
+        help="Write the file for these data (or embedding table) instead; the options below go with it.",
     ),
     NewStudySettings,
 )

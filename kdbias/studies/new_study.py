@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdbias.display.result import Result
+from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.studies.draft import BATCH, Draft
@@ -16,24 +18,24 @@ from kdbias.tables.run_files import claim
 from kdbias.wording import counted
 
 
-@dataclass(frozen=True)
-class NewStudy:
+@dataclass(frozen=True, repr=False)
+class NewStudy(Result):
     """A file that `new_study` wrote, and the study that it describes."""
 
     path: Path
     draft: Draft
 
-    def summary(self) -> str:
+    def blocks(self) -> list[str | Table]:
         """What the file compares, and how to run it."""
         draft = self.draft
         judged = "a held-out part" if draft.deployment is None else draft.deployment.source
         runs = len(draft.arms) * len(draft.seeds)
-        return (
+        by = f" by {', '.join(draft.groups)}" if draft.groups else ""
+        return [
             f"{self.path}: {', '.join(draft.arms)}; {counted(draft.steps, 'step')} of {BATCH} images, "
-            f"{counted(len(draft.seeds), 'seed')}, so {counted(runs, 'student')}; judged on {judged}"
-            f"{' by ' + ', '.join(draft.groups) if draft.groups else ''}\n"
-            f"run it with: kdbias study {shlex.quote(str(self.path))}"
-        )
+            f"{counted(len(draft.seeds), 'seed')}, so {counted(runs, 'student')}; judged on {judged}{by}",
+            f"run it with: {shlex.join(['kdbias', 'study', str(self.path)])}",
+        ]
 
     @property
     def document(self) -> dict[str, Any]:

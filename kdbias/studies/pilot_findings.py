@@ -8,36 +8,65 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdbias.display.table import aligned
+from kdbias.display.result import Result
+from kdbias.display.table import Cell, Table
 from kdbias.studies.arms import BASELINE
 from kdbias.studies.comparisons import CaseRows, cases_of, few_seeds
 from kdbias.studies.results import read_results
 from kdbias.studies.statistics import Estimate
 from kdbias.wording import counted, duration
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 _METRIC = "fidelity.distance"
 
 
-@dataclass(frozen=True)
-class PilotResult:
+@dataclass(frozen=True, repr=False)
+class PilotResult(Result):
     """What a pilot came to.
 
     Attributes:
         path: its folder: a study's, with `study.toml`.
         document: the same as JSON values: arms, seeds, steps, seconds, and for each arm and group the share
             of natural sampling's distance that was removed, its 95 % interval, and whether it is decided.
-        lines: for people.
+        shown: for people: texts and a table.
     """
 
     path: Path
     document: dict[str, Any]
-    lines: tuple[str, ...]
+    shown: tuple[str | Table, ...]
 
-    def summary(self) -> str:
-        """The result as text for a terminal."""
-        return "\n".join(self.lines)
+    def blocks(self) -> list[str | Table]:
+        """What was trained, the differences, and the verdict."""
+        return list(self.shown)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row an arm and what it is judged on: ``removed_percent``, ``low``, ``high``, ``decided``."""
+        import pandas as pd
+
+        return pd.DataFrame(self.document["differences"])
+
+    def plot(self) -> Figure:
+        """The share of natural sampling's distance that each arm removes, with its interval."""
+        from kdbias.display import plots
+
+        rows = [
+            (
+                entry["arm"],
+                {"mean": entry["removed_percent"]},
+                None if entry["low"] is None else (entry["low"], entry["high"]),
+            )
+            for entry in self.document["differences"]
+            if entry["metric"] == _METRIC
+        ]
+        return plots.figure(
+            plots.dots(rows, "distance removed (%)", "against natural sampling", zero=True),
+            height=plots.height_of(len(rows)),
+        )
 
 
 def conclude_pilot(out: Path, seconds: float, within: float, again: str) -> PilotResult:
@@ -66,21 +95,22 @@ def conclude_pilot(out: Path, seconds: float, within: float, again: str) -> Pilo
         "verdict": _verdict(case, arms, found),
     }
     natural = fmean(case.values(BASELINE, _METRIC).values())
-    cells = [[_heading(metric), *(_cell(case, arm, metric) for arm in arms)] for metric in metrics]
     lines = [
+        [Cell(_heading(name)), *(Cell(_cell(case, arm, name), True) for arm in arms)] for name in metrics
+    ]
+    shown = (
         f"pilot: {counted(case.seeds, 'seed')} of {', '.join(case.arms)}; {counted(facts['steps'], 'step')} "
         f"of {facts['batch_size']} on {counted(facts['samples'], 'image')}; {duration(seconds)} of "
         f"{duration(within)}",
         f"Share that is taken away of the distance to the teacher under natural sampling ({natural:.4f}), % "
         "with 95 % intervals over seeds; ▲ better, ▼ worse:",
-        aligned(["judged on", *arms], cells),
+        Table("", "", [("judged on", ""), *((arm, "") for arm in arms)], lines),
         document["verdict"],
         "A pilot says which way, not how much: students are small and see a part of the data, and intervals "
         "cover the luck of training alone.",
-        f"page: kdbias report {shlex.quote(str(out))}",
-        f"more: edit {out / 'study.toml'}, then {again}",
-    ]
-    return PilotResult(out, document, tuple(lines))
+        f"page: kdbias report {shlex.quote(str(out))}\nmore: edit {out / 'study.toml'}, then {again}",
+    )
+    return PilotResult(out, document, shown)
 
 
 def _is_group(metric: str) -> bool:
@@ -105,10 +135,8 @@ def _told(case: CaseRows, arm: str, metric: str) -> dict[str, Any]:
     gain = _gain(case, arm, metric)
     if gain is None:
         return {"removed_percent": None, "low": None, "high": None, "decided": 0}
-    ends = {
-        name: None if math.isnan(end) else end for name, end in (("low", gain[0].low), ("high", gain[0].high))
-    }
-    return {"removed_percent": gain[0].value, **ends, "decided": gain[1]}
+    low, high = (None if math.isnan(end) else end for end in (gain[0].low, gain[0].high))
+    return {"removed_percent": gain[0].value, "low": low, "high": high, "decided": gain[1]}
 
 
 def _cell(case: CaseRows, arm: str, metric: str) -> str:
@@ -123,11 +151,9 @@ def _verdict(case: CaseRows, arms: Sequence[str], found: Sequence[dict[str, Any]
     whole = {entry["arm"]: entry for entry in found if entry["metric"] == _METRIC}
     better = [arm for arm in arms if whole[arm]["decided"] > 0]
     worse = [arm for arm in arms if whole[arm]["decided"] < 0]
-    against = f"; {', '.join(worse)} {'brings' if len(worse) == 1 else 'bring'} students farther away" * bool(
-        worse
-    )
+    against = f"; {', '.join(worse)} brought them farther away" if worse else ""
     if not better:
-        return f"verdict: stay natural: no sampling is shown to bring students nearer to the teacher{against}"
+        return f"verdict: stay natural: nothing is shown to bring students nearer to the teacher{against}"
     best = max(better, key=lambda arm: whole[arm]["removed_percent"])
     harmed = [e for e in found if e["arm"] == best and e["metric"] != _METRIC and e["decided"] < 0]
     whom = ", ".join(_heading(entry["metric"]) for entry in harmed)

@@ -24,10 +24,10 @@ from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.progress import say
 from kdbias.studies.cases import Case, build_case
-from kdbias.studies.comparisons import RESULTS
 from kdbias.studies.plan import Plan
 from kdbias.studies.pool import Workers
 from kdbias.studies.preparation import measure_all, prepare
+from kdbias.studies.results import RESULTS
 from kdbias.studies.runs import RunPlan, read_result
 from kdbias.studies.settings import Study, StudySettings, read_study
 from kdbias.studies.sources import forget_sources

@@ -35,6 +35,20 @@ def test_a_task_that_fails_leaves_the_others_their_turn(tmp_path, count):
         assert workers.run("run", again, networks=False) == {}
 
 
+def test_no_task_is_begun_that_would_end_too_late_and_one_at_work_is_interrupted(tmp_path):
+    tasks = [(name, partial((tmp_path / name).touch)) for name in "abc"]
+    until = time.monotonic() + 60
+    with Workers(1, 1) as workers:
+        assert workers.run("run", tasks, [1.0, 1000.0, 1.0], networks=False, until=until) == {}
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+        wait = f"import pathlib, time; pathlib.Path({str(tmp_path / 'w')!r}).touch(); time.sleep(600)"
+        begun = time.monotonic()
+        tasks = [("wait", partial(exec, wait, {})), ("late", partial((tmp_path / "late").touch))]
+        assert workers.run("run", tasks, [0.0, 0.0], networks=False, until=begun + 3) == {}
+        assert time.monotonic() - begun < 60
+        assert not (tmp_path / "late").exists()
+
+
 def test_an_interrupt_ends_them_all(tmp_path):
     late: Path = tmp_path / "late"
     tasks = [("interrupt", partial(signal.raise_signal, signal.SIGINT)), ("late", late.touch)]

@@ -1,0 +1,121 @@
+"""How much a pilot trains in its time, what its runs say, and a real one."""
+
+import re
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from kdbias.embedding.stage import embed
+from kdbias.errors import KdbiasError
+from kdbias.kinds import seconds_of
+from kdbias.studies.pilot import Timed, effort, pilot
+from kdbias.studies.pilot_findings import conclude_pilot
+from kdbias.studies.settings import read_study
+from kdbias.studies.stage import study
+from tests.studies.conftest import write_study
+
+ARMS = ("natural", "matched", "equilibrium")
+ONE = Timed(fixed=10.0, step=0.1, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (9 * (10 + 0.1 * 237), (ARMS, 230, 3)),  # all that fits, in two digits
+        (9 * (10 + 0.1 * 50), (ARMS, 50, 3)),
+        (6 * (10 + 0.1 * 60), (ARMS[:2], 60, 3)),  # then fewer arms,
+        (4 * (10 + 0.1 * 60), (ARMS[:2], 60, 2)),  # then fewer seeds
+        (2 * (10 + 0.1 * 60), (ARMS[:2], 60, 1)),
+        (12 * (10 + 0.1 * 400), (ARMS, 400, 4)),  # steps are enough: more seeds
+        (10_000_000, (ARMS, 400, 10)),
+    ],
+)
+def test_the_time_decides_arms_steps_and_seeds(seconds, expected):
+    found = effort(ARMS, seconds + 1e-6, ONE, enough=400, most_seeds=10)
+    assert (found.arms, found.steps, found.seeds) == expected
+
+
+def test_workers_share_the_students():
+    assert effort(ARMS, 5 * 30.0 + 1e-6, replace(ONE, workers=2), 1000, 10).steps == 200
+    with pytest.raises(KdbiasError, match="two students of 50 steps take about 30 s here, and 20 s are left"):
+        effort(ARMS, 20.0, ONE, 400, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5 h", 5400), (30, 30), ("45", 45)]
+)
+def test_times(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10x", "", "-3m", "0m", 0, True, None, float("inf")])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match="should be a time"):
+        seconds_of(text)
+
+
+def seeds(distances, group):
+    return [
+        {"fidelity.distance": d, "fidelity.distance[race=A]": d, "fidelity.distance[race=B]": g}
+        for d, g in zip(distances, group, strict=True)
+    ]
+
+
+NATURAL = seeds((0.50, 0.52, 0.48), (0.6, 0.61, 0.62))
+
+
+def told(folder, arms):
+    return conclude_pilot(write_study(folder, {"natural": NATURAL, **arms}), 60.0, 90.0, "kdbias study x")
+
+
+def test_a_pilot_names_the_best_and_whom_it_harms(tmp_path):
+    best = seeds((0.40, 0.42, 0.38), (0.70, 0.71, 0.72))
+    found = told(tmp_path, {"matched": best, "even": seeds((0.45, 0.47, 0.43), (0.6, 0.6, 0.62))})
+    entry = found.document["differences"][0]
+    assert entry["removed_percent"] == pytest.approx(20)  # 0.1 of 0.5, in each seed
+    assert (entry["low"], entry["high"], entry["decided"]) == (pytest.approx(20), pytest.approx(20), 1)
+    assert (
+        found.document["verdict"]
+        == "verdict: matched takes away 20.0 % of the distance to the teacher; but farther for race=B"
+    )
+    assert re.search(r"all +\+20\.0 \[\+20\.0, \+20\.0\] ▲ +\+10\.0", found.summary())
+    assert len(found.to_pandas()) == 6
+    assert found.plot().axes
+
+
+def test_a_pilot_says_that_nothing_is_shown_and_what_harms(tmp_path):
+    found = told(tmp_path, {"matched": seeds((0.60, 0.62, 0.58), (0.6, 0.61, 0.62))})
+    assert found.document["verdict"] == (
+        "verdict: stay natural: nothing is shown to bring students nearer to the teacher; matched brought them farther away"
+    )
+
+
+def test_two_seeds_have_no_verdict(tmp_path):
+    few = {"natural": NATURAL[:2], "matched": seeds((0.40, 0.42), (0.5, 0.51))}
+    found = conclude_pilot(write_study(tmp_path, few), 60.0, 90.0, "kdbias study x")
+    assert "2 seeds: too few to tell" in found.document["verdict"]
+    assert "▲" not in found.summary().partition("judged on")[2]
+
+
+def test_a_real_pilot_keeps_its_file_and_goes_on(deployed, tmp_path):
+    table = pq.read_table(deployed.data)
+    unlabelled = tmp_path / "unlabelled.parquet"
+    pq.write_table(table.drop_columns(["label"]), unlabelled)
+    embed(unlabelled, tmp_path / "emb", teacher=f"precomputed:{deployed.folder / 'biased.npz'}")
+    options = {"within": "20m", "most_seeds": 1, "workers": 1, "device": "cpu"}
+    found = pilot(tmp_path / "emb", tmp_path / "pilot", **options)
+    assert found.document["arms"] == ["natural", "equilibrium"]
+    assert (found.document["seeds"], found.document["steps"]) == (1, 50)
+    assert found.document["samples"] == round(0.8 * table.num_rows)
+    assert "1 seed: too few to tell" in found.document["verdict"]
+    described = read_study(tmp_path / "pilot" / "study.toml")
+    assert described.rounds["pilot"].seeds == (0,)
+    again = study(tmp_path / "pilot" / "study.toml", tmp_path / "pilot", device="cpu", dry_run=True)
+    assert again.document["todo"] == 0
+    before = (tmp_path / "pilot" / "results.parquet").read_bytes()
+    same = pilot(tmp_path / "emb", tmp_path / "pilot", **options)
+    assert same.document["differences"] == found.document["differences"]
+    assert len(before) == len((tmp_path / "pilot" / "results.parquet").read_bytes())
+    with pytest.raises(KdbiasError, match="is of another pilot, or yours"):
+        pilot(deployed.embeddings, tmp_path / "pilot", **options)
