@@ -158,7 +158,7 @@ def factory(device):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "name its teacher with --teacher, or give an embedding table"),
+        ({}, "name a teacher with --teacher, or give an embedding table"),
         ({"teacher": "run:x", "group_by": ["race"]}, "--group-by race: no such column; there are label"),
         ({"teacher": "run:x", "towards": "nowhere"}, "nowhere"),
         ({"teacher": "run:x", "towrads": "ref"}, "did you mean 'towards'"),

@@ -87,7 +87,8 @@ def test_a_pilot_names_the_best_and_whom_it_harms(tmp_path):
 def test_a_pilot_says_that_nothing_is_shown_and_what_harms(tmp_path):
     found = told(tmp_path, {"matched": seeds((0.60, 0.62, 0.58), (0.6, 0.61, 0.62))})
     assert found.document["verdict"] == (
-        "verdict: stay natural: nothing is shown to bring students nearer to the teacher; matched brought them farther away"
+        "verdict: stay natural: nothing is shown to bring students nearer to the teacher; "
+        "matched brought them farther away"
     )
 
 

@@ -36,7 +36,8 @@ def test_a_task_that_fails_leaves_the_others_their_turn(tmp_path, count):
 
 
 def test_no_task_is_begun_that_would_end_too_late_and_one_at_work_is_interrupted(tmp_path):
-    tasks = [(name, partial((tmp_path / name).touch)) for name in "abc"]
+    touch = "import pathlib, time; pathlib.Path({!r}).touch(); time.sleep(0.2)"
+    tasks = [(name, partial(exec, touch.format(str(tmp_path / name)), {})) for name in "abc"]
     until = time.monotonic() + 60
     with Workers(1, 1) as workers:
         assert workers.run("run", tasks, [1.0, 1000.0, 1.0], networks=False, until=until) == {}
