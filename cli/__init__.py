@@ -11,6 +11,7 @@ from kdbias.wording import nearest
 COMMANDS = {
     "embed": ("embed_command", "Turn images into a table of teacher embeddings."),
     "uniformity": ("uniformity_command", "Measure density and uniformity of embeddings."),
+    "suspects": ("suspects_command", "List images, copies and labels that look wrong."),
     "weights": ("weights_command", "Write a manifest of how often to draw each sample."),
     "changes": ("changes_command", "Say what a manifest changes, by group and sample."),
     "train": ("train_command", "Train a student (or teacher), sampling by a manifest."),

@@ -34,6 +34,7 @@ _HOME = {
     "read_manifest": "kdbias.tables.weight_manifest",
     "report": "kdbias.reporting",
     "study": "kdbias.studies.stage",
+    "suspects": "kdbias.measurement.suspect_list",
     "train": "kdbias.training.stage",
     "uniformity": "kdbias.measurement.stage",
     "weights": "kdbias.weighting.stage",

@@ -9,6 +9,7 @@ from kdbias.evaluation.comparison import ComparisonResult
 from kdbias.evaluation.stage import EvaluationResult
 from kdbias.inspection.describe import inspect as inspect
 from kdbias.measurement.stage import UniformityResult
+from kdbias.measurement.suspect_list import SuspectsResult
 from kdbias.reporting.page import ReportResult
 from kdbias.sampler.manifest_sampler import ManifestSampler as ManifestSampler
 from kdbias.studies.new_study import NewStudy
@@ -43,6 +44,7 @@ __all__ = [
     "read_manifest",
     "report",
     "study",
+    "suspects",
     "train",
     "uniformity",
     "weights",
@@ -490,6 +492,21 @@ def study(
             be read, or all runs failed.
     """
 
+def suspects(
+    density: str | os.PathLike[str],
+    *,
+    kind: Sequence[str] = (),
+) -> SuspectsResult:
+    """List the samples of a measurement that look wrong.
+
+    Args:
+        density: the folder that ``uniformity`` wrote.
+        kind: those of this kind alone; repeatable [all].
+
+    Raises:
+        KdbiasError: no such folder, or one that an earlier version measured.
+    """
+
 def train(
     data: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -694,6 +711,8 @@ def weights(
     mix: float = 0.0,
     collapse: str | None = None,
     near: float | None = None,
+    exclude: str | os.PathLike[str] | None = None,
+    suspects: str | None = None,
     beta: float | None = None,
     t: str | float | Sequence[float] | None = None,
     exponent: float | None = None,
@@ -730,6 +749,9 @@ def weights(
         mix: share of natural sampling mixed in [0].
         collapse: which copies share one weight [exact; natural: none].
         near: least cosine of collapse near [0.999].
+        exclude: leave out these samples: a list as kdbias suspects writes it.
+        suspects: images that look wrong (blank, dark, ...); cap: a weight of 1 at most; exclude: never drawn
+            [cap, but keep where more than a tenth are].
         beta: 0 = natural, near 1 = class-balanced [0.99] (effective-number).
         t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8]
             (inverse-density, equilibrium, matched).

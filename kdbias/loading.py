@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from kdbias.data.image_facts import facts_of
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.progress import say
+from kdbias.tables.columns import IMAGE
 from kdbias.teachers.preprocessing import Preprocessing
 
 _PREFETCH = 4
@@ -39,6 +41,7 @@ class Prepared:
 
     images    a uint8 (b, h, w, c) tensor a preprocessing, of the images that could be read
     rows      (b,) their rows in the source
+    facts     (b, 6) float32, `columns.IMAGE` of each, where they were asked for
     failures  (row, reason) of rows that could not be read
     replaced  how many of `rows` stand in for such
     piped     it came through a pipe, since shared memory has no room
@@ -46,6 +49,7 @@ class Prepared:
 
     images: list[Any]
     rows: np.ndarray
+    facts: np.ndarray | None = None
     failures: list[tuple[int, str]] = field(default_factory=list)
     replaced: int = 0
     read_seconds: float = 0.0
@@ -58,13 +62,18 @@ class Prepared:
         return self
 
 
-def prepare_image(data: Any, preprocessings: list[Preprocessing]) -> list[np.ndarray]:
+def prepare_image(
+    data: Any, preprocessings: list[Preprocessing], facts: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Bytes of an image file, or pixels -> uint8 (h, w, c) a preprocessing; decoded once where that serves.
+
+    Args:
+        facts: (6,) float32 to be filled with what the first decoding shows, see `image_facts`.
 
     Raises whatever decoders raise; `failure_reason` makes a text of it.
     """
     decoded: dict[str, np.ndarray] = {}
-    prepared = []
+    prepared: list[np.ndarray] = []
     for prepare in preprocessings:
         color = prepare.decode_color
         pixels = None if prepare.fast_decode else decoded.get(color)
@@ -72,6 +81,8 @@ def prepare_image(data: Any, preprocessings: list[Preprocessing]) -> list[np.nda
             pixels = prepare.decode(data)
         if not prepare.fast_decode:
             decoded[color] = pixels
+        if facts is not None and not prepared:
+            facts[:] = facts_of(pixels, data if prepare.fast_decode else None)
         prepared.append(prepare.apply(pixels))
     return prepared
 
@@ -91,12 +102,17 @@ class RowBatches(Dataset[Prepared]):
 
     stand_ins  (n,) bool: a row that cannot be read is replaced by the next of these, in the order of the data
                and from its end on to its start; None leaves it out of its batch
+    facts      whether batches hold what their images look like at a glance
     """
 
     def __init__(
-        self, source: Source, preprocessings: list[Preprocessing], stand_ins: np.ndarray | None = None
+        self,
+        source: Source,
+        preprocessings: list[Preprocessing],
+        stand_ins: np.ndarray | None = None,
+        facts: bool = False,
     ) -> None:
-        self.source, self.preprocessings = source, preprocessings
+        self.source, self.preprocessings, self._facts = source, preprocessings, facts
         self._stand_ins = None if stand_ins is None else np.flatnonzero(stand_ins)
         self._unreadable: dict[int, str] = {}
 
@@ -104,16 +120,18 @@ class RowBatches(Dataset[Prepared]):
         shapes = [(len(rows), *p.size, p.channels) for p in self.preprocessings]
         images, piped = _room_for(shapes)
         pixels = [np.asarray(one) for one in images]
-        batch = Prepared(images, rows, piped=piped)
+        facts = np.empty((len(rows), len(IMAGE)), np.float32) if self._facts else None
+        batch = Prepared(images, rows, facts, piped=piped)
         taken: list[int] = []
         for row in rows.tolist():
             for candidate in self._candidates(row):
-                if self._take(candidate, [one[len(taken)] for one in pixels], batch):
+                if self._take(candidate, [one[len(taken)] for one in pixels], batch, len(taken)):
                     batch.replaced += candidate != row
                     taken.append(candidate)
                     break
         batch.images = [one[: len(taken)] for one in images]
         batch.rows = np.asarray(taken, np.int64)
+        batch.facts = None if facts is None else facts[: len(taken)]
         return batch
 
     def _candidates(self, row: int) -> Iterator[int]:
@@ -122,8 +140,12 @@ class RowBatches(Dataset[Prepared]):
             after = int(np.searchsorted(self._stand_ins, row, side="right"))
             yield from map(int, itertools.chain(self._stand_ins[after:], self._stand_ins[:after]))
 
-    def _take(self, row: int, places: list[np.ndarray], batch: Prepared) -> bool:
-        """Put the images of a row into their places; False, with its failure noted, where it has none."""
+    def _take(self, row: int, places: list[np.ndarray], batch: Prepared, at: int) -> bool:
+        """Put the images of a row into their places, its facts into row ``at`` of the batch's.
+
+        False, with its failure noted, where it has none.
+        """
+        facts = None if batch.facts is None else batch.facts[at]
         if (known := self._unreadable.get(row)) is not None:
             batch.failures.append((row, known))
             return False
@@ -131,7 +153,7 @@ class RowBatches(Dataset[Prepared]):
         try:
             data = self.source.read(row)
             read = time.perf_counter()
-            for place, image in zip(places, prepare_image(data, self.preprocessings), strict=True):
+            for place, image in zip(places, prepare_image(data, self.preprocessings, facts), strict=True):
                 place[:] = image
         except Exception as error:  # decoders raise almost anything on damaged files
             reason = failure_reason(error)
@@ -181,7 +203,7 @@ class ImageLoader:
 
     workers    processes that read and decode ahead; 0 does it in this one
     pin        images in page-locked memory, for a CUDA device
-    stand_ins  see `RowBatches`
+    stand_ins, facts  see `RowBatches`
     keep       workers stay for the next pass
     way_out    what to say where a worker dies, after "with fewer --workers (0 decodes in this process)"
     """
@@ -194,11 +216,12 @@ class ImageLoader:
         *,
         pin: bool = False,
         stand_ins: np.ndarray | None = None,
+        facts: bool = False,
         keep: bool = False,
         way_out: str = "",
     ) -> None:
         self._pass, self._keep, self._way_out = _Pass(), keep and workers > 0, way_out
-        self._images = RowBatches(source, preprocessings, stand_ins)
+        self._images = RowBatches(source, preprocessings, stand_ins, facts)
         self._pin, self._piped = pin, False
         self._loader = self._made(workers)
 

@@ -181,6 +181,16 @@ def _draft(image: Image.Image, color: str, at_least: tuple[int, int] | None) -> 
     image.draft("L" if color == "L" and image.mode == "RGB" else image.mode, (width, height))
 
 
+def upright_size(data: bytes, otherwise: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image file, upright, by its header; ``otherwise`` where that says none."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) < 5 else (width, height)
+    except Exception:  # as of `decode_image`; its pixels were read all the same
+        return otherwise
+
+
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none that can be read."""
     try:

@@ -17,6 +17,7 @@ from kdbias.data.opening import Source
 from kdbias.embedding.parts import Embedded, Part, Parts
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError
+from kdbias.tables.columns import IMAGE
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.teacher import Teacher
 
@@ -67,7 +68,7 @@ def run_teacher(
     pin, size = teacher.device.startswith("cuda"), settings.batch_size
     batches = (np.arange(*ends) for part in parts for ends in part.batches(size))
     workers = min(settings.workers, sum(-(-part.rows // size) for part in parts))
-    loader = ImageLoader(source, [teacher.preprocessing], workers, pin=pin, way_out=WAY_OUT)
+    loader = ImageLoader(source, [teacher.preprocessing], workers, pin=pin, facts=True, way_out=WAY_OUT)
     embedded = _Feed(teacher, source, settings).embedded(loader.batches(batches))
     for part in parts:
         yield part, _gathered(islice(embedded, -(-part.rows // size)), teacher.dim, advance)
@@ -121,10 +122,12 @@ class _Feed:
 def _gathered(batches: Iterable[_Batch], dim: int, advance: Callable[[int], Any]) -> Embedded:
     """The results of a part from those of its batches."""
     rows, failures = [np.empty(0, np.int64)], list[tuple[int, str]]()
+    facts = [np.empty((0, len(IMAGE)), np.float32)]
     views: tuple[list[np.ndarray], list[np.ndarray]] = ([np.empty((0, dim), np.float32)], [])
     seconds = dict.fromkeys(("elapsed", "read", "decode", "wait"), 0.0)
     for batch, vectors, spent in batches:
         rows.append(batch.rows)
+        facts += [] if batch.facts is None else [batch.facts]
         failures += batch.failures
         for view, block in zip(views, vectors, strict=False):
             view.append(block)
@@ -133,7 +136,8 @@ def _gathered(batches: Iterable[_Batch], dim: int, advance: Callable[[int], Any]
         advance(len(batch.rows) + len(batch.failures))
     seconds["compute"] = max(0.0, seconds["elapsed"] - seconds["wait"])
     flipped = np.concatenate(views[1]) if views[1] else None
-    return Embedded(np.concatenate(rows), np.concatenate(views[0]), flipped, failures, seconds)
+    joined = np.concatenate(rows), np.concatenate(views[0]), flipped, failures, seconds
+    return Embedded(*joined, facts=np.concatenate(facts))
 
 
 def require_consistent(

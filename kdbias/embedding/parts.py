@@ -105,6 +105,7 @@ class Embedded:
     flipped   (m, d) of the mirrored images, or None
     failures  (row, reason) of the rows that could not be embedded
     seconds   where the time went
+    facts     (m, 6) float32: `columns.IMAGE` of each image; None where none was seen
     """
 
     rows: np.ndarray
@@ -112,6 +113,7 @@ class Embedded:
     flipped: np.ndarray | None
     failures: list[tuple[int, str]]
     seconds: dict[str, float]
+    facts: np.ndarray | None = None
 
 
 @contextlib.contextmanager
@@ -231,7 +233,7 @@ class Parts:
         )
         doc = self._provenance(counts, found.seconds["elapsed"], part=part.index)
         return write_part(
-            path, ids, labels, groups, norms, vectors, doc, self.plan.store, flipped, flip_norms
+            path, ids, labels, groups, norms, vectors, doc, self.plan.store, flipped, flip_norms, found.facts
         )
 
     def _provenance(self, counts: dict[str, int], seconds: float, **more: Any) -> dict[str, Any]:

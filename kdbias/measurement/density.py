@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.settings import parse_bandwidths
@@ -47,6 +48,7 @@ class Measured:
         near_duplicates: (n,) how many others at cosine >= 0.999.
         hardness: (n,) 1 - cosine to the label's leave-one-out centroid, NaN where there is none.
         log_density: (n,) by the estimator that was asked for.
+        suspects: the columns `columns.SUSPECT`; none where it was measured before there were.
     """
 
     bandwidths: Bandwidths
@@ -57,6 +59,7 @@ class Measured:
     near_duplicates: np.ndarray
     hardness: np.ndarray
     log_density: np.ndarray
+    suspects: dict[str, pa.Array] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """Samples that repeat an earlier vector, and samples with a near duplicate."""

@@ -12,7 +12,7 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths, Measured
 from kdbias.measurement.distribution import Sampling
 from kdbias.tables import provenance
-from kdbias.tables.columns import WITNESS, require_numbers
+from kdbias.tables.columns import SUSPECT, WITNESS, require_numbers
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
 from kdbias.tables.documents import read_document
 from kdbias.tables.files import MEND
@@ -91,6 +91,12 @@ _SEARCH = {
     "rms_relative_error?": [[float]],
     "spearman?": [[float]],
 }
+_SUSPECTS = {
+    "seen": int,
+    "words": {str: int},
+    "near": dict.fromkeys(("groups", "samples", "largest"), int),
+    "labels": dict.fromkeys(("judged", "misfit"), int),
+}
 _SHAPE = {
     "n": int,
     "d": int,
@@ -102,6 +108,7 @@ _SHAPE = {
     "duplicates": {"exact_duplicates": int, "near_duplicates": int},
     "best": [{"t": float, "energy": _NUMBER, "gap": _NUMBER, "reason": (str, None)}],
     "target?": (_TARGET, None),
+    "suspects?": (_SUSPECTS, None),
     "schemes": [_SCHEME],
 }
 
@@ -129,6 +136,7 @@ def write_measured(
         "log_density": floats(measured.log_density),
         "duplicate_of": ids.take(pa.array(measured.first, mask=~repeats)),
         "near_duplicates": pa.array(measured.near_duplicates),
+        **measured.suspects,
         **({} if witness is None else {WITNESS: pa.array(witness)}),
     }
     write_density(out / DENSITY, pa.table(columns), doc)
@@ -169,6 +177,7 @@ def read_uniformity(out: str | os.PathLike[str]) -> dict[str, Any]:
     if not swept or document["t_chosen"] not in swept[0] or any(ts != swept[0] for ts in swept):
         raise KdbiasError(f"{file}: its schemes lack bandwidths or differ in them; {MEND}")
     document.setdefault("target", None)  # measured before there were targets
+    document.setdefault("suspects", None)
     for scheme in document["schemes"]:
         scheme.setdefault("discrepancy", None)
         if (scheme["discrepancy"] is None) != (document["target"] is None):
@@ -196,6 +205,7 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array) -> Measure
         near_duplicates=density.table.column("near_duplicates").to_numpy(),
         hardness=stored.column("hardness").to_numpy(),
         log_density=density.numbers("log_density"),
+        suspects={name: density.table.column(name) for name in SUSPECT if name in density.table.column_names},
     )
 
 

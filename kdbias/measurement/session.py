@@ -24,6 +24,7 @@ from kdbias.measurement.density import (
 from kdbias.measurement.distribution import Sampling, rectify, regroup, scheme_entry
 from kdbias.measurement.passes import PassPlan, PassResult, fill_in, with_quality
 from kdbias.measurement.shares import compare_columns
+from kdbias.measurement.suspects import judged
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables import provenance
@@ -64,7 +65,7 @@ class Session:
         self.began = time.perf_counter()
         self.ids = table.ids()
         self.labels = table.labels()
-        self.codes = encode(self.labels)[0]
+        self.codes, self.names = encode(self.labels)
 
     def measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Everything from the vectors, in one pass; returns ``uniformity.json`` and the state ``new``."""
@@ -77,8 +78,7 @@ class Session:
         samplings = [Sampling("natural", np.full(n, 1 / n)), *added]
         result, fields = self._pass(x, bandwidths, samplings, k, NEAR_DUPLICATE_COSINE)
         assert result is not None
-        pairs = result.pairs
-        first = first_with_same_vector(x)
+        pairs, first = result.pairs, first_with_same_vector(x)
         target = self._compare(x, first, samplings, samplings[0], None, fields)
         measured = Measured(
             bandwidths,
@@ -90,6 +90,8 @@ class Session:
             hardness=hardness(x, self.codes),
             log_density=np.empty(0),
         )
+        seen, labels = self.table.image_facts(), (self.codes, self.names)
+        measured.suspects, suspects = judged(x, self.ids, labels, seen, measured, pairs, self.plan.device)
         dimension = None if pairs.cosines is None else intrinsic_dimension(pairs.cosines)
         estimator = self._estimate(measured, pairs.cosines, dimension)
         natural = samplings[0].bandwidths
@@ -117,6 +119,7 @@ class Session:
             "duplicates": measured.counts(),
             "best": least,
             "target": target,
+            "suspects": suspects,
             "schemes": entries,
         }
         return self._write(document, measured, samplings, "new")

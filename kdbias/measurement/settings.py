@@ -10,13 +10,17 @@ from typing import Any
 from kdbias.device import MOST_PARALLEL, parse_bytes
 from kdbias.engine.settings import Engines
 from kdbias.errors import KdbiasError
-from kdbias.settings import option
+from kdbias.settings import Settings, option
 from kdbias.targets.settings import Aiming
 
 # Below, float32 hardly tells exp(-t |x - y|^2) from 1; beyond, cosines that are rounded to float32 are not
 # exact enough for it any more, and the null's series gets long.
 _LEAST, _MOST = 1e-3, 1e3
 _GRID = 1024
+IMAGE_WORDS = ("blank", "dark", "overexposed", "tiny", "odd-sized")
+"""What an image may look like that is suspect by itself."""
+SUSPECT_WORDS = (*IMAGE_WORDS, "isolated", "label")
+"""What stands in the column ``suspect`` of a density table, separated by blanks."""
 _LATER = {declared.name for declared in Aiming.declared()}
 
 
@@ -48,6 +52,20 @@ def check_bandwidth(t: float) -> None:
     """Refuse a bandwidth at which float32 measures nothing."""
     if not _LEAST <= t <= _MOST:
         raise KdbiasError(f"--t {t:g} is not a bandwidth from {_LEAST:g} to {_MOST:g}, such as 2, 5 or 10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectsSettings(Settings):
+    """Which suspects to list."""
+
+    name = "suspects"
+
+    kind: tuple[str, ...] = option(
+        (),
+        "those of this kind alone; repeatable",
+        choices=(*SUSPECT_WORDS, "near-duplicate"),
+        shown="all",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from kdbias.measurement.files import UNIFORMITY
 from kdbias.measurement.passes import SNAPSHOT, PassPlan, duration
 from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
+from kdbias.measurement.suspects import suspect_lines
 from kdbias.measurement.target_summary import target_summary
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.columns import refuse_own
@@ -232,6 +233,7 @@ def summary_blocks(document: dict[str, Any]) -> list[str | Table]:
     of_schemes = [s | (s["hardness"] or {}) | {"scheme": s["name"]} for s in schemes]
     parts: list[str | Table] = [
         _heading(document),
+        *suspect_lines(document),
         *(part for part in target_summary(document) if part),
         *([_search_line(document["search"])] if "probes" in document["search"] else []),
         Table.of(rows, _BANDWIDTH),

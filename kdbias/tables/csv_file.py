@@ -26,7 +26,11 @@ _MAX_HEADER_BYTES = 1 << 20
 
 # A cell that a spreadsheet would compute, with any number of the marks that keep it from doing so.
 _FORMULA = "('*[=+\\-@\\t\\r\\n＝＋－＠])"
-_FOR_PEOPLE = (["change", "sample_id"], ["column", "value"])  # how the files of `for_people` begin
+_FOR_PEOPLE = (
+    ["change", "sample_id"],
+    ["column", "value"],
+    ["exclude", "sample_id"],
+)  # how the files of `for_people` begin
 _ROWS_LOOKED_AT = 20
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins as that of UTF-16 does

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DENSITY = "density.parquet"
 _SHOWN = 5  # first rows
 _NUMBERS = ("knn_distance", "log_density", "near_duplicates", columns.WITNESS)
-_OWN = (*columns.DENSITY, columns.WITNESS)
+_OWN = (*columns.DENSITY, *columns.SUSPECT, columns.WITNESS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,6 +156,19 @@ class DensityTable(SampleTable):
         if len(repeats):
             rows[repeats] = align(first.take(pa.array(repeats)), self.ids, "duplicate_of", str(self.path))
         return rows
+
+    def only(self, rows: np.ndarray) -> "DensityTable":
+        """The table of some rows (m,), ascending; what was measured of them stays as it is.
+
+        Copies are copies of the first that is left.
+        """
+        first = self.first_equal[rows]
+        _, place, group = np.unique(first, return_index=True, return_inverse=True)
+        mine = place[group]
+        table, name = self.table.take(pa.array(rows)), "duplicate_of"
+        ids = as_strings(table.column("sample_id"))
+        copies = ids.take(pa.array(mine, mask=mine == np.arange(len(rows))))
+        return replace(self, table=table.set_column(table.column_names.index(name), name, copies))
 
     def numbers(self, name: str) -> np.ndarray:
         """A numeric column as (n,) float64, nulls as NaN."""

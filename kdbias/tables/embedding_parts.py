@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.columns import refuse_own
+from kdbias.tables.columns import IMAGE, refuse_own
 from kdbias.tables.joins import shown
 from kdbias.tables.parquet_file import parquet_writer, read_provenance, require_whole
 
@@ -120,6 +120,7 @@ def write_part(
     dtype: str = "float16",
     flip: np.ndarray | None = None,
     flip_norms: np.ndarray | None = None,
+    facts: np.ndarray | None = None,
 ) -> str:
     """Write one part atomically.
 
@@ -133,9 +134,10 @@ def write_part(
         dtype: how vectors are stored, ``float16`` or ``float32``.
         flip: (n, d) unit rows of the mirrored images, stored as ``embedding_flip``.
         flip_norms: (n,) float32, L2 norms of those before normalising, stored as ``norm_flip``.
+        facts: (n, 6) float32, what the images look like at a glance: the columns `columns.IMAGE`.
 
     Returns:
-        The digest of the content, which the footer carries as well.
+        The digest of the content (but for ``facts``), which the footer carries as well.
     """
     if dtype not in STORES:
         raise KdbiasError(f"--store {dtype!r} is unknown; use float16 or float32")
@@ -148,6 +150,9 @@ def write_part(
     }
     if flip_norms is not None:
         columns["norm_flip"] = pa.array(flip_norms, pa.float32())
+    if facts is not None:
+        kinds = [pa.int32() if fact in ("image_width", "image_height") else pa.float32() for fact in IMAGE]
+        columns |= {f: pa.array(v).cast(k) for f, v, k in zip(IMAGE, facts.T, kinds, strict=True)}
     stored = [None if v is None else v.astype(dtype) for v in (vectors, flip)]
     arrays = [norms, *([] if flip_norms is None else [flip_norms])]
     content = content_digest(ids, labels, groups, arrays, stored)
@@ -156,7 +161,7 @@ def write_part(
         columns["embedding_flip"] = _list_array(flip, dtype)
     table = provenance.attach(pa.table(columns), {**provenance_document, "content": content})
     # Floats do not compress and dictionaries only cost: plain pages decode fastest.
-    floats = ("norm", "norm_flip", "embedding", "embedding_flip")
+    floats = ("norm", "norm_flip", "embedding", "embedding_flip", *IMAGE)
     encoded = [name for name in columns if name not in floats]
     with parquet_writer(
         path,

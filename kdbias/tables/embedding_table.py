@@ -150,8 +150,9 @@ class EmbeddingTable(Result):
         rows = sum(footer.num_rows for footer in footers)
         _require_rows(folder, rows, record if require_finished else {})
         schemas = [footer.schema.to_arrow_schema().with_metadata(footer.metadata) for footer in footers]
-        for part, schema in zip(parts, schemas, strict=True):
-            if not schema.equals(schemas[0]):
+        vital = [_without_images(schema) for schema in schemas]
+        for part, schema in zip(parts, vital, strict=True):
+            if not schema.equals(vital[0]):
                 raise KdbiasError(f"{part}: its columns or dimension differ from {parts[0].name}'s")
         known = record.get("fingerprint")
         if not _are_recorded(parts, schemas, known) and require_finished:
@@ -159,7 +160,7 @@ class EmbeddingTable(Result):
                 f"{folder}: its parts are not those that its record lists; run kdbias embed again with "
                 "--overwrite"
             )
-        names = schemas[0].names
+        names = vital[0].names
         require_columns(parts[0], schemas[0], ("sample_id", "label", "norm", "embedding"))
         return cls(
             path=folder,
@@ -218,6 +219,22 @@ class EmbeddingTable(Result):
     def flip_norms(self) -> np.ndarray | None:
         """(n,) float32 of the mirrored views; None where the table lacks them."""
         return self.column("norm_flip").to_numpy(zero_copy_only=False) if self.has_flip_norms else None
+
+    def image_facts(self) -> np.ndarray | None:
+        """(n, 6) float32 `columns.IMAGE`, NaN where an image was not looked at; None where none was.
+
+        Tables of precomputed vectors have none, nor have parts that an earlier version wrote.
+        """
+        found, seen = np.full((self.n, len(columns.IMAGE)), np.nan, np.float32), False
+        start = 0
+        for part in self.parts:
+            footer = read_footer(part)
+            if set(columns.IMAGE) <= set(footer.schema.to_arrow_schema().names):
+                table, seen = read_table(part, columns.IMAGE), True
+                for fact, values in enumerate(table.columns):
+                    found[start : start + footer.num_rows, fact] = values.to_numpy()
+            start += footer.num_rows
+        return found if seen else None
 
     def batches(self, rows: int = ROW_GROUP, column: str = "embedding") -> Iterator[tuple[int, np.ndarray]]:
         """Stream ``(first row, (m, d) float32 unit vectors)``, m <= rows, in table order.
@@ -305,6 +322,11 @@ def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
     if require_finished and record.get("status") != "finished":
         raise KdbiasError(f"{folder} is unfinished; run the same kdbias embed command again to complete it")
     return record
+
+
+def _without_images(schema: pa.Schema) -> pa.Schema:
+    """The schema without what only parts whose images were looked at have."""
+    return pa.schema([field for field in schema if field.name not in columns.IMAGE])
 
 
 def _require_rows(folder: Path, rows: int, record: dict[str, Any]) -> None:

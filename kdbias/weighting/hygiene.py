@@ -16,21 +16,25 @@ from kdbias.wording import counted
 _ROUNDING = 1e-9
 
 
-def masses_of(found: Weights, settings: WeightsSettings, groups: Groups) -> np.ndarray:
-    """(m,) masses of the distinct samples, sum 1, after hygiene.
+def masses_of(found: Weights, settings: WeightsSettings, groups: Groups, n: int) -> np.ndarray:
+    """(m,) masses of the distinct samples, sum 1, after hygiene; n draws are an epoch.
 
     What was solved for, and of which nothing more is asked, stays as it was solved. Else its cap and its
     floor are restored where other steps broke them (a temper above 1 does), so that its gap remains a proof.
     No mass is left so small that it would never be drawn.
     """
-    n, m, clip, floor = len(groups.group), groups.distinct, settings.clip, settings.floor
-    if found.solution is not None:
-        if (settings.temper, clip, settings.mix) == (1.0, None, 0.0):
-            return found.values
-        clip = min((limit for limit in (clip, found.cap) if limit is not None), default=None)
+    m, clip, floor = groups.distinct, limit_of(found, settings), settings.floor
+    if found.solution is not None and (settings.temper, settings.clip, settings.mix) == (1.0, None, 0.0):
+        return found.values
     p = cleaned(found.values, n, temper=settings.temper, clip=clip, mix=settings.mix, floor=floor)
     square = 1 / (floor * m) if floor and floor * m > 1 else 1.0
     return FeasibleSet(m, min((clip or n) / n, 1.0), square).without_noise(p, groups.least)
+
+
+def limit_of(found: Weights, settings: WeightsSettings) -> float | None:
+    """The largest weight that a distinct sample may have, copies together; None for any."""
+    caps = (settings.clip, found.cap if found.solution is not None else None)
+    return min((limit for limit in caps if limit is not None), default=None)
 
 
 def cleaned(
@@ -88,13 +92,33 @@ def clipped(p: np.ndarray, clip: float, n: int) -> np.ndarray:
         )
     if room <= _ROUNDING:  # all of them are at the limit
         return (p > 0) / positive
-    descending = np.sort(p)[::-1]
-    below = np.cumsum(descending[::-1])[::-1]  # mass of the i-th largest and all smaller ones
-    capped = np.arange(len(p))
+    return _limited(p, np.full(len(p), limit))
+
+
+def _limited(p: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """min(s p, limits) (m,) for the s that keeps the sum 1; limits of what is > 0 sum to more."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(below > 0, (1 - capped * limit) / below, 0)
-    fits = descending * scale <= limit * (1 + 1e-12)
-    return np.minimum(p * scale[np.argmax(fits)], limit)
+        order = np.argsort(np.where(p > 0, limits / p, np.inf), kind="stable")
+    ranked, ends = p[order], limits[order]
+    rest = np.cumsum(ranked[::-1])[::-1]  # mass of the i-th to reach its limit and all later ones
+    reached = np.concatenate([[0.0], np.cumsum(ends[:-1])])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(rest > 0, (1 - reached) / rest, 0)
+    fits = ranked * scale <= ends * (1 + 1e-12)
+    return np.minimum(p * scale[np.argmax(fits)], limits)
+
+
+def held(p: np.ndarray, limits: np.ndarray, floor: float | None) -> np.ndarray:
+    """p (m,) under limits (m,), with the ESS floor as near as they allow."""
+    p = _limited(p, limits)
+    if not floor or 1 / (p @ p) >= floor * len(p):
+        return p
+    even = _limited(np.full(len(p), 1 / len(p)), limits)
+    away = p - even
+    square, along, room = away @ away, even @ away, 1 / (floor * len(p)) - even @ even
+    if room <= 0 or square == 0:
+        return even
+    return even + away * min(1.0, (np.sqrt(along * along + square * room) - along) / square)
 
 
 def mixed(p: np.ndarray, share: float) -> np.ndarray:

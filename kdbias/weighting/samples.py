@@ -14,7 +14,7 @@ from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import align, encode
+from kdbias.tables.joins import align, as_strings, encode
 from kdbias.targets.opening import OpenTarget, open_target
 from kdbias.targets.settings import Aiming
 
@@ -33,6 +33,7 @@ class Samples:
         source: the embeddings that were measured; refuses where they are gone.
         min_ess: least ESS / distinct samples, for the schemes that solve under it; None for none.
         threads: CPU threads; None for all.
+        draws: of an epoch, of which each sample that is left out of all this would have had one; default n.
     """
 
     density: DensityTable
@@ -40,6 +41,7 @@ class Samples:
     source: "EmbeddingSource"
     min_ess: float | None = None
     threads: int | None = None
+    draws: int | None = None
 
     @property
     def n(self) -> int:
@@ -53,8 +55,8 @@ class Samples:
 
     @property
     def alone(self) -> bool:
-        """Whether no two samples count as one."""
-        return self.m == self.n
+        """Whether no two samples count as one and none is left out: what was measured is what is weighed."""
+        return self.m == self.n == (self.draws or self.n)
 
     @property
     def where(self) -> Path:
@@ -126,7 +128,7 @@ class EmbeddingSource:
         table, rows = self._measured
         opened = open_target(aim, table)
         if opened.vectors is None and opened.masses is not None:
-            opened = replace(opened, masses=opened.masses[rows])
+            opened = replace(opened, masses=_masses_of_some(opened, table, rows))
         return (
             opened
             if opened.codes is None
@@ -163,6 +165,26 @@ class EmbeddingSource:
                 f"{self.density.path} was measured on ({self.fingerprint}); run kdbias uniformity on it first"
             )
         return table
+
+
+def _masses_of_some(opened: OpenTarget, table: EmbeddingTable, rows: np.ndarray) -> np.ndarray:
+    """Masses (m,) of a ``balanced`` target for some of a table's rows: each value keeps its share."""
+    assert opened.masses is not None
+    masses, column = opened.masses[rows], opened.named.what
+    if len(rows) == table.n:
+        return masses
+    codes, names = encode(as_strings(table.column(column)))
+    size = len(names) + 1
+    whole = np.bincount(codes + 1, weights=opened.masses, minlength=size)
+    left = np.bincount(codes[rows] + 1, weights=masses, minlength=size)
+    gone = np.flatnonzero((whole > 0) & (left == 0))
+    if len(gone):
+        value = names[int(gone[0]) - 1].as_py() if gone[0] else None
+        raise KdbiasError(
+            f"no sample of {column} {value!r} is left, of which the target has {whole[gone[0]]:.1%}; leave "
+            "fewer out"
+        )
+    return masses * (whole / np.where(left > 0, left, 1))[codes[rows] + 1]
 
 
 def chosen_bandwidth(density: DensityTable) -> float:

@@ -64,6 +64,16 @@ class WeightsSettings(Branching, _Measured):
     )
     near: float | None = option(None, "least cosine of collapse near", shown=f"{NEAR:g}", above=0, most=1)
 
+    exclude: str | None = option(
+        None, "leave out these samples: a list as kdbias suspects writes it", path=True, metavar="FILE"
+    )
+    suspects: str | None = option(
+        None,
+        "images that look wrong (blank, dark, ...); cap: a weight of 1 at most; exclude: never drawn",
+        choices=("cap", "exclude", "keep"),
+        shown="cap, but keep where more than a tenth are",
+    )
+
     @classmethod
     def branches(cls) -> Mapping[str, type[Settings]]:
         """The options of each scheme."""

@@ -25,7 +25,8 @@ from kdbias.tables.weight_manifest import mean_one, read_manifest, write_manifes
 from kdbias.weighting.blind_spots import blind_spots
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary, warnings
-from kdbias.weighting.hygiene import masses_of, tempered
+from kdbias.weighting.exclusion import Exclusion
+from kdbias.weighting.hygiene import limit_of, masses_of, tempered
 from kdbias.weighting.samples import EmbeddingSource, Samples
 from kdbias.weighting.schemes.matched import told
 from kdbias.weighting.schemes.scheme import Weights
@@ -47,7 +48,8 @@ class WeightsResult(Result):
         path: the manifest.
         method: the scheme.
         t: its bandwidth, a list where the kernels of several are averaged, None where it has none.
-        n, distinct: samples, and those left when duplicates count once.
+        n, distinct: samples, and those left when duplicates count once and what is left out not at all.
+        excluded: samples that were left out.
         numbers: ess, ess_share, ess_distinct, max_weight, top_mass, zero_weights, effective_identities.
         solver: of the schemes that search: energies (of method matched: squared discrepancies), gap, lambda,
             iterations, how it ended; else None.
@@ -64,6 +66,7 @@ class WeightsResult(Result):
     t: float | list[float] | None
     n: int
     distinct: int
+    excluded: int
     numbers: dict[str, Any]
     solver: dict[str, Any] | None
     target: dict[str, Any] | None
@@ -78,12 +81,18 @@ class WeightsResult(Result):
         config, counts = doc["config"], doc["counts"]
         own = {name: doc[name] for name in ("numbers", "solver", "facts", "warnings", "seconds")}
         which = {"method": config["method"], "t": config["t"], "target": doc.get("target")}
-        return cls(path=path, n=counts["samples"], distinct=counts["distinct"], state=state, **which, **own)
+        sizes = {
+            "n": counts["samples"],
+            "distinct": counts["distinct"],
+            "excluded": counts.get("excluded", 0),
+        }
+        return cls(path=path, state=state, **sizes, **which, **own)
 
     def blocks(self) -> list[str | Table]:
         """The numbers, one a line."""
         scheme = self.method + (f" at t={write('t', self.t)}" if self.t is not None else "")
-        copies = f", {self.n - self.distinct:,} of them copies" if self.distinct < self.n else ""
+        repeats = self.n - self.excluded - self.distinct
+        copies = f", {repeats:,} of them copies" if repeats else ""
         shown = {name: write(name, value) for name, value in self.numbers.items()}
         lines = [
             f"{self.path}: {scheme}, {counted(self.n, 'sample')}{copies}, mean weight 1",
@@ -94,6 +103,7 @@ class WeightsResult(Result):
         ]
         if self.numbers["effective_identities"] is not None:
             lines.append(f"  effective identities  {shown['effective_identities']}")
+        lines += [f"  suspects              {line}" for line in self.facts.get("suspects", ())]
         lines += told(self.target) if self.target is not None else []
         if self.solver is not None:
             lines += _solver_lines(self.solver, self.target is None, self.facts.get("penalty"))
@@ -178,8 +188,10 @@ def weights(
     began = time.perf_counter()
     table = read_density(density)
     asked, settings = settings, settings.decided(table)
-    source = EmbeddingSource(table, settings.embeddings)
-    inputs = {"density": table.fingerprint, **source.inputs, **settings.chosen.inputs()}
+    exclusion = Exclusion(table, settings)
+    kept = table.only(np.flatnonzero(~exclusion.out)) if exclusion.out.any() else table
+    source = EmbeddingSource(kept, settings.embeddings)
+    inputs = {"density": table.fingerprint, **source.inputs, **settings.chosen.inputs(), **exclusion.inputs}
     path, config = claim(output), settings.record()
     found = _finished(path, {"config": config, "inputs": inputs}, asked.defaults(config), overwrite)
     if found is not None:
@@ -190,14 +202,19 @@ def weights(
             f"{settings.method} assumes that {settings.chosen.assumes}; if you have some hundred images of "
             "where it will be used, embed them and say --towards"
         )
-    groups = groups_of(table, str(settings.collapse), source.vectors, settings.near or NEAR)
+    for line in exclusion.lines:
+        progress.say(line)
+    groups = groups_of(kept, str(settings.collapse), source.vectors, settings.near or NEAR)
     if settings.collapse != "none":
         groups = settings.chosen.distinct(groups, source)
-    scheme = settings.chosen.weigh(Samples(table, groups, source, settings.floor, settings.threads))
+    scheme = settings.chosen.weigh(Samples(kept, groups, source, settings.floor, settings.threads, table.n))
     for line in scheme.notes:
         progress.say(line)
-    masses = masses_of(scheme, settings, groups)
-    values = mean_one(groups.spread(masses))
+    cleaned = masses_of(scheme, settings, groups, table.n)
+    masses, capped = exclusion.held(cleaned, groups, limit_of(scheme, settings), settings.floor)
+    values = np.zeros(table.n)
+    values[~exclusion.out] = groups.spread(masses)
+    values = mean_one(values)
     numbers = summary(values, masses, encode(table.labels)[0])
     columns = {name: table.table.column(name) for name in table.group_columns}
     about = _after_hygiene(scheme, masses)
@@ -206,11 +223,11 @@ def weights(
         STAGE,
         config,
         inputs,
-        {"samples": table.n, "distinct": groups.distinct},
+        {"samples": table.n, "distinct": groups.distinct, "excluded": int(exclusion.out.sum())},
         time.perf_counter() - began,
         numbers=numbers,
-        facts=scheme.facts,
-        solver=solver_record(scheme, masses),
+        facts=scheme.facts | ({"suspects": exclusion.lines} if exclusion.lines else {}),
+        solver=solver_record(scheme, masses, capped),
         target=about,
         warnings=warnings(numbers, table.n) + spots,
         density=str(table.path.resolve().parent),
@@ -221,8 +238,12 @@ def weights(
     return WeightsResult.read(path, doc, "new")
 
 
-def solver_record(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
-    """What the solver reached, and the energy and gap of the masses that hygiene left."""
+def solver_record(found: Weights, masses: np.ndarray, capped: int = 0) -> dict[str, Any] | None:
+    """What the solver reached, and the energy and gap of the masses that hygiene left.
+
+    Args:
+        capped: how many suspect images it would have drawn more often.
+    """
     result = found.solution
     if result is None:
         return None
@@ -231,7 +252,8 @@ def solver_record(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
     return {
         "energy_before": result.start_energy,
         "energy": energy,
-        # Hygiene keeps floor and cap, so the best energy is still at least the solver's less its gap.
+        # Hygiene keeps floor and cap and suspects have a further one, so that the best energy is still at
+        # least the solver's less its gap.
         "gap": max(energy - (result.energy - result.gap), 0.0) if result.proven else None,
         "lambda": result.lam,
         "ess_distinct": ess(masses) / len(masses),
@@ -239,8 +261,13 @@ def solver_record(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
         "products": result.products,
         "seconds": round(result.seconds, 3),
         "certified": result.certified and not changed,
-        "reason": result.reason + (", before temper, clip and mix" if changed else ""),
+        "reason": result.reason + (f", before {_later(capped)}" if changed else ""),
     }
+
+
+def _later(capped: int) -> str:
+    """What came after the solver."""
+    return f"{counted(capped, 'suspect image')} were capped" if capped else "temper, clip and mix"
 
 
 def _after_hygiene(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def test_an_error_made_ahead_arrives_in_its_place() -> None:
 
 
 def test_workers_stay_from_epoch_to_epoch(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stamped(data: Any, preprocessings: Any) -> list[np.ndarray]:
+    def stamped(data: Any, preprocessings: Any, facts: Any) -> list[np.ndarray]:
         return [np.full((4, 4, 3), os.getpid() % 251, np.uint8)]
 
     monkeypatch.setattr(loading, "prepare_image", stamped)

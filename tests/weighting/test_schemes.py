@@ -8,10 +8,10 @@ import pytest
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import write_neighbors
+from kdbias.sphere import near_chains
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
-from kdbias.weighting import collapse
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
 from kdbias.weighting.samples import EmbeddingSource, Samples
@@ -224,8 +224,8 @@ def test_near_copies_form_chains(measure):
 
 @pytest.mark.parametrize("links", [1, 1 << 20])
 def test_chains_equal_a_walk_over_all_pairs_whatever_the_block(monkeypatch, links):
-    monkeypatch.setattr(collapse, "_BLOCK", 7)
-    monkeypatch.setattr(collapse, "_LINKS", links)
+    monkeypatch.setattr(near_chains, "_BLOCK", 7)
+    monkeypatch.setattr(near_chains, "_LINKS", links)
     x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1)[:, None]
     x[50] = x[4]
@@ -235,17 +235,17 @@ def test_chains_equal_a_walk_over_all_pairs_whatever_the_block(monkeypatch, link
     linked = (x @ x.T >= 0.985) | (first[:, None] == first[None, :])
     for _ in range(120):  # the least row that can be reached
         expected = np.where(linked, expected[None, :], 120).min(axis=1)
-    found = collapse.near_chains(x, first, np.arange(120), 0.985)
+    found = near_chains.near_chains(x, first, np.arange(120), 0.985)
     assert found.tolist() == expected.tolist()
     assert 5 < len(set(found.tolist())) < 100
 
 
 def test_a_long_burst_takes_memory_by_samples_not_by_pairs(monkeypatch):
-    monkeypatch.setattr(collapse, "_BLOCK", 250)
+    monkeypatch.setattr(near_chains, "_BLOCK", 250)
     n = 3000
     x = np.repeat(np.eye(4, dtype=np.float32)[:1], n, axis=0)
     tracemalloc.start()
-    chains = collapse.near_chains(x, np.arange(n), np.arange(n), 0.999)
+    chains = near_chains.near_chains(x, np.arange(n), np.arange(n), 0.999)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert not chains.any()

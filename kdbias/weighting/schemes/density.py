@@ -140,7 +140,7 @@ class Searching(Solving, AtBandwidth, Scheme):
                 progress.say(f"{self.name}: {spent}, energy {energy:.6g}, at most {gap:.2g} above the best")
 
         return {
-            "cap": _share_of_distinct(self.cap, samples.groups),
+            "cap": _share_of_distinct(self.cap, samples.groups, samples.draws or samples.n),
             "tolerance": self.tolerance,
             "max_seconds": self.max_seconds,
             "progress": tell,
@@ -179,11 +179,14 @@ class Equilibrium(Searching):
         return Weights(samples.groups.collapse(found.p), facts, found, self.cap, energy)
 
 
-def _share_of_distinct(cap: float | None, groups: Groups) -> float | None:
-    """The cap as a multiple of 1 / distinct: no sample, copies together, is drawn more than ``cap`` times."""
+def _share_of_distinct(cap: float | None, groups: Groups, n: int) -> float | None:
+    """The cap as a multiple of 1 / distinct: no sample, copies together, is drawn more than ``cap`` times.
+
+    Args:
+        n: draws of an epoch.
+    """
     if cap is None:
         return None
-    n = len(groups.group)
     if not cap > n / groups.distinct * (1 - 1e-12):
         raise KdbiasError(
             f"cap {cap:g} cannot hold: {counted(groups.distinct, 'distinct sample', 'shares/share')} "

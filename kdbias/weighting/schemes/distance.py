@@ -89,7 +89,7 @@ def neighbour_cosines(samples: Samples) -> tuple[np.ndarray, str]:
     if m < 2:
         raise KdbiasError(f"{where} has one distinct sample, which has no neighbours; use method natural")
     kept = where.parent / NEIGHBORS
-    if kept.exists() and m == samples.n:
+    if kept.exists() and samples.alone:
         ids, _, cosines = read_neighbors(where.parent)
         return cosines[align(density.ids, ids, str(where), str(kept))], "kept"
     found = Neighbors(m, min((density.provenance.get("config") or {}).get("k") or DEFAULT_K, m - 1))
