@@ -78,6 +78,11 @@ class Exclusion:
                 f"{about}: drawn once an epoch at most; --suspects keep or exclude does otherwise, {listed}"
             )
 
+    @property
+    def counted(self) -> dict[str, int]:
+        """How many are left out, for the manifest; nothing where none is."""
+        return {"excluded": int(self.out.sum())} if self.out.any() else {}
+
     def held(
         self, masses: np.ndarray, groups: Groups, limit: float | None, floor: float | None
     ) -> tuple[np.ndarray, int]:

@@ -223,7 +223,7 @@ def weights(
         STAGE,
         config,
         inputs,
-        {"samples": table.n, "distinct": groups.distinct, "excluded": int(exclusion.out.sum())},
+        {"samples": table.n, "distinct": groups.distinct, **exclusion.counted},
         time.perf_counter() - began,
         numbers=numbers,
         facts=scheme.facts | ({"suspects": exclusion.lines} if exclusion.lines else {}),
