@@ -16,6 +16,7 @@ from tests.pinned.world import METHODS, TEACHER
 WORKING = {
     "embed": f"embed {{w}}/data.parquet --teacher {TEACHER} --workers 0 --device cpu",
     "uniformity": "uniformity {w}/emb --rectification none --device cpu",
+    "suspects": "suspects {w}/density",
     "weights": "weights {w}/density",
     "changes": "changes {w}/weights/equilibrium.parquet",
     "train": "train {w}/data.parquet --embeddings {w}/emb --epochs 1 --workers 0 --device cpu",
