@@ -17,7 +17,7 @@ from kdbias.measurement.settings import SuspectsSettings
     click.option("-o", "--output", metavar="FILE", help="Write the whole list: suspects.csv or .parquet."),
     overwrite,
 )
-def command(output: str | None = None, overwrite: bool = False, **given: Any) -> Any:
+def command(**given: Any) -> Any:
     """List samples that look wrong: blank, dark, overexposed, tiny or odd-sized images, near duplicates,
     samples far from all others, labels whose own centroid is not the sample's nearest.
 
@@ -30,7 +30,4 @@ def command(output: str | None = None, overwrite: bool = False, **given: Any) ->
       kdbias suspects density -o suspects.csv
       kdbias suspects density --kind label --kind near-duplicate -o doubtful.parquet
     """
-    result = kdbias.suspects(**given)
-    if output is not None:
-        result.write(output, overwrite)
-    return result
+    return kdbias.suspects(**given)

@@ -494,17 +494,21 @@ def study(
 
 def suspects(
     density: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
+    overwrite: bool = False,
     kind: Sequence[str] = (),
 ) -> SuspectsResult:
     """List the samples of a measurement that look wrong.
 
     Args:
         density: the folder that ``uniformity`` wrote.
+        output: a .csv or .parquet file to write the list to.
+        overwrite: replace a list that is there, which may have been edited.
         kind: those of this kind alone; repeatable [all].
 
     Raises:
-        KdbiasError: no such folder, or one that an earlier version measured.
+        KdbiasError: no such folder, one that an earlier version measured, or an output that is there.
     """
 
 def train(

@@ -93,14 +93,22 @@ class SuspectsResult:
 
 
 @takes_settings(SuspectsSettings)
-def suspects(density: str | os.PathLike[str], *, settings: SuspectsSettings) -> SuspectsResult:
+def suspects(
+    density: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    settings: SuspectsSettings,
+) -> SuspectsResult:
     """List the samples of a measurement that look wrong.
 
     Args:
         density: the folder that ``uniformity`` wrote.
+        output: a .csv or .parquet file to write the list to.
+        overwrite: replace a list that is there, which may have been edited.
 
     Raises:
-        KdbiasError: no such folder, or one that an earlier version measured.
+        KdbiasError: no such folder, one that an earlier version measured, or an output that is there.
     """
     table = read_density(density)
     folder = table.path.parent
@@ -110,7 +118,10 @@ def suspects(density: str | os.PathLike[str], *, settings: SuspectsSettings) -> 
             f"EMB -o {folder} --overwrite"
         )
     notes = suspect_lines(read_uniformity(folder)) if (folder / UNIFORMITY).exists() else []
-    return SuspectsResult(table.path, _listed(table, settings.kind), tuple(notes))
+    result = SuspectsResult(table.path, _listed(table, settings.kind), tuple(notes))
+    if output is not None:
+        result.write(output, overwrite)
+    return result
 
 
 def _listed(density: DensityTable, kinds: tuple[str, ...]) -> pa.Table:

@@ -150,15 +150,15 @@ def write_part(
     }
     if flip_norms is not None:
         columns["norm_flip"] = pa.array(flip_norms, pa.float32())
-    if facts is not None:
-        kinds = [pa.int32() if fact in ("image_width", "image_height") else pa.float32() for fact in IMAGE]
-        columns |= {f: pa.array(v).cast(k) for f, v, k in zip(IMAGE, facts.T, kinds, strict=True)}
     stored = [None if v is None else v.astype(dtype) for v in (vectors, flip)]
     arrays = [norms, *([] if flip_norms is None else [flip_norms])]
     content = content_digest(ids, labels, groups, arrays, stored)
     columns["embedding"] = _list_array(vectors, dtype)
     if flip is not None:
         columns["embedding_flip"] = _list_array(flip, dtype)
+    if facts is not None:
+        kinds = [pa.int32() if fact in ("image_width", "image_height") else pa.float32() for fact in IMAGE]
+        columns |= {f: pa.array(v).cast(k) for f, v, k in zip(IMAGE, facts.T, kinds, strict=True)}
     table = provenance.attach(pa.table(columns), {**provenance_document, "content": content})
     # Floats do not compress and dictionaries only cost: plain pages decode fastest.
     floats = ("norm", "norm_flip", "embedding", "embedding_flip", *IMAGE)
