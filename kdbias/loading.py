@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from kdbias.data.image_facts import facts_of
+from kdbias.data.image_facts import digest_of, facts_of
 from kdbias.data.source import Source
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.progress import say
@@ -42,6 +42,7 @@ class Prepared:
     images    a uint8 (b, h, w, c) tensor a preprocessing, of the images that could be read
     rows      (b,) their rows in the source
     facts     (b, 6) float32, `columns.IMAGE` of each, where they were asked for
+    digests   (b,) uint64 of their content, likewise
     failures  (row, reason) of rows that could not be read
     replaced  how many of `rows` stand in for such
     piped     it came through a pipe, since shared memory has no room
@@ -50,6 +51,7 @@ class Prepared:
     images: list[Any]
     rows: np.ndarray
     facts: np.ndarray | None = None
+    digests: np.ndarray | None = None
     failures: list[tuple[int, str]] = field(default_factory=list)
     replaced: int = 0
     read_seconds: float = 0.0
@@ -121,7 +123,8 @@ class RowBatches(Dataset[Prepared]):
         images, piped = _room_for(shapes)
         pixels = [np.asarray(one) for one in images]
         facts = np.empty((len(rows), len(IMAGE)), np.float32) if self._facts else None
-        batch = Prepared(images, rows, facts, piped=piped)
+        digests = np.empty(len(rows), np.uint64) if self._facts else None
+        batch = Prepared(images, rows, facts, digests, piped=piped)
         taken: list[int] = []
         for row in rows.tolist():
             for candidate in self._candidates(row):
@@ -131,7 +134,8 @@ class RowBatches(Dataset[Prepared]):
                     break
         batch.images = [one[: len(taken)] for one in images]
         batch.rows = np.asarray(taken, np.int64)
-        batch.facts = None if facts is None else facts[: len(taken)]
+        if facts is not None and digests is not None:
+            batch.facts, batch.digests = facts[: len(taken)], digests[: len(taken)]
         return batch
 
     def _candidates(self, row: int) -> Iterator[int]:
@@ -155,6 +159,8 @@ class RowBatches(Dataset[Prepared]):
             read = time.perf_counter()
             for place, image in zip(places, prepare_image(data, self.preprocessings, facts), strict=True):
                 place[:] = image
+            if batch.digests is not None:
+                batch.digests[at] = digest_of(data)
         except Exception as error:  # decoders raise almost anything on damaged files
             reason = failure_reason(error)
             if self._stand_ins is not None:  # rows come again

@@ -9,12 +9,21 @@ photograph costs as little as a small one.
 """
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from kdbias.data.decode import upright_size
 
 _GRID = 64
 _TAIL = 0.01
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def digest_of(data: bytes | np.ndarray) -> int:
+    """Digest of an image file's bytes, or of pixels and their shape: from 1 to 2^64 - 1."""
+    if isinstance(data, bytes):
+        return xxh3_64_intdigest(data) or 1
+    shape = f"{data.dtype.str}{data.shape};".encode()
+    return xxh3_64_intdigest(shape + np.ascontiguousarray(data).tobytes()) or 1
 
 
 def facts_of(pixels: np.ndarray, data: bytes | np.ndarray | None = None) -> np.ndarray:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdbias.data.opening import Source
-from kdbias.embedding.parts import Embedded, Part, Parts
+from kdbias.embedding.embedded import Embedded
+from kdbias.embedding.parts import Part, Parts
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError
 from kdbias.tables.columns import IMAGE
@@ -59,19 +60,29 @@ def run_teacher(
     parts: list[Part],
     settings: EmbedSettings,
     advance: Callable[[int], Any],
+    rows_of: Callable[[Part], np.ndarray] = Part.all_rows,
 ) -> Generator[tuple[Part, Embedded], None, None]:
-    """The results of the parts, in order; `advance(n)` is called for every n images done."""
+    """The results of the parts, in order; `advance(n)` is called for every n images done.
+
+    `rows_of` says which rows of a part there are to embed.
+    """
     if not parts:
         return
     from kdbias.loading import ImageLoader
 
     pin, size = teacher.device.startswith("cuda"), settings.batch_size
-    batches = (np.arange(*ends) for part in parts for ends in part.batches(size))
-    workers = min(settings.workers, sum(-(-part.rows // size) for part in parts))
+    batches = (batch for part in parts for batch in _batches(rows_of(part), size))
+    workers = min(settings.workers, sum(-(-len(rows_of(part)) // size) for part in parts))
     loader = ImageLoader(source, [teacher.preprocessing], workers, pin=pin, facts=True, way_out=WAY_OUT)
     embedded = _Feed(teacher, source, settings).embedded(loader.batches(batches))
     for part in parts:
-        yield part, _gathered(islice(embedded, -(-part.rows // size)), teacher.dim, advance)
+        yield part, _gathered(islice(embedded, -(-len(rows_of(part)) // size)), teacher.dim, advance)
+
+
+def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """The rows of each batch of a part; none crosses parts, so a resumed run repeats the same ones."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 class _Feed:
@@ -122,12 +133,13 @@ class _Feed:
 def _gathered(batches: Iterable[_Batch], dim: int, advance: Callable[[int], Any]) -> Embedded:
     """The results of a part from those of its batches."""
     rows, failures = [np.empty(0, np.int64)], list[tuple[int, str]]()
-    facts = [np.empty((0, len(IMAGE)), np.float32)]
+    facts, digests = [np.empty((0, len(IMAGE)), np.float32)], [np.empty(0, np.uint64)]
     views: tuple[list[np.ndarray], list[np.ndarray]] = ([np.empty((0, dim), np.float32)], [])
     seconds = dict.fromkeys(("elapsed", "read", "decode", "wait"), 0.0)
     for batch, vectors, spent in batches:
         rows.append(batch.rows)
         facts += [] if batch.facts is None else [batch.facts]
+        digests += [] if batch.digests is None else [batch.digests]
         failures += batch.failures
         for view, block in zip(views, vectors, strict=False):
             view.append(block)
@@ -137,7 +149,7 @@ def _gathered(batches: Iterable[_Batch], dim: int, advance: Callable[[int], Any]
     seconds["compute"] = max(0.0, seconds["elapsed"] - seconds["wait"])
     flipped = np.concatenate(views[1]) if views[1] else None
     joined = np.concatenate(rows), np.concatenate(views[0]), flipped, failures, seconds
-    return Embedded(*joined, facts=np.concatenate(facts))
+    return Embedded(*joined, facts=np.concatenate(facts), digests=np.concatenate(digests))
 
 
 def require_consistent(

@@ -17,7 +17,8 @@ from kdbias.data.filters import spelled
 from kdbias.data.opening import Source, open_data
 from kdbias.device import process_device
 from kdbias.embedding.batches import run_teacher, take_precomputed, write_parts
-from kdbias.embedding.parts import Embedded, Part, Parts, Plan, usual_rows
+from kdbias.embedding.embedded import Embedded
+from kdbias.embedding.parts import Part, Parts, Plan, usual_rows
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.engine.opening import Engine
 from kdbias.engine.ranks import joined
@@ -135,17 +136,22 @@ def make_parts(order: Order, items: Iterable[Part]) -> Iterator[int]:
 
 
 def results_of(
-    opened: Inputs, parts: list[Part], folder: Path, advance: Callable[[int], Any] = lambda images: None
+    opened: Inputs,
+    parts: list[Part],
+    folder: Path,
+    advance: Callable[[int], Any] = lambda images: None,
+    rows_of: Callable[[Part], np.ndarray] = Part.all_rows,
 ) -> Generator[tuple[Part, Embedded], None, None]:
     """What the parts come to, in order; `advance(n)` tells of n images that a network has seen.
 
-    `folder` takes a temporary file where stored vectors cannot be read in the order of the data.
+    `rows_of` says which rows of a part a network is to see; `folder` takes a temporary file where stored
+    vectors cannot be read in the order of the data.
     """
     network = opened.network
     if isinstance(network, Precomputed):
         return take_precomputed(network, opened.rows, parts, folder)
     assert isinstance(network, Teacher)
-    return run_teacher(network, opened.source, parts, opened.settings, advance)
+    return run_teacher(network, opened.source, parts, opened.settings, advance, rows_of)
 
 
 def _config(settings: EmbedSettings, source: Source) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.data.opening import Source
+from kdbias.embedding.embedded import Embedded
 from kdbias.engine import ranks
 from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError, first_line
@@ -50,10 +51,9 @@ class Part:
         """How many samples the part has."""
         return self.stop - self.start
 
-    def batches(self, size: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of each batch; none crosses parts, so a resumed run repeats the same ones."""
-        for start in range(self.start, self.stop, size):
-            yield start, min(start + size, self.stop)
+    def all_rows(self) -> np.ndarray:
+        """Its rows of the data, (m,)."""
+        return np.arange(self.start, self.stop)
 
 
 def usual_rows(n: int) -> int:
@@ -96,24 +96,6 @@ class Plan:
         if self.world > 1:
             text += f"; process {self.rank} of {self.world} makes {len(self.own_parts):,} of them"
         return text
-
-
-@dataclass
-class Embedded:
-    """What the rows of a part came to: `vectors` (m, d) raw float32 of the source's `rows` (m,).
-
-    flipped   (m, d) of the mirrored images, or None
-    failures  (row, reason) of the rows that could not be embedded
-    seconds   where the time went
-    facts     (m, 6) float32: `columns.IMAGE` of each image; None where none was seen
-    """
-
-    rows: np.ndarray
-    vectors: np.ndarray
-    flipped: np.ndarray | None
-    failures: list[tuple[int, str]]
-    seconds: dict[str, float]
-    facts: np.ndarray | None = None
 
 
 @contextlib.contextmanager
@@ -182,6 +164,10 @@ class Parts:
         """The parts of this process that are still to be made, or to be made again."""
         return [part for part in self.plan.own_parts if self.done(part, thorough=True) is None]
 
+    def rows_of(self, part: Part) -> np.ndarray:
+        """The rows of a part that are to be embedded."""
+        return part.all_rows()
+
     def refuse_strays(self) -> None:
         """Raises KdbiasError where a part lies in the folder that is not one of the run's."""
         known = {part_name(part.index) for part in self.plan.parts}
@@ -227,13 +213,15 @@ class Parts:
         ids = self.source.ids.take(taken)
         labels = None if self.source.labels is None else self.source.labels.take(taken)
         groups = {name: values.take(taken) for name, values in self.source.groups.items()}
-        vectors, norms = normalise(found.vectors, ids, where)
-        flipped, flip_norms = (
-            (None, None) if found.flipped is None else normalise(found.flipped, ids, f"mirrored {where}")
-        )
+        vectors, norms, flipped, flip_norms = found.vectors, found.norms, found.flipped, found.flip_norms
+        if norms is None:
+            vectors, norms = normalise(vectors, ids, where)
+        if flipped is not None and flip_norms is None:
+            flipped, flip_norms = normalise(flipped, ids, f"mirrored {where}")
+        seen = found.facts, found.digests
         doc = self._provenance(counts, found.seconds["elapsed"], part=part.index)
         return write_part(
-            path, ids, labels, groups, norms, vectors, doc, self.plan.store, flipped, flip_norms, found.facts
+            path, ids, labels, groups, norms, vectors, doc, self.plan.store, flipped, flip_norms, *seen
         )
 
     def _provenance(self, counts: dict[str, int], seconds: float, **more: Any) -> dict[str, Any]:
@@ -256,6 +244,7 @@ class Parts:
                 f"all {len(failed):,} images failed, nothing was embedded; the first: "
                 f"{failed[0]['sample_id']} ({failed[0]['path']}): {failed[0]['reason']}"
             )
+        embedded = samples - (details.get("grown") or {}).get("kept", 0)
         seconds: dict[str, float] = {}
         for record in records:
             for name, value in record["seconds"].items():
@@ -269,7 +258,7 @@ class Parts:
             fingerprint=fingerprints.of_json(contents),
             d=self.plan.dim,
             timings={k: round(v, 3) for k, v in seconds.items()},
-            images_per_second=round(samples / max(seconds["elapsed"], 1e-9), 1),
+            images_per_second=round(embedded / max(seconds["elapsed"], 1e-9), 1),
             teacher=self.teacher,
             **details,
         )

@@ -58,6 +58,12 @@ class _Embedding(Reading, _Network):
         choices=("skip", "fail"),
         operational=True,
     )
+    append: bool = option(
+        False,
+        "where OUT holds a table of an earlier state of the data: embed only what is new or changed, drop "
+        "what is gone",
+        operational=True,
+    )
     rows_per_part: int | None = option(
         None,
         "rows a file; an interrupted run loses the one at work and the one being written at most",
@@ -86,7 +92,15 @@ class _Embedding(Reading, _Network):
         """Refuse options of networks where vectors are precomputed."""
         super().check()
         if self.precomputed:
-            of_networks = ("precision", "flip", "preprocessing", "teacher_output", "channels_last", "compile")
+            of_networks = (
+                "precision",
+                "flip",
+                "preprocessing",
+                "teacher_output",
+                "channels_last",
+                "compile",
+                "append",
+            )
             self.refuse_idle(dict.fromkeys(of_networks, "with precomputed embeddings no network runs"))
 
 

@@ -6,9 +6,10 @@ was killed at any moment goes on from its last finished part and ends with the s
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,12 @@ from kdbias import progress
 from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.embedding.batches import write_parts
+from kdbias.embedding.growth import GrownParts, discard, growth_of, home_of, recover
 from kdbias.embedding.inputs import Inputs, Order, make_parts, named, open_inputs, results_of
 from kdbias.embedding.parts import Part, Parts, disk_errors, open_run
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.engine.opening import Engine, open_engine
-from kdbias.errors import MachineError
+from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.functions import takes_settings
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import refuse_store
@@ -134,34 +136,74 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
     todo = opened.plan(engine.rank, engine.world)
     progress.say(f"data: {source.describe()}")
     progress.say(todo.describe())
+    reads, growth = (order.data, settings.teacher.partition(":")[2]), None
+    if engine.rank == 0 and not settings.plan:
+        recover(out)
+    if settings.append:
+        _refuse_append(overwrite, engine)
+        growth = growth_of(out, source, opened.config, opened.inputs, opened.defaults, settings)
+    if growth is not None:
+        progress.say(growth.line)
     if settings.plan:
         return EmbedResult(out, "planned", source.n, 0, network.dim, len(todo.parts))
-    reads = (order.data, settings.teacher.partition(":")[2])
-    # Within the run as well, which is forgotten after a refusal.
-    given = (engine, out, opened.config, opened.inputs, overwrite, reads, opened.defaults)
-    with disk_errors(out), open_run(*given) as run, disk_errors(out):
-        parts = Parts(run, source, todo, settings.teacher, opened.config)
+    # disk_errors within the run as well, which is forgotten after a refusal.
+    with (
+        disk_errors(out),
+        _way_to_append(settings),
+        home_of(out, growth, opened.config, opened.inputs) as home,
+        open_run(engine, home, opened.config, opened.inputs, overwrite, reads, opened.defaults) as run,
+        disk_errors(out),
+    ):
+        made = (run, source, todo, settings.teacher, opened.config)
+        parts = Parts(*made) if growth is None else GrownParts(growth, *made)
         parts.refuse_strays()
         waiting = parts.waiting()
-        if not waiting and parts.complete and run.already_finished():
+        if growth is None and not waiting and parts.complete and run.already_finished():
             return _result(parts, "already finished")
         _say_what_is_left(parts, len(waiting))
-        with progress.bar(sum(part.rows for part in waiting), "images", "embed") as bar:
+        with progress.bar(sum(len(parts.rows_of(part)) for part in waiting), "images", "embed") as bar:
             here = partial(_made_here, parts, opened, bar.update)
             for images in engine.map(partial(make_parts, order) if engine.remote else here, waiting):
                 bar.update(images)
-        details = {"source": source.describe(), "data": order.data, "root": settings.root}
+        details: dict[str, Any] = {"source": source.describe(), "data": order.data, "root": settings.root}
         if not isinstance(network, Precomputed):
             about = {"teacher_weights": network.note or None, "teacher_output": network.output}
             details |= {name: value for name, value in about.items() if value is not None}
-        return _conclude(parts, details)
+        if growth is not None:
+            details["grown"] = growth.changes
+        return replace(_conclude(parts, details), path=out)
+
+
+def _refuse_append(overwrite: bool, engine: Engine) -> None:
+    """Refuse what --append does not go with."""
+    if overwrite:
+        raise KdbiasError("--append goes on from the table that is there, --overwrite starts over: give one")
+    if engine.remote or engine.world > 1:
+        where = "on Ray" if engine.remote else f"in {engine.world}"
+        raise KdbiasError(
+            f"--append runs in one process, not {where}: it embeds only what is new; start it without "
+            "torchrun or srun (RANK, WORLD_SIZE) and without --engine"
+        )
+
+
+@contextlib.contextmanager
+def _way_to_append(settings: EmbedSettings) -> Iterator[None]:
+    """A refusal of other data says how to go on from what is there."""
+    try:
+        yield
+    except ConfigChangedError as error:
+        if settings.precomputed or "input data is another one" not in str(error):
+            raise
+        raise ConfigChangedError(
+            f"{error}. If the data have grown: --append embeds only what is new"
+        ) from error
 
 
 def _made_here(
     parts: Parts, opened: Inputs, advance: Callable[[int], Any], items: Iterable[Part]
 ) -> Iterator[int]:
     """Make parts in this process, in one stream; `advance(n)` tells of n images."""
-    write_parts(parts, results_of(opened, list(items), parts.run.out, advance))
+    write_parts(parts, results_of(opened, list(items), parts.run.out, advance, parts.rows_of))
     return iter(())
 
 
@@ -202,6 +244,7 @@ def _conclude(parts: Parts, details: dict[str, Any]) -> EmbedResult:
         failures = sum(record["failures"] for record in complete)
         return EmbedResult(out, "partial", samples, failures, todo.dim, len(complete))
     result = _result(parts, "finished", parts.finish(complete, details))
+    discard(out)
     if result.failures:
         progress.say(f"{counted(result.failures, 'image')} failed; see {out / 'failures.parquet'}")
     return result

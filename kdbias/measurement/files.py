@@ -298,6 +298,11 @@ def read_neighbors(out: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     )
 
 
+def anew(embeddings: object, out: object) -> str:
+    """The command that measures a table again, in place of what a folder holds."""
+    return f"kdbias uniformity {embeddings} -o {out} --overwrite"
+
+
 def require_neighbors(out: Path) -> None:
     """Refuse a folder that was measured without keeping the neighbours."""
     if not (out / NEIGHBORS).exists():

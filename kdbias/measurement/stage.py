@@ -16,11 +16,11 @@ from kdbias.display.table import Table
 from kdbias.engine.here import Here
 from kdbias.engine.opening import Engine, open_engine
 from kdbias.engine.ranks import open_run
-from kdbias.errors import KdbiasError
+from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.blocks import PAIRS, Blocks
 from kdbias.measurement.distribution import Sampling
-from kdbias.measurement.files import UNIFORMITY
+from kdbias.measurement.files import UNIFORMITY, anew
 from kdbias.measurement.passes import SNAPSHOT, PassPlan, duration
 from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
@@ -31,6 +31,7 @@ from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, shown
+from kdbias.tables.run_record import read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.opening import open_target
 from kdbias.wording import counted, human_bytes
@@ -137,6 +138,8 @@ def uniformity(
     refuse_own(table.group_columns, table.path)
     groups = {name: table.column(name) for name in dict.fromkeys(settings.group_by)}
     added = _read_weights(settings.weights, table)
+    if not overwrite:
+        _refuse_outdated(Path(output), table)
     config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
     memory = settings.memory if settings.search == "exact" else 0
     with open_engine(settings, settings.device, memory) as engine:
@@ -181,6 +184,21 @@ def _device(settings: UniformitySettings, engine: Engine) -> str:
     if device == "cpu" and settings.precision != "float32":
         raise KdbiasError(f"--precision {settings.precision} needs a CUDA device; on the CPU it is float32")
     return device
+
+
+def _refuse_outdated(out: Path, table: EmbeddingTable) -> None:
+    """Say how to measure anew where the table has grown since it was measured."""
+    grown = table.provenance.get("grown")
+    if grown is None or stage_of(out) != STAGE.name:
+        return
+    known = (read_record(out).get("inputs") or {}).get("embeddings")
+    if known == table.fingerprint:
+        return
+    counts = ", ".join(f"{grown[what]:,} {what}" for what in ("added", "changed", "removed"))
+    raise ConfigChangedError(
+        f"{table.path} has grown since {out} was measured{f' ({counts})' if known == grown['from'] else ''}; "
+        f"measure it anew: {anew(table.path, out)}"
+    )
 
 
 def _read_weights(weights: Sequence[str], table: EmbeddingTable) -> list[Sampling]:

@@ -13,12 +13,13 @@ EMBEDDING = ("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_
 IMAGE = tuple(
     f"image_{fact}" for fact in ("width", "height", "brightness", "darkest", "brightest", "contrast")
 )  # of an embedding table whose images were seen; see `kdbias.data.image_facts`
+IMAGE_DIGEST = "image_digest"  # uint64 of the file's bytes or the pixels, by which a changed image is known
 DENSITY = ("sample_id", "label", "knn_distance", "log_density", "duplicate_of", "near_duplicates")
 SUSPECT = ("suspect", "near_duplicate_of", "nearest_label")  # of a density table; see `measurement.suspects`
 WITNESS = "witness"  # of a density table that has a target
 MANIFEST = ("sample_id", "label", "log_density", "weight")
 POTENTIAL = "potential_t"
-_OWN = frozenset([*EMBEDDING, *IMAGE, *DENSITY, *SUSPECT, WITNESS, *MANIFEST])
+_OWN = frozenset([*EMBEDDING, *IMAGE, IMAGE_DIGEST, *DENSITY, *SUSPECT, WITNESS, *MANIFEST])
 
 NO_VALUE = (
     "",

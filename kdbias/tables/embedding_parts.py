@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.columns import IMAGE, refuse_own
+from kdbias.tables.columns import IMAGE, IMAGE_DIGEST, refuse_own
 from kdbias.tables.joins import shown
 from kdbias.tables.parquet_file import parquet_writer, read_provenance, require_whole
 
@@ -121,6 +121,7 @@ def write_part(
     flip: np.ndarray | None = None,
     flip_norms: np.ndarray | None = None,
     facts: np.ndarray | None = None,
+    digests: np.ndarray | None = None,
 ) -> str:
     """Write one part atomically.
 
@@ -134,10 +135,11 @@ def write_part(
         dtype: how vectors are stored, ``float16`` or ``float32``.
         flip: (n, d) unit rows of the mirrored images, stored as ``embedding_flip``.
         flip_norms: (n,) float32, L2 norms of those before normalising, stored as ``norm_flip``.
-        facts: (n, 6) float32, what the images look like at a glance: the columns `columns.IMAGE`.
+        facts: (n, 6) float32, what the images look like: the columns `columns.IMAGE`, null for NaN.
+        digests: (n,) uint64, of the images' content, 0 where it is not known: `columns.IMAGE_DIGEST`.
 
     Returns:
-        The digest of the content (but for ``facts``), which the footer carries as well.
+        The digest of the content (but for what is known of images), which the footer carries as well.
     """
     if dtype not in STORES:
         raise KdbiasError(f"--store {dtype!r} is unknown; use float16 or float32")
@@ -158,10 +160,13 @@ def write_part(
         columns["embedding_flip"] = _list_array(flip, dtype)
     if facts is not None:
         kinds = [pa.int32() if fact in ("image_width", "image_height") else pa.float32() for fact in IMAGE]
-        columns |= {f: pa.array(v).cast(k) for f, v, k in zip(IMAGE, facts.T, kinds, strict=True)}
+        known = zip(IMAGE, facts.T, kinds, strict=True)
+        columns |= {fact: pa.array(v, mask=np.isnan(v)).cast(kind) for fact, v, kind in known}
+    if digests is not None:
+        columns[IMAGE_DIGEST] = pa.array(digests, mask=digests == 0)
     table = provenance.attach(pa.table(columns), {**provenance_document, "content": content})
     # Floats do not compress and dictionaries only cost: plain pages decode fastest.
-    floats = ("norm", "norm_flip", "embedding", "embedding_flip", *IMAGE)
+    floats = ("norm", "norm_flip", "embedding", "embedding_flip", *IMAGE, IMAGE_DIGEST)
     encoded = [name for name in columns if name not in floats]
     with parquet_writer(
         path,

@@ -1,13 +1,14 @@
 """The embedding table: a folder of Parquet parts, one row a sample, unit vectors as fixed-size lists."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.display.result import Result
 from kdbias.display.table import Table
@@ -19,6 +20,7 @@ from kdbias.tables.files import nearest_path, refuse_store
 from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
+from kdbias.tables.run_files import REPLACED, STAGED
 from kdbias.tables.run_record import RECORD, Run, Stage, read_record
 from kdbias.wording import counted, nearest
 
@@ -225,16 +227,25 @@ class EmbeddingTable(Result):
 
         Tables of precomputed vectors have none, nor have parts that an earlier version wrote.
         """
-        found, seen = np.full((self.n, len(columns.IMAGE)), np.nan, np.float32), False
-        start = 0
+        table = self._of_images(columns.IMAGE)
+        found = np.stack([values.to_numpy().astype(np.float32) for values in table.columns], axis=1)
+        return found if np.isfinite(found[:, 0]).any() else None
+
+    def image_digests(self) -> np.ndarray:
+        """(n,) uint64 digests of the images' content, 0 where it is not known."""
+        values = self._of_images([columns.IMAGE_DIGEST]).column(0)
+        return pc.fill_null(values.cast(pa.uint64()), 0).to_numpy()
+
+    def _of_images(self, names: Sequence[str]) -> pa.Table:
+        """Columns that parts may lack, null there."""
+        found = []
         for part in self.parts:
             footer = read_footer(part)
-            if set(columns.IMAGE) <= set(footer.schema.to_arrow_schema().names):
-                table, seen = read_table(part, columns.IMAGE), True
-                for fact, values in enumerate(table.columns):
-                    found[start : start + footer.num_rows, fact] = values.to_numpy()
-            start += footer.num_rows
-        return found if seen else None
+            if set(names) <= set(footer.schema.to_arrow_schema().names):
+                found.append(read_table(part, names).replace_schema_metadata())
+            else:
+                found.append(pa.table({name: pa.nulls(footer.num_rows) for name in names}))
+        return pa.concat_tables(found, promote_options="permissive")
 
     def batches(self, rows: int = ROW_GROUP, column: str = "embedding") -> Iterator[tuple[int, np.ndarray]]:
         """Stream ``(first row, (m, d) float32 unit vectors)``, m <= rows, in table order.
@@ -314,6 +325,11 @@ def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
             f"{_way_in(folder) or ('' if folder.exists() else nearest_path(folder))}"
         )
     record = read_record(folder) if (folder / RECORD).exists() else {}
+    if not record and any((folder / name / RECORD).exists() for name in (STAGED, REPLACED)):
+        raise KdbiasError(
+            f"{folder} was taking another table's place when a command was killed; run that kdbias embed "
+            "command again"
+        )
     if record.get("stage") != STAGE.name:
         raise KdbiasError(
             f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'})"
@@ -326,7 +342,7 @@ def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
 
 def _without_images(schema: pa.Schema) -> pa.Schema:
     """The schema without what only parts whose images were looked at have."""
-    return pa.schema([field for field in schema if field.name not in columns.IMAGE])
+    return pa.schema([field for field in schema if field.name not in (*columns.IMAGE, columns.IMAGE_DIGEST)])
 
 
 def _require_rows(folder: Path, rows: int, record: dict[str, Any]) -> None:

@@ -143,11 +143,35 @@ def put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     staged = folder / STAGED
     if staged.exists():
         for file in staged.iterdir():
-            os.replace(file, folder / file.name)
+            if file.name != RECORD:
+                os.replace(file, folder / file.name)
+        (staged / RECORD).unlink(missing_ok=True)
         staged.rmdir()
     sync_folder(folder)
     write_json(folder / RECORD, record[STAGED])
     return record[STAGED]
+
+
+def put_forward(folder: Path, stage: Stage, successor: Path) -> None:
+    """Let a finished run of the stage, in a folder within ``folder``, take the place of the one there.
+
+    Killed at any moment, `complete` or `put_back` leads to one of the two, whole.
+    """
+    shutil.rmtree(folder / STAGED, ignore_errors=True)
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)
+    set_aside(folder, stage, read_json(folder / RECORD))
+    os.replace(successor, folder / STAGED)
+    sync_folder(folder)
+    complete(folder, stage)
+
+
+def complete(folder: Path, stage: Stage) -> None:
+    """Go on with `put_forward` once the successor is staged."""
+    record = read_json(folder / STAGED / RECORD)
+    if not (folder / RECORD).exists():
+        write_json(folder / RECORD, {**record, "status": "running", STAGED: record})
+    put_in_place(folder, read_json(folder / RECORD))
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)
 
 
 def set_aside(folder: Path, stage: Stage, record: dict[str, Any], reads: Iterable[object] = ()) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from kdbias.errors import KdbiasError
-from kdbias.measurement.files import UNIFORMITY
+from kdbias.measurement.files import UNIFORMITY, anew
 from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, encode
+from kdbias.tables.run_record import read_record, stage_of
 from kdbias.targets.opening import OpenTarget, open_target
 from kdbias.targets.settings import Aiming
 
@@ -142,6 +143,19 @@ class EmbeddingSource:
         where = f"embedding table {table.path}"
         return table, align(self.density.ids, table.ids(), str(self.density.path), where)
 
+    def outdated(self) -> list[str]:
+        """A line where the embedding table is another one by now; none where that is not known."""
+        path = self.given or self.density.provenance.get("embeddings")
+        if not path or stage_of(path) != "embed":
+            return []
+        now = read_record(path).get("fingerprint")
+        if now is None or self.fingerprint in (None, now):
+            return []
+        return [
+            f"the embedding table {path} has changed since {self.density.path} was measured: these weights "
+            f"are of its samples as they were; measure it anew: {anew(path, self.density.path.parent)}"
+        ]
+
     def _remembered(self) -> str:
         doc, where = self.density.provenance, self.density.path
         path = doc.get("embeddings") or (doc.get("config") or {}).get("embeddings")
@@ -162,7 +176,8 @@ class EmbeddingSource:
         if self.fingerprint and self.fingerprint != table.fingerprint:
             raise KdbiasError(
                 f"{table.path} (fingerprint {table.fingerprint}) is not the embedding table that "
-                f"{self.density.path} was measured on ({self.fingerprint}); run kdbias uniformity on it first"
+                f"{self.density.path} was measured on ({self.fingerprint}); measure it: "
+                f"{anew(table.path, self.density.path.parent)}"
             )
         return table
 

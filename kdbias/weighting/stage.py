@@ -229,7 +229,7 @@ def weights(
         facts=scheme.facts | ({"suspects": exclusion.lines} if exclusion.lines else {}),
         solver=solver_record(scheme, masses, capped),
         target=about,
-        warnings=warnings(numbers, table.n) + spots,
+        warnings=warnings(numbers, table.n) + spots + source.outdated(),
         density=str(table.path.resolve().parent),
     )
     write_manifest(path, table.ids, table.labels, columns, table.numbers("log_density"), values, doc)
