@@ -131,6 +131,7 @@ def embed(
     workers: int = 2,
     flip: bool = False,
     on_error: str = 'skip',
+    append: bool = False,
     rows_per_part: int | None = None,
     plan: bool = False,
     preprocessing: str | None = None,
@@ -167,6 +168,8 @@ def embed(
         workers: decoding processes; 0 decodes in this one [2].
         flip: store the mirrored image's embedding too (embedding_flip).
         on_error: what an unreadable image does: a row in failures.parquet, or an end [skip].
+        append: where OUT holds a table of an earlier state of the data: embed only what is new or changed, drop
+            what is gone.
         rows_per_part: rows a file; an interrupted run loses the one at work and the one being written at most [a
             sixteenth, 2048 to 16384].
         plan: print counts, bytes and parts, then stop.

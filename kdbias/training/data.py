@@ -26,7 +26,7 @@ from kdbias.progress import say
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, shown
 from kdbias.tables.parquet_file import read_table
-from kdbias.tables.weight_manifest import read_manifest
+from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.training.images import Unreadable
@@ -133,6 +133,8 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
         inputs["weights"] = manifest.fingerprint
         rows = align(manifest.ids, source.ids, f"the weights {config.weights}", f"data {data}")
         source, weights = source.select(rows), manifest.weights
+        if table is not None:
+            _say_what_lacks_weights(manifest, table)
     else:
         source = _without_failures(source, table)
         weights = np.ones(source.n)
@@ -147,6 +149,20 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
         preprocessings.append(teacher.preprocessing)
     labels, classes = _class_numbers(source, str(data)) if "label" in needs else (None, [])
     return TrainingSet(source, weights, preprocessings, labels, classes, targets, teacher, inputs, unreadable)
+
+
+def _say_what_lacks_weights(manifest: WeightManifest, table: EmbeddingTable) -> None:
+    """Say how many samples have come to the embedding table since the weights were made."""
+    grown, made = table.provenance.get("grown"), (manifest.provenance.get("inputs") or {}).get("embeddings")
+    if grown is None or made != grown["from"]:
+        return
+    ids = table.ids()
+    new = len(ids) - int(pc.sum(pc.is_in(ids, value_set=manifest.ids)).as_py() or 0)
+    say(
+        f"{table.path} has grown since {manifest.path} was made: {counted(new, 'sample')} of it without a "
+        "weight are not trained on; measure and weigh anew: kdbias uniformity and kdbias weights, both with "
+        "--overwrite"
+    )
 
 
 def _live_teacher(spec: str, device: str) -> Teacher:

@@ -293,7 +293,7 @@ def test_an_unfinished_table_of_other_data_is_no_start(lab, monkeypatch):
         lab.embed(append=True)
 
 
-def test_what_was_made_of_the_table_says_that_it_is_outdated(lab):
+def test_what_was_made_of_the_table_says_that_it_is_outdated(lab, capsys):
     lab.embed()
     density, file = lab.root / "density", lab.root / "w.parquet"
     with progress.quiet():
@@ -312,4 +312,11 @@ def test_what_was_made_of_the_table_says_that_it_is_outdated(lab):
         assert any(command in line for line in result.warnings)
         kdbias.uniformity(lab.out, density, k=3, t=2, overwrite=True)
         assert not kdbias.weights(density, file, method="class-balanced", min_ess=0, overwrite=True).warnings
+    with progress.quiet():
+        lab.put("a/97.png", 52)
+        lab.embed(append=True)
+    capsys.readouterr()
+    options = {"embeddings": lab.out, "weights": file, "epochs": 1, "workers": 0, "device": "cpu"}
+    kdbias.train(lab.data, lab.root / "run", image_size=32, student="convnet", **options)
+    assert "1 sample of it without a weight" in capsys.readouterr().err
     assert pa.types.is_uint64(pq.read_schema(lab.out / "part-00000.parquet").field("image_digest").type)

@@ -23,6 +23,10 @@ STAGES: dict[str, list[str]] = {
     "embed": [
         f"embed {{w}}/data.parquet -o {{o}} --teacher {TEACHER} --workers 0 --rows-per-part 100 --flip"
     ],
+    "embed what is new": [
+        f"embed {{w}}/data.parquet -o {{o}} --teacher {TEACHER} --rows-per-part 99 --where race!=r1",
+        f"embed {{w}}/data.parquet -o {{o}} --teacher {TEACHER} --rows-per-part 99 --append",
+    ],
     "uniformity": ["uniformity {w}/emb -o {o} --t 4 --k 5 --rectification none --threads 1 --keep-neighbors"],
     "a scheme more": [
         "uniformity {w}/emb -o {o} --t 4 --k 5 --rectification none --threads 1",
