@@ -1,14 +1,15 @@
 """The suspects of a measurement as a list that people read, edit and give to `weights --exclude`."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdbias.display.result import Result
 from kdbias.display.table import FEW, Table, more
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
@@ -25,12 +26,15 @@ from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_files import claim, made_by
 from kdbias.wording import visible
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STAGE = "suspects"
 _COLUMNS = ("exclude", "sample_id", "label", *SUSPECT, "log_density")
 
 
-@dataclass(frozen=True)
-class SuspectsResult:
+@dataclass(frozen=True, repr=False)
+class SuspectsResult(Result):
     """The suspects of one data set.
 
     Attributes:
@@ -83,13 +87,17 @@ class SuspectsResult:
             write_table(path, self.table, doc | {"density": str(self.density.resolve().parent)})
         return path
 
-    def summary(self) -> str:
+    def blocks(self) -> list[str | Table]:
         """The notes, and the first rows of the list."""
         heads = ("sample_id", "label", *SUSPECT)
         rows = [{key: row[key] or "" for key in heads} for row in self.table.slice(0, FEW).to_pylist()]
         under = more(self.table.num_rows, "-o suspects.csv writes them all")
-        table = "\n".join([Table.of(rows, heads).text(), *under]) if rows else ""
-        return "\n\n".join(filter(None, ["\n".join(map(visible, self.notes)), table]))
+        table = replace(Table.of(rows, heads), under="".join(under))
+        return [*map(visible, self.notes), *([table] if rows else [])]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The list, as `table` has it."""
+        return self.table.to_pandas()
 
 
 @takes_settings(SuspectsSettings)
