@@ -448,8 +448,8 @@ def report(
     """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
 
     Args:
-        outputs: folders of ``embed``, ``uniformity``, ``weights --frontier``, ``train``, ``evaluate`` or
-            ``demo``, weight manifests, or a folder that holds several of them.
+        outputs: folders of ``embed``, ``uniformity``, ``weights --frontier``, ``train``, ``evaluate``,
+            ``study`` or ``demo``, weight manifests, or a folder that holds several of them.
         output: the HTML file (``.html`` or ``.htm``); what is there already is replaced only if this
             function wrote it.
         title: heading of the page [kdbias report].
