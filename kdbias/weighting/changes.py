@@ -20,6 +20,7 @@ from kdbias.tables.files import atomic_path, refuse_store
 from kdbias.tables.joins import align, as_strings, encode_all
 from kdbias.tables.parquet_file import floats, read_table
 from kdbias.tables.run_files import claim
+from kdbias.tables.telling import left_out, no_groups
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.weighting.blind_spots import blind_spots, reference_shares
 from kdbias.weighting.settings import ChangesSettings
@@ -90,9 +91,16 @@ class Changes(Result):
     def blocks(self) -> list[str | Table]:
         """The tables: one a column, its rarest values cut, then hardness and samples."""
         parts: list[str | Table] = [visible(f"{self.manifest}: what it changes")]
+        reasons = dict[str, str]()
         for column in pc.unique(self.groups.column("column")).to_pylist():
             rows = self.groups.filter(pc.equal(self.groups.column("column"), column)).drop_columns("column")
-            parts.append(_shown(rows, value=column).cut("-o DIR writes them all"))
+            sizes = rows.column("samples").to_pylist()
+            why = no_groups(sizes, sum(sizes))
+            if why is None:
+                parts.append(_shown(rows, value=column).cut("-o DIR writes them all"))
+            else:
+                reasons[column] = why
+        parts += filter(None, [left_out(reasons)])
         others = (self.hardness, self.samples)
         notes = ["\n".join(map(visible, self.notes))] if self.notes else []
         return [*parts, *(_shown(table) for table in others if table.num_rows), *notes]

@@ -15,6 +15,23 @@ def hand_made(path, **columns):
     return path
 
 
+def test_columns_that_make_no_groups_have_rows_but_no_table(tmp_path):
+    columns = {
+        "sample_id": ["a", "b", "c"],
+        "key": ["k1", "k2", "k3"],
+        "one": ["x"] * 3,
+        "race": ["P", "Q", "P"],
+    }
+    changes = what_changed(hand_made(tmp_path / "w.parquet", weight=[1.0, 1.0, 1.0], **columns))
+    assert changes.groups.num_rows == 3 + 1 + 2
+    text = changes.summary()
+    assert (
+        "left out, as no groups: one (one value for all samples); key (another value for each sample)" in text
+    )
+    assert "k1" not in text
+    assert "\nrace " in text
+
+
 def test_groups_show_share_weight_and_density_before_and_after(tmp_path):
     manifest = hand_made(
         tmp_path / "w.parquet",
