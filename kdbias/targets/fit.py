@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import shown
+from kdbias.targets.common import same_samples
 from kdbias.wording import counted
 
 
@@ -49,7 +50,7 @@ def require_fit(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
     else:
         notes.append(f"{both} do not both say which network made them; they must be by the same teacher")
     ids, known = table.ids(), data.ids()
-    common = ids.filter(pc.is_in(ids, value_set=known))
+    common = same_samples(table, data, ids.filter(pc.is_in(ids, value_set=known)))
     if len(common) == table.n == data.n:
         raise KdbiasError(
             f"{both} hold the same {table.n:,} samples, so natural sampling is like it already; name a "

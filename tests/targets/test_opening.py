@@ -197,9 +197,12 @@ def test_vectors_that_were_there_before_say_no_teacher(tmp_path):
 
 
 def test_what_is_odd_is_said(data, other, tmp_path):
-    overlapping = table(tmp_path / "part", 20, 3, "x")
+    ids = [f"x{i}" for i in reversed(range(20))]
+    overlapping = write_embedding_table(tmp_path / "part", ids, data.vectors()[19::-1])
     notes = open_target(aim(overlapping.path), data).notes
-    assert any("20 samples of the reference ('x0', 'x1', 'x2', ...) are among the data" in n for n in notes)
+    assert any(
+        "20 samples of the reference ('x19', 'x18', 'x17', ...) are among the data" in n for n in notes
+    )
     with pytest.raises(KdbiasError, match="column 'race'"):
         open_target(aim(other.path, "race"), data)
     with pytest.raises(KdbiasError, match="no column 'race'; it has"):
@@ -212,6 +215,11 @@ def test_what_is_odd_is_said(data, other, tmp_path):
     )
     notes = open_target(aim(strange.path, "camera"), data).notes
     assert any("camera 'z' of the reference (50.0% of it) does not occur in the data" in n for n in notes)
+
+
+def test_other_images_of_the_same_names_are_no_common_samples(data, tmp_path):
+    namesakes = table(tmp_path / "namesakes", 60, 3, "x")
+    assert not [note for note in open_target(aim(namesakes.path), data).notes if "among the data" in note]
 
 
 def test_the_record_holds_json(data, other):
