@@ -442,10 +442,13 @@ def report(
     *,
     title: str = 'kdbias report',
     pictures: int = 10,
+    dots: int = 10000,
+    map_pictures: int = 2000,
+    projection: str = 'auto',
     root: str | os.PathLike[str] | None = None,
     overwrite: bool = True,
 ) -> ReportResult:
-    """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
+    """Write one self-contained HTML page about stage outputs, which its policy lets load nothing.
 
     Args:
         outputs: folders of ``embed``, ``uniformity``, ``weights --frontier``, ``train``, ``evaluate``,
@@ -453,8 +456,13 @@ def report(
         output: the HTML file (``.html`` or ``.htm``); what is there already is replaced only if this
             function wrote it.
         title: heading of the page [kdbias report].
-        pictures: sample images of each kind (most crowded, most isolated, most and least drawn); 0 for none, so
-            that no picture of a person leaves with the page [10].
+        pictures: sample images of each kind (most crowded, most isolated, most and least drawn, near-duplicates);
+            0 for none, so that no picture of a person leaves with the page [10].
+        dots: samples on the map, of more so many drawn at random; 0 for no map, and so no list of ids [10,000].
+        map_pictures: samples of the map that get a small picture, drawn at random [2,000].
+        projection: places on the map: two principal directions (pca), by neighbourhoods (tsne: a minute for
+            10,000 samples), or auto: tsne where two principal directions hold less than 20 % of the variance
+            [auto].
         root: folder that holds the data: sample images come from below it or from below a folder among the
             outputs alone, whatever they (somebody else's, perhaps) have recorded.
         overwrite: replace a page that kdbias report wrote [yes].

@@ -168,11 +168,19 @@ def to_svg(figure: MplFigure, name: str) -> Markup:
     )
     text = re.sub(r'(\bid="|href="#|url\(#)', lambda m: f"{m.group(1)}{name}-", text)
     text = re.sub(r"#01010[12]\b|#01020[0-8]\b", lambda m: _CSS[m.group(0)], text)
+    text = re.sub(r' style="([^"]*)"', _attributes, text)
     # the page scales the drawing to its column; the viewBox keeps the shape
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     opening = rf'<svg viewBox="\1" role="img" {spaces}>'
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, text, count=1)
     return Markup(text)
+
+
+def _attributes(style: re.Match[str]) -> str:
+    """A style of an element as attributes, which a page's content-security policy lets pass."""
+    pairs = [part.split(":", 1) for part in style.group(1).split(";") if part.strip()]
+    kept = ((name.strip(), value.strip()) for name, value in pairs)
+    return "".join(f' {name}="{value}"' for name, value in kept if name != "font-family")
 
 
 def legend_below(axes: Axes, columns: int = 2) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
+
+from markupsafe import Markup
 
 from kdbias.display.figure import DARK, LIGHT, looks
 from kdbias.display.result import Result
@@ -17,9 +23,11 @@ from kdbias.inspection.recognition import MARK, is_page
 from kdbias.progress import say
 from kdbias.reporting.gathering import collect
 from kdbias.reporting.headline import headline
-from kdbias.reporting.sections import Page, scheme_names
+from kdbias.reporting.layout import Page
+from kdbias.reporting.sections import all_sections, scheme_names
 from kdbias.reporting.settings import ReportSettings
 from kdbias.reporting.tables import provenances
+from kdbias.reporting.verdict import verdict
 from kdbias.tables.files import atomic_path
 from kdbias.tables.run_files import claim
 from kdbias.version import __version__
@@ -49,7 +57,7 @@ def report(
     *,
     settings: ReportSettings,
 ) -> ReportResult:
-    """Write one self-contained HTML page (no script, nothing loaded from elsewhere) about stage outputs.
+    """Write one self-contained HTML page about stage outputs, which its policy lets load nothing.
 
     Args:
         outputs: folders of ``embed``, ``uniformity``, ``weights --frontier``, ``train``, ``evaluate``,
@@ -77,7 +85,7 @@ def report(
             "judged by other options, --where or test data than most students, so shown one by one and in no "
             f"mean: {', '.join(other)}"
         )
-    page = Page(found, looks(scheme_names(found)), settings.pictures, roots, notices)
+    page = Page(found, looks(scheme_names(found)), settings, roots, notices)
     _write(target, settings.title, page)
     inputs = len(provenances(found))
     say(f"wrote {target} about {counted(inputs, 'output')}")
@@ -112,22 +120,60 @@ def _write(target: Path, title: str, page: Page) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("kdbias.reporting", "."),
+        loader=PackageLoader("kdbias.reporting", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
     )
+    environment.filters["data"] = _data
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    style, script = _style(), "".join(_asset(name) for name in _SCRIPTS)
     html = environment.get_template("page.html").render(
         title=title,
         mark=MARK,
-        light=LIGHT,
-        dark=DARK,
+        policy=_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
         subtitle=f"kdbias {__version__}, {now}",
+        verdict=verdict(page.found),
         facts=headline(page.found),
-        sections=page.sections(),  # which may add notices
+        sections=all_sections(page),  # which may add notices
         notices=page.notices,
         footer=f"Written by kdbias {__version__}. This page holds everything it shows and loads nothing.",
     )
     with atomic_path(target) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+_SCRIPTS = ("tables.js", "map.js", "explorer.js")  # one module, in this order
+
+
+def _asset(name: str) -> str:
+    """A file of the page."""
+    return (files("kdbias.reporting") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _style() -> str:
+    """The style sheet, after the colours that the figures share with it."""
+    light, dark = ("".join(f"--s{i}:{c};" for i, c in enumerate(colors)) for colors in (LIGHT, DARK))
+    scheme = f"@media screen and (prefers-color-scheme: dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}{scheme}\n{_asset('page.css')}"
+
+
+def _policy(style: str, script: str) -> str:
+    """A content-security policy under which this style and this script alone count, and nothing is loaded."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
+    )
+    return (
+        f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _data(document: object) -> Markup:
+    """JSON that a script reads, in which nothing can end its element or begin another."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

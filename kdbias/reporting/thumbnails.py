@@ -17,11 +17,11 @@ from kdbias.data.access import is_inside, is_uri, join_root
 from kdbias.data.opening import read_description
 from kdbias.errors import KdbiasError
 from kdbias.reporting.gathering import bases, candidates
-from kdbias.reporting.outputs import Evaluation
+from kdbias.reporting.outputs import Density, Evaluation
 from kdbias.wording import counted
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from PIL import Image
 
     from kdbias.data.source import Source
 
@@ -33,7 +33,7 @@ _OPTIONS = ("id_column", "label_column", "path_column", "image_column", "root")
 
 
 @dataclass(frozen=True)
-class Image:
+class Plot:
     """A plot that a stage drew, as a data URI."""
 
     title: str
@@ -156,87 +156,115 @@ def _open(record: Mapping[str, Any], data: str, root: str | None) -> Source:
     return open_data(data, where=tuple(where), **{**_options(record), "root": root})
 
 
-def strips(
-    source: Source,
-    ids: pa.Array,
-    labels: pa.Array,
-    log_density: np.ndarray,
-    weights: Mapping[str, np.ndarray],
-    duplicate: np.ndarray,
-    count: int,
-) -> list[Strip]:
-    """The strips of a density table and its weight schemes.
+@dataclass(frozen=True)
+class Shown:
+    """What a strip shows: its title, what it means, and rows of the density table, the likeliest first."""
 
-    Of samples with equal weights the most isolated count as boosted more, the most crowded as boosted less.
+    title: str
+    meaning: str
+    rows: np.ndarray
+    values: np.ndarray | None  # (n,) weights; None for the log density
+
+
+def telling(
+    log_density: np.ndarray, weights: Mapping[str, np.ndarray], usable: np.ndarray, count: int
+) -> list[Shown]:
+    """The samples that strips may show, the most telling first.
+
+    Of samples with equal weights the most isolated count as drawn more, the most crowded as drawn less.
 
     Args:
-        source: where pictures come from; must know the ids.
-        ids, labels: (n,) of the density table.
         log_density: (n,).
         weights: scheme -> (n,), mean 1.
-        duplicate: (n,) True where an earlier sample has the same vector; shown once only.
-        count: pictures a strip.
+        usable: (m,) rows that may be shown.
+        count: of candidates a strip.
     """
-    from kdbias.tables.joins import align
 
-    rows = align(ids, source.ids, "the density table", "its data", allow_missing=True)
-    usable = np.flatnonzero((rows >= 0) & ~duplicate)
-    if not len(usable):
-        raise KdbiasError("the data holds none of the density table's ids")
+    def most(values: np.ndarray, sign: int) -> np.ndarray:
+        return usable[np.lexsort((-sign * log_density[usable], sign * values[usable]))[:count]]
 
-    def strip(title: str, meaning: str, values: np.ndarray, descending: bool, text: str) -> Strip:
-        sign = -1 if descending else 1
-        order = np.lexsort((-sign * log_density[usable], sign * values[usable]))
-        pictures: list[Thumbnail] = []
-        for i in usable[order]:
-            if len(pictures) == count:
-                break
-            picture = _picture(source, int(rows[i]))
-            if picture is not None:
-                never = values is not log_density and values[i] == 0
-                said = "never drawn" if never else text.format(values[i])
-                pictures.append(
-                    Thumbnail(picture[0], ids[int(i)].as_py(), labels[int(i)].as_py() or "", said, picture[1])
-                )
-        return Strip(title, meaning, pictures)
-
-    said = "log density {:.2f}"
     found = [
-        strip("Most crowded", "highest density: many near neighbours", log_density, True, said),
-        strip("Most isolated", "lowest density: little like them nearby", log_density, False, said),
+        Shown("Most crowded", "highest density: many near neighbours", most(log_density, -1), None),
+        Shown("Most isolated", "lowest density: little like them nearby", most(log_density, 1), None),
     ]
     for name, w in weights.items():
         if w.max() > w.min():
-            found.append(strip(f"Most boosted by {name}", "drawn most often", w, True, "drawn ×{:.2f}"))
-            found.append(strip(f"Least boosted by {name}", "drawn least often", w, False, "drawn ×{:.2f}"))
+            found.append(Shown(f"Most drawn by {name}", "drawn most often", most(w, -1), w))
+            found.append(Shown(f"Least drawn by {name}", "drawn least often", most(w, 1), w))
     return found
 
 
-def _picture(source: Source, row: int) -> tuple[str, bool] | None:
-    """A data URI and whether the picture is small; None for an unreadable image."""
+def strip(
+    source: Source,
+    shown: Shown,
+    order: Sequence[int],
+    sources: np.ndarray,
+    density: Density,
+    count: int,
+) -> Strip:
+    """Up to ``count`` readable pictures of a strip, the most telling first.
+
+    Args:
+        order: places in ``shown.rows``, those to be taken first.
+        sources: (n,) rows of the source.
+    """
+    log_density = density.table.numbers("log_density")
+    found: dict[int, Thumbnail] = {}
+    for place in order:
+        if len(found) == count:
+            break
+        row = int(shown.rows[place])
+        picture = _picture(source, int(sources[row]))
+        if picture is not None:
+            said = f"log density {log_density[row]:.2f}" if shown.values is None else drawn(shown.values[row])
+            label, sample = density.table.labels[row].as_py() or "", density.table.ids[row].as_py()
+            found[place] = Thumbnail(picture[0], sample, label, said, picture[1])
+    return Strip(shown.title, shown.meaning, [found[place] for place in sorted(found)])
+
+
+def drawn(weight: float) -> str:
+    """How often a sample is drawn, in words."""
+    return "never drawn" if weight == 0 else f"drawn ×{weight:.2f}"
+
+
+def read_picture(source: Source, row: int, side: int) -> Image.Image | None:
+    """A picture within ``side`` x ``side`` pixels; None for an unreadable image."""
     from PIL import Image
 
     from kdbias.data.decode import UnreadableImage, decode_image
 
     try:
-        image = Image.fromarray(decode_image(source.read(row), color="RGB"))
+        image = Image.fromarray(decode_image(source.read(row), color="RGB", at_least=(side, side)))
     except (UnreadableImage, OSError):
         return None
+    if max(image.size) > side:
+        image.thumbnail((side, side))
+    return image
+
+
+def _picture(source: Source, row: int) -> tuple[str, bool] | None:
+    """A data URI and whether the picture is small; None for an unreadable image."""
+    image = read_picture(source, row, _SIDE)
+    if image is None:
+        return None
     small = max(image.size) <= _SIDE // 2
-    if max(image.size) > _SIDE:
-        image.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
     kind = "PNG" if small else "JPEG"
     image.save(buffer, kind, quality=82)
-    return _uri(kind.lower(), buffer.getvalue()), small
+    return data_uri(kind.lower(), buffer.getvalue()), small
 
 
-def _uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
     """An image's bytes as data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def plots(evaluation: Evaluation) -> list[Image]:
+def coded(values: np.ndarray, kind: str) -> str:
+    """Numbers as base64 of a little-endian array."""
+    return base64.b64encode(values.astype(kind).tobytes()).decode()
+
+
+def plots(evaluation: Evaluation) -> list[Plot]:
     """The plots that the evaluation drew and that still lie in its folder."""
     document = evaluation.metrics
     images = []
@@ -250,5 +278,5 @@ def plots(evaluation: Evaluation) -> list[Image]:
         units = counted(document["n"], document["unit"])
         caption = f"Drawn by kdbias evaluate: protocol {evaluation.protocol}, {units}."
         title = f"{evaluation.path.name}: {file.stem.replace('_', ' ')}"
-        images.append(Image(title, caption, _uri("png", content)))
+        images.append(Plot(title, caption, data_uri("png", content)))
     return images

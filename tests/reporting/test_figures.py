@@ -7,7 +7,7 @@ import pytest
 
 from kdbias.display.figure import LIGHT, SERIES, figure_file, legend_below, legend_of_all, looks, panel
 from kdbias.display.quantities import QUANTITIES, Quantity
-from kdbias.reporting import figures, maps, sample_figures
+from kdbias.reporting import figures, projection, sample_figures
 from kdbias.reporting.figures import results_by_scheme
 
 
@@ -60,12 +60,10 @@ def test_rare_groups_are_put_together_and_lose_nothing():
 def test_principal_directions_match_a_singular_value_decomposition():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(200, 5)) * [5, 3, 1, 0.5, 0.1] + 7
-    mean, directions, variance = maps.principal_directions(lambda: [(0, x[:70]), (70, x[70:])], 5)
-    centred = x - x.mean(0)
-    _, s, vt = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(mean, x.mean(0))
-    np.testing.assert_allclose(np.abs(np.sum(directions * vt[:2].T, axis=0)), 1, atol=1e-9)
-    np.testing.assert_allclose(variance, s[:2] ** 2 / (s**2).sum(), rtol=1e-9)
+    places, variance = projection.principal(x)
+    u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(places), np.abs(u[:, :2] * s[:2]), atol=1e-8)
+    assert variance == pytest.approx((s[:2] ** 2).sum() / (s**2).sum())
 
 
 def test_natural_has_the_baseline_look_and_others_differ():

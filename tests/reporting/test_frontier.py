@@ -77,7 +77,7 @@ def test_a_scheme_has_one_colour_on_the_whole_page(outputs, frontier, tmp_path):
     look = looks(scheme_names(collect([outputs["density"], frontier])))["equilibrium"]
     for figure, width in (("ess0", 1.4), ("distinct0", 1.7), ("frontier0", 1.7), ("d-lorenz", 1.7)):
         drawn = html.partition(f'<figure id="{figure}"')[2].partition("</figure>")[0]
-        assert f"stroke: var(--s{SERIES.index(look.color)}); stroke-width: {width}" in drawn, figure
+        assert f'stroke="var(--s{SERIES.index(look.color)})" stroke-width="{width}"' in drawn, figure
 
 
 @pytest.mark.parametrize("frontier", [[2.0, 4.0]], indirect=True)

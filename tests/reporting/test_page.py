@@ -1,13 +1,14 @@
-"""The page: everything in one file, nothing executable, nothing user-provided unescaped, right numbers."""
+"""The page: everything in one file, no script but its own, nothing user-provided unescaped, right numbers."""
 
+import base64
+import hashlib
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from kdbias.display.quantities import write
@@ -68,11 +69,30 @@ def page(outputs, tmp_path_factory) -> tuple[str, Outline]:
     return html, Outline(html)
 
 
-def test_the_page_loads_nothing_and_runs_nothing(page):
+def test_the_page_loads_nothing_and_runs_no_script_but_its_own(page):
     html, outline = page
     tags = {tag for tag, _ in outline.tags}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert not tags & {"link", "iframe", "object", "embed", "base", "form"}
+    assert [a.get("type") for tag, a in outline.tags if tag == "script"] == ["application/json", "module"]
+    policy = next(a["content"] for _, a in outline.tags if a.get("http-equiv") == "Content-Security-Policy")
+    own = {
+        kind: base64.b64encode(
+            hashlib.sha256(re.search(rf"<{tag}>(.*?)</{end}>", html, re.DOTALL).group(1).encode()).digest()
+        ).decode()
+        for kind, tag, end in (
+            ("script-src", 'script type="module"', "script"),
+            ("style-src", "style", "style"),
+        )
+    }
+    assert dict(part.split(" ", 1) for part in policy.split("; ")) == {
+        "default-src": "'none'",
+        **{kind: f"'sha256-{digest}'" for kind, digest in own.items()},
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
     for tag, attributes in outline.tags:
+        assert "style" not in attributes, tag  # the policy would leave it out
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href", "xlink:href"):
             value = attributes.get(name)
@@ -90,8 +110,9 @@ def test_only_tables_scroll_sideways(page):
 
 def test_user_text_is_escaped_everywhere(page, outputs):
     html, outline = page
-    assert "<script" not in html
+    assert html.count("<script") == 2  # the map's numbers and the page's own
     assert "<b>more</b>" not in html
+    assert "\\u003cscript\\u003ealert(" in html  # the label among the map's numbers
     assert "Digits & <b>more</b>" in outline.text  # shown as it was given
     assert '<script>alert("x")</script>&' in outline.text  # a label of the fixture, under its pictures
 
@@ -148,7 +169,7 @@ def test_a_rectification_far_below_natural_is_shown_short_and_noted_in_full():
 def test_every_figure_has_axis_labels_and_a_caption(page):
     html, _ = page
     figures = re.findall(r"<figure.*?</figure>", html, re.DOTALL)
-    assert len(figures) == 10
+    assert len(figures) == 9
     for figure in figures:
         assert len(re.search(r"<figcaption>(.*?)</figcaption>", figure, re.DOTALL).group(1)) > 80
         for panel in re.findall(r"<svg.*?</svg>", figure, re.DOTALL):
@@ -170,30 +191,31 @@ def test_pictures_show_the_extremes_and_skip_the_unreadable(page, outputs):
     assert titles == [
         "Most crowded",
         "Most isolated",
-        "Most boosted by equilibrium",
-        "Least boosted by equilibrium",
+        "Most drawn by equilibrium",
+        "Least drawn by equilibrium",
     ]
     ids = [re.findall(r'alt="sample ([^"]+)"', s) for s in strips]
     order = [i for i in np.argsort(-outputs.log_density, kind="stable") if i != 5]  # picture 5 is broken
-    assert ids[0] == [outputs.ids[i] for i in order[:3]]
-    assert ids[1] == [outputs.ids[i] for i in order[::-1][:3]]
+    assert ids[0][0] == outputs.ids[order[0]]
+    assert ids[1][0] == outputs.ids[order[-1]]
     assert ids[2][0] == outputs.ids[int(np.argmax(outputs.weights["equilibrium"]))]
     assert ids[3][0] == outputs.ids[0]  # its weight is zero
+    labels = dict(zip(outputs.ids, outputs.labels, strict=True))
+    assert [len({labels[i] for i in strip}) for strip in ids] == [3, 3, 3, 3]  # of three, a label once
+    assert outputs.ids[5] not in {i for strip in ids for i in strip}
 
 
-def test_pictures_of_equal_weight_are_chosen_by_density(monkeypatch):
-    monkeypatch.setattr(thumbnails, "_picture", lambda source, row: ("data:", False))
-    ids = pa.array(list("abcd"))
-    source = SimpleNamespace(ids=ids)
+def test_pictures_of_equal_weight_are_chosen_by_density():
     log_density, w = np.array([-2.0, -1.0, -4.0, -3.0]), {"w": np.array([0.0, 0.0, 2.0, 2.0])}
-    found = thumbnails.strips(source, ids, ids, log_density, w, np.zeros(4, dtype=bool), 1)
-    assert [[p.sample_id for p in strip.pictures] for strip in found] == [["b"], ["c"], ["c"], ["b"]]
+    found = thumbnails.telling(log_density, w, np.arange(4), 1)
+    assert [strip.rows.tolist() for strip in found] == [[1], [2], [2], [1]]
 
 
 def test_pictures_can_be_left_out(outputs, tmp_path):
     report(outputs.root, tmp_path / "r.html", pictures=0)
     html = (tmp_path / "r.html").read_text()
     assert "<img" not in html
+    assert "data:image" not in html
     assert "Most crowded" not in html
 
 
@@ -309,6 +331,20 @@ def test_no_file_but_an_own_page_is_ever_replaced(outputs, tmp_path):
         report(outputs["emb"], tmp_path / "page.HTM")
 
 
+def _map(page: Path) -> dict:
+    """What the page's script reads of its map."""
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(found.group(1))
+
+
+def _decoded(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def measured_witness(folder: Path) -> np.ndarray:
+    return read_density(folder / "density").witness
+
+
 def test_a_target_comes_first_with_its_shares_and_its_map(tmp_path):
     x, other = reference.clustered_sphere(60, 6, 3, seed=1), reference.random_sphere(80, 6, 2)
     camera = {"camera": ["left"] * 50 + ["right"] * 10}
@@ -324,7 +360,9 @@ def test_a_target_comes_first_with_its_shares_and_its_map(tmp_path):
     assert text.index("Against ") < text.index("Uniformity of density")
     assert f"natural {write('discrepancy', natural['value'])}" in text
     assert "right 16.7 % 50.0 % short" in text
-    assert "natural data, against the target" in text
+    witness = next(f for f in _map(tmp_path / "r.html")["fields"] if f["kind"] == "witness")
+    np.testing.assert_allclose(_decoded(witness["values"], "<f4"), measured_witness(tmp_path), rtol=1e-6)
+    assert (witness["least"], witness["most"]) == ("short", "over-full")
     ratio = write("noise_ratio", natural["noise_ratio"])
     assert f"{ratio} × the noise of such a reference: how far the data are from “{ref.path}”" in text
     assert "distinct samples they are worth" not in text

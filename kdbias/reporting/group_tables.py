@@ -1,0 +1,134 @@
+"""Who is drawn, before and after: a row a value of a column, with intervals and the target's share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kdbias.display.quantities import NONE, percent, write
+from kdbias.display.table import Cell, Table
+from kdbias.reporting.outputs import NATURAL, Density
+from kdbias.tables.joins import encode_all
+
+MOST_VALUES = 200  # a column with more is no group
+_BALANCE = "over-full or short by more than sampling explains"
+_Z = 1.959964  # of a 95 % interval
+
+
+def telling_columns(density: Density) -> list[str]:
+    """Columns that name groups, those in which something is off against the target first."""
+    table, aimed = density.table, (density.numbers["target"] or {}).get("columns") or {}
+    found = []
+    for name in ["label", *table.group_columns]:
+        names = encode_all(table.labels if name == "label" else table.table.column(name))[1]
+        if len(names) <= MOST_VALUES and len(names) - names.null_count >= 2:
+            found.append(name)
+    return sorted(found, key=lambda name: (name not in aimed, not _off(aimed.get(name, ()))))
+
+
+def _off(rows: Any) -> bool:
+    return any(row["balance"] for row in rows)
+
+
+def best_scheme(density: Density, weights: Mapping[str, np.ndarray]) -> str | None:
+    """The collected scheme that is nearest the target, else whose draws are worth most; None without."""
+    measured = {s["name"]: s for s in density.numbers["schemes"] if s["name"] in weights}
+    measured.pop(NATURAL, None)
+    others = [name for name in weights if name != NATURAL]
+    if density.numbers["target"] is not None:
+        worth = {n: (s["discrepancy"] or {}).get("removed") for n, s in measured.items()}
+    else:
+        at = [f"{b['t']:g}" == density.bandwidth for b in density.numbers["schemes"][0]["bandwidths"]]
+        worth = {
+            n: next(b["effective_distinct"] for b, chosen in zip(s["bandwidths"], at, strict=True) if chosen)
+            for n, s in measured.items()
+            if any(at)
+        }
+    known = {name: value for name, value in worth.items() if value is not None}
+    return max(known, key=known.__getitem__) if known else next(iter(others), None)
+
+
+def group_table(density: Density, column: str, weights: Mapping[str, np.ndarray]) -> Table:
+    """A row a value, by falling number of samples: its share of the draws before, after, and in the target.
+
+    Args:
+        column: "label" or a group column.
+        weights: the scheme of "after", -> (n,) weights; at most one, none without weights.
+    """
+    codes, names = encode_all(
+        density.table.labels if column == "label" else density.table.table.column(column)
+    )
+    texts = [value or "(none)" for value in names.to_pylist()]
+    count, n = np.bincount(codes, minlength=len(texts)), len(codes)
+    target = density.numbers["target"] or {}
+    aimed = {row["value"] or "(none)": row for row in (target.get("columns") or {}).get(column, ())}
+    size = target.get("size") and target["effective_size"]
+    after = {scheme: _drawn(codes, w, len(texts)) for scheme, w in weights.items()}
+    crowded = _means(codes, density.table.numbers("log_density"), len(texts))
+
+    def wanted(value: str) -> list[Cell]:
+        row = aimed.get(value, {"share_reference": 0.0, "balance": None})
+        return [_share(row["share_reference"], size), Cell(row["balance"] or "")] if aimed else []
+
+    heads = [(column, ""), ("samples", ""), ("before", "share of natural sampling's draws")]
+    heads += [(f"after: {scheme}", "share of the draws under these weights") for scheme in after]
+    heads += [("target", "share of the target"), ("balance", _BALANCE)] if aimed else []
+    heads.append(("log density", f"mean log of the potential at t = {density.bandwidth}; higher = crowded"))
+    rows = []
+    for i in sorted(range(len(texts)), key=lambda i: (-count[i], texts[i])):
+        row = [Cell(texts[i]), Cell(f"{count[i]:,}", True), _share(count[i] / n, n)]
+        row += [_share(share[i], worth[i]) for share, worth in after.values()]
+        known = crowded[i] if np.isfinite(crowded[i]) else None
+        rows.append([*row, *wanted(texts[i]), Cell(write("log_density", known), True)])
+    for value in (value for value in aimed if value not in texts):
+        none = [Cell(percent(0.0), True) for _ in after]
+        row = [Cell(value), Cell("0", True), _share(0.0, n), *none, *wanted(value)]
+        rows.append([*row, Cell(NONE, True)])
+    return Table(f"Who is drawn, by {column}", _caption(bool(after), bool(aimed), size), heads, rows)
+
+
+def _caption(after: bool, wanted: bool, size: float | None) -> str:
+    """What the columns are, and what their intervals say."""
+    parts = ["before = as the data come"]
+    parts += ["after = in the draws under the weights"] * after
+    parts += ["target = in what the student will be used on"] * wanted
+    of = "as many samples as carry the draws of the group" if after else "so many samples"
+    exact = " The target's shares are exact." if wanted and not size else ""
+    return f"{'; '.join(parts)}. [95 % intervals]: what chance gives {of} (Wilson).{exact}"
+
+
+def _drawn(codes: np.ndarray, w: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the draws (V,), and of how many equal samples each would be as uncertain (V,)."""
+    total, squares = w.sum(), float(w @ w)
+    share = np.bincount(codes, weights=w, minlength=values) / total
+    own = np.bincount(codes, weights=w**2, minlength=values)
+    error = (own * (1 - share) ** 2 + (squares - own) * share**2) / total**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        worth = np.where(error > 0, share * (1 - share) / error, total**2 / squares)
+    return share, worth
+
+
+def _share(share: float, size: float | None) -> Cell:
+    """A share with its interval, of a sample of this size; without one, exactly known."""
+    if not size:
+        return Cell(percent(share), True)
+    low, high = wilson(share, size)
+    return Cell(f"{percent(share)} [{100 * low:.1f}, {100 * high:.1f}]", True)
+
+
+def wilson(share: float, size: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, 0 to 1, seen in ``size`` samples (a whole number or not)."""
+    z = _Z**2 / size
+    middle = (share + z / 2) / (1 + z)
+    half = np.sqrt(z * (share * (1 - share) + z / 4)) / (1 + z)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def _means(codes: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """(V,) mean of the known values of each code; NaN where there are none."""
+    known = np.isfinite(values)
+    sums = np.bincount(codes[known], weights=values[known], minlength=count)
+    with np.errstate(invalid="ignore"):
+        return sums / np.bincount(codes[known], minlength=count)
