@@ -94,9 +94,10 @@ def _caption(after: bool, wanted: bool, size: float | None) -> str:
     parts = ["before = as the data come"]
     parts += ["after = in the draws under the weights"] * after
     parts += ["target = in what the student will be used on"] * wanted
-    of = "as many samples as carry the draws of the group" if after else "so many samples"
+    carry = " (after: as many as carry the draws)" if after else ""
     exact = " The target's shares are exact." if wanted and not size else ""
-    return f"{'; '.join(parts)}. [95 % intervals]: what chance gives {of} (Wilson).{exact}"
+    text = f"{'; '.join(parts)}. In brackets 95 % intervals (Wilson) for so many samples{carry}.{exact}"
+    return text[0].upper() + text[1:]
 
 
 def _drawn(codes: np.ndarray, w: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray]:

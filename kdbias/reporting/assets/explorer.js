@@ -179,9 +179,10 @@ function explore(root, given) {
       summary.replaceChildren(element("p", { class: "caption" }, "Nothing is selected. Draw around dots, or choose a group, to see who they are and what each weighting does to them."));
       return;
     }
-    const rows = fields.map((field) => [field.name, field.kind === "weight" ? "mean weight" : "mean", told(field, mean(field.values, chosen)), told(field, mean(field.values, all))]);
+    const named = (field) => (field.kind === "weight" ? `weight, ${field.name}` : field.name);
+    const rows = fields.map((field) => [named(field), told(field, mean(field.values, chosen)), told(field, mean(field.values, all))]);
     const parts = [element("h4", {}, `${count(chosen.length)} of ${count(n)} samples selected (${percent(chosen.length / n)})`),
-      grid(["", "", "selected", "all"], rows.map(([name, what, a, b]) => [name, what, a, b]), 2, "Selected samples against all")];
+      grid(["mean", "selected", "all"], rows, 1, "Selected samples against all")];
     for (const column of columns) {
       const own = new Map();
       const whole = new Map();
