@@ -18,7 +18,7 @@ from kdbias.reporting.group_tables import best_scheme, group_table, telling_colu
 from kdbias.reporting.layout import Page, Section
 from kdbias.reporting.outputs import NATURAL, Density, Outputs
 from kdbias.reporting.sheets import sheets
-from kdbias.reporting.spread import TRIED, spread
+from kdbias.reporting.spread import spread, tried
 from kdbias.reporting.vectors import Vectors
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
@@ -82,7 +82,7 @@ def _look_closely(
     telling: list[thumbnails.Shown] = []
     if pictures is not None:
         usable = np.flatnonzero(unique & (pictures.rows >= 0))
-        telling = thumbnails.telling(table.numbers("log_density"), weights, usable, TRIED * count)
+        telling = thumbnails.telling(table.numbers("log_density"), weights, usable, tried(count, len(usable)))
     wanted = [alike, *(strip.rows for strip in telling), *([] if rows is None else [rows])]
     vectors = Vectors.read(density, embeddings, wanted)
     if rows is not None:

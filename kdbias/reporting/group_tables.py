@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from kdbias.tables.joins import encode_all
 
 MOST_VALUES = 200  # a column with more is no group
 _BALANCE = "over-full or short by more than sampling explains"
+_CARRIED = 0.499  # ESS/n: a floor of one half, met but for rounding
 _Z = 1.959964  # of a 95 % interval
 
 
@@ -32,8 +33,11 @@ def _off(rows: Any) -> bool:
     return any(row["balance"] for row in rows)
 
 
-def best_scheme(density: Density, weights: Mapping[str, np.ndarray]) -> str | None:
-    """The collected scheme that is nearest the target, else whose draws are worth most; None without."""
+def best_scheme(density: Density, weights: Collection[str]) -> str | None:
+    """The collected scheme that is nearest the target, else whose draws are worth most; None without.
+
+    One whose draws few samples carry (ESS/n below a half) comes after all others.
+    """
     measured = {s["name"]: s for s in density.numbers["schemes"] if s["name"] in weights}
     measured.pop(NATURAL, None)
     others = [name for name in weights if name != NATURAL]
@@ -47,7 +51,9 @@ def best_scheme(density: Density, weights: Mapping[str, np.ndarray]) -> str | No
             if any(at)
         }
     known = {name: value for name, value in worth.items() if value is not None}
-    return max(known, key=known.__getitem__) if known else next(iter(others), None)
+    carried = {name: measured[name]["ess_share"] >= _CARRIED for name in known}
+    best = max(known, key=lambda name: (carried[name], known[name]), default=None)
+    return best or next(iter(others), None)
 
 
 def group_table(density: Density, column: str, weights: Mapping[str, np.ndarray]) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdbias.display.quantities import write
 from kdbias.reporting import tables
+from kdbias.reporting.group_tables import best_scheme
 from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
 
 
@@ -42,11 +43,9 @@ def _distance(density: Density, target: dict[str, Any]) -> Iterator[Fact]:
     else:
         ratio = f"{write('noise_ratio', natural['noise_ratio'])} ×"
         yield Fact(ratio, f"the noise of such a reference: how far the data are from {what}")
-    removed = [
-        (s["discrepancy"]["removed"], s) for s in schemes[1:] if s["discrepancy"]["removed"] is not None
-    ]
-    if removed:
-        share, best = max(removed, key=lambda pair: pair[0])
+    name = best_scheme(density, [scheme["name"] for scheme in schemes])
+    best = next((s for s in schemes if s["name"] == name), None)
+    if best and (share := best["discrepancy"]["removed"]) is not None:
         cost = f"ESS/n {write('ess_share', best['ess_share'])}"
         yield Fact(write("removed", share), f"of that removed by “{best['name']}” ({cost})")
 

@@ -183,14 +183,16 @@ def telling(
     def most(values: np.ndarray, sign: int) -> np.ndarray:
         return usable[np.lexsort((-sign * log_density[usable], sign * values[usable]))[:count]]
 
+    some = f"; out of {min(count, len(usable)):,}, so that not all are alike"
+
     found = [
-        Shown("Most crowded", "highest density: many near neighbours", most(log_density, -1), None),
-        Shown("Most isolated", "lowest density: little like them nearby", most(log_density, 1), None),
+        Shown("Most crowded", f"highest density: many near neighbours{some}", most(log_density, -1), None),
+        Shown("Most isolated", f"lowest density: little like them nearby{some}", most(log_density, 1), None),
     ]
     for name, w in weights.items():
         if w.max() > w.min():
-            found.append(Shown(f"Most drawn by {name}", "drawn most often", most(w, -1), w))
-            found.append(Shown(f"Least drawn by {name}", "drawn least often", most(w, 1), w))
+            found.append(Shown(f"Most drawn by {name}", f"drawn most often{some}", most(w, -1), w))
+            found.append(Shown(f"Least drawn by {name}", f"drawn least often{some}", most(w, 1), w))
     return found
 
 

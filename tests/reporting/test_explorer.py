@@ -127,9 +127,9 @@ def test_equal_weights_are_as_uncertain_as_the_samples_and_few_heavy_ones_more()
 
 
 def test_the_scheme_that_is_shown_removes_most_or_is_worth_most():
-    def scheme(name, removed, distinct):
+    def scheme(name, removed, distinct, ess=0.5):
         at = [{"t": 5.0, "effective_distinct": distinct}]
-        return {"name": name, "discrepancy": {"removed": removed}, "bandwidths": at}
+        return {"name": name, "discrepancy": {"removed": removed}, "bandwidths": at, "ess_share": ess}
 
     density = groups(target={"columns": {}})
     density.numbers["schemes"] = [scheme("natural", 0, 9), scheme("a", 0.2, 8), scheme("b", 0.7, 2)]
@@ -137,6 +137,8 @@ def test_the_scheme_that_is_shown_removes_most_or_is_worth_most():
     assert best_scheme(density, weights) == "b"
     density.numbers["target"] = None
     assert best_scheme(density, weights) == "a"
+    density.numbers["schemes"][1]["ess_share"] = 0.1  # few samples carry its draws
+    assert best_scheme(density, weights) == "b"
     assert best_scheme(density, {"natural": np.ones(10)}) is None
     assert best_scheme(density, {"unmeasured": np.ones(10)}) == "unmeasured"
 
@@ -157,4 +159,6 @@ def test_pictures_are_spread_over_neighbourhoods_and_labels():
     assert spread(3, [None] * 5, x, reach) == [0, 2, 3, 1, 4]  # the second is the first again
     assert spread(3, list("aabca"), None, None) == [0, 2, 3, 1, 4]  # one label in three
     assert spread(2, ["a"] * 5, None, None) == [0, 1, 2, 3, 4]
+    assert spread(3, ["a", "a", "b"], x[[0, 1, 2]], reach) == [0, 2, 1]
+    assert spread(2, ["a"] * 3, x[[0, 1, 3]], np.full(3, 3.0)) == [0, 2, 1]  # no two alike, if any differ
     assert sorted(spread(9, ["a"] * 5, x, reach)) == [0, 1, 2, 3, 4]  # nothing is lost
