@@ -21,7 +21,7 @@ from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, Story
 from kdbias.demonstration.teacher import write_teacher
 from kdbias.device import resolve_device
 from kdbias.display.quantities import QUANTITIES, write
-from kdbias.display.result import Result
+from kdbias.display.result import Result, text_of
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.stage import read_metrics
@@ -282,6 +282,11 @@ def write_results(out: Path, document: Mapping[str, Any]) -> None:
     doc = provenance.document("demo", {}, {}, counts, 0.0, sources=document["sources"])
     write_table(out / "results.parquet", pa.Table.from_pylist(rows), doc)
     write_json(out / "results.json", document)
+
+
+def results_text(document: Mapping[str, Any]) -> str:
+    """`results_blocks` as text."""
+    return text_of(results_blocks(document))
 
 
 def results_blocks(document: Mapping[str, Any]) -> list[str | Table]:

@@ -32,9 +32,7 @@ class Result:
 
     def summary(self) -> str:
         """The result as text for a terminal."""
-        return self._between.join(
-            block if isinstance(block, str) else block.text() for block in self.blocks()
-        )
+        return text_of(self.blocks(), self._between)
 
     def __repr__(self) -> str:
         """The summary: what an interactive session shows; the fields where what it tells of is gone."""
@@ -65,6 +63,11 @@ class Result:
             KdbiasError: this kind of result has none, or not these numbers.
         """
         raise KdbiasError(f"a {type(self).__name__} has no figure")
+
+
+def text_of(blocks: Sequence[Block], between: str = "\n") -> str:
+    """Blocks as text for a terminal."""
+    return between.join(block if isinstance(block, str) else block.text() for block in blocks)
 
 
 def table_html(table: Table) -> Markup:

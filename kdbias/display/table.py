@@ -61,8 +61,14 @@ class Table:
         """Its first rows; a line under them says how many more there are, and ``where``."""
         return replace(self, rows=self.rows[:most], under="".join(more(len(self.rows), where, most)))
 
-    def text(self) -> str:
-        """Text columns: the first flush left, the others flush right."""
+    def text(self, most: int | None = None, where: str = "") -> str:
+        """Text columns: the first flush left, the others flush right.
+
+        Args:
+            most: rows to show, as `cut` does.
+        """
+        if most is not None:
+            return self.cut(where, most).text()
         lines = [[cell.text for cell in row] for row in self.rows]
         under = [self.under] if self.under else []
         return "\n".join([aligned([heading for heading, _ in self.columns], lines), *under])

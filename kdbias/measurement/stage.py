@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from kdbias.device import process_device
 from kdbias.display.quantities import NONE, write
-from kdbias.display.result import Result
+from kdbias.display.result import Result, text_of
 from kdbias.display.table import Table
 from kdbias.engine.here import Here
 from kdbias.engine.opening import Engine, open_engine
@@ -237,7 +237,7 @@ def _refuse_some(manifest: WeightManifest, table: EmbeddingTable, ids: pa.Array)
 
 def summary_table(document: dict[str, Any]) -> str:
     """`summary_blocks` as text."""
-    return UniformityResult(Path(), document, "").summary()
+    return text_of(summary_blocks(document), "\n\n")
 
 
 def summary_blocks(document: dict[str, Any]) -> list[str | Table]:
