@@ -212,6 +212,8 @@ def test_same_call_again_does_nothing(story, out):
     result = demo(out, seeds=SEEDS, quick=True)
     assert snapshot(story[0]) == before
     assert results_text(result.document) in story[1].stdout
+    assert len(result.to_pandas()) == SEEDS * len(SCHEMES)
+    assert [text.get_text() for text in result.plot().axes[0].get_yticklabels()] == list(SCHEMES)
 
 
 def calls(commands: str | Path, cwd: str | Path, folder: Path, fail: str = "none") -> tuple[list, int]:

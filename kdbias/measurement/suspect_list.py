@@ -28,6 +28,7 @@ from kdbias.wording import visible
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 STAGE = "suspects"
 _COLUMNS = ("exclude", "sample_id", "label", *SUSPECT, "log_density")
@@ -98,6 +99,15 @@ class SuspectsResult(Result):
     def to_pandas(self) -> "pd.DataFrame":
         """The list, as `table` has it."""
         return self.table.to_pandas()
+
+    def plot(self) -> "Figure":
+        """How many suspects there are of each kind; a sample may be of several."""
+        from kdbias.display import plots
+
+        words = as_strings(self.table.column("suspect"))
+        rows = [(word, {"samples": float(has_word(words, (word,)).sum())}, None) for word in SUSPECT_WORDS]
+        draw = plots.dots(rows, "samples", "Suspects by kind", zero=True)
+        return plots.figure(draw, height=plots.height_of(len(rows)))
 
 
 @takes_settings(SuspectsSettings)

@@ -19,7 +19,7 @@ from kdbias.data.decode import decode_image
 from kdbias.data.image_facts import facts_of
 from kdbias.errors import KdbiasError
 from kdbias.measurement.density import hardness
-from kdbias.measurement.settings import IMAGE_WORDS
+from kdbias.measurement.settings import IMAGE_WORDS, SUSPECT_WORDS
 from kdbias.measurement.suspects import image_flags, isolated, misfits, nearest_other_label
 from kdbias.sphere.near_chains import near_chains, near_groups
 from kdbias.tables.embedding_table import write_embedding_table
@@ -272,6 +272,8 @@ def test_kinds_and_other_peoples_files(folder, tmp_path):
     assert only.table.column("sample_id").to_pylist() == ["c/03.png", "c/copy.png"]
     assert kdbias.suspects(folder / "density", kind=["tiny"]).table.num_rows == 0
     listed = kdbias.suspects(folder / "density")
+    assert listed.to_pandas()["sample_id"].tolist() == listed.table["sample_id"].to_pylist()
+    assert {text.get_text() for text in listed.plot().axes[0].get_yticklabels()} == set(SUSPECT_WORDS)
     assert listed.write(tmp_path / "s.parquet").exists()
     assert pd.read_parquet(tmp_path / "s.parquet").attrs["kdbias"]["stage"] == "suspects"
     for name, content in (("mine.csv", "exclude,who\nx,y\n"), ("mine.parquet", "PAR?")):

@@ -13,7 +13,7 @@ import pytest
 from kdbias.errors import KdbiasError
 from kdbias.studies.conclusions import results_text
 from kdbias.studies.results import read_results
-from kdbias.studies.stage import study
+from kdbias.studies.stage import StudyResult, study
 
 ARMS = {"natural", "equilibrium", "scratch"}
 
@@ -75,6 +75,20 @@ def test_the_files_hold_all_that_the_tables_are_made_of(finished):
     outline, rows, document = read_results(out)
     assert (len(rows), document["finished"]) == (6, 6)
     assert results_text(outline, rows, document) == (out / "results.md").read_text()
+
+
+def test_a_study_is_a_frame_and_a_figure(finished):
+    result = StudyResult(finished[1], {}, ("done",))
+    table = result.to_pandas()
+    pd.testing.assert_frame_equal(table, pd.read_parquet(finished[1] / "results.parquet"))
+    axes = result.plot("fidelity.distance").axes[0]
+    drawn = {
+        tick.get_text(): x for tick, x in zip(axes.get_yticklabels(), axes.lines[0].get_xdata(), strict=True)
+    }
+    means = table[table.metric == "fidelity.distance"].groupby("arm").value.mean()
+    assert drawn == pytest.approx(means.to_dict())
+    with pytest.raises(KdbiasError, match="no finished run has accuracies; there are"):
+        result.plot("accuracies")
 
 
 def test_the_same_call_again_runs_nothing(finished):

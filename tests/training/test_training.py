@@ -29,6 +29,8 @@ def test_a_student_learns_the_teachers_vectors_joined_by_id(lab: Any, tmp_path: 
     assert found[-1]["loss"] < 0.05
     assert result.loss == pytest.approx(found[-1]["loss"], rel=1e-6)
     assert result.steps == 12 * 3 == found[-1]["step"]
+    np.testing.assert_allclose(result.plot().axes[0].lines[0].get_ydata(), [row["loss"] for row in found])
+    assert result.to_pandas()["epoch"].tolist() == list(range(1, 13))
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         *("checkpoint.pt", "student.pt", "metrics.csv", "config.toml", "run.json")
     }
