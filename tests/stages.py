@@ -6,6 +6,7 @@ EMBED = Stage("embed", files=("part-*.parquet", "failures.parquet"), folders=("p
 UNIFORMITY = Stage(
     "uniformity",
     files=("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet", "intervals.parquet"),
+    folders=("pairs",),
     passing=("pass.npz",),
 )
 WEIGHTS = Stage("weights")

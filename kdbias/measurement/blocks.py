@@ -18,7 +18,7 @@ from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, require_memory
 from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
 from kdbias.sphere.blocks.run import do_units, results
-from kdbias.sphere.blocks.unit import PairJob
+from kdbias.sphere.blocks.unit import JOB, PairJob
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.vectors import require_unit_rows
@@ -31,7 +31,6 @@ from kdbias.wording import counted
 PAIRS = "pairs"
 MOST_SWEPT = 16
 """Bandwidths that a plan made before they are chosen counts on."""
-_JOB = "job.json"
 _SHAPE = {
     **dict.fromkeys(("key", "vectors", "weights", "precision"), str),
     **dict.fromkeys(("n", "rows", "k"), int),
@@ -71,7 +70,7 @@ class Blocks:
             KdbiasError: not even the smallest block fits ``--memory``.
         """
         asked, memory = self.settings.block_rows, self.settings.memory
-        if not self.spread and not (self.folder / _JOB).exists():
+        if not self.spread and not (self.folder / JOB).exists():
             whole = bytes_needed(n, k, schemes, bandwidths, self.threads, SMALLEST_TILE)
             if (asked is not None and asked >= n) or (
                 asked is None and (self.device != "cpu" or whole <= memory)
@@ -163,7 +162,7 @@ class Blocks:
                     np.save(handle, array)
         document = {"key": key, "vectors": vectors.name, "weights": weights.name, "n": len(x), "rows": rows}
         more = {"bandwidths": bandwidths, "k": k, "near": near, "precision": self.settings.precision}
-        write_json(self.folder / _JOB, document | more)
+        write_json(self.folder / JOB, document | more)
         return self._as_job(document | more)
 
     def _require_same(self, rows: int, k: int, schemes: int, bandwidths: int) -> None:
@@ -226,6 +225,6 @@ class Blocks:
 def _begun(folder: Path) -> dict[str, Any] | None:
     """The job that lies in a folder; None where there is none, or a damaged one."""
     try:
-        return read_document(folder / _JOB, _SHAPE)
+        return read_document(folder / JOB, _SHAPE)
     except (KdbiasError, OSError):
         return None

@@ -46,6 +46,21 @@ class Tile:
         return self.rows.start == self.columns.start
 
 
+@dataclass(frozen=True)
+class Share:
+    """That the n samples at hand are some of all, seen by one unit of several.
+
+    Attributes:
+        total: how many there are in all.
+        across: as `tile_runs` takes it.
+        bars: (n,) float32 cosines that a neighbour has to reach, -inf for any.
+    """
+
+    total: int
+    across: int
+    bars: np.ndarray
+
+
 class Epilogue:
     """A result that is built from tiles of cosines.
 

@@ -15,7 +15,7 @@ from kdbias.sphere import triton_pairs, triton_tiles
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH, Kernels
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.reservoirs import EMPTY, require_k, unpack
-from kdbias.sphere.tiles import tile_order
+from kdbias.sphere.tiles import Share, pairs_of, tile_runs
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +38,11 @@ def torch_pairs(
     precision: str = "float32",
     tile: int | None = None,
     progress: Callable[[int], object] | None = None,
+    share: Share | None = None,
 ) -> tuple[np.ndarray, Best, np.ndarray | None]:
     """What `all_pairs` returns, computed on a torch device: sums without self, (ids, cosines), counts.
 
+    Of a ``share`` the weights are those of its samples, and a neighbour that there is not has the cosine NaN.
     Where the device runs out of memory the tile is halved and the pass begins anew.
 
     Raises:
@@ -51,8 +53,8 @@ def torch_pairs(
     if precision not in PRECISIONS:
         raise KdbiasError(f"precision {precision!r} is unknown; use {', '.join(PRECISIONS)}")
     if k:
-        require_k(len(x), k)
-    weights = probabilities(len(x), weights)
+        require_k(share.total if share else len(x), k)
+    weights = probabilities(len(x), weights) if share is None else weights
     kernels = Kernels(bandwidths) if len(bandwidths) else None
     is_fused = fused(device, precision)
     side = tile or (triton_tiles.TILE if is_fused else TILE)
@@ -63,8 +65,8 @@ def torch_pairs(
     def attempt(side: int) -> tuple[np.ndarray, Best, np.ndarray | None]:
         with torch.inference_mode(), _product_precision(torch, "float32"):
             if is_fused:
-                return triton_pairs.fused_pairs(x, kernels, weights, k, near, device, side, progress)
-            return _all(x, kernels, weights, k, near, device, precision, side, reached)
+                return triton_pairs.fused_pairs(x, kernels, weights, k, near, device, side, progress, share)
+            return _all(x, kernels, weights, k, near, device, precision, side, reached, share)
 
     return triton_tiles.or_smaller(attempt, side, device)[0]
 
@@ -92,13 +94,16 @@ def _all(
     precision: str,
     tile: int,
     progress: Callable[[int], object] | None,
+    share: Share | None,
 ) -> tuple[np.ndarray, Best, np.ndarray | None]:
     """One attempt at `torch_pairs` with a given tile."""
     import torch
 
     y = torch.from_numpy(np.ascontiguousarray(x)).to(device)
-    best = torch_neighbors(y, k, tile, progress) if k else (None, None)
-    sums, counts = _Pass(y, kernels, weights, near, precision).run(tile, progress)
+    across = share.across if share else 0
+    best = torch_neighbors(y, k, tile, progress, across) if k else (None, None)
+    seen = _Pass(y, kernels, weights, near, precision, share.total if share else len(x))
+    sums, counts = seen.run(tile, progress, across)
     return sums, best, counts
 
 
@@ -112,32 +117,33 @@ class _Pass:
         weights: np.ndarray,
         near: float | None,
         precision: str,
+        total: int,
     ) -> None:
         import torch
 
         self.torch = torch
         self.kernels, self.near, self.precision = kernels, near, precision
-        self.n, device = len(x), x.device
+        self.n, self.total, device = len(x), total, x.device
         self.x, self.low = x, x.bfloat16() if precision == "bf16" else x
-        wide = torch.from_numpy(np.ascontiguousarray((weights * self.n).T)).to(device)
+        wide = torch.from_numpy(np.ascontiguousarray((weights * total).T)).to(device)
         self.weights = {torch.float32: wide.float(), torch.float64: wide}
         count = len(kernels.bandwidths) if kernels else 0
         self.sums = torch.zeros(len(weights), count, self.n, dtype=torch.float64, device=device)
         self.counts = torch.zeros(self.n, dtype=torch.int64, device=device) if near is not None else None
 
     def run(
-        self, tile: int, progress: Callable[[int], object] | None
+        self, tile: int, progress: Callable[[int], object] | None, across: int = 0
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Sums (m, T, n) float64 and counts (n,) int64 or None, as NumPy arrays."""
         wanted = self.kernels is not None or self.counts is not None
-        for i, j in tile_order(self.n, tile) if wanted else ():
-            rows, columns = (slice(b * tile, min(self.n, (b + 1) * tile)) for b in (i, j))
+        for rows, columns in tile_runs(self.n, tile, across) if wanted else ():
             self._tile(rows, columns)
             if progress is not None:
-                size = (rows.stop - rows.start) * (columns.stop - columns.start)
-                progress(size if i == j else 2 * size)
+                progress(pairs_of(rows, columns))
         if self.kernels is not None:
-            self.sums *= self.torch.from_numpy(self.kernels.factors / self.n).to(self.sums.device)[:, None]
+            self.sums *= self.torch.from_numpy(self.kernels.factors / self.total).to(self.sums.device)[
+                :, None
+            ]
         return self.sums.cpu().numpy(), None if self.counts is None else self.counts.cpu().numpy()
 
     def _tile(self, rows: slice, columns: slice) -> None:
@@ -198,7 +204,11 @@ def _product_precision(torch: Any, precision: str) -> Iterator[None]:
 
 
 def torch_neighbors(
-    x: "torch.Tensor", k: int, tile: int, progress: Callable[[int], object] | None = None
+    x: "torch.Tensor",
+    k: int,
+    tile: int,
+    progress: Callable[[int], object] | None = None,
+    across: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, k) int64 positions and (n, k) float32 cosines of the nearest others, nearest first.
 
@@ -209,22 +219,28 @@ def torch_neighbors(
         x: (n, d) float32 unit rows on the device.
         k: 1 <= k < n.
         progress: called with the number of pairs that were done since the last call.
+        across: where not 0, of the first so many rows only neighbours among the others are looked for, and of
+            those only among the first; where there are fewer than k, cosines are NaN.
     """
     import torch
 
     n, width = len(x), COLUMNS * tile
-    best = np.empty((n, k), np.int64)
-    for start in range(0, n, tile):
-        rows, found = x[start : start + tile], []
-        for first in range(0, n, width):
-            cosines = (rows @ x[first : first + width].T).clamp_(-1, 1)
-            cosines.diagonal(start - first).fill_(-3.0)  # a sample is no neighbour of its own
+    best = np.full((n, k), EMPTY, np.int64)
+    ends = [(0, across, across, n), (across, n, 0, across)] if across else [(0, n, 0, n)]
+    places = [(s, min(s + tile, e), low, high) for b, e, low, high in ends for s in range(b, e, tile)]
+    for start, stop, low, high in places:
+        rows, found = x[start:stop], []
+        for first in range(low, high, width):
+            cosines = (rows @ x[first : min(first + width, high)].T).clamp_(-1, 1)
+            if not across:
+                cosines.diagonal(start - first).fill_(-3.0)  # a sample is no neighbour of its own
             found.append(_nearest(cosines, first, k))
             if progress is not None:
                 progress(cosines.numel())
             del cosines  # else the next block would be made beside it
-        keys = torch.cat(found, dim=1).topk(k, dim=1).values
-        best[start : start + tile] = keys.cpu().numpy()
+        keys = torch.cat(found, dim=1)
+        some = min(k, keys.shape[1])
+        best[start:stop, :some] = keys.topk(some, dim=1).values.cpu().numpy()
     values, ids = unpack(best)
     return ids, values
 

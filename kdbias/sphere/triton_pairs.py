@@ -15,7 +15,7 @@ from kdbias.progress import say
 from kdbias.sphere.half_terms import HalfTerms
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.reservoirs import EMPTY, pack, unpack
-from kdbias.sphere.tiles import tile_order
+from kdbias.sphere.tiles import Share, pairs_of, tile_runs
 from kdbias.sphere.triton_tiles import TILE, Candidates, FusedTiles, Parts, available
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def fused_pairs(
     device: str,
     tile: int | None = None,
     progress: Callable[[int], object] | None = None,
+    share: Share | None = None,
 ) -> tuple[np.ndarray, tuple[np.ndarray | None, np.ndarray | None], np.ndarray | None]:
     """What `torch_pairs.torch_pairs` returns, in one pass: sums without self, (ids, cosines), counts.
 
@@ -89,35 +90,35 @@ def fused_pairs(
         weights: (m, n) float64 probabilities.
         k: neighbours a sample, 0 for none; near: cosine to count others at.
         tile: rows of a tile.
+        share: that these are some of all, as for `torch_pairs.torch_pairs`.
     """
     import torch
 
+    total, across = (share.total, share.across) if share else (len(x), 0)
     n, count, side = len(x), len(kernels.bandwidths) if kernels else 0, tile or TILE
     terms = HalfTerms.of(x, device)
-    scaled = torch.from_numpy(weights * n).to(device)  # of order one
+    scaled = torch.from_numpy(weights * total).to(device)  # of order one
     fused = FusedTiles(terms, kernels, scaled.float(), near)
     fused.weights = scaled if fused.steps.wide else fused.weights
     sums = torch.zeros(count, len(weights), n, dtype=torch.float64, device=device)
     counts = torch.zeros(n, dtype=torch.int64, device=device)
-    nearest = _Nearest(fused, k, side) if k else None
+    nearest = _Nearest(fused, k, side, share if across else None) if k else None
     reached = _Reached(fused.device, progress)
-    for i, j in tile_order(n, side) if k or count or near is not None else ():
-        rows, columns = (slice(b * side, min(n, (b + 1) * side)) for b in (i, j))
+    for rows, columns in tile_runs(n, side, across) if k or count or near is not None else ():
         if nearest is not None:
             parts = nearest.tile(rows, columns)
         else:
-            parts = fused.tile(fused.every[rows], columns, i == j)
+            parts = fused.tile(fused.every[rows], columns, rows == columns)
         sums[..., rows] += parts.row_sums
         sums[..., columns] += parts.column_sums
         counts[rows] += parts.row_counts
         counts[columns] += parts.column_counts
-        size = (rows.stop - rows.start) * (columns.stop - columns.start)
-        reached.after(size if i == j else 2 * size)
+        reached.after(pairs_of(rows, columns))
     reached.finish()
     without_self = np.empty((len(weights), count, n))
     for step, place in enumerate(fused.steps.places):
         assert kernels is not None
-        without_self[:, place] = (sums[step] * (kernels.factors[place] / n)).cpu().numpy()
+        without_self[:, place] = (sums[step] * (kernels.factors[place] / total)).cpu().numpy()
     best = (None, None) if nearest is None else nearest.best()
     return without_self, best, None if near is None else counts.cpu().numpy()
 
@@ -160,10 +161,12 @@ class _Nearest:
     again, with room for all of it. The k largest keys do not depend on the order they came in.
     """
 
-    def __init__(self, fused: FusedTiles, k: int, tile: int) -> None:
+    def __init__(self, fused: FusedTiles, k: int, tile: int, share: Share | None = None) -> None:
         self.torch, self.fused, self.k, self.side, n = fused.torch, fused, k, tile, fused.n
+        self.given = share is not None  # bars that others may have set: then few candidates are no fault
         self.kept = self.torch.full((n, k), EMPTY, dtype=self.torch.int64, device=fused.device)
-        self.bars = self.torch.cat([self._first_bars(slice(s, s + _SAMPLED)) for s in range(0, n, _SAMPLED)])
+        runs = (slice(s, s + _SAMPLED) for s in range(0, n, _SAMPLED))
+        self.bars = self._bars_of(share) if share else self.torch.cat(list(map(self._first_bars, runs)))
         self.lines = min(tile, n)
         self.room = [self._room(self.lines, min(self.lines, _ROOM * k)) for _ in range(2)]
 
@@ -179,6 +182,12 @@ class _Nearest:
             return self.torch.full((len(rows),), LOWEST, device=rows.device)
         bounds = (rows @ rows.T).clamp_(-1, 1).topk(self.k + 1, dim=1).values[:, -1] - _SLACK
         return keys_of(bounds, self.torch.full_like(bounds, _NO_ID, dtype=self.torch.int64))
+
+    def _bars_of(self, share: Share) -> "torch.Tensor":
+        """Keys below those of all that reach the bars of a share."""
+        bars = self.torch.from_numpy(np.maximum(share.bars - _SLACK, -2, dtype=np.float32))
+        keys = keys_of(bars, self.torch.full((len(bars),), _NO_ID, dtype=self.torch.int64))
+        return keys.to(self.fused.device)
 
     def tile(self, rows: slice, columns: slice) -> Parts:
         """One tile: takes its candidates in, and returns the rest of what it gives."""
@@ -222,7 +231,7 @@ class _Nearest:
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """(n, k) int64 ids and (n, k) float32 cosines, nearest first."""
         # A first bar may have been too high by more than its slack: whoever has too few starts over.
-        short = (self.kept[:, -1] == EMPTY).nonzero().flatten()
+        short = (self.kept[:, -1] == EMPTY).nonzero().flatten()[: 0 if self.given else None]
         self.bars[short], self.kept[short] = LOWEST, EMPTY
         for start in range(0, self.fused.n if len(short) else 0, self.side):
             self._again(short, slice(start, min(self.fused.n, start + self.side)))

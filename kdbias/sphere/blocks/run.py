@@ -8,10 +8,8 @@ from functools import partial
 import numpy as np
 
 from kdbias.engine.opening import Engine
-from kdbias.errors import MachineError
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.blocks.arrays import read_arrays
-from kdbias.sphere.blocks.unit import PairJob, pair_units, reduce_units
+from kdbias.sphere.blocks.unit import PairJob, pair_units, read_state, reduce_units
 from kdbias.sphere.reservoirs import nearest_first
 
 
@@ -54,10 +52,7 @@ def results(job: PairJob) -> AllPairs:
             for name, kind in (("ids.npy", np.int64), ("cosines.npy", np.float32))
         )
     for block in range(job.plan.blocks):
-        run, state = job.plan.run(block), job.latest(block, job.plan.waves)
-        found = read_arrays(state) if state is not None else None
-        if found is None:
-            raise MachineError(f"{job.folder} lost a file of the pass; run the same command again")
+        run, found = job.plan.run(block), read_state(job, block, job.plan.waves)
         sums[:, :, run], counts[run] = found["sums"], found["counts"]
         if ids is not None and cosines is not None:
             ids[run], cosines[run] = nearest_first(found["keys"], job.k)

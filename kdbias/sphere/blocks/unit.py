@@ -16,11 +16,13 @@ from kdbias.sphere.blocks.plan import BlockPlan
 from kdbias.sphere.duplicates import RadiusCounts
 from kdbias.sphere.neighbors import Neighbors
 from kdbias.sphere.potentials import Potentials
-from kdbias.sphere.reservoirs import EMPTY, largest, merge_largest, unpack
-from kdbias.sphere.tiles import Epilogue, traverse
+from kdbias.sphere.reservoirs import EMPTY, largest, merge_largest, pack, unpack
+from kdbias.sphere.tiles import Epilogue, Share, traverse
 
 PairUnit = tuple[int, int, int]  # wave, i, j
 ReduceUnit = tuple[int, int]  # wave, block
+JOB = "job.json"
+"""What a job is, in its folder: without it what lies there belongs to none."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,6 @@ def pair_units(
 
 def _see(job: PairJob, wave: int, i: int, j: int, progress: Callable[[int], object] | None) -> None:
     blocks = [i] if i == j else [i, j]
-    states = [job.latest(block, wave) for block in blocks]
-    if wave and None in states:
-        if job.seen((wave, i, j)):
-            return  # another process has done this, and gone on
-        raise MachineError(f"{job.folder} lost a file of the pass; run the same command again")
     runs = [job.plan.run(block) for block in blocks]
     vectors, weights = job.array(job.vectors), job.array(job.weights)
     x = np.concatenate([vectors[run] for run in runs])
@@ -108,7 +105,7 @@ def _see(job: PairJob, wave: int, i: int, j: int, progress: Callable[[int], obje
     positions = np.concatenate([np.arange(run.start, run.stop) for run in runs])
     bars = np.full(len(x), EMPTY)
     if wave and job.k:
-        bars = np.concatenate([_read(job, state)["keys"].min(axis=1) for state in states if state])
+        bars = np.concatenate([read_state(job, block, wave)["keys"].min(axis=1) for block in blocks])
     across = 0 if i == j else runs[0].stop - runs[0].start
     see = _on_cpu if job.device == "cpu" else _on_device
     sums, keys, counts = see(job, x, p, positions, bars, across, progress)
@@ -170,7 +167,18 @@ def _on_device(
     progress: Callable[[int], object] | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`_on_cpu` on a torch device."""
-    raise NotImplementedError
+    from kdbias.sphere.torch_pairs import torch_pairs
+
+    cosines = np.where(bars == EMPTY, np.float32(-np.inf), unpack(bars)[0])
+    share = Share(job.n, across, cosines)
+    how = job.near, job.device, job.precision, None, progress, share
+    sums, (ids, found), counts = torch_pairs(x, job.bandwidths, p, job.k, *how)
+    keys = np.empty((len(x), 0), np.int64)
+    if ids is not None and found is not None:
+        there = found >= -1  # where there is none, it is NaN
+        keys = np.full(ids.shape, EMPTY)
+        keys[there] = pack(found[there], positions[ids[there]])
+    return sums, keys, np.zeros(len(x), np.int64) if counts is None else counts
 
 
 def reduce_units(job: PairJob, items: Iterable[ReduceUnit]) -> Iterator[int]:
@@ -185,7 +193,7 @@ def _reduce(job: PairJob, wave: int, block: int) -> None:
     shares = [job.share(wave, block, other) for other in job.plan.met(wave, block)]
     before = job.latest(block, wave)
     try:
-        state = _read(job, before) if before is not None else None
+        state = read_state(job, block, wave) if wave else None
         for share in shares:
             found = _read(job, share)
             state = found | {"keys": _padded(found, job.k)} if state is None else _added(state, found, job.k)
@@ -218,6 +226,26 @@ def _read(job: PairJob, file: Path) -> dict[str, np.ndarray]:
     arrays = read_arrays(file)
     if arrays is None:
         with contextlib.suppress(OSError):
-            file.unlink()  # damaged: its unit is done again
+            file.unlink()  # its unit is done again
         raise MachineError(f"{file} is gone or damaged; run the same command again to make it anew")
+    return arrays
+
+
+def read_state(job: PairJob, block: int, before: int) -> dict[str, np.ndarray]:
+    """The arrays of a block's newest state of an earlier wave.
+
+    Raises:
+        MachineError: there is none. What it was made of is gone, too, so that the pass begins anew.
+    """
+    file = job.latest(block, before)
+    arrays = read_arrays(file) if file is not None else None
+    if arrays is None:
+        if file is not None and not file.exists():
+            return read_state(job, block, before)  # another process has put a newer one in its place
+        with contextlib.suppress(OSError):
+            (job.folder / JOB).unlink()
+        raise MachineError(
+            f"{job.folder} lost a file of the pass, or holds a damaged one; run the same command again, "
+            "which begins the pass anew"
+        )
     return arrays

@@ -1,0 +1,180 @@
+"""A measurement in blocks: the numbers of one pass, whatever kills it, and whoever does its units."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdbias import progress
+from kdbias.errors import KdbiasError
+from kdbias.measurement.files import read_neighbors
+from kdbias.measurement.stage import UniformityResult, uniformity
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from tests import reference
+
+OPTIONS = {"k": 9, "t": "2,8", "rectification": "none", "threads": 2, "keep_neighbors": True}
+TIMES = ("seconds", "started", "finished", "digest")
+
+
+def table_of(folder: Path, n: int, d: int = 12) -> EmbeddingTable:
+    x = reference.clustered_sphere(n, d, 30, seed=3)
+    x[7::97] = x[5]  # copies in every block
+    ids, labels = (pa.array([f"{name}{i % m}" for i in range(n)]) for name, m in (("s", n), ("l", 20)))
+    return write_embedding_table(folder, ids, x, labels, {"camera": labels}, rows_per_part=1300)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingTable:
+    return table_of(tmp_path_factory.mktemp("table") / "emb", 4500)
+
+
+def measure(table: EmbeddingTable, out: Path, **more) -> UniformityResult:
+    with progress.quiet():
+        return uniformity(table.path, out, **{**OPTIONS, **more})
+
+
+def contents(out: Path) -> dict[str, object]:
+    """What each file says, but times."""
+    found: dict[str, object] = {}
+    for file in sorted(out.iterdir()):
+        if file.suffix == ".parquet":
+            read = pq.read_table(file)
+            found[file.name] = [(name, read.column(name).to_pylist()) for name in read.column_names]
+        elif file.suffix == ".json":
+            document = json.loads(file.read_text())
+            found[file.name] = repr({key: document[key] for key in document if key not in TIMES})
+        else:
+            found[file.name] = None
+    return found
+
+
+def assert_close(found: object, expected: object) -> None:
+    if isinstance(expected, dict):
+        assert isinstance(found, dict)
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_close(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert isinstance(found, list)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-10, abs=1e-13)
+    else:
+        assert found == expected
+
+
+def test_blocks_give_what_one_pass_gives(table, tmp_path) -> None:
+    whole, blocks = measure(table, tmp_path / "whole"), measure(table, tmp_path / "b", block_rows=1024)
+    assert sorted(file.name for file in blocks.out.iterdir()) == sorted(f.name for f in whole.out.iterdir())
+    assert_close(blocks.document, whole.document)
+    for found, expected in zip(read_neighbors(blocks.out), read_neighbors(whole.out), strict=True):
+        assert np.array_equal(found, expected)
+    found, expected = (pq.read_table(r.out / "density.parquet").to_pydict() for r in (blocks, whole))
+    assert_close(found, expected)
+    # How is not what: either folder goes on by the other way.
+    assert measure(table, blocks.out).state == "finished"
+    assert measure(table, whole.out, block_rows=2048).state == "finished"
+
+
+def test_what_one_pass_cannot_hold_is_done_in_blocks(tmp_path, capsys) -> None:
+    table = table_of(tmp_path / "emb", 15_500, 6)
+    options = OPTIONS | {"k": 64, "t": "4", "threads": 1, "keep_neighbors": False}
+    whole = uniformity(table.path, tmp_path / "whole", **options)
+    assert "blocks" not in capsys.readouterr().err
+    found = uniformity(table.path, tmp_path / "blocks", memory="28MB", **options)
+    assert "136 units in 5 waves: 16 blocks of 1,024 samples" in capsys.readouterr().err
+    assert_close(found.document, whole.document)
+
+
+def test_too_little_memory_for_any_block_is_refused_with_the_number(table, tmp_path) -> None:
+    with pytest.raises(KdbiasError, match=r"two blocks of 1,024 samples with k=9 need .* GiB"):
+        measure(table, tmp_path / "out", memory="5MB", block_rows=1024)
+    with pytest.raises(KdbiasError, match="--block-rows 1000 is no multiple of 1024"):
+        measure(table, tmp_path / "out", block_rows=1000)
+
+
+FORKS = """
+import os, random, sys
+from kdbias import progress
+from kdbias.measurement.stage import uniformity
+
+table, folder, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+
+def measure(name):
+    with progress.quiet():
+        uniformity(table, f"{folder}/{name}", block_rows=1024, **options)
+
+def run(name, renames=-1, **environment):
+    child = os.fork()
+    if child:
+        return child
+    os.environ |= environment
+    status, replace = 1, os.replace
+    def counted(*args, **kwargs):
+        nonlocal renames
+        renames -= 1
+        if renames == 0:
+            os.kill(os.getpid(), 9)
+        replace(*args, **kwargs)
+    try:
+        os.replace = counted
+        measure(name)
+        status = 0
+    finally:
+        os._exit(status)
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+measure("whole")  # and everything is imported
+rng, deaths = random.Random(0), 0
+while (status := ended(run("killed", rng.randint(3, 18)))) == -9:
+    deaths += 1
+assert (status, deaths >= 3) == (0, True), (status, deaths)
+ranks = [run("ranks", RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+assert [ended(child) for child in ranks] == [0, 0]
+"""
+
+
+def test_kills_and_a_second_process_change_nothing(table, tmp_path) -> None:
+    command = [sys.executable, "-c", FORKS, str(table.path), str(tmp_path), repr(OPTIONS | {"threads": 1})]
+    subprocess.run(command, check=True, timeout=240)
+    whole = contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == whole
+    assert contents(tmp_path / "ranks") == whole
+
+
+def test_a_damaged_partial_file_is_made_again(table, tmp_path, monkeypatch) -> None:
+    measure(table, tmp_path / "whole", block_rows=1024)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("kdbias.measurement.blocks.results", lambda job: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            measure(table, out, block_rows=1024)
+    with pytest.raises(KdbiasError, match=r"begun with --block-rows 1024, not 2048"):
+        measure(table, out, block_rows=2048)
+    states = sorted((out / "pairs").glob("*-*-0.npz"))
+    assert len(states) == 1
+    data = bytearray(states[0].read_bytes())
+    data[len(data) // 2] ^= 1
+    states[0].write_bytes(bytes(data))
+    with pytest.raises(KdbiasError, match="lost a file of the pass, or holds a damaged one"):
+        measure(table, out)
+    measure(table, out, block_rows=1024)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_plan_does_nothing(table, tmp_path) -> None:
+    plan = measure(table, tmp_path / "out", plan=True, block_rows=1024)
+    assert plan.state == "planned"
+    assert (plan.document["blocks"], plan.document["units"], plan.document["waves"]) == (5, 15, 4)
+    assert plan.summary().startswith("plan: 4,500 samples in 5 blocks of 1,024 -> 15 units in 4 waves")
+    one = measure(table, tmp_path / "out", plan=True)
+    assert (one.document["blocks"], one.document["bytes_temporary"]) == (1, 0)
+    assert not (tmp_path / "out").exists()
