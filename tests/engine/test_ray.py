@@ -1,13 +1,26 @@
 """Units on a real Ray cluster of two nodes: the same tables as here, whatever dies."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from kdbias import progress
 from kdbias.embedding.stage import EmbedResult, embed
-from kdbias.errors import KdbiasError
-from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.engine import ray_tasks
+from kdbias.errors import KdbiasError, MachineError
+from kdbias.measurement.stage import UniformityResult, uniformity
+from kdbias.tables.documents import read_json
+from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from tests import reference
+from tests.engine.conftest import add_node
 
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all
 
@@ -70,3 +83,95 @@ def test_a_unit_that_refuses_ends_the_run_with_its_line(cluster, data) -> None:
     with pytest.raises(KdbiasError, match=r"no node .* can hold a unit \(3 nodes; at most 1 CPU of 7 CPU"):
         run("out", "ray", unit_cpus=7)
     assert run("out", "ray").state == "finished"
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch) -> EmbeddingTable:
+    """8,000 rows: 8 blocks, 36 units."""
+    monkeypatch.chdir(tmp_path)
+    x = reference.clustered_sphere(8000, 12, 30, seed=3)
+    x[7::97] = x[5]
+    return write_embedding_table(tmp_path / "emb", pa.array([f"s{i}" for i in range(8000)]), x)
+
+
+OPTIONS = {"k": 9, "t": "2,8", "rectification": "none", "keep_neighbors": True, "block_rows": 1024}
+FILES = ("density.parquet", "schemes.parquet", "neighbors.parquet", "uniformity.json")
+
+
+def measure(out: str, **more) -> UniformityResult:
+    with progress.quiet():
+        return uniformity("emb", out, **{**OPTIONS, "memory": "256MiB", "device": "cpu", **more})
+
+
+def contents(out: str) -> dict[str, object]:
+    """What the files of a measurement hold; provenance has times."""
+    tables = {name: pa.parquet.read_table(Path(out) / name) for name in FILES if name.endswith("parquet")}
+    read = {name: {c: t.column(c).combine_chunks() for c in t.column_names} for name, t in tables.items()}
+    return read | {"document": read_json(Path(out) / "uniformity.json")}
+
+
+DRIVER = """
+import sys
+from kdbias import progress
+from kdbias.measurement.stage import uniformity
+with progress.quiet():
+    uniformity("emb", "out", engine="ray:" + sys.argv[1], memory="256MiB", device="cpu", **eval(sys.argv[2]))
+"""
+
+
+def workers_of(nodes) -> list[int]:
+    """Process ids of the workers of nodes that are at a unit."""
+    raylets = {info.process.pid for node in nodes for info in node.all_processes["raylet"]}
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent in raylets and (folder / "cmdline").read_bytes().startswith(b"ray::_unit"):
+                found.append(int(folder.name))
+        except (OSError, ValueError):
+            continue  # no process, or one that has gone
+    return found
+
+
+def waited_for(found, seconds: float = 60):
+    """The first result that is not empty."""
+    until = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return result
+
+
+def test_a_worker_a_node_and_the_driver_die_in_one_run(cluster, table) -> None:
+    measure("here", engine="here")
+    nodes = [node for node in cluster.list_all_nodes() if node is not cluster.head_node]
+    command = [sys.executable, "-c", DRIVER, cluster.address, repr(OPTIONS)]
+    with subprocess.Popen(command) as driver:
+
+        def units(least: int):
+            return lambda: len(list(Path("out/pairs").glob("*-*-*-*.npz"))) >= least
+
+        waited_for(units(1))
+        os.kill(waited_for(lambda: workers_of(nodes))[0], signal.SIGKILL)
+        waited_for(units(4))
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        waited_for(units(8))
+        assert driver.poll() is None
+        driver.kill()
+    assert not Path("out/density.parquet").exists()
+    assert measure("out", engine="ray").state == "new"  # one node is left
+    assert contents("out") == contents("here")
+    assert not Path("out/pairs").exists()
+    assert measure("out", engine="here").state == "finished"
+    add_node(cluster)
+
+
+def test_units_do_not_wait_for_ever_for_nodes_that_are_gone(cluster, monkeypatch) -> None:
+    monkeypatch.setattr(ray_tasks, "_PATIENCE", 1.0)
+    monkeypatch.setattr(ray_tasks, "_LOOK", 0.2)
+    engine = ray_tasks.RayTasks(None, retries=1, cpus=1, gpus=0, memory=0)
+    waited_for(lambda: engine.slots == 2)
+    for node in [node for node in cluster.list_all_nodes() if node is not cluster.head_node]:
+        cluster.remove_node(node, allow_graceful=False)
+    with pytest.raises(MachineError, match="no node of the cluster can hold a unit"):
+        list(engine.map(iter, [1, 2, 3]))
