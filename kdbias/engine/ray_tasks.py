@@ -84,33 +84,41 @@ class RayTasks(Here):
         waiting, lost = list(reversed(items)), Counter[Any]()
         flying: dict[Any, Any] = {}
         hopeless_since, slots = None, self.slots
-        while waiting or flying:
-            while waiting and len(flying) < _AHEAD * max(1, slots):
-                item = waiting.pop()
-                flying[self._task.remote(work, item, os.getcwd(), __version__)] = item
-            ready, _ = self._ray.wait(list(flying), timeout=_LOOK)
-            for task in ready:
-                item = flying.pop(task)
-                try:
-                    kind, found = self._ray.get(task)
-                except self._ray.exceptions.RayError as error:
-                    self._count(item, error, lost)
-                    waiting.append(item)
-                    continue
-                if kind != "done":
-                    self._cancel(flying)
-                    raise (MachineError if kind == "failed" else KdbiasError)(found)
-                yield from found
-            slots = self.slots
-            hopeless_since = None if slots or ready else hopeless_since or time.monotonic()
-            if hopeless_since and time.monotonic() - hopeless_since > _PATIENCE:
-                self._cancel(flying)
-                self._require_room(MachineError)
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < _AHEAD * max(1, slots):
+                    item = waiting.pop()
+                    flying[self._task.remote(work, item, os.getcwd(), __version__)] = item
+                ready, _ = self._ray.wait(list(flying), timeout=_LOOK)
+                for task in ready:
+                    item = flying.pop(task)
+                    kind, found = self._outcome(task)
+                    if kind == "done":
+                        yield from found
+                    elif kind == "lost":
+                        self._count(item, found, lost)
+                        waiting.append(item)
+                    else:
+                        raise (MachineError if kind == "failed" else KdbiasError)(found)
+                slots = self.slots
+                hopeless_since = None if slots or ready else hopeless_since or time.monotonic()
+                if hopeless_since and time.monotonic() - hopeless_since > _PATIENCE:
+                    self._require_room(MachineError)
+        finally:
+            self._cancel(flying)
 
-    def _count(self, item: Any, error: Exception, lost: Counter[Any]) -> None:
+    def _outcome(self, task: Any) -> tuple[str, Any]:
+        """What `_unit` gave, or ("lost", why); raises what it did not foresee."""
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._ray.exceptions.RayError as error:
+            return "lost", first_line(error)
+
+    def _count(self, item: Any, reason: str, lost: Counter[Any]) -> None:
         """One more loss of a unit; raises MachineError after too many."""
         lost[item] += 1
-        reason = first_line(getattr(error, "cause", None) or error)
         if lost[item] > self._retries:
             raise MachineError(
                 f"unit {item} was lost {counted(lost[item], 'time')}, more than --retries {self._retries} "
@@ -152,7 +160,7 @@ def _amount(name: str, value: float) -> str:
 def _unit(
     work: Callable[[Iterable[Any]], Iterator[Any]], item: Any, folder: str, version: str
 ) -> tuple[str, Any]:
-    """In a worker: ("done", results), or ("refused" or "failed", why)."""
+    """In a worker: ("done", results), or ("refused", "failed" or "lost", why)."""
     host = socket.gethostname()
     if version != __version__:
         return "refused", f"node {host} has kdbias {__version__}, the driver {version}; install the same"
@@ -164,6 +172,8 @@ def _unit(
     try:
         with quiet():
             return "done", list(work([item]))
+    except MemoryError:
+        return "lost", f"out of memory on node {host}"
     except MachineError as error:
         return "failed", f"{error} (node {host})"
     except ConfigChangedError as error:

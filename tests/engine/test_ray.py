@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,17 @@ def test_a_worker_a_node_and_the_driver_die_in_one_run(cluster, table) -> None:
     assert not Path("out/pairs").exists()
     assert measure("out", engine="here").state == "finished"
     add_node(cluster)
+
+
+def test_what_a_unit_dies_of_is_told(cluster) -> None:
+    engine = ray_tasks.RayTasks(None, retries=1, cpus=1, gpus=0, memory=0)
+    assert sorted(engine.map(partial(map, int), ["3", "1", "2"])) == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"invalid literal for int.*'x'"):  # unforeseen: as it is, at once
+        list(engine.map(partial(map, int), ["1", "x"]))
+    with pytest.raises(
+        MachineError, match=r"lost 2 times, more than --retries 1 allows .out of memory on node"
+    ):
+        list(engine.map(partial(map, bytes), [1 << 62]))
 
 
 def test_units_do_not_wait_for_ever_for_nodes_that_are_gone(cluster, monkeypatch) -> None:
