@@ -26,6 +26,7 @@ from kdbias.tables import fingerprints
 from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import atomic_path
+from kdbias.tables.run_record import RECORD
 from kdbias.wording import counted
 
 PAIRS = "pairs"
@@ -117,9 +118,10 @@ class Blocks:
         """
         require_unit_rows(x)
         job = self._job(x, [float(t) for t in bandwidths], probabilities(len(x), p), k, near, rows)
-        plan = job.plan
+        plan, slots = job.plan, self.engine.world * self.engine.slots
+        where = f" by --engine {self.settings.engine_kind}, {slots:,} at a time" if self.spread else ""
         progress.say(
-            f"{counted(plan.units, 'unit')} in {counted(plan.waves, 'wave')}: "
+            f"{counted(plan.units, 'unit')} in {counted(plan.waves, 'wave')}{where}: "
             f"{counted(plan.blocks, 'block')} of {plan.rows:,} samples, {self.folder} holds what is done"
         )
         do_units(job, self.engine, done)
@@ -183,7 +185,7 @@ class Blocks:
         """As one of several processes: do a share of the pass that the first begins; returns the units done.
 
         Raises:
-            KdbiasError: nothing came of the first process for ten minutes.
+            KdbiasError: the first process has refused the run, or nothing came of it for ten minutes.
         """
         seen, looked = time.monotonic(), None
         while True:
@@ -194,6 +196,11 @@ class Blocks:
                 except (MachineError, OSError):
                     if _begun(self.folder) == begun:  # else the first began another pass meanwhile
                         raise
+            if not (self.folder.parent / RECORD).exists():
+                raise KdbiasError(
+                    f"process {self.engine.rank} found no run in {self.folder.parent} any more: process 0 "
+                    "has refused it, and says why"
+                )
             there = sorted((f.name, f.stat().st_size) for f in self.folder.glob("*"))
             if there != looked:
                 seen, looked = time.monotonic(), there

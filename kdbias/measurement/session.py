@@ -144,6 +144,7 @@ class Session:
         sought, nearest = self._sought(document), self._seeks_nearest(document["target"], retargeted)
         asked = fresh or new_groups or restated or retargeted or sought or nearest
         if not asked and self.run.already_finished():
+            self.plan.clean()  # what a kill right after the end has left
             return document, "finished"
         measured = files.read_measured(out, document, self.ids)
         samplings = files.read_samplings(out, document)
