@@ -19,7 +19,6 @@ COMMANDS = {
     "compare": ("compare_command", "Say whether the difference of two evaluations is real."),
     "report": ("report_command", "One HTML page about any outputs."),
     "inspect": ("inspect_command", "Say what a file or folder is."),
-    "pilot": ("pilot_command", "Try candidate samplings on small students, within a time."),
     "study": ("study_command", "Compare ways of drawing over data, biases and seeds."),
     "demo": ("demo_command", "All stages on real digits, in minutes, offline."),
 }
