@@ -79,8 +79,9 @@ def _studies(page: Page) -> Iterator[Section]:
         from kdbias.reporting.study_section import study_figures, study_notices, study_tables
 
         page.notices.extend(study_notices(study))
-        shown = {"tables": study_tables(study), "figures": study_figures(study, f"study{i}")}
-        yield Section(f"study{i}", f"Study: {study.document['name']}", **shown)
+        section = Section(f"study{i}", f"Study: {study.document['name']}", tables=study_tables(study))
+        section.add(*study_figures(study, f"study{i}"))
+        yield section
 
 
 def _students(page: Page) -> Section:
