@@ -47,7 +47,7 @@ class Measured:
         first: (n,) position of the first sample with the same vector.
         near_duplicates: (n,) how many others at cosine >= 0.999.
         hardness: (n,) 1 - cosine to the label's leave-one-out centroid, NaN where there is none.
-        log_density: (n,) by the estimator that was asked for.
+        log_density: (n,) by the estimator that was asked for; filled in at last.
         suspects: the columns `columns.SUSPECT`; none where it was measured before there were.
     """
 
@@ -58,7 +58,7 @@ class Measured:
     first: np.ndarray
     near_duplicates: np.ndarray
     hardness: np.ndarray
-    log_density: np.ndarray
+    log_density: np.ndarray = field(default_factory=lambda: np.empty(0))
     suspects: dict[str, pa.Array] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:

@@ -60,11 +60,9 @@ class Session:
         plan: PassPlan,
         aim: OpenTarget | None = None,
     ) -> None:
-        self.aim = aim
+        self.aim, self.began = aim, time.perf_counter()
         self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, plan.settings
-        self.began = time.perf_counter()
-        self.ids = table.ids()
-        self.labels = table.labels()
+        self.ids, self.labels = table.ids(), table.labels()
         self.codes, self.names = encode(self.labels)
 
     def measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
@@ -88,7 +86,6 @@ class Session:
             first=first,
             near_duplicates=pairs.counts if pairs.counts is not None else np.zeros(n, dtype=np.int64),
             hardness=hardness(x, self.codes),
-            log_density=np.empty(0),
         )
         seen, labels = self.table.image_facts(), (self.codes, self.names)
         measured.suspects, suspects = judged(x, self.ids, labels, seen, measured, pairs, self.plan.device)

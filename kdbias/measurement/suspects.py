@@ -105,7 +105,12 @@ def _product(
     centroids: np.ndarray, device: str
 ) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Takes rows (b, d) with their codes (b,) to the nearest other centroid and its cosine, (b,) each."""
-    if device == "cpu":
+    on_gpu = device != "cpu"
+    if device.startswith("cuda"):  # the pass may run elsewhere, where there is a GPU
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+    if not on_gpu:
 
         def on_cpu(x: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             found = x @ centroids.T
