@@ -91,10 +91,9 @@ class Session:
         measured.suspects, suspects = judged(x, self.ids, labels, seen, measured, pairs, self.plan.device)
         dimension = None if pairs.cosines is None else intrinsic_dimension(pairs.cosines)
         estimator = self._estimate(measured, pairs.cosines, dimension)
-        natural = samplings[0].bandwidths
+        natural, limits = samplings[0].bandwidths, (self.settings.memory, self.plan.threads)
         entries = [scheme_entry(s, x, self.codes, self.groups, measured) for s in samplings]
         least = best.not_searched(natural)
-        limits = self.settings.memory, self.plan.threads
         sought = best.sought(least, natural, self.settings.rectification, bandwidths.chosen)
         least = best.search_best(least, sought, x, first, *limits)
         rectify(entries, natural, least)
