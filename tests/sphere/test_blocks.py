@@ -45,7 +45,7 @@ def copies(n: int, seed: int = 0) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("n", [9 * TILE + 300, 1025, 700])
+@pytest.mark.parametrize("n", [7 * TILE + 300, 1025, 700])
 def test_blocks_of_any_size_give_the_same(tmp_path: Path, n: int) -> None:
     x, rng = copies(n), np.random.default_rng(1)
     p = np.stack([np.full(n, 1 / n), rng.dirichlet(np.full(n, 0.3))])
