@@ -207,3 +207,4 @@ output_folder = click.option("-o", "--output", required=True, metavar="OUT", hel
 # Where a teacher is named, --output is its: the folder has the short name alone.
 teacher_folder = click.option("-o", "output", required=True, metavar="OUT", help="Folder to write.")
 overwrite = click.option("--overwrite", is_flag=True, help="Start over where the output exists already.")
+plan = click.option("--plan", is_flag=True, help="Say what it would take and write, then stop.")

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 import kdbias
-from kdbias.cli.common import output_folder, overwrite
+from kdbias.cli.common import output_folder, overwrite, plan
 from kdbias.cli.options import stage_command
 from kdbias.training.settings import TrainingSettings
 
@@ -18,6 +18,7 @@ from kdbias.training.settings import TrainingSettings
         "--config", metavar="FILE.toml", help="Keys as the options below; options win over the file."
     ),
     click.option("--resume", is_flag=True, help="Refuse to begin anew where there is nothing to resume."),
+    plan,
     overwrite,
     TrainingSettings,
 )

@@ -15,6 +15,7 @@ from kdbias.measurement.settings import UniformitySettings
     click.argument("embeddings", metavar="EMB"),
     output_folder,
     UniformitySettings,
+    click.option("--verbose", is_flag=True, help="Show all bandwidths, not the chosen one alone."),
     overwrite,
 )
 def command(**given: Any) -> Any:

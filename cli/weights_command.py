@@ -6,6 +6,7 @@ import click
 
 import kdbias
 from kdbias.cli.common import overwrite
+from kdbias.cli.common import plan as plan_option
 from kdbias.cli.options import stage_command
 from kdbias.errors import KdbiasError
 from kdbias.weighting.settings import FrontierSettings, WeightsSettings
@@ -21,9 +22,10 @@ from kdbias.weighting.settings import FrontierSettings, WeightsSettings
         is_flag=True,
         help="Compare all methods instead: a table and a plot of uniformity against ESS, in the folder -o.",
     ),
+    plan_option,
     overwrite,
 )
-def command(frontier: bool, **given: Any) -> Any:
+def command(frontier: bool, plan: bool, **given: Any) -> Any:
     """Write how often each sample should be drawn: a Parquet file with a row a sample.
 
     DENSITY is the folder that `kdbias uniformity` wrote. A weight is the expected number of draws an epoch;
@@ -44,9 +46,10 @@ def command(frontier: bool, **given: Any) -> Any:
       kdbias weights density -o frontier --frontier
     """
     if not frontier:
-        return kdbias.weights(**given)
+        return kdbias.weights(**given, plan=plan)
     known = {"density", "output", "overwrite", *(d.name for d in FrontierSettings.declared())}
     other = [f"--{name.replace('_', '-')}" for name in given if name not in known]
+    other += ["--plan"] if plan else []
     if other:
         raise KdbiasError(f"--frontier compares all methods by themselves; leave out {', '.join(other)}")
     return kdbias.frontier(**given)

@@ -84,14 +84,18 @@ class Plan:
         """The parts of this process: every `world`-th, so that all finish at about the same time."""
         return self.parts[self.rank :: self.world]
 
+    @property
+    def bytes(self) -> int:
+        """Of all vectors."""
+        return self.n * self.dim * STORES[self.store].bit_width // 8 * (2 if self.flip else 1)
+
     def describe(self) -> str:
         """One line for people."""
         views = " and their mirror images" if self.flip else ""
-        size = self.n * self.dim * STORES[self.store].bit_width // 8 * (2 if self.flip else 1)
         text = (
             f"plan: {counted(self.n, 'sample')}{views} -> {counted(len(self.parts), 'part')} of up to "
             f"{counted(self.rows_per_part, 'row')}, {self.dim}-d {self.store} vectors, "
-            f"{human_bytes(size)}"
+            f"{human_bytes(self.bytes)}"
         )
         if self.world > 1:
             text += f"; process {self.rank} of {self.world} makes {len(self.own_parts):,} of them"

@@ -24,16 +24,18 @@ from kdbias.embedding.batches import write_parts
 from kdbias.embedding.growth import GrownParts, discard, growth_of, home_of, recover
 from kdbias.embedding.inputs import Inputs, Order, make_parts, named, open_inputs, results_of
 from kdbias.embedding.parts import Part, Parts, disk_errors, open_run
+from kdbias.embedding.planned import plan_embedding
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.engine.opening import Engine, open_engine
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.functions import takes_settings
+from kdbias.planning import Planned
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import refuse_store
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.side_car import named_preprocessing
 from kdbias.teachers.spec import parse_spec
-from kdbias.wording import counted, visible
+from kdbias.wording import counted, visible, visible_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,7 @@ class EmbedResult(Result):
     samples  rows in the table; failures are counted apart
     seconds  elapsed (by the clock), and by activity, which overlap: read and decode (summed over workers),
              wait (for images), compute, write
+    planned  what it would take and write, where that alone was asked
     """
 
     path: Path
@@ -57,6 +60,7 @@ class EmbedResult(Result):
     dim: int
     parts: int
     seconds: dict[str, float] = field(default_factory=dict)
+    planned: Planned | None = None
 
     @property
     def images_per_second(self) -> float | None:
@@ -65,7 +69,9 @@ class EmbedResult(Result):
         return self.samples / elapsed if elapsed > 0 else None
 
     def blocks(self) -> list[str | Table]:
-        """A line, and where the time went."""
+        """A line, and where the time went; of a plan, the plan."""
+        if self.planned is not None:
+            return [visible_lines(self.planned.summary())]
         lines = [
             f"{self.path}: {self.state}, {counted(self.samples, 'sample')} of {self.dim} numbers in "
             f"{counted(self.parts, 'part')}, {counted(self.failures, 'failure')}"
@@ -145,7 +151,8 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
     if growth is not None:
         progress.say(growth.line)
     if settings.plan:
-        return EmbedResult(out, "planned", source.n, 0, network.dim, len(todo.parts))
+        planned = plan_embedding(opened, todo, order.output)
+        return EmbedResult(out, "planned", source.n, 0, network.dim, len(todo.parts), planned=planned)
     # disk_errors within the run as well, which is forgotten after a refusal.
     with (
         disk_errors(out),

@@ -7,13 +7,13 @@ import numpy as np
 
 from kdbias import progress
 from kdbias.measurement.distribution import rectification
-from kdbias.measurement.passes import duration
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Matching, TiledKernel, kernel_matrix
 from kdbias.sphere.equilibrium.solution import Equilibrium, GapShare, Groups
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.target import Target
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.targets.opening import OpenTarget
+from kdbias.wording import duration
 
 _TOLERANCE = 9e-3  # of the gain: rectification needs a certificate of less than 1 %
 _NUMBERS = ("energy", "natural_energy", "gap", "ess_share")
@@ -34,9 +34,14 @@ def announcement(rectification: str, n: int, d: int, threads: int) -> str:
     """What the first line of a run says of the search."""
     if rectification == "none":
         return ""
-    seconds = seconds_estimate(n, d, threads) + _PRODUCTS * _PRODUCT_SECONDS * n * n / threads
+    seconds = search_seconds(n, d, threads)
     where = f"{'each' if rectification == 'all' else 'the chosen'} bandwidth"
     return f"; about {duration(seconds)} more for the best re-weighting at {where} (--rectification none: no)"
+
+
+def search_seconds(n: int, d: int, threads: int) -> float:
+    """How long a search should take, from a timed tile of the kernel."""
+    return seconds_estimate(n, d, threads) + _PRODUCTS * _PRODUCT_SECONDS * n * n / threads
 
 
 def not_searched(natural: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """One pass over a data set's pairs, exact or estimated, and what it is expected to cost."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.wording import counted
+from kdbias.wording import counted, duration
 
 # Beyond these an approximate search is refused (hnsw: warned about). Natural sampling's potentials at the
 # chosen bandwidth and k-th distances rank samples by density, so their ranks are held against exact ones;
@@ -35,6 +36,7 @@ _OF_SCHEMES = ("rms_relative_error", "largest_relative_error", "far_model", "spe
 _HALF_AT = 100_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
 _TIMES = 5  # as long as an estimate: then that is pointed out
 _QUERIES = 384
+_TIMED = 8192  # samples of the small pass that is timed on a GPU
 SNAPSHOT = "pass.npz"
 _SNAPSHOTS_FROM = 50_000  # samples; smaller passes are over before a snapshot pays
 
@@ -130,8 +132,8 @@ class PassPlan:
 
     def announcement(self, n: int, d: int) -> str:
         """The first line of a run."""
-        search, exact = self.settings.search, seconds_estimate(n, d, self.threads)
-        cells = exact * min(1.0, (_HALF_AT / n) ** 0.4 / 2) + 1
+        search = self.settings.search
+        exact, cells = self._seconds(n, d)
         how = f"all pairs in tiles of {TILE}" if search == "exact" else f"{search}, cells of the sphere"
         if self.device != "cpu":
             from kdbias.sphere import torch_pairs
@@ -147,6 +149,34 @@ class PassPlan:
         if search == "exact" and exact > _TIMES * cells:
             line += f" (--search ivf: about {duration(cells)}, with error bars)"
         return line
+
+    def seconds(self, n: int, d: int) -> float:
+        """How long a pass should take: from a timed tile, on a GPU from a timed small pass."""
+        if self.device == "cpu":
+            exact, cells = self._seconds(n, d)
+            return exact if self.settings.search == "exact" else cells
+        side = min(n, _TIMED)
+        x = np.random.default_rng(0).normal(size=(side, d)).astype(np.float32)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        spent = 0.0
+        for _ in range(2):  # the first one compiles
+            started = time.perf_counter()
+            all_pairs(
+                x,
+                [2.0],
+                k=min(side - 1, 64),
+                near=0.999,
+                device=self.device,
+                precision=self.settings.precision,
+                memory=self.settings.memory,
+            )
+            spent = time.perf_counter() - started
+        return spent * (n / side) ** 2
+
+    def _seconds(self, n: int, d: int) -> tuple[float, float]:
+        """Of an exact pass on the CPU, and of an estimate."""
+        exact = seconds_estimate(n, d, self.threads)
+        return exact, exact * min(1.0, (_HALF_AT / n) ** 0.4 / 2) + 1
 
     def run(
         self,
@@ -308,10 +338,3 @@ def with_quality(search: dict[str, Any], added: dict[str, Any], places: Sequence
         rows = dict(enumerate(search[name])) | dict(zip(places, added[name], strict=True))
         merged[name] = [rows[place] for place in sorted(rows)]
     return merged
-
-
-def duration(seconds: float) -> str:
-    """``12 s``, ``7 min`` or ``3.2 h``."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

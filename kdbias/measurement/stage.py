@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.device import process_device
-from kdbias.display.quantities import NONE, write
-from kdbias.display.result import Result, text_of
+from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.engine.here import Here
 from kdbias.engine.opening import Engine, open_engine
@@ -21,11 +20,12 @@ from kdbias.functions import takes_settings
 from kdbias.measurement.blocks import PAIRS, Blocks
 from kdbias.measurement.distribution import Sampling
 from kdbias.measurement.files import UNIFORMITY, anew
-from kdbias.measurement.passes import SNAPSHOT, PassPlan, duration
+from kdbias.measurement.passes import SNAPSHOT, PassPlan
+from kdbias.measurement.planned import plan_uniformity
 from kdbias.measurement.session import STAGE, Session
 from kdbias.measurement.settings import UniformitySettings
-from kdbias.measurement.suspects import suspect_lines
-from kdbias.measurement.target_summary import target_summary
+from kdbias.measurement.summary import summary_blocks
+from kdbias.planning import Planned
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY, read_density
@@ -34,15 +34,13 @@ from kdbias.tables.joins import align, shown
 from kdbias.tables.run_record import read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.opening import open_target
-from kdbias.wording import counted, human_bytes
+from kdbias.wording import counted, duration, human_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 DEFAULT_K = 64
-_BANDWIDTH = "scheme t uniformity null excess effective_distinct distinct_ceiling rectification ess_share"
-_SCHEME = "scheme ess ess_share effective_identities easy hard top_mass max_weight vendi_score koleo_entropy"
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,13 +51,17 @@ class UniformityResult(Result):
         out: the output folder.
         document: the content of ``uniformity.json``.
         state: ``new`` (all measured now), ``extended`` (schemes or groups added), ``restated`` (log density
-            by another estimator), ``finished`` (nothing to do), ``planned`` (the document is the plan) or
+            by another estimator), ``finished`` (nothing to do), ``planned`` (the document is the plan of the pass) or
             ``partial`` (one of several processes did its share).
+        verbose: whether all bandwidths are shown, and the numbers of natural sampling alone.
+        planned: what it would take and write, where that alone was asked.
     """
 
     out: Path
     document: dict[str, Any]
     state: str
+    verbose: bool = False
+    planned: Planned | None = None
 
     @property
     def density_path(self) -> Path:
@@ -74,13 +76,13 @@ class UniformityResult(Result):
     _between = "\n\n"
 
     def blocks(self) -> list[str | Table]:
-        """The numbers: a row a scheme and bandwidth, one a scheme, then groups."""
-        if self.state == "planned":
-            return [planned_line(self.document)]
+        """The numbers: a row a scheme at the chosen bandwidth, or at all; one a scheme, then groups."""
+        if self.planned is not None:
+            return [f"{planned_line(self.document)}\n{self.planned.summary()}"]
         if self.state == "partial":
             did = counted(self.document["units"], "unit")
             return [f"{self.out}: did {did}; process 0 writes the results"]
-        return summary_blocks(self.document)
+        return summary_blocks(self.document, self.verbose)
 
     def to_pandas(self) -> "pd.DataFrame":
         """The density table, a row a sample."""
@@ -110,6 +112,7 @@ def uniformity(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    verbose: bool = False,
     settings: UniformitySettings,
 ) -> UniformityResult:
     """Measure density and uniformity of an embedding table, as it is and as each manifest would sample it.
@@ -125,6 +128,7 @@ def uniformity(
         embeddings: folder of an embedding table.
         output: folder to write.
         overwrite: start over in a folder that holds another measurement.
+        verbose: show all bandwidths in the summary; nothing else depends on it.
 
     Raises:
         KdbiasError: bad options, a k that the data cannot have, or weights that do not fit the data.
@@ -148,7 +152,8 @@ def uniformity(
         blocks = Blocks(Path(output) / PAIRS, settings, engine, table.fingerprint, device, threads)
         if settings.plan:
             plan = blocks.describe(table.n, table.d, k, 1 + len(added))
-            return UniformityResult(Path(output), plan, "planned")
+            planned = plan_uniformity(table.n, table.d, settings, device, output)
+            return UniformityResult(Path(output), plan, "planned", planned=planned)
         aim = open_target(settings, table) if settings.towards else None
         given = (engine, Path(output), STAGE, config, inputs, overwrite, settings.defaults(config))
         with open_run(*given) as run:
@@ -160,7 +165,7 @@ def uniformity(
                 blocks = replace(blocks, engine=Here())
             session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT, blocks), aim)
             document, state = (session.extend if run.state == "finished" else session.measure)(added)
-    return UniformityResult(run.out, document, state)
+    return UniformityResult(run.out, document, state, verbose)
 
 
 def planned_line(plan: dict[str, Any]) -> str:
@@ -233,100 +238,3 @@ def _refuse_some(manifest: WeightManifest, table: EmbeddingTable, ids: pa.Array)
             f"{table.path} ({shown(absent)}); to measure it, keep all rows and give those that are not to be "
             "drawn the weight 0"
         )
-
-
-def summary_table(document: dict[str, Any]) -> str:
-    """`summary_blocks` as text."""
-    return text_of(summary_blocks(document), "\n\n")
-
-
-def summary_blocks(document: dict[str, Any]) -> list[str | Table]:
-    """The numbers of a measurement: a row for each scheme and bandwidth, then one a scheme, then groups.
-
-    Args:
-        document: the content of ``uniformity.json``.
-    """
-    schemes = document["schemes"]
-    rows = [_bandwidth_row(s, b) for s in schemes for b in s["bandwidths"]]
-    of_schemes = [s | (s["hardness"] or {}) | {"scheme": s["name"]} for s in schemes]
-    parts: list[str | Table] = [
-        _heading(document),
-        *suspect_lines(document),
-        *(part for part in target_summary(document) if part),
-        *([_search_line(document["search"])] if "probes" in document["search"] else []),
-        Table.of(rows, _BANDWIDTH),
-        *_best_lines(document),
-        Table.of(of_schemes, _SCHEME),
-    ]
-    parts += [_group_table(schemes, name) for name in schemes[0]["groups"]]
-    reasons = {
-        b["rectification_reason"]: b["t"]
-        for s in schemes
-        for b in s["bandwidths"]
-        if b["rectification"] is None and b["rectification_reason"]
-    }
-    parts += [f"rectified {NONE} (t={t:g}): {reason}" for reason, t in reasons.items()]
-    parts.append(
-        "U: uniformity in nats, lower = more even; excess: above a uniform sphere; D: distinct samples that "
-        "the draws are worth at this t\n"
-        "U leaves out pairs of a sample with itself, D and rectified count them: few samples drawn very "
-        "often can be lower in U and yet worth less in D"
-    )
-    return parts
-
-
-def _heading(document: dict[str, Any]) -> str:
-    """The lines above the tables: samples, search, duplicates and bandwidth."""
-    search, duplicates = document["search"], document["duplicates"]
-    recall = NONE if search["recall"] is None else f"{search['recall']:.4g}"
-    copies = counted(duplicates["exact_duplicates"], "exact duplicate")
-    return (
-        f"{counted(document['n'], 'sample')} x {counted(document['d'], 'dimension')}; "
-        f"{search['kind']} search, k={search['k']}, recall {recall}; {copies}, "
-        f"{duplicates['near_duplicates']:,} with a near one; log density at t={document['t_chosen']:g}"
-    )
-
-
-def _best_lines(document: dict[str, Any]) -> list[str]:
-    """What the best re-weighting reaches, where it was searched."""
-    reached = [
-        f"{write('effective_distinct', 1 / best['energy'])} of {document['n']:,} (t={write('t', best['t'])})"
-        for best in document["best"]
-        if best["energy"] is not None
-    ]
-    return [f"at best D = {', '.join(reached)}"] if reached else []
-
-
-def _search_line(search: dict[str, Any]) -> str:
-    """What an estimate is worth, where the pass was not exact."""
-    worst = max(error for row in search["rms_relative_error"] for error in row)
-    ranks = min(search["spearman"][0])  # of natural sampling: an equilibrium's potentials are all equal
-    return (
-        f"estimated: {search['probes']} of {search['cells']:,} cells a sample and {search['landmarks']:,} "
-        f"landmarks; against {counted(search['queries'], 'sample')} computed exactly, potentials are off by "
-        f"{worst:.2g} (root mean square, worst scheme and bandwidth), the rank correlation of natural "
-        f"sampling's is at least {ranks:.4f}"
-    )
-
-
-def _bandwidth_row(scheme: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """A scheme's row at one bandwidth, its uniformity with the standard error."""
-    row = entry | {"scheme": scheme["name"], "ess_share": scheme["ess_share"]}
-    if entry["standard_error"] is not None:
-        row["uniformity"] = f"{write('uniformity', entry['uniformity'])} +- {entry['standard_error']:.2g}"
-    return row
-
-
-def _group_table(schemes: Sequence[dict[str, Any]], name: str) -> Table:
-    """A row a value: its share of the samples, then each scheme's share of the draws and mean log density."""
-    rows, keys, headings = schemes[0]["groups"][name], ["value", "count", "share"], {"value": name}
-    seen = [] if schemes[0]["discrepancy"] is None else [("witness", "witness")]
-    for scheme in schemes:
-        cells = {row["value"]: row for row in scheme["groups"][name]}
-        for key, heading in (("mass", f"{scheme['name']} mass"), ("log_density", "log density"), *seen):
-            own = f"{scheme['name']} {key}"
-            keys.append(own)
-            headings[own] = heading
-            rows = [row | {own: write(key, cells[row["value"]][key])} for row in rows]
-    rows = [row | {"value": row["value"] or "(none)"} for row in rows]
-    return Table.of(rows, keys, headings=headings).cut("uniformity.json has them all")

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdbias.display.quantities import NONE, QUANTITIES, write
+from kdbias.display.result import text_of
 from kdbias.display.table import Table
+from kdbias.measurement.suspects import suspect_lines
 from kdbias.measurement.target_summary import target_summary
 from kdbias.tables.telling import left_out, no_groups
 from kdbias.wording import counted
@@ -17,9 +19,7 @@ _OF_TARGET = ("discrepancy", "noise_ratio", "removed", "two_sample")
 
 def summary_table(document: dict[str, Any], verbose: bool = False) -> str:
     """`summary_blocks` as text."""
-    return "\n\n".join(
-        part if isinstance(part, str) else part.text() for part in summary_blocks(document, verbose)
-    )
+    return text_of(summary_blocks(document, verbose), "\n\n")
 
 
 def summary_blocks(document: dict[str, Any], verbose: bool = False) -> list[str | Table]:
@@ -38,6 +38,7 @@ def summary_blocks(document: dict[str, Any], verbose: bool = False) -> list[str 
     unsaid = left_out(reasons)
     parts: list[str | Table] = [
         _heading(document),
+        *suspect_lines(document),
         *(part for part in target_summary(document) if part),
         *([_search_line(document["search"])] if "probes" in document["search"] else []),
         Table.of(rows, _BANDWIDTH),

@@ -27,9 +27,8 @@ from kdbias.display.table import Table
 from kdbias.embedding.parts import FAILURES, write_failures
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.loading import worker_deaths
-from kdbias.losses import build_loss, needs_equal_dim
-from kdbias.networks import build_network
 from kdbias.networks.saved import FILE_NAME, save_network
+from kdbias.planning import Planned
 from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
@@ -39,11 +38,11 @@ from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
 from kdbias.training.data import TrainingSet, open_training_set
 from kdbias.training.images import WAY_OUT, open_images
+from kdbias.training.learner import build_learner
 from kdbias.training.processes import Processes, deferred_interrupts, join_processes
 from kdbias.training.record import METRICS, STAGE, Meter, Record
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import (
-    Learner,
     build_optimiser,
     descend,
     draw_flips,
@@ -68,6 +67,7 @@ class TrainingResult(Result):
     loss     mean loss of the last epoch
     epochs, steps, seconds   how much was trained (seconds: all sessions of the run together)
     failures   samples whose images could not be read; failures.parquet lists them
+    planned   what it would take and write, where that alone was asked
     already_finished   True where the call found the run finished and did nothing
     """
 
@@ -79,9 +79,12 @@ class TrainingResult(Result):
     seconds: float
     failures: int = 0
     already_finished: bool = False
+    planned: Planned | None = None
 
     def blocks(self) -> list[str | Table]:
-        """A line."""
+        """A line; of a plan, the plan."""
+        if self.planned is not None:
+            return [self.planned.summary()]
         failed = f"; {counted(self.failures, 'sample')} cannot be read ({FAILURES})" if self.failures else ""
         return [
             f"{self.student}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}, "
@@ -202,18 +205,7 @@ def fit(
 ) -> tuple[nn.Module, dict[str, Any], Meter]:
     """The loop. Returns the trained network, the arguments that build it again, and what was measured."""
     device, prepare = processes.device, samples.preprocessing
-    dim = cfg.dim or samples.dim or 128
-    if samples.dim is not None and samples.dim != dim and needs_equal_dim(cfg.loss):
-        raise KdbiasError(
-            f"--dim {dim}, but the teacher's vectors have {samples.dim} numbers; leave --dim out, or use a "
-            "loss that compares within each alone (rkd)"
-        )
-    how: dict[str, Any] = {"dim": dim, "channels": prepare.channels, "image_size": list(prepare.size)}
-    torch.manual_seed(cfg.seed)  # whatever else was opened, the seed decides the first weights
-    network = build_network(cfg.student, **how).to(memory_format=torch.channels_last).to(device)
-    given = {name: value for name in ("scale", "margin") if (value := getattr(cfg, name)) is not None}
-    loss_of = build_loss(cfg.loss, dim=dim, classes=len(samples.classes) or None, options=given)
-    learner = Learner(network, loss_of.to(device), cfg.precision)
+    how, network, loss_of, learner = build_learner(samples, cfg, device)
     optimiser = build_optimiser(learner, cfg)
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
     average = copy.deepcopy(network).requires_grad_(False).eval() if cfg.ema else None

@@ -30,6 +30,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    plan: bool = False,
     settings: TrainingSettings,
 ) -> TrainingResult:
     """Train a student on `data` and leave student.pt, metrics.csv, config.toml and run.json in `output`.
@@ -42,6 +43,7 @@ def train(
         output: folder to write.
         resume: refuse to begin a new run.
         overwrite: begin anew whatever is there.
+        plan: say what it would take and write, from a few steps that are timed and thrown away.
         config: TOML file with the options below as keys; options win over it.
 
     Raises:
@@ -52,6 +54,10 @@ def train(
         raise KdbiasError("--resume goes on with a run and --overwrite removes it: leave one of them out")
     _refuse_teachers(settings)
     _refuse_inputs(os.fspath(data), settings)
+    if plan:
+        from kdbias.training.planned import plan_training
+
+        return plan_training(data, output, settings)
     from kdbias.training.loop import run_training
 
     return run_training(data, output, resume, overwrite, settings)

@@ -120,13 +120,13 @@ class EmbeddingSource:
 
     def _vectors(self) -> np.ndarray:
         """(n, d) float32 unit rows in the density table's order."""
-        table, rows = self._measured
+        table, rows = self.measured
         vectors = table.vectors()
         return vectors if np.array_equal(rows, np.arange(table.n)) else vectors[rows]
 
     def _target(self, aim: Aiming) -> OpenTarget:
         """What was named for the embeddings, in the density table's order."""
-        table, rows = self._measured
+        table, rows = self.measured
         opened = open_target(aim, table)
         if opened.vectors is None and opened.masses is not None:
             opened = replace(opened, masses=_masses_of_some(opened, table, rows))
@@ -137,7 +137,7 @@ class EmbeddingSource:
         )
 
     @cached_property
-    def _measured(self) -> tuple[EmbeddingTable, np.ndarray]:
+    def measured(self) -> tuple[EmbeddingTable, np.ndarray]:
         """The embedding table, and the row of each sample of the density table in it."""
         table = self._opened(self.given if self.given is not None else self._remembered())
         where = f"embedding table {table.path}"

@@ -15,8 +15,9 @@ from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import ess
+from kdbias.planning import Planned
 from kdbias.tables import provenance
-from kdbias.tables.density_table import read_density
+from kdbias.tables.density_table import DensityTable, read_density
 from kdbias.tables.joins import encode
 from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.run_files import claim, made_by
@@ -27,11 +28,12 @@ from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary, warnings
 from kdbias.weighting.exclusion import Exclusion
 from kdbias.weighting.hygiene import limit_of, masses_of, tempered
+from kdbias.weighting.planned import plan_weights
 from kdbias.weighting.samples import EmbeddingSource, Samples
 from kdbias.weighting.schemes.matched import told
 from kdbias.weighting.schemes.scheme import Weights
 from kdbias.weighting.settings import NEAR, WeightsSettings
-from kdbias.wording import counted, visible
+from kdbias.wording import counted, visible, visible_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +60,9 @@ class WeightsResult(Result):
             shares of the reference's columns; else None.
         warnings: one line for each number past its line, and for each column that a reference differs in
             though the weights leave it so.
-        state: "finished" where the file was there already and nothing was done.
+        state: "finished" where the file was there already and nothing was done, "planned" where it was only
+            asked what it would take.
+        planned: that; nothing else is then known.
     """
 
     path: Path
@@ -73,7 +77,8 @@ class WeightsResult(Result):
     facts: dict[str, Any]
     warnings: list[str]
     seconds: float
-    state: Literal["new", "finished"]
+    state: Literal["new", "finished", "planned"]
+    planned: Planned | None = None
 
     @classmethod
     def read(cls, path: Path, doc: dict[str, Any], state: Literal["new", "finished"]) -> "WeightsResult":
@@ -89,7 +94,9 @@ class WeightsResult(Result):
         return cls(path=path, state=state, **sizes, **which, **own)
 
     def blocks(self) -> list[str | Table]:
-        """The numbers, one a line."""
+        """The numbers, one a line; of a plan, the plan."""
+        if self.planned is not None:
+            return [visible_lines(self.planned.summary())]
         scheme = self.method + (f" at t={write('t', self.t)}" if self.t is not None else "")
         repeats = self.n - self.excluded - self.distinct
         copies = f", {repeats:,} of them copies" if repeats else ""
@@ -165,6 +172,7 @@ def weights(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    plan: bool = False,
     settings: WeightsSettings,
 ) -> WeightsResult:
     """Write a weight manifest: one row a sample with its weight, the expected number of draws an epoch.
@@ -177,6 +185,7 @@ def weights(
         density: the folder that ``uniformity`` wrote (or its density.parquet).
         output: the manifest to write, a .parquet file.
         overwrite: replace a manifest that was made differently.
+        plan: say what it would take and write, and do nothing.
 
     Returns:
         What was written. The same call again does nothing.
@@ -192,6 +201,8 @@ def weights(
     kept = table.only(np.flatnonzero(~exclusion.out)) if exclusion.out.any() else table
     source = EmbeddingSource(kept, settings.embeddings)
     inputs = {"density": table.fingerprint, **source.inputs, **settings.chosen.inputs(), **exclusion.inputs}
+    if plan:
+        return _planned(kept, source, settings, Path(output))
     path, config = claim(output), settings.record()
     found = _finished(path, {"config": config, "inputs": inputs}, asked.defaults(config), overwrite)
     if found is not None:
@@ -236,6 +247,17 @@ def weights(
     for line in doc["warnings"]:
         progress.say(f"warning: {line}")
     return WeightsResult.read(path, doc, "new")
+
+
+def _planned(
+    table: DensityTable, source: EmbeddingSource, settings: WeightsSettings, output: Path
+) -> WeightsResult:
+    """What the manifest would take."""
+    planned = plan_weights(table.n, source.measured[0].d, settings, output)
+    t, distinct = settings.record()["t"], int((table.first_equal == np.arange(table.n)).sum())
+    own = {"path": output, "method": settings.method, "t": t, "n": table.n, "distinct": distinct}
+    none: dict[str, Any] = {"numbers": {}, "solver": None, "target": None, "facts": {}, "warnings": []}
+    return WeightsResult(**own, **none, excluded=0, seconds=0.0, state="planned", planned=planned)
 
 
 def solver_record(found: Weights, masses: np.ndarray, capped: int = 0) -> dict[str, Any] | None:

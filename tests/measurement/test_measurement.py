@@ -735,7 +735,7 @@ def test_float16_storage_stays_close(tmp_path) -> None:
 
 
 def test_summary_has_a_row_for_each_scheme_and_bandwidth(measured) -> None:
-    text = summary_table(measured.document)
+    text = summary_table(measured.document, verbose=True)
     lines = text.splitlines()
     for name in ("natural", "skewed"):
         assert sum(line.split()[:2] in [[name, t] for t in ("2", "4", "50")] for line in lines) == 3
@@ -744,6 +744,31 @@ def test_summary_has_a_row_for_each_scheme_and_bandwidth(measured) -> None:
     rows = lines[lines.index(header) + 1 : lines.index(header) + 7]
     assert {len(line) for line in rows} == {len(header)}
     assert "U leaves out pairs of a sample with itself, D and rectified count them" in text
+
+
+def test_by_default_a_summary_has_the_chosen_bandwidth_alone(measured) -> None:
+    text = summary_table(measured.document)
+    chosen = f"{measured.document['t_chosen']:g}"
+    rows = [line.split()[:2] for line in text.splitlines() if line.startswith(("natural ", "skewed "))]
+    assert [row for row in rows if row[1] in ("2", "4", "50")] == [["natural", chosen], ["skewed", chosen]]
+    assert "2 other bandwidths in uniformity.json, and here with --verbose" in text
+    for word in ("U: ", "D: ", "ESS/n: ", "t: "):
+        assert sum(line.startswith(word) for line in text.splitlines()) == 1
+
+
+def test_groups_that_are_none_have_no_table(measured) -> None:
+    document = copy.deepcopy(measured.document)
+    for scheme in document["schemes"]:
+        row = scheme["groups"]["camera"][0]
+        scheme["groups"]["one"] = [{**row, "value": "x", "count": document["n"]}]
+        scheme["groups"]["each"] = [{**row, "value": f"s{i}", "count": 1} for i in range(document["n"])]
+    text = summary_table(document)
+    assert (
+        "left out, as no groups: one (one value for all samples); each (another value for each sample)"
+        in text
+    )
+    assert not [line for line in text.splitlines() if line.startswith(("one ", "each ", "s0 "))]
+    assert "\ncamera " in text
 
 
 def test_summary_cuts_many_groups_and_says_where_the_rest_is(measured) -> None:

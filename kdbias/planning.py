@@ -1,0 +1,44 @@
+"""What a stage would do, take and write, where it is asked with `--plan` and does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdbias.wording import duration, human_bytes
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage that was not run.
+
+    Attributes:
+        stage: its command.
+        work: what it would do, in words.
+        seconds: how long that should take on this machine and device; None where nothing tells.
+        timed: what the time was taken from.
+        memory: bytes that it takes at most beside the program itself; None where nothing tells.
+        files: what it would write.
+    """
+
+    stage: str
+    work: str
+    seconds: float | None
+    timed: str
+    memory: int | None
+    files: Sequence[str]
+
+    def summary(self) -> str:
+        """The plan for people."""
+        time = "not known" if self.seconds is None else f"about {duration(self.seconds)}"
+        lines = [
+            f"plan of kdbias {self.stage}: {self.work}",
+            f"  time    {time} ({self.timed})",
+            *(
+                []
+                if self.memory is None
+                else [f"  memory  {human_bytes(self.memory)} at most, beside the program"]
+            ),
+            f"  writes  {', '.join(self.files)}",
+        ]
+        return "\n".join([*lines, "nothing was done"])

@@ -1,0 +1,90 @@
+"""`--plan`: what a stage would take and write; nothing is done."""
+
+import pytest
+from click.testing import CliRunner
+
+import kdbias
+from kdbias.cli import main
+from kdbias.measurement.passes import PassPlan
+from kdbias.measurement.planned import plan_uniformity
+from kdbias.measurement.settings import UniformitySettings
+from kdbias.planning import Planned
+from kdbias.weighting.planned import plan_weights
+from kdbias.weighting.settings import WeightsSettings
+from kdbias.wording import human_bytes
+from tests.cli.conftest import small  # noqa: F401
+
+
+@pytest.fixture
+def measured(small, tmp_path):  # noqa: F811
+    kdbias.uniformity(small["emb"], tmp_path / "density", rectification="none")
+    return {**small, "density": tmp_path / "density", "out": tmp_path / "out"}
+
+
+@pytest.mark.parametrize(
+    ("command", "writes"),
+    [
+        ("embed {data} -o {out} --teacher python:tests.pinned.teacher:factory --workers 0", "part-*.parquet"),
+        ("embed {data} -o {out} --teacher precomputed:{vectors} --same-order", "part-*.parquet"),
+        ("uniformity {emb} -o {out}", "density.parquet"),
+        ("weights {density} -o {out}.parquet", "out.parquet"),
+        ("weights {density} -o {out}.parquet --method natural", "out.parquet"),
+        ("train {data} -o {out} --embeddings {emb} --epochs 3 --device cpu --workers 0", "student.pt"),
+    ],
+)
+def test_it_says_what_it_would_take_and_writes_nothing(measured, tmp_path, command, writes):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    result = CliRunner().invoke(main, [*command.format(**measured).split(), "--plan"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"plan of kdbias {command.split()[0]}: 24 ") or "24 samples" in lines[0]
+    assert lines[1].startswith("  time    ")
+    assert writes in lines[-2]
+    assert lines[-1] == "nothing was done"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_what_would_be_refused_is_refused_in_a_plan(measured):
+    for command, said in (
+        ("uniformity {emb} -o {out} --k 24", "--k 24 neighbours"),
+        ("weights {density} -o {out}.parquet --towards nowhere", "nowhere"),
+        ("train {data} -o {out} --embeddings {density}", "density"),
+    ):
+        result = CliRunner().invoke(main, [*command.format(**measured).split(), "--plan"])
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
+def test_time_grows_with_the_square_of_the_samples_and_memory_with_the_kernel(monkeypatch):
+    for module in ("passes", "best"):  # what a tile takes here, now, is no number to test
+        monkeypatch.setattr(
+            f"kdbias.measurement.{module}.seconds_estimate", lambda n, d, threads: 1e-9 * n * n * d / threads
+        )
+    settings = UniformitySettings(rectification="none", threads=1)
+    few, many = (plan_uniformity(n, 64, settings, "cpu", "out") for n in (20_000, 80_000))
+    assert few.seconds == pytest.approx(25.6)
+    assert many.seconds == pytest.approx(16 * few.seconds)
+    searched = plan_uniformity(20_000, 64, UniformitySettings(threads=1), "cpu", "out")
+    assert searched.seconds == pytest.approx(2 * 25.6 + 40 * 6e-10 * 20_000**2)
+    assert few.memory > 4 * 20_000 * 64
+    kept, recomputed = (
+        plan_weights(n, 64, WeightsSettings.of({"memory": "1GiB", "threads": 1}), "w.parquet")
+        for n in (20_000, 100_000)
+    )
+    assert kept.memory == pytest.approx(4 * 20_000 * 64 + 20_000**2, rel=0.1) or kept.memory > 2**29
+    assert recomputed.memory == 4 * 100_000 * 64
+    assert PassPlan(settings, "cpu", "x").seconds(20_000, 64) > 0
+
+
+def test_a_plan_for_people():
+    plan = Planned("embed", "3 samples", 7200, "a timed batch", 5 * 10**9, ["a", "b"])
+    assert plan.summary().splitlines() == [
+        "plan of kdbias embed: 3 samples",
+        "  time    about 2.0 h (a timed batch)",
+        "  memory  5.0 GB at most, beside the program",
+        "  writes  a, b",
+        "nothing was done",
+    ]
+    unknown = Planned("report", "one page", None, "seconds", None, ["p.html"])
+    assert "  time    not known (seconds)" in unknown.summary()
+    assert [human_bytes(n) for n in (5, 1500, 2.5e6, 3e12)] == ["5 B", "1.5 kB", "2.5 MB", "3.0 TB"]
