@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kdbias.cli.common import StageCommand, options
+from kdbias.command_lines import flag_of
 from kdbias.settings import Declared, Settings
 from kdbias.wording import nearest
 
@@ -43,7 +44,7 @@ def given(parameters: dict[str, Any]) -> dict[str, Any]:
 def _option(declared: Declared, twosided: bool) -> Any:
     """The click option of a declared one."""
     about = declared.about
-    flag = about.flag or "--" + declared.name.replace("_", "-")
+    flag = flag_of(declared)
     help_text = declared.text[0].upper() + declared.text[1:] + "."
     if declared.kind is bool:
         both = twosided or declared.default is not False

@@ -1,0 +1,93 @@
+"""The commands to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbias.advice.data import Data, near
+from kdbias.command_lines import command_line
+from kdbias.data.settings import Reading
+from kdbias.embedding.settings import EmbedSettings
+from kdbias.measurement.settings import UniformitySettings
+from kdbias.targets.settings import Aiming
+from kdbias.training.settings import TrainingSettings
+from kdbias.weighting.settings import WeightsSettings
+
+
+@dataclass(frozen=True)
+class Places:
+    """What is there already.
+
+    Attributes:
+        weights: the manifest of the advised draws; None where it is still to be made.
+        again: the command that would name a target; None for the separate stages.
+    """
+
+    weights: Path | None = None
+    again: str | None = None
+
+
+def commands(data: Data, choice: str, aim: Aiming | None, places: Places) -> Iterator[str]:
+    """Command lines for a shell; words in capitals stand for what is not known."""
+    if choice == "unknown":
+        yield from _naming(data, places)
+        yield f"{_train(data, None, 'student')}   # meanwhile"
+        return
+    if choice == "natural":
+        yield _train(data, None, "student")
+        return
+    if choice == "copies":
+        yield from _weights(data, aim, places)
+        yield _train(data, places.weights or Path("weights.parquet"), "student")
+        return
+    yield from _weights(data, aim, places)
+    yield _train(data, places.weights or Path("weights.parquet"), "student")
+    if choice == "compare":
+        yield f"{_train(data, None, 'student-natural')}   # beside it; then kdbias evaluate, kdbias compare"
+
+
+def _weights(data: Data, aim: Aiming | None, places: Places) -> Iterator[str]:
+    """The manifest towards the target, where it is not there yet."""
+    if places.weights is not None or aim is None:
+        return
+    options = {"towards": aim.towards, "with_column": aim.with_column, "cluster_by": aim.cluster_by}
+    density: Any = data.named
+    if data.density is None:
+        density = Path("density")
+        yield command_line("uniformity", data.named, density, UniformitySettings, options)
+    yield command_line("weights", density, "weights.parquet", WeightsSettings, options)
+
+
+def _train(data: Data, weights: Path | None, output: str) -> str:
+    source, reading = _made_from(data)
+    options = reading | {"embeddings": near(data.table.path), "weights": weights and near(weights)}
+    return command_line("train", source, output, TrainingSettings, options)
+
+
+def _naming(data: Data, places: Places) -> Iterator[str]:
+    """How a target is named."""
+    if places.again is not None:
+        yield f"{places.again}   # makes again what that changes"
+        return
+    record = data.table.provenance
+    teacher = record.get("teacher") or "TEACHER"
+    config = record.get("config") or {}
+    names = ("precision", "store", "flip")
+    usual = EmbedSettings.usual()
+    options = {name: config[name] for name in names if config.get(name) not in (None, usual.get(name))}
+    yield command_line("embed", "DEPLOYED/", "deployed", EmbedSettings, {"teacher": teacher} | options)
+    yield f"kdbias advise {shlex.quote(str(data.named))} --towards deployed"
+
+
+def _made_from(data: Data) -> tuple[str, dict[str, Any]]:
+    """The data that the embeddings are of, and how they were read."""
+    record = data.table.provenance
+    config = record.get("config") or {}
+    names = [declared.name for declared in Reading.declared() if declared.name != "root"]
+    reading = {name: config.get(name) for name in names}
+    reading["where"] = tuple(reading["where"] or ())
+    return record.get("data") or "DATA", reading | {"root": record.get("root")}

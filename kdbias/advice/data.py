@@ -1,0 +1,203 @@
+"""What an advice looks at: the measured samples, and of many a draw that is small enough to be quick."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdbias.advice.settings import AdviseSettings
+from kdbias.errors import KdbiasError
+from kdbias.measurement.files import UNIFORMITY, read_uniformity
+from kdbias.sphere.all_pairs import all_pairs
+from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
+from kdbias.tables.density_table import DENSITY, DensityTable, read_density
+from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import absent
+from kdbias.tables.run_record import RECORD, read_record
+from kdbias.targets.clusters import EACH_ALONE
+from kdbias.targets.opening import OpenTarget, open_target
+from kdbias.targets.settings import Aiming, Named
+from kdbias.weighting.samples import EmbeddingSource
+from kdbias.wording import counted
+
+_NEIGHBOURS = 64
+_FENCE = 3.0  # interquartile ranges above the upper quartile: Tukey's "far out"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many samples there are, and how many of them are odd.
+
+    Attributes:
+        samples: those that were counted among.
+        labels: how many labels they have; 0 without.
+        unreadable: images that could not be embedded, which are not among the samples.
+        copies: samples with the vector of an earlier one.
+        near: samples with another one at cosine >= 0.999 (copies among them).
+        isolated: samples whose k-th neighbour is beyond Tukey's outer fence, the upper quartile of that
+            distance plus three interquartile ranges.
+    """
+
+    samples: int
+    labels: int
+    unreadable: int
+    copies: int
+    near: int
+    isolated: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """Measured samples.
+
+    Attributes:
+        named: what the user named.
+        density: what `uniformity` wrote of them; None where that was not run, or not named.
+        table: their embeddings.
+        n: how many samples there are.
+        rows: (s,) ascending positions in the table that are looked at; all of few.
+        x: (s, d) float32 unit rows of these.
+    """
+
+    named: Path
+    density: DensityTable | None
+    table: EmbeddingTable
+    n: int
+    rows: np.ndarray
+    x: np.ndarray
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of them are looked at."""
+        return len(self.rows) == self.n
+
+    @property
+    def drawn(self) -> str:
+        """Of how many something is told, where these are not all: the end of a sentence."""
+        return "" if self.whole else f" (of {counted(len(self.rows), 'sample')} drawn from {self.n:,})"
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """(s,) position among those looked at of the first with the same vector."""
+        return first_with_same_vector(self.x)
+
+    def column(self, name: str) -> pa.Array:
+        """The values of a column for the samples that are looked at."""
+        return self.table.column(name).take(pa.array(self.rows))
+
+    @cached_property
+    def measured(self) -> dict[str, Any] | None:
+        """``uniformity.json`` beside the density table."""
+        if self.density is None or not (self.density.path.parent / UNIFORMITY).exists():
+            return None
+        return read_uniformity(self.density.path.parent)
+
+    def counts(self, threads: int | None) -> Counts:
+        """Of all samples where they were measured, else of those that are looked at."""
+        labels = self.table.labels()
+        known = (
+            len(labels.unique().drop_null()),
+            (self.table.provenance.get("counts") or {}).get("failures", 0),
+        )
+        if self.density is not None:
+            copies = int((self.density.first_equal != np.arange(self.n)).sum())
+            near = int((self.density.numbers("near_duplicates") > 0).sum())
+            return Counts(self.n, *known, copies, near, _far_out(self.density.numbers("knn_distance")))
+        copies = int((self.first != np.arange(len(self.x))).sum())
+        k = min(_NEIGHBOURS, len(self.x) - 1)
+        if not k:
+            return Counts(len(self.x), *known, copies, 0, 0)
+        pairs = all_pairs(self.x, k=k, near=NEAR_DUPLICATE_COSINE, threads=threads)
+        assert pairs.counts is not None
+        assert pairs.cosines is not None
+        distance = np.sqrt(np.maximum(2 - 2 * pairs.cosines[:, -1].astype(np.float64), 0))
+        return Counts(len(self.x), *known, copies, int((pairs.counts > 0).sum()), _far_out(distance))
+
+    def target(self, aim: Aiming) -> OpenTarget:
+        """What was named, for the samples that are looked at."""
+        opened = open_target(aim, self.table)
+        if len(self.rows) == self.table.n:
+            return opened
+        masses, codes, clusters = opened.masses, opened.codes, opened.clusters
+        if opened.vectors is None and masses is not None:
+            masses = masses[self.rows]
+            if not masses.sum() > 0:
+                raise KdbiasError(
+                    f"none of the {len(self.rows):,} samples that are looked at count for "
+                    f"{opened.named.text}; look at more with --most"
+                )
+            masses = masses / masses.sum()
+        if codes is not None:
+            codes = codes[0][self.rows], codes[1] if opened.vectors is not None else codes[1][self.rows]
+        if clusters is not None:
+            clusters = clusters[0][self.rows], clusters[1]
+        return replace(opened, masses=masses, codes=codes, clusters=clusters)
+
+
+def open_measured(measured: str | os.PathLike[str], settings: AdviseSettings) -> Data:
+    """An embedding table, or what `uniformity` wrote of one.
+
+    Raises:
+        KdbiasError: it is neither, or the embeddings are gone.
+    """
+    named = Path(measured)
+    if not named.exists():
+        raise absent(named, "embedding table or density folder")
+    is_density = (named / DENSITY).exists() if named.is_dir() else named.suffix == ".parquet"
+    if not is_density:
+        if settings.embeddings is not None:
+            raise KdbiasError(f"--embeddings goes with DENSITY; {named} is no folder that uniformity wrote")
+        table, density = EmbeddingTable.open(named), None
+        order = np.arange(table.n)
+    else:
+        density = read_density(named)
+        table, order = EmbeddingSource(density, settings.embeddings).measured
+    rows = np.sort(order)
+    if len(rows) > settings.most:
+        rows = np.sort(np.random.default_rng(settings.seed).choice(rows, settings.most, replace=False))
+    x = table.vectors(positions=None if len(rows) == table.n else rows)
+    return Data(named, density, table, len(order), rows, x)
+
+
+def remembered_aim(data: Data, settings: AdviseSettings) -> Aiming | None:
+    """The target that was named, else that of the measurement; None without one."""
+    if settings.towards is not None:
+        return Aiming(
+            towards=settings.towards, with_column=settings.with_column, cluster_by=settings.cluster_by
+        )
+    known = (data.measured or {}).get("target")
+    if known is None or data.density is None:
+        return None
+    folder = data.density.path.parent
+    paths = (read_record(folder).get("paths") or {}) if (folder / RECORD).exists() else {}
+    towards = paths.get("towards") or known["towards"]
+    named = Named.of(towards)
+    if named.kind == "reference" and not Path(named.what).exists():
+        raise KdbiasError(
+            f"{folder} was measured against {towards}, which is gone; name a target with --towards"
+        )
+    if named.kind == "reference":
+        towards = Named(named.kind, near(named.what), None if named.by is None else near(named.by)).text
+    clustered = known.get("cluster_by") or EACH_ALONE if known["size"] else None
+    return Aiming(towards=towards, with_column=known["with"], cluster_by=clustered)
+
+
+def near(path: str | os.PathLike[str]) -> str:
+    """A path from the current folder on, where it lies in that."""
+    short = os.path.relpath(path)
+    return os.fspath(path) if short.startswith(os.pardir) else short
+
+
+def _far_out(distance: np.ndarray) -> int:
+    """How many of (n,) distances, NaN for none, are beyond the outer fence."""
+    known = distance[np.isfinite(distance)]
+    if not len(known):
+        return 0
+    lower, upper = np.quantile(known, [0.25, 0.75])
+    return int((known > upper + _FENCE * (upper - lower)).sum()) if upper > lower else 0

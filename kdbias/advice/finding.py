@@ -1,0 +1,82 @@
+"""What was found about some data and their target, and the choice that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from kdbias.advice import evidence
+from kdbias.advice.advice import Choice
+from kdbias.advice.data import Counts, Data
+from kdbias.advice.matching import USUAL, Comparison, Difference, Offer
+from kdbias.targets.settings import SPHERE
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Data beside a target.
+
+    Attributes:
+        data: what is looked at; counts: of odd samples.
+        against: the target; None without one.
+    """
+
+    data: Data
+    counts: Counts
+    against: Comparison | None
+
+    @cached_property
+    def difference(self) -> Difference | None:
+        """How the data stand to the target; None without one."""
+        return None if self.against is None else self.against.difference()
+
+    @cached_property
+    def _tried(self) -> list[tuple[Offer, np.ndarray]]:
+        return [] if self.against is None else list(self.against.offers())
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """What matched weights would do at several effective sample sizes; none where nothing."""
+        return tuple(offer for offer, _ in self._tried)
+
+    @property
+    def advised(self) -> Offer | None:
+        """The offer of `kdbias weights --towards`."""
+        return next((offer for offer in self.offers if offer.min_ess == USUAL), None)
+
+    @property
+    def tried(self) -> str:
+        """What of our study speaks of such a target."""
+        if self.difference is None or self.difference.kind == SPHERE:
+            return evidence.EQUILIBRIUM
+        return evidence.LABELS if self.difference.kind == "balanced" else evidence.MATCHED
+
+    @cached_property
+    def cases(self) -> list[evidence.Case]:
+        """The cases that speak of these data, the most alike first."""
+        known = [case for case in evidence.cases() if self.tried in case.gains]
+        if self.difference is None or self.advised is None or self.tried == evidence.EQUILIBRIUM:
+            return known
+        return evidence.nearest(known, self.difference.discrepancy, self.advised.removed)
+
+    @property
+    def choice(self) -> Choice:
+        """What to do."""
+        if self.difference is None or self.difference.kind == SPHERE:
+            return "unknown"
+        if not self.difference.differs:
+            return "natural"
+        if self.advised is None:
+            return "copies" if self.counts.copies else "natural"
+        return "matched" if self.cases[0].gains[self.tried].sign > 0 else "compare"
+
+    @property
+    def masses(self) -> np.ndarray | None:
+        """(s,) masses of the advised draws; None where no weights are advised."""
+        if self.choice == "copies" and self.against is not None:
+            return self.against.even()
+        if self.choice not in ("matched", "compare"):
+            return None
+        return next(p for offer, p in self._tried if offer is self.advised)

@@ -1,0 +1,180 @@
+"""A finding in plain words; each term is explained where it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdbias.advice import evidence
+from kdbias.advice.advice import Expected, Fact
+from kdbias.advice.data import near
+from kdbias.advice.finding import Finding
+from kdbias.advice.groups import columns_of
+from kdbias.advice.matching import Difference, Offer, reference_noise
+from kdbias.display.quantities import write
+from kdbias.targets.settings import SPHERE
+from kdbias.wording import counted
+
+REFERENCE = 300
+"""Images of the deployment that an advice asks for."""
+
+
+def verdict(found: Finding) -> str:
+    """One line."""
+    target, offer = found.difference, found.advised
+    if target is None:
+        return (
+            "no target, no verdict: leave the data as they come until you have named what the student will "
+            "be used on"
+        )
+    if target.kind == SPHERE:
+        return "no verdict: an even sphere is an assumption, not a deployment; name a sample of that"
+    what = _named(target)
+    if not target.differs:
+        return f"stay natural: your data do not differ measurably from {what}"
+    if offer is None:
+        if found.choice == "copies":
+            return f"draw copies as one sample: without them your data do not differ measurably from {what}"
+        return f"stay natural: what your data differ by from {what} is within the noise of such a target"
+    does = (
+        f"weights towards it take away {write('removed', offer.removed)} of that, at "
+        f"{write('ess_share', offer.ess_share)} of the effective sample size"
+    )
+    if found.choice == "matched":
+        return f"rectify: your data differ from {what}; {does}"
+    worse = found.cases[0].gains[found.tried].sign < 0
+    return (
+        f"compare before you rectify: your data differ from {what}; {does}, but in the case of our study "
+        f"most like yours such weights {'harmed' if worse else 'made no sure difference'}"
+    )
+
+
+def facts(found: Finding, weights: Path | None = None) -> Iterator[Fact]:
+    """Lines about the data, the target and the weights, which may lie somewhere already."""
+    yield Fact("data", _counted(found))
+    if found.difference is None:
+        yield from _asked(found)
+    else:
+        yield from _target(found.difference, found.data.drawn)
+    if found.offers:
+        yield Fact("weights", _offered(found.offers) + found.data.drawn)
+    if found.choice == "unknown" and weights is not None:
+        yield Fact(
+            "weights", f"{near(weights)} evens out as that assumption has it: for a comparison, not unseen"
+        )
+
+
+def _counted(found: Finding) -> str:
+    counts, data = found.counts, found.data
+    labels = counted(counts.labels, "label") if counts.labels else "no labels"
+    copies = f"{counted(counts.copies, 'exact copy')}" if counts.copies else "no exact copies"
+    of = "" if counts.samples == data.n else f" (among {counts.samples:,} that were drawn)"
+    lost = ""
+    if counts.unreadable:
+        where = near(data.table.path / "failures.parquet")
+        lost = f" ({counted(counts.unreadable, 'image')} could not be read: {where})"
+    return (
+        f"{counted(data.n, 'sample')}{lost}, {labels}; {copies}, {counts.near:,} with a near duplicate "
+        f"(cosine >= 0.999), {counts.isolated:,} far from all others{of}"
+    )
+
+
+def _asked(found: Finding) -> Iterator[Fact]:
+    """Without a target: what is assumed, and what one would tell."""
+    yield Fact(
+        "target",
+        "none named; weights without one assume that the student will meet every region of the teacher's "
+        "space alike",
+    )
+    differing = sorted((c for c in found.cases if c.differs), key=lambda case: case.discrepancy)
+    ends = " to ".join(f"{case.discrepancy:.1g} ({case.what})" for case in (differing[0], differing[-1]))
+    groups, least = columns_of(found.data, ())[0], reference_noise(found.data, REFERENCE)
+    even = f"; or --towards balanced:{groups[0]}, if all its values count alike there" if groups else ""
+    yield Fact(
+        "to ask",
+        f"{REFERENCE} unlabelled images of its use would tell whether the data differ from it, from a "
+        f"squared discrepancy (MMD², 0 = drawn alike) of about {least:.1g} on; in our study it was "
+        f"{ends}{even}",
+    )
+
+
+def _target(target: Difference, drawn: str) -> Iterator[Fact]:
+    """How far the data are from it, and what is odd about it."""
+    by = f"squared discrepancy (MMD², 0 = drawn alike) {write('discrepancy', target.discrepancy)}"
+    if target.noise_ratio is not None:
+        own = "a reference of this size" if target.size else "such shares"
+        own += f" (its samples of one {target.clustered} counted together)" if target.clustered else ""
+        by += f", {write('noise_ratio', target.noise_ratio)} times the noise that {own} has by itself"
+    if target.p_value is not None:
+        by += f"; two-sample test p = {write('p_value', target.p_value)}"
+    if target.effect is not None:
+        by += f", effect {max(target.effect, 0.0):.2g} (1 = nothing in common)"
+    yield Fact("target", f"{target.towards}: {by}{drawn}")
+    for note in target.notes:
+        yield Fact("note", note)
+    for name in target.blind:
+        yield Fact(
+            "note", f"shares of {name} differ, but the teacher hardly shows it: --with {name} counts it"
+        )
+
+
+def _offered(offers: tuple[Offer, ...]) -> str:
+    """What could be removed at which effective sample size."""
+    told: dict[str, str] = {}
+    for offer in offers:
+        end = ", where its noise is reached" if offer.bound == "noise" else ""
+        at = write("ess_share", offer.ess_share)
+        told.setdefault(at, f"{at}: {write('removed', offer.removed)}{end}")
+    return (
+        "could remove of the difference, at an effective sample size (ESS: how many samples carry the draws) "
+        "of " + "; ".join(told.values())
+    )
+
+
+def expected(found: Finding) -> tuple[list[Expected], str]:
+    """The cases that speak, and what they say in words."""
+    file, tried = evidence.file(), found.tried
+    if found.choice in ("natural", "copies"):
+        alike = "; ".join(case.what for case in evidence.cases() if not case.differs)
+        return (
+            [],
+            f"nothing to gain by weights; as where the data of our study did not differ ({alike})",
+        )
+    cited = [_cited(case, tried, file) for case in found.cases]
+    if found.choice == "unknown":
+        return cited, (
+            f"evening out without a target removed {_ends(found.cases, tried)} of natural sampling's error "
+            f"in our study ({file}): which of them yours is, only a target tells"
+        )
+    how = "matched to 300 images" if tried == evidence.MATCHED else "balanced by label"
+    first, *others = found.cases
+    text = f"in our study, {how}: most like yours, {_told(first, tried)} of natural sampling's error removed"
+    harms = [case for case in others if case.gains[tried].sign < 0]
+    if harms:
+        text += f"; it harmed {_told(harms[0], tried)}"
+    elif others:
+        text += f"; then {_told(others[0], tried)}"
+    return cited, f"{text} (small students, 95 % intervals: {file})"
+
+
+def _told(case: evidence.Case, tried: str) -> str:
+    return f"{case.what}: {case.gains[tried].text}"
+
+
+def _ends(cases: list[evidence.Case], tried: str) -> str:
+    """From the worst to the best gain, with what they were."""
+    order = sorted(cases, key=lambda case: case.gains[tried].value)
+    ends = (order[0], order[-1])
+    return " to ".join(f"{100 * case.gains[tried].value:+.1f} % ({case.what})" for case in ends)
+
+
+def _named(target: Difference) -> str:
+    """The target, with the test that was made against it."""
+    if target.p_value is None or target.size is None:
+        return target.towards
+    return f"{target.towards} (p = {write('p_value', target.p_value)}, {counted(target.size, 'sample')})"
+
+
+def _cited(case: evidence.Case, tried: str, file: str) -> Expected:
+    gain = case.gains[tried]
+    return Expected(case.name, case.what, tried, gain.value, gain.low, gain.high, gain.seeds, file)

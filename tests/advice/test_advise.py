@@ -1,0 +1,231 @@
+"""Advice on small tables: the choice, and its numbers against direct computation."""
+
+import json
+import shlex
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+import kdbias
+from kdbias.advice import evidence
+from kdbias.cli import main
+from kdbias.errors import KdbiasError
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER
+from kdbias.tables.embedding_table import write_embedding_table
+from tests import reference
+
+D = 16
+
+
+def mean_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, m) float64 mean kernel over the ladder."""
+    cosines = np.clip(reference.unit_rows(x) @ reference.unit_rows(y).T, -1, 1)
+    return np.mean([np.exp(-2 * t * (1 - cosines)) for t in LADDER], axis=0)
+
+
+def squared_discrepancy(x: np.ndarray, p: np.ndarray, y: np.ndarray) -> float:
+    q = np.full(len(y), 1 / len(y))
+    return float(p @ mean_kernel(x, x) @ p - 2 * p @ mean_kernel(x, y) @ q + q @ mean_kernel(y, y) @ q)
+
+
+def classes(counts: tuple[int, ...], seed: int, spread: float = 0.8) -> tuple[np.ndarray, list[str]]:
+    """Points around one centre a class, and their classes."""
+    centres = reference.random_sphere(len(counts), D, 99)
+    of = np.repeat(np.arange(len(counts)), counts)
+    noise = reference.unit_rows(np.random.default_rng(seed).normal(size=(len(of), D)))
+    return reference.unit_rows(centres[of] + spread * noise).astype(np.float32), [f"c{i}" for i in of]
+
+
+def table(folder, x, labels, name="x", **groups):
+    ids = [f"{name}{i}" for i in range(len(x))]
+    return write_embedding_table(folder, ids, x, labels, groups=groups, dtype="float32").path
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory):
+    """Data with a long tail of classes, a reference of even ones, and one that is drawn like the data."""
+    root = tmp_path_factory.mktemp("skewed")
+    x, labels = classes((150, 40, 10), 0)
+    table(root / "emb", x, labels, one=["same"] * 200, name_of=[f"n{i}" for i in range(200)])
+    table(root / "even", *classes((50, 50, 50), 1), "e")
+    table(root / "alike", *classes((113, 30, 7), 2), "a")
+    kdbias.uniformity(root / "emb", root / "density", towards=root / "even", rectification="none")
+    return root
+
+
+def test_differing_data_are_matched(skewed):
+    advice = kdbias.advise(skewed / "density")
+    assert advice.choice == "matched"
+    assert advice.verdict.startswith("rectify: your data differ from ")
+    x, y = (kdbias.EmbeddingTable.open(skewed / name).vectors() for name in ("emb", "even"))
+    natural, target = np.full(200, 1 / 200), advice.target
+    assert target.discrepancy == pytest.approx(squared_discrepancy(x, natural, y), rel=1e-4)
+    off_diagonal = (mean_kernel(y, y).sum() - 150) / (150 * 149)
+    assert target.noise == pytest.approx((1 - off_diagonal) / 150, rel=1e-4)
+    assert target.noise_ratio == pytest.approx(target.discrepancy / target.noise, rel=1e-6)
+    assert target.p_value < 0.05
+
+
+def test_what_weights_could_remove_is_what_they_remove(skewed, tmp_path):
+    advice = kdbias.advise(skewed / "density")
+    made = kdbias.weights(skewed / "density", tmp_path / "w.parquet", towards=skewed / "even")
+    offer = advice.advised
+    assert offer.min_ess == 0.5
+    assert offer.removed == pytest.approx(made.target["removed"], abs=2e-3)
+    assert offer.ess_share == pytest.approx(made.numbers["ess_share"], abs=2e-3)
+    x, y = (kdbias.EmbeddingTable.open(skewed / name).vectors() for name in ("emb", "even"))
+    p = kdbias.read_manifest(made.path).weights / 200
+    assert offer.discrepancy == pytest.approx(squared_discrepancy(x, p, y), rel=2e-2)
+    assert [o.min_ess for o in advice.offers] == [0.75, 0.5, 0.25]
+    assert advice.offers[0].removed <= advice.offers[1].removed <= advice.offers[2].removed + 1e-3
+    after = {row["value"]: row for row in kdbias.what_changed(made.path).groups.to_pylist()}
+    rows = {row.value: row for row in advice.groups if row.column == "label"}
+    assert {value: row.before for value, row in rows.items()} == {"c0": 0.75, "c1": 0.2, "c2": 0.05}
+    for value, row in rows.items():
+        assert row.after == pytest.approx(after[value]["share_after"], abs=2e-3)
+        assert row.target == pytest.approx(1 / 3)
+
+
+def test_columns_that_make_no_groups_are_left_out(skewed):
+    advice = kdbias.advise(skewed / "density")
+    assert {row.column for row in advice.groups} == {"label"}
+    text = "left out, as no groups: one (one value for all samples); name_of (another value for each sample)"
+    assert text in [fact.text for fact in advice.facts]
+    asked = kdbias.advise(skewed / "density", group_by=["one"])
+    assert [(row.value, row.before) for row in asked.groups] == [("same", 1.0)]
+
+
+def test_data_like_the_target_stay_natural(skewed):
+    advice = kdbias.advise(skewed / "emb", towards=skewed / "alike")
+    assert advice.choice == "natural"
+    assert advice.verdict.startswith("stay natural: your data do not differ measurably from ")
+    assert advice.offers == advice.expected == ()
+    assert {row.after for row in advice.groups} == {None}
+    assert len(advice.commands) == 1
+    assert "--weights" not in advice.commands[0]
+
+
+def test_without_a_target_there_is_no_verdict(skewed):
+    advice = kdbias.advise(skewed / "emb")
+    assert advice.choice == "unknown"
+    assert advice.verdict.startswith("no target, no verdict")
+    assert advice.target is None
+    asked = next(fact.text for fact in advice.facts if fact.topic == "to ask")
+    assert asked.startswith("300 unlabelled images")
+    assert "balanced:label" in asked
+    assert advice.commands[1] == f"kdbias advise {skewed / 'emb'} --towards deployed"
+    assert {expected.tried for expected in advice.expected} == {"equilibrium"}
+
+
+def test_a_target_that_is_named_wins_over_the_measured_one(skewed):
+    assert kdbias.advise(skewed / "density", towards=skewed / "alike").choice == "natural"
+    balanced = kdbias.advise(skewed / "density", towards="balanced:label")
+    assert balanced.choice == "matched"
+    assert {expected.tried for expected in balanced.expected} == {"labels"}
+    assert [row.target for row in balanced.groups] == [pytest.approx(1 / 3)] * 3
+
+
+def test_copies_alone_are_to_be_drawn_as_one(tmp_path):
+    x, labels = classes((60, 60), 3)
+    copies = np.concatenate([x, np.repeat(x[:1], 120, axis=0)])
+    table(tmp_path / "emb", copies, labels + ["c0"] * 120)
+    table(tmp_path / "reference", *classes((60, 60), 4), "r")
+    advice = kdbias.advise(tmp_path / "emb", towards=tmp_path / "reference")
+    assert advice.choice == "copies"
+    assert advice.verdict.startswith("draw copies as one sample")
+    assert advice.counts.copies == 120
+    assert [row.after for row in advice.groups] == [pytest.approx(0.5)] * 2
+    assert "--towards" in advice.commands[1]
+
+
+def test_of_many_samples_some_are_drawn_and_that_is_said(skewed):
+    whole = kdbias.advise(skewed / "density")
+    drawn = kdbias.advise(skewed / "density", most=100)
+    assert drawn.target == whole.target  # as it was measured on all
+    assert drawn.counts == whole.counts
+    assert "(of 100 samples drawn from 200)" in " ".join(drawn.lines())
+    unmeasured = kdbias.advise(skewed / "emb", towards=skewed / "even", most=100)
+    assert unmeasured.counts.samples == 100
+    assert unmeasured.target.discrepancy == pytest.approx(whole.target.discrepancy, rel=0.5)
+
+
+def test_it_says_what_no_weights_can_bring_in(tmp_path):
+    x, labels = classes((150, 50), 5)
+    table(tmp_path / "emb", x, labels)
+    table(tmp_path / "reference", *classes((40, 40, 40), 6), "r")
+    advice = kdbias.advise(tmp_path / "emb", towards=tmp_path / "reference")
+    absent = next(row for row in advice.groups if row.value == "c2")
+    assert (absent.samples, absent.before, absent.target) == (0, 0.0, pytest.approx(1 / 3))
+    assert any("no weights bring it: c2 (33.3 %)" in line for line in advice.lines())
+
+
+def test_the_most_comparable_case_decides_between_matching_and_comparing(skewed):
+    cases = [case for case in evidence.cases() if "matched" in case.gains]
+    assert not any(not case.differs for case in evidence.nearest(cases, 0.01, 0.5))
+    for case in cases:
+        if case.differs:
+            assert evidence.nearest(cases, case.discrepancy, case.removed)[0] == case
+    # What the reference has and the data have not, no weights bring in: as in the case that matching harmed.
+    table(skewed / "far", classes((200, 200), 7, spread=2.0)[0], None, "f")
+    strange = classes((100, 100), 8, spread=2.0)[0]
+    strange[:20] = reference.unit_rows(
+        reference.random_sphere(1, D, 5) + 0.5 * reference.random_sphere(20, D, 6)
+    )
+    table(skewed / "strange", strange, None, "s")
+    advice = kdbias.advise(skewed / "far", towards=skewed / "strange")
+    assert advice.choice == "compare"
+    assert advice.expected[0].case == "market/cameras"
+    assert advice.verdict.startswith("compare before you rectify: ")
+    assert advice.verdict.endswith("such weights harmed")
+    assert any("student-natural" in command for command in advice.commands)
+
+
+def test_what_harmed_is_told_beside_what_helped(skewed):
+    advice = kdbias.advise(skewed / "density")
+    harm = next(case for case in advice.expected if case.high < 0)
+    assert harm.what in advice.expectation
+    assert f"[{100 * harm.low:+.1f}, {100 * harm.high:+.1f}]" in advice.expectation
+    assert evidence.file() in advice.expectation
+
+
+def test_what_cannot_be_advised_on_is_refused(skewed, tmp_path):
+    for given, said in (
+        ({"measured": tmp_path / "nowhere"}, "no such embedding table or density folder"),
+        ({"measured": tmp_path}, "holds no embedding table"),
+        ({"measured": skewed / "emb", "group_by": ["shoe"]}, "no column 'shoe'; it has: label, one, name_of"),
+        ({"measured": skewed / "emb", "embeddings": skewed / "emb"}, "--embeddings goes with DENSITY"),
+        ({"measured": skewed / "emb", "towards": skewed / "emb"}, "are the same table"),
+        ({"measured": skewed / "emb", "most": 1}, "most is 1, should be at least 100"),
+    ):
+        with pytest.raises(KdbiasError, match=said):
+            kdbias.advise(**given)
+
+
+def test_it_writes_nothing(skewed):
+    before = {path: path.stat().st_mtime_ns for path in skewed.rglob("*")}
+    kdbias.advise(skewed / "density", towards=skewed / "alike")
+    assert {path: path.stat().st_mtime_ns for path in skewed.rglob("*")} == before
+
+
+def test_the_command_says_the_verdict_first_and_commands_whole(skewed):
+    result = CliRunner().invoke(main, ["advise", str(skewed / "density")])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("verdict    rectify: ")
+    advice = kdbias.advise(skewed / "density")
+    for command in advice.commands:
+        assert any(line.endswith(command) for line in lines)
+    words = shlex.split(advice.commands[0])
+    assert words[:3] == ["kdbias", "weights", str(skewed / "density")]
+    told = json.loads(CliRunner().invoke(main, ["advise", str(skewed / "density"), "--json"]).stdout)
+    assert told["lines"][0] == f"verdict: {advice.verdict}"
+    assert told["advised"]["removed"] == advice.advised.removed
+
+
+def test_a_single_sample_and_one_without_labels(tmp_path):
+    one = write_embedding_table(tmp_path / "one", pa.array(["a"]), np.eye(1, D)).path
+    advice = kdbias.advise(one)
+    assert advice.choice == "unknown"
+    assert "1 sample, no labels; no exact copies" in advice.facts[0].text
