@@ -9,10 +9,12 @@ from kdbias.wording import nearest
 
 # name -> (module, the line that `kdbias --help` shows); commands in the order in which data flows.
 COMMANDS = {
+    "run": ("run_command", "From images to a verdict: embed, measure, weigh, report, advise."),
     "embed": ("embed_command", "Turn images into a table of teacher embeddings."),
     "uniformity": ("uniformity_command", "Measure density and uniformity of embeddings."),
     "suspects": ("suspects_command", "List images, copies and labels that look wrong."),
     "weights": ("weights_command", "Write a manifest of how often to draw each sample."),
+    "advise": ("advise_command", "Say what to do with your data, and what to type."),
     "changes": ("changes_command", "Say what a manifest changes, by group and sample."),
     "train": ("train_command", "Train a student (or teacher), sampling by a manifest."),
     "evaluate": ("evaluate_command", "Judge a model or an embedding table by a protocol."),

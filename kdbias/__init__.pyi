@@ -1,6 +1,7 @@
 """What editors and type checkers see of `import kdbias`; made by `make docs`."""
 
 from collections.abc import Sequence
+from kdbias.advice.advice import Advice
 from kdbias.data.source import Source
 from kdbias.demonstration.story import DemoResult
 from kdbias.embedding.stage import EmbedResult
@@ -10,6 +11,7 @@ from kdbias.evaluation.stage import EvaluationResult
 from kdbias.inspection.describe import inspect as inspect
 from kdbias.measurement.stage import UniformityResult
 from kdbias.measurement.suspect_list import SuspectsResult
+from kdbias.pipeline.stage import RunResult
 from kdbias.reporting.page import ReportResult
 from kdbias.sampler.manifest_sampler import ManifestSampler as ManifestSampler
 from kdbias.studies.new_study import NewStudy
@@ -31,6 +33,7 @@ __all__ = [
     "KdbiasError",
     "ManifestSampler",
     "__version__",
+    "advise",
     "compare",
     "demo",
     "embed",
@@ -43,6 +46,7 @@ __all__ = [
     "read_density",
     "read_manifest",
     "report",
+    "run",
     "study",
     "suspects",
     "train",
@@ -51,6 +55,47 @@ __all__ = [
     "what_changed",
     "write_embedding_table",
 ]
+
+def advise(
+    measured: str | os.PathLike[str],
+    *,
+    towards: str | None = None,
+    with_column: str | None = None,
+    cluster_by: str | None = None,
+    embeddings: str | os.PathLike[str] | None = None,
+    group_by: Sequence[str] = (),
+    most: int = 8192,
+    threads: int | None = None,
+    seed: int = 0,
+) -> Advice:
+    """Say in ten lines whether to rectify, towards what, how far, what it costs, and what to type.
+
+    It rests on a two-sample test against the target, on what weights could remove of the difference, and on
+    the gains of comparable cases in the study that comes with kdbias. Writes nothing.
+
+    Args:
+        measured: the folder that ``uniformity`` wrote, whose target is taken where none is named, or an
+            embedding table.
+        towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
+            without labels (REF, or REF@W.parquet with weights of its own); balanced:COLUMN, each value of a
+            column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere.
+        with_column: compare this column together with the embedding, for what the teacher does not see; a
+            reference must have it, too.
+        cluster_by: the reference's column, such as the person, whose samples of one value depend on each other
+            and say less than as many others; none: each says as much [its labels, if they are 30 or more and
+            mostly not those of the data].
+        embeddings: embedding table [the one that DENSITY was made from].
+        group_by: say what each value of this column gains and loses; repeatable.
+        most: samples that are looked at closely; of more data so many are drawn [8,192].
+        threads: CPU threads [all].
+        seed: seed of draws and permutations [0].
+
+    Returns:
+        The advice; without a target it says what is assumed, and what a reference would tell.
+
+    Raises:
+        KdbiasError: nothing measured there, a target that does not fit, or an unknown column.
+    """
 
 def compare(
     a: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -472,6 +517,105 @@ def report(
             file or somebody else's.
     """
 
+def run(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    towards: str | None = None,
+    with_column: str | None = None,
+    cluster_by: str | None = None,
+    teacher: str,
+    teacher_output: str | None = None,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    path_column: str | None = None,
+    image_column: str | None = None,
+    where: Sequence[str] = (),
+    root: str | os.PathLike[str] | None = None,
+    same_order: bool = False,
+    batch_size: int = 64,
+    device: str = 'auto',
+    precision: str = 'fp32',
+    store: str = 'float16',
+    workers: int = 2,
+    flip: bool = False,
+    on_error: str = 'skip',
+    append: bool = False,
+    rows_per_part: int | None = None,
+    plan: bool = False,
+    preprocessing: str | None = None,
+    channels_last: bool | None = None,
+    compile: bool = False,
+    engine: str | None = None,
+    retries: int = 5,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
+    min_ess: float | None = None,
+    group_by: Sequence[str] = (),
+    memory: str | None = None,
+    threads: int | None = None,
+    pictures: int = 10,
+) -> RunResult:
+    """Embed, measure, weigh and report, then say what to do with the data.
+
+    Each stage is the public function of its name and leaves in ``output`` what its own command would:
+    ``embeddings``, ``density``, ``weights.parquet`` and ``report.html``, and ``reference`` where the target
+    is given as images. Its command is told before it runs. The same call again goes on where it was
+    interrupted, and passes over what is finished.
+
+    Args:
+        data: what `kdbias.open_data` reads.
+        output: folder to write.
+        overwrite: make again the stages that were made with other options or inputs, and those behind them;
+            all others are kept.
+        towards: what the student will be used on: some hundred images of it (a folder or anything that DATA may
+            be; labels are not needed), which the same teacher embeds into OUT/reference, or their embedding
+            table; balanced:COLUMN, each value of a column of the data alike; or sphere.
+        with_column: compare this column together with the embedding, for what the teacher does not see; a
+            reference must have it, too.
+        cluster_by: the reference's column, such as the person, whose samples of one value depend on each other
+            and say less than as many others; none: each says as much [its labels, if they are 30 or more and
+            mostly not those of the data].
+        teacher: what computes the embeddings, such as torchvision:resnet50, run:RUN_DIR or precomputed:FILE.
+        teacher_output: which output of a network with several (onnx, openvino, torchscript, python).
+        id_column: column with unique sample ids [sample_id, else path].
+        label_column: column with the identity or class [label].
+        path_column: column with image paths [path].
+        image_column: column with image bytes [image].
+        where: keep matching samples, e.g. split=train; repeatable.
+        root: data root for relative paths [the data's own].
+        same_order: a precomputed array without ids is taken by position: row i is sample i, before --where.
+        batch_size: images a batch; halved by itself when the device runs out of memory [64].
+        device: where to compute; under torchrun auto takes the process's own GPU [auto].
+        precision: arithmetic of the teacher's forward pass [fp32].
+        store: how unit vectors are stored [float16].
+        workers: decoding processes; 0 decodes in this one [2].
+        flip: store the mirrored image's embedding too (embedding_flip).
+        on_error: what an unreadable image does: a row in failures.parquet, or an end [skip].
+        append: where OUT holds a table of an earlier state of the data: embed only what is new or changed, drop
+            what is gone.
+        rows_per_part: rows a file; an interrupted run loses the one at work and the one being written at most [a
+            sixteenth, 2048 to 16384].
+        plan: print counts, bytes and parts, then stop.
+        preprocessing: its [preprocessing] table replaces the teacher's own.
+        channels_last: memory layout of a torch network [channels last with bf16, fp16].
+        compile: compile the network first (torch.compile).
+        engine: where units of work run: in this process, in the processes of torchrun or srun, on a Ray cluster
+            [ranks where WORLD_SIZE is above 1, else here].
+        retries: times that a unit may be lost with its worker or node, on Ray [5].
+        unit_cpus: CPUs that a unit is given, on Ray [1].
+        unit_gpus: GPUs that a unit is given, on Ray [1 with --device cuda].
+        min_ess: least ESS / distinct samples of the weights [0.5].
+        group_by: report by this column, too; repeatable.
+        memory: most extra memory of measuring and weighing, 256MiB or more [4GiB].
+        threads: CPU threads of these [all].
+        pictures: sample images of each kind on the page; 0 for none [10].
+
+    Raises:
+        KdbiasError: as the stages; a stage that was made differently (the keys that differ are named).
+    """
+
 def study(
     description: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
@@ -528,6 +672,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    plan: bool = False,
     config: str | os.PathLike[str] | None = None,
     embeddings: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
@@ -582,6 +727,7 @@ def train(
         output: folder to write.
         resume: refuse to begin a new run.
         overwrite: begin anew whatever is there.
+        plan: say what it would take and write, from a few steps that are timed and thrown away.
         config: TOML file with the options below as keys; options win over it.
         embeddings: embedding table with the teacher's vectors.
         weights: weight manifest: which samples, how often [all, once].
@@ -638,6 +784,7 @@ def uniformity(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    verbose: bool = False,
     towards: str | None = None,
     with_column: str | None = None,
     cluster_by: str | None = None,
@@ -675,6 +822,7 @@ def uniformity(
         embeddings: folder of an embedding table.
         output: folder to write.
         overwrite: start over in a folder that holds another measurement.
+        verbose: show all bandwidths in the summary; nothing else depends on it.
         towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
             without labels (REF, or REF@W.parquet with weights of its own); balanced:COLUMN, each value of a
             column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere.
@@ -717,6 +865,7 @@ def weights(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    plan: bool = False,
     embeddings: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     method: str = 'equilibrium',
@@ -755,6 +904,7 @@ def weights(
         density: the folder that ``uniformity`` wrote (or its density.parquet).
         output: the manifest to write, a .parquet file.
         overwrite: replace a manifest that was made differently.
+        plan: say what it would take and write, and do nothing.
         embeddings: embedding table [the one that DENSITY was made from].
         threads: CPU threads [all].
         method: weight scheme [with --towards matched, else equilibrium].

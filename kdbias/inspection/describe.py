@@ -274,7 +274,7 @@ _FOLDERS: dict[str, tuple[Callable[[Path, int, dict[str, Any]], dict[str, Any]],
     "evaluation": (_evaluation, ""),
     "study": (_study, ""),
     "changes": (_changes, ""),
-    **dict.fromkeys(("demo", "outputs"), (_outputs, "")),
+    **dict.fromkeys(("demo", "run", "outputs"), (_outputs, "")),
 }
 # All others are tables.
 _FILES: dict[str, Callable[[Path, int], dict[str, Any]]] = {

@@ -23,6 +23,7 @@ FOLDER_KINDS = {
     "demo": "demo",
     "frontier": "frontier",
     "study": "study",
+    "run": "run",
 }
 CHANGES = ("groups.csv", "hardness.csv", "samples.csv")  # what `kdbias changes -o` writes
 _IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS}
@@ -56,7 +57,7 @@ _LOOKED_AT = 2000  # files of a folder that are looked at before giving up on fi
 
 def recognise(path: str | os.PathLike[str]) -> str:
     """One of: embedding table, embedding part, density folder, density table, weight manifest, training run,
-    evaluation, demo, frontier, study, changes, outputs, neighbour table, failures, table, run record,
+    evaluation, demo, run, frontier, study, changes, outputs, neighbour table, failures, table, run record,
     uniformity numbers, demo results, study summary, metrics, JSON document, TOML document, model, network,
     array, arrays, image folder, image, data set, report, commands.
 

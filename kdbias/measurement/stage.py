@@ -51,8 +51,8 @@ class UniformityResult(Result):
         out: the output folder.
         document: the content of ``uniformity.json``.
         state: ``new`` (all measured now), ``extended`` (schemes or groups added), ``restated`` (log density
-            by another estimator), ``finished`` (nothing to do), ``planned`` (the document is the plan of the pass) or
-            ``partial`` (one of several processes did its share).
+            by another estimator), ``finished`` (nothing to do), ``planned`` (the document is the plan of
+            the pass) or ``partial`` (one of several processes did its share).
         verbose: whether all bandwidths are shown, and the numbers of natural sampling alone.
         planned: what it would take and write, where that alone was asked.
     """

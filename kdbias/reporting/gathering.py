@@ -93,10 +93,10 @@ def _is_finished(folder: Path) -> bool:
 def _expand(place: Path) -> list[Path]:
     """The outputs that a path stands for: itself, or those inside; KdbiasError for anything else."""
     kind = recognise(place)
-    if kind in ("demo", "outputs"):
+    if kind in ("demo", "run", "outputs"):
         shown = [f for f in place.rglob("*.parquet") if "/." not in f"/{f.relative_to(place).as_posix()}"]
         files = sorted(f for f in shown if recognise_quietly(f) == "weight manifest")
-        inside = [p for p in stage_folders(place) if recognise(p) != "demo"]
+        inside = [p for p in stage_folders(place) if recognise(p) not in ("demo", "run")]
         return [*inside, *(f for f in files if not any(folder in f.parents for folder in inside))]
     if kind in _REPORTED:
         return [place]

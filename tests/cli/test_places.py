@@ -15,6 +15,7 @@ from kdbias.cli import main
 COMMANDS = {
     "embed": "embed {data} --teacher precomputed:{vectors} --same-order -o",
     "plan": "embed {data} --teacher precomputed:{vectors} --same-order --plan -o",
+    "run": "run {data} --teacher precomputed:{vectors} --same-order --pictures 0 -o",
     "uniformity": "uniformity {emb} --k 3 --t 2 -o",
     "weights": "weights {density} --method inverse-density -o",
     "frontier": "weights {density} --frontier -o",

@@ -14,6 +14,8 @@ from kdbias.cli import COMMANDS, main
 from tests.pinned.world import METHODS, TEACHER
 
 WORKING = {
+    "run": f"run {{w}}/data.parquet --teacher {TEACHER} --workers 0 --device cpu --pictures 0",
+    "advise": "advise {w}/density",
     "embed": f"embed {{w}}/data.parquet --teacher {TEACHER} --workers 0 --device cpu",
     "uniformity": "uniformity {w}/emb --rectification none --device cpu",
     "suspects": "suspects {w}/density",
@@ -69,7 +71,7 @@ def refuse(world: Path, tmp_path: Path, command: str, *more: str, names: tuple[s
     """The command with these arguments is refused as it should be."""
     out = tmp_path / ("out" if "--frontier" in command else "out.parquet")
     line = [*command.format(w=world).split(), *(m.format(w=world) for m in more)]
-    if line[0] not in ("inspect",) and not any(word in ("-o", "--output") for word in line):
+    if line[0] not in ("inspect", "advise") and not any(word in ("-o", "--output") for word in line):
         line += ["-o", str(out)]
     result = CliRunner().invoke(main, [*line, "-q"])
     assert isinstance(result.exception, SystemExit), (line, result.output, result.exception)

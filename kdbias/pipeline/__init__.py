@@ -1,0 +1,1 @@
+"""run(): the stages from images to an advice, in one folder and one resumable call."""

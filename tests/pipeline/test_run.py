@@ -1,0 +1,250 @@
+"""All stages at once: the same files as by separate commands, resumed, refused, made again."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import kdbias
+from kdbias.cli import main
+from kdbias.errors import ConfigChangedError, KdbiasError
+from tests.cli.test_interrupt import SLOW
+
+TEACHER = "python:tests.pinned.teacher:factory"
+OPTIONS = {"teacher": TEACHER, "workers": 0, "device": "cpu", "threads": 1, "pictures": 0}
+
+
+def pictures(folder: Path, count: int, bright: float, seed: int, name: str = "IMG") -> None:
+    """Images of noise, brighter or darker on average."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        pixels = rng.normal(bright, 60, (12, 12)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}_{i:04d}.png")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """60 dark and 12 bright photographs, a deployment of as many of both, and a run of them."""
+    root = tmp_path_factory.mktemp("made")
+    pictures(root / "photos" / "dark", 60, 80, 0)
+    pictures(root / "photos" / "bright", 12, 180, 1)
+    pictures(root / "deployed" / "a", 40, 80, 2)
+    pictures(root / "deployed" / "b", 40, 180, 3)
+    (root / "photos" / "dark" / "broken.png").write_bytes(b"no image")
+    here = os.getcwd()
+    os.chdir(root)
+    try:
+        words = shlex.join(["run", "photos", "-o", "out", "--teacher", TEACHER, "--towards", "deployed"])
+        result = CliRunner().invoke(main, [*shlex.split(words), "--workers", "0", "--device", "cpu"])
+    finally:
+        os.chdir(here)
+    assert result.exit_code == 0, result.output
+    return root, result
+
+
+@pytest.fixture
+def there(made, monkeypatch):
+    monkeypatch.chdir(made[0])
+    return made[0]
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def commands(result) -> list[str]:
+    return re.findall(r"^  \$ (kdbias .*)$", result.stderr, re.MULTILINE)
+
+
+def test_it_ends_with_the_verdict_and_what_to_type(made):
+    _, result = made
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(
+        "verdict    rectify: your data differ from out/reference (p = 0.001, 80 samples)"
+    )
+    assert any("72 samples (1 image could not be read: out/embeddings/failures.parquet)" in x for x in lines)
+    assert lines[-1].split() == ["page", "out/report.html", "opens", "in", "any", "browser"]
+    train = "kdbias train photos -o student --embeddings out/embeddings --weights out/weights.parquet"
+    assert lines[-2].endswith(train)
+
+
+def test_its_commands_make_the_same_files_one_by_one(made, there):
+    printed = commands(made[1])
+    assert [line.split()[1] for line in printed] == ["embed", "embed", "uniformity", "weights", "report"]
+    for line in printed:
+        done = CliRunner().invoke(main, shlex.split(line.replace("out/", "apart/"))[1:])
+        assert done.exit_code == 0, done.output
+    for name in ("embeddings", "reference"):
+        ours, theirs = (kdbias.EmbeddingTable.open(there / out / name) for out in ("out", "apart"))
+        assert ours.fingerprint == theirs.fingerprint
+    ours, theirs = (kdbias.read_density(there / out / "density").table for out in ("out", "apart"))
+    assert ours.equals(theirs)
+    ours, theirs = (kdbias.read_manifest(there / out / "weights.parquet") for out in ("out", "apart"))
+    assert np.array_equal(ours.weights, theirs.weights)
+    assert (there / "apart" / "report.html").is_file()
+
+
+def test_the_same_call_again_does_nothing(there, capsys):
+    before = files(there / "out")
+    result = kdbias.run("photos", "out", teacher=TEACHER, towards="deployed", workers=0, device="cpu")
+    after = files(there / "out")
+    assert {p: t for p, t in before.items() if not p.endswith("out/run.json")} == {
+        p: t for p, t in after.items() if not p.endswith("out/run.json")
+    }
+    said = capsys.readouterr().err
+    assert said.count("is finished already; nothing to do") == 5
+    assert result.advice.choice == "matched"
+    assert result.reference == Path("out/reference")
+
+
+def test_other_options_are_refused_and_made_again_when_asked(there, capsys):
+    kdbias.run("photos", "other", **OPTIONS)
+    embeddings, density = files(there / "other" / "embeddings"), files(there / "other" / "density")
+    given = {**OPTIONS, "towards": "deployed"}
+    with pytest.raises(
+        ConfigChangedError, match=r"method: 'equilibrium' -> 'matched'.*--overwrite makes again only"
+    ):
+        kdbias.run("photos", "other", **given)
+    result = kdbias.run("photos", "other", overwrite=True, **given)
+    assert result.advice.choice == "matched"
+    assert files(there / "other" / "embeddings") == embeddings
+    with pytest.raises(ConfigChangedError, match="store: 'float16' -> 'float32'"):
+        kdbias.run("photos", "other", store="float32", **given)
+    kdbias.run("photos", "other", store="float32", overwrite=True, **given)
+    assert files(there / "other" / "embeddings") != embeddings
+    assert files(there / "other" / "density") != density
+    assert "other/embeddings was made differently: made again" in capsys.readouterr().err
+    table = kdbias.EmbeddingTable.open("other/embeddings")
+    assert table.provenance["config"]["store"] == "float32"
+    assert kdbias.read_density("other/density").provenance["inputs"]["embeddings"] == table.fingerprint
+
+
+def test_without_a_target_it_asks_for_one(there):
+    result = kdbias.run("photos", "plain", **OPTIONS)
+    assert result.advice.choice == "unknown"
+    assert result.reference is None
+    again = (
+        f"kdbias run photos -o plain --teacher {TEACHER} --workers 0 --device cpu --threads 1 --pictures 0"
+    )
+    command = result.advice.commands[0].partition("   #")[0]
+    assert set(shlex.split(again)) | {"--towards", "DEPLOYED/", "--overwrite"} == set(shlex.split(command))
+
+
+def test_a_table_serves_as_reference_as_it_is(there):
+    result = kdbias.run("photos", "table", towards="out/reference", **OPTIONS)
+    assert result.reference is None
+    assert not (there / "table" / "reference").exists()
+    assert result.advice.choice == "matched"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"towards": "deploid"}, "--towards: deploid: no such file or folder; did you mean 'deployed'"),
+        ({"towards": "out/density"}, "holds no embedding table"),
+        ({"towards": "balanced:labe"}, "photos has no column 'labe'; it has: label; did you mean 'label'"),
+        ({"group_by": ["race"]}, "photos has no column 'race'"),
+        ({"memory": "much"}, "'much' is not an amount of memory"),
+        ({"teacher": "precomputed:x.npy", "towards": "deployed"}, "embeds none: name the embedding table"),
+        ({"with_column": "label"}, "name one with --towards"),
+        ({"teacher": "oracle:x"}, "oracle"),
+    ],
+)
+def test_what_later_stages_would_refuse_is_refused_first(there, given, said):
+    with pytest.raises(KdbiasError, match=re.escape(said) if "'" in said else said):
+        kdbias.run("photos", "refused", **{**OPTIONS, **given})
+    assert not (there / "refused").exists()
+
+
+def test_somebody_elses_folder_is_left_alone(there):
+    (there / "mine").mkdir()
+    (there / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(KdbiasError, match="is not empty and holds no kdbias run"):
+        kdbias.run("photos", "mine", **OPTIONS)
+    with pytest.raises(KdbiasError, match="holds a run of kdbias embed, not of run"):
+        kdbias.run("photos", "out/embeddings", **OPTIONS)
+
+
+def test_of_several_processes_it_is_refused(there, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(KdbiasError, match="is one process; embed with torchrun first"):
+        kdbias.run("photos", "two", **OPTIONS)
+
+
+def test_a_plan_says_what_each_stage_takes_and_does_nothing(there):
+    result = kdbias.run("photos", "planned", towards="deployed", plan=True, **OPTIONS)
+    assert not (there / "planned").exists()
+    assert [plan.stage for plan in result.plans] == ["embed", "embed", "uniformity", "weights", "report"]
+    assert "73 samples" in result.plans[1].work
+    assert all(plan.seconds > 0 for plan in result.plans[:4])
+    assert result.advice is None
+    assert result.summary().count("nothing was done") == 5
+
+
+def test_columns_of_the_data_are_looked_for_in_a_reference_that_has_them(there):
+    for name, columns in (("data", "file,person"), ("few", "file,camera")):
+        source = sorted((there / ("photos" if name == "data" else "deployed")).rglob("IMG*.png"))
+        rows = [f"{path},{i % 2}" for i, path in enumerate(source)]
+        (there / f"{name}.csv").write_text("\n".join([columns, *rows]) + "\n")
+    asked = {"path_column": "file", "label_column": "person", "id_column": "file"}
+    result = kdbias.run("data.csv", "columns", towards="few.csv", **asked, **OPTIONS)
+    table = kdbias.EmbeddingTable.open(result.reference)
+    assert (table.n, table.labels().null_count, table.group_columns) == (80, 80, ["camera"])
+
+
+def test_inspect_and_report_know_the_folder(there):
+    assert kdbias.inspect("out")["kind"] == "run"
+    assert kdbias.report("out", "again.html", pictures=0).inputs >= 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
+def test_interrupted_the_same_command_goes_on(there):
+    (there / "slow.py").write_text(SLOW)
+    words = ["run", "photos", "-o", "stopped", "--teacher", "python:slow.py:factory", "--batch-size", "1"]
+    words += [
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--rows-per-part",
+        "10",
+        "--threads",
+        "1",
+        "--pictures",
+        "0",
+    ]
+    line = [sys.executable, "-m", "kdbias.cli", *words]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    calls = 0
+    for text in process.stderr:
+        calls += text.startswith("embed: at work")
+        if calls == 25:
+            process.send_signal(signal.SIGINT)
+            break
+    _, rest = process.communicate()
+    assert process.returncode == 130
+    assert (
+        rest.splitlines()[-1] == "Error: interrupted; run the same command again to go on from what is saved"
+    )
+    parts = files(there / "stopped" / "embeddings" / "parts")
+    assert parts
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"resuming: \d of 8 parts are done", done.stderr)
+    assert done.stdout.startswith("verdict    no target, no verdict")
+    now = files(there / "stopped" / "embeddings" / "parts")
+    assert {path: now[path] for path in parts} == parts
+    kdbias.embed(
+        "photos", "whole", teacher="python:slow.py:factory", batch_size=1, workers=0, rows_per_part=10
+    )
+    whole = kdbias.EmbeddingTable.open("whole")
+    assert kdbias.EmbeddingTable.open("stopped/embeddings").fingerprint == whole.fingerprint
