@@ -28,12 +28,12 @@ class Planned:
     memory: int | None
     files: Sequence[str]
 
-    def summary(self) -> str:
-        """The plan for people."""
-        time = "not known" if self.seconds is None else f"about {duration(self.seconds)}"
-        lines = [
+    def lines(self) -> list[str]:
+        """What it is, its time, its memory and its files."""
+        time = self.timed if self.seconds is None else f"about {duration(self.seconds)} ({self.timed})"
+        return [
             f"plan of kdbias {self.stage}: {self.work}",
-            f"  time    {time} ({self.timed})",
+            f"  time    {time}",
             *(
                 []
                 if self.memory is None
@@ -41,4 +41,7 @@ class Planned:
             ),
             f"  writes  {', '.join(self.files)}",
         ]
-        return "\n".join([*lines, "nothing was done"])
+
+    def summary(self) -> str:
+        """The plan for people."""
+        return "\n".join([*self.lines(), "nothing was done"])

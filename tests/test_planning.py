@@ -86,5 +86,5 @@ def test_a_plan_for_people():
         "nothing was done",
     ]
     unknown = Planned("report", "one page", None, "seconds", None, ["p.html"])
-    assert "  time    not known (seconds)" in unknown.summary()
+    assert "  time    seconds" in unknown.lines()
     assert [human_bytes(n) for n in (5, 1500, 2.5e6, 3e12)] == ["5 B", "1.5 kB", "2.5 MB", "3.0 TB"]

@@ -40,12 +40,10 @@ def commands(data: Data, choice: str, aim: Aiming | None, places: Places) -> Ite
     if choice == "natural":
         yield _train(data, None, "student")
         return
-    if choice == "copies":
-        yield from _weights(data, aim, places)
-        yield _train(data, places.weights or Path("weights.parquet"), "student")
-        return
+    manifest = places.weights or Path("weights.parquet")
     yield from _weights(data, aim, places)
-    yield _train(data, places.weights or Path("weights.parquet"), "student")
+    yield _train(data, manifest, "student")
+    yield f"# or in your own trainer: sampler = kdbias.ManifestSampler.from_manifest({near(manifest)!r}, ids)"
     if choice == "compare":
         yield f"{_train(data, None, 'student-natural')}   # beside it; then kdbias evaluate, kdbias compare"
 

@@ -20,7 +20,7 @@ from kdbias.tables.density_table import DENSITY, DensityTable, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import absent
 from kdbias.tables.run_record import RECORD, read_record
-from kdbias.targets.clusters import EACH_ALONE
+from kdbias.targets.clusters import EACH_ALONE, clusters_of
 from kdbias.targets.opening import OpenTarget, open_target
 from kdbias.targets.settings import Aiming, Named
 from kdbias.weighting.samples import EmbeddingSource
@@ -184,7 +184,10 @@ def remembered_aim(data: Data, settings: AdviseSettings) -> Aiming | None:
         )
     if named.kind == "reference":
         towards = Named(named.kind, near(named.what), None if named.by is None else near(named.by)).text
-    clustered = known.get("cluster_by") or EACH_ALONE if known["size"] else None
+    clustered = known.get("cluster_by")
+    if clustered is None and named.kind == "reference":  # each was alone: say so where that is not usual
+        usual = clusters_of(data.table, EmbeddingTable.open(named.what), None)[0]
+        clustered = None if usual is None else EACH_ALONE
     return Aiming(towards=towards, with_column=known["with"], cluster_by=clustered)
 
 

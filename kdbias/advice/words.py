@@ -37,8 +37,8 @@ def verdict(found: Finding) -> str:
             return f"draw copies as one sample: without them your data do not differ measurably from {what}"
         return f"stay natural: what your data differ by from {what} is within the noise of such a target"
     does = (
-        f"weights towards it take away {write('removed', offer.removed)} of that, at "
-        f"{write('ess_share', offer.ess_share)} of the effective sample size"
+        f"weights towards it take away {write('removed', offer.removed)} of that and keep an effective "
+        f"sample size of {write('ess_share', offer.ess_share)}"
     )
     if found.choice == "matched":
         return f"rectify: your data differ from {what}; {does}"
@@ -59,9 +59,7 @@ def facts(found: Finding, weights: Path | None = None) -> Iterator[Fact]:
     if found.offers:
         yield Fact("weights", _offered(found.offers) + found.data.drawn)
     if found.choice == "unknown" and weights is not None:
-        yield Fact(
-            "weights", f"{near(weights)} evens out as that assumption has it: for a comparison, not unseen"
-        )
+        yield Fact("weights", f"{near(weights)} evens out under that assumption: good for a comparison alone")
 
 
 def _counted(found: Finding) -> str:

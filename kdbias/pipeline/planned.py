@@ -29,4 +29,4 @@ def plan_run(steps: Steps) -> Iterator[Planned]:
             yield plan_uniformity(n, d, settings, resolve_device(settings.device), step.output)
         else:
             yield plan_weights(n, d, WeightsSettings.of(step.options), step.output)
-    yield Planned("report", "one page", None, "seconds", None, [steps.page])
+    yield Planned("report", "one page", None, "some seconds", None, [steps.page])

@@ -28,7 +28,7 @@ from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.run_record import Run, Stage
 from kdbias.targets.settings import Named
-from kdbias.wording import nearest, visible, visible_lines
+from kdbias.wording import duration, nearest, visible, visible_lines
 
 STAGE = Stage("run", files=("embeddings", "reference", "density", "weights.parquet", "report.html"))
 _EXAMPLE = "DEPLOYED/"
@@ -58,7 +58,9 @@ class RunResult(Result):
     def blocks(self) -> list[str | Table]:
         """The advice, and where the page lies; of a plan, the plans."""
         if self.advice is None:
-            return [visible_lines(plan.summary()) for plan in self.plans]
+            total = duration(sum(plan.seconds or 0.0 for plan in self.plans))
+            lines = [line for plan in self.plans for line in plan.lines()]
+            return [visible_lines("\n".join([*lines, f"all of it about {total}; nothing was done"]))]
         return [self.advice.summary(), f"{'page':11}{visible(str(self.page))} opens in any browser"]
 
 

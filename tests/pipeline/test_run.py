@@ -74,7 +74,8 @@ def test_it_ends_with_the_verdict_and_what_to_type(made):
     assert any("72 samples (1 image could not be read: out/embeddings/failures.parquet)" in x for x in lines)
     assert lines[-1].split() == ["page", "out/report.html", "opens", "in", "any", "browser"]
     train = "kdbias train photos -o student --embeddings out/embeddings --weights out/weights.parquet"
-    assert lines[-2].endswith(train)
+    assert lines[-3].endswith(train)
+    assert lines[-2].endswith("kdbias.ManifestSampler.from_manifest('out/weights.parquet', ids)")
 
 
 def test_its_commands_make_the_same_files_one_by_one(made, there):
@@ -187,7 +188,7 @@ def test_a_plan_says_what_each_stage_takes_and_does_nothing(there):
     assert "73 samples" in result.plans[1].work
     assert all(plan.seconds > 0 for plan in result.plans[:4])
     assert result.advice is None
-    assert result.summary().count("nothing was done") == 5
+    assert result.summary().splitlines()[-1].endswith("; nothing was done")
 
 
 def test_columns_of_the_data_are_looked_for_in_a_reference_that_has_them(there):
