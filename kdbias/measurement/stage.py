@@ -78,7 +78,8 @@ class UniformityResult(Result):
     def blocks(self) -> list[str | Table]:
         """The numbers: a row a scheme at the chosen bandwidth, or at all; one a scheme, then groups."""
         if self.planned is not None:
-            return [f"{planned_line(self.document)}\n{self.planned.summary()}"]
+            lines = [*self.planned.lines(), f"  pass    {planned_line(self.document)}", "nothing was done"]
+            return ["\n".join(lines)]
         if self.state == "partial":
             did = counted(self.document["units"], "unit")
             return [f"{self.out}: did {did}; process 0 writes the results"]
@@ -172,7 +173,7 @@ def planned_line(plan: dict[str, Any]) -> str:
     """What `Blocks.describe` gave, on one line."""
     sizes = [human_bytes(plan[name]) for name in ("bytes_read", "bytes_temporary")]
     line = (
-        f"plan: {counted(plan['samples'], 'sample')} in {counted(plan['blocks'], 'block')} of "
+        f"{counted(plan['samples'], 'sample')} in {counted(plan['blocks'], 'block')} of "
         f"{plan['block_rows']:,} -> {counted(plan['units'], 'unit')} in {counted(plan['waves'], 'wave')}, "
         f"{plan['slots']:,} at a time; {sizes[0]} read, up to {sizes[1]} of temporary files"
     )
