@@ -8,13 +8,13 @@ import numpy as np
 
 from kdbias.display.table import Cell, Table
 from kdbias.reporting.outputs import Density
+from kdbias.sphere.near_chains import near_chains
 from kdbias.wording import counted
 
 ALIKE = 0.999  # cosine from which on samples count as near-duplicates, as in the density table
 _LOOKED_AT = 5000  # samples with near-duplicates; of more those with the most
 _LISTED = 200  # groups
 _NAMED = 5  # ids of a group in the table
-_TILE = 1024
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,8 @@ def copies(rows: np.ndarray, x: np.ndarray, count: int) -> Copies:
         x: (m, d) their unit vectors.
         count: of such samples in all.
     """
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import connected_components
-
-    pairs = [np.zeros((2, 0), np.int64)]
-    for start in range(0, len(rows), _TILE):
-        one, other = np.nonzero(x[start : start + _TILE] @ x.T >= ALIKE)
-        pairs.append(np.stack([one + start, other]))
-    one, other = np.concatenate(pairs, axis=1)
-    graph = csr_array((np.ones(len(one), bool), (one, other)), shape=(len(rows), len(rows)))
-    _, names = connected_components(graph, directed=False)
+    own = np.arange(len(rows))
+    names = near_chains(x, own, own, ALIKE)
     order = np.argsort(names, kind="stable")
     groups = np.split(rows[order], np.flatnonzero(np.diff(names[order])) + 1)
     return Copies(sorted((g for g in groups if len(g) > 1), key=lambda g: (-len(g), g[0])), len(rows), count)

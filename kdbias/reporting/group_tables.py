@@ -11,6 +11,7 @@ from kdbias.display.quantities import NONE, percent, write
 from kdbias.display.table import Cell, Table
 from kdbias.reporting.outputs import NATURAL, Density
 from kdbias.tables.joins import encode_all
+from kdbias.tables.telling import telling
 
 MOST_VALUES = 200  # a column with more is no group
 _BALANCE = "over-full or short by more than sampling explains"
@@ -21,9 +22,10 @@ _Z = 1.959964  # of a 95 % interval
 def telling_columns(density: Density) -> list[str]:
     """Columns that name groups, those in which something is off against the target first."""
     table, aimed = density.table, (density.numbers["target"] or {}).get("columns") or {}
+    named = [("label", table.labels), *((name, table.table.column(name)) for name in table.group_columns)]
     found = []
-    for name in ["label", *table.group_columns]:
-        names = encode_all(table.labels if name == "label" else table.table.column(name))[1]
+    for name in telling(named)[0]:
+        names = encode_all(dict(named)[name])[1]
         if len(names) <= MOST_VALUES and len(names) - names.null_count >= 2:
             found.append(name)
     return sorted(found, key=lambda name: (name not in aimed, not _off(aimed.get(name, ()))))

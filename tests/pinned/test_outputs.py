@@ -157,7 +157,9 @@ TAG = re.compile(r"<[^>]+>")
 
 def page_text(page: str) -> list[str]:
     """Headings, facts, captions, tables (a row a line) and explanations of a page; no plots, no images."""
-    page = re.sub(r"<(style|svg|head)\b.*?</\1>|<img[^>]*>|<details.*?</details>", "", page, flags=re.DOTALL)
+    page = re.sub(
+        r"<(style|script|svg|head)\b.*?</\1>|<img[^>]*>|<details.*?</details>", "", page, flags=re.DOTALL
+    )
     page = re.sub(r'<t([hd])[^>]*title="([^"]*)"[^>]*>', r"<t\1>{\2} ", page)
     page = re.sub(r"</(td|th)>", " | ", page)
     lines = re.split(r"</(?:tr|p|h\d|li|thead|caption|figcaption)>", page)
