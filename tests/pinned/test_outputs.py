@@ -157,7 +157,9 @@ TAG = re.compile(r"<[^>]+>")
 
 def page_text(page: str) -> list[str]:
     """Headings, facts, captions, tables (a row a line) and explanations of a page; no plots, no images."""
-    page = re.sub(r'<section class="verdict".*?</section>', "", page, flags=re.DOTALL)  # it times this machine
+    page = re.sub(
+        r'<section class="verdict".*?</section>', "", page, flags=re.DOTALL
+    )  # the advice times this machine
     page = re.sub(
         r"<(style|script|svg|head)\b.*?</\1>|<img[^>]*>|<details.*?</details>", "", page, flags=re.DOTALL
     )
