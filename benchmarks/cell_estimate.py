@@ -1,6 +1,7 @@
 """What the estimate over cells costs and how far off it is, against the exact pass.
 
     python benchmarks/cell_estimate.py --n 50000 --n 100000 --d 256
+    python benchmarks/cell_estimate.py --n 200000 --d 128 --zipf 4000 --t 2,3.2,4,6.4,12.8 --rows 2000
     python benchmarks/cell_estimate.py --embeddings lfw112/lfw_ov0095_f16.npy
     python benchmarks/cell_estimate.py --n 1000000 --d 128 --rows 2000
 
@@ -32,7 +33,7 @@ def load(path: str) -> np.ndarray:
 def compare(name: str, x: np.ndarray, options: argparse.Namespace) -> None:
     bandwidths = choose_bandwidths(x, None, options.t).values
     started = time.process_time()
-    how = Estimate(k=options.k, probes=options.probes, threads=options.threads, seed=options.seed)
+    how = Estimate(k=options.k, share=options.share, threads=options.threads, seed=options.seed)
     estimate = estimate_pairs(x, bandwidths, how=how)
     estimate_seconds = time.process_time() - started
     started = time.process_time()
@@ -59,6 +60,18 @@ def compare(name: str, x: np.ndarray, options: argparse.Namespace) -> None:
         print(f"{t:8g}{rms[i]:12.2e}{covered[i]:10.1%}{value:>12}{errors[i] / energies[i]:14.1e}")
 
 
+def zipf(n: int, d: int, clusters: int, seed: int = 0) -> np.ndarray:
+    """(n, d) unit vectors in clusters of sizes 1, 1/2, 1/3 ..., cosine about 0.5 within a cluster."""
+    rng = np.random.default_rng(seed)
+    shares = 1 / np.arange(1, clusters + 1)
+    member = rng.choice(clusters, n, p=shares / shares.sum())
+    centres, rest = (rng.standard_normal((count, d), dtype=np.float32) for count in (clusters, n))
+    for rows in (centres, rest):
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    x = centres[member] + rest
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 def exact_rows(x: np.ndarray, rows: np.ndarray, bandwidths: list[float]) -> np.ndarray:
     """(T, rows) float64 potentials of some rows without their own kernel, in blocks of 4,096 columns."""
     sums = np.zeros((len(bandwidths), len(rows)))
@@ -76,10 +89,11 @@ def main() -> None:
     )
     parser.add_argument("--n", type=int, action="append", help="samples; repeatable [20000]")
     parser.add_argument("--d", type=int, default=256)
+    parser.add_argument("--zipf", type=int, help="so many clusters of Zipf's sizes instead")
     parser.add_argument("--embeddings", action="append", help=".npy file to take instead; repeatable")
     parser.add_argument("--t", default="auto")
     parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--probes", type=int)
+    parser.add_argument("--share", type=float, help="part of the pairs to look at [chosen]")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows", type=int, help="compute only that many samples exactly")
     parser.add_argument("--seed", type=int, default=0)
@@ -87,7 +101,10 @@ def main() -> None:
     for path in options.embeddings or []:
         compare(path, load(path), options)
     for n in options.n or ([] if options.embeddings else [20_000]):
-        compare("clustered unit vectors", clustered(n, options.d), options)
+        if options.zipf:
+            compare(f"{options.zipf:,} Zipf clusters", zipf(n, options.d, options.zipf), options)
+        else:
+            compare("clustered unit vectors", clustered(n, options.d), options)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from kdbias.measurement.density import Bandwidths
 from kdbias.measurement.distribution import Sampling, bandwidth_entry
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_tile, require_memory
-from kdbias.sphere.cells.check import exact_cosines, neighbour_quality
+from kdbias.sphere.cells.check import neighbour_quality
 from kdbias.sphere.cells.estimate import estimate_bytes, estimate_pairs
+from kdbias.sphere.cells.host import exact_cosines
 from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
@@ -31,7 +32,7 @@ from kdbias.wording import counted, duration
 LEAST_SPEARMAN = 0.99
 LEAST_KNN_SPEARMAN = 0.95
 LARGEST_SCHEME_ERROR = 0.05  # root mean square
-# What `search` holds a row a scheme of.
+# What `search` holds a row a scheme of (folders of earlier versions: far_model, too).
 _OF_SCHEMES = ("rms_relative_error", "largest_relative_error", "far_model", "spearman")
 _HALF_AT = 100_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
 _TIMES = 5  # as long as an estimate: then that is pointed out
@@ -104,7 +105,7 @@ class PassPlan:
     """How pairs are seen.
 
     Attributes:
-        settings: search, precision, memory beside the vectors, seed of cells, landmarks and checked samples.
+        settings: search, precision, memory beside the vectors, seed of cells and checked samples.
         device: ``cpu`` or a torch device.
         snapshot: file to save a long exact pass in, and to go on from.
         blocks: how a pass in blocks is done; None: never.

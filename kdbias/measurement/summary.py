@@ -93,8 +93,8 @@ def _search_line(search: dict[str, Any]) -> str:
     worst = max(error for row in search["rms_relative_error"] for error in row)
     ranks = min(search["spearman"][0])  # of natural sampling: an equilibrium's potentials are all equal
     return (
-        f"estimated: {search['probes']} of {search['cells']:,} cells a sample and {search['landmarks']:,} "
-        f"landmarks; against {counted(search['queries'], 'sample')} computed exactly, potentials are off by "
+        f"estimated: {search['probes']:,} of {search['cells']:,} cells a sample; against "
+        f"{counted(search['queries'], 'sample')} computed exactly, potentials are off by "
         f"{worst:.2g} (root mean square, worst scheme and bandwidth), the rank correlation of natural "
         f"sampling's is at least {ranks:.4f}"
     )

@@ -40,7 +40,7 @@ class Neighbors(Epilogue):
         """Keep the tile's cosines that are among a row's k largest."""
         threshold = self._reservoirs.threshold
         if tile.diagonal and len(tile.cosines) > self.k + 1:
-            threshold[tile.rows] = _first_threshold(tile.cosines, self.k, workspace)
+            threshold[tile.rows] = first_threshold(tile.cosines, self.k, workspace)
         reached = workspace.array("reached", tile.cosines.shape, np.bool_)
         np.greater_equal(tile.cosines, threshold[tile.rows, None], out=reached)
         if tile.diagonal:
@@ -72,7 +72,7 @@ class Neighbors(Epilogue):
         del self._reservoirs
 
 
-def _first_threshold(cosines: np.ndarray, k: int, workspace: Workspace) -> np.ndarray:
+def first_threshold(cosines: np.ndarray, k: int, workspace: Workspace) -> np.ndarray:
     """(rows,) the (k + 1)-th largest cosine of each row of a diagonal tile.
 
     k + 1 entries of the row reach it, at most one of them the self-pair, so the k-th best other does too.

@@ -35,6 +35,9 @@ class Reservoirs:
     reach. A full reservoir is cut back to its k best, which raises the threshold. Callers see to it that no
     two threads offer to the same sample at once, and that no pair is offered twice.
 
+    Args:
+        total: how many samples candidates come from; by default n.
+
     Attributes:
         k: neighbours to find.
         threshold: (n,) float32; entries below it need not be offered.

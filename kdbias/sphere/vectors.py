@@ -38,7 +38,13 @@ def require_unit_rows(x: np.ndarray) -> None:
             )
 
 
-def label_sums(x: np.ndarray, codes: np.ndarray, count: int, rows: np.ndarray | None = None) -> np.ndarray:
+def label_sums(
+    x: np.ndarray,
+    codes: np.ndarray,
+    count: int,
+    rows: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
     """Sum of the vectors of each label, in float64, of which it holds a thousand rows at a time.
 
     Args:
@@ -46,6 +52,7 @@ def label_sums(x: np.ndarray, codes: np.ndarray, count: int, rows: np.ndarray | 
         codes: (n,) int label of each, from 0 to ``count`` - 1; those of -1 are left out.
         count: labels; one without samples has a sum of 0.
         rows: (m,) rows of ``x`` to add up, of which ``codes`` (m,) are then the labels; default all.
+        weights: (n,) of the rows of ``x``; default 1 each.
 
     Returns:
         (count, d) float64.
@@ -59,6 +66,8 @@ def label_sums(x: np.ndarray, codes: np.ndarray, count: int, rows: np.ndarray | 
         inside = starts[(starts > first) & (starts < first + _FEWER)] - first
         edges = np.concatenate([[0], inside])
         some = x[positions[first : first + _FEWER]].astype(np.float64)
+        if weights is not None:
+            some *= weights[positions[first : first + _FEWER], None]
         sums[ordered[first + edges]] += np.add.reduceat(some, edges, axis=0)
     return sums
 

@@ -1,97 +1,89 @@
 """What an estimate over cells is worth: some samples are computed exactly and compared."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.cells.cells import Inverted
-from kdbias.sphere.cells.job import CellJob
+from kdbias.sphere.cells.far import FEATURES, Correction
+from kdbias.sphere.cells.host import Host
+from kdbias.sphere.cells.job import LARGEST_SHARE
 from kdbias.sphere.vectors import distances, rank_correlation
 from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
-# Of a block of cosines; some ten arrays of its size are held at a time.
-_ROWS, _COLUMNS = 32, 8192
+_NUMBERS = 1 << 21  # of sums by cell held at once
+_ROWS = 32
 
 
 class CellCheck:
     """Random samples whose potentials and neighbours are computed exactly.
 
-    They are estimated with several numbers of probes, too. A quarter of them choose the cheapest good one and
-    the far model before anything else is computed. On the others it is judged: intervals are standard errors
-    times the factor that covers 95 % of these samples, hence of any (split conformal prediction: Vovk,
-    Gammerman & Shafer 2005; Lei et al. 2018).
+    They are estimated with several parts of the pairs looked at, too. A third of them choose the least good
+    one and fit the far sums before anything else is computed. On the others the estimate is judged: intervals
+    are standard errors times the factor that covers 95 % of these samples, hence of any (split conformal
+    prediction: Vovk, Gammerman & Shafer 2005; Lei et al. 2018).
 
     Args:
-        job: what is estimated.
+        host: what computes them, and what is estimated.
     """
 
-    def __init__(self, job: CellJob) -> None:
-        self.job = job
+    def __init__(self, host: Host) -> None:
+        self.host, self.job = host, host.job
+        job = self.job
         rng = np.random.default_rng(job.how.seed + 2)
         self.rows = rng.choice(job.n, min(job.how.queries, job.n), replace=False)
+        q, m, bandwidths = len(self.rows), len(job.p), len(job.kernels.bandwidths)
         # Too few samples to split are used twice.
-        quarter = len(self.rows) // 4 if len(self.rows) >= 64 else 0
-        self.choosing = slice(0, quarter or len(self.rows))
-        self.judging = slice(quarter, len(self.rows))
-        self.probes = job.how.widths(job.cells.count)
-        m, bandwidths = len(job.p), len(job.kernels.bandwidths)
-        shape = (len(self.probes), m, bandwidths, len(self.rows))
-        self.exact = np.zeros(shape[1:])
-        self.estimates, self.errors = np.zeros((2, *shape)), np.zeros(shape)
-        self.cosines = np.zeros((len(self.rows), job.how.k), dtype=np.float32)
-        over_rows(len(self.rows), self._block, job.how.threads, _ROWS)
+        third = q // 3 if q >= 64 else 0
+        self.choosing, self.judging = slice(0, third or q), slice(third, q)
+        self.thresholds = self._thresholds()
+        count = len(self.thresholds)
+        self.exact = np.zeros((m, bandwidths, q))
+        self.near, self.errors = np.zeros((2, count, m, bandwidths, q))
+        self.features = np.zeros((count, m, bandwidths, FEATURES, q))
+        self.cosines = np.zeros((q, job.how.k), dtype=np.float32)
+        self.hits, self.looked, self.cells = np.zeros((3, count, q))
+        rows = max(1, min(_ROWS, _NUMBERS // (m * bandwidths * job.cells.count)))
+        over_rows(q, self._block, host.check_threads, rows)
+        self.corrections = [self._fit(choice) for choice in range(count)]
+
+    def _thresholds(self) -> list[float]:
+        """Urgencies at which samples look at given shares of all pairs, descending."""
+        job = self.job
+        shares = job.how.shares(job.cells.count, job.n)
+        urgency = np.concatenate(
+            [self.host.urgency(self.rows[start : start + _ROWS]) for start in range(0, len(self.rows), _ROWS)]
+        )
+        order = np.argsort(-urgency, axis=None)
+        seen = job.cells.sizes[order % job.cells.count].cumsum() / (job.n * len(self.rows))
+        values = urgency.reshape(-1)[order]
+        places = np.searchsorted(seen, shares)
+        return [float(values[place]) if place < len(values) - 1 else -math.inf for place in places]
 
     def _block(self, part: slice, workspace: Workspace) -> None:
         job, rows = self.job, self.rows[part]
-        shape = (len(job.p), len(rows), self.probes[-1] + 1)
-        near = np.zeros((3, *shape))
-        kernel_near = np.zeros((len(job.kernels.bandwidths), *shape))
-        best = np.empty((len(rows), 0), dtype=np.float32)
-        for columns, cosines, selves in _against_all(job.x, rows, workspace):
-            ranks, weights = self._ranks(rows, columns), job.scaled[columns].T
-            for power in range(3):
-                values = cosines**power
-                values.reshape(-1)[selves] = 0.0
-                _add_by_rank(near[power], values, weights, ranks)
-            for index, kernel in job.kernels.each(cosines, workspace, selves):
-                _add_by_rank(kernel_near[index], kernel, weights, ranks)
-            if job.how.k:
-                best = _largest(best, cosines, selves, job.how.k)
-        near = near.cumsum(axis=-1) / job.n
-        kernel_near *= job.kernels.factors[:, None, None, None]
-        kernel_near = kernel_near.cumsum(axis=-1).swapaxes(0, 1) / job.n
-        self.exact[:, :, part] = kernel_near[..., -1]
-        for position, width in enumerate(self.probes):
-            far = job.far(rows, width, near[..., width - 1], workspace)
-            self.estimates[:, position, :, :, part] = kernel_near[..., width - 1] + far.models
-            self.errors[position, :, :, part] = far.errors
-        self.cosines[part] = best
+        found = self.host.exact(rows, workspace)
+        view = self.host.look(rows, self.thresholds)
+        self.exact[:, :, part] = found.by_cell.sum(axis=3)
+        self.features[..., part], self.errors[..., part] = view.features / job.n, view.errors / job.n
+        self.features[..., 1:, part] *= job.n
+        for choice, near in enumerate(view.near):
+            self.near[choice, :, :, part] = np.einsum("mtrc,rc->mtr", found.by_cell, near)
+            self.looked[choice, part] = near @ job.cells.sizes / job.n
+            self.cells[choice, part] = near.sum(axis=1)
+            if found.ids is not None:
+                inside = near[np.arange(len(rows))[:, None], job.cells.cell[found.ids]]
+                self.hits[choice, part] = inside.mean(axis=1)
+        if found.cosines is not None:
+            self.cosines[part] = found.cosines
 
-    def _ranks(self, rows: np.ndarray, columns: slice) -> np.ndarray:
-        """(r, c) the least width at which a side sees the other, less one; the widest where none does."""
-        cells, nearest, widest = self.job.cells, self.job.nearest, self.probes[-1]
-        of_cells = np.full((len(rows), cells.count), widest)
-        np.put_along_axis(of_cells, nearest[rows, :widest], np.arange(widest)[None], axis=1)
-        ranks = of_cells[:, cells.cell[columns]]
-        own = cells.cell[rows]
-        inverted = Inverted.of(nearest[columns, :widest], cells.count, own)
-        for rank, cell in zip(ranks, own, strict=True):
-            samples, choice = inverted.of_cell(cell)
-            rank[samples] = np.minimum(rank[samples], choice)
-        return ranks
-
-    def surprise(self, width: int) -> float:
-        """A cosine that one in ten thousand pairs of a checked sample and a far landmark reaches."""
-        job, found = self.job, []
-        for start in range(0, len(self.rows), 64):
-            rows = self.rows[start : start + 64]
-            cosines = job.x[rows] @ job.landmarks.vectors.T
-            found.append(cosines[job.is_far(rows, width)])
-        values = np.concatenate(found)
-        return float(np.quantile(values, 1 - 1e-4)) if len(values) else 1.0
+    def _fit(self, choice: int) -> Correction:
+        """The correction of far sums, from the choosing samples."""
+        part = self.choosing
+        far = np.maximum(self.exact - self.near[choice], 0)
+        return Correction.fit(self.features[choice][..., part], far[..., part], self.scale[..., part])
 
     @property
     def potentials(self) -> np.ndarray:
@@ -106,31 +98,53 @@ class CellCheck:
         """
         return np.maximum(self.potentials, 1 / self.job.n)
 
-    def models(self, width: int) -> np.ndarray:
-        """(m, T) the far model of the smaller root-mean-square relative error with that many probes."""
-        off = (self.estimates[:, self.probes.index(width)] - self.exact) / self.scale
-        return (off[..., self.choosing] ** 2).mean(axis=-1).argmin(axis=0)
+    def off(self, choice: int) -> np.ndarray:
+        """(m, T, q) errors of the potentials at one of the thresholds."""
+        return self.near[choice] + self.corrections[choice].far(self.features[choice]) - self.exact
 
-    def off(self, width: int) -> np.ndarray:
-        """(m, T, q) errors of the potentials by that model."""
-        estimates = self.estimates[:, self.probes.index(width)]
-        return np.take_along_axis(estimates, self.models(width)[None, :, :, None], axis=0)[0] - self.exact
-
-    def worst_rms(self, width: int) -> float:
+    def worst_rms(self, choice: int) -> float:
         """The largest root-mean-square relative error over weightings and bandwidths."""
-        off = (self.off(width) / self.scale)[..., self.choosing]
+        off = (self.off(choice) / self.scale)[..., self.choosing]
         return float(np.sqrt((off**2).mean(axis=2)).max())
 
     def choose(self) -> int:
-        """The fewest probes within the tolerance, or the most that are allowed."""
-        within = (q for q in self.probes if self.worst_rms(q) <= self.job.how.tolerance)
-        return next(within, self.probes[-1])
+        """The smallest share of the pairs within the tolerance, or the largest that is allowed for it.
 
-    def verdict(self, width: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
+        Beyond that one, the smallest with which enough neighbours are found.
+        """
+        how, last = self.job.how, len(self.thresholds) - 1
+        shares = how.shares(self.job.cells.count, self.job.n)
+
+        def good(choice: int) -> bool:
+            recall = self.hits[choice, self.choosing].mean() if how.k else 1.0
+            enough = shares[choice] >= LARGEST_SHARE or self.worst_rms(choice) <= how.tolerance
+            return enough and bool(recall >= how.recall)
+
+        return next((choice for choice in range(last) if good(choice)), last)
+
+    def energies(
+        self, choice: int, sums: np.ndarray, errors: np.ndarray, p: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(m, T) unbiased sums over i != j of p_i p_j K_ij and their standard errors.
+
+        The estimated sums (m, T, n), less what they are off by on the judging samples, which are a simple
+        random sample: a difference estimator. Where these happen to be easier than all are, by the
+        samples' own errors (m, T, n), the standard error is larger by that ratio.
+        """
+        rows, n = self.rows[self.judging], len(p[0])
+        count = len(rows)
+        off = self.off(choice)[..., self.judging] * p[:, None, rows] * n
+        here = np.square(errors[:, :, rows] * p[:, None, rows]).mean(axis=2)
+        all_over = np.einsum("mtn,mtn,mn,mn->mt", errors, errors, p, p) / n
+        harder = np.sqrt(np.maximum(all_over / np.maximum(here, np.finfo(float).tiny), 1.0))
+        spread = off.std(axis=2, ddof=count > 1) * math.sqrt(max(0.0, 1 - count / n) / count)
+        return np.einsum("mn,mtn->mt", p, sums) - off.mean(axis=2), spread * np.where(here > 0, harder, 1.0)
+
+    def verdict(self, choice: int, found: AllPairs) -> tuple[np.ndarray, dict[str, object]]:
         """(m, T) factors from standard errors to half-widths, and how good the results are."""
-        errors = self.errors[self.probes.index(width)]
         off, potentials, scale, errors = (
-            values[..., self.judging] for values in (self.off(width), self.potentials, self.scale, errors)
+            values[..., self.judging]
+            for values in (self.off(choice), self.potentials, self.scale, self.errors[choice])
         )
         relative = off / scale
         # An error below rounding is no yardstick: ratios to it would widen everything that is measured by it.
@@ -138,16 +152,13 @@ class CellCheck:
         ratios = np.sort(np.abs(off) / np.maximum(errors, least), axis=2)
         count = ratios.shape[2]
         rank = min(math.ceil((count + 1) * COVERAGE), count) - 1
-        names = ("fit", "gauss")
         quality: dict[str, object] = {
             "cells": self.job.cells.count,
-            "probes": width,
-            "landmarks": self.job.landmarks.count,
+            "probes": round(self.cells[choice].mean()),
             "queries": len(self.rows),
             "coverage": COVERAGE,
             "rms_relative_error": np.sqrt((relative**2).mean(axis=2)).tolist(),
             "largest_relative_error": np.abs(relative).max(axis=2).tolist(),
-            "far_model": [[names[i] for i in row] for row in self.models(width)],
             "spearman": [
                 [agreement(exact, estimated) for exact, estimated in zip(*pair, strict=True)]
                 for pair in zip(scale, np.maximum(potentials + off, 1 / self.job.n), strict=True)
@@ -177,48 +188,6 @@ def neighbour_quality(exact: np.ndarray, found: np.ndarray) -> dict[str, float |
         "knn_spearman": agreement(near, far),
         "knn_log_ratio": float(np.log(far / near).mean()),
     }
-
-
-def exact_cosines(x: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """(q, k) float32 cosines of some samples (q,) to their k nearest others, descending."""
-    found = np.empty((len(rows), k), dtype=np.float32)
-    workspace = Workspace()
-    for start in range(0, len(rows), _ROWS):
-        best = found[start : start + _ROWS, :0]
-        for _, cosines, selves in _against_all(x, rows[start : start + _ROWS], workspace):
-            best = _largest(best, cosines, selves, k)
-        found[start : start + _ROWS] = best
-    return found
-
-
-def _against_all(
-    x: np.ndarray, rows: np.ndarray, workspace: Workspace
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Some columns, the cosines of the rows (r,) with them, and the flat positions of self-pairs therein."""
-    left = x[rows]
-    for start in range(0, len(x), _COLUMNS):
-        columns = slice(start, min(len(x), start + _COLUMNS))
-        cosines = workspace.array("cosines", (len(rows), columns.stop - start))
-        np.matmul(left, x[columns].T, out=cosines)
-        np.clip(cosines, -1.0, 1.0, out=cosines)
-        inside = np.flatnonzero((rows >= start) & (rows < columns.stop))
-        yield columns, cosines, inside * cosines.shape[1] + rows[inside] - start
-
-
-def _add_by_rank(totals: np.ndarray, values: np.ndarray, weights: np.ndarray, ranks: np.ndarray) -> None:
-    """Add to totals (m, r, W) the weighted sums of values (r, c) of equal rank; weights are (m, c)."""
-    for total, weight in zip(totals, weights, strict=True):
-        for row, value, rank in zip(total, values, ranks, strict=True):
-            row += np.bincount(rank, value * weight, len(row))
-
-
-def _largest(best: np.ndarray, cosines: np.ndarray, selves: np.ndarray, k: int) -> np.ndarray:
-    """(r, at most k) the largest of the best so far and of more cosines, descending, without self-pairs."""
-    cosines.reshape(-1)[selves] = -2.0
-    pool = np.concatenate([best, cosines], axis=1)
-    first = max(0, pool.shape[1] - k)
-    pool.partition(first, axis=1)
-    return -np.sort(-pool[:, first:], axis=1)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:

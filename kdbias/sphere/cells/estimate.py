@@ -1,5 +1,6 @@
 """Potentials and neighbours of data too large for all pairs: near cells exactly, the rest estimated."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,13 +8,14 @@ import numpy as np
 
 from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.cells.cells import ENTRIES, default_cells, lookers, visit
+from kdbias.sphere.cells.cells import default_cells
 from kdbias.sphere.cells.check import CellCheck, rounding
-from kdbias.sphere.cells.job import LANDMARKS, CellJob, Estimate
-from kdbias.sphere.cells.near import FAR_ROWS, NearCells
+from kdbias.sphere.cells.host import SEEN, Found, Host, members_at_once
+from kdbias.sphere.cells.job import QUERIES, SHARES, CellJob, Estimate
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE
 from kdbias.sphere.vectors import require_unit_rows
+from kdbias.sphere.workers import Workspace, each
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,13 @@ def estimate_pairs(
 ) -> CellEstimate:
     """What `all_pairs` gives, for a small part of its operations.
 
-    Every sample looks into its nearest cells; pairs of which a side sees the other count exactly,
-    the sum over all others comes from `far`. On random samples the exact potentials are
-    computed too (`check`): they choose the number of probes and scale the intervals, so that these hold
-    whatever the law of the errors. The errors of energies come from the landmarks, and from what only one
-    side sees: pairs that neither sees may be too few for landmarks to meet.
+    Every sample is compared with all members of the cells that weigh most in its sums, and sees the others as
+    cells (`far`). On random samples the exact values are computed too (`check`): they choose how many pairs
+    are looked at, correct what is far, and scale the intervals, so that these hold whatever the law of the
+    errors.
 
-    Cost: about n x d x (8 sqrt(n) + probes sqrt(n) / 4 + 1,500) multiply-adds, against n x d x n / 2 for all
-    pairs: half the time at 100,000 samples, and less beyond as the ratio falls like 1 / sqrt(n).
+    Cost: about n x d x (16 sqrt(n) + share n + 1,500) multiply-adds with a share of 0.5 to 8 % of the pairs,
+    against n x d x n / 2 for all pairs.
 
     Args:
         x: (n, d) float32 unit rows.
@@ -68,39 +69,51 @@ def estimate_pairs(
     require_unit_rows(x)
     p = probabilities(len(x), weights)
     how = Estimate() if how is None else how
-    job = CellJob(x, bandwidths, p, how)
     tick = progress or (lambda share: None)
-    check = CellCheck(job)
-    width = check.choose()
-    tick(0.2)
-    job.narrow(width)
-    near_part = NearCells(job, check.surprise(width))
-    sizes = np.diff(job.cells.starts)
-    near_pairs = int(sizes @ lookers(job.nearest, len(sizes)))
-    visit(
-        x,
-        job.cells,
-        job.nearest,
-        near_part.consume,
-        tile=how.tile,
-        threads=how.threads,
-        progress=lambda pairs: tick(0.5 * pairs / near_pairs),
-    )
-    errors, energies, energy_errors = near_part.add_far(width, check.models(width), min(how.tile, FAR_ROWS))
-    ids, cosines = near_part.best()
-    tick(0.3)
-    pairs = AllPairs(list(bandwidths), p, near_part.sums, ids, cosines, near_part.counts)
-    factors, quality = check.verdict(width, pairs)
+    job = CellJob(x, bandwidths, p, how)
+    host = Host(job)
+    tick(0.1)
+    check = CellCheck(host)
+    choice = check.choose()
+    tick(0.1)
+    found = _in_waves(host, check, choice, tick)
+    sums, errors = found.sums, found.errors
+    ids, cosines = found.best()
+    pairs = AllPairs(list(bandwidths), p, sums, ids, cosines, found.counts)
+    factors, quality = check.verdict(choice, pairs)
+    energies, energy_errors = check.energies(choice, sums, errors, p)
     least = pairs.potentials
     np.maximum(least, 1 / len(x), out=least)
     least *= rounding(bandwidths)
     half_widths = np.maximum(errors, least, out=errors)
     half_widths *= factors[:, :, None]
     np.maximum(half_widths, least, out=half_widths)
-    quality |= {"pairs_share": near_pairs / len(x) ** 2}
-    # Where rows prove to be off by more than their standard errors say, so are the energies.
-    energy_errors = energy_errors * np.maximum(factors / 1.96, 1.0) + rounding(bandwidths).T * energies
-    return CellEstimate(pairs, half_widths, energies, energy_errors, quality)
+    quality |= {"pairs_share": found.pairs / len(x) ** 2}
+    return CellEstimate(
+        pairs, half_widths, energies, energy_errors + rounding(bandwidths).T * energies, quality
+    )
+
+
+def _in_waves(host: Host, check: CellCheck, choice: int, tick: Callable[[float], object]) -> Found:
+    """All samples, some thousand at a time; every thread has its own."""
+    job, lock = host.job, threading.Lock()
+    found = Found(job)
+    step = wave_rows(job.n, job.how.tile)
+
+    def work(rows: np.ndarray, workspace: Workspace) -> None:
+        pairs = host.wave(rows, check.thresholds[choice], check.corrections[choice], found, workspace)
+        with lock:
+            found.pairs += pairs
+            tick(0.8 * len(rows) / job.n)
+
+    waves = (job.cells.order[start : start + step] for start in range(0, job.n, step))
+    each(waves, work, host.wave_threads)
+    return found
+
+
+def wave_rows(n: int, tile: int) -> int:
+    """How many samples are done together: the same on any number of threads, so that sums are, too."""
+    return min(max(tile, n // 4), 16 * tile)
 
 
 def estimate_bytes(
@@ -108,16 +121,16 @@ def estimate_bytes(
 ) -> int:
     """Most memory that `estimate_pairs` takes beside the vectors.
 
-    A sample holds its cells, sums, their errors and potentials. A thread holds a block of cosines, its
-    kernels (float64 above t = 32) and masks, or later rows against landmarks; the check's blocks do not grow.
+    A sample holds its cell, sums, their errors and potentials. A thread holds the rows of a wave, which cells
+    they look into, and a block of cosines with its kernels (float64 above t = 32) and masks.
     """
-    cells = default_cells(n)
-    width = Estimate().widths(cells)[-1]
-    samples = n * (4 * width + 64 + schemes * (24 * bandwidths + 36))
-    shared = 40 * min(n * width, ENTRIES) + 8 * schemes * d**2
-    block = min(n, tile) ** 2
-    near = 28 * block + tile * (cells + 8 * d)
-    far = (20 * schemes + 40) * min(n, tile, FAR_ROWS) * min(n, LANDMARKS) + 12 * d**2
-    thread = max(near, far, 12 << 20) + 2 * LANDMARKS * cells
-    candidates = 96 * block if k else 0
-    return samples + reservoirs.bytes_needed(n, k) + shared + candidates + threads * thread
+    cells, numbers = default_cells(n), schemes * bandwidths
+    samples = n * (40 + schemes * (24 * bandwidths + 36)) + reservoirs.bytes_needed(n, k)
+    shared = 12 * (schemes + 1) * cells * d + 24 * d * d + QUERIES * 8 * len(SHARES) * numbers * 6
+    rows = min(n, wave_rows(n, tile))
+    looks = rows * min(cells, 2 * max(SHARES[-1] * cells, 8)) * 24
+    wave = rows * (4 * d + 24 * numbers) + looks
+    block = min(n, tile) * min(n, members_at_once(tile))
+    thread = wave + block * (14 + (96 if k else 0)) + 8 * d * tile + 40 * SEEN + (2 << 20)
+    check = QUERIES * 28 * cells + threads * (8 << 20)
+    return int(samples + shared + max(check, threads * thread))

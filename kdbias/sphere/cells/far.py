@@ -1,269 +1,252 @@
-"""Kernel sums over far samples from their first two moments, corrected by landmarks, with an error.
+"""Kernel sums over far cells, from what is known of each cell, corrected by rows that were computed exactly.
 
-The far part of a potential is a sum of exp(-2t (1 - s)) over cosines s whose weighted mass, mean and mean
-square are known exactly: those of all samples come from sum p x and sum p x x', those of the near samples are
-taken off. The rest is a regression estimator (Cochran, Sampling Techniques, ch. 7): on a random sample of
-landmarks the kernel is fitted by a quadratic in s, the quadratic is summed exactly through the moments, and
-the residuals correct the sum and give its standard error.
+A cell's members are its mean c and residuals r. To a sample x their kernels add up to the cell's mass times
+exp(2t (x.c - 1)) times the mean of exp(2t x.r), in which the first order vanishes and the second is
+2t^2 x'Sx with the cell's spread S. S is taken as the spread pooled over all cells, scaled to the cell's own
+and to the part of x that is across the cell: its members have one length, so that they spread little along
+their mean. What remains (higher orders, other shapes) is smooth in two numbers, the mean exponent of the
+second order and x'Sx, and fitted as a regression estimator (Cochran, Sampling Techniques, ch. 7) on rows
+whose far sums are known.
+
+The code is written for NumPy arrays and torch tensors alike (``lib`` is either module).
 """
 
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from kdbias.sphere.kernels import Kernels
-from kdbias.sphere.vectors import second_moment
-from kdbias.sphere.workers import Workspace, over_rows
+from kdbias.sphere.cells.cells import Cells
+from kdbias.sphere.vectors import label_sums, second_moment
+
+LARGEST_EXPONENT = 2.0
+"""Of the second order: a cell that is wider says by its spread only that it should be looked into."""
 
 _TINY = 1e-12
+_LEAST = 1e-6
+FEATURES = 3
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Moments of m weightings of unit vectors; those of shards add up to those of the whole.
+class CellMoments:
+    """What is known of each of c cells under one weighting; NumPy arrays or torch tensors, float32.
 
     Attributes:
-        mass: (m,) sum of the weights.
-        first: (m, d) sum of p x.
-        second: (m, d, d) sum of p x x'.
+        means: (c, d) weighted means of the members.
+        lengths: (c,) their squared lengths.
+        spread: (c,) 1 less that: the mean squared length of residuals.
+        mass: (c,) sums of p n.
+        squares: (c,) sums of (p n)^2.
     """
 
-    mass: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+    means: Any
+    lengths: Any
+    spread: Any
+    mass: Any
+    squares: Any
 
     @classmethod
-    def of(cls, x: np.ndarray, weights: np.ndarray, threads: int | None = None) -> "Moments":
-        """From (n, d) rows and (m, n) weights, in one pass over the rows."""
-        m, d = len(weights), x.shape[1]
-        total = cls(weights.sum(axis=1), np.zeros((m, d)), np.zeros((m, d, d)))
-        lock = threading.Lock()
+    def of(cls, x: np.ndarray, cells: Cells, weights: np.ndarray | None = None) -> "CellMoments":
+        """From (n, d) rows and weights p n (n,); None weighs all 1. A cell of no mass has a mean of all."""
+        count, sizes = cells.count, cells.sizes.astype(np.float64)
+        mass: np.ndarray = sizes
+        squares: np.ndarray = sizes
+        sums = label_sums(x, cells.cell, count, weights=weights)
+        if weights is not None:
+            mass, squares = (np.bincount(cells.cell, weights**power, count) for power in (1, 2))
+            none = mass <= 0
+            if none.any():
+                sums[none] = label_sums(x, np.where(none[cells.cell], cells.cell, -1), count)[none]
+        means = sums / np.where(mass > 0, mass, sizes)[:, None]
+        lengths = np.einsum("cd,cd->c", means, means)
+        numbers = (means, np.maximum(lengths, _TINY), np.maximum(1 - lengths, 0), mass, squares)
+        return cls(*(np.ascontiguousarray(a, dtype=np.float32) for a in numbers))
 
-        def block(rows: slice, workspace: Workspace) -> None:
-            some = x[rows]
-            first = weights[:, rows] @ some.astype(np.float64)
-            with lock:
-                np.add(total.first, first, out=total.first)
-            for weight, second in zip(weights, total.second, strict=True):
-                product = second_moment(some, weight[rows])
-                with lock:
-                    second += product
 
-        over_rows(len(x), block, threads)  # float32 products as long as a block, float64 sums of them
-        return total
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(self.mass + other.mass, self.first + other.first, self.second + other.second)
-
-    def along(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(m, r) sums of p s and of p s^2 over all samples, s being cosines with the rows x (r, d)."""
-        wide = x.astype(np.float64)
-        squares = [np.einsum("rd,rd->r", wide @ second, wide) for second in self.second]
-        return self.first @ wide.T, np.stack(squares)
+def pooled_spread(x: np.ndarray, natural: CellMoments) -> np.ndarray:
+    """(d, d) float32: second moment of the residuals of all cells; zero where there are none."""
+    means = natural.means.astype(np.float64)
+    spread = (second_moment(x) - (means.T * natural.mass) @ means) / len(x)
+    return spread.astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Landmarks:
-    """A simple random sample of the data, without replacement.
+class FarBlock:
+    """What a block of r rows sees of far cells, for each of several near parts.
 
     Attributes:
-        positions: (L,) samples.
-        vectors: (L, d) their rows.
-        weights: (m, L) float32, p n of each: an unbiased estimate of sum p f is the mean of weights * f.
-        cell: (L,) their cells.
-        population: n.
+        near: list of (r, c) bool, which cells are near.
+        features: (near parts, m, T, 3, r) float64: the model's sum, the mean exponent of the second order in
+            it, and the row's x'Sx.
+        errors: (near parts, m, T, r) float64, standard deviation of far sums if residuals were Gaussian.
     """
 
-    positions: np.ndarray
-    vectors: np.ndarray
-    weights: np.ndarray
-    cell: np.ndarray
-    population: int
-
-    @property
-    def count(self) -> int:
-        """Landmarks, L."""
-        return len(self.positions)
-
-    @property
-    def is_everyone(self) -> bool:
-        """Whether all samples are landmarks, so that nothing is left to estimate."""
-        return self.count == self.population
-
-    def error(self, squares: np.ndarray) -> np.ndarray:
-        """Standard error of a mean over landmarks, from the sum of squares of its L terms."""
-        return (
-            np.zeros_like(squares)
-            if self.is_everyone
-            else np.sqrt(squares / self.count / max(self.count - 3, 1))
-        )
-
-
-@dataclass(frozen=True)
-class Far:
-    """The far part of r rows: sums of p K over far samples.
-
-    Attributes:
-        models: (2, m, T, r) two estimates of small error: ``FIT``, the sum of each row's quadratic fit, and
-            ``GAUSS``, P exp(2t (mean - 1) + 2 t^2 variance), exact where far cosines are Gaussian. The first
-            holds for any t; the second does without landmarks and is better where 2t x deviation is small.
-        errors: (m, T, r) standard errors of an unbiased estimate, a measure of how hard a row is.
-        energy: (m, T) unbiased estimate of the sum over the rows of p_i times their far sum.
-        by_landmark: (m, T, L) what each landmark adds to it; its spread gives the standard error of an
-            energy, whose rows share their landmarks.
-    """
-
-    models: np.ndarray
+    near: list[Any]
+    features: np.ndarray
     errors: np.ndarray
-    energy: np.ndarray
-    by_landmark: np.ndarray
 
 
-FIT, GAUSS = 0, 1
-
-
-def far_sums(
-    cosines: np.ndarray,
-    is_far: np.ndarray,
-    mass: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    row_weights: np.ndarray,
-    landmarks: Landmarks,
-    kernels: Kernels,
-    workspace: Workspace,
-) -> Far:
-    """Estimate the sums over far samples for a block of rows.
+class FarModel:
+    """Cells as seen from afar, under m weightings.
 
     Args:
-        cosines: (r, L) float32 with the landmarks.
-        is_far: (r, L) bool, which landmarks are far from which row.
-        mass, first, second: (m, r) float64: sum of p, p s and p s^2 over the far samples of each row.
-        row_weights: (m, r) probabilities of the rows themselves.
-    """
-    m, (r, count), bandwidths = len(mass), cosines.shape, len(kernels.bandwidths)
-    models, errors = np.zeros((2, m, bandwidths, r)), np.zeros((m, bandwidths, r))
-    energy, by_landmark = np.zeros((m, bandwidths)), np.zeros((m, bandwidths, count))
-    far = is_far.astype(np.float32)
-    fits = [
-        _Fit(cosines, far, mass[i], first[i], second[i], landmarks.weights[i], workspace, str(i))
-        for i in range(m)
-    ]
-    for index, kernel in kernels.each(cosines, workspace):
-        kernel *= far
-        # Largest entry 1: its square is needed, and must stay inside float32's range.
-        scale = float(kernel.max(initial=0.0))
-        if scale == 0:
-            continue
-        values = workspace.array("values", kernel.shape)
-        np.multiply(kernel, 1 / scale, out=values, casting="same_kind")
-        factor = kernels.factors[index] * scale
-        for i, fit in enumerate(fits):
-            together, unbiased, residual = fit.regress(values, workspace)
-            # A sum of kernels cannot be negative; a fit to vanishing ones can.
-            models[FIT, i, index] = factor * np.maximum(together, 0.0)
-            models[GAUSS, i, index] = fit.gauss(kernels.bandwidths[index])
-            if landmarks.is_everyone:
-                unbiased = together
-            errors[i, index] = factor * landmarks.error(np.einsum("rl,rl->r", residual, residual))
-            energy[i, index] = factor * (row_weights[i] @ unbiased)
-            by_landmark[i, index] = factor * (row_weights[i].astype(np.float32) @ residual)
-    return Far(models, errors, energy, by_landmark)
-
-
-class _Fit:
-    """Weighted least squares of values on 1, z, z^2 - 1 over each row's far landmarks.
-
-    z is the cosine, centred and scaled by the row's exact far mean and variance, so that z and z^2 - 1 sum to
-    zero over the far samples and the sum of the fit over them is the intercept times their mass. Each half of
-    the landmarks is judged by the fit to the other half: residuals of a fit to the same points would be too
-    small, and the estimate biased.
+        natural: the cells' moments with all samples alike; decides which cells are near.
+        weighted: m moments, ``natural`` itself where a weighting is uniform.
+        spread: (d, d) of `pooled_spread`.
+        bandwidths: T numbers t.
+        lib: numpy, or torch with all arrays on one device.
     """
 
     def __init__(
         self,
-        cosines: np.ndarray,
-        far: np.ndarray,
-        mass: np.ndarray,
-        first: np.ndarray,
-        second: np.ndarray,
-        weights: np.ndarray,
-        workspace: Workspace,
-        name: str,
+        natural: CellMoments,
+        weighted: Sequence[CellMoments],
+        spread: Any,
+        bandwidths: Sequence[float],
+        lib: Any = np,
     ) -> None:
-        self.mass = np.where(mass > _TINY, mass, 0.0)
-        safe = np.where(mass > _TINY, mass, 1.0)
-        self.mean = mean = np.clip(first / safe, -1, 1)
-        self.variance = np.maximum(second / safe - mean**2, _TINY)
-        spread = np.sqrt(self.variance)
-        shape = cosines.shape
-        self.far = far
-        self.z = workspace.array(f"z{name}", shape)
-        np.subtract(cosines, mean[:, None].astype(np.float32), out=self.z)
-        self.z *= (1 / spread)[:, None].astype(np.float32)
-        self.bend = workspace.array(f"bend{name}", shape)
-        np.multiply(self.z, self.z, out=self.bend)
-        self.bend -= 1
-        self.weighted = workspace.array(f"weighted{name}", shape)
-        np.multiply(far, weights, out=self.weighted)
-        self.halves = (slice(0, shape[1] // 2), slice(shape[1] // 2, shape[1]))
-        self.weighted_basis = [
-            self.weighted,
-            np.multiply(self.weighted, self.z, out=workspace.array(f"slope{name}", shape)),
-            np.multiply(self.weighted, self.bend, out=workspace.array(f"curve{name}", shape)),
-        ]
-        grams = [self._normal_equations(half) for half in self.halves]
-        self.inverses = [_inverse(gram) for gram in grams]
-        self.inverse_together = _inverse(grams[0] + grams[1])
+        self.natural, self.weighted, self.spread, self.lib = natural, weighted, spread, lib
+        self.bandwidths = bandwidths
+        self.total = float(natural.mass.sum())
 
-    def _normal_equations(self, half: slice) -> np.ndarray:
-        """(r, 3, 3) on one half of the landmarks."""
-        gram = np.empty((len(self.mass), 3, 3))
-        for a, left in enumerate(self.weighted_basis):
-            for b, right in enumerate((self.far, self.z, self.bend)):
-                gram[:, a, b] = np.einsum("rl,rl->r", left[:, half], right[:, half])
-        return gram
+    def urgency(self, x: Any) -> Any:
+        """(r, c) how much each cell's members would be missed by rows x (r, d).
 
-    def gauss(self, t: float) -> np.ndarray:
-        """(r,) the sums if far cosines were Gaussian; no more than if all were 1."""
-        exponent = 2 * t * (self.mean - 1) + 2 * t * t * self.variance
-        return self.mass * np.exp(np.minimum(exponent, 0.0))
+        It is the second-order part of a member's kernel over the row's whole sum, at the bandwidth where that
+        is largest: the errors that far members leave are of its size, and taking a cell in costs a product
+        with each of its members.
+        """
+        return self._all(self._view(x, self.natural), self.natural, True)[0]
 
-    def regress(self, values: np.ndarray, workspace: Workspace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sums of p values over far samples.
+    def block(self, x: Any, own: Any, thresholds: Sequence[float]) -> FarBlock:
+        """Rows x (r, d) of the cells ``own`` (r,): near are the own cell and all of at least that urgency."""
+        m, count, bandwidths, r = len(self.weighted), len(thresholds), len(self.bandwidths), len(x)
+        natural = self._view(x, self.natural)
+        urgency, of_all = self._all(natural, self.natural, True)
+        near = []
+        for threshold in thresholds:
+            near.append(urgency >= threshold)
+            near[-1][self.lib.arange(r), own] = True
+        features, errors = np.empty((count, m, bandwidths, FEATURES, r)), np.empty((count, m, bandwidths, r))
+        for i, moments in enumerate(self.weighted):
+            view = natural if moments is self.natural else self._view(x, moments)
+            total = of_all if moments is self.natural else self._all(view, moments, False)[1]
+            for k, mask in enumerate(near):
+                far = total - self._some(view, moments, mask)
+                far[far < _LEAST * total] = 0  # what is left of two equal sums
+                features[k, i, :, 0] = far[:, 0]
+                features[k, i, :, 1] = far[:, 1] / np.maximum(far[:, 0], _TINY)
+                errors[k, i] = np.sqrt(far[:, 2])
+        features[:, :, :, 2] = self._numpy(((x @ self.spread) * x).sum(1))
+        return FarBlock(near, features, errors)
 
-        Returns:
-            (r,) by one fit to all landmarks, (r,) unbiased, and the (r, L) residuals of the latter.
+    def _all(self, view: tuple[Any, Any], moments: CellMoments, urgent: bool) -> tuple[Any, np.ndarray]:
+        """Urgency (r, c), if wanted, and sums over all cells: (T, 3, r), as of `_some`."""
+        lib, largest = self.lib, None
+        sums = np.empty((len(self.bandwidths), 3, len(view[0])))
+        for j, t in enumerate(self.bandwidths):
+            kernel, bend = self._kernel(view, t)
+            seen = kernel @ moments.mass
+            bend *= kernel
+            sums[j, 0], sums[j, 1] = self._numpy(seen), self._numpy(bend @ moments.mass)
+            if urgent:
+                share = lib.multiply(bend, (1 / (seen + 1)).reshape(-1, 1), out=kernel)
+                largest = share if largest is None else lib.maximum(largest, share, out=largest)
+            bend *= bend
+            sums[j, 2] = self._numpy(bend @ moments.squares)
+        return largest, sums
+
+    def _some(self, view: tuple[Any, Any], moments: CellMoments, mask: Any) -> np.ndarray:
+        """(T, 3, r) sums over some cells: of the model, of it times its exponents, of the squares of that."""
+        sums = np.empty((len(self.bandwidths), 3, len(mask)))
+        if self.lib is np:
+            rows, cells = np.nonzero(mask)
+            view = view[0][rows, cells], view[1][rows, cells]
+            starts = np.searchsorted(rows, np.arange(len(mask)))  # each looks into one cell at least
+            mass, squares = moments.mass[cells], moments.squares[cells]
+        for j, t in enumerate(self.bandwidths):
+            kernel, bend = self._kernel(view, t)
+            bend *= kernel
+            if self.lib is np:
+                for i, values in enumerate((kernel * mass, bend * mass, bend * bend * squares)):
+                    sums[j, i] = np.add.reduceat(values, starts, dtype=np.float64)
+            else:
+                kernel *= mask
+                bend *= mask
+                for i, values in enumerate((kernel, bend)):
+                    sums[j, i] = self._numpy(values @ moments.mass)
+                sums[j, 2] = self._numpy((bend * bend) @ moments.squares)
+        return sums
+
+    def _numpy(self, values: Any) -> np.ndarray:
+        return (values if self.lib is np else values.cpu().numpy()).astype(np.float64)
+
+    def _view(self, x: Any, moments: CellMoments) -> tuple[Any, Any]:
+        """(r, c) 2 (x.c - 1), and 2 x'Sx scaled to each cell and to the part of x across it."""
+        lib = self.lib
+        along = x @ moments.means.T
+        across = along * along
+        across /= -moments.lengths
+        across += 1
+        lib.clip(across, 0.0, 1.0, out=across)
+        # Weighted by mass, the scaled spreads add up to the pooled one.
+        total = (across @ (self.natural.mass * moments.spread)).reshape(-1, 1) / self.total + _TINY
+        size = ((x @ self.spread) * x).sum(1).reshape(-1, 1)
+        across *= moments.spread
+        across *= 2 * size / total
+        along -= 1
+        along *= 2
+        return along, across
+
+    def _kernel(self, view: tuple[Any, Any], t: float) -> tuple[Any, Any]:
+        """(r, c) mean kernel of each cell's members at bandwidth t, and the exponent of the second order."""
+        lib, (along, across) = self.lib, view
+        bend = across * (t * t)
+        lib.clip(bend, None, LARGEST_EXPONENT, out=bend)
+        kernel = along * t
+        kernel += bend
+        lib.clip(kernel, None, 0.0, out=kernel)
+        return lib.exp(kernel, out=kernel), bend
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Far sums from features: the model's sum times a factor that is linear in the two other features.
+
+    Attributes:
+        factors: (m, T, 3) intercept and slopes.
+        centre, reach: (m, T, 2) middle and half-width of either feature's range in the fit; beyond it, it
+            counts as at its end.
+    """
+
+    factors: np.ndarray
+    centre: np.ndarray
+    reach: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray, far: np.ndarray, scale: np.ndarray) -> "Correction":
+        """Least squares of relative errors.
 
         Args:
-            values: (r, L) float32, zero where the landmark is not far.
+            features: (m, T, 3, r) as of `FarBlock`.
+            far: (m, T, r) the known sums.
+            scale: (m, T, r) what errors are relative to.
         """
-        residual = workspace.array("residual", values.shape)
-        other = workspace.array("other", values.shape)
-        total = np.zeros(len(values))
-        halves = [
-            np.stack([np.einsum("rl,rl->r", b[:, h], values[:, h]) for b in self.weighted_basis], axis=1)
-            for h in self.halves
-        ]
-        for sums, judged, inverse in zip(halves, self.halves[::-1], self.inverses, strict=True):
-            fit = np.einsum("rab,rb->ra", inverse, sums)
-            share = (judged.stop - judged.start) / values.shape[1]
-            total += share * self.mass * fit[:, 0]
-            a, b, c = (fit[:, i, None].astype(np.float32) for i in range(3))
-            np.multiply(self.bend[:, judged], c, out=residual[:, judged])
-            np.multiply(self.z[:, judged], b, out=other[:, judged])
-            residual[:, judged] += other[:, judged]
-            residual[:, judged] += a
-        residual *= self.far
-        np.subtract(values, residual, out=residual)
-        residual *= self.weighted
-        together = self.mass * np.einsum("rb,rb->r", self.inverse_together[:, 0], halves[0] + halves[1])
-        return together, total + residual.mean(axis=1, dtype=np.float64), residual
+        low, high = features[:, :, 1:].min(axis=-1), features[:, :, 1:].max(axis=-1)
+        empty = cls(np.zeros((*far.shape[:2], FEATURES)), (low + high) / 2, (high - low) / 2)
+        terms = empty._terms(features) / scale[:, :, None]
+        for i, j in np.ndindex(*far.shape[:2]):
+            empty.factors[i, j] = np.linalg.lstsq(terms[i, j].T, far[i, j] / scale[i, j], rcond=1e-6)[0]
+        return empty
 
+    def _terms(self, features: np.ndarray) -> np.ndarray:
+        """(m, T, 3, r)"""
+        reach = np.maximum(self.reach, _TINY)[..., None]
+        rest = np.clip((features[:, :, 1:] - self.centre[..., None]) / reach, -1, 1)
+        rest *= (self.reach > _TINY)[..., None]
+        return features[:, :, :1] * np.concatenate([np.ones_like(rest[:, :, :1]), rest], axis=2)
 
-def _inverse(gram: np.ndarray) -> np.ndarray:
-    """Inverses of the normal equations (r, 3, 3), float64."""
-    # Ridge: a row with fewer than three far landmarks has a singular system. Any fit is as unbiased.
-    ridge = 1e-5 * gram[:, 0, 0] + _TINY
-    return np.linalg.inv(gram + ridge[:, None, None] * np.eye(3))
+    def far(self, features: np.ndarray) -> np.ndarray:
+        """(m, T, r) far sums; never negative."""
+        return np.maximum(np.einsum("mtf,mtfr->mtr", self.factors, self._terms(features)), 0.0)
