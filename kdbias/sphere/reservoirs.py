@@ -73,9 +73,23 @@ class Reservoirs:
             # Small integers are sorted by radix, in one pass.
             order = np.argsort(down.astype(np.uint16) if len(samples) <= 1 << 16 else down, kind="stable")
             cells, across, down = cells[order], down[order], across[order]
-        keys = pack(cosines.reshape(-1)[cells], ids[down])
+        self._take(samples, across, pack(cosines.reshape(-1)[cells], ids[down]))
+
+    def offer_keys(self, samples: np.ndarray, places: np.ndarray, keys: np.ndarray) -> None:
+        """Take candidates in, many at once from anywhere.
+
+        Args:
+            samples: (r,) int64; distinct.
+            places: (c,) integers, whose candidates these are.
+            keys: (c,) of `pack`.
+        """
+        order = np.argsort(places.astype(np.uint16) if len(samples) <= 1 << 16 else places, kind="stable")
+        self._take(samples, places[order], keys[order])
+
+    def _take(self, samples: np.ndarray, across: np.ndarray, keys: np.ndarray) -> None:
+        """Candidates of samples (r,), whose places (c,) ascend."""
         counts = np.bincount(across, minlength=len(samples))
-        rank = np.arange(len(cells)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rank = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
         filled = self._filled[samples]
         full = filled + counts > self._capacity
         if full.any():

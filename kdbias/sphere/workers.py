@@ -1,5 +1,6 @@
 """Python threads over blocks of work, BLAS on one thread in each, scratch memory used again."""
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ class Workspace:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
         """An uninitialised C-contiguous array of this shape; its content lasts until the next call."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
             buffer = self._buffers[name] = np.empty(size, np.uint8)

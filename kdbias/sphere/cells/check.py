@@ -14,7 +14,7 @@ from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
 _NUMBERS = 1 << 21  # of sums by cell held at once
-_ROWS = 32
+_ROWS = 64
 
 
 class CellCheck:

@@ -11,6 +11,7 @@ whose far sums are known.
 The code is written for NumPy arrays and torch tensors alike (``lib`` is either module).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from kdbias.sphere.cells.cells import Cells
+from kdbias.sphere.kernels import fastest_exponential
 from kdbias.sphere.vectors import label_sums, second_moment
 
 LARGEST_EXPONENT = 2.0
@@ -108,6 +110,9 @@ class FarModel:
     ) -> None:
         self.natural, self.weighted, self.spread, self.lib = natural, weighted, spread, lib
         self.bandwidths = bandwidths
+        # Exponents are kept in units of log 2 where that makes exponentials cheaper.
+        self._exp: Any
+        self._exp, self._unit = fastest_exponential() if lib is np else (lib.exp2, math.log(2))
         self.total = float(natural.mass.sum())
 
     def urgency(self, x: Any) -> Any:
@@ -161,9 +166,10 @@ class FarModel:
         """(T, 3, r) sums over some cells: of the model, of it times its exponents, of the squares of that."""
         sums = np.empty((len(self.bandwidths), 3, len(mask)))
         if self.lib is np:
-            rows, cells = np.nonzero(mask)
-            view = view[0][rows, cells], view[1][rows, cells]
-            starts = np.searchsorted(rows, np.arange(len(mask)))  # each looks into one cell at least
+            flat = np.flatnonzero(mask)  # several times faster than in two dimensions
+            cells = flat % mask.shape[1]
+            view = view[0].reshape(-1)[flat], view[1].reshape(-1)[flat]
+            starts = np.searchsorted(flat, np.arange(len(mask)) * mask.shape[1])  # no row is empty
             mass, squares = moments.mass[cells], moments.squares[cells]
         for j, t in enumerate(self.bandwidths):
             kernel, bend = self._kernel(view, t)
@@ -184,30 +190,34 @@ class FarModel:
 
     def _view(self, x: Any, moments: CellMoments) -> tuple[Any, Any]:
         """(r, c) 2 (x.c - 1), and 2 x'Sx scaled to each cell and to the part of x across it."""
-        lib = self.lib
         along = x @ moments.means.T
         across = along * along
         across /= -moments.lengths
         across += 1
-        lib.clip(across, 0.0, 1.0, out=across)
+        self.lib.clip(across, 0.0, 1.0, out=across)
         # Weighted by mass, the scaled spreads add up to the pooled one.
         total = (across @ (self.natural.mass * moments.spread)).reshape(-1, 1) / self.total + _TINY
         size = ((x @ self.spread) * x).sum(1).reshape(-1, 1)
         across *= moments.spread
-        across *= 2 * size / total
+        across *= 2 / self._unit * size / total
         along -= 1
-        along *= 2
+        along *= 2 / self._unit
         return along, across
 
     def _kernel(self, view: tuple[Any, Any], t: float) -> tuple[Any, Any]:
-        """(r, c) mean kernel of each cell's members at bandwidth t, and the exponent of the second order."""
-        lib, (along, across) = self.lib, view
+        """(r, c) mean kernel of each cell's members at bandwidth t, and the second order's exponent."""
+        along, across = view
         bend = across * (t * t)
-        lib.clip(bend, None, LARGEST_EXPONENT, out=bend)
+        self._at_most(bend, LARGEST_EXPONENT / self._unit)
         kernel = along * t
         kernel += bend
-        lib.clip(kernel, None, 0.0, out=kernel)
-        return lib.exp(kernel, out=kernel), bend
+        self._at_most(kernel, 0.0)
+        return self._exp(kernel, out=kernel), bend
+
+    def _at_most(self, values: Any, most: float) -> None:
+        """Clip in place; on the CPU a look whether that is needed takes a quarter of the time."""
+        if self.lib is not np or values.max() > most:
+            self.lib.clip(values, None, most, out=values)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import numpy as np
 from kdbias.sphere.cells.far import Correction, FarBlock, FarModel
 from kdbias.sphere.cells.job import CellJob
 from kdbias.sphere.neighbors import first_threshold
-from kdbias.sphere.reservoirs import Reservoirs
+from kdbias.sphere.reservoirs import Reservoirs, pack
 from kdbias.sphere.workers import Workspace
 
-SEEN = 1 << 17  # samples x cells in a block; it is held some ten times
-COLUMNS = 2048  # of a block of rows against all samples
+SEEN = 1 << 18  # samples x cells in a block; it is held some ten times
+_HANDED_OVER = 1 << 14  # candidates
+COLUMNS = 1024  # of a block of rows against all samples
 
 
 class Found:
@@ -62,7 +63,7 @@ class Entries:
 
     def add(self, start: int, looks: np.ndarray) -> None:
         """A block of rows that begins at ``start``: looks (r, count) bool."""
-        places, cells = np.nonzero(looks)
+        places, cells = np.divmod(np.flatnonzero(looks), self.count)
         self._rows.append((places + start).astype(np.int32))
         self._cells.append(cells.astype(self._cells[0].dtype))
 
@@ -76,6 +77,31 @@ class Entries:
             yield int(cell), rows[starts[cell] : starts[cell + 1]]
 
 
+class Candidates:
+    """Candidates for the neighbours of some rows, handed over many at a time: a call is dear."""
+
+    def __init__(self, rows: np.ndarray, reservoirs: Reservoirs | None) -> None:
+        self.rows, self.reservoirs = rows, reservoirs
+        self._places: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, places: np.ndarray, ids: np.ndarray, cosines: np.ndarray, flat: np.ndarray) -> None:
+        """Samples ``ids`` (c,) as candidates of rows at ``places`` (r,), where ``flat`` says in (r, c)."""
+        across, down = np.divmod(flat, len(ids))
+        self._places.append(places[across])
+        self._keys.append(pack(cosines.reshape(-1)[flat], ids[down]))
+        self._count += len(flat)
+        if self._count >= _HANDED_OVER:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Offer what has gathered to the reservoirs."""
+        if self.reservoirs is not None and self._count:
+            self.reservoirs.offer_keys(self.rows, np.concatenate(self._places), np.concatenate(self._keys))
+        self._places, self._keys, self._count = [], [], 0
+
+
 class Host:
     """The work on the CPU; threads may call it at once for different rows.
 
@@ -86,7 +112,7 @@ class Host:
     def __init__(self, job: CellJob) -> None:
         self.job = job
         self.far = FarModel(job.natural, job.weighted, job.spread, job.kernels.bandwidths)
-        self.rows_seen = max(16, SEEN // job.cells.count)
+        self.rows_seen = max(64, SEEN // job.cells.count)
         self.check_threads = self.wave_threads = job.how.threads
 
     def urgency(self, rows: np.ndarray) -> np.ndarray:
@@ -122,7 +148,7 @@ class Host:
         self, rows: np.ndarray, entries: Entries, found: Found, workspace: Workspace
     ) -> tuple[np.ndarray, int]:
         """(T, r, m) kernel sums over near cells, up to factors, and how many pairs they took."""
-        job, pairs = self.job, 0
+        job, pairs, candidates = self.job, 0, Candidates(rows, found.reservoirs)
         x, sums = job.x[rows], np.zeros((len(job.kernels.bandwidths), len(rows), len(job.p)))
         for cell, places, first, own in self._pieces(rows, entries):
             members = job.cells.members(cell)[first : first + members_at_once(job.how.tile)]
@@ -133,10 +159,13 @@ class Host:
             if own is not None:
                 at = np.flatnonzero((own >= first) & (own < first + len(members)))
                 selves = at * len(members) + own[at] - first
+            weights, part = job.scaled[members], np.empty((len(sums), len(places), len(job.p)))
             for index, kernel in job.kernels.each(cosines, workspace, selves):
-                sums[index, places] += kernel @ job.scaled[members]
-            self._select(rows[places], members, cosines, selves, found, workspace)
+                part[index] = kernel @ weights
+            sums[:, places] += part
+            self._select(rows, places, members, cosines, selves, found, candidates, workspace)
             pairs += cosines.size
+        candidates.hand_over()
         return sums, pairs
 
     def _pieces(
@@ -164,28 +193,32 @@ class Host:
 
     def _select(
         self,
-        samples: np.ndarray,
+        rows: np.ndarray,
+        places: np.ndarray,
         members: np.ndarray,
         cosines: np.ndarray,
         selves: np.ndarray | None,
         found: Found,
+        candidates: "Candidates",
         workspace: Workspace,
     ) -> None:
         """Count near duplicates, and keep the cosines that are among a sample's k largest."""
-        job, near = self.job, self.job.how.near
+        job, near, samples = self.job, self.job.how.near, rows[places]
         reached = workspace.array("reached", cosines.shape, np.bool_)
-        if found.counts is not None and near is not None and cosines.max(initial=-1) >= near:
-            np.greater_equal(cosines, np.float32(near), out=reached)
+
+        def at_least(least: np.ndarray | np.float32) -> None:
+            np.greater_equal(cosines, least, out=reached)
             if selves is not None:
                 reached.reshape(-1)[selves] = False
+
+        if found.counts is not None and near is not None and cosines.max(initial=-1) >= near:
+            at_least(np.float32(near))
             found.counts[samples] += np.count_nonzero(reached, axis=1)
         if found.reservoirs is not None:
             if selves is not None and cosines.shape[1] > job.how.k + 1:
                 found.reservoirs.threshold[samples] = first_threshold(cosines, job.how.k, workspace)
-            np.greater_equal(cosines, found.reservoirs.threshold[samples, None], out=reached)
-            if selves is not None:
-                reached.reshape(-1)[selves] = False
-            found.reservoirs.offer(samples, members, cosines, np.flatnonzero(reached), False)
+            at_least(found.reservoirs.threshold[samples, None])
+            candidates.add(places, members, cosines, np.flatnonzero(reached))
 
     def exact(self, rows: np.ndarray, workspace: Workspace) -> ExactRows:
         """Some samples (r,) against all others."""

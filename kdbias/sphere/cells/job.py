@@ -10,7 +10,7 @@ from kdbias.sphere.cells.far import CellMoments, pooled_spread
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.tiles import TILE
 
-SHARES = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.18, 0.25)
+SHARES = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.12, 0.18, 0.25)
 LARGEST_SHARE = 0.08  # for the sake of potentials; more only until enough neighbours are found
 _FEWEST = 8  # cells that a sample may look into where they are few
 QUERIES = 768
@@ -35,7 +35,7 @@ class Estimate:
 
     k: int = 0
     near: float | None = None
-    tolerance: float = 9e-4
+    tolerance: float = 9.5e-4
     recall: float = 0.9
     share: float | None = None
     queries: int = QUERIES
