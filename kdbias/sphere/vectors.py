@@ -97,7 +97,7 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
 
 
 def _ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """(n,) float64 ranks from 1, ties at their mean; without SciPy, whose import takes longer than small runs."""
+    """(n,) float64 ranks from 1, ties at their mean; SciPy's import takes longer than small runs."""
     _, places, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[places.reshape(-1)]
 
