@@ -14,7 +14,8 @@ from kdbias.measurement import passes
 from kdbias.measurement.density import intrinsic_dimension, log_density
 from kdbias.measurement.passes import PassPlan, duration
 from kdbias.measurement.settings import UniformitySettings
-from kdbias.measurement.stage import summary_table, uniformity
+from kdbias.measurement.stage import uniformity
+from kdbias.measurement.summary import summary_table
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.tables.density_table import read_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
