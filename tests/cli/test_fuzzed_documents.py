@@ -21,7 +21,7 @@ from kdbias.evaluation.stage import EvaluationResult, read_metrics
 from kdbias.inspection.describe import inspect
 from kdbias.inspection.printed import as_text
 from kdbias.measurement.files import read_measured, read_samplings, read_uniformity
-from kdbias.measurement.stage import summary_table
+from kdbias.measurement.summary import summary_table
 from kdbias.networks.saved import load_network
 from kdbias.reporting import report
 from kdbias.tables import provenance

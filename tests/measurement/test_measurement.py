@@ -18,7 +18,8 @@ from kdbias.measurement import best as best_of
 from kdbias.measurement import distribution, passes, session
 from kdbias.measurement.distribution import hardness_mass, hardness_quarters, rectify
 from kdbias.measurement.files import read_neighbors
-from kdbias.measurement.stage import summary_table, uniformity
+from kdbias.measurement.stage import uniformity
+from kdbias.measurement.summary import summary_table
 from kdbias.sphere import all_pairs
 from kdbias.sphere.equilibrium.solution import GapShare
 from kdbias.sphere.equilibrium.solve import solve

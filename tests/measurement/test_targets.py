@@ -16,7 +16,8 @@ from kdbias.measurement.comparison import interval
 from kdbias.measurement.files import read_uniformity
 from kdbias.measurement.references import References
 from kdbias.measurement.shares import moved
-from kdbias.measurement.stage import summary_table, uniformity
+from kdbias.measurement.stage import uniformity
+from kdbias.measurement.summary import summary_table
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
