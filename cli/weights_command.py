@@ -29,9 +29,9 @@ def command(frontier: bool, plan: bool, **given: Any) -> Any:
     """Write how often each sample should be drawn: a Parquet file with a row a sample.
 
     DENSITY is the folder that `kdbias uniformity` wrote. A weight is the expected number of draws an epoch;
-    the mean is 1. The default, equilibrium, is the distribution of least crowding that keeps half of the
-    effective sample size, with a certificate of how near to the best it is. With --towards, samples are
-    matched to what the student will be used on, no nearer than a reference of its size tells.
+    the mean is 1. With --towards, samples are matched to what the student will be used on, no nearer than a
+    reference of its size tells, with a certificate of how near to the best that is. Without, the default is
+    inverse-density, one over how crowded it is around a sample: what our study's stated rule chose.
 
     `kdbias train --weights` draws by it; in your own trainer `kdbias.ManifestSampler.from_manifest` does,
     whose ids may be paths, absolute or relative to any folder.

@@ -355,7 +355,8 @@ def frontier(
         overwrite: start over where the folder holds another frontier.
         embeddings: embedding table [the one that DENSITY was made from].
         threads: CPU threads [all].
-        t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8].
+        t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8;
+            inverse-density: chosen].
         tolerance: relative gap to stop at [0.001].
         memory: most extra memory, 256MiB or more [4GiB].
         device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu].
@@ -868,7 +869,7 @@ def weights(
     plan: bool = False,
     embeddings: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-    method: str = 'equilibrium',
+    method: str = 'inverse-density',
     min_ess: float | None = None,
     temper: float = 1.0,
     clip: float | None = None,
@@ -907,7 +908,8 @@ def weights(
         plan: say what it would take and write, and do nothing.
         embeddings: embedding table [the one that DENSITY was made from].
         threads: CPU threads [all].
-        method: weight scheme [with --towards matched, else equilibrium].
+        method: weight scheme [with --towards matched, with --cap or the solver's options equilibrium, else
+            inverse-density].
         min_ess: least ESS / distinct samples [equilibrium, matched: 0.5, else none].
         temper: exponent on the weights; 1 leaves them [1].
         clip: no weight above this many times the mean.
@@ -918,8 +920,8 @@ def weights(
         suspects: images that look wrong (blank, dark, ...); cap: a weight of 1 at most; exclude: never drawn
             [cap, but keep where more than a tenth are].
         beta: 0 = natural, near 1 = class-balanced [0.99] (effective-number).
-        t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8]
-            (inverse-density, equilibrium, matched).
+        t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8;
+            inverse-density: chosen] (inverse-density, equilibrium, matched).
         exponent: power of the distance [1] (knn-distance, hard).
         tolerance: relative gap to stop at [0.001] (equilibrium, matched).
         memory: most extra memory, 256MiB or more [4GiB] (equilibrium, matched).

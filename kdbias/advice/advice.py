@@ -39,7 +39,7 @@ class Expected:
 
     Attributes:
         case, what: its name there, and in words.
-        tried: "matched" (to 300 images), "labels" (balanced by them) or "equilibrium" (without a target).
+        tried: "matched" (to 300 images), "labels" (balanced by them) or "inverse-density" (without a target).
         value, low, high: share of natural sampling's error that was removed, with its 95 % interval.
         seeds: of its students.
         file: where it is written.

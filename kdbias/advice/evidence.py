@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-MATCHED, LABELS, EQUILIBRIUM = "matched", "labels", "equilibrium"
+MATCHED, LABELS, EVENED = "matched", "labels", "inverse-density"
 """What was tried: matched to 300 unlabelled images, balanced by label, evened out without a target."""
 
 

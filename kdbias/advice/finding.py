@@ -50,14 +50,14 @@ class Finding:
     def tried(self) -> str:
         """What of our study speaks of such a target."""
         if self.difference is None or self.difference.kind == SPHERE:
-            return evidence.EQUILIBRIUM
+            return evidence.EVENED
         return evidence.LABELS if self.difference.kind == "balanced" else evidence.MATCHED
 
     @cached_property
     def cases(self) -> list[evidence.Case]:
         """The cases that speak of these data, the most alike first."""
         known = [case for case in evidence.cases() if self.tried in case.gains]
-        if self.difference is None or self.advised is None or self.tried == evidence.EQUILIBRIUM:
+        if self.difference is None or self.advised is None or self.tried == evidence.EVENED:
             return known
         return evidence.nearest(known, self.difference.discrepancy, self.advised.removed)
 

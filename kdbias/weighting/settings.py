@@ -26,6 +26,10 @@ _ALWAYS = ("method", "t", "temper", "clip", "mix", "min_ess", "cap", "collapse")
 UNAIMED = tuple(name for name in SCHEMES if name != "matched")
 _OF_TARGET = ("towards", "with_column", "cluster_by", "stop")
 """Options that ask for method matched."""
+_OF_SOLVER = {d.name for d in SCHEMES["equilibrium"].declared()} - {
+    d.name for d in SCHEMES["inverse-density"].declared()
+}
+"""Options that ask for method equilibrium where no target is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +52,10 @@ class WeightsSettings(Branching, _Measured):
 
     chosen: Scheme
     method: str = option(
-        "equilibrium",
+        "inverse-density",  # the least worst regret of docs/results
         "weight scheme",
         choices=tuple(SCHEMES),
-        shown="with --towards matched, else equilibrium",
+        shown="with --towards matched, with --cap or the solver's options equilibrium, else inverse-density",
     )
     min_ess: float | None = option(
         None, "least ESS / distinct samples", shown="equilibrium, matched: 0.5, else none", least=0, most=1
@@ -81,9 +85,11 @@ class WeightsSettings(Branching, _Measured):
 
     @classmethod
     def of(cls, given: Mapping[str, Any], where: str | None = None) -> Self:
-        """As of `Settings`; where a target is named and no method, it is matched."""
-        aimed = given.get("method") is None and any(given.get(name) is not None for name in _OF_TARGET)
-        return super().of({**given, "method": "matched"} if aimed else given, where)
+        """As of `Settings`; where no method is named, a target's options and the solver's say which it is."""
+        named = {name for name, value in given.items() if value is not None}
+        if "method" not in named and named & {*_OF_TARGET, *_OF_SOLVER}:
+            given = {**given, "method": "matched" if named & {*_OF_TARGET} else "equilibrium"}
+        return super().of(given, where)
 
     def check(self) -> None:
         """Refuse options that contradict each other."""

@@ -116,7 +116,7 @@ def test_without_a_target_there_is_no_verdict(skewed):
     assert asked.startswith("300 unlabelled images")
     assert "balanced:label" in asked
     assert advice.commands[1] == f"kdbias advise {skewed / 'emb'} --towards deployed"
-    assert {expected.tried for expected in advice.expected} == {"equilibrium"}
+    assert {expected.tried for expected in advice.expected} == {"inverse-density"}
 
 
 def test_a_target_that_is_named_wins_over_the_measured_one(skewed):

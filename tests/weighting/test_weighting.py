@@ -15,7 +15,12 @@ from kdbias.tables.parquet_file import read_provenance, read_table, write_table
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.schemes.density import Equilibrium
-from kdbias.weighting.stage import weights
+from kdbias.weighting.stage import weights as weights_of
+
+
+def weights(density, output, **options):
+    """`kdbias.weights`; what nothing else is said of here is said of the equilibrium."""
+    return weights_of(density, output, **{"method": "equilibrium", **options})
 
 
 def read(path: Path) -> np.ndarray:

@@ -51,6 +51,7 @@ class InverseDensity(AtBandwidth, Scheme):
 
     name = "inverse-density"
     assumes = ALIKE
+    finest = True  # over the ladder it evens out more than there is to even out (docs/results)
 
     def weigh(self, samples: Samples) -> Weights:
         """Weights (m,): one over the density."""

@@ -106,15 +106,17 @@ class AtBandwidth(Settings):
         parse=lambda t: parse_bandwidths(t, CHOSEN),
         metavar="T,T,...|chosen",
         accepts="str | float | Sequence[float]",
-        shown="0.5,1,2,4,8",
+        shown="0.5,1,2,4,8; inverse-density: chosen",
     )
+    finest: ClassVar[bool] = False
+    """Whether the chosen bandwidth is the usual one, in place of the ladder."""
 
     def decided(self, density: DensityTable) -> Self:
         """With the ladder where no bandwidth was given, and the chosen one where that was asked for."""
         from kdbias.sphere.equilibrium.kernel_matrix import LADDER
         from kdbias.weighting.samples import chosen_bandwidth
 
-        t = self.t or LADDER
+        t = self.t or (CHOSEN if self.finest else LADDER)
         return replace(self, t=tuple(sorted(t)) if isinstance(t, tuple) else (chosen_bandwidth(density),))
 
     @property
