@@ -26,6 +26,7 @@ from kdbias.wording import is_utf8, visible, visible_lines
 BAD_INPUT = 2
 FAILED = 1
 INTERRUPTED = 128  # and the number of the signal: 130 for Ctrl-C
+AS_JSON = "kdbias.as_json"  # in the context's `meta`: whether stdout is one JSON document
 _MAY_BE_EMPTY = ("cluster_by",)  # which then stands for no column
 _MAY_BE_IN_STORES = ("data", "root", "path", "title")
 _STORE = re.compile(r"(?:^|[:@])([A-Za-z][A-Za-z0-9+.-]+://.*)")  # alone, or in a teacher's spec
@@ -61,7 +62,7 @@ class StageCommand(click.Command):
         from kdbias.progress import quiet
 
         debug, silent = ctx.params.pop("debug"), ctx.params.pop("quiet")
-        as_json = ctx.params.pop("as_json")
+        as_json = ctx.meta[AS_JSON] = ctx.params.pop("as_json")
         with _stops() as stopped:
             try:
                 self._refuse_texts(ctx)

@@ -468,7 +468,8 @@ def pilot(
     Args:
         measured: an embedding table, or the folder that `uniformity` wrote of one.
         output: folder to write. The same call again goes on after an interruption.
-        within: train small students under the candidate samplings, for so long at most, and compare them [10m].
+        within: train small students under the candidate samplings, for so long at most (such as 10m), and compare
+            them.
         flip: mirror half the students' images: same for faces [none].
         most_seeds: students of each sampling at most [10].
         workers: students at a time [one a CPU, one on a GPU].

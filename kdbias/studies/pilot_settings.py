@@ -17,11 +17,12 @@ class PilotOptions(Settings):
 
     within: float = option(
         600.0,
-        "train small students under the candidate samplings, for so long at most, and compare them",
+        "train small students under the candidate samplings, for so long at most (such as 10m), and compare "
+        "them",
         flag="--pilot",
         parse=seconds_of,
         metavar="TIME",
-        shown="10m",
+        shown="",  # without --pilot there is none
         accepts="str | float",
     )
     flip: str = option("none", "mirror half the students' images: same for faces", choices=("none", "same"))

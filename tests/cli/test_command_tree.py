@@ -131,6 +131,8 @@ def test_options_are_the_librarys_parameters():
         )
         if name == "changes":
             options -= {"output"}
+        if name == "advise":  # with --pilot it is followed by another function
+            parameters |= set(inspect.signature(kdbias.pilot).parameters)
         if name == "study":  # with --init it is another function
             parameters |= set(inspect.signature(kdbias.new_study).parameters)
         if name == "train":

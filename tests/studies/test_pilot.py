@@ -1,14 +1,18 @@
 """How much a pilot trains in its time, what its runs say, and a real one."""
 
+import json
 import re
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from kdbias.cli import main
 from kdbias.embedding.stage import embed
 from kdbias.errors import KdbiasError
 from kdbias.kinds import seconds_of
+from kdbias.measurement.stage import uniformity
 from kdbias.studies.pilot import Timed, effort, pilot
 from kdbias.studies.pilot_findings import conclude_pilot
 from kdbias.studies.settings import read_study
@@ -120,3 +124,33 @@ def test_a_real_pilot_keeps_its_file_and_goes_on(deployed, tmp_path):
     assert len(before) == len((tmp_path / "pilot" / "results.parquet").read_bytes())
     with pytest.raises(KdbiasError, match="is of another pilot, or yours"):
         pilot(deployed.embeddings, tmp_path / "pilot", **options)
+    # The command says what to do first, and goes on with the pilot; a measurement's target is the pilot's.
+    density, described = tmp_path / "density", tmp_path / "pilot" / "study.toml"
+    uniformity(tmp_path / "emb", density, towards="sphere", rectification="none")
+    known, remembered = f"{tmp_path / 'emb'} --pilot", f"{density} --pilot --towards sphere"
+    described.write_text(described.read_text().replace(known, remembered, 1))
+    words = ["advise", str(density), "--pilot", "20m", "-o", str(tmp_path / "pilot"), "--most-seeds", "1"]
+    words += ["--workers", "1", "--device", "cpu"]
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == 0, shown.output
+    advice, _, told = shown.stdout.partition("\n\npilot: 1 seed of natural, equilibrium; 50 steps")
+    assert advice.startswith("verdict    no verdict: an even sphere is an assumption")
+    assert "verdict: none (1 seed: too few to tell" in told
+    document = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert document["pilot"]["differences"] == found.document["differences"]
+    assert document["verdict"].startswith("no verdict")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--most-seeds", "2"], "--most-seeds is of a pilot: add --pilot 10m, or leave it out"),
+        (["-o", "out"], "--output is of a pilot"),
+        (["--pilot", "10x"], "pilot: within"),
+        (["--pilot", "10m", "--with", "race", "--towards", "ref"], "leave --with out"),
+    ],
+)
+def test_options_of_a_pilot_are_refused_before_the_advice(words, said):
+    result = CliRunner().invoke(main, ["advise", "nowhere", *words])
+    assert result.exit_code == 2
+    assert said in result.output
