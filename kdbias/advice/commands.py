@@ -12,7 +12,7 @@ from kdbias.advice.data import Data, near
 from kdbias.command_lines import command_line
 from kdbias.data.settings import Reading
 from kdbias.embedding.settings import EmbedSettings
-from kdbias.measurement.settings import UniformitySettings
+from kdbias.measurement.settings import IMAGE_WORDS, SuspectsSettings, UniformitySettings
 from kdbias.targets.settings import Aiming
 from kdbias.training.settings import TrainingSettings
 from kdbias.weighting.settings import WeightsSettings
@@ -33,6 +33,7 @@ class Places:
 
 def commands(data: Data, choice: str, aim: Aiming | None, places: Places) -> Iterator[str]:
     """Command lines for a shell; words in capitals stand for what is not known."""
+    yield from _suspects(data)
     if choice == "unknown":
         yield from _naming(data, places)
         yield f"{_train(data, None, 'student')}   # meanwhile"
@@ -46,6 +47,15 @@ def commands(data: Data, choice: str, aim: Aiming | None, places: Places) -> Ite
     yield f"# or in your own trainer: sampler = kdbias.ManifestSampler.from_manifest({near(manifest)!r}, ids)"
     if choice == "compare":
         yield f"{_train(data, None, 'student-natural')}   # beside it; then kdbias evaluate, kdbias compare"
+
+
+def _suspects(data: Data) -> Iterator[str]:
+    """How to look through suspect images, where there are any."""
+    if data.density is None or not set((data.suspects or {}).get("words", ())) & set(IMAGE_WORDS):
+        return
+    folder = near(data.density.path.parent)
+    listing = command_line("suspects", folder, "suspects.csv", SuspectsSettings, {})
+    yield f"{listing}   # look through it: kdbias weights --exclude suspects.csv"
 
 
 def _weights(data: Data, aim: Aiming | None, places: Places) -> Iterator[str]:

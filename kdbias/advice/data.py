@@ -40,8 +40,9 @@ class Counts:
         unreadable: images that could not be embedded, which are not among the samples.
         copies: samples with the vector of an earlier one.
         near: samples with another one at cosine >= 0.999 (copies among them).
-        isolated: samples whose k-th neighbour is beyond Tukey's outer fence, the upper quartile of that
-            distance plus three interquartile ranges.
+        isolated: samples that `uniformity` calls isolated; where it does not say, those whose k-th neighbour
+            is beyond Tukey's outer fence, the upper quartile of that distance plus three interquartile
+            ranges.
     """
 
     samples: int
@@ -98,6 +99,11 @@ class Data:
             return None
         return read_uniformity(self.density.path.parent)
 
+    @property
+    def suspects(self) -> dict[str, Any] | None:
+        """What `uniformity` says of suspects; None where it was not run, or before it looked for them."""
+        return (self.measured or {}).get("suspects")
+
     def counts(self, threads: int | None) -> Counts:
         """Of all samples where they were measured, else of those that are looked at."""
         labels = self.table.labels()
@@ -108,6 +114,8 @@ class Data:
         if self.density is not None:
             copies = int((self.density.first_equal != np.arange(self.n)).sum())
             near = int((self.density.numbers("near_duplicates") > 0).sum())
+            if self.suspects is not None:
+                return Counts(self.n, *known, copies, near, self.suspects["words"].get("isolated", 0))
             return Counts(self.n, *known, copies, near, _far_out(self.density.numbers("knn_distance")))
         copies = int((self.first != np.arange(len(self.x))).sum())
         k = min(_NEIGHBOURS, len(self.x) - 1)

@@ -12,6 +12,7 @@ from kdbias.advice.finding import Finding
 from kdbias.advice.groups import columns_of
 from kdbias.advice.matching import Difference, Offer, reference_noise
 from kdbias.display.quantities import write
+from kdbias.measurement.suspects import suspect_lines
 from kdbias.targets.settings import SPHERE
 from kdbias.wording import counted
 
@@ -52,6 +53,10 @@ def verdict(found: Finding) -> str:
 def facts(found: Finding, weights: Path | None = None) -> Iterator[Fact]:
     """Lines about the data, the target and the weights, which may lie somewhere already."""
     yield Fact("data", _counted(found))
+    data = found.data
+    if data.density is not None and data.suspects is not None:
+        lines = suspect_lines(data.measured or {}, near(data.density.path.parent))
+        yield Fact("suspects", "; ".join(lines).removeprefix("suspects: "))
     if found.difference is None:
         yield from _asked(found)
     else:
@@ -71,9 +76,10 @@ def _counted(found: Finding) -> str:
     if counts.unreadable:
         where = near(data.table.path / "failures.parquet")
         lost = f" ({counted(counts.unreadable, 'image')} could not be read: {where})"
+    far = f", {counts.isolated:,} far from all others" if data.suspects is None else ""
     return (
         f"{counted(data.n, 'sample')}{lost}, {labels}; {copies}, {counts.near:,} with a near duplicate "
-        f"(cosine >= 0.999), {counts.isolated:,} far from all others{of}"
+        f"(cosine >= 0.999){far}{of}"
     )
 
 

@@ -5,6 +5,7 @@ Thresholds and their reasons: docs/suspects.md.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -215,8 +216,12 @@ def has_word(suspect: pa.Array, words: tuple[str, ...]) -> np.ndarray:
     return found.to_numpy(zero_copy_only=False)
 
 
-def suspect_lines(document: dict[str, Any]) -> list[str]:
-    """What ``uniformity.json`` says of suspects, for people; nothing where it was made before there were."""
+def suspect_lines(document: dict[str, Any], density: str | None = None) -> list[str]:
+    """What ``uniformity.json`` says of suspects, for people; nothing where it was made before there were.
+
+    Args:
+        density: the folder, to be named in the command that lists them.
+    """
     entry = document.get("suspects")
     if entry is None:
         return []
@@ -229,7 +234,8 @@ def suspect_lines(document: dict[str, Any]) -> list[str]:
             f"{near['samples']:,} in {counted(near['groups'], 'group')} of near duplicates (largest "
             f"{near['largest']:,})"
         )
-    lines = [f"suspects: {', '.join(found)}; kdbias suspects lists them" if found else "suspects: none"]
+    command = "kdbias suspects" + ("" if density is None else f" {shlex.quote(density)}")
+    lines = [f"suspects: {', '.join(found)}; {command} lists them" if found else "suspects: none"]
     if entry["seen"] < n:
         unseen = (
             "no images were seen" if not entry["seen"] else f"{n - entry['seen']:,} images were not looked at"

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import kdbias
 from kdbias.advice import evidence
@@ -229,3 +230,30 @@ def test_a_single_sample_and_one_without_labels(tmp_path):
     advice = kdbias.advise(one)
     assert advice.choice == "unknown"
     assert "1 sample, no labels; no exact copies" in advice.facts[0].text
+
+
+def test_suspects_of_the_measurement_are_told_with_the_command_that_lists_them(skewed, tmp_path):
+    """Two of 40 pictures have no content; nothing is known of pictures that nobody looked at."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    pictures[0], pictures[1] = 0, 130
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i:02d}.png")
+    kdbias.embed(tmp_path, tmp_path / "emb", teacher="python:tests.pinned.teacher:factory", workers=0)
+    kdbias.uniformity(tmp_path / "emb", tmp_path / "a density", rectification="none")
+    advice = kdbias.advise(tmp_path / "a density")
+    told = next(fact.text for fact in advice.facts if fact.topic == "suspects")
+    listing = f"kdbias suspects '{tmp_path / 'a density'}'"
+    assert told.startswith("2 blank")
+    assert told.endswith(f"; {listing} lists them")
+    assert advice.commands[0].startswith(f"{listing} -o suspects.csv   # ")
+    assert "far from all others" not in advice.facts[0].text
+    listed = kdbias.suspects(tmp_path / "a density", kind=["isolated"]).table.num_rows
+    assert advice.counts.isolated == listed
+    unseen = kdbias.advise(skewed / "density")
+    text = next(fact.text for fact in unseen.facts if fact.topic == "suspects")
+    assert text.endswith("no images were seen: kdbias embed looks at those that it decodes, at no others")
+    assert not any(command.startswith("kdbias suspects") for command in unseen.commands)
+    unmeasured = kdbias.advise(skewed / "emb")
+    assert "far from all others" in unmeasured.facts[0].text
+    assert not any(fact.topic == "suspects" for fact in unmeasured.facts)
