@@ -22,8 +22,9 @@ def command(**given: Any) -> Any:
     """From images to a verdict: embed, measure, weigh, write a page, and say what to do.
 
     DATA is {forms}. Each stage is the command that is printed before it, and leaves in OUT what that would:
-    OUT/embeddings, OUT/density, OUT/weights.parquet, OUT/report.html. The same command again goes on where
-    it was interrupted, and passes over what is finished.
+    OUT/embeddings, OUT/density (the data as they come and as they are weighed), OUT/weights.parquet,
+    OUT/report.html. The same command again goes on where it was interrupted, and passes over what is
+    finished.
 
     \b
     Examples:

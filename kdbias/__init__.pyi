@@ -559,7 +559,7 @@ def run(
     threads: int | None = None,
     pictures: int = 10,
 ) -> RunResult:
-    """Embed, measure, weigh and report, then say what to do with the data.
+    """Embed, measure, weigh, measure what the weights make of it, report, and say what to do with the data.
 
     Each stage is the public function of its name and leaves in ``output`` what its own command would:
     ``embeddings``, ``density``, ``weights.parquet`` and ``report.html``, and ``reference`` where the target

@@ -25,7 +25,8 @@ def plan_run(steps: Steps) -> Iterator[Planned]:
             continue
         n, d = sizes[-1]
         if step.stage == "uniformity":
-            settings = UniformitySettings.of(step.options)
+            again = {"rectification": "none"} if "weights" in step.options else {}  # it is known by then
+            settings = UniformitySettings.of({**step.options, **again})
             yield plan_uniformity(n, d, settings, resolve_device(settings.device), step.output)
         else:
             yield plan_weights(n, d, WeightsSettings.of(step.options), step.output)

@@ -136,10 +136,13 @@ class Steps:
         yield Step("embed the data", "embed", self.data, self.embeddings, EmbedSettings, options)
         shared = {"memory": s.memory, "threads": s.threads}
         title = "measure how crowded they are" + (", and how far from the target" if self.towards else "")
-        options = _known({**self.aim, "group_by": s.group_by, **_given(s, ["device"]), **shared})
+        measuring = _given(s, ["device"]) | shared
+        options = _known({**self.aim, "group_by": s.group_by, **measuring})
         yield Step(title, "uniformity", self.embeddings, self.density, UniformitySettings, options)
         options = _known({**self.aim, "min_ess": s.min_ess, **shared})
         yield Step("weigh them", "weights", self.density, self.weights, WeightsSettings, options)
+        title, options = "measure them as they are weighed", _known({"weights": (self.weights,), **measuring})
+        yield Step(title, "uniformity", self.embeddings, self.density, UniformitySettings, options)
 
     @property
     def report(self) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from PIL import Image
 import kdbias
 from kdbias.cli import main
 from kdbias.errors import ConfigChangedError, KdbiasError
+from kdbias.measurement.files import read_uniformity
 from tests.cli.test_interrupt import SLOW
 
 TEACHER = "python:tests.pinned.teacher:factory"
+STAGES = ["embed", "embed", "uniformity", "weights", "uniformity", "report"]
 OPTIONS = {"teacher": TEACHER, "workers": 0, "device": "cpu", "threads": 1, "pictures": 0}
 
 
@@ -80,7 +82,7 @@ def test_it_ends_with_the_verdict_and_what_to_type(made):
 
 def test_its_commands_make_the_same_files_one_by_one(made, there):
     printed = commands(made[1])
-    assert [line.split()[1] for line in printed] == ["embed", "embed", "uniformity", "weights", "report"]
+    assert [line.split()[1] for line in printed] == STAGES
     for line in printed:
         done = CliRunner().invoke(main, shlex.split(line.replace("out/", "apart/"))[1:])
         assert done.exit_code == 0, done.output
@@ -89,6 +91,12 @@ def test_its_commands_make_the_same_files_one_by_one(made, there):
         assert ours.fingerprint == theirs.fingerprint
     ours, theirs = (kdbias.read_density(there / out / "density").table for out in ("out", "apart"))
     assert ours.equals(theirs)
+    ours, theirs = (read_uniformity(there / out / "density") for out in ("out", "apart"))
+    natural, weighted = ours["schemes"]
+    assert (natural["name"], weighted["name"]) == ("natural", "weights")
+    assert [scheme["bandwidths"] for scheme in theirs["schemes"]] == [
+        scheme["bandwidths"] for scheme in ours["schemes"]
+    ]
     ours, theirs = (kdbias.read_manifest(there / out / "weights.parquet") for out in ("out", "apart"))
     assert np.array_equal(ours.weights, theirs.weights)
     assert (there / "apart" / "report.html").is_file()
@@ -102,7 +110,7 @@ def test_the_same_call_again_does_nothing(there, capsys):
         p: t for p, t in after.items() if not p.endswith("out/run.json")
     }
     said = capsys.readouterr().err
-    assert said.count("is finished already; nothing to do") == 5
+    assert said.count("is finished already; nothing to do") == 6
     assert result.advice.choice == "matched"
     assert result.reference == Path("out/reference")
 
@@ -127,6 +135,8 @@ def test_other_options_are_refused_and_made_again_when_asked(there, capsys):
     table = kdbias.EmbeddingTable.open("other/embeddings")
     assert table.provenance["config"]["store"] == "float32"
     assert kdbias.read_density("other/density").provenance["inputs"]["embeddings"] == table.fingerprint
+    measured = read_uniformity(there / "other" / "density")["schemes"][1]
+    assert measured["fingerprint"] == kdbias.read_manifest("other/weights.parquet").fingerprint
 
 
 def test_without_a_target_it_asks_for_one(there):
@@ -184,9 +194,9 @@ def test_of_several_processes_it_is_refused(there, monkeypatch):
 def test_a_plan_says_what_each_stage_takes_and_does_nothing(there):
     result = kdbias.run("photos", "planned", towards="deployed", plan=True, **OPTIONS)
     assert not (there / "planned").exists()
-    assert [plan.stage for plan in result.plans] == ["embed", "embed", "uniformity", "weights", "report"]
+    assert [plan.stage for plan in result.plans] == STAGES
     assert "73 samples" in result.plans[1].work
-    assert all(plan.seconds > 0 for plan in result.plans[:4])
+    assert all(plan.seconds > 0 for plan in result.plans[:5])
     assert result.advice is None
     assert result.summary().splitlines()[-1].endswith("; nothing was done")
 
