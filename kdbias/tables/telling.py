@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from kdbias.tables.joins import as_strings
+from kdbias.wording import visible
 
 _ALIKE, _APART = "one value for all samples", "another value for each sample"
 
@@ -42,5 +43,5 @@ def no_groups(sizes: Sequence[int], n: int) -> str | None:
 def left_out(reasons: dict[str, str]) -> str | None:
     """One line about columns that make no groups, by name; None where there are none."""
     named = {why: [name for name in reasons if reasons[name] == why] for why in (_ALIKE, _APART)}
-    said = [f"{', '.join(names)} ({why})" for why, names in named.items() if names]
+    said = [f"{', '.join(map(visible, names))} ({why})" for why, names in named.items() if names]
     return f"left out, as no groups: {'; '.join(said)}" if said else None
