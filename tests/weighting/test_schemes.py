@@ -73,12 +73,14 @@ def test_inverse_density_inverts_the_potential(long_tailed):
     assert found.facts == {"potential": "density table"}
     excess = 1 - np.clip(long_tailed.x @ long_tailed.x.T, -1, 1)
     rho = np.mean([np.exp(-2 * t * excess).mean(axis=1) for t in LADDER], axis=0)
-    assert weigh("inverse-density", samples_of(long_tailed)).values == pytest.approx(1 / rho, rel=1e-5)
+    ladder = weigh("inverse-density", samples_of(long_tailed), t=LADDER)
+    assert ladder.values == pytest.approx(1 / rho, rel=1e-5)
+    assert weigh("inverse-density", samples_of(long_tailed)).values == pytest.approx(found.values)
 
 
 def test_inverse_density_from_the_embeddings_shows_how_far_it_is(long_tailed, monkeypatch, capsys):
     monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", 0)
-    weigh("inverse-density", samples_of(long_tailed))
+    weigh("inverse-density", samples_of(long_tailed), t=LADDER)
     assert "all pairs: 0/0 Mpairs" in capsys.readouterr().err
 
 

@@ -81,7 +81,7 @@ def test_the_default_says_so_and_can_be_turned_off(marked, tmp_path, capsys):
 @pytest.mark.parametrize("method", ["equilibrium", "matched"])
 def test_the_certificate_is_of_what_was_written(marked, tmp_path, method):
     more = {"towards": "balanced:camera", "stop": "floor"} if method == "matched" else {}
-    options = {"t": 3, "min_ess": 0.5, **more}
+    options = {"method": method, "t": 3, "min_ess": 0.5, **more}
     free = weights(marked.density, tmp_path / "free.parquet", suspects="keep", **options)
     result = weights(marked.density, tmp_path / "w.parquet", **options)
     p = pd.read_parquet(tmp_path / "w.parquet").weight.to_numpy() / 195

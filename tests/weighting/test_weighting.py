@@ -80,8 +80,14 @@ def test_bandwidth_is_the_ladder_unless_one_is_asked_for(long_tailed, tmp_path):
     assert chosen.t == long_tailed.t
     assert read_manifest(chosen.path).provenance["config"]["t"] == long_tailed.t
     assert weights(long_tailed.density, chosen.path, t=long_tailed.t).state == "finished"
+    usual = weights_of(long_tailed.density, tmp_path / "usual.parquet")
+    assert usual.method == "inverse-density"
+    solved = weights_of(long_tailed.density, tmp_path / "solved.parquet", cap=3.0)
+    assert solved.method == "equilibrium"
     option = next(d for d in declared_in(Equilibrium) if d.name == "t")
-    assert option.text.endswith(f"[{spelled(LADDER)}]")
+    assert option.text.endswith(f"[{spelled(LADDER)}; inverse-density: chosen]")
+    single = weights(long_tailed.density, tmp_path / "i.parquet", method="inverse-density")
+    assert single.t == long_tailed.t
     assert weights(long_tailed.density, tmp_path / "c.parquet", method="class-balanced").t is None
 
 
@@ -266,10 +272,10 @@ def test_embeddings_may_be_named_but_must_be_the_measured_ones(long_tailed, meas
     moved = long_tailed.embeddings.rename(tmp_path / "moved")
     with pytest.raises(KdbiasError, match=r"is gone; name its new place"):
         weights(long_tailed.density, tmp_path / "w.parquet")
-    without = {"method": "inverse-density", "collapse": "none"}
+    without = {"method": "inverse-density", "collapse": "none", "t": 1.7}
     with pytest.raises(KdbiasError, match=r"gone; .* --embeddings; at a measured bandwidth .*\(--t 3\)$"):
         weights(long_tailed.density, tmp_path / "w.parquet", **without)
-    assert weights(long_tailed.density, tmp_path / "i.parquet", t=3, **without).state == "new"
+    assert weights(long_tailed.density, tmp_path / "i.parquet", **{**without, "t": 3}).state == "new"
     assert weights(long_tailed.density, tmp_path / "w.parquet", embeddings=moved).state == "new"
     other = measure(np.eye(4), name="other")
     with pytest.raises(KdbiasError, match="is not the embedding table that"):
