@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.advice.data import Data, near
+from kdbias.advice.matching import USUAL
 from kdbias.command_lines import command_line
 from kdbias.data.settings import Reading
 from kdbias.embedding.settings import EmbedSettings
@@ -24,10 +25,12 @@ class Places:
 
     Attributes:
         weights: the manifest of the advised draws; None where it is still to be made.
+        min_ess: the least effective sample size that it is made with, as a share of the distinct samples.
         again: the command that would name a target; None for the separate stages.
     """
 
     weights: Path | None = None
+    min_ess: float = USUAL
     again: str | None = None
 
 

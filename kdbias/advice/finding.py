@@ -10,7 +10,7 @@ import numpy as np
 from kdbias.advice import evidence
 from kdbias.advice.advice import Choice
 from kdbias.advice.data import Counts, Data
-from kdbias.advice.matching import USUAL, Comparison, Difference, Offer
+from kdbias.advice.matching import Comparison, Difference, Offer
 from kdbias.targets.settings import SPHERE
 
 
@@ -43,8 +43,9 @@ class Finding:
 
     @property
     def advised(self) -> Offer | None:
-        """The offer of `kdbias weights --towards`."""
-        return next((offer for offer in self.offers if offer.min_ess == USUAL), None)
+        """The offer of the weights that are made, or of `kdbias weights --towards`."""
+        asked = None if self.against is None else self.against.min_ess
+        return next((offer for offer in self.offers if offer.min_ess == asked), None)
 
     @property
     def tried(self) -> str:

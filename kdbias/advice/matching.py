@@ -82,10 +82,11 @@ class Comparison:
 
     Args:
         aim: the target that was named.
+        min_ess: the least effective sample size of the weights that would be advised.
     """
 
-    def __init__(self, data: Data, aim: Aiming, settings: AdviseSettings) -> None:
-        self.data, self.aim, self.settings = data, aim, settings
+    def __init__(self, data: Data, aim: Aiming, settings: AdviseSettings, min_ess: float = USUAL) -> None:
+        self.data, self.aim, self.settings, self.min_ess = data, aim, settings, min_ess
         self.opened: OpenTarget = data.target(aim)
         groups = Groups.of(data.first, len(data.first))
         codes = self.opened.codes
@@ -154,7 +155,7 @@ class Comparison:
     def offers(self) -> Iterator[tuple[Offer, np.ndarray]]:
         """What weights would do at each floor, and the masses (s,) that do it; nothing where none are."""
         before = self.natural.natural
-        for floor in () if self.stays else FLOORS:
+        for floor in () if self.stays else sorted({*FLOORS, self.min_ess}, reverse=True):
             found = match(
                 self.kernel,
                 self.target,

@@ -41,7 +41,7 @@ def advice_on(measured: str | os.PathLike[str], settings: AdviseSettings, places
     data = open_measured(measured, settings)
     columns, left_out = columns_of(data, settings.group_by)
     aim = remembered_aim(data, settings)
-    against = None if aim is None else Comparison(data, aim, settings)
+    against = None if aim is None else Comparison(data, aim, settings, places.min_ess)
     found = Finding(data, data.counts(settings.threads), against)
     cited, expectation = words.expected(found)
     return Advice(

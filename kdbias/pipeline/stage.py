@@ -164,7 +164,8 @@ def _advise(steps: Steps, settings: RunSettings) -> Advice:
         threads=settings.threads,
     )
     again = None if settings.towards else steps.again(_EXAMPLE)
-    return advice_on(steps.density, own, Places(Path(steps.weights), again))
+    made_with = {} if settings.min_ess is None else {"min_ess": settings.min_ess}
+    return advice_on(steps.density, own, Places(Path(steps.weights), again=again, **made_with))
 
 
 def _refuse_targets(steps: Steps) -> None:

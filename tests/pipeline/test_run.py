@@ -259,3 +259,17 @@ def test_interrupted_the_same_command_goes_on(there):
     )
     whole = kdbias.EmbeddingTable.open("whole")
     assert kdbias.EmbeddingTable.open("stopped/embeddings").fingerprint == whole.fingerprint
+
+
+def test_the_advice_is_about_the_weights_that_are_made(there):
+    result = kdbias.run("photos", "spread", towards="deployed", min_ess=0.9, **OPTIONS)
+    weights = kdbias.read_manifest("spread/weights.parquet").weights
+    advised = result.advice.advised
+    assert advised.min_ess == 0.9
+    share = weights.sum() ** 2 / (weights**2).sum() / len(weights)
+    assert advised.ess_share == pytest.approx(share, abs=1e-3)
+    assert f"keep an effective sample size of {100 * share:.1f} %" in result.advice.verdict
+    labels = kdbias.read_manifest("spread/weights.parquet").table["label"].to_pylist()
+    bright = weights[np.asarray(labels) == "bright"].sum() / weights.sum()
+    after = {row.value: row.after for row in result.advice.groups}
+    assert after["bright"] == pytest.approx(bright, abs=1e-3)
