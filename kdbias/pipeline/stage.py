@@ -19,6 +19,7 @@ from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.functions import takes_settings
+from kdbias.measurement.files import UNIFORMITY, read_uniformity
 from kdbias.pipeline.planned import plan_run
 from kdbias.pipeline.settings import RunSettings
 from kdbias.pipeline.steps import Step, Steps
@@ -130,6 +131,7 @@ def _told(result: Any, stage: str) -> None:
 def _one(step: Step, overwrite: bool) -> Any:
     """Run a stage; made again where it was made differently and that was asked for."""
     try:
+        _refuse_another_target(step)
         return step.run()
     except ConfigChangedError as error:
         if not overwrite:
@@ -138,6 +140,19 @@ def _one(step: Step, overwrite: bool) -> Any:
             ) from None
     say(f"{step.output} was made differently: made again")
     return step.run(overwrite=True)
+
+
+def _refuse_another_target(step: Step) -> None:
+    """A measurement keeps its target where none is named now: the advice would be on that, the weights not."""
+    out = Path(step.output)
+    if step.stage != "uniformity" or "towards" in step.options or not (out / UNIFORMITY).exists():
+        return
+    target = read_uniformity(out)["target"]
+    if target is not None:
+        raise ConfigChangedError(
+            f"{out} was measured against {target['towards']}, and no target is named now; name it by "
+            "--towards, or choose another output"
+        )
 
 
 def _report(steps: Steps, record: Run) -> dict[str, Any]:

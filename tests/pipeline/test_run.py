@@ -273,3 +273,13 @@ def test_the_advice_is_about_the_weights_that_are_made(there):
     bright = weights[np.asarray(labels) == "bright"].sum() / weights.sum()
     after = {row.value: row.after for row in result.advice.groups}
     assert after["bright"] == pytest.approx(bright, abs=1e-3)
+
+
+def test_a_target_that_is_no_longer_named_is_no_longer_advised_on(there):
+    kdbias.run("photos", "dropped", towards="deployed", **OPTIONS)
+    with pytest.raises(ConfigChangedError, match=r"measured against .*reference, and no target is named now"):
+        kdbias.run("photos", "dropped", **OPTIONS)
+    result = kdbias.run("photos", "dropped", overwrite=True, **OPTIONS)
+    assert result.advice.choice == "unknown"
+    assert kdbias.read_manifest("dropped/weights.parquet").provenance["config"]["method"] == "equilibrium"
+    assert "DEPLOYED/" in result.advice.commands[0]
