@@ -373,7 +373,6 @@ def test_a_target_comes_first_with_its_shares_and_its_map(tmp_path):
     assert "the target" not in Outline((tmp_path / "p.html").read_text()).text
 
 
-@pytest.mark.skipif(not hasattr(kdbias, "advise"), reason="this version gives no advice")
 def test_the_advice_comes_before_all(tmp_path):
     x, other = reference.clustered_sphere(60, 6, 3, seed=1), reference.random_sphere(80, 6, 2)
     data = write_embedding_table(tmp_path / "emb", [f"a{i}" for i in range(60)], x)
@@ -383,3 +382,23 @@ def test_the_advice_comes_before_all(tmp_path):
     advice, text = kdbias.advise(tmp_path / "density"), Outline((tmp_path / "r.html").read_text()).text
     assert text.index(" ".join(advice.verdict.split())) < text.index("samples measured")
     assert all(" ".join(command.split()) in text for command in advice.commands)
+
+
+def test_the_advice_is_about_the_manifest_on_the_page_where_that_is_the_advised_one(tmp_path):
+    x, other = reference.clustered_sphere(60, 6, 3, seed=1), reference.random_sphere(80, 6, 2)
+    data = write_embedding_table(tmp_path / "emb", [f"a{i}" for i in range(60)], x)
+    ref = write_embedding_table(tmp_path / "ref", [f"b{i}" for i in range(80)], other)
+    density = uniformity(data.path, tmp_path / "density", towards=ref.path, rectification="none").out
+    spread, even = tmp_path / "spread.parquet", tmp_path / "even.parquet"
+    made = kdbias.weights(density, spread, towards=ref.path, min_ess=0.9)
+    assert made.numbers["ess_share"] == pytest.approx(0.9, abs=1e-3)
+    kdbias.weights(density, even)
+    report([density, even, spread], tmp_path / "r.html", pictures=0)
+    text = Outline((tmp_path / "r.html").read_text()).text
+    assert "keep an effective sample size of 90.0 %" in text
+    assert f"--weights {spread}" in text
+    assert "kdbias weights" not in text[: text.index("samples measured")]
+    report([density, even], tmp_path / "e.html", pictures=0)
+    text = Outline((tmp_path / "e.html").read_text()).text
+    assert "keep an effective sample size of 90.0 %" not in text
+    assert "kdbias weights" in text[: text.index("samples measured")]
