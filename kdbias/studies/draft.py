@@ -16,6 +16,7 @@ from kdbias.studies.arms import BASELINE, REFERENCE
 from kdbias.studies.origin import Origin, deployment_of
 from kdbias.tables.files import atomic_path
 from kdbias.targets.settings import Named
+from kdbias.wording import counted
 
 BATCH = 64
 _LARGEST = 64  # pixels of the shorter side of a student's image
@@ -24,6 +25,7 @@ _FEWEST_STEPS, _MOST_STEPS = 200, 2000
 _USUAL = 20_000  # samples that take part, of more
 _JUDGED = 2_000
 _HELD_OUT = 0.2
+_LEAST = 4
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,11 @@ class Draft:
                 )
             deployment = deployment_of(named.what, origin)
         judged = origin if deployment is None else deployment
-        if judged.data.n < 4 or origin.data.n < 4:
-            raise KdbiasError(f"{judged.source}: {judged.data.n:,} samples are too few for a study")
+        for one in (origin, judged):
+            if one.data.n < _LEAST:
+                raise KdbiasError(
+                    f"{one.source}: {counted(one.data.n, 'sample')}; a study needs {_LEAST} or more"
+                )
         train = min(origin.data.n, _USUAL) * (1 if deployment else 1 - _HELD_OUT)
         sides = min(_LARGEST, origin.side(), judged.side())
         return cls(

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from kdbias.errors import KdbiasError
 from kdbias.studies.new_study import new_study
@@ -195,3 +196,14 @@ def test_the_command_writes_it_and_refuses_what_does_not_go_together(deployed, t
         refused = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path)
         assert refused.returncode == 2
         assert "Traceback" not in refused.stderr
+
+
+def test_data_too_few_for_a_study_are_named_and_not_their_deployment(tmp_path):
+    for name, n in (("few", 3), ("many", 20)):
+        (tmp_path / name).mkdir()
+        for i in range(n):
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    few, many = tmp_path / "few", tmp_path / "many"
+    for data, towards in ((few, None), (few, many), (many, few)):
+        with pytest.raises(KdbiasError, match=r"few: 3 samples; a study needs 4 or more"):
+            new_study(data, tmp_path / "s.toml", teacher="python:x.py:y", towards=towards)
