@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -104,7 +106,7 @@ class Workers:
                 try:
                     seconds, error, sound = future.result()
                 except BrokenProcessPool:
-                    seconds, error, sound = 0.0, "its process died; was it out of memory?", False
+                    seconds, error, sound = 0.0, _died(), False
                 if sound:
                     self._idle[networks].append(worker)
                 else:
@@ -171,3 +173,12 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _died() -> str:
+    """Why a process may have ended without a word; a script is run by each of its own first."""
+    main = sys.modules["__main__"]
+    script = Path(getattr(main, "__file__", None) or "")
+    if main.__spec__ is None and script.is_file() and "__main__" not in script.read_text(errors="replace"):
+        return f"its process died: it ran {script} first; put its calls under if __name__ == '__main__':"
+    return "its process died; was it out of memory?"

@@ -97,3 +97,15 @@ def test_a_process_that_starts_holds_interrupts_until_it_is_ready():
         started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert started.stdout == "True\n"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_script_that_its_processes_run_again_is_named(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from functools import partial\n"
+        "from kdbias.studies.pool import Workers\n"
+        "with Workers(1, 1) as workers:\n"
+        "    print(workers.run('run', [('a', partial(int, '1'))], networks=False))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert f"it ran {script} first; put its calls under if __name__ ==" in done.stdout
