@@ -5,6 +5,7 @@ from click.testing import CliRunner
 
 import kdbias
 from kdbias.cli import main
+from kdbias.errors import KdbiasError
 from kdbias.measurement.passes import PassPlan
 from kdbias.measurement.planned import plan_uniformity
 from kdbias.measurement.settings import UniformitySettings
@@ -88,3 +89,22 @@ def test_a_plan_for_people():
     unknown = Planned("report", "one page", None, "seconds", None, ["p.html"])
     assert "  time    seconds" in unknown.lines()
     assert [human_bytes(n) for n in (5, 1500, 2.5e6, 3e12)] == ["5 B", "1.5 kB", "2.5 MB", "3.0 TB"]
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_a_plan_has_no_rows_and_no_figure_and_not_those_of_an_earlier_run(measured, tmp_path, made_before):
+    vectors = f"precomputed:{measured['vectors']}"
+    calls = {
+        "emb": lambda out, plan: kdbias.embed(
+            measured["data"], out, teacher=vectors, same_order=True, plan=plan
+        ),
+        "density": lambda out, plan: kdbias.uniformity(measured["emb"], out, rectification="none", plan=plan),
+        "w.parquet": lambda out, plan: kdbias.weights(measured["density"], out, method="natural", plan=plan),
+    }
+    for name, call in calls.items():
+        if made_before:
+            assert len(call(tmp_path / "at" / name, False).to_pandas()) == 24
+        result = call(tmp_path / "at" / name, True)
+        for ask in (result.to_pandas, result.plot):
+            with pytest.raises(KdbiasError, match="only planned"):
+                ask()

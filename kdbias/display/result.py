@@ -64,6 +64,13 @@ class Result:
         """
         raise KdbiasError(f"a {type(self).__name__} has no figure")
 
+    def require_made(self) -> None:
+        """Refuse rows and figures of a plan, or of one process's share: what lies there is another's."""
+        if getattr(self, "planned", None) is not None:
+            raise KdbiasError("this was only planned; without plan=True there are rows and a figure")
+        if getattr(self, "state", None) == "partial":
+            raise KdbiasError("this process did a share alone; process 0 has the rows and the figure")
+
 
 def text_of(blocks: Sequence[Block], between: str = "\n") -> str:
     """Blocks as text for a terminal."""

@@ -83,12 +83,14 @@ class EmbedResult(Result):
 
     def to_pandas(self) -> pd.DataFrame:
         """A row a sample: id, label, columns and norm, without the vectors (`EmbeddingTable` has them)."""
+        self.require_made()
         return EmbeddingTable.open(self.path).to_pandas()
 
     def plot(self) -> Figure:
         """Up to 3,000 samples on the two directions in which they differ most, by label."""
         from kdbias.display import plots
 
+        self.require_made()
         table = EmbeddingTable.open(self.path)
         rows = np.random.default_rng(0).permutation(table.n)[:3000]
         rows.sort()

@@ -87,12 +87,14 @@ class UniformityResult(Result):
 
     def to_pandas(self) -> "pd.DataFrame":
         """The density table, a row a sample."""
+        self.require_made()
         return read_density(self.out).to_pandas()
 
     def plot(self) -> "Figure":
         """How crowded it is around samples, and D of each scheme over bandwidths."""
         from kdbias.display import plots
 
+        self.require_made()
         document = self.document
         lines = {
             scheme["name"]: ([b["t"] for b in known], [b["effective_distinct"] for b in known])

@@ -93,6 +93,7 @@ class TrainingResult(Result):
 
     def to_pandas(self) -> pd.DataFrame:
         """What was recorded on the way (``metrics.csv``), a row an epoch."""
+        self.require_made()
         return read_csv(self.output / METRICS).to_pandas()
 
     def plot(self) -> Figure:

@@ -119,12 +119,14 @@ class WeightsResult(Result):
 
     def to_pandas(self) -> "pd.DataFrame":
         """The manifest, a row a sample; ``attrs["kdbias"]`` says what made it."""
+        self.require_made()
         return read_manifest(self.path).to_pandas()
 
     def plot(self) -> "Figure":
         """How weights are spread, and what share of the draws the most drawn samples take."""
         from kdbias.display import plots
 
+        self.require_made()
         values = read_manifest(self.path).weights
         return plots.figure(
             plots.histogram(values, "weight (expected draws an epoch)", self.path.name, logarithmic=True),
