@@ -18,6 +18,8 @@ from kdbias.targets.settings import Aiming
 from kdbias.training.settings import TrainingSettings
 from kdbias.weighting.settings import WeightsSettings
 
+_STORED = "precomputed:"
+
 
 @dataclass(frozen=True)
 class Places:
@@ -80,18 +82,21 @@ def _train(data: Data, weights: Path | None, output: str) -> str:
 
 
 def _naming(data: Data, places: Places) -> Iterator[str]:
-    """How a target is named."""
-    if places.again is not None:
-        yield f"{places.again}   # makes again what that changes"
-        return
+    """How a target is named; a file of vectors is of its own samples, so its table comes first."""
     record = data.table.provenance
     teacher = record.get("teacher") or "TEACHER"
-    config = record.get("config") or {}
-    names = ("precision", "store", "flip")
-    usual = EmbedSettings.usual()
-    options = {name: config[name] for name in names if config.get(name) not in (None, usual.get(name))}
-    yield command_line("embed", "DEPLOYED/", "deployed", EmbedSettings, {"teacher": teacher} | options)
-    yield f"kdbias advise {shlex.quote(str(data.named))} --towards deployed"
+    stored = teacher.startswith(_STORED)
+    if stored or places.again is None:
+        config = record.get("config") or {}
+        names = ("precision", "store", "flip")
+        usual = EmbedSettings.usual()
+        options = {name: config[name] for name in names if config.get(name) not in (None, usual.get(name))}
+        options = {"teacher": f"{_STORED}ITS_FILE" if stored else teacher} | options
+        yield command_line("embed", "DEPLOYED/", "deployed", EmbedSettings, options)
+    if places.again is None:
+        yield f"kdbias advise {shlex.quote(str(data.named))} --towards deployed"
+    else:
+        yield f"{places.again}   # makes again what that changes"
 
 
 def _made_from(data: Data) -> tuple[str, dict[str, Any]]:

@@ -106,9 +106,11 @@ def _target(target: Difference, drawn: str) -> Iterator[Fact]:
     """How far the data are from it, and what is odd about it."""
     by = f"squared discrepancy (MMD², 0 = drawn alike) {write('discrepancy', target.discrepancy)}"
     if target.noise_ratio is not None:
-        own = "a reference of this size" if target.size else "such shares"
+        own, has = "a reference of this size", "has by itself"
+        if not target.size:
+            own, has = "such shares", "have by themselves"
         own += f" (its samples of one {target.clustered} counted together)" if target.clustered else ""
-        by += f", {write('noise_ratio', target.noise_ratio)} times the noise that {own} has by itself"
+        by += f", {write('noise_ratio', target.noise_ratio)} times the noise that {own} {has}"
     if target.p_value is not None:
         by += f"; two-sample test p = {write('p_value', target.p_value)}"
     if target.effect is not None:

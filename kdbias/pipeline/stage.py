@@ -143,7 +143,7 @@ def _one(step: Step, overwrite: bool) -> Any:
 
 
 def _refuse_another_target(step: Step) -> None:
-    """A measurement keeps its target where none is named now: the advice would be on that, the weights not."""
+    """A measurement keeps its target where none is named now: the advice would be on that one."""
     out = Path(step.output)
     if step.stage != "uniformity" or "towards" in step.options or not (out / UNIFORMITY).exists():
         return
@@ -178,7 +178,7 @@ def _advise(steps: Steps, settings: RunSettings) -> Advice:
         group_by=settings.group_by,
         threads=settings.threads,
     )
-    again = None if settings.towards else steps.again(_EXAMPLE)
+    again = None if settings.towards else steps.again("deployed" if settings.precomputed else _EXAMPLE)
     made_with = {} if settings.min_ess is None else {"min_ess": settings.min_ess}
     return advice_on(steps.density, own, Places(Path(steps.weights), again=again, **made_with))
 

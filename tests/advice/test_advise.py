@@ -257,3 +257,24 @@ def test_suspects_of_the_measurement_are_told_with_the_command_that_lists_them(s
     unmeasured = kdbias.advise(skewed / "emb")
     assert "far from all others" in unmeasured.facts[0].text
     assert not any(fact.topic == "suspects" for fact in unmeasured.facts)
+
+
+def test_vectors_of_a_file_are_advised_a_file_for_the_reference_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.save("v.npy", rng.standard_normal((30, 6)).astype(np.float32))
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{i}.png\n" for i in range(30)))
+    run = kdbias.run("list.csv", "out", teacher="precomputed:v.npy", same_order=True, pictures=0, threads=1)
+    embed, again, _ = run.advice.commands
+    assert embed == "kdbias embed DEPLOYED/ -o deployed --teacher precomputed:ITS_FILE"
+    assert again.startswith("kdbias run list.csv -o out --teacher precomputed:v.npy")
+    assert "--towards deployed --overwrite" in again
+    assert kdbias.advise("out/density").commands[0] == embed
+
+
+def test_shares_have_noise_and_a_reference_has_it(skewed, tmp_path):
+    told = {fact.topic: fact.text for fact in kdbias.advise(skewed / "density").facts}
+    assert "times the noise that a reference of this size has by itself" in told["target"]
+    told = {f.topic: f.text for f in kdbias.advise(skewed / "emb", towards="balanced:label").facts}
+    assert "times the noise that such shares have by itself" not in told["target"]
+    assert "times the noise that such shares have by themselves" in told["target"]
