@@ -144,8 +144,11 @@ def _one(step: Step, overwrite: bool) -> Any:
 
 def _refuse_another_target(step: Step) -> None:
     """A measurement keeps its target where none is named now: the advice would be on that one."""
-    out = Path(step.output)
-    if step.stage != "uniformity" or "towards" in step.options or not (out / UNIFORMITY).exists():
+    out, aimed = (
+        Path(step.output),
+        {"towards", "weights"} & set(step.options),
+    )  # weights are added to what is there
+    if step.stage != "uniformity" or aimed or not (out / UNIFORMITY).exists():
         return
     target = read_uniformity(out)["target"]
     if target is not None:
