@@ -130,13 +130,10 @@ class OpenTarget:
         """
         if self.vectors is None:
             return None
-        reference, codes = self.vectors, self._codes(groups)
-        clusters = _of_distinct(self.clusters, groups)
-        if self.masses is not None:  # a weighted reference is tested as it would be drawn
-            rows = np.random.default_rng(seed).choice(len(reference), len(reference), p=self.masses)
-            reference = reference[rows]
-            codes, clusters = (None if c is None else (c[0], c[1][rows]) for c in (codes, clusters))
-        return two_sample_test(x, reference, t, p, codes=codes, clusters=clusters, seed=seed)
+        codes, clusters = (_of_distinct(known, groups) for known in (self.codes, self.clusters))
+        return two_sample_test(
+            x, self.vectors, t, p, codes=codes, clusters=clusters, masses=self.masses, seed=seed
+        )
 
     def shares(self, column: str) -> dict[str | None, float] | None:
         """Share of each value of a column in the reference (None: no value).

@@ -411,6 +411,33 @@ def test_the_test_of_clusters_keeps_its_level_where_that_of_single_samples_does_
         two_sample_test(x, y, LADDER, clusters=(clusters[0], np.zeros(120, int)))
 
 
+@pytest.mark.parametrize("weighted", ["alike", "unevenly"])
+@pytest.mark.parametrize("clustered", [False, True])
+def test_the_test_of_a_weighted_reference_keeps_its_level_and_sees_a_difference(weighted, clustered):
+    clusters = (np.arange(200), np.arange(60) // 2) if clustered else None
+    values, seen = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        law = reference.random_sphere(260, 6, seed)
+        masses = np.ones(60) if weighted == "alike" else np.exp(rng.normal(size=60))
+        about = {"clusters": clusters, "masses": masses / masses.sum(), "seed": seed, "permutations": 99}
+        values.append(two_sample_test(law[:200], law[200:], LADDER, **about).p_value)
+        around = law[200:] + np.float32(0.6) * np.eye(6, dtype=np.float32)[0]
+        around /= np.linalg.norm(around, axis=1, keepdims=True)
+        seen.append(two_sample_test(law[:200], around, LADDER, **about).p_value)
+    assert np.mean(np.array(values) <= 0.1) <= 0.25
+    assert np.median(values) > 0.2
+    assert np.mean(np.array(seen) <= 0.1) >= 0.8
+
+
+def test_a_sample_of_no_weight_is_none_of_the_test():
+    x, y = shifted()
+    masses = np.r_[np.full(len(y) - 5, 1.0), np.zeros(5)]
+    far = np.concatenate([y[:-5], -y[:5]])
+    found = [two_sample_test(x, of, 1.0, masses=masses) for of in (y, far)]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [

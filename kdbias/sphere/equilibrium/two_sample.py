@@ -4,7 +4,8 @@ Under the hypothesis that both come from one distribution their labels may be pe
 at any sample size (Gretton et al., JMLR 2012, section 5; Phipson & Smyth 2010 for the + 1). Samples that
 depend on each other, as images of one person do, may not: then whole clusters get random signs (the wild
 bootstrap: Chwialkowski, Sejdinovic & Gretton, NIPS 2014; with a sign a cluster: Cameron, Gelbach & Miller,
-Review of Economics and Statistics 2008), which is right for many clusters.
+Review of Economics and Statistics 2008), which is right for many clusters. So do the samples of a reference
+with masses, which are no draws of one law that could change places with the data.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, kernel_tile, weaken_unlike
-from kdbias.sphere.equilibrium.target import Codes, require_same_sphere
+from kdbias.sphere.equilibrium.target import Codes, checked_masses, require_same_sphere
 from kdbias.sphere.potentials import probabilities
 
 MOST = 2000
@@ -28,8 +29,8 @@ class TwoSampleTest:
     """What the test found.
 
     Attributes:
-        statistic: unbiased MMD^2 between the drawn data and the reference; may be negative. With clusters:
-            MMD^2 less its mean under random signs.
+        statistic: unbiased MMD^2 between the drawn data and the reference; may be negative. With clusters or
+            masses: MMD^2 less its mean under random signs.
         null_mean, null_deviation, null_95: of the same statistic under permutation, or random signs.
         p_value: share of permutations (the observed one counted) at or above the statistic.
         effect: statistic / (1 - mean K of the pooled samples): 0 = the same, about 1 = nothing in common.
@@ -58,6 +59,7 @@ def two_sample_test(
     *,
     codes: Codes | None = None,
     clusters: Codes | None = None,
+    masses: np.ndarray | None = None,
     seed: int = 0,
     permutations: int = _PERMUTATIONS,
     most: int = MOST,
@@ -72,6 +74,7 @@ def two_sample_test(
             number is small beside the ESS, so that no more than half of the ESS is drawn where p is uneven.
         codes: (n,) and (m,) values of a column that is compared together with the vectors.
         clusters: (n,) and (m,) which samples depend on each other; default each is alone.
+        masses: (m,) >= 0, how much each reference sample counts; default alike.
         seed: of draws and permutations.
 
     Raises:
@@ -87,19 +90,24 @@ def two_sample_test(
     if min(count, len(reference)) < 2:
         raise KdbiasError("a two-sample test needs two samples or more on each side")
     drawn = np.sort(rng.choice(len(x), count, replace=False, p=p))
-    others = np.sort(rng.choice(len(reference), min(len(reference), most), replace=False))
+    counting = np.arange(len(reference)) if masses is None else np.flatnonzero(masses)
+    others = np.sort(rng.choice(counting, min(len(counting), most), replace=False))
     pooled = np.ascontiguousarray(np.concatenate([x[drawn], reference[others]]), dtype=np.float32)
     kernel = kernel_tile(pooled, pooled, t)
     if codes is not None:
         both = np.concatenate([codes[0][drawn], codes[1][others]])
         weaken_unlike(kernel, both, both)
     m = len(others)
-    if clusters is not None:
-        signs = [
-            _signs(rng, of[rows], permutations) for of, rows in zip(clusters, (drawn, others), strict=True)
-        ]
-        statistic, null = _wild(kernel, count, *signs)
-        return _found(kernel, statistic, null, count, m, len(np.unique(clusters[1][others])))
+    if clusters is not None or masses is not None:
+        of_data, of_reference = (
+            (drawn, others) if clusters is None else (clusters[0][drawn], clusters[1][others])
+        )
+        even = np.full(count, 1 / count)
+        q = np.full(m, 1 / m) if masses is None else checked_masses(masses[others], m)
+        signs = [_signs(rng, of, own, permutations) for of, own in ((of_data, even), (of_reference, q))]
+        statistic, null = _wild(kernel, even, q, *signs)
+        known = None if clusters is None else len(np.unique(of_reference))
+        return _found(kernel, statistic, null, count, m, known)
     np.fill_diagonal(kernel, 0)
     observed = np.r_[np.full(count, 1 / count), np.full(m, -1 / m)][None, :]
     orders = np.stack([np.arange(count + m), *(rng.permutation(count + m) for _ in range(permutations))])
@@ -133,34 +141,32 @@ def _found(
     )
 
 
-def _signs(rng: np.random.Generator, clusters: np.ndarray, draws: int) -> np.ndarray:
-    """(draws, n) float32 random signs, one a cluster, for masses 1/n less their mean's own share.
+def _signs(rng: np.random.Generator, clusters: np.ndarray, masses: np.ndarray, draws: int) -> np.ndarray:
+    """(draws, n) float32 masses (n,) under random signs, one a cluster, less their mean's own share.
 
     Raises:
         KdbiasError: a single cluster.
     """
     _, codes = np.unique(clusters, return_inverse=True)
-    count = int(codes.max()) + 1
-    if count < 2:
-        raise KdbiasError("a two-sample test of clusters needs two or more on each side")
-    signs = rng.choice(np.array([-1, 1], dtype=np.float32), size=(draws, count))
-    return signs[:, codes] * np.float32(math.sqrt(count / (count - 1)) / len(codes))
+    square = float(np.square(np.bincount(codes, weights=masses)).sum())  # 1 / clusters where they are alike
+    if square > 1 - 1e-9:
+        raise KdbiasError("a two-sample test of clusters needs two or more that count, on each side")
+    signs = rng.choice(np.array([-1, 1], dtype=np.float32), size=(draws, int(codes.max()) + 1))[:, codes]
+    own = masses.astype(np.float32)
+    return own * (signs - (signs @ own)[:, None]) / np.float32(math.sqrt(1 - square))
 
 
-def _wild(kernel: np.ndarray, n: int, first: np.ndarray, second: np.ndarray) -> tuple[float, np.ndarray]:
-    """MMD^2 less its mean under random signs, and its draws (b,) likewise.
+def _wild(
+    kernel: np.ndarray, p: np.ndarray, q: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """MMD^2 of masses p (n,) and q (m,) less its mean under random signs, and its draws (b,) likewise.
 
-    A draw is the squared norm of the signed sum of features, each less the mean of its own side; ``first``
-    (b, n) and ``second`` (b, m) hold signs times masses.
+    A draw is the squared norm of the signed sum of features, each less the mean of its own side: ``first``
+    (b, n) and ``second`` (b, m) of `_signs`.
     """
-    observed = (
-        kernel[:n, :n].mean(dtype=np.float64)
-        - 2 * kernel[:n, n:].mean(dtype=np.float64)
-        + kernel[n:, n:].mean(dtype=np.float64)
-    )
-    signed = np.concatenate(
-        [first - first.mean(axis=1, keepdims=True), second - second.mean(axis=1, keepdims=True)], axis=1
-    )
+    both = np.concatenate([p, -q])
+    observed = float(both @ (kernel @ both))
+    signed = np.concatenate([first, second], axis=1)
     draws = np.einsum("bi,bi->b", signed @ kernel, signed, dtype=np.float64)
     return float(observed - draws.mean()), draws - draws.mean()
 
