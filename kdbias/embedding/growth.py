@@ -158,6 +158,9 @@ def growth_of(
 ) -> Growth | None:
     """What the table in a folder knows of other data than its own; None where it is of these, or is none.
 
+    A folder of images, or a list, shows no change of a file that keeps its size: such data are compared by
+    the digests of their images, too.
+
     Raises:
         KdbiasError: the table is unfinished, was made otherwise, or knows no sample of the data.
     """
@@ -165,9 +168,10 @@ def growth_of(
         return None
     record = record_of(out, STAGE)
     same = (record.get("inputs") or {}).get("data") == inputs["data"]
-    if same:
+    finished = record.get("status") == "finished"
+    if same and not finished:
         return None
-    if record.get("status") != "finished":
+    if not finished:
         raise KdbiasError(
             f"{out} is unfinished, and of other data: complete it with the command that began it, or start "
             "over with --overwrite"
@@ -182,6 +186,10 @@ def growth_of(
             "state of them; choose another -o, or start over with --overwrite"
         )
     changed, unknown = _compared(source, table, known, settings.workers)
+    if same and not len(changed):
+        return None
+    if same and not settings.plan:
+        discard(out)  # what was begun for other images by the same names cannot be told from what is needed
     known[changed] = -1
     added = np.flatnonzero(known < 0)
     added = added[~np.isin(added, changed)]

@@ -51,6 +51,7 @@ class EmbedResult(Result):
     seconds  elapsed (by the clock), and by activity, which overlap: read and decode (summed over workers),
              wait (for images), compute, write
     planned  what it would take and write, where that alone was asked
+    kept     samples that were taken from an earlier state of the table
     """
 
     path: Path
@@ -61,12 +62,14 @@ class EmbedResult(Result):
     parts: int
     seconds: dict[str, float] = field(default_factory=dict)
     planned: Planned | None = None
+    kept: int = 0
 
     @property
     def images_per_second(self) -> float | None:
-        """Samples by elapsed time, or None where nothing ran."""
+        """Samples that were embedded by elapsed time, or None where none was."""
         elapsed = self.seconds.get("elapsed", 0.0)
-        return self.samples / elapsed if elapsed > 0 else None
+        embedded = self.samples - self.kept
+        return embedded / elapsed if elapsed > 0 and embedded else None
 
     def blocks(self) -> list[str | Table]:
         """A line, and where the time went; of a plan, the plan."""
@@ -180,7 +183,10 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
             details |= {name: value for name, value in about.items() if value is not None}
         if growth is not None:
             details["grown"] = growth.changes
-        return replace(_conclude(parts, details), path=out)
+        result = replace(_conclude(parts, details), path=out, kept=details.get("grown", {}).get("kept", 0))
+    if result.failures and result.state == "finished":
+        progress.say(f"{counted(result.failures, 'image')} failed; see {out / 'failures.parquet'}")
+    return result
 
 
 def _refuse_append(overwrite: bool, engine: Engine) -> None:
@@ -254,6 +260,4 @@ def _conclude(parts: Parts, details: dict[str, Any]) -> EmbedResult:
         return EmbedResult(out, "partial", samples, failures, todo.dim, len(complete))
     result = _result(parts, "finished", parts.finish(complete, details))
     discard(out)
-    if result.failures:
-        progress.say(f"{counted(result.failures, 'image')} failed; see {out / 'failures.parquet'}")
     return result

@@ -138,6 +138,44 @@ def test_the_same_command_again_does_nothing_with_or_without_it(lab):
     assert not lab.seen()
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_replaced_image_of_the_same_size_is_seen(lab, listed):
+    data = lab.root / "m.csv" if listed else lab.data
+    for i in range(6):
+        Image.fromarray(lab.images[i]).save(lab.data / f"{i}.bmp")  # all bitmaps of a size are equally long
+    paths = [f"data/{i}.bmp" for i in range(6)]
+    pd.DataFrame({"sample_id": paths, "path": paths}).to_csv(lab.root / "m.csv", index=False)
+
+    def embed(out, **more):
+        return kdbias.embed(data, out, teacher=lab.teacher, **OPTIONS, **more)
+
+    with progress.quiet():
+        embed(lab.out)
+        Image.fromarray(lab.images[50]).save(lab.data / "3.bmp")
+        lab.seen()
+        with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch, ending_after(6, patch):
+            embed(lab.out, append=True)
+        Image.fromarray(lab.images[51]).save(lab.data / "3.bmp")
+        lab.seen()
+        assert embed(lab.out, append=True).state == "finished"
+        assert lab.seen() == {int(lab.images[51].sum())}
+        assert embed(lab.out, append=True).state == "already finished"
+        embed(lab.root / "fresh")
+    assert_same(lab.out, EmbeddingTable.open(lab.root / "fresh"))
+
+
+def test_what_is_said_is_of_what_was_embedded(lab, capsys):
+    lab.embed()
+    lab.put("c/01.png", 42)
+    (lab.data / "a" / "06.png").write_bytes(b"no image")
+    result = kdbias.embed(lab.data, lab.out, teacher=lab.teacher, append=True, **OPTIONS)
+    told = re.search("2 images failed; see (.*)", capsys.readouterr().err)
+    assert told is not None
+    assert len(pq.read_table(told[1])) == 2
+    assert (result.samples, result.kept) == (29, 28)
+    assert result.images_per_second == pytest.approx(1 / result.seconds["elapsed"])
+
+
 def test_it_grows_again_and_shrinks(lab):
     lab.embed()
     lab.grow()
