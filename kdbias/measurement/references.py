@@ -27,8 +27,9 @@ class References:
         assert opened.vectors is not None
         m = len(opened.vectors)
         rng = np.random.default_rng(seed)
-        rows = np.sort(rng.choice(m, min(m, _MOST), replace=False))
         q = np.full(m, 1 / m) if opened.masses is None else opened.masses
+        counting = np.flatnonzero(q)  # a draw of samples without weight alone would be none
+        rows = np.sort(rng.choice(counting, min(len(counting), _MOST), replace=False))
         q = q[rows] / q[rows].sum()
         self._y = opened.vectors[rows]
         self._codes = None if opened.codes is None else (opened.codes[1][rows], opened.codes[0])
@@ -42,7 +43,7 @@ class References:
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)[:, units] * q
         self._shift = (drawn / drawn.sum(axis=1, keepdims=True) - q).astype(np.float32)
         self._own = kernel @ q
-        self._shrink = len(rows) / m
+        self._shrink = len(rows) / len(counting)
         square = np.einsum("bi,bi->b", self._shift @ kernel, self._shift, dtype=np.float64)
         self._square = (square - square.mean()) * self._shrink
 

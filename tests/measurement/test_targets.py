@@ -307,6 +307,18 @@ def test_the_interval_covers_the_discrepancy_from_what_the_reference_was_drawn_f
     assert covered >= 54  # 57 of 60 are expected
 
 
+def test_samples_of_no_weight_are_never_drawn_alone():
+    x, y = clusters(np.arange(40) % 4, 1), clusters(np.arange(30) % 4, 2)
+    masses = np.r_[np.full(4, 0.25), np.zeros(26)]
+    natural = np.full((1, 40), 1 / 40)
+    off = [
+        References(OpenTarget(Named("reference"), vectors=of, masses=q), 0).seen_from(x, natural, 1)
+        for of, q in ((y, masses), (y[:4], None))
+    ]
+    np.testing.assert_array_equal(*off)
+    assert np.isfinite(off[0]).all()
+
+
 def test_data_of_the_same_law_do_not_differ(tmp_path):
     data = made(tmp_path / "data", (100, 60, 30, 10), 7)
     ref = made(tmp_path / "ref", (50, 30, 15, 5), 8, "y")
