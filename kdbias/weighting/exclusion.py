@@ -33,7 +33,7 @@ class Exclusion:
 
     Attributes:
         out: (n,) bool, the samples that are never drawn.
-        suspect: (n,) bool, the images that look wrong.
+        suspect: (n,) bool, the images that look wrong, of those that the list keeps.
         counts: how many of them there are by word.
         cap: whether these have a weight of 1 at most.
         inputs: fingerprint of the list, for the manifest.
@@ -41,7 +41,6 @@ class Exclusion:
     """
 
     def __init__(self, density: DensityTable, settings: WeightsSettings) -> None:
-        self.suspect, self.counts = suspect_images(density)
         self.out, self.inputs, self.lines = np.zeros(density.n, dtype=bool), dict[str, str](), list[str]()
         self.cap = settings.suspects == "cap" or settings.suspects is None
         if settings.exclude is not None:
@@ -49,7 +48,8 @@ class Exclusion:
             self.inputs = {"exclude": fingerprints.of_arrays(ids)}
             self.out[align(ids, density.ids, f"--exclude {settings.exclude}", str(density.path))] = True
             self.lines.append(f"{counted(int(self.out.sum()), 'sample')} of {settings.exclude} left out")
-        self._judge(density.n, settings.suspects)
+        self.suspect, self.counts = suspect_images(density, self.out)
+        self._judge(density.n - int(self.out.sum()), settings.suspects)
         if self.out.all():
             raise KdbiasError(
                 f"all {density.n:,} samples of {density.path} would be left out; nothing is drawn"
@@ -108,13 +108,17 @@ class Exclusion:
         return held(masses, limits, floor), changed
 
 
-def suspect_images(density: DensityTable) -> tuple[np.ndarray, dict[str, int]]:
-    """(n,) bool: whose image looks wrong, and how many by word; none where no image was seen."""
+def suspect_images(density: DensityTable, out: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """(n,) bool: whose image looks wrong, and how many by word; none where no image was seen.
+
+    Args:
+        out: (n,) bool, samples that are left out anyway.
+    """
     if SUSPECT[0] not in density.table.column_names:
         return np.zeros(density.n, dtype=bool), {}
     words = as_strings(density.table.column(SUSPECT[0]))
-    counts = {word: int(has_word(words, (word,)).sum()) for word in IMAGE_WORDS}
-    return has_word(words, IMAGE_WORDS), {word: count for word, count in counts.items() if count}
+    counts = {word: int((has_word(words, (word,)) & ~out).sum()) for word in IMAGE_WORDS}
+    return has_word(words, IMAGE_WORDS) & ~out, {word: count for word, count in counts.items() if count}
 
 
 def excluded_ids(path: str | os.PathLike[str]) -> pa.Array:

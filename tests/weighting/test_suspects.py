@@ -147,6 +147,15 @@ def test_a_cap_is_of_the_weights_that_are_written(marked, tmp_path):
         made(marked, tmp_path, "x", method="equilibrium", cap=2.0, exclude=tmp_path / "list.csv")
 
 
+def test_suspects_that_a_list_leaves_out_are_not_said_to_be_drawn(marked, tmp_path):
+    file = tmp_path / "list.csv"
+    for rows, said in [([170, 171, 185], "1 suspect image (1 tiny): drawn once"), (BAD, None)]:
+        pd.DataFrame({"sample_id": [f"s{i:04d}" for i in rows]}).to_csv(file, index=False)
+        lines = weights(marked.density, tmp_path / f"{len(rows)}.parquet", exclude=file).facts["suspects"]
+        assert lines[0].startswith(f"{len(rows)} samples of ")
+        assert [line.partition(" an epoch")[0] for line in lines[1:]] == ([said] if said else [])
+
+
 def test_copies_of_what_is_left_out_stay(measure, tmp_path):
     x = np.random.default_rng(0).normal(size=(12, 4))
     x[[4, 7]] = x[2]
