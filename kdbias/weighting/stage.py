@@ -111,7 +111,7 @@ class WeightsResult(Result):
         if self.numbers["effective_identities"] is not None:
             lines.append(f"  effective identities  {shown['effective_identities']}")
         lines += [f"  suspects              {line}" for line in self.facts.get("suspects", ())]
-        lines += told(self.target) if self.target is not None else []
+        lines += told(self.target, self.solver) if self.target is not None else []
         if self.solver is not None:
             lines += _solver_lines(self.solver, self.target is None, self.facts.get("penalty"))
         lines += [f"  warning: {line}" for line in self.warnings]

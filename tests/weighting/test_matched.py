@@ -209,6 +209,15 @@ def test_a_balanced_column_gets_even_shares_as_far_as_its_noise(long_tailed, tmp
     assert pd.read_parquet(rare.path).groupby("label").weight.sum()["c4"] / 195 > 0.3
 
 
+def test_a_floor_that_takes_nothing_is_not_said_to_hold(long_tailed, tmp_path):
+    found = weights(
+        long_tailed.density, tmp_path / "w.parquet", towards="balanced:camera", stop="floor", min_ess=0.1
+    )
+    assert found.solver["ess_distinct"] > 0.2
+    assert "held by               the data: no weights of theirs come nearer" in found.summary()
+    assert "the floor on the ESS (10.0 %) takes nothing" in found.summary()
+
+
 def test_hygiene_is_counted_in_what_the_manifest_says(pool, deployed, tmp_path):
     options = {"towards": deployed.path, "stop": "floor"}
     plain = weights(pool.density, tmp_path / "p.parquet", **options)

@@ -154,8 +154,8 @@ def _shares(opened: OpenTarget) -> dict[str, list[list[Any]]]:
     }
 
 
-def told(target: dict[str, Any]) -> list[str]:
-    """What a manifest's ``target`` says, for people."""
+def told(target: dict[str, Any], solver: dict[str, Any] | None = None) -> list[str]:
+    """What a manifest's ``target`` and ``solver`` say, for people."""
     from kdbias.display.quantities import write
 
     towards, test = target["towards"], target["test"]
@@ -179,9 +179,11 @@ def told(target: dict[str, Any]) -> list[str]:
         lines[-1] = lines[-1].partition("; noise")[0]
     if target["bound"] != "natural":
         at = write("ess_share", target["floor"])
-        lines.append(
-            f"  held by               the noise: nearer would chase the target's own accidents (ESS {at})"
-            if target["bound"] == "noise"
-            else f"  held by               the floor on the ESS ({at})"
-        )
+        free = solver and solver["certified"] and solver["ess_distinct"] > 1.01 * (target["floor"] or 0)
+        by = f"the floor on the ESS ({at})"
+        if target["bound"] == "noise":
+            by = f"the noise: nearer would chase the target's own accidents (ESS {at})"
+        elif free:
+            by = f"the data: no weights of theirs come nearer, and the floor on the ESS ({at}) takes nothing"
+        lines.append(f"  held by               {by}")
     return lines
