@@ -19,6 +19,7 @@ from kdbias.weighting.schemes import SCHEMES
 from kdbias.weighting.schemes.clusters import default_levels, fill, hierarchy, water_filled
 from kdbias.weighting.schemes.distance import relative_power
 from kdbias.weighting.schemes.scheme import Weights
+from kdbias.weighting.stage import weights
 
 
 def samples_of(measured, collapse: str = "exact") -> Samples:
@@ -263,3 +264,12 @@ def test_summary_follows_kish():
     assert numbers["max_weight"] == 3
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert numbers["effective_identities"] == pytest.approx(np.exp(entropy))
+
+
+@pytest.mark.parametrize(
+    ("n", "more", "way"), [(2, {}, "choose another"), (9, {"clusters": [9]}, "--clusters")]
+)
+def test_clusters_that_cannot_be_say_a_way_out(measure, tmp_path, n, more, way):
+    data = measure(np.eye(9)[:n])
+    with pytest.raises(KdbiasError, match=f"below the {n} distinct samples: .*{way}"):
+        weights(data.density, tmp_path / "w.parquet", method="cluster-balanced", **more)

@@ -16,6 +16,7 @@ from kdbias import optional
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
 from kdbias.weighting.schemes.scheme import ALIKE, Scheme, Seeded, Weights
+from kdbias.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,9 @@ class ClusterBalanced(Seeded, Scheme):
         levels = default_levels(samples.m) if self.clusters is None else list(self.clusters)
         if not levels or any(a <= b for a, b in itertools.pairwise([samples.m, *levels])):
             raise KdbiasError(
-                f"clusters {levels} must fall from level to level, below the {samples.m:,} distinct samples"
+                f"clusters {levels} must fall from level to level, below the "
+                f"{counted(samples.m, 'distinct sample')}: "
+                + ("choose another method" if samples.m < 3 else "give other --clusters")
             )
         assignments = hierarchy(samples.vectors, levels, self.seed, samples.threads)
         return Weights(water_filled(assignments, levels, self.keep), {"keep": self.keep, "clusters": levels})
