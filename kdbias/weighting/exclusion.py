@@ -17,7 +17,7 @@ from kdbias.tables.columns import SUSPECT
 from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.files import require_there
-from kdbias.tables.joins import align, as_strings
+from kdbias.tables.joins import align, as_strings, shown
 from kdbias.tables.parquet_file import read_table
 from kdbias.weighting.hygiene import held
 from kdbias.weighting.settings import WeightsSettings
@@ -125,10 +125,14 @@ def excluded_ids(path: str | os.PathLike[str]) -> pa.Array:
     """Ids (m,) of the samples that a list leaves out: those whose ``exclude`` says so, all where it has none.
 
     Raises:
-        KdbiasError: no Parquet or CSV file, no ``sample_id``, an ``exclude`` that is neither yes nor no, or
-            nothing to leave out.
+        KdbiasError: no Parquet or CSV file, no ``sample_id``, an ``exclude`` that is neither yes nor no or
+            both of one sample, or nothing to leave out.
     """
     require_there(path)
+    if Path(path).is_dir():
+        raise KdbiasError(
+            f"--exclude {path} is a folder; name a list, as kdbias suspects {path} -o FILE writes"
+        )
     delimiter = DELIMITERS.get(Path(path).suffix.lower())
     texts = ("sample_id", "label")
     table = read_table(path) if delimiter is None else read_csv(path, texts, delimiter=delimiter)
@@ -139,7 +143,13 @@ def excluded_ids(path: str | os.PathLike[str]) -> pa.Array:
         )
     ids = as_strings(table.column("sample_id"))
     if "exclude" in table.column_names:
-        ids = ids.filter(_yes(table.column("exclude"), path))
+        yes = _yes(table.column("exclude"), path)
+        ids, stay = ids.filter(yes), ids.filter(pc.invert(yes))
+        both = pc.unique(ids.filter(pc.is_in(ids, value_set=stay)))
+        if len(both):
+            raise KdbiasError(
+                f"--exclude {path} says both true and false of {shown(both)}; keep one row of each"
+            )
     if not len(ids):
         raise KdbiasError(
             f"--exclude {path} leaves nothing out: none of its {counted(table.num_rows, 'row')} has exclude "

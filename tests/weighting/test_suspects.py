@@ -199,6 +199,7 @@ def test_a_balanced_target_keeps_its_shares(marked, tmp_path):
         ("exclude,sample_id\nfalse,s0001\n,s0002\n", "leaves nothing out: none of its 2 rows"),
         ("exclude,sample_id\nmaybe,s0001\n", "'exclude' says 'maybe'; write true or false"),
         ("id\ns0001\n", "no column 'sample_id'"),
+        ("exclude,sample_id\ntrue,s0001\ntrue,s0002\n,s0001\n", "both true and false of 's0001'; keep one"),
     ],
 )
 def test_a_list_that_says_nothing_clear_is_refused(marked, tmp_path, content, message):
@@ -206,6 +207,11 @@ def test_a_list_that_says_nothing_clear_is_refused(marked, tmp_path, content, me
     with pytest.raises(KdbiasError, match=message):
         weights(marked.density, tmp_path / "w.parquet", exclude=tmp_path / "list.csv")
     assert not (tmp_path / "w.parquet").exists()
+
+
+def test_a_folder_is_no_list(marked, tmp_path):
+    with pytest.raises(KdbiasError, match=f"is a folder; name a list, as kdbias suspects {marked.density}"):
+        weights(marked.density, tmp_path / "w.parquet", exclude=marked.density)
 
 
 def test_an_edited_list_is_another_input(marked, tmp_path):
