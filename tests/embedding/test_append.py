@@ -344,7 +344,7 @@ def test_what_was_made_of_the_table_says_that_it_is_outdated(lab, capsys):
         assert f"has grown since {density} was measured (5 added, 1 changed, 2 removed)" in str(refused.value)
         assert command in str(refused.value)
         with pytest.raises(KdbiasError) as refused:
-            kdbias.weights(density, file)
+            kdbias.weights(density, file, method="equilibrium")
         assert command in str(refused.value)
         result = kdbias.weights(density, file, method="class-balanced", min_ess=0)
         assert any(command in line for line in result.warnings)
