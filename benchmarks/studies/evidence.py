@@ -2,10 +2,10 @@
 
     python benchmarks/studies/evidence.py docs/results/towards benchmarks/studies/towards.toml
 
-Reads results.parquet of the folder and writes kdbias/advice/evidence.toml: of the deciding round each case
-with enough seeds for an interval, how far its data were from the target, and the share of natural sampling's
-error that each arm removed, paired by seed. The same numbers as in results.md; run it again when the study
-has grown.
+Reads results.parquet of the folder and writes kdbias/advice/evidence.toml: of the deciding and the long round
+each case with enough seeds for an interval, how far its data were from the target, and the share of natural
+sampling's error that each arm removed, paired by seed. The same numbers as in results.md; run it again when
+the study has grown.
 """
 
 import sys
@@ -19,8 +19,8 @@ from kdbias.studies.statistics import paired_difference
 from kdbias.tables.files import atomic_path
 
 ROOT = Path(__file__).parents[2]
-ROUND = "headline"
-LEAST_SEEDS = 5
+ROUNDS = ("headline", "long")
+LEAST_SEEDS = 3
 ARMS = {
     "matched": "matched-50",
     "matched with": "matched-50-cam",
@@ -39,6 +39,7 @@ CASES = {
     "mnist/tail-100": "digits with a long tail of classes, three times the steps",
     "cifar/tail-100": "objects with a long tail of classes, used on even ones",
     "faces/pool": "faces of which 9 % are like the deployment",
+    "faces/pool-long": "faces of which 9 % are like the deployment, four times the steps",
     "fairface/black": "faces, 80 % of one race",
     "market/natural": "persons drawn like the deployment",
     "market/cameras": "persons, two of six cameras 82 % of the images",
@@ -48,9 +49,9 @@ CASES = {
 
 
 def cases(folder: Path, study: Path) -> list[dict[str, Any]]:
-    """One entry a case of the deciding round."""
+    """One entry a case of these rounds."""
     frame = pd.read_parquet(folder / "results.parquet")
-    frame = frame[frame["round"] == ROUND]
+    frame = frame[frame["round"].isin(ROUNDS)]
     primary = {name: data["primary"][0] for name, data in tomllib.loads(study.read_text())["data"].items()}
     found = []
     for (dataset, bias), rows in frame.groupby(["dataset", "bias"], sort=False):

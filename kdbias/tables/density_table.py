@@ -18,6 +18,7 @@ from kdbias.tables.columns import as_names, require_numbers, require_plain
 from kdbias.tables.files import MEND, absent
 from kdbias.tables.joins import align, as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
+from kdbias.tables.run_record import inside
 from kdbias.wording import counted
 
 if TYPE_CHECKING:
@@ -205,7 +206,9 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
     if not file.exists():
         if not Path(path).exists():
             raise absent(path, "file or folder")
-        raise KdbiasError(f"{path} holds no {DENSITY}; make it with kdbias uniformity")
+        raise KdbiasError(
+            f"{path} holds no {DENSITY}{inside(path, 'uniformity') or '; make it with kdbias uniformity'}"
+        )
     # A target that a folder gets later makes no other data of it: what was made from them stays theirs.
     found = read_samples(file, "a density table", columns.DENSITY, _NUMBERS, apart=(columns.WITNESS,))
     table, names = found["table"], found["table"].column_names

@@ -21,7 +21,7 @@ from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
 from kdbias.tables.run_files import REPLACED, STAGED
-from kdbias.tables.run_record import RECORD, Run, Stage, read_record
+from kdbias.tables.run_record import RECORD, Run, Stage, inside, read_record
 from kdbias.wording import counted, nearest
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
     if record.get("stage") != STAGE.name:
         raise KdbiasError(
             f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'})"
-            f"{_way_in(folder) or '; make one with kdbias embed'}"
+            f"{_way_in(folder) or inside(folder, STAGE.name) or '; make one with kdbias embed'}"
         )
     if require_finished and record.get("status") != "finished":
         raise KdbiasError(f"{folder} is unfinished; run the same kdbias embed command again to complete it")

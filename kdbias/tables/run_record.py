@@ -63,6 +63,15 @@ def stage_of(folder: str | os.PathLike[str]) -> str | None:
         return None
 
 
+def inside(folder: str | os.PathLike[str], stage: str) -> str:
+    """The end of a message about a folder that is no output of a stage but holds one; else nothing."""
+    try:
+        held = sorted(path for path in Path(folder).iterdir() if path.is_dir() and stage_of(path) == stage)
+    except OSError:
+        return ""
+    return f"; {held[0]} is one" if held else ""
+
+
 def refuse_changes(
     where: object, old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any] | None = None
 ) -> None:

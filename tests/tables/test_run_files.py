@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import kdbias
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.tables.documents import read_json, write_json
+from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 from tests.stages import EMBED, EVALUATE, TRAIN, UNIFORMITY
@@ -152,3 +154,13 @@ def test_a_table_or_output_in_a_store_is_one_line_and_leaves_nothing(tmp_path, m
     assert "is in a store" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["d.csv", "e"]
+
+
+def test_a_folder_around_the_wanted_one_names_it(tmp_path):
+    rows = np.eye(4, dtype=np.float32)
+    emb = write_embedding_table(tmp_path / "out" / "embeddings", list("abcd"), rows).path
+    kdbias.uniformity(emb, tmp_path / "out" / "density", k=2)
+    with pytest.raises(KdbiasError, match=r"holds no embedding table .*; .*embeddings is one$"):
+        kdbias.uniformity(tmp_path / "out", tmp_path / "d")
+    with pytest.raises(KdbiasError, match=r"holds no density.parquet; .*density is one$"):
+        kdbias.weights(tmp_path / "out", tmp_path / "w.parquet")
