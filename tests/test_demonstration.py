@@ -147,7 +147,7 @@ def test_schemes_do_what_they_claim(story):
 FIGURES = {  # scheme: U, D at t = 8, ESS / n, squared discrepancy, share removed
     "natural": (-3.431, 26.70, 1.0, 0.04799, 0.0),
     "class-balanced": (-4.464, 41.75, 0.418, 0.010786, 0.775),
-    "inverse-density": (-4.009, 42.11, 0.924, 0.02482, 0.483),
+    "inverse-density": (-5.142, 68.55, 0.599, 0.015808, 0.671),
     "equilibrium": (-5.333, 65.35, 0.5, 0.01288, 0.732),
     "matched": (-4.605, 48.96, 0.5, 0.006245, 0.870),
 }
@@ -200,10 +200,11 @@ def test_the_page_shows_all_of_it(story):
     html = (story[0] / "report.html").read_text()
     for scheme in SCHEMES:
         assert scheme in html
-    assert html.count("<img ") == 10 * (2 + 2 * (len(SCHEMES) - 1)) + 1  # thumbnails, the teacher per class
+    strips = 10 * (2 + 2 * (len(SCHEMES) - 1))  # most and least crowded; by each scheme most and least drawn
+    assert html.count("<img ") > strips + 1  # near duplicates beside them, and the teacher per class
     assert (
-        html.count("<details>") == 1 * 3 + SEEDS * len(SCHEMES) * 3 + 1 + len(SCHEMES) + 1
-    )  # tables, students, density, weights, teacher's evaluation
+        html.count("<details>") == 1 * 3 + SEEDS * len(SCHEMES) * 3 + 1 + len(SCHEMES) + 1 + 2
+    )  # tables, students, density, weights, teacher's evaluation; the map's samples and near duplicates
     assert "trained on labels" not in html
 
 

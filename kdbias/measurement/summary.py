@@ -38,8 +38,8 @@ def summary_blocks(document: dict[str, Any], verbose: bool = False) -> list[str 
     unsaid = left_out(reasons)
     parts: list[str | Table] = [
         _heading(document),
-        *suspect_lines(document),
         *(part for part in target_summary(document) if part),
+        *suspect_lines(document),
         *([_search_line(document["search"])] if "probes" in document["search"] else []),
         Table.of(rows, _BANDWIDTH),
         *_best_lines(document),

@@ -30,7 +30,7 @@ EARLIER = {
     "w.parquet": (
         "weights density -o w.parquet",
         set(),
-        ("--tolerance 0.1", "tolerance: 0.001 -> 0.1"),
+        ("--temper 0.5", "temper: 1.0 -> 0.5"),
     ),
     "frontier": (
         "weights density -o frontier --frontier",

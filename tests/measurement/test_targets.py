@@ -267,15 +267,17 @@ def test_rectification_runs_to_the_nearest_reweighting(stored, tmp_path):
 
 
 def test_an_estimated_pass_says_how_far_it_is_off(tmp_path):
-    counts = (600, 200, 80, 20)
-    data = made(tmp_path / "data", counts, 3)
+    counts = (2400, 800, 320, 80)
+    drawn = reference.clustered_sphere(3600, 8, 12, 0.4, 3)
+    ids, kinds = [f"x{i}" for i in range(3600)], [f"k{i % 2}" for i in range(3600)]
+    data = write_embedding_table(tmp_path / "data", ids, drawn, groups={"kind": kinds}, dtype="float32")
     ref = made(tmp_path / "ref", (50, 50, 50, 50), 4, "y")
     even = np.repeat(1 / np.array(counts), counts)
     manifest = write_weights(tmp_path / "even.parquet", data, even)
-    options = {**OPTIONS, "t": "4", "search": "ivf", "weights": [manifest]}
+    options = {**OPTIONS, "k": 8, "t": "4", "search": "ivf", "weights": [manifest]}
     x, y = data.vectors(), ref.vectors()
     kxx, kxy, kyy = kernel(x, x), kernel(x, y), kernel(y, y)
-    natural = np.full(900, 1 / 900)
+    natural = np.full(3600, 1 / 3600)
     uniformity(data.path, tmp_path / "later", **options)
     later = uniformity(data.path, tmp_path / "later", towards=ref.path, **options)
     assert later.state == "extended"

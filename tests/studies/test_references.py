@@ -277,5 +277,4 @@ def test_the_tables_say_what_bound_an_arm_and_whose_regret_is_least(finished):
     text = (finished / "results.md").read_text()
     assert "| rectified | MMD² | removed | bound |" in text
     assert "| matched | a reference |" in text
-    assert "Without a target the rule chooses **" in text
-    assert "With a reference the rule chooses **" in text
+    assert "the rule chooses" not in text  # two seeds are too few to tell

@@ -97,6 +97,8 @@ class FarModel:
         weighted: m moments, ``natural`` itself where a weighting is uniform.
         spread: (d, d) of `pooled_spread`.
         bandwidths: T numbers t.
+        nearest: how many cells of nearest means are always near: a tight cell's mean says all of a sum, and
+            yet its members are neighbours.
         lib: numpy, or torch with all arrays on one device.
     """
 
@@ -106,10 +108,11 @@ class FarModel:
         weighted: Sequence[CellMoments],
         spread: Any,
         bandwidths: Sequence[float],
+        nearest: int = 0,
         lib: Any = np,
     ) -> None:
         self.natural, self.weighted, self.spread, self.lib = natural, weighted, spread, lib
-        self.bandwidths = bandwidths
+        self.bandwidths, self.nearest = bandwidths, nearest
         # Exponents are kept in units of log 2 where that makes exponentials cheaper.
         self._exp: Any
         self._exp, self._unit = fastest_exponential() if lib is np else (lib.exp2, math.log(2))
@@ -122,13 +125,24 @@ class FarModel:
         is largest: the errors that far members leave are of its size, and taking a cell in costs a product
         with each of its members.
         """
-        return self._all(self._view(x, self.natural), self.natural, True)[0]
+        view = self._view(x, self.natural)
+        return self._with_nearest(self._all(view, self.natural, True)[0], view[0])
+
+    def _with_nearest(self, urgency: Any, along: Any) -> Any:
+        """Urgency (r, c), infinite for the cells of nearest means, by `_view`'s ``along``; in place."""
+        if self.nearest and self.lib is np:
+            cells = np.argpartition(along, -self.nearest, axis=1)[:, -self.nearest :]
+            np.put_along_axis(urgency, cells, np.float32(np.inf), axis=1)
+        elif self.nearest:
+            urgency.scatter_(1, along.topk(self.nearest, dim=1).indices, math.inf)
+        return urgency
 
     def block(self, x: Any, own: Any, thresholds: Sequence[float]) -> FarBlock:
         """Rows x (r, d) of the cells ``own`` (r,): near are the own cell and all of at least that urgency."""
         m, count, bandwidths, r = len(self.weighted), len(thresholds), len(self.bandwidths), len(x)
         natural = self._view(x, self.natural)
         urgency, of_all = self._all(natural, self.natural, True)
+        self._with_nearest(urgency, natural[0])
         near = []
         for threshold in thresholds:
             near.append(urgency >= threshold)

@@ -1,5 +1,6 @@
 """An estimate's products on the CPU: samples against the moments of cells and the members of near ones."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +15,7 @@ from kdbias.sphere.workers import Workspace
 
 SEEN = 1 << 18  # samples x cells in a block; it is held some ten times
 _HANDED_OVER = 1 << 14  # candidates
+_HELD = 6  # times k: samples that the cells of nearest means hold, which are always looked at
 COLUMNS = 1024  # of a block of rows against all samples
 
 
@@ -111,7 +113,9 @@ class Host:
 
     def __init__(self, job: CellJob) -> None:
         self.job = job
-        self.far = FarModel(job.natural, job.weighted, job.spread, job.kernels.bandwidths)
+        wanted = math.ceil(_HELD * (job.how.k or 0) * job.cells.count / job.n)
+        nearest = min(wanted, job.cells.count)
+        self.far = FarModel(job.natural, job.weighted, job.spread, job.kernels.bandwidths, nearest)
         self.rows_seen = max(64, SEEN // job.cells.count)
         self.check_threads = self.wave_threads = job.how.threads
 
