@@ -269,7 +269,7 @@ def test_rectification_runs_to_the_nearest_reweighting(stored, tmp_path):
 def test_an_estimated_pass_says_how_far_it_is_off(tmp_path):
     counts = (2400, 800, 320, 80)
     drawn = reference.clustered_sphere(3600, 8, 12, 0.4, 3)
-    ids, kinds = [f"x{i}" for i in range(3600)], [f"k{i % 2}" for i in range(3600)]
+    ids, kinds = [f"x{i}" for i in range(3600)], [f"k{i}" for i in np.repeat(np.arange(4), counts)]
     data = write_embedding_table(tmp_path / "data", ids, drawn, groups={"kind": kinds}, dtype="float32")
     ref = made(tmp_path / "ref", (50, 50, 50, 50), 4, "y")
     even = np.repeat(1 / np.array(counts), counts)
@@ -289,7 +289,7 @@ def test_an_estimated_pass_says_how_far_it_is_off(tmp_path):
         assert abs(found["value"] - exact) < 5 * found["standard_error"] + 1e-5
     balanced = uniformity(data.path, tmp_path / "later", towards="balanced:kind", **options).document
     off = natural - reference.probabilities(even)
-    assert balanced["schemes"][0]["discrepancy"]["value"] == pytest.approx(off @ kxx @ off, rel=0.01)
+    assert balanced["schemes"][0]["discrepancy"]["value"] == pytest.approx(off @ kxx @ off, rel=0.05)
     assert abs(balanced["schemes"][1]["discrepancy"]["value"]) < 1e-6
 
 
