@@ -65,10 +65,9 @@ def require_there(path: str | os.PathLike[str], what: str = "file") -> None:
         raise absent(path, what)
 
 
-def absent(path: str | os.PathLike[str], what: str = "file", stores: bool = False) -> KdbiasError:
-    """The error of a path at which nothing lies; a URI is refused as one where no ``stores`` are read."""
-    if not stores:
-        refuse_store(path, "read")
+def absent(path: str | os.PathLike[str], what: str = "file") -> KdbiasError:
+    """The error of a path at which nothing lies; a URI is refused as one."""
+    refuse_store(path, "read")
     return KdbiasError(f"{path}: no such {what}{nearest_path(path)}")
 
 

@@ -63,7 +63,7 @@ def readable(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise absent(path, stores=True) from None
+        raise absent(path) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # Of damage, Arrow raises OSErrors that have no number.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
