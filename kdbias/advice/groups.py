@@ -105,23 +105,28 @@ def told(rows: Sequence[GroupShift]) -> list[str]:
     for column in dict.fromkeys(row.column for row in rows):
         own = [row for row in rows if row.column == column]
         known = [row for row in own if row.samples]
-        ups = sorted((row for row in known if row.change >= _LEAST), key=lambda row: -row.change)
-        downs = sorted((row for row in known if row.change <= -_LEAST), key=lambda row: row.change)
-        parts = [
-            f"{word} {', '.join(map(_shift, some[:_NAMED]))}{_more(len(some))}"
-            for word, some in (("more of", ups), ("less of", downs))
-            if some
-        ]
-        if not parts:
-            stays = "stays: " if known[0].after is not None else ""
-            most = 2 * _NAMED
-            parts = [f"{stays}{', '.join(map(_share, known[:most]))}{_more(len(known), most)}"]
-        lines.append(f"{column}: {'; '.join(parts)}")
-        absent = [row for row in own if not row.samples and row.target and row.target >= _LEAST]
-        if absent:
+        lines.append(f"{column}: {_gains(known) or _shares(known)}")
+        if absent := [row for row in own if not row.samples and (row.target or 0) >= _LEAST]:
             named = ", ".join(f"{_name(row)} ({percent(row.target or 0)})" for row in absent[:_NAMED])
             lines.append(f"{column}: in the target but not in the data, where no weights bring it: {named}")
     return lines
+
+
+def _gains(known: Sequence[GroupShift]) -> str:
+    """Which values are drawn more, and which less; empty where all stay."""
+    ups = sorted((row for row in known if row.change >= _LEAST), key=lambda row: -row.change)
+    downs = sorted((row for row in known if row.change <= -_LEAST), key=lambda row: row.change)
+    return "; ".join(
+        f"{word} {', '.join(map(_shift, some[:_NAMED]))}{_more(len(some))}"
+        for word, some in (("more of", ups), ("less of", downs))
+        if some
+    )
+
+
+def _shares(known: Sequence[GroupShift]) -> str:
+    """What the largest values are of the samples."""
+    most, stays = 2 * _NAMED, "stays: " if known[0].after is not None else ""
+    return f"{stays}{', '.join(map(_share, known[:most]))}{_more(len(known), most)}"
 
 
 def _name(row: GroupShift) -> str:

@@ -1,6 +1,6 @@
 """What a measurement says to people: tables, and a line about each word where it is first used."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kdbias.display.quantities import NONE, QUANTITIES, write
@@ -30,40 +30,51 @@ def summary_blocks(document: dict[str, Any], verbose: bool = False) -> list[str 
         verbose: a row for each bandwidth, and the table of schemes for natural sampling alone, too.
     """
     schemes, chosen = document["schemes"], document["t_chosen"]
-    rows = [_bandwidth_row(s, b) for s in schemes for b in s["bandwidths"] if verbose or b["t"] == chosen]
+    seen = [(s, b) for s in schemes for b in s["bandwidths"] if verbose or b["t"] == chosen]
     of_schemes = [s | (s["hardness"] or {}) | {"scheme": s["name"]} for s in schemes]
-    groups = schemes[0]["groups"]
-    sizes = {name: [row["count"] for row in own] for name, own in groups.items()}
-    reasons = {name: why for name, own in sizes.items() if (why := no_groups(own, sum(own)))}
-    unsaid = left_out(reasons)
     parts: list[str | Table] = [
         _heading(document),
-        *(part for part in target_summary(document) if part),
+        *target_summary(document),
         *suspect_lines(document),
-        *([_search_line(document["search"])] if "probes" in document["search"] else []),
-        Table.of(rows, _BANDWIDTH),
+        _search_line(document["search"]),
+        Table.of([_bandwidth_row(s, b) for s, b in seen], _BANDWIDTH),
         *_best_lines(document),
         *([Table.of(of_schemes, _SCHEME)] if verbose or len(schemes) > 1 else []),
-        *(_group_table(schemes, name) for name in groups if name not in reasons),
-        *([unsaid] if unsaid else []),
+        *_group_tables(schemes),
+        *_unrectified(b for _, b in seen),
+        _glossary(document),
+        _bandwidths_line(len(schemes[0]["bandwidths"]) - 1, verbose),
     ]
-    reasons_of = {
-        b["rectification_reason"]: b["t"]
-        for s in schemes
-        for b in s["bandwidths"]
-        if b["rectification"] is None and b["rectification_reason"] and (verbose or b["t"] == chosen)
-    }
-    parts += [f"rectified {NONE} (t={t:g}): {reason}" for reason, t in reasons_of.items()]
+    return [part for part in parts if part]
+
+
+def _group_tables(schemes: Sequence[dict[str, Any]]) -> list[str | Table]:
+    """A table for each column that tells groups apart, and a line about those that do not."""
+    sizes = {name: [row["count"] for row in own] for name, own in schemes[0]["groups"].items()}
+    reasons = {name: why for name, own in sizes.items() if (why := no_groups(own, sum(own)))}
+    return [*(_group_table(schemes, name) for name in sizes if name not in reasons), left_out(reasons) or ""]
+
+
+def _unrectified(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """Why the rectified share is missing, a line a reason."""
+    reasons = {b["rectification_reason"]: b["t"] for b in entries if b["rectification"] is None}
+    return [f"rectified {NONE} (t={t:g}): {reason}" for reason, t in reasons.items() if reason]
+
+
+def _glossary(document: dict[str, Any]) -> str:
+    """What the headings mean, a line each."""
     terms = [*(_OF_TARGET if document["target"] else ()), *_EXPLAINED]
-    parts.append("\n".join(f"{QUANTITIES[key].heading}: {QUANTITIES[key].meaning}" for key in terms))
+    return "\n".join(f"{QUANTITIES[key].heading}: {QUANTITIES[key].meaning}" for key in terms)
+
+
+def _bandwidths_line(swept: int, verbose: bool) -> str:
+    """Where the other bandwidths are; where they are shown, how to read them."""
     if verbose:
-        parts.append(
+        return (
             "U leaves out pairs of a sample with itself, D and rectified count them: few samples drawn very "
             "often can be lower in U and yet worth less in D"
         )
-    elif swept := len(schemes[0]["bandwidths"]) - 1:
-        parts.append(f"{counted(swept, 'other bandwidth')} in uniformity.json, and here with --verbose")
-    return parts
+    return f"{counted(swept, 'other bandwidth')} in uniformity.json, and here with --verbose" if swept else ""
 
 
 def _heading(document: dict[str, Any]) -> str:
@@ -89,7 +100,9 @@ def _best_lines(document: dict[str, Any]) -> list[str]:
 
 
 def _search_line(search: dict[str, Any]) -> str:
-    """What an estimate is worth, where the pass was not exact."""
+    """What an estimate is worth; empty where the pass was exact."""
+    if "probes" not in search:
+        return ""
     worst = max(error for row in search["rms_relative_error"] for error in row)
     ranks = min(search["spearman"][0])  # of natural sampling: an equilibrium's potentials are all equal
     return (

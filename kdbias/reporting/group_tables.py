@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from kdbias.display.quantities import NONE, percent, write
 from kdbias.display.table import Cell, Table
@@ -40,22 +41,21 @@ def best_scheme(density: Density, weights: Collection[str]) -> str | None:
 
     One whose draws few samples carry (ESS/n below a half) comes after all others.
     """
-    measured = {s["name"]: s for s in density.numbers["schemes"] if s["name"] in weights}
-    measured.pop(NATURAL, None)
     others = [name for name in weights if name != NATURAL]
-    if density.numbers["target"] is not None:
-        worth = {n: (s["discrepancy"] or {}).get("removed") for n, s in measured.items()}
-    else:
-        at = [f"{b['t']:g}" == density.bandwidth for b in density.numbers["schemes"][0]["bandwidths"]]
-        worth = {
-            n: next(b["effective_distinct"] for b, chosen in zip(s["bandwidths"], at, strict=True) if chosen)
-            for n, s in measured.items()
-            if any(at)
-        }
+    measured = {s["name"]: s for s in density.numbers["schemes"] if s["name"] in others}
+    worth = {name: _worth(density, scheme) for name, scheme in measured.items()}
     known = {name: value for name, value in worth.items() if value is not None}
     carried = {name: measured[name]["ess_share"] >= _CARRIED for name in known}
     best = max(known, key=lambda name: (carried[name], known[name]), default=None)
     return best or next(iter(others), None)
+
+
+def _worth(density: Density, scheme: Mapping[str, Any]) -> float | None:
+    """What a scheme removes of the way to the target, without one its D at the chosen bandwidth."""
+    if density.numbers["target"] is not None:
+        return (scheme["discrepancy"] or {}).get("removed")
+    chosen = (b for b in scheme["bandwidths"] if f"{b['t']:g}" == density.bandwidth)
+    return next((b["effective_distinct"] for b in chosen), None)
 
 
 def group_table(density: Density, column: str, weights: Mapping[str, np.ndarray]) -> Table:
@@ -65,9 +65,7 @@ def group_table(density: Density, column: str, weights: Mapping[str, np.ndarray]
         column: "label" or a group column.
         weights: the scheme of "after", -> (n,) weights; at most one, none without weights.
     """
-    codes, names = encode_all(
-        density.table.labels if column == "label" else density.table.table.column(column)
-    )
+    codes, names = encode_all(_column(density, column))
     texts = [value or "(none)" for value in names.to_pylist()]
     count, n = np.bincount(codes, minlength=len(texts)), len(codes)
     target = density.numbers["target"] or {}
@@ -80,21 +78,32 @@ def group_table(density: Density, column: str, weights: Mapping[str, np.ndarray]
         row = aimed.get(value, {"share_reference": 0.0, "balance": None})
         return [_share(row["share_reference"], size), Cell(row["balance"] or "")] if aimed else []
 
-    heads = [(column, ""), ("samples", ""), ("before", "share of natural sampling's draws")]
-    heads += [(f"after: {scheme}", "share of the draws under these weights") for scheme in after]
-    heads += [("target", "share of the target"), ("balance", _BALANCE)] if aimed else []
-    heads.append(("log density", f"mean log of the potential at t = {density.bandwidth}; higher = crowded"))
     rows = []
     for i in sorted(range(len(texts)), key=lambda i: (-count[i], texts[i])):
         row = [Cell(texts[i]), Cell(f"{count[i]:,}", True), _share(count[i] / n, n)]
         row += [_share(share[i], worth[i]) for share, worth in after.values()]
-        known = crowded[i] if np.isfinite(crowded[i]) else None
-        rows.append([*row, *wanted(texts[i]), Cell(write("log_density", known), True)])
+        rows.append([*row, *wanted(texts[i]), _density(crowded[i])])
     for value in (value for value in aimed if value not in texts):
         none = [Cell(percent(0.0), True) for _ in after]
         row = [Cell(value), Cell("0", True), _share(0.0, n), *none, *wanted(value)]
         rows.append([*row, Cell(NONE, True)])
+    heads = _heads(column, after, bool(aimed), density.bandwidth)
     return Table(f"Who is drawn, by {column}", _caption(bool(after), bool(aimed), size), heads, rows)
+
+
+def _column(density: Density, name: str) -> pa.Array:
+    """The (n,) values of "label" or a group column."""
+    return density.table.labels if name == "label" else density.table.table.column(name)
+
+
+def _heads(column: str, after: Collection[str], aimed: bool, bandwidth: str) -> list[tuple[str, str]]:
+    """Headings of `group_table`, each with what it means."""
+    return [
+        *((column, ""), ("samples", ""), ("before", "share of natural sampling's draws")),
+        *((f"after: {scheme}", "share of the draws under these weights") for scheme in after),
+        *([("target", "share of the target"), ("balance", _BALANCE)] if aimed else []),
+        ("log density", f"mean log of the potential at t = {bandwidth}; higher = crowded"),
+    ]
 
 
 def _caption(after: bool, wanted: bool, size: float | None) -> str:
@@ -125,6 +134,11 @@ def _share(share: float, size: float | None) -> Cell:
         return Cell(percent(share), True)
     low, high = wilson(share, size)
     return Cell(f"{percent(share)} [{100 * low:.1f}, {100 * high:.1f}]", True)
+
+
+def _density(value: float) -> Cell:
+    """A mean log density; none where it is not finite."""
+    return Cell(write("log_density", value if np.isfinite(value) else None), True)
 
 
 def wilson(share: float, size: float) -> tuple[float, float]:

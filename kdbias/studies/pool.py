@@ -103,14 +103,7 @@ class Workers:
                 break
             for future in ended:
                 i, worker = running.pop(future)
-                try:
-                    seconds, error, sound = future.result()
-                except BrokenProcessPool:
-                    seconds, error, sound = 0.0, _died(), False
-                if sound:
-                    self._idle[networks].append(worker)
-                else:
-                    worker.shutdown(wait=False)
+                seconds, error = self._outcome(future, worker, networks)
                 label = tasks[i][0]
                 done, spent, worked = done + 1, spent + guesses[i], worked + seconds
                 left = (time.monotonic() - began) / spent * (sum(guesses) - spent)
@@ -119,6 +112,20 @@ class Workers:
                 how = f"{seconds:.1f} s" if error is None else f"FAILED: {error}"
                 say(f"{what} [{done}/{len(tasks)}] {label}: {how}; about {left / 60:,.1f} min left")
         return failed
+
+    def _outcome(
+        self, future: Future[Outcome], worker: ProcessPoolExecutor, networks: bool
+    ) -> tuple[float, str | None]:
+        """Seconds and error of a task that has ended; its process is idle then, or is given up."""
+        try:
+            seconds, error, sound = future.result()
+        except BrokenProcessPool:
+            seconds, error, sound = 0.0, _died(), False
+        if sound:
+            self._idle[networks].append(worker)
+        else:
+            worker.shutdown(wait=False)
+        return seconds, error
 
 
 @contextmanager

@@ -32,23 +32,7 @@ def require_fit(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
         )
     if table.n < 2:
         raise KdbiasError(f"the reference {table.path} has a single sample; give some hundreds")
-    notes = []
-    ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
-    config, other = (_made(t) for t in (data, table))
-    computed = "teacher" in ours and "teacher" in theirs
-    if computed and not any(str(c.get("teacher", "")).startswith("precomputed:") for c in (config, other)):
-        if ours["teacher"] != theirs["teacher"]:
-            raise KdbiasError(
-                f"{both} are by different teachers ({_teacher(other, theirs)} and {_teacher(config, ours)}): "
-                "their vectors do not compare; embed the reference with the data's teacher"
-            )
-        if config.get("preprocessing") != other.get("preprocessing"):
-            raise KdbiasError(
-                f"{both} were preprocessed differently ({_differing(other, config)}); embed the reference as "
-                "the data were"
-            )
-    else:
-        notes.append(f"{both} do not both say which network made them; they must be by the same teacher")
+    notes = _require_same_teacher(table, data, both)
     ids, known = table.ids(), data.ids()
     common = same_samples(table, data, ids.filter(pc.is_in(ids, value_set=known)))
     if len(common) == table.n == data.n:
@@ -63,6 +47,30 @@ def require_fit(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
             "judges more fairly"
         )
     return notes
+
+
+def _require_same_teacher(table: EmbeddingTable, data: EmbeddingTable, both: str) -> list[str]:
+    """Refuse vectors of another teacher or another preprocessing; a note where that is not known.
+
+    Args:
+        both: the two tables, as they are called in messages.
+    """
+    ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
+    config, other = (_made(t) for t in (data, table))
+    computed = "teacher" in ours and "teacher" in theirs
+    if not computed or any(str(c.get("teacher", "")).startswith("precomputed:") for c in (config, other)):
+        return [f"{both} do not both say which network made them; they must be by the same teacher"]
+    if ours["teacher"] != theirs["teacher"]:
+        raise KdbiasError(
+            f"{both} are by different teachers ({_teacher(other, theirs)} and {_teacher(config, ours)}): "
+            "their vectors do not compare; embed the reference with the data's teacher"
+        )
+    if config.get("preprocessing") != other.get("preprocessing"):
+        raise KdbiasError(
+            f"{both} were preprocessed differently ({_differing(other, config)}); embed the reference as "
+            "the data were"
+        )
+    return []
 
 
 def _made(table: EmbeddingTable) -> dict[str, Any]:

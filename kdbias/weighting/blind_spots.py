@@ -45,30 +45,42 @@ def _of_column(
     if not comparable(before, wanted):
         return []
     rows = share_rows(before, len(codes), wanted, target["effective_size"])
-    lines = []
-    absent = [v for row in rows if (v := row["value"]) is not None and v not in before and wanted[v] > 0]
-    if absent:
-        share = percent(sum(wanted[text] for text in absent))
-        lines.append(
-            f"{name} {shown(pa.array(absent))} ({share} of the reference) does not occur in the data: no "
-            "weights can bring it in"
-        )
+    lines = [_absent(name, rows, before, wanted)]
     beyond = [row for row in rows if row["balance"] and row["value"] in before]
-    if not beyond or name == target["with"]:
-        return lines
+    if beyond and name != target["with"] and _left(rows, before, after, wanted, target):
+        worst = max(beyond, key=lambda row: abs(row["share"] - row["share_reference"]))["value"]
+        shares = [percent(s.get(worst, 0.0)) for s in (before, after, wanted)]
+        why = "do not differ measurably" if target["bound"] == "natural" else "hardly differ by it"
+        lines.append(
+            f"{name} {worst or '(none)'} has {shares[0]} of the samples, {shares[1]} of the draws and "
+            f"{shares[2]} of the reference: in the teacher's space they {why}; --with {name} matches it "
+            "together with the embedding"
+        )
+    return [line for line in lines if line]
+
+
+def _absent(name: str, rows: Iterable[Mapping[str, Any]], before: Shares, wanted: Shares) -> str:
+    """Of the reference's values that the data lack; empty where there are none."""
+    absent = [v for row in rows if (v := row["value"]) is not None and v not in before and wanted[v] > 0]
+    if not absent:
+        return ""
+    return (
+        f"{name} {shown(pa.array(absent))} ({percent(sum(wanted[text] for text in absent))} of the "
+        "reference) does not occur in the data: no weights can bring it in"
+    )
+
+
+def _left(
+    rows: Iterable[Mapping[str, Any]],
+    before: Shares,
+    after: Shares,
+    wanted: Shares,
+    target: Mapping[str, Any],
+) -> bool:
+    """Whether weights leave a column's shares about where they were."""
     every = [row["value"] for row in rows]
     start, end = (sum(abs(s.get(v, 0.0) - wanted.get(v, 0.0)) for v in every) for s in (before, after))
-    if target["bound"] != "natural" and end < (1 - _HARDLY) * start:
-        return lines
-    worst = max(beyond, key=lambda row: abs(row["share"] - row["share_reference"]))["value"]
-    shares = [percent(s.get(worst, 0.0)) for s in (before, after, wanted)]
-    why = "do not differ measurably" if target["bound"] == "natural" else "hardly differ by it"
-    lines.append(
-        f"{name} {worst or '(none)'} has {shares[0]} of the samples, {shares[1]} of the draws and "
-        f"{shares[2]} of the reference: in the teacher's space they {why}; --with {name} matches it together "
-        "with the embedding"
-    )
-    return lines
+    return target["bound"] == "natural" or end >= (1 - _HARDLY) * start
 
 
 def _shares(codes: np.ndarray, texts: pa.Array, weights: np.ndarray) -> Shares:
