@@ -168,10 +168,9 @@ def growth_of(
         return None
     record = record_of(out, STAGE)
     same = (record.get("inputs") or {}).get("data") == inputs["data"]
-    finished = record.get("status") == "finished"
-    if same and not finished:
-        return None
-    if not finished:
+    if record.get("status") != "finished":
+        if same:
+            return None
         raise KdbiasError(
             f"{out} is unfinished, and of other data: complete it with the command that began it, or start "
             "over with --overwrite"
@@ -192,20 +191,19 @@ def growth_of(
         discard(out)  # what was begun for other images by the same names cannot be told from what is needed
     known[changed] = -1
     added = np.flatnonzero(known < 0)
-    added = added[~np.isin(added, changed)]
-    removed = table.ids().filter(pc.invert(pc.is_in(table.ids(), value_set=source.ids)))
-    counts = {
-        "kept": int((known >= 0).sum()),
-        "added": len(added),
-        "changed": len(changed),
-        "removed": len(removed),
-    }
     some = {
-        "added": source.ids.take(pa.array(added)),
+        "added": source.ids.take(pa.array(added[~np.isin(added, changed)])),
         "changed": source.ids.take(pa.array(changed)),
-        "removed": removed,
+        "removed": table.ids().filter(pc.invert(pc.is_in(table.ids(), value_set=source.ids))),
     }
-    told = [f"{counts['kept']:,} kept"]
+    counts = {"kept": int((known >= 0).sum())} | {name: len(ids) for name, ids in some.items()}
+    line = _told(out, counts["kept"], some, unknown)
+    return Growth(table, known, {"from": table.fingerprint, **counts}, line)
+
+
+def _told(out: Path, kept: int, some: dict[str, pa.Array], unknown: int) -> str:
+    """What growing does, on one line; ``some`` are the ids that were added, changed and removed."""
+    told = [f"{kept:,} kept"]
     told += [f"{len(ids):,} {name} ({shown(ids)})" if len(ids) else f"0 {name}" for name, ids in some.items()]
     line = f"{out} grows: {', '.join(told)}"
     if unknown:
@@ -213,7 +211,7 @@ def growth_of(
             f"; of {unknown:,} an earlier version kept no digest of the image: they are taken as unchanged "
             "by their ids"
         )
-    return Growth(table, known, {"from": table.fingerprint, **counts}, line)
+    return line
 
 
 def _vital(made_from: dict[str, Any]) -> dict[str, Any]:

@@ -54,17 +54,12 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
     """
     from kdbias.tables.density_table import read_density
 
-    places = list(dict.fromkeys(place for output in outputs for place in _expand(Path(output))))
     found = Outputs()
-    by_kind: dict[str, list[Path]] = {}
-    for place in places:
-        if place.is_dir() and not _is_finished(place):
-            found.unfinished.append(place)
-        else:
-            by_kind.setdefault(recognise(place), []).append(place)
-    for place in by_kind.get("density folder", []):
-        record, numbers = read_record(place), read_uniformity(place)
-        found.densities.append(Density(place, record, numbers, read_density(place)))
+    by_kind = _by_kind(outputs, found)
+    found.densities = [
+        Density(place, read_record(place), read_uniformity(place), read_density(place))
+        for place in by_kind.get("density folder", [])
+    ]
     _read_embeddings(by_kind, found)
     _read_manifests(by_kind, found)
     found.frontiers = [read_frontier(place) for place in by_kind.get("frontier", [])]
@@ -80,6 +75,17 @@ def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
         named = ", ".join(str(p) for p in found.unfinished) or ", ".join(map(str, outputs))
         raise KdbiasError(f"nothing finished to report on in {named}; finish a stage first")
     return found
+
+
+def _by_kind(outputs: Sequence[str | os.PathLike[str]], found: Outputs) -> dict[str, list[Path]]:
+    """The finished outputs by what they are; the others are noted in ``found``."""
+    by_kind: dict[str, list[Path]] = {}
+    for place in dict.fromkeys(place for output in outputs for place in _expand(Path(output))):
+        if place.is_dir() and not _is_finished(place):
+            found.unfinished.append(place)
+        else:
+            by_kind.setdefault(recognise(place), []).append(place)
+    return by_kind
 
 
 def _is_finished(folder: Path) -> bool:

@@ -50,22 +50,37 @@ class Stop:
             point: of ``feasible``.
             good: whether its gap met the tolerance.
         """
+        low_enough = point.energy <= self.enough
+        place = self._low_enough(point, feasible) if low_enough else self._too_high(point, feasible, good)
+        if place is None:
+            return None
+        aim = self._aim(*place, point)
+        return feasible.with_floor(aim if aim < self._high else (self._low + self._high) / 2)
+
+    def _low_enough(self, point: Point, feasible: FeasibleSet) -> tuple[float, float] | None:
+        """The floor that a point below ``enough`` proves, and its energy; None where that is all."""
+        # All of the ball that the point is on is low enough, whatever the ball it was sought in.
+        floor = self._low = max(self._low, 1 / (float(point.p @ point.p) * feasible.n))
+        self._below = floor, np.sqrt(max(point.energy, 0.0))
+        if self._newton(floor, point) <= floor * (1 + _CLOSE) or self._high - floor <= _CLOSE * floor:
+            return None
+        return floor, point.energy
+
+    def _too_high(self, point: Point, feasible: FeasibleSet, good: bool) -> tuple[float, float] | None:
+        """The floor of a point above ``enough``, and its energy, or what that may fall to; None: go on."""
         floor, energy = feasible.floor, point.energy
-        if energy <= self.enough:
-            # All of the ball that the point is on is low enough, whatever the ball it was sought in.
-            floor = self._low = max(self._low, 1 / (float(point.p @ point.p) * feasible.n))
-            self._below = floor, np.sqrt(max(energy, 0.0))
-            if self._newton(floor, point) <= floor * (1 + _CLOSE) or self._high - floor <= _CLOSE * floor:
-                return None
-        else:
-            if energy - point.gap > self.enough:
-                self._high = min(self._high, floor)
-            elif good:  # the best may be low enough, but this point is not
-                self._low, self._below = self.loosest.floor, None
-            energy -= 0 if good else _SHARE * point.gap
-            if floor <= self.loosest.floor or (energy <= self.enough and not good):
-                return None
-            self._above = floor, np.sqrt(energy)
+        if energy - point.gap > self.enough:
+            self._high = min(self._high, floor)
+        elif good:  # the best may be low enough, but this point is not
+            self._low, self._below = self.loosest.floor, None
+        energy -= 0 if good else _SHARE * point.gap
+        if floor <= self.loosest.floor or (energy <= self.enough and not good):
+            return None
+        self._above = floor, np.sqrt(energy)
+        return floor, energy
+
+    def _aim(self, floor: float, energy: float, point: Point) -> float:
+        """The floor to try next: by the slope at the point, else between what is known of both sides."""
         aim = self._newton(floor, point) * (1 - _CLOSE / 2)
         told = point.gap <= _SURE * energy and point.multiplier > 0
         if not told and self._below is not None and self._above is not None:
@@ -73,8 +88,7 @@ class Stop:
         if self._below is not None and not self._low < aim < self._high:
             near = self._high - self._low <= _CLOSE * self._low
             aim = self._low if near else (self._low + self._high) / 2
-        aim = max(aim, self.loosest.floor)
-        return feasible.with_floor(aim if aim < self._high else (self._low + self._high) / 2)
+        return max(aim, self.loosest.floor)
 
     def _newton(self, floor: float, point: Point) -> float:
         """The floor at which the least energy should be ``enough``, by its slope at this point."""
