@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kdbias.settings import Declared, Settings
@@ -26,10 +27,51 @@ def command_line(
         kind: the settings of the stage, which know how options are spelled.
         options: name -> value; None, False and empty ones are left out.
     """
+    return shlex.join(_words(stage, source, output, kind, options))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a stage: ``stage(source, output, **options)``, or the same as a command.
+
+    Attributes:
+        title: what it does, for people.
+        stage: the function and command.
+        settings: those of the stage, which know how options are spelled.
+    """
+
+    title: str
+    stage: str
+    source: str
+    output: str
+    options: Mapping[str, Any]
+    settings: type[Settings] = Settings
+
+    def run(self, **more: Any) -> Any:
+        """Run the stage; returns its result."""
+        import kdbias
+
+        return getattr(kdbias, self.stage)(self.source, self.output, **self.options, **more)
+
+    @property
+    def words(self) -> list[str]:
+        """The command line, before quoting."""
+        return _words(self.stage, self.source, self.output, self.settings, self.options)
+
+    @property
+    def command(self) -> str:
+        """The command line."""
+        return shlex.join(self.words)
+
+
+def _words(
+    stage: str, source: object, output: object, kind: type[Settings], options: Mapping[str, Any]
+) -> list[str]:
+    """The words of `command_line`."""
     words = ["kdbias", stage]
     words += [] if source is None else [os.fspath(source)]  # type: ignore[call-overload]
     words += [] if output is None else ["-o", os.fspath(output)]  # type: ignore[call-overload]
-    return shlex.join([*words, *option_words(kind, options)])
+    return [*words, *option_words(kind, options)]
 
 
 def option_words(kind: type[Settings], options: Mapping[str, Any]) -> Iterator[str]:

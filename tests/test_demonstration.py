@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from kdbias.command_lines import Step
 from kdbias.demonstration import digits
-from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Step, Story
+from kdbias.demonstration.steps import QUICK, SCHEMES, SEED, Story, shell_line
 from kdbias.demonstration.story import collect_results, demo, results_text
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
@@ -246,7 +247,7 @@ def test_the_script_expands_to_the_commands(story, out, tmp_path):
     commands = told.script(2)
     assert commands in story[1].stdout.replace("for seed in 0;", "for seed in 0 1;")
     typed = [words for _, words in calls(commands, ".", tmp_path)[0]]
-    steps = [step.command() for step in (*told.once(), *told.students(2))]
+    steps = [step.command for step in (*told.once(), *told.students(2))]
     assert sorted(typed[:-1]) == sorted(shlex.split(c)[1:] for c in steps)
     assert typed[-1] == ["report", out, "-o", f"{out}/report.html", "--title", QUICK.title]
 
@@ -317,7 +318,7 @@ def test_a_folder_of_other_schemes_is_refused(story, tmp_path):
 def test_words_are_quoted_for_the_shell():
     odd = "a b/$HOME'`x`\""
     step = Step("", "train", odd, f"{odd}/{SEED}", {"where": ["k=v w", "x=1"], "flip": True, "lr": 0.1})
-    command = step.command()
+    command = shell_line(step)
     shown = subprocess.run(
         ["sh", "-c", f"seed=7; kdbias() {{ printf '%s\\n' \"$@\"; }}; {command}"],
         capture_output=True,

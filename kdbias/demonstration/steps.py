@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdbias.command_lines import Step
+
 SCHEMES: dict[str, dict[str, Any]] = {
     "natural": {"method": "natural"},
     "class-balanced": {"method": "class-balanced"},
@@ -50,34 +52,9 @@ QUICK = Size(
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One call of a stage: ``stage(source, output, **options)``, or the same as a command."""
-
-    title: str
-    stage: str
-    source: str
-    output: str
-    options: Mapping[str, Any]
-
-    def run(self) -> Any:
-        """Run the stage; returns its result."""
-        import kdbias
-
-        return getattr(kdbias, self.stage)(self.source, self.output, **self.options)
-
-    def command(self) -> str:
-        """The command line; lists repeat their option, True is a bare flag."""
-        words = ["kdbias", self.stage, self.source, "-o", self.output]
-        for name, value in self.options.items():
-            flag = "--" + name.replace("_", "-")
-            if isinstance(value, list | tuple):
-                words += [word for item in value for word in (flag, str(item))]
-            elif value is True:
-                words.append(flag)
-            else:
-                words += [flag, str(value)]
-        return " ".join(_quoted(word) for word in words)
+def shell_line(step: Step) -> str:
+    """The command of a step, with the loop's variables as such."""
+    return " ".join(_quoted(word) for word in step.words)
 
 
 def _quoted(word: str) -> str:
@@ -168,10 +145,10 @@ class Story:
         """The demo's commands as a shell script, students in a loop."""
         page = ["kdbias", "report", self.out, "-o", f"{self.out}/report.html", "--title", self.size.title]
         lines = [
-            *(step.command() for step in self.once()),
+            *(shell_line(step) for step in self.once()),
             f"for scheme in {' '.join(SCHEMES)}; do",
             f"for seed in {' '.join(map(str, range(seeds)))}; do",
-            *("  " + step.command() for step in self.student(SCHEME, SEED)),
+            *("  " + shell_line(step) for step in self.student(SCHEME, SEED)),
             "done; done",
             shlex.join(page),
         ]

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from kdbias.command_lines import Step
 from kdbias.demonstration.settings import DemoSettings
-from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Step, Story
+from kdbias.demonstration.steps import FULL, QUICK, SCHEMES, Size, Story
 from kdbias.demonstration.teacher import write_teacher
 from kdbias.device import resolve_device
 from kdbias.display.quantities import QUANTITIES, write

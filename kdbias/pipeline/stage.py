@@ -13,6 +13,7 @@ from kdbias.advice.advice import Advice
 from kdbias.advice.commands import Places
 from kdbias.advice.settings import AdviseSettings
 from kdbias.advice.stage import advice_on
+from kdbias.command_lines import Step
 from kdbias.data.opening import open_data
 from kdbias.device import rank_and_world
 from kdbias.display.result import Result
@@ -22,7 +23,7 @@ from kdbias.functions import takes_settings
 from kdbias.measurement.files import UNIFORMITY, read_uniformity
 from kdbias.pipeline.planned import plan_run
 from kdbias.pipeline.settings import RunSettings
-from kdbias.pipeline.steps import Step, Steps
+from kdbias.pipeline.steps import Steps
 from kdbias.planning import Planned
 from kdbias.progress import say
 from kdbias.tables import fingerprints

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbias.command_lines import command_line, option_words
+from kdbias.command_lines import Step, command_line, option_words
 from kdbias.data.access import is_uri
 from kdbias.data.opening import kind_of, require_data
 from kdbias.data.settings import COLUMNS
@@ -18,7 +18,6 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.pipeline.settings import RunSettings
 from kdbias.reporting.settings import ReportSettings
-from kdbias.settings import Settings
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.parquet_file import read_schema
 from kdbias.tables.run_record import RECORD
@@ -30,29 +29,6 @@ _OF_TEACHER = (
     *("batch_size", "device", "workers", "on_error", "channels_last", "compile"),
 )
 """Options of `embed` that hold for the reference as well: all but those that say how DATA is read."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage: ``stage(source, output, **options)``, or the same as a command."""
-
-    title: str
-    stage: str
-    source: str
-    output: str
-    settings: type[Settings]
-    options: Mapping[str, Any]
-
-    def run(self, **more: Any) -> Any:
-        """Run the stage; returns its result."""
-        import kdbias
-
-        return getattr(kdbias, self.stage)(self.source, self.output, **self.options, **more)
-
-    @property
-    def command(self) -> str:
-        """The command line."""
-        return command_line(self.stage, self.source, self.output, self.settings, self.options)
 
 
 @dataclass(frozen=True)
@@ -131,18 +107,18 @@ class Steps:
         if images is not None:
             options = _given(s, _OF_TEACHER) | _columns_of(images, s, self.data)
             where = os.path.join(self.out, "reference")
-            yield Step("embed the reference", "embed", images, where, EmbedSettings, options)
+            yield Step("embed the reference", "embed", images, where, options, EmbedSettings)
         options = _given(s, [d.name for d in EmbedSettings.declared() if d.name != "plan"])
-        yield Step("embed the data", "embed", self.data, self.embeddings, EmbedSettings, options)
+        yield Step("embed the data", "embed", self.data, self.embeddings, options, EmbedSettings)
         shared = {"memory": s.memory, "threads": s.threads}
         title = "measure how crowded they are" + (", and how far from the target" if self.towards else "")
         measuring = _given(s, ["device"]) | shared
         options = _known({**self.aim, "group_by": s.group_by, **measuring})
-        yield Step(title, "uniformity", self.embeddings, self.density, UniformitySettings, options)
+        yield Step(title, "uniformity", self.embeddings, self.density, options, UniformitySettings)
         options = _known({**self.aim, "min_ess": s.min_ess, **shared})
-        yield Step("weigh them", "weights", self.density, self.weights, WeightsSettings, options)
+        yield Step("weigh them", "weights", self.density, self.weights, options, WeightsSettings)
         title, options = "measure them as they are weighed", _known({"weights": (self.weights,), **measuring})
-        yield Step(title, "uniformity", self.embeddings, self.density, UniformitySettings, options)
+        yield Step(title, "uniformity", self.embeddings, self.density, options, UniformitySettings)
 
     @property
     def report(self) -> dict[str, Any]:

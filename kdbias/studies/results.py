@@ -110,7 +110,7 @@ def collect(plan: Sequence[tuple[str, RunPlan]]) -> tuple[list[Row], dict[str, s
             "train_loss": result["loss"],
             **{name: result[name] for name in ("train_seconds", "seconds")},
             "run": str(run.folder.relative_to(run.out)),
-            "command": run.steps()[0].command().replace(f"{run.out}/", ""),
+            "command": run.steps()[0].command.replace(f"{run.out}/", ""),
         }
         rows.append(
             Row(

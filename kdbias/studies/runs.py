@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdbias.demonstration.steps import Step
+from kdbias.command_lines import Step
 from kdbias.errors import DivergedError, KdbiasError
 from kdbias.evaluation.settings import PROTOCOLS
 from kdbias.evaluation.stage import read_metrics
@@ -150,7 +150,7 @@ class RunPlan:
                 for judge, step in zip(self.judges, steps[-len(self.judges) :], strict=True)
                 for name, entry in flat_metrics(judge, read_metrics(step.output)).items()
             },
-            "commands": [step.command() for step in steps],
+            "commands": [step.command for step in steps],
         }
 
 
