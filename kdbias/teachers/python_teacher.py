@@ -1,6 +1,6 @@
 """`python:PACKAGE.MODULE:FACTORY` or `python:FILE.py:FACTORY`: a teacher in a few lines of your own.
 
-This imports and runs the named code. `FACTORY(device)` returns one of
+This imports and runs the named code. `FACTORY(device)`, or `FACTORY()`, returns one of
 
 * `(network, preprocessing)`: `network` maps normalised float32 tensors (b, c, h, w) on `device` to (b, d); a
   torch module is put into eval mode; `preprocessing` is a `Preprocessing` or a dictionary of its fields;
@@ -15,17 +15,21 @@ string).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from kdbias.errors import KdbiasError
+from kdbias.errors import KdbiasError, first_line
 from kdbias.tables import fingerprints
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.teacher import Teacher, TeacherOptions
@@ -46,7 +50,8 @@ class EmbeddingObject(Teacher):
         self._identify("python", content)
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
-        output = self._call(batch)
+        with _of_its_author(self.spec, "embed()"):
+            output = self._call(batch)
         output = self._chosen(np.asarray(output) if isinstance(output, list) else output)
         if hasattr(output, "detach"):
             output = output.detach().cpu().numpy()
@@ -61,11 +66,13 @@ def open_python(rest: str, options: TeacherOptions) -> Teacher:
         raise KdbiasError(
             f"teacher {spec!r}: should be python:package.module:factory or python:file.py:factory"
         )
-    module = _import(where, spec)
+    with _of_its_author(spec, f"importing {where}"):
+        module = _import(where, spec)
     factory = getattr(module, name, None)
     if not callable(factory):
         raise KdbiasError(f"teacher {spec}: {where} has no function {name!r}")
-    made = factory(options.device)
+    with _of_its_author(spec, f"{name}()"):
+        made = factory(*_arguments(factory, name, options.device, spec))
     source = f"{fingerprints.of_file(module.__file__) if module.__file__ else where} {name}"
     if hasattr(made, "embed") and hasattr(made, "preprocessing"):
         return EmbeddingObject(spec, made, source, options)
@@ -77,6 +84,43 @@ def open_python(rest: str, options: TeacherOptions) -> Teacher:
     )
 
 
+def _arguments(factory: Callable[..., Any], name: str, device: str, spec: str) -> tuple[str, ...]:
+    """The device, or nothing for a factory that takes nothing: a torch module is moved there anyway.
+
+    Raises:
+        KdbiasError: it needs more than a device.
+    """
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # of compiled code, which has none
+        return (device,)
+    for arguments in ((device,), ()):
+        with contextlib.suppress(TypeError):
+            signature.bind(*arguments)
+            return arguments
+    raise KdbiasError(
+        f"teacher {spec}: {name}{signature} cannot be called as {name}(device), with a device such as "
+        f"{device!r}"
+    )
+
+
+@contextlib.contextmanager
+def _of_its_author(spec: str, where: str) -> Iterator[None]:
+    """Whatever the user's own code raises is told as its fault, with file and line."""
+    try:
+        yield
+    except (KdbiasError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        calls = traceback.extract_tb(error.__traceback__)[1:]
+        own = [call for call in calls if not re.search(r"^<|/site-packages/", call.filename)]
+        at = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        raise KdbiasError(
+            f"teacher {spec}: {where} raised {type(error).__name__}: {first_line(error)}{at}; --debug shows "
+            "the calls"
+        ) from error
+
+
 def _from_network(spec: str, made: tuple[Any, Any], source: str, options: TeacherOptions) -> Teacher:
     """A teacher from what the user's function made: a network and its preprocessing."""
     import torch
@@ -86,15 +130,9 @@ def _from_network(spec: str, made: tuple[Any, Any], source: str, options: Teache
     options.refuse("python", "precision device channels_last compile")
     network, fields = made
     weights = state_digest(network) if isinstance(network, torch.nn.Module) else ""
-    return TorchTeacher(
-        spec,
-        network,
-        _preprocessing(fields, spec),
-        options,
-        kind="python",
-        content=f"{source} {weights} {getattr(network, 'fingerprint', '')}",
-        runs_code=True,
-    )
+    own = _preprocessing(fields, spec)
+    content = f"{source} {weights} {getattr(network, 'fingerprint', '')}"
+    return TorchTeacher(spec, network, own, options, kind="python", content=content, runs_code=True)
 
 
 def _preprocessing(fields: Any, spec: str) -> Preprocessing:

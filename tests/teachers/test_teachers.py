@@ -341,6 +341,24 @@ class Flat(Object):
 
 def flat(device):
     return Flat()
+
+def bare():
+    return network("cpu")
+
+def narrow(device):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(47, 5)), {"size": [4, 4]}
+
+def greedy(device, weights):
+    return Object()
+
+def broken(device):
+    return Object() + 1
+
+class Moody(Object):
+    def __init__(self, *given):
+        pass
+    def embed(self, batch):
+        return self.absent
 """
 
 
@@ -359,8 +377,26 @@ def test_python_factories(tmp_path, monkeypatch) -> None:
         open_teacher("python:kdbias_test_factories:nonsense")
     with pytest.raises(KdbiasError, match=r"gave float32 \(48,\) for 1 image"):
         open_teacher("python:kdbias_test_factories:flat")
+    bare = open_teacher("python:kdbias_test_factories:bare")
+    assert np.array_equal(bare.embed(images), teacher.embed(images))
     with pytest.raises(KdbiasError, match="has no function 'absent'"):
         open_teacher("python:kdbias_test_factories:absent")
+    wanted = r"greedy\(device, weights\) cannot be called as greedy\(device\), with a device such as 'cpu'"
+    with pytest.raises(KdbiasError, match=wanted):
+        open_teacher("python:kdbias_test_factories:greedy")
+    line = 1 + FACTORIES.splitlines().index("    return Object() + 1")
+    wanted = rf"broken\(\) raised TypeError: .* \(kdbias_test_factories.py, line {line}\); --debug"
+    with pytest.raises(KdbiasError, match=wanted):
+        open_teacher("python:kdbias_test_factories:broken")
+    with pytest.raises(KdbiasError, match=r"embed\(\) raised AttributeError: .*'absent'"):
+        open_teacher("python:kdbias_test_factories:Moody")
+    with pytest.raises(KdbiasError, match="cannot embed an image of 4x4x3: mat1 and mat2"):
+        open_teacher("python:kdbias_test_factories:narrow")
+    (tmp_path / "kdbias_test_mistyped.py").write_text("import numpy\nnumpy.arrange(3)\n")
+    for name in ("kdbias_test_mistyped", "kdbias_test_mistyped.py"):
+        wanted = rf"importing {name} raised AttributeError: .* \(kdbias_test_mistyped.py, line 2\)"
+        with pytest.raises(KdbiasError, match=wanted):
+            open_teacher(f"python:{name}:factory")
     with pytest.raises(KdbiasError, match="no module 'kdbias_absent'"):
         open_teacher("python:kdbias_absent.sub:factory")
 
