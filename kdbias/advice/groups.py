@@ -10,11 +10,11 @@ import numpy as np
 from kdbias.advice.data import Data
 from kdbias.advice.matching import Comparison
 from kdbias.display.quantities import percent
-from kdbias.errors import KdbiasError
+from kdbias.tables.embedding_table import no_column
 from kdbias.tables.joins import encode_all
 from kdbias.tables.telling import telling
 from kdbias.targets.shares import MOST_VALUES, comparable
-from kdbias.wording import counted, nearest
+from kdbias.wording import counted
 
 _NAMED = 3  # values of a column that a line names at each end
 _LEAST = 0.002  # a share that moves by less is said to stay
@@ -52,12 +52,10 @@ def columns_of(data: Data, asked: Sequence[str]) -> tuple[list[str], str | None]
         KdbiasError: a column was asked for that the table does not have.
     """
     known = ["label", *data.table.group_columns]
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise KdbiasError(
-            f"{data.table.path} has no column {unknown[0]!r}; it has: {', '.join(known)}"
-            + nearest(unknown[0], known)
-        )
+    for name in asked:
+        if name not in known:
+            table = data.table
+            raise no_column(table.path, name, table.group_columns, table.provenance.get("config") or {})
     if asked:
         return list(asked), None
     return telling((name, data.table.column(name)) for name in known)

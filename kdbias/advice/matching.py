@@ -51,7 +51,8 @@ class Difference:
 
     Attributes:
         towards, kind: the target, as it was named.
-        size: samples of a reference; None for other targets.
+        size: samples of a reference; None for other targets. effective_size: as many independent ones say as
+            much, None for a target that is known exactly.
         differs: whether the data differ from it measurably.
         p_value, effect: of the two-sample test; None where there is none (a target that is known exactly).
         discrepancy: squared, noise: what such a reference has by itself; noise_ratio: their quotient, None
@@ -65,6 +66,7 @@ class Difference:
     towards: str
     kind: str
     size: int | None
+    effective_size: float | None
     differs: bool
     p_value: float | None
     effect: float | None
@@ -140,6 +142,7 @@ class Comparison:
             towards=self.aim.towards or "",
             kind=opened.named.kind,
             size=opened.size,
+            effective_size=self.target.size,
             differs=bool(differs),
             p_value=test and test["p_value"],
             effect=test and test["effect"],

@@ -13,6 +13,7 @@ from kdbias.advice.groups import columns_of
 from kdbias.advice.matching import Difference, Offer, reference_noise
 from kdbias.display.quantities import write
 from kdbias.measurement.suspects import suspect_lines
+from kdbias.targets.columns import worth_told
 from kdbias.targets.settings import SPHERE
 from kdbias.wording import counted
 
@@ -178,7 +179,8 @@ def _named(target: Difference) -> str:
     """The target, with the test that was made against it."""
     if target.p_value is None or target.size is None:
         return target.towards
-    return f"{target.towards} (p = {write('p_value', target.p_value)}, {counted(target.size, 'sample')})"
+    size = f"{counted(target.size, 'sample')}{worth_told(target.size, target.effective_size)}"
+    return f"{target.towards} (p = {write('p_value', target.p_value)}, {size})"
 
 
 def _cited(case: evidence.Case, tried: str, file: str) -> Expected:

@@ -99,7 +99,7 @@ def open_inputs(order: Order, engine: Engine | None = None) -> Inputs:
         network = next(engine.map(partial(facts_of, order), [0]))
         progress.say(f"{network.told}, {counted(engine.slots, 'unit')} at a time")
     else:
-        network = _open_network(settings, engine.world if engine is not None else 1)
+        network = open_network(settings, engine.world if engine is not None else 1)
         progress.say(_told(network, settings))
     config["preprocessing"] = network.preprocessing.to_dict()
     defaults["preprocessing"] = network.preprocessing.defaults(config["preprocessing"])
@@ -175,7 +175,7 @@ def _open_stored(settings: EmbedSettings, source: Source) -> tuple[Precomputed, 
     return stored, source, rows
 
 
-def _open_network(settings: EmbedSettings, world: int) -> Teacher:
+def open_network(settings: EmbedSettings, world: int = 1) -> Teacher:
     """The teacher on this process's device."""
     device = process_device(settings.device, world)
     with named(settings.teacher):

@@ -5,6 +5,7 @@ from typing import Any
 
 from kdbias.display.quantities import write
 from kdbias.display.table import Cell, Table
+from kdbias.targets.columns import worth_told
 from kdbias.wording import counted
 
 _SCHEME = "scheme discrepancy noise_ratio removed rectification two_sample ess_share"
@@ -66,7 +67,9 @@ def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
         p = write("p_value", test["p_value"])
         by = target.get("cluster_by")
         groups = f" of {write('count', test['clusters'])} {by}s" if by and test.get("clusters") else ""
-        what = f"the reference {what} (p = {p}, {write('count', target['size'])} samples{groups})"
+        size = f"{counted(target['size'], 'sample')}{groups}"
+        size += worth_told(target["size"], target["effective_size"])
+        what = f"the reference {what} (p = {p}, {size})"
     elif target["kind"] == "sphere":
         what = "the uniform sphere"
     if target["with"] is not None:

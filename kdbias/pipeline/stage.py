@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from kdbias.advice.commands import Places
 from kdbias.advice.settings import AdviseSettings
 from kdbias.advice.stage import advice_on
 from kdbias.command_lines import Step
-from kdbias.data.opening import open_data
 from kdbias.device import rank_and_world
 from kdbias.display.result import Result
 from kdbias.display.table import Table
@@ -22,15 +20,15 @@ from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.files import UNIFORMITY, read_uniformity
 from kdbias.pipeline.planned import plan_run
+from kdbias.pipeline.refusals import refuse_targets
 from kdbias.pipeline.settings import RunSettings
 from kdbias.pipeline.steps import Steps
 from kdbias.planning import Planned
 from kdbias.progress import say
 from kdbias.tables import fingerprints
-from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.run_record import Run, Stage
 from kdbias.targets.settings import Named
-from kdbias.wording import duration, nearest, visible, visible_lines
+from kdbias.wording import duration, visible, visible_lines
 
 STAGE = Stage("run", files=("embeddings", "reference", "density", "weights.parquet", "report.html"))
 _EXAMPLE = "DEPLOYED/"
@@ -96,7 +94,7 @@ def run(
             "kdbias run with the same options goes on from there"
         )
     steps = Steps(os.fspath(data), os.fspath(output), settings)
-    _refuse_targets(steps)
+    refuse_targets(steps)
     if settings.plan:
         return _result(steps, None, tuple(plan_run(steps)))
     started = time.monotonic()
@@ -185,26 +183,6 @@ def _advise(steps: Steps, settings: RunSettings) -> Advice:
     again = None if settings.towards else steps.again("deployed" if settings.precomputed else _EXAMPLE)
     made_with = {} if settings.min_ess is None else {"min_ess": settings.min_ess}
     return advice_on(steps.density, own, Places(Path(steps.weights), again=again, **made_with))
-
-
-def _refuse_targets(steps: Steps) -> None:
-    """Refuse what the last stages would refuse after hours of embedding: targets and columns."""
-    named, settings = steps.settings.named, steps.settings
-    if named is not None and named.kind == "reference" and steps.images_of_target is None:
-        EmbeddingTable.open(named.what)
-    asked: Sequence[str] = [*settings.group_by, *filter(None, [settings.with_column])]
-    if named is not None and named.kind == "balanced":
-        asked = [*asked, named.what]
-    if not asked:
-        return
-    source = open_data(steps.data, **settings.reading, images=not settings.precomputed)
-    known = ["label", *source.groups]
-    unknown = [name for name in asked if name not in known]
-    if unknown and not (settings.precomputed and unknown == ["label"]):
-        raise KdbiasError(
-            f"{steps.data} has no column {unknown[0]!r}; it has: {', '.join(known)}"
-            + nearest(unknown[0], known)
-        )
 
 
 def _result(steps: Steps, advice: Advice | None, plans: tuple[Planned, ...] = ()) -> RunResult:

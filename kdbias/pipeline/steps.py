@@ -20,7 +20,7 @@ from kdbias.pipeline.settings import RunSettings
 from kdbias.reporting.settings import ReportSettings
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.parquet_file import read_schema
-from kdbias.tables.run_record import RECORD
+from kdbias.tables.run_record import RECORD, read_record
 from kdbias.targets.settings import Named
 from kdbias.weighting.settings import WeightsSettings
 
@@ -88,6 +88,23 @@ class Steps:
         return named.what
 
     @property
+    def reading_of_target(self) -> dict[str, Any]:
+        """The columns that were named for the data, as far as a target that is a table of images has them."""
+        asked, images = _given(self.settings, COLUMNS), self.images_of_target or ""
+        if not asked or kind_of(images) != "table" or os.path.isdir(images) or is_uri(images):
+            return {}
+        suffix = Path(images).suffix.lower()
+        is_text = suffix in DELIMITERS
+        known = csv_columns(Path(images), DELIMITERS[suffix]) if is_text else read_schema(Path(images)).names
+        return {name: value for name, value in asked.items() if value in known}
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the embedding table is there already."""
+        folder = Path(self.embeddings)
+        return (folder / RECORD).exists() and read_record(folder).get("status") == "finished"
+
+    @property
     def towards(self) -> str | None:
         """The target as the stages are told of it."""
         named = self.settings.named
@@ -105,7 +122,7 @@ class Steps:
         """The stages in their order; the small reference first: what is wrong with it shows at once."""
         s, images = self.settings, self.images_of_target
         if images is not None:
-            options = _given(s, _OF_TEACHER) | _columns_of(images, s, self.data)
+            options = _given(s, _OF_TEACHER) | self.reading_of_target
             where = os.path.join(self.out, "reference")
             yield Step("embed the reference", "embed", images, where, options, EmbedSettings)
         options = _given(s, [d.name for d in EmbedSettings.declared() if d.name != "plan"])
@@ -149,16 +166,3 @@ def _given(settings: RunSettings, names: Iterable[str]) -> dict[str, Any]:
 def _known(options: dict[str, Any]) -> dict[str, Any]:
     """Those that have a value."""
     return {name: value for name, value in options.items() if value not in (None, ())}
-
-
-def _columns_of(reference: str, settings: RunSettings, data: str) -> dict[str, Any]:
-    """The columns that were named for the data, as far as a reference that is a table has them, too."""
-    asked = {name: value for name in COLUMNS if (value := getattr(settings, name)) is not None}
-    if not asked or kind_of(reference) != "table" or os.path.isdir(reference) or is_uri(reference):
-        return {}
-    suffix = Path(reference).suffix.lower()
-    is_text = suffix in DELIMITERS
-    known = (
-        csv_columns(Path(reference), DELIMITERS[suffix]) if is_text else read_schema(Path(reference)).names
-    )
-    return {name: value for name, value in asked.items() if value in known}

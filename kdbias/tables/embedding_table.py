@@ -181,12 +181,7 @@ class EmbeddingTable(Result):
         if name not in ("sample_id", "label", "norm", *self.group_columns) and not (
             name == "norm_flip" and self.has_flip_norms
         ):
-            known = ", ".join(["label", *self.group_columns])
-            is_label = name == (self.provenance.get("config") or {}).get("label_column")
-            way_out = f"{name!r} is its label: name it 'label'"
-            if not is_label:
-                way_out = f"it has: {known}{nearest(name, ['label', *self.group_columns])}"
-            raise KdbiasError(f"{self.path} has no column {name!r}; {way_out}")
+            raise no_column(self.path, name, self.group_columns, self.provenance.get("config") or {})
         chunks = [read_table(part, [name]).column(0) for part in self.parts]
         values = pa.chunked_array([chunk for column in chunks for chunk in column.chunks], chunks[0].type)
         return as_strings(values) if name in ("sample_id", "label") else values.combine_chunks()
@@ -309,6 +304,16 @@ class EmbeddingTable(Result):
             )
         vectors /= norms[:, None]
         return vectors
+
+
+def no_column(
+    path: object, name: str, group_columns: Sequence[str], config: Mapping[str, Any]
+) -> KdbiasError:
+    """The refusal of a column that a table, made with this configuration, does not have."""
+    if name == config.get("label_column"):
+        return KdbiasError(f"{path} has no column {name!r}; {name!r} is its label: name it 'label'")
+    known = ["label", *group_columns]
+    return KdbiasError(f"{path} has no column {name!r}; it has: {', '.join(known)}{nearest(name, known)}")
 
 
 def require_table(path: str | os.PathLike[str]) -> None:

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.target import Codes
-from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import as_strings, encode_all
+from kdbias.targets.described import Described
 from kdbias.targets.settings import EACH_ALONE
 from kdbias.wording import counted
 
@@ -18,7 +18,7 @@ FEWEST = 30
 """Labels of fewer values are not taken for persons: so few say nothing about how much persons vary."""
 
 
-def clusters_of(data: EmbeddingTable, reference: EmbeddingTable, asked: str | None) -> tuple[str | None, str]:
+def clusters_of(data: Described, reference: Described, asked: str | None) -> tuple[str | None, str]:
     """The column whose values are clusters (None: each sample stands alone), and what is to be said of it.
 
     Where nobody asks, it is the label if its values are many and are mostly not those of the data, as persons
@@ -42,7 +42,7 @@ def clusters_of(data: EmbeddingTable, reference: EmbeddingTable, asked: str | No
     )
 
 
-def cluster_codes(data: EmbeddingTable, reference: EmbeddingTable, column: str) -> Codes:
+def cluster_codes(data: Described, reference: Described, column: str) -> Codes:
     """Clusters of the data (n,) and of the reference (m,); samples without a value stand alone.
 
     Where the data lack the column each of their samples does.
@@ -51,7 +51,7 @@ def cluster_codes(data: EmbeddingTable, reference: EmbeddingTable, column: str) 
     return (_codes(data, column) if ours else np.arange(data.n)), _codes(reference, column)
 
 
-def _codes(table: EmbeddingTable, column: str) -> np.ndarray:
+def _codes(table: Described, column: str) -> np.ndarray:
     """(n,) the cluster of each sample, 0 ... C - 1."""
     values = as_strings(table.column(column))
     codes, _ = encode_all(values)
@@ -60,7 +60,7 @@ def _codes(table: EmbeddingTable, column: str) -> np.ndarray:
     return np.unique(codes, return_inverse=True)[1].reshape(-1)
 
 
-def _persons(data: EmbeddingTable, reference: EmbeddingTable) -> bool:
+def _persons(data: Described, reference: Described) -> bool:
     """Whether the reference's labels name persons: many, repeated, and most of them not in the data."""
     labels = as_strings(reference.column("label"))
     known = labels.drop_null()
@@ -73,7 +73,7 @@ def _persons(data: EmbeddingTable, reference: EmbeddingTable) -> bool:
     return 2 * shared < len(known)
 
 
-def _require(reference: EmbeddingTable, column: str) -> None:
+def _require(reference: Described, column: str) -> None:
     if column not in ("label", *reference.group_columns):
         raise KdbiasError(
             f"the reference {reference.path} has no column {column!r} to cluster by; it has: "

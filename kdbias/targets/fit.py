@@ -8,6 +8,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import shown
 from kdbias.targets.common import same_samples
+from kdbias.targets.described import Made
 from kdbias.wording import counted
 
 
@@ -18,21 +19,15 @@ def require_fit(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
         What is odd about it, as lines.
 
     Raises:
-        KdbiasError: another dimension, teacher or preprocessing; the data themselves; a single sample.
+        KdbiasError: as `require_alike`; the data themselves.
     """
-    both = f"the reference {table.path} and the data {data.path}"
-    if table.d != data.d:
-        raise KdbiasError(
-            f"{both} have {table.d} and {data.d} dimensions; embed the reference with the data's teacher"
-        )
+    both = _both(table, data)
     if table.fingerprint == data.fingerprint:
         raise KdbiasError(
             f"{both} are the same table, so natural sampling is like it already; name a sample of what the "
             "student will be used on"
         )
-    if table.n < 2:
-        raise KdbiasError(f"the reference {table.path} has a single sample; give some hundreds")
-    notes = _require_same_teacher(table, data, both)
+    notes = require_alike(table, data)
     ids, known = table.ids(), data.ids()
     common = same_samples(table, data, ids.filter(pc.is_in(ids, value_set=known)))
     if len(common) == table.n == data.n:
@@ -49,12 +44,20 @@ def require_fit(table: EmbeddingTable, data: EmbeddingTable) -> list[str]:
     return notes
 
 
-def _require_same_teacher(table: EmbeddingTable, data: EmbeddingTable, both: str) -> list[str]:
-    """Refuse vectors of another teacher or another preprocessing; a note where that is not known.
+def require_alike(table: Made, data: Made) -> list[str]:
+    """Refuse a reference that was made otherwise than the data were, or will be.
 
-    Args:
-        both: the two tables, as they are called in messages.
+    Returns:
+        A line where that cannot be told.
+
+    Raises:
+        KdbiasError: another dimension, teacher or preprocessing.
     """
+    both = _both(table, data)
+    if table.d != data.d:
+        raise KdbiasError(
+            f"{both} have {table.d} and {data.d} dimensions; embed the reference with the data's teacher"
+        )
     ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
     config, other = (_made(t) for t in (data, table))
     computed = "teacher" in ours and "teacher" in theirs
@@ -73,7 +76,11 @@ def _require_same_teacher(table: EmbeddingTable, data: EmbeddingTable, both: str
     return []
 
 
-def _made(table: EmbeddingTable) -> dict[str, Any]:
+def _both(table: Made, data: Made) -> str:
+    return f"the reference {table.path} and the data {data.path}"
+
+
+def _made(table: Made) -> dict[str, Any]:
     """How a table was made: its configuration and its teacher's name."""
     return {"teacher": table.provenance.get("teacher"), **(table.provenance.get("config") or {})}
 

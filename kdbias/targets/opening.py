@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
@@ -17,25 +14,19 @@ from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.sphere.equilibrium.target import (
     Codes,
     Target,
-    balanced_masses,
     masses_target,
     reference_target,
     sphere_target,
 )
 from kdbias.sphere.equilibrium.two_sample import TwoSampleTest, two_sample_test
 from kdbias.tables import fingerprints
-from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import nearest_path
-from kdbias.tables.joins import align, as_strings, encode, encode_all, shown
-from kdbias.tables.parquet_file import read_table
+from kdbias.tables.joins import as_strings, encode_all
 from kdbias.tables.weight_manifest import read_manifest
-from kdbias.targets.clusters import cluster_codes, clusters_of
+from kdbias.targets.columns import told_of
 from kdbias.targets.fit import require_fit
 from kdbias.targets.settings import Aiming, Named
-
-FEW = 100
-"""References of fewer samples are said to be small."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +165,8 @@ def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
     if named.kind == "sphere":
         return OpenTarget(named)
     if named.kind == "balanced":
-        masses, inputs = _balanced(named, data), inputs_of(named)
-        one = None if aim.with_column is None else _values(data, aim.with_column)[0]
-        return OpenTarget(
-            named, inputs, masses=masses, column=aim.with_column, codes=None if one is None else (one, one)
-        )
+        told, inputs = told_of(aim, named, data, None), inputs_of(named)
+        return OpenTarget(named, inputs, masses=told.masses, column=aim.with_column, codes=told.codes)
     return _reference(aim, named, data)
 
 
@@ -200,111 +188,16 @@ def inputs_of(named: Named) -> dict[str, str]:
 def _reference(aim: Aiming, named: Named, data: EmbeddingTable) -> OpenTarget:
     table = EmbeddingTable.open(named.what)
     notes = require_fit(table, data)
-    masses = None
-    if named.by is not None:
-        manifest = read_manifest(named.by)
-        rows = align(table.ids(), manifest.ids, f"reference {table.path}", f"its weights {named.by}")
-        masses = manifest.weights[rows] / manifest.weights[rows].sum()
-    size = table.n if masses is None else 1 / float(masses @ masses)
-    if size < FEW:
-        notes.append(
-            f"a reference of {size:,.0f} samples is small: only large differences show against it; some "
-            "hundreds are better"
-        )
-    codes = clusters = None
-    if aim.with_column is not None:
-        codes, note = _both(data, table, aim.with_column)
-        notes += note
-    clustered, said = clusters_of(data, table, aim.cluster_by)
-    if clustered is not None:
-        clusters = cluster_codes(data, table, clustered)
-        notes += [said] if said else []
+    told = told_of(aim, named, data, table)
     return OpenTarget(
         named,
         inputs_of(named),
-        tuple(notes),
+        (*notes, *told.notes),
         table.vectors(),
-        masses,
+        told.masses,
         aim.with_column,
-        codes,
-        clusters,
-        clustered,
+        told.codes,
+        told.clusters,
+        told.clustered,
         table,
     )
-
-
-def _values(table: EmbeddingTable, column: str) -> tuple[np.ndarray, pa.Array]:
-    """Codes (n,) of a column, -1 for no value, and its values.
-
-    Raises:
-        KdbiasError: there is no such column, or it has a single value.
-    """
-    codes, names = encode(as_strings(table.column(column)))
-    if len(names) < 2:
-        found = f"the value {names[0].as_py()!r} alone" if len(names) else "no values"
-        raise KdbiasError(f"{table.path}: column {column!r} has {found}; a column of two or more is needed")
-    return codes, names
-
-
-def _balanced(named: Named, data: EmbeddingTable) -> np.ndarray:
-    codes, names = _values(data, named.what)
-    if named.by is None:
-        return balanced_masses(codes)
-    shares = _shares(named.by, named.what)
-    texts = names.to_pylist()
-    unknown = [value for value in shares if value not in texts and shares[value]]
-    left_out = [value for value in texts if value not in shares]
-    if unknown or left_out:
-        fault = (
-            f"shares for {shown(pa.array(unknown))}, which no sample of {data.path} has"
-            if unknown
-            else f"no share for {shown(pa.array(left_out))}"
-        )
-        raise KdbiasError(
-            f"{named.by} gives {fault}; give each value of {named.what!r} a share >= 0 (the data have: "
-            f"{shown(names)})"
-        )
-    return balanced_masses(codes, [shares[value] for value in texts])
-
-
-def _shares(path: str | os.PathLike[str], column: str) -> dict[str, float]:
-    """The share of each value, from a table with a column of values and ``share``."""
-    delimiter = DELIMITERS.get(Path(path).suffix.lower())
-    table = read_table(path) if delimiter is None else read_csv(path, (column,), delimiter=delimiter)
-    missing = [name for name in (column, "share") if name not in table.column_names]
-    if missing:
-        raise KdbiasError(
-            f"{path} lacks the column(s) {', '.join(missing)} (it has: {', '.join(table.column_names)}); a "
-            f"table of shares has {column} and share"
-        )
-    values = as_strings(table.column(column))
-    try:
-        shares = table.column("share").cast(pa.float64()).to_numpy()
-    except pa.ArrowException as error:
-        raise KdbiasError(f"{path}: a share is no number ({error})") from None
-    if len(pc.unique(values)) != len(values) or values.null_count:
-        raise KdbiasError(f"{path}: a value of {column!r} is missing or occurs twice")
-    if not (np.isfinite(shares) & (shares >= 0)).all() or not shares.any():
-        raise KdbiasError(f"{path}: shares must be numbers >= 0, not all 0, got {shares.tolist()[:5]}")
-    return dict(zip(values.to_pylist(), shares.tolist(), strict=True))
-
-
-def _both(data: EmbeddingTable, table: EmbeddingTable, column: str) -> tuple[Codes, list[str]]:
-    """A column's codes in data and reference, by one set of values, and what is odd about them."""
-    if column not in ("label", *table.group_columns):
-        raise KdbiasError(
-            f"the reference {table.path} has no column {column!r}, so it cannot be compared with the data's; "
-            f"it has: {', '.join(['label', *table.group_columns])}"
-        )
-    ours, known = _values(data, column)
-    _, names = encode(as_strings(table.column(column)))
-    absent = names.filter(pc.invert(pc.is_in(names, value_set=known)))
-    codes = encode(as_strings(table.column(column)), pa.concat_arrays([known, absent]))[0]
-    notes = []
-    if len(absent):
-        share = float((codes >= len(known)).mean())
-        notes.append(
-            f"{column} {shown(absent)} of the reference ({share:.1%} of it) does not occur in the data: no "
-            "weights can bring it in"
-        )
-    return (ours, codes), notes

@@ -176,6 +176,73 @@ def test_what_later_stages_would_refuse_is_refused_first(there, given, said):
     assert not (there / "refused").exists()
 
 
+@pytest.fixture(scope="module")
+def awry(made):
+    """Files that a target may wrongly be named with."""
+    root = made[0]
+    (root / "shares.csv").write_text("label,share\nbright,0.5\ndusk,0.5\n")
+    (root / "note.txt").write_text("no data")
+    pictures(root / "lone", 1, 80, 4)
+    (root / "few.csv").write_text(
+        "path,camera\n" + "".join(f"deployed/a/IMG_{i:04d}.png,left\n" for i in range(40))
+    )
+    ids = kdbias.EmbeddingTable.open(root / "out" / "embeddings").ids()
+    kdbias.write_embedding_table(root / "seven", ids, np.eye(len(ids), 7) + 1)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"towards": "photos"}, "--towards photos are the data themselves"),
+        ({"towards": "note.txt"}, "not a kind of data kdbias reads"),
+        ({"towards": "note.txt/x"}, "no such file"),
+        ({"towards": "lone"}, "the reference lone has a single sample"),
+        ({"towards": "deployed@absent.parquet"}, "absent.parquet"),
+        ({"towards": "deployed@note.txt"}, "note.txt"),
+        ({"towards": "deployed@out/weights.parquet"}, r"reference deployed.*out/weights.parquet"),
+        ({"towards": "out/reference@absent.csv"}, "absent.csv"),
+        ({"towards": "out/reference@out/weights.parquet"}, r"reference out/reference.*out/weights.parquet"),
+        ({"towards": "seven"}, "have 7 and .* dimensions"),
+        ({"towards": "balanced:label@absent.csv"}, "absent.csv: no such file"),
+        ({"towards": "balanced:label@note.txt"}, "note.txt"),
+        ({"towards": "balanced:label@shares.csv"}, "shares for 'dusk', which no sample of photos has"),
+        ({"towards": "deployed", "with_column": "camera"}, "the reference deployed has no column 'camera'"),
+        ({"towards": "few.csv", "with_column": "camera"}, "photos has no column 'camera'; it has: label"),
+        ({"towards": "few.csv", "with_column": "label"}, "few.csv has no value in column 'label'"),
+        ({"towards": "deployed", "cluster_by": "scene"}, "deployed has no column 'scene' to cluster by"),
+        ({"towards": "few.csv", "cluster_by": "camera"}, "few.csv has a single value in column 'camera'"),
+        ({"towards": "out/reference", "cluster_by": "scene"}, "no column 'scene' to cluster by"),
+    ],
+)
+def test_targets_that_later_stages_would_refuse_are_refused_before_anything_is_embedded(
+    awry, monkeypatch, given, said
+):
+    monkeypatch.chdir(awry)
+    with pytest.raises(KdbiasError, match=said) as refused:
+        kdbias.run("photos", "refused", **OPTIONS | given)
+    assert "\n" not in str(refused.value)
+    assert not (awry / "refused").exists()
+
+
+def test_a_reference_by_another_teacher_is_refused_before_anything_is_embedded(there):
+    (there / "mine.py").write_text("from tests.pinned.teacher import factory")
+    with pytest.raises(KdbiasError, match="out/reference and the data photos are by different teachers"):
+        kdbias.run(
+            "photos", "refused", towards="out/reference", **OPTIONS | {"teacher": "python:mine.py:factory"}
+        )
+    assert not (there / "refused").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_embedded(there):
+    (there / "note.txt").write_text("no folder")
+    words = ["run", "photos", "-o", "note.txt/out", "--teacher", TEACHER]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1, result.output
+    assert "cannot write to note.txt/out" in result.stderr.splitlines()[-1]
+    assert "[1/" not in result.stderr
+
+
 def test_somebody_elses_folder_is_left_alone(there):
     (there / "mine").mkdir()
     (there / "mine" / "notes.txt").write_text("mine")

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import kdbias
 from kdbias.embedding.stage import embed
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
@@ -243,6 +244,20 @@ def of_persons(folder, names, each, seed, spread=0.4) -> EmbeddingTable:
     return write_embedding_table(folder, ids, rows, labels=labels, groups=groups, dtype="float32")
 
 
+def test_what_a_reference_is_worth_is_told_wherever_its_size_is(tmp_path):
+    data = of_persons(tmp_path / "data", [f"p{i}" for i in range(60)], 5, 0)
+    other = of_persons(tmp_path / "other", [f"q{i}" for i in range(40)], 4, 1)
+    file, weights = tmp_path / "w.parquet", np.r_[np.full(16, 10.0), np.full(144, 1e-3)]
+    pq.write_table(pa.table({"sample_id": other.ids(), "weight": weights}), file)
+    for towards, by, worth in ((other.path, None, "40"), (f"{other.path}@{file}", "none", "16")):
+        told = f"160 samples{' of 40 labels' if by is None else ''}, worth {worth} independent ones"
+        aimed = {"towards": str(towards), "cluster_by": by}
+        assert told in kdbias.uniformity(data.path, tmp_path / worth, **aimed).summary()
+        assert told.replace(" of 40 labels", "") in kdbias.advise(data.path, **aimed).verdict
+        made = kdbias.weights(tmp_path / worth, tmp_path / f"{worth}.parquet", **aimed)
+        assert told.replace(" of 40 labels", "") in made.summary()
+
+
 def test_images_of_other_persons_count_by_person(tmp_path):
     data = of_persons(tmp_path / "data", [f"p{i}" for i in range(60)], 5, 0)
     other = of_persons(tmp_path / "other", [f"q{i}" for i in range(40)], 4, 1)
@@ -251,8 +266,11 @@ def test_images_of_other_persons_count_by_person(tmp_path):
     assert any("160 samples have 40 labels" in note for note in found.notes)
     assert found.of(data.vectors(), LADDER, lambda p: p).size == pytest.approx(40)
     assert found.test(data.vectors(), LADDER).clusters == 40
+    small = "a reference of 160 samples, worth 40 independent ones is small: only large differences show"
+    assert any(note.startswith(small) for note in found.notes)
     alone = open_target(Aiming(towards=str(other.path), cluster_by="none"), data)
     assert alone.clustered is None
+    assert not any("small" in note for note in alone.notes)
     assert alone.of(data.vectors(), LADDER, lambda p: p).size == pytest.approx(160)
     scenes = open_target(Aiming(towards=str(other.path), cluster_by="scene"), data)
     assert scenes.of(data.vectors(), LADDER, lambda p: p).size == pytest.approx(20)

@@ -108,10 +108,7 @@ def reference_target(
     require_same_sphere(x, reference)
     m = len(reference)
     q = np.full(m, 1 / m) if masses is None else checked_masses(masses, m)
-    within = square = float(q @ q)
-    if clusters is not None:
-        masses_of = np.bincount(clusters, weights=q)
-        square = float(masses_of @ masses_of)
+    within, square = float(q @ q), 1 / effective_size(m, q, clusters)
     if square > 1 - 1e-9:
         what = "sample" if clusters is None else "cluster"
         raise KdbiasError(f"a reference of one {what} says nothing about a distribution; give some hundreds")
@@ -121,6 +118,17 @@ def reference_target(
     if clusters is not None:
         within = _within(reference, q, t, clusters, codes)
     return Target(mean, constant, (constant - within) / (1 - square), 1 / square, within / square)
+
+
+def effective_size(m: int, masses: np.ndarray | None, clusters: np.ndarray | None) -> float:
+    """As many independent samples say as much: 1 / sum of squared masses, of clusters where there are such.
+
+    Args:
+        m, masses, clusters: as of `reference_target`.
+    """
+    q = np.full(m, 1 / m) if masses is None else masses
+    of = q if clusters is None else np.bincount(clusters, weights=q)
+    return 1 / float(of @ of)
 
 
 def _within(

@@ -11,6 +11,7 @@ from kdbias.settings import option
 from kdbias.targets.settings import SPHERE, Aiming
 from kdbias.weighting.schemes.density import Searching
 from kdbias.weighting.schemes.scheme import Weights
+from kdbias.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,13 +158,16 @@ def _shares(opened: OpenTarget) -> dict[str, list[list[Any]]]:
 def told(target: dict[str, Any], solver: dict[str, Any] | None = None) -> list[str]:
     """What a manifest's ``target`` and ``solver`` say, for people."""
     from kdbias.display.quantities import write
+    from kdbias.targets.columns import worth_told
 
     towards, test = target["towards"], target["test"]
     before, after, noise = (
         write("discrepancy", target[k]) for k in ("discrepancy_before", "discrepancy", "noise")
     )
-    size = "" if target["size"] is None else f" ({target['size']:,} samples)"
-    lines = [f"  towards               {towards}{size}"]
+    size = ""
+    if target["size"] is not None:
+        size = counted(target["size"], "sample") + worth_told(target["size"], target["effective_size"])
+    lines = [f"  towards               {towards}{size and f' ({size})'}"]
     if target["bound"] == "natural":
         if test is None:
             lines.append("  natural sampling      the data are as near to the target as its noise already")
@@ -171,7 +175,7 @@ def told(target: dict[str, Any], solver: dict[str, Any] | None = None) -> list[s
             how = f"p = {test['p_value']:.3g}" if test["p_value"] > LEVEL else "within its noise"
             lines.append(
                 f"  natural sampling      your data do not differ measurably from the reference ({how}, "
-                f"{target['size']:,} samples)"
+                f"{size})"
             )
     removed = "" if target["removed"] is None else f" ({write('removed', target['removed'])} removed)"
     lines.append(f"  discrepancy           {before} -> {after}{removed}; noise of the target {noise}")

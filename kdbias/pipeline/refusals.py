@@ -1,0 +1,134 @@
+"""What a run refuses before anything is embedded: targets and columns that later stages would refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from kdbias.data.opening import open_data
+from kdbias.data.source import Source
+from kdbias.errors import KdbiasError
+from kdbias.pipeline.settings import RunSettings
+from kdbias.pipeline.steps import Steps
+from kdbias.tables.embedding_table import EmbeddingTable, no_column
+from kdbias.tables.weight_manifest import read_manifest
+from kdbias.targets.columns import told_of
+from kdbias.targets.described import Described
+from kdbias.targets.fit import require_alike
+from kdbias.targets.opening import inputs_of
+from kdbias.targets.settings import Named
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """The embedding table that data will become, as far as they tell of it."""
+
+    source: Source
+    config: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """What the user named."""
+        return self.source.origin
+
+    @property
+    def n(self) -> int:
+        """Samples; images that cannot be read will be missing."""
+        return self.source.n
+
+    @property
+    def group_columns(self) -> list[str]:
+        """Columns beside id and label."""
+        return list(self.source.groups)
+
+    def ids(self) -> pa.Array:
+        """(n,) large_string."""
+        return self.source.ids
+
+    def labels(self) -> pa.Array:
+        """(n,) large_string with nulls."""
+        return pa.nulls(self.n, pa.large_string()) if self.source.labels is None else self.source.labels
+
+    def column(self, name: str) -> pa.Array:
+        """(n,) values; raises KdbiasError where there is no such column."""
+        if name == "label":
+            return self.labels()
+        if name not in self.source.groups:
+            raise no_column(self.path, name, self.group_columns, self.config)
+        return self.source.groups[name]
+
+
+@dataclass(frozen=True)
+class AwaitedTeacher:
+    """Who will make a table, and how: opened where the table is not there yet."""
+
+    path: str
+    settings: RunSettings
+
+    @cached_property
+    def _network(self) -> Any:
+        from kdbias.embedding.inputs import open_network
+
+        return open_network(self.settings)
+
+    @property
+    def d(self) -> int:
+        """Dimensions of its vectors."""
+        return self._network.dim
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the record will say of it."""
+        made = {"preprocessing": self._network.preprocessing.to_dict()}
+        return {
+            "teacher": self.settings.teacher,
+            "config": made,
+            "inputs": {"teacher": self._network.fingerprint},
+        }
+
+
+def refuse_targets(steps: Steps) -> None:
+    """Refuse what the stages behind the embedding would refuse of target and columns.
+
+    Raises:
+        KdbiasError: as these stages.
+    """
+    settings, named = steps.settings, steps.settings.named
+    aimed = None if named is None or named.kind == "sphere" else named
+    reference = None if aimed is None else _reference(steps, aimed)
+    if aimed is None and not settings.group_by:
+        return
+    source = open_data(steps.data, **settings.reading, images=not settings.precomputed)
+    data = Awaited(source, settings.reading)
+    # Of stored vectors, labels may lie beside them: what is said of these is left to the stages.
+    unsure = settings.precomputed and source.labels is None
+    for name in settings.group_by:
+        if not (unsure and name == "label"):
+            data.column(name)
+    if aimed is not None and not (unsure and "label" in (settings.with_column, aimed.what)):
+        told_of(settings, aimed, data, reference)
+
+
+def _reference(steps: Steps, named: Named) -> Described | None:
+    """The reference as far as it is there; None where another target is named."""
+    settings, images = steps.settings, steps.images_of_target
+    if images is not None:
+        if images == steps.data and not settings.where:
+            raise KdbiasError(
+                f"--towards {images} are the data themselves, so natural sampling is like it already; name a "
+                "sample of what the student will be used on"
+            )
+        if named.by is not None:
+            read_manifest(named.by)
+        reading = steps.reading_of_target
+        return Awaited(open_data(images, **reading), reading)
+    inputs_of(named)
+    if named.kind != "reference":
+        return None
+    table = EmbeddingTable.open(named.what)
+    if not settings.precomputed and settings.engine is None and not steps.is_embedded:
+        require_alike(table, AwaitedTeacher(steps.data, settings))
+    return table
