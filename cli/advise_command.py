@@ -9,7 +9,7 @@ import kdbias
 from kdbias.advice.settings import AdviseSettings
 from kdbias.cli.common import AS_JSON
 from kdbias.cli.options import stage_command
-from kdbias.studies.pilot_settings import PilotOptions
+from kdbias.studies.pilot_settings import PilotOptions, PilotSettings
 from kdbias.wording import visible_lines
 
 
@@ -60,13 +60,12 @@ def command(ctx: click.Context, measured: str, output: str | None = None, **give
             flag = "--" + ("output" if output is not None else next(iter(trial))).replace("_", "-")
             raise click.UsageError(f"{flag} is of a pilot: add --pilot 10m, or leave it out")
         return kdbias.advise(measured, **given)
-    PilotOptions.of(trial)  # refused before the advice takes its time
-    if "with_column" in given:
-        raise click.UsageError("a pilot matches to its target in the teacher's space alone; leave --with out")
+    from kdbias.studies.pilot import drafted
+
+    asked = {d.name: given[d.name] for d in PilotSettings.declared() if d.name in given} | trial
+    place = output or "pilot"
+    drafted(measured, place, PilotSettings.of(asked))  # refused before the advice takes its time
     advice = kdbias.advise(measured, **given)
     if not ctx.meta[AS_JSON]:
         click.echo(visible_lines(advice.summary()))
-    towards = given.get("towards") or (advice.target and advice.target.towards)
-    table = given.get("embeddings", measured)
-    own = {"towards": towards, "group_by": given.get("group_by", ())}
-    return _Piloted(advice, kdbias.pilot(table, output or "pilot", **own, **trial))
+    return _Piloted(advice, kdbias.pilot(measured, place, **asked))

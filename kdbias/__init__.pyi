@@ -450,12 +450,15 @@ def pilot(
     measured: str | os.PathLike[str],
     output: str | os.PathLike[str] = 'pilot',
     *,
+    towards: str | None = None,
+    with_column: str | None = None,
+    cluster_by: str | None = None,
     within: str | float = 600.0,
     flip: str = 'none',
     most_seeds: int = 10,
     workers: int | None = None,
     device: str = 'auto',
-    towards: str | None = None,
+    embeddings: str | os.PathLike[str] | None = None,
     group_by: Sequence[str] = (),
 ) -> PilotResult:
     """Train small students under the candidate samplings on a part of the data, and compare them.
@@ -468,14 +471,21 @@ def pilot(
     Args:
         measured: an embedding table, or the folder that `uniformity` wrote of one.
         output: folder to write. The same call again goes on after an interruption.
+        towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
+            without labels (REF, or REF@W.parquet with weights of its own); balanced:COLUMN, each value of a
+            column of the data alike (or balanced:COLUMN@SHARES.csv); or sphere.
+        with_column: compare this column together with the embedding, for what the teacher does not see; a
+            reference must have it, too.
+        cluster_by: the reference's column, such as the person, whose samples of one value depend on each other
+            and say less than as many others; none: each says as much [its labels, if they are 30 or more and
+            mostly not those of the data].
         within: train small students under the candidate samplings, for so long at most (such as 10m), and compare
             them.
         flip: mirror half the students' images: same for faces [none].
         most_seeds: students of each sampling at most [10].
         workers: students at a time [one a CPU, one on a GPU].
         device: of the students: auto, cpu, cuda or cuda:N [auto].
-        towards: what the student will be used on: the embeddings of a sample of it, whose images half the
-            students' judge is; or balanced:COLUMN.
+        embeddings: embedding table [the one that DENSITY was made from].
         group_by: judge each value of this column, too; repeatable [those of few values].
 
     Raises:

@@ -173,7 +173,7 @@ def open_measured(measured: str | os.PathLike[str], settings: AdviseSettings) ->
     return Data(named, density, table, len(order), rows, x)
 
 
-def remembered_aim(data: Data, settings: AdviseSettings) -> Aiming | None:
+def remembered_aim(data: Data, settings: Aiming) -> Aiming | None:
     """The target that was named, else that of the measurement; None without one."""
     if settings.towards is not None:
         return Aiming(

@@ -6,59 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
-
 from kdbias.data.opening import open_data
-from kdbias.data.source import Source
 from kdbias.errors import KdbiasError
 from kdbias.pipeline.settings import RunSettings
 from kdbias.pipeline.steps import Steps
-from kdbias.tables.embedding_table import EmbeddingTable, no_column
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.targets.columns import told_of
-from kdbias.targets.described import Described
+from kdbias.targets.described import Awaited, Described
 from kdbias.targets.fit import require_alike
 from kdbias.targets.opening import inputs_of
 from kdbias.targets.settings import Named
-
-
-@dataclass(frozen=True)
-class Awaited:
-    """The embedding table that data will become, as far as they tell of it."""
-
-    source: Source
-    config: dict[str, Any]
-
-    @property
-    def path(self) -> str:
-        """What the user named."""
-        return self.source.origin
-
-    @property
-    def n(self) -> int:
-        """Samples; images that cannot be read will be missing."""
-        return self.source.n
-
-    @property
-    def group_columns(self) -> list[str]:
-        """Columns beside id and label."""
-        return list(self.source.groups)
-
-    def ids(self) -> pa.Array:
-        """(n,) large_string."""
-        return self.source.ids
-
-    def labels(self) -> pa.Array:
-        """(n,) large_string with nulls."""
-        return pa.nulls(self.n, pa.large_string()) if self.source.labels is None else self.source.labels
-
-    def column(self, name: str) -> pa.Array:
-        """(n,) values; raises KdbiasError where there is no such column."""
-        if name == "label":
-            return self.labels()
-        if name not in self.source.groups:
-            raise no_column(self.path, name, self.group_columns, self.config)
-        return self.source.groups[name]
 
 
 @dataclass(frozen=True)
@@ -102,7 +60,7 @@ def refuse_targets(steps: Steps) -> None:
     if aimed is None and not settings.group_by:
         return
     source = open_data(steps.data, **settings.reading, images=not settings.precomputed)
-    data = Awaited(source, settings.reading)
+    data = Awaited(source, settings.label_column)
     # Of stored vectors, labels may lie beside them: what is said of these is left to the stages.
     unsure = settings.precomputed and source.labels is None
     for name in settings.group_by:
@@ -124,7 +82,7 @@ def _reference(steps: Steps, named: Named) -> Described | None:
         if named.by is not None:
             read_manifest(named.by)
         reading = steps.reading_of_target
-        return Awaited(open_data(images, **reading), reading)
+        return Awaited(open_data(images, **reading), reading.get("label_column"))
     inputs_of(named)
     if named.kind != "reference":
         return None

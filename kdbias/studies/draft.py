@@ -15,8 +15,9 @@ from kdbias.errors import KdbiasError
 from kdbias.studies.arms import BASELINE, REFERENCE
 from kdbias.studies.origin import Origin, deployment_of
 from kdbias.tables.files import atomic_path
-from kdbias.targets.settings import Named
-from kdbias.wording import counted
+from kdbias.targets.columns import told_of
+from kdbias.targets.settings import Aiming
+from kdbias.wording import counted, visible
 
 BATCH = 64
 _LARGEST = 64  # pixels of the shorter side of a student's image
@@ -37,6 +38,8 @@ class Draft:
         origin: what is trained on.
         deployment: what is judged on and matched to, where it lies elsewhere; else a part is held out.
         towards: the target of the matched arm; None for no such arm.
+        aim: how it is compared, ``with_column`` and ``cluster_by``, where that was said.
+        reserve_by: the deployment's column each value of which is either the reference's or judged.
         arms: name -> (options of `kdbias.weights`, what it is), natural first.
         groups: columns to judge by.
         classes: whether accuracy is judged as well.
@@ -50,6 +53,8 @@ class Draft:
     origin: Origin
     deployment: Origin | None
     towards: str | None
+    aim: dict[str, str]
+    reserve_by: str | None
     arms: dict[str, tuple[dict[str, Any], str]]
     groups: tuple[str, ...]
     classes: bool
@@ -68,7 +73,7 @@ class Draft:
         place: str | os.PathLike[str],
         *,
         teacher: str | None = None,
-        towards: str | None = None,
+        aim: Aiming,
         group_by: Sequence[str] = (),
         read: Mapping[str, Any] | None = None,
     ) -> Draft:
@@ -77,8 +82,7 @@ class Draft:
         Args:
             place: data, or an embedding table.
             teacher: its spec, for data.
-            towards: a reference (an embedding table, or data for the same teacher), balanced:COLUMN or
-                sphere.
+            aim: at a reference (an embedding table, or data for the same teacher), balanced:COLUMN or sphere.
             group_by: columns to judge by.
             read: how data are read, options of `kdbias.embed`.
 
@@ -86,14 +90,17 @@ class Draft:
             KdbiasError: no data or teacher there, or columns that are not.
         """
         origin = Origin.of(place, teacher, read or {})
-        named = None if towards is None else Named.of(towards)
-        deployment = None
+        named, deployment = aim.named, None
+        if named is not None and named.by is not None:
+            raise KdbiasError(
+                f"--towards {aim.towards}: a study has no shares or weights of it; leave @{named.by} out"
+            )
         if named is not None and named.kind == "reference":
-            if named.by is not None:
-                raise KdbiasError(
-                    f"--towards {towards}: a study draws its reference evenly; leave @{named.by} out"
-                )
             deployment = deployment_of(named.what, origin)
+        clustered = None
+        if named is not None and named.kind != "sphere":
+            reference = None if deployment is None else deployment.described
+            clustered = told_of(aim, named, origin.described, reference).clustered
         judged = origin if deployment is None else deployment
         for one in (origin, judged):
             if one.data.n < _LEAST:
@@ -101,13 +108,18 @@ class Draft:
                     f"{one.source}: {counted(one.data.n, 'sample')}; a study needs {_LEAST} or more"
                 )
         train = min(origin.data.n, _USUAL) * (1 if deployment else 1 - _HELD_OUT)
+        how = {
+            name: value for name in ("with_column", "cluster_by") if (value := getattr(aim, name)) is not None
+        }
         sides = min(_LARGEST, origin.side(), judged.side())
         return cls(
             name=_slug(origin.source),
             origin=origin,
             deployment=deployment,
-            towards=REFERENCE if deployment else towards if named and named.kind == "balanced" else None,
-            arms=_arms(origin, named, towards),
+            towards=REFERENCE if deployment else aim.towards if named and named.kind == "balanced" else None,
+            aim=how,
+            reserve_by=_reserved_by(deployment, clustered),
+            arms=_arms(origin, aim, how),
             groups=tuple(judged.groups(group_by)),
             classes=origin.has_classes and judged.has_classes,
             image_size=sides,
@@ -134,7 +146,8 @@ class Draft:
             run_with: the command that runs it.
         """
         head = [
-            f"# Written by `{written_by}`. Edit what you like (docs/studies.md explains every key), then:"
+            f"# Written by `{visible(written_by)}`.",
+            "# Edit what you like (docs/studies.md explains every key), then:",
         ]
         head += [f"#   {run_with}", "# goes on where it was stopped; what is done stays done"]
         lines = [
@@ -190,6 +203,9 @@ class Draft:
             yield f"holdout = {_HELD_OUT}".ljust(34) + "# of these are judged on"
         else:
             yield "reserve = 0.5".ljust(34) + "# of the deployment is the reference; the rest is judged on"
+            if self.reserve_by is not None:
+                column = f"reserve_by = {_toml(self.reserve_by)}"
+                yield column.ljust(34) + "# each value of it is either the reference's or judged"
         yield f"image_size = {self.image_size}".ljust(34) + "# pixels of students' images; shrunk once"
         yield f"steps = {self.steps}".ljust(34) + "# of every student, exactly"
         student = {"student": self.student, "batch_size": BATCH, "optimizer": "adamw"}
@@ -198,7 +214,8 @@ class Draft:
         yield f"student = {_inline(student)}"
         yield '#   options of `kdbias train`; for faces, persons and most photographs also flip = "same"'
         yield f"primary = {json.dumps(self.primary, ensure_ascii=False)}"
-        yield 'measure = { rectification = "none" }'
+        compared = self.aim if self.deployment is not None else {}
+        yield f"measure = {_inline({'rectification': 'none', **compared})}"
         yield (
             f"[data.{self.name}.bias.none]".ljust(34)
             + "# the data as they are; biases to bring in: docs/studies.md"
@@ -242,16 +259,27 @@ class Draft:
             yield 'options = { gallery = "@teacher", gallery_where = ["study_part=train"] }'
 
 
-def _arms(origin: Origin, named: Named | None, towards: str | None) -> dict[str, tuple[dict[str, Any], str]]:
+def _reserved_by(deployment: Origin | None, clustered: str | None) -> str | None:
+    """The column by whose values the deployment is parted: whole persons, where every sample has one."""
+    if deployment is None or clustered is None:
+        return None
+    return None if deployment.described.column(clustered).null_count else clustered
+
+
+def _arms(origin: Origin, aim: Aiming, how: Mapping[str, str]) -> dict[str, tuple[dict[str, Any], str]]:
     """The candidate samplings that the data allow, in the order in which they matter."""
     found: dict[str, tuple[dict[str, Any], str]] = {
         BASELINE: ({}, "every sample alike: what others are compared with")
     }
-    if named is not None and named.kind == "reference":
-        found["matched"] = ({"towards": REFERENCE, "min_ess": 0.5}, "like the reference, down to its noise")
-    if named is not None and named.kind == "balanced":
+    kind = None if aim.named is None else aim.named.kind
+    if kind == "reference":
+        found["matched"] = (
+            {"towards": REFERENCE, "min_ess": 0.5, **how},
+            "like the reference, down to its noise",
+        )
+    if kind == "balanced":
         found["balanced"] = (
-            {"towards": towards, "min_ess": 0.5},
+            {"towards": aim.towards, "min_ess": 0.5, **how},
             "every value of the column alike, as far as ESS allows",
         )
     found["equilibrium"] = (

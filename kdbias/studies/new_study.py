@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdbias.command_lines import option_words
 from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
@@ -15,6 +16,7 @@ from kdbias.functions import takes_settings
 from kdbias.studies.draft import BATCH, Draft
 from kdbias.studies.settings import NewStudySettings
 from kdbias.tables.run_files import claim
+from kdbias.targets.settings import Aiming
 from kdbias.wording import counted
 
 
@@ -71,13 +73,13 @@ def new_study(
     draft = Draft.of(
         data,
         teacher=settings.teacher,
-        towards=settings.towards,
+        aim=Aiming(towards=settings.towards),
         group_by=settings.group_by,
         read=settings.columns,
     )
     draft = replace(draft, flip=settings.flip)
-    aim = [] if settings.towards is None else ["--towards", settings.towards]
-    teacher = [] if settings.teacher is None else ["--teacher", settings.teacher]
-    command = shlex.join(["kdbias", "study", "--init", os.fspath(data), *teacher, *aim, "-o", str(output)])
+    given = {d.name: getattr(settings, d.name) for d in settings.declared() if d.name not in settings.left}
+    words = ["kdbias", "study", "--init", os.fspath(data), "-o", str(output)]
+    command = shlex.join([*words, *option_words(NewStudySettings, given)])
     draft.write(target, command, shlex.join(["kdbias", "study", str(target)]))
     return NewStudy(target, draft)

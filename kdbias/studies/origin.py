@@ -9,15 +9,20 @@ from typing import Any
 
 import pyarrow as pa
 
+from kdbias.data import TORCHVISION
+from kdbias.data.access import is_uri
 from kdbias.data.decode import UnreadableImage, decode_image
 from kdbias.data.filters import filter_source
 from kdbias.data.source import Source, count_distinct
+from kdbias.embedding.inputs import named
 from kdbias.errors import KdbiasError
 from kdbias.studies.biases import Read
 from kdbias.studies.sources import open_source
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.run_record import RECORD, stage_of
+from kdbias.targets.described import Awaited
 from kdbias.teachers import PRECOMPUTED
+from kdbias.teachers.spec import placed_spec
 
 _LOOKED_AT = 8  # images whose size is looked at
 _GROUPS = (2, 20)  # values of a column that is judged by
@@ -57,7 +62,9 @@ class Origin:
                     f"study --init {name}: name a teacher with --teacher, or give an embedding table"
                 )
             read_as = Read.of(read)
-            return cls(_placed(name), read_as, (), teacher, open_source(name, read_as))
+            with named(teacher):
+                spec = placed_spec(teacher)
+            return cls(_placed(name), read_as, (), spec, open_source(name, read_as))
         table = EmbeddingTable.open(name)
         record, config = table.provenance, table.provenance.get("config") or {}
         source = record.get("data")
@@ -71,6 +78,11 @@ class Origin:
         where = tuple(config.get("where") or ())
         data = filter_source(open_source(source, read_as), where)
         return cls(_placed(source), read_as, where, f"{PRECOMPUTED}:{os.path.abspath(name)}", data)
+
+    @property
+    def described(self) -> Awaited:
+        """The samples as a target sees them."""
+        return Awaited(self.data, self.read.label_column)
 
     @property
     def stored(self) -> bool:
@@ -117,8 +129,8 @@ def _is_group(values: pa.Array) -> bool:
 
 
 def _placed(source: str) -> str:
-    """The path of data from any folder; names that are no path, as they are."""
-    return os.path.abspath(source) if os.path.exists(source) else source
+    """The path of data from any folder; what is no path, as it is."""
+    return source if is_uri(source) or source.startswith(TORCHVISION) else os.path.abspath(source)
 
 
 def deployment_of(what: str, origin: Origin) -> Origin:

@@ -18,6 +18,9 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from kdbias.advice.data import open_measured, remembered_aim
+from kdbias.advice.settings import AdviseSettings
+from kdbias.command_lines import option_words
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.progress import say
@@ -30,11 +33,9 @@ from kdbias.studies.results import read_results
 from kdbias.studies.settings import read_study
 from kdbias.studies.stage import study
 from kdbias.studies.statistics import FEW_SEEDS
-from kdbias.tables.density_table import read_density
-from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import atomic_path
-from kdbias.tables.run_record import stage_of
-from kdbias.wording import counted
+from kdbias.tables.files import atomic_path, refuse_store
+from kdbias.targets.settings import Aiming
+from kdbias.wording import counted, visible
 
 FILE, ROUND, TIMING = "study.toml", "pilot", "timing"
 _TIMING_SEED = 1_000_000  # of no student that counts
@@ -124,13 +125,9 @@ def pilot(
     out, file = Path(output), Path(output) / FILE
     workers = settings.workers or _workers(settings.device)
     call: dict[str, Any] = {"device": settings.device, "workers": workers}
-    command = _command(measured, settings)
     until = began + settings.within - _END
-    if file.exists():
-        if command not in file.read_text(encoding="utf-8").partition("\n")[0]:
-            raise KdbiasError(f"{file} is of another pilot, or yours; choose another folder with -o")
-    else:
-        draft = Draft.of(_table_of(measured), towards=settings.towards, group_by=settings.group_by)
+    draft, command = drafted(measured, output, settings)
+    if draft is not None:
         draft = replace(_sized(draft, settings.within), flip=settings.flip)
         timed = _time_one(draft, out, call)
         chosen = effort(
@@ -154,35 +151,46 @@ def pilot(
     return conclude_pilot(out, time.monotonic() - began, settings.within, _again(out))
 
 
-def _command(measured: str | os.PathLike[str], settings: PilotSettings) -> str:
-    """What a pilot is known by: the call that wrote its file, but for its time."""
-    words = ["kdbias", "advise", os.fspath(measured), "--pilot"]
-    words += [] if settings.towards is None else ["--towards", settings.towards]
-    for column in settings.group_by:
-        words += ["--group-by", column]
-    return shlex.join([*words, *(["--flip", settings.flip] if settings.flip != "none" else [])])
+def drafted(
+    measured: str | os.PathLike[str], output: str | os.PathLike[str], settings: PilotSettings
+) -> tuple[Draft | None, str]:
+    """The study that a pilot is to be, of usual size, and the command that writes it, its target named.
+
+    Returns:
+        None in place of the study where its file is there already.
+
+    Raises:
+        KdbiasError: whatever is wrong with data, target, columns or the folder; nothing is written yet.
+    """
+    refuse_store(output)
+    file = Path(output) / FILE
+    data = open_measured(measured, AdviseSettings(embeddings=settings.embeddings, most=100))
+    aim = remembered_aim(data, settings) or Aiming()
+    how = {d.name: getattr(aim, d.name) for d in Aiming.declared()}
+    command, known = _command(measured, output, replace(settings, **how))
+    if not file.exists():
+        return Draft.of(data.table.path, aim=aim, group_by=settings.group_by), command
+    if known not in file.read_text(encoding="utf-8").partition("\n")[0]:
+        raise KdbiasError(f"{file} is of another pilot, or yours; choose another folder with -o")
+    return None, command
+
+
+def _command(
+    measured: str | os.PathLike[str], output: str | os.PathLike[str], settings: PilotSettings
+) -> tuple[str, str]:
+    """The call that writes a pilot's file, and what of it the pilot is known by: neither time nor machine."""
+    about = ("embeddings", "towards", "with_column", "cluster_by", "group_by", "flip")
+    given = {d.name: getattr(settings, d.name) for d in settings.declared() if d.name not in settings.left}
+    how = {name: given.pop(name) for name in about if name in given}
+    given.pop("within", None)
+    words = ["kdbias", "advise", os.fspath(measured), *option_words(PilotSettings, how), "--pilot"]
+    rest = [f"{settings.within:g}s", "-o", os.fspath(output), *option_words(PilotSettings, given)]
+    return visible(shlex.join([*words, *rest])), visible(shlex.join(words))
 
 
 def _again(out: Path) -> str:
     """The command that goes on with a pilot's study."""
     return shlex.join(["kdbias", "study", str(out / FILE), "-o", str(out)])
-
-
-def _table_of(measured: str | os.PathLike[str]) -> Path:
-    """The embedding table itself, or that which a density was measured on.
-
-    Raises:
-        KdbiasError: it is neither, or no longer there.
-    """
-    place = Path(measured)
-    if stage_of(place) == "uniformity":
-        named = read_density(place).provenance.get("embeddings")
-        place = Path(named or "")
-        if named is None or stage_of(place) != "embed":
-            raise KdbiasError(
-                f"{measured}: its embedding table {named or ''} is not there; name the table itself"
-            )
-    return EmbeddingTable.open(place).path
 
 
 def _workers(device: str) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kdbias.device import MOST_PARALLEL
 from kdbias.kinds import seconds_of
 from kdbias.settings import Settings, option
+from kdbias.targets.settings import Aiming
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,13 @@ class PilotOptions(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PilotSettings(PilotOptions):
+class PilotSettings(PilotOptions, Aiming):
     """The same, with what the student will be used on and whom it is judged for."""
 
-    towards: str | None = option(
-        None,
-        "what the student will be used on: the embeddings of a sample of it, whose images half the students' "
-        "judge is; or balanced:COLUMN",
-        metavar="REF|balanced:COLUMN",
+    name = "pilot"
+
+    embeddings: str | None = option(
+        None, "embedding table", path=True, metavar="EMB", shown="the one that DENSITY was made from"
     )
     group_by: tuple[str, ...] = option(
         (), "judge each value of this column, too; repeatable", metavar="COLUMN", shown="those of few values"

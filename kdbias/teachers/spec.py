@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,22 @@ def parse_spec(spec: str) -> tuple[str, str]:
     refuse_special(rest.rpartition("@")[2])
     _require_parts(kind, rest)
     return kind, rest
+
+
+def placed_spec(spec: str) -> str:
+    """The spec with the whole path of its file or folder, as it is read from any folder; a module's stays.
+
+    Raises:
+        KdbiasError: as `parse_spec`.
+    """
+    kind, rest = parse_spec(spec)
+    name, mark, last = rest.rpartition(":" if kind == "python" else "@")
+    if kind in (*_FILES, PRECOMPUTED, "run"):
+        return f"{kind}:{os.path.abspath(rest)}"
+    if kind == "python":
+        return f"{kind}:{os.path.abspath(name)}:{last}" if name.endswith(".py") else spec
+    is_file = mark and Path(split_choice(last)[0]).is_file()
+    return f"{kind}:{name}@{os.path.abspath(last)}" if is_file else spec
 
 
 def split_weights(rest: str) -> tuple[str, str | None]:

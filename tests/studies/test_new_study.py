@@ -1,5 +1,6 @@
 """The file that is written for some data: what it holds, and that a study of it runs."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from kdbias.cli import main
 from kdbias.errors import KdbiasError
 from kdbias.studies.new_study import new_study
 from kdbias.studies.preparation import locate, prepare
 from kdbias.studies.settings import Machine, read_study
 from kdbias.studies.stage import study
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.teachers.spec import placed_spec
 
 CPU = Machine("cpu", 1)
+
+
+KNOWN = "torchvision:resnet18@random"
 
 
 def edited(file: Path, *changes: tuple[str, str]) -> Path:
@@ -160,8 +167,12 @@ def factory(device):
     ("options", "message"),
     [
         ({}, "name a teacher with --teacher, or give an embedding table"),
-        ({"teacher": "run:x", "group_by": ["race"]}, "--group-by race: no such column; there are label"),
-        ({"teacher": "run:x", "towards": "nowhere"}, "nowhere"),
+        ({"teacher": "run:x"}, "--teacher: run:x: no such file or folder"),
+        ({"teacher": KNOWN, "group_by": ["race"]}, "--group-by race: no such column; there are label"),
+        ({"teacher": KNOWN, "towards": "nowhere"}, "nowhere"),
+        ({"teacher": KNOWN, "towards": "balanced:race"}, "no column 'race'; it has: label"),
+        ({"teacher": KNOWN, "towards": "balanced:label@s.csv"}, "leave @s.csv out"),
+        ({"teacher": KNOWN, "towards": "ref@w.parquet"}, "leave @w.parquet out"),
         ({"teacher": "run:x", "towrads": "ref"}, "did you mean 'towards'"),
     ],
 )
@@ -169,6 +180,55 @@ def test_what_cannot_be_written_is_refused(deployed, tmp_path, options, message)
     with pytest.raises(KdbiasError, match=message):
         new_study(deployed.data, tmp_path / "s.toml", **options)
     assert not (tmp_path / "s.toml").exists()
+
+
+def test_the_command_in_its_first_line_writes_it_again(deployed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my teacher.py").write_text(PIXELS)
+    options = {"teacher": "python:my teacher.py:factory", "group_by": ["label"], "flip": "same"}
+    file = new_study(deployed.data, "s.toml", id_column="sample_id", **options).path
+    text = file.read_text()
+    file.unlink()
+    words = shlex.split(text.partition("\n")[0].split("`")[1])
+    assert words[:3] == ["kdbias", "study", "--init"]
+    done = CliRunner().invoke(main, words[1:])
+    assert done.exit_code == 0, done.output
+    assert file.read_text() == text
+    assert 'flip = "same"' in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "placed"),
+    [
+        ("python:my.py:factory", "python:{}/my.py:factory"),
+        ("python:package.module:factory", "python:package.module:factory"),
+        ("kdbias:convnet@w.pt", "kdbias:convnet@{}/w.pt"),
+        ("torchvision:resnet18@w.pt", "torchvision:resnet18@{}/w.pt"),
+        ("torchvision:resnet18@random:3", "torchvision:resnet18@random:3"),
+        ("torchvision:resnet18", "torchvision:resnet18"),
+        ("onnx:net.onnx", "onnx:{}/net.onnx"),
+        ("precomputed:v.npy", "precomputed:{}/v.npy"),
+        ("run:student", "run:{}/student"),
+        ("student", "run:{}/student"),
+    ],
+)
+def test_a_teacher_in_a_file_is_found_from_any_folder(tmp_path, monkeypatch, spec, placed):
+    for name in ("my.py", "w.pt", "net.onnx", "v.npy"):
+        (tmp_path / name).touch()
+    (tmp_path / "student").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert placed_spec(spec) == placed.format(tmp_path)
+
+
+def test_a_relative_teacher_and_a_pattern_run_from_elsewhere(deployed, tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    Path("pixels.py").write_text(PIXELS)
+    file = new_study(deployed.data, "s.toml", teacher="python:pixels.py:factory").path.absolute()
+    monkeypatch.chdir(tmp_path)
+    (data,) = read_study(file).data.values()
+    assert data.teacher == f"python:{tmp_path / 'there' / 'pixels.py'}:factory"
+    assert study(file, tmp_path / "out", dry_run=True).document["todo"]
 
 
 def test_a_file_that_is_there_is_left_alone(deployed, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -13,10 +14,12 @@ from kdbias.embedding.stage import embed
 from kdbias.errors import KdbiasError
 from kdbias.kinds import seconds_of
 from kdbias.measurement.stage import uniformity
-from kdbias.studies.pilot import Timed, effort, pilot
+from kdbias.studies.pilot import Timed, drafted, effort, pilot
 from kdbias.studies.pilot_findings import conclude_pilot
+from kdbias.studies.pilot_settings import PilotSettings
 from kdbias.studies.settings import read_study
 from kdbias.studies.stage import study
+from kdbias.tables.weight_manifest import read_manifest
 from tests.studies.conftest import write_study
 
 ARMS = ("natural", "matched", "equilibrium")
@@ -116,6 +119,11 @@ def test_a_real_pilot_keeps_its_file_and_goes_on(deployed, tmp_path):
     assert "1 seed: too few to tell" in found.document["verdict"]
     described = read_study(tmp_path / "pilot" / "study.toml")
     assert described.rounds["pilot"].seeds == (0,)
+    first = (tmp_path / "pilot" / "study.toml").read_text().partition("\n")[0]
+    call = (
+        f"kdbias advise {tmp_path / 'emb'} --pilot 1200s -o {tmp_path / 'pilot'} --most-seeds 1 --workers 1"
+    )
+    assert first == f"# Written by `{call} --device cpu`."
     again = study(tmp_path / "pilot" / "study.toml", tmp_path / "pilot", device="cpu", dry_run=True)
     assert again.document["todo"] == 0
     before = (tmp_path / "pilot" / "results.parquet").read_bytes()
@@ -127,7 +135,7 @@ def test_a_real_pilot_keeps_its_file_and_goes_on(deployed, tmp_path):
     # The command says what to do first, and goes on with the pilot; a measurement's target is the pilot's.
     density, described = tmp_path / "density", tmp_path / "pilot" / "study.toml"
     uniformity(tmp_path / "emb", density, towards="sphere", rectification="none")
-    known, remembered = f"{tmp_path / 'emb'} --pilot", f"{density} --pilot --towards sphere"
+    known, remembered = f"{tmp_path / 'emb'} --pilot", f"{density} --towards sphere --pilot"
     described.write_text(described.read_text().replace(known, remembered, 1))
     words = ["advise", str(density), "--pilot", "20m", "-o", str(tmp_path / "pilot"), "--most-seeds", "1"]
     words += ["--workers", "1", "--device", "cpu"]
@@ -147,10 +155,79 @@ def test_a_real_pilot_keeps_its_file_and_goes_on(deployed, tmp_path):
         (["--most-seeds", "2"], "--most-seeds is of a pilot: add --pilot 10m, or leave it out"),
         (["-o", "out"], "--output is of a pilot"),
         (["--pilot", "10x"], "pilot: within"),
-        (["--pilot", "10m", "--with", "race", "--towards", "ref"], "leave --with out"),
+        (["--pilot", "10m", "--with", "race"], "name one with --towards"),
     ],
 )
 def test_options_of_a_pilot_are_refused_before_the_advice(words, said):
     result = CliRunner().invoke(main, ["advise", "nowhere", *words])
     assert result.exit_code == 2
     assert said in result.output
+
+
+@pytest.fixture(scope="module")
+def persons(deployed, tmp_path_factory):
+    """Digits by several writers, in data and deployment, with columns to compare and to cluster by."""
+    folder = tmp_path_factory.mktemp("persons")
+    for name, data in (("data", deployed.data), ("ref", deployed.reference_data)):
+        table = pq.read_table(data)
+        rows = range(table.num_rows)
+        table = table.append_column("writer", [[f"{name}{i // 4}" for i in rows]])
+        table = table.append_column("light", [["day" if i % 3 else "night" for i in rows]])
+        pq.write_table(table, folder / f"{name}.parquet")
+        vectors = deployed.folder / f"{'biased' if name == 'data' else 'deployed'}.npz"
+        embed(folder / f"{name}.parquet", folder / name, teacher=f"precomputed:{vectors}")
+    return folder
+
+
+def test_how_a_target_is_compared_is_the_pilot_s_as_well(persons, tmp_path):
+    aim = {"towards": str(persons / "ref"), "with_column": "light", "cluster_by": "writer"}
+    density = tmp_path / "density"
+    uniformity(persons / "data", density, rectification="none", **aim)
+    named = drafted(persons / "data", tmp_path / "p", PilotSettings.of(aim))
+    remembered = drafted(density, tmp_path / "p", PilotSettings.of({}))
+    assert named[0].text("", "") == remembered[0].text("", "")
+    named[0].write(tmp_path / "s.toml", "", "")
+    described = read_study(tmp_path / "s.toml")
+    how = {"with_column": "light", "cluster_by": "writer"}
+    assert described.arms["matched"].manifest == {
+        "method": "matched",
+        "towards": "@reference",
+        "min_ess": 0.5,
+        **how,
+    }
+    (data,) = described.data.values()
+    assert dict(data.measure) == {"rectification": "none", **how}
+    assert data.reserve_by == "writer"  # nobody is matched to and judged
+    words = shlex.split(remembered[1])
+    assert words[words.index("--with") + 1] == "light"
+    assert words[words.index("--cluster-by") + 1] == "writer"
+    text = (tmp_path / "s.toml").read_text()
+    (tmp_path / "s.toml").write_text(
+        text.replace("steps = 200", "steps = 3").replace(
+            "seeds = [0, 1, 2]", 'seeds = [0]\narms = ["natural", "matched"]'
+        )
+    )
+    found = study(tmp_path / "s.toml", device="cpu")
+    assert found.document["failed"] == {}
+    (manifest,) = found.path.glob("data/**/matched-*.parquet")
+    target = read_manifest(manifest).provenance["target"]
+    assert (target["with"], target["cluster_by"]) == ("light", "writer")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--towards", "ref@weights.parquet"], "leave @weights.parquet out"),
+        (["--towards", "ref", "--with", "mood"], "has no column 'mood'"),
+        (["--towards", "ref", "--cluster-by", "scene"], "no column 'scene' to cluster by"),
+        (["--towards", "balanced:mood"], "has no column 'mood'"),
+        (["--group-by", "mood"], "--group-by mood: no such column"),
+    ],
+)
+def test_what_a_pilot_would_refuse_is_refused_before_the_advice(persons, monkeypatch, more, said):
+    monkeypatch.chdir(persons)
+    result = CliRunner().invoke(main, ["advise", "data", "--pilot", "10m", *more])
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not result.stdout
+    assert not (persons / "pilot").exists()
