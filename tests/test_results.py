@@ -1,7 +1,7 @@
 """Results as people meet them in a notebook: HTML, frames and figures."""
 
+import inspect
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 import kdbias
 from kdbias.display.result import Result
 from kdbias.embedding.stage import EmbedResult
+from kdbias.pipeline.stage import RunResult
 from kdbias.progress import bar, say
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.training.loop import TrainingResult
 
 EVIL = "<script>alert('x')</script>"
 LABELS = [EVIL, "b & c", "$d_1", "\x1b[31mred"]
@@ -59,6 +62,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found["inspect"] = kdbias.inspect(root / "density")
     found["embedding table"] = EmbeddingTable.open(root / "emb")
     found["manifest"] = kdbias.read_manifest(found["weights"].path)
+    found["density"] = kdbias.read_density(root / "density")
+    found["advise"] = kdbias.advise(root / "density", group_by=(EVIL,))
+    run = (root, root / "emb", None, root / "density", found["weights"].path, root / "page.html")
+    found["run"] = RunResult(*run, found["advise"])
+    found["suspects"] = kdbias.suspects(root / "density", root / "suspects.csv")
+    (root / "photos" / "a&b").mkdir(parents=True)
+    for i in range(4):
+        Image.new("L", (8, 8), 60 * i).save(root / "photos" / "a&b" / f"{i}.png")
+    spec = "torchvision:resnet18@random"
+    found["new study"] = kdbias.new_study(root / "photos", root / "s.toml", teacher=spec)
+    found["data"] = kdbias.open_data(root / "photos")
     return found
 
 
@@ -126,6 +140,11 @@ def test_frames_of_metrics_have_a_row_for_each_group(made: dict[str, Any]) -> No
         ("frontier", 3),
         ("changes", 2),
         ("a", 1),
+        ("embedding table", 1),
+        ("manifest", 2),
+        ("density", 1),
+        ("advise", 1),
+        ("run", 2),
         ("compare", 1),
     ],
 )
@@ -142,10 +161,42 @@ def test_the_figure_of_weights_has_every_sample_in_it(made: dict[str, Any]) -> N
     assert lorenz.lines[0].get_ydata()[-1] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("ask", [Result.to_pandas, Result.plot])
-def test_what_a_result_has_not_is_said(made: dict[str, Any], ask: Callable[[Any], Any]) -> None:
-    with pytest.raises(kdbias.KdbiasError, match="ReportResult has no"):
-        ask(made["report"])
+NEITHER = {
+    "ReportResult": ("to_pandas", "plot"),
+    "Description": ("plot",),
+    "NewStudy": ("plot",),
+    "Source": ("plot",),
+}
+"""What these results have not, and say where it is."""
+
+
+def test_every_public_function_hands_back_a_result_with_rows_and_a_figure() -> None:
+    functions = [value for name in kdbias.__all__ if inspect.isfunction(value := getattr(kdbias, name))]
+    kinds = {kind.__name__: kind for kind in [TrainingResult, *Result.__subclasses__()]}
+    assert len(functions) > 20
+    for function in functions:
+        kind = inspect.signature(function).return_annotation
+        kind = kinds[kind] if isinstance(kind, str) else kind
+        assert issubclass(kind, Result), function
+        assert kind.blocks is not Result.blocks, kind
+        lacks = tuple(n for n in ("to_pandas", "plot") if getattr(kind, n) is getattr(Result, n))
+        assert lacks == NEITHER.get(kind.__name__, ()), kind
+
+
+def test_what_a_result_has_not_is_said_with_where_it_is(made: dict[str, Any]) -> None:
+    for result in made.values():
+        for name in NEITHER.get(type(result).__name__, ()):
+            with pytest.raises(kdbias.KdbiasError, match=r" has no (rows|figure)[:;] .*\b(it|has|have)\b"):
+                getattr(result, name)()
+
+
+def test_frames_of_what_is_not_stored_as_such(made: dict[str, Any]) -> None:
+    pd.testing.assert_frame_equal(made["run"].to_pandas(), made["weights"].to_pandas())
+    assert made["new study"].to_pandas()["arm"].tolist() == ["natural", "equilibrium"]
+    assert made["data"].to_pandas()["label"].tolist() == ["a&b"] * 4
+    axes = made["advise"].plot().axes[0]
+    assert {line.get_label() for line in axes.lines} == {"before", "target"}  # nothing is advised here
+    assert len(axes.get_yticklabels()) == len(made["advise"].to_pandas())
 
 
 def test_in_a_notebook_lines_go_to_its_output_and_bars_are_its_own(

@@ -15,10 +15,12 @@ from kdbias.advice.groups import told as told_groups
 from kdbias.advice.matching import Difference, Offer
 from kdbias.display.result import Result
 from kdbias.display.table import Table
+from kdbias.errors import KdbiasError
 from kdbias.wording import duration, visible_lines
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 Choice = Literal["matched", "compare", "copies", "natural", "unknown"]
 _WIDTH = 110
@@ -121,6 +123,23 @@ class Advice(Result):
         import pandas as pd
 
         return pd.DataFrame([dataclasses.asdict(row) for row in self.groups])
+
+    def plot(self) -> Figure:
+        """Who is drawn: the share of each value of a column before, after, and in the target."""
+        from kdbias.display import plots
+
+        rows = [
+            (
+                f"{row.column}: {row.value or '(none)'}",
+                {kind: plots.percent(getattr(row, kind)) for kind in ("before", "after", "target")},
+                None,
+            )
+            for row in self.groups
+        ]
+        if not rows:
+            raise KdbiasError("these data have no columns of a few values, so there is nobody to draw apart")
+        told = plots.dots(rows, "share of the draws (%)", "Who is drawn")
+        return plots.figure(told, height=plots.height_of(len(rows)), legend=3)
 
     def _told(self) -> Iterator[Fact]:
         yield Fact("verdict", self.verdict)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,15 @@ import pyarrow.compute as pc
 
 from kdbias.data.decode import UnreadableImage
 from kdbias.data.settings import Options
+from kdbias.display.result import Result
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.columns import as_plain, is_own
 from kdbias.tables.joins import as_strings, require_unique
 from kdbias.wording import counted, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NO_CLASS = -1
 
@@ -47,8 +51,8 @@ class NoImages:
         return f"row {row}"
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
+@dataclass(frozen=True, eq=False, repr=False)
+class Source(Result):
     """The samples of a data set, in a fixed order.
 
     Attributes:
@@ -79,6 +83,7 @@ class Source:
     names: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+    _elsewhere: ClassVar[str] = "; once embedded, kdbias.EmbeddingTable has one"
 
     @property
     def n(self) -> int:
@@ -150,6 +155,15 @@ class Source:
             rows=self.positions[rows],
             fingerprint=fingerprints.of_json([self.fingerprint, fingerprints.of_arrays(rows)]),
         )
+
+    def blocks(self) -> list[str]:
+        """As `describe`."""
+        return [self.describe()]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row a sample: id, label where there are such, and the other columns."""
+        names = ["sample_id", *["label"] * (self.labels is not None), *self.groups]
+        return pa.table({name: self.column(name) for name in names}).to_pandas()
 
     def describe(self) -> str:
         """One line: counts, labels and groups."""

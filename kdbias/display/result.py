@@ -25,6 +25,7 @@ class Result:
     """
 
     _between: ClassVar[str] = "\n"  # blocks in text
+    _elsewhere: ClassVar[str] = ""  # where rows or figures are that a kind of result has not
 
     def blocks(self) -> Sequence[Block]:
         """What people are shown, in order; the texts may have several lines."""
@@ -54,7 +55,7 @@ class Result:
         Raises:
             KdbiasError: this kind of result has none.
         """
-        raise KdbiasError(f"a {type(self).__name__} has no rows")
+        raise KdbiasError(f"a {type(self).__name__} has no rows{self._elsewhere}")
 
     def plot(self) -> Figure:
         """The result's main figure, a Matplotlib figure to show in a notebook or to save.
@@ -62,7 +63,7 @@ class Result:
         Raises:
             KdbiasError: this kind of result has none, or not these numbers.
         """
-        raise KdbiasError(f"a {type(self).__name__} has no figure")
+        raise KdbiasError(f"a {type(self).__name__} has no figure{self._elsewhere}")
 
     def require_made(self) -> None:
         """Refuse rows and figures of a plan, or of one process's share: what lies there is another's."""

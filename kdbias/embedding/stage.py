@@ -14,9 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
 from kdbias import progress
 from kdbias.display.result import Result
 from kdbias.display.table import Table
@@ -91,19 +88,8 @@ class EmbedResult(Result):
 
     def plot(self) -> Figure:
         """Up to 3,000 samples on the two directions in which they differ most, by label."""
-        from kdbias.display import plots
-
         self.require_made()
-        table = EmbeddingTable.open(self.path)
-        rows = np.random.default_rng(0).permutation(table.n)[:3000]
-        rows.sort()
-        x = table.vectors(np.float64, positions=rows)
-        x -= x.mean(axis=0)
-        axes, strengths, _ = np.linalg.svd(x, full_matrices=False)
-        told = float((strengths[:2] ** 2).sum() / max((strengths**2).sum(), 1e-12))
-        title = f"{self.path.name}: two directions, {told:.0%} of the variance"
-        labels = table.labels().take(pa.array(rows)).to_pylist()
-        return plots.figure(plots.scatter((axes * strengths)[:, :2], labels, title), width=5.2, height=5.0)
+        return EmbeddingTable.open(self.path).plot()
 
 
 @takes_settings(EmbedSettings)

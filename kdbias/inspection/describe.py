@@ -38,6 +38,8 @@ _AGAIN = "run the same command again to complete it"
 class Description(Result, dict[str, Any]):
     """What `inspect` found: a dictionary of JSON values that shows itself."""
 
+    _elsewhere = "; EmbeddingTable.open, read_density or read_manifest opens what lies there, which has one"
+
     @property
     def document(self) -> dict[str, Any]:
         """The values as they are."""

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbias.advice.advice import Advice
 from kdbias.advice.commands import Places
@@ -27,8 +27,13 @@ from kdbias.planning import Planned
 from kdbias.progress import say
 from kdbias.tables import fingerprints
 from kdbias.tables.run_record import Run, Stage
+from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.settings import Named
 from kdbias.wording import duration, visible, visible_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 STAGE = Stage("run", files=("embeddings", "reference", "density", "weights.parquet", "report.html"))
 _EXAMPLE = "DEPLOYED/"
@@ -62,6 +67,20 @@ class RunResult(Result):
             lines = [line for plan in self.plans for line in plan.lines()]
             return [visible_lines("\n".join([*lines, f"all of it about {total}; nothing was done"]))]
         return [self.advice.summary(), f"{'page':11}{visible(str(self.page))} opens in any browser"]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The manifest, a row a sample."""
+        return self._manifest.to_pandas()
+
+    def plot(self) -> Figure:
+        """How the manifest's weights are spread, and who is drawn."""
+        return self._manifest.plot()
+
+    @property
+    def _manifest(self) -> WeightManifest:
+        if self.advice is None:
+            raise KdbiasError("this was only planned; without plan=True there are rows and a figure")
+        return read_manifest(self.weights)
 
 
 @takes_settings(RunSettings)

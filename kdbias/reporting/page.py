@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 from markupsafe import Markup
 
@@ -41,6 +42,7 @@ class ReportResult(Result):
     path: Path
     inputs: int
     notices: Sequence[str]
+    _elsewhere: ClassVar[str] = ": the page has them; open its `path` in a browser"
 
     def blocks(self) -> list[str | Table]:
         """The page's size and notices."""

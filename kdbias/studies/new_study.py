@@ -6,7 +6,7 @@ import os
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kdbias.command_lines import option_words
 from kdbias.display.result import Result
@@ -19,6 +19,9 @@ from kdbias.tables.run_files import claim
 from kdbias.targets.settings import Aiming
 from kdbias.wording import counted
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True, repr=False)
 class NewStudy(Result):
@@ -26,6 +29,7 @@ class NewStudy(Result):
 
     path: Path
     draft: Draft
+    _elsewhere: ClassVar[str] = "; kdbias.study runs the file, and its result has one"
 
     def blocks(self) -> list[str | Table]:
         """What the file compares, and how to run it."""
@@ -38,6 +42,13 @@ class NewStudy(Result):
             f"{counted(len(draft.seeds), 'seed')}, so {counted(runs, 'student')}; judged on {judged}{by}",
             f"run it with: {shlex.join(['kdbias', 'study', str(self.path)])}",
         ]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row an arm: its name, what it is and its options of `kdbias.weights`."""
+        import pandas as pd
+
+        arms = self.draft.arms.items()
+        return pd.DataFrame([{"arm": name, "what": what, **options} for name, (options, what) in arms])
 
     @property
     def document(self) -> dict[str, Any]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _METRIC = "fidelity.distance"
+_UNLEARNT = 1.0
+"""Students that are farther from the teacher have hardly begun: unrelated vectors are at sqrt(2)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,11 +108,22 @@ def conclude_pilot(out: Path, seconds: float, within: float, again: str) -> Pilo
         "with 95 % intervals over seeds; ▲ better, ▼ worse:",
         Table("", "", [("judged on", ""), *((arm, "") for arm in arms)], lines),
         document["verdict"],
+        *_unlearnt(natural, facts["steps"]),
         "A pilot says which way, not how much: students are small and see a part of the data, and intervals "
         "cover the luck of training alone.",
         f"page: kdbias report {shlex.quote(str(out))}\nmore: edit {out / 'study.toml'}, then {again}",
     )
     return PilotResult(out, document, shown)
+
+
+def _unlearnt(natural: float, steps: int) -> list[str]:
+    """What is to be said of students that have hardly begun to learn."""
+    if natural <= _UNLEARNT:
+        return []
+    return [
+        f"note: after {counted(steps, 'step')} students have hardly begun to learn (unrelated vectors are at "
+        f"{math.sqrt(2):.2f}): what helps then need not help later; give --pilot more time"
+    ]
 
 
 def _is_group(metric: str) -> bool:

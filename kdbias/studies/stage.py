@@ -172,6 +172,9 @@ def _prepare(plan: Plan, cases: Sequence[Case], pool: Workers) -> None:
             raise KdbiasError(f"{label}: {error}")
 
 
+_WHAT = {"tune": "trials of learning rates", "run": "runs"}
+
+
 def _missing(runs: Iterable[RunPlan]) -> list[RunPlan]:
     """Those that are not finished, each once."""
     return list({run.folder: run for run in runs if not run.result.exists()}.values())
@@ -183,7 +186,7 @@ def _run_missing(
     """Run what is not done and would end in time; returns the message of each run that failed."""
     todo = _missing(runs)
     if todo:
-        say(f"study: {len(todo):,} of {len(runs):,} {what} runs to do, {counted(pool.count, 'worker')}")
+        say(f"study: {len(todo):,} of {len(runs):,} {_WHAT[what]} to do, {counted(pool.count, 'worker')}")
     guesses = _guesses(plan, [run.case for run in todo])
     return pool.run(what, [(run.label, run.execute) for run in todo], guesses, until=until)
 

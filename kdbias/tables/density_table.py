@@ -23,6 +23,7 @@ from kdbias.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 DENSITY = "density.parquet"
 _SHOWN = 5  # first rows
@@ -147,6 +148,13 @@ class DensityTable(SampleTable):
     """
 
     bandwidths: list[float]
+
+    def plot(self) -> "Figure":
+        """How crowded it is around samples."""
+        from kdbias.display import plots
+
+        label, title = "log density; right = crowded", "How crowded it is around samples"
+        return plots.figure(plots.histogram(self.numbers("log_density"), label, title))
 
     @property
     def first_equal(self) -> np.ndarray:

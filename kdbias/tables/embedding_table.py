@@ -26,6 +26,7 @@ from kdbias.wording import counted, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 STAGE = Stage("embed", files=(PART_PATTERN, "failures.parquet"), folders=("parts",))
 _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
@@ -208,6 +209,20 @@ class EmbeddingTable(Result):
         columns = {name: self.column(name) for name in self.group_columns}
         named = {"sample_id": self.ids(), "label": self.labels(), **columns, "norm": self.norms()}
         return pa.table(named).to_pandas()
+
+    def plot(self) -> "Figure":
+        """Up to 3,000 samples on the two directions in which they differ most, by label."""
+        from kdbias.display import plots
+
+        rows = np.random.default_rng(0).permutation(self.n)[:3000]
+        rows.sort()
+        x = self.vectors(np.float64, positions=rows)
+        x -= x.mean(axis=0)
+        axes, strengths, _ = np.linalg.svd(x, full_matrices=False)
+        told = float((strengths[:2] ** 2).sum() / max((strengths**2).sum(), 1e-12))
+        title = f"{self.path.name}: two directions, {told:.0%} of the variance"
+        labels = self.labels().take(pa.array(rows)).to_pylist()
+        return plots.figure(plots.scatter((axes * strengths)[:, :2], labels, title), width=5.2, height=5.0)
 
     def norms(self) -> np.ndarray:
         """(n,) float32: L2 norms before normalising."""

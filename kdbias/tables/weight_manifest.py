@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,9 @@ from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY, SampleTable, read_samples
 from kdbias.tables.joins import as_strings, require_unique, shown
 from kdbias.tables.parquet_file import write_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Largest weights between which neither sums of weights overflow nor their inverses.
 _SUMMABLE = (1e-100, 1e100)
@@ -91,6 +94,16 @@ class WeightManifest(SampleTable):
     """
 
     weights: np.ndarray
+
+    def plot(self) -> "Figure":
+        """How weights are spread, and what share of the draws the most drawn samples take."""
+        from kdbias.display import plots
+
+        spread = "weight (expected draws an epoch)"
+        return plots.figure(
+            plots.histogram(self.weights, spread, self.path.name, logarithmic=True),
+            plots.lorenz(self.weights),
+        )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:

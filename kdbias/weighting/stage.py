@@ -124,14 +124,8 @@ class WeightsResult(Result):
 
     def plot(self) -> "Figure":
         """How weights are spread, and what share of the draws the most drawn samples take."""
-        from kdbias.display import plots
-
         self.require_made()
-        values = read_manifest(self.path).weights
-        return plots.figure(
-            plots.histogram(values, "weight (expected draws an epoch)", self.path.name, logarithmic=True),
-            plots.lorenz(values),
-        )
+        return read_manifest(self.path).plot()
 
     def _in_own_trainer(self) -> list[str]:
         """The lines of a training loop that draw by the manifest."""

@@ -99,6 +99,14 @@ def test_a_pilot_says_that_nothing_is_shown_and_what_harms(tmp_path):
     )
 
 
+def test_students_that_have_hardly_begun_to_learn_are_said_to(tmp_path):
+    near, far = ({"natural": seeds((x, x, x + 0.01), (x, x, x))} for x in (0.9, 1.2))
+    for name, arms in (("near", near), ("far", far)):
+        arms["matched"] = [{key: value - 0.1 for key, value in row.items()} for row in arms["natural"]]
+        found = conclude_pilot(write_study(tmp_path / name, arms), 60.0, 90.0, "kdbias study x")
+        assert ("after 10 steps students have hardly begun to learn" in found.summary()) == (name == "far")
+
+
 def test_two_seeds_have_no_verdict(tmp_path):
     few = {"natural": NATURAL[:2], "matched": seeds((0.40, 0.42), (0.5, 0.51))}
     found = conclude_pilot(write_study(tmp_path, few), 60.0, 90.0, "kdbias study x")
