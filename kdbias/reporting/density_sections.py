@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from kdbias.reporting.layout import Page, Section
 from kdbias.reporting.outputs import NATURAL, Density, Outputs
 from kdbias.reporting.sheets import sheets
 from kdbias.reporting.spread import spread, tried
+from kdbias.reporting.suspects import suspects_shown, suspects_table
 from kdbias.reporting.vectors import Vectors
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
@@ -95,9 +96,10 @@ def _look_closely(
             strip = thumbnails.strip(pictures.source, shown, order, pictures.rows, density, count)
             samples.strips.append(strip)
     found = copies(alike, vectors.of(alike), alike_count)
-    samples.add(copies_table(found, density))
+    samples.add(suspects_table(density, weights), copies_table(found, density))
     if pictures is not None:
-        samples.strips += _copies_strips(found, density, weights, pictures, count)
+        odd = [*suspects_shown(density, weights), *_of_copies(found, density, weights, count)]
+        samples.strips += _strips(odd, density, pictures, count)
 
 
 def _explorer(
@@ -116,22 +118,28 @@ def _explorer(
     )
 
 
-def _copies_strips(
-    found: Copies, density: Density, weights: Mapping[str, np.ndarray], pictures: _Pictures, count: int
-) -> list[thumbnails.Strip]:
-    """Pictures of the largest groups of near-duplicates."""
-    strips = []
+def _of_copies(
+    found: Copies, density: Density, weights: Mapping[str, np.ndarray], count: int
+) -> list[thumbnails.Shown]:
+    """The largest groups of near-duplicates."""
+    best, shown = best_scheme(density, weights), []
     for number, group in enumerate(found.groups[:_COPIES_SHOWN], 1):
-        best = best_scheme(density, weights)
-        values = None if best is None else weights[best]
-        title = f"Near-duplicates, group {number}"
         of = f"the first {count} of " if len(group) > count else ""
         meaning = f"{of}{counted(len(group), 'sample')} that are all but the same to the teacher"
-        shown = thumbnails.Shown(title, meaning, group, values)
-        able = [place for place, row in enumerate(group) if pictures.rows[row] >= 0]
-        strip = thumbnails.strip(pictures.source, shown, able, pictures.rows, density, count)
-        strips += [strip] if strip.pictures else []
-    return strips
+        values = None if best is None else weights[best]
+        shown.append(thumbnails.Shown(f"Near-duplicates, group {number}", meaning, group, values))
+    return shown
+
+
+def _strips(
+    shown: Sequence[thumbnails.Shown], density: Density, pictures: _Pictures, count: int
+) -> list[thumbnails.Strip]:
+    """Strips of the first pictures of each; none where none has one."""
+    strips = []
+    for one in shown:
+        able = [place for place, row in enumerate(one.rows) if pictures.rows[row] >= 0]
+        strips.append(thumbnails.strip(pictures.source, one, able, pictures.rows, density, count))
+    return [strip for strip in strips if strip.pictures]
 
 
 def _aligned_weights(page: Page, density: Density) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from kdbias.reporting.outputs import NATURAL, Density
 from kdbias.reporting.projection import Places, placed
 from kdbias.reporting.sheets import Sheets
 from kdbias.reporting.thumbnails import coded
+from kdbias.tables.columns import SUSPECT
 from kdbias.tables.joins import encode_all
 from kdbias.wording import counted, cut, visible
 
@@ -38,6 +39,7 @@ SCALES = {
 _WIDEST = 16.0  # weights beyond this factor share the end colours
 _GRID = 65_535
 _LETTERS = 1_500_000  # of ids and labels at most on a page; long ones leave fewer dots
+_ODD = SUSPECT[:2]  # columns that say what of a few samples is odd
 _LONGEST = 120  # letters of a group's value
 
 
@@ -60,8 +62,8 @@ class Explorer:
 def shown_rows(density: Density, most: int) -> np.ndarray:
     """(m,) ascending rows of the samples on the map: all, or ``most`` drawn at random; fewer of long ids."""
     n = density.table.n
-    ids, labels = density.table.ids, density.table.labels
-    letters = sum(int(a.nbytes) for a in (ids, labels)) / n
+    odd = [density.table.table[name] for name in _ODD if name in density.table.table.column_names]
+    letters = sum(int(a.nbytes) for a in (density.table.ids, density.table.labels, *odd)) / n
     most = min(most, max(1, int(_LETTERS / letters)))
     if n <= most:
         return np.arange(n)
@@ -181,17 +183,20 @@ def ends(kind: str, values: np.ndarray) -> tuple[float, float]:
 
 
 def _columns(density: Density, rows: np.ndarray) -> Sequence[dict[str, Any]]:
-    """Label and groups of the samples on the map; those that name groups may colour it."""
+    """Label, groups and what is suspect of the samples on the map; those that name groups may colour it."""
     table, telling = density.table, telling_columns(density)
     found = []
-    for name in ["label", *table.group_columns]:
-        if name != "label" and name not in telling:
+    for name in ["label", *_ODD, *table.group_columns]:
+        if name in _ODD and name not in table.table.column_names:
+            continue
+        if name not in ("label", *_ODD) and name not in telling:
             continue
         values = table.labels if name == "label" else table.table.column(name)
         codes, names = encode_all(values.take(pa.array(rows)))
         if len(names) > _GRID or names.null_count == len(names):
             continue
         texts = [None if v is None else visible(cut(v, _LONGEST)) for v in names.to_pylist()]
-        about = {"name": visible(name), "colours": name in telling}
+        about: dict[str, Any] = {"name": visible(name.replace("_", " ") if name in _ODD else name)}
+        about |= {"colours": name in (*telling, SUSPECT[0]), "quiet": name in _ODD}  # quiet: told where it is
         found.append({**about, "values": texts, "codes": coded(codes, "<u2")})
     return found

@@ -33,14 +33,14 @@ class Verdict:
 
 
 def verdict(found: Outputs) -> Verdict | None:
-    """The advice on the first density; None without one, or where no advice can be given."""
+    """The advice on the first density, or why there is none; None without a density."""
     if not found.densities:
         return None
     density = found.densities[0]
     try:
         advice = advice_on(density.path, AdviseSettings(), _places(found, density))
-    except KdbiasError:
-        return None
+    except KdbiasError as error:
+        return Verdict(f"no verdict: {error}", [], [])
     said = [line.partition(": ") for line in advice.lines()[: -len(advice.commands) or None]]
     return Verdict(
         advice.verdict,

@@ -56,7 +56,7 @@ function explore(root, given) {
 
   /* Everything there is to say of a sample, as [what, text]. */
   function facts(i) {
-    const about = columns.map((column) => [column.name, value(column, i) ?? "(none)"]);
+    const about = columns.filter((column) => !column.quiet || value(column, i) !== null).map((column) => [column.name, value(column, i) ?? "(none)"]);
     return [...about, ...fields.map((field) => [field.name, told(field, field.values[i])])];
   }
 
@@ -122,8 +122,11 @@ function explore(root, given) {
     for (const code of column.codes) sizes.set(code, (sizes.get(code) ?? 0) + 1);
     const codes = [...sizes.keys()].sort((a, b) => sizes.get(b) - sizes.get(a));
     const hues = [...Array(given.hues).keys()].map((hue) => named(`--s${hue + 1}`));
-    const bin = new Map(codes.map((code, place) => [code, Math.min(place, hues.length)]));
-    map.colour(Uint8Array.from(column.codes, (code) => bin.get(code)), [...hues, gone], [...x.keys()], named("--ink"));
+    const coloured = codes.filter((code) => !column.quiet || column.values[code] !== null);
+    const bin = new Map(codes.map((code) => [code, coloured.includes(code) ? Math.min(coloured.indexOf(code), hues.length) : hues.length]));
+    const faint = (i) => bin.get(column.codes[i]) === hues.length;
+    const order = [...x.keys()].sort((a, b) => faint(b) - faint(a)); /* what has a colour lies on top */
+    map.colour(Uint8Array.from(column.codes, (code) => bin.get(code)), [...hues, gone], order, named("--ink"));
     const chips = codes.slice(0, TOLD_VALUES).map((code) => {
       const swatch = element("canvas", { width: 1, height: 1, "aria-hidden": "true" });
       const pen = swatch.getContext("2d");
@@ -215,7 +218,7 @@ function explore(root, given) {
   const kinds = [
     ...(tiles ? [{ name: "picture" }] : []),
     { name: "sample", read: id },
-    ...columns.map((column) => ({ name: column.name, read: (i) => value(column, i) ?? "" })),
+    ...columns.map((column) => ({ name: column.name, quiet: column.quiet, read: (i) => value(column, i) ?? "" })),
     ...fields.map((field) => ({ name: field.name, read: (i) => field.values[i], text: (i) => told(field, field.values[i]), number: true })),
   ];
   const body = element("tbody", {});
@@ -253,7 +256,7 @@ function explore(root, given) {
     body.replaceChildren(...found.slice(start, start + ROWS_A_PAGE).map((i) => element("tr", {}, ...kinds.map((kind) => {
       if (!kind.read) return element("td", {}, picture(i) ?? "");
       if (kind.read === id) return element("td", {}, element("button", { type: "button", class: "id", title: "show on the map", onclick: () => map.point(i) }, id(i)));
-      return element("td", { class: kind.number ? "n" : null }, kind.text ? kind.text(i) : kind.read(i) || "(none)");
+      return element("td", { class: kind.number ? "n" : null }, kind.text ? kind.text(i) : kind.read(i) || (kind.quiet ? "" : "(none)"));
     }))));
     const end = Math.min(start + ROWS_A_PAGE, found.length);
     status.textContent = found.length ? `${count(start + 1)} to ${count(end)} of ${count(found.length)}${state.chosen.length ? " selected" : ""}` : "no sample matches";
