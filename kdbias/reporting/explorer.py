@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.display.figure import LIGHT
 from kdbias.display.quantities import percent
@@ -61,8 +62,8 @@ class Explorer:
 
 def shown_rows(density: Density, most: int) -> np.ndarray:
     """(m,) ascending rows of the samples on the map: all, or ``most`` drawn at random; fewer of long ids."""
-    n = density.table.n
-    odd = [density.table.table[name] for name in _ODD if name in density.table.table.column_names]
+    n, table = density.table.n, density.table.table
+    odd = [pc.unique(table[name]) for name in _ODD if name in table.column_names]
     letters = sum(int(a.nbytes) for a in (density.table.ids, density.table.labels, *odd)) / n
     most = min(most, max(1, int(_LETTERS / letters)))
     if n <= most:
