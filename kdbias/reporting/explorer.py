@@ -187,7 +187,7 @@ def _columns(density: Density, rows: np.ndarray) -> Sequence[dict[str, Any]]:
     """Label, groups and what is suspect of the samples on the map; those that name groups may colour it."""
     table, telling = density.table, telling_columns(density)
     found = []
-    for name in ["label", *_ODD, *table.group_columns]:
+    for name in ["label", *table.group_columns, *_ODD]:
         if name in _ODD and name not in table.table.column_names:
             continue
         if name not in ("label", *_ODD) and name not in telling:

@@ -244,6 +244,17 @@ def test_on_paper_the_colours_are_those_of_paper_and_nothing_is_cut(chromium, pa
         tab.emulate_media(media="print", color_scheme="dark")
         assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(29, 33, 38)"
         assert tab.locator(".explorer .tools").first.is_hidden()
+        assert tab.get_by_text("Nothing is selected").first.is_hidden()
+        folded = "document.querySelectorAll('details:not([open]):not(.keys)').length"
+        before = tab.evaluate(folded)
+        assert before
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert tab.evaluate(folded) == 0
+        wide = "[...document.querySelectorAll('pre')].filter(e => e.scrollWidth > e.clientWidth).length"
+        tab.set_viewport_size({"width": 718, "height": 1000})  # A4
+        assert tab.evaluate(wide) == 0
+        tab.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert tab.evaluate(folded) == before
         tab.pdf(path=tmp_path / "r.pdf")
     assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF")
 

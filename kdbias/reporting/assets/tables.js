@@ -103,3 +103,13 @@ function liven(table) {
 for (const table of document.querySelectorAll(".wide > table")) {
   if (table.tHead && table.tBodies.length && table.tBodies[0].rows.length > 1) liven(table);
 }
+
+/* What is folded is on paper, too. */
+let unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded = [...document.querySelectorAll("details:not([open]):not(.keys)")];
+  for (const folded of unfolded) folded.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const folded of unfolded) folded.open = false;
+});
