@@ -12,9 +12,9 @@ import torch
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
-from kdbias.training import data
-from kdbias.training.data import StoredTargets, read_targets
+from kdbias.training import targets
 from kdbias.training.processes import Processes
+from kdbias.training.targets import StoredTargets, read_targets
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 ROWS = np.array([90, 3, 4, 77, 41, 0])
@@ -25,7 +25,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddingTable:
     vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
     ids = pa.array([f"s{i}" for i in range(100)])
     made = write_embedding_table(tmp_path / "emb", ids, vectors, rows_per_part=40)
-    monkeypatch.setattr(data, "_NUMBERS", 8 * 7)  # seven rows at a time
+    monkeypatch.setattr(targets, "_NUMBERS", 8 * 7)  # seven rows at a time
     return made
 
 
@@ -45,7 +45,7 @@ def test_large_ones_are_mapped_from_a_file_without_a_name(
 ) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(data, "_FLOAT32_BYTES", 100)
+    monkeypatch.setattr(targets, "_FLOAT32_BYTES", 100)
     found = read_targets(table, ROWS, ALONE, flipped=False, norms=False)
     assert isinstance(found.vectors.base, np.memmap)
     assert not list((tmp_path / "tmp").iterdir())
@@ -63,8 +63,8 @@ def test_a_disk_without_room_for_them_is_named(
 
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(data, "_FLOAT32_BYTES", 100)
-    monkeypatch.setattr(data, "_reserve", full)
+    monkeypatch.setattr(targets, "_FLOAT32_BYTES", 100)
+    monkeypatch.setattr(targets, "_reserve", full)
     with pytest.raises(KdbiasError, match=r"0\.0 GB .*/tmp \(No space left on device\): set TMPDIR"):
         read_targets(table, ROWS, ALONE, flipped=False, norms=False)
     assert not list((tmp_path / "tmp").iterdir())

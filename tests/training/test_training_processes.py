@@ -253,7 +253,7 @@ def test_a_run_killed_by_the_system_resumes_to_the_same_student(lab: Any, tmp_pa
 
 def test_torchrun_starts_it_and_draws_that_cannot_be_shared_are_left_out(lab: Any, tmp_path: Path) -> None:
     # The teacher's vectors count as many: both processes map one file, which is gone afterwards.
-    many = "import kdbias.training.data; kdbias.training.data._FLOAT32_BYTES = 0"
+    many = "import kdbias.training.targets; kdbias.training.targets._FLOAT32_BYTES = 0"
     (tmp_path / "tmp").mkdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
