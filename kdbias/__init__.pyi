@@ -21,7 +21,7 @@ from kdbias.tables.density_table import read_density as read_density
 from kdbias.tables.embedding_table import EmbeddingTable as EmbeddingTable
 from kdbias.tables.embedding_table import write_embedding_table as write_embedding_table
 from kdbias.tables.weight_manifest import read_manifest as read_manifest
-from kdbias.training.loop import TrainingResult
+from kdbias.training.result import TrainingResult
 from kdbias.version import __version__ as __version__
 from kdbias.weighting.changes import Changes
 from kdbias.weighting.frontier import FrontierResult

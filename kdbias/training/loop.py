@@ -12,28 +12,22 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from kdbias.data.filters import spelled
 from kdbias.device import out_of_memory
-from kdbias.display.result import Result
-from kdbias.display.table import Table
 from kdbias.embedding.parts import FAILURES, write_failures
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.loading import worker_deaths
 from kdbias.networks.saved import FILE_NAME, save_network
-from kdbias.planning import Planned
 from kdbias.progress import bar, is_quiet, quiet, say
 from kdbias.sampler.identity_sampler import IdentitySampler
 from kdbias.sampler.manifest_sampler import ManifestSampler
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.csv_file import read_csv
 from kdbias.tables.run_files import holes
 from kdbias.tables.run_record import Run
 from kdbias.training.data import TrainingSet, open_training_set
@@ -41,6 +35,7 @@ from kdbias.training.images import WAY_OUT, open_images
 from kdbias.training.learner import build_learner
 from kdbias.training.processes import Processes, deferred_interrupts, join_processes
 from kdbias.training.record import METRICS, STAGE, Meter, Record
+from kdbias.training.result import TrainingResult, result_of
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import (
     build_optimiser,
@@ -53,55 +48,6 @@ from kdbias.training.step import (
     seed_step,
 )
 from kdbias.wording import counted
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, repr=False)
-class TrainingResult(Result):
-    """What a run ended with.
-
-    output   the run folder; `student` the file with the trained network
-    loss     mean loss of the last epoch
-    epochs, steps, seconds   how much was trained (seconds: all sessions of the run together)
-    failures   samples whose images could not be read; failures.parquet lists them
-    planned   what it would take and write, where that alone was asked
-    already_finished   True where the call found the run finished and did nothing
-    """
-
-    output: Path
-    student: Path
-    loss: float
-    epochs: int
-    steps: int
-    seconds: float
-    failures: int = 0
-    already_finished: bool = False
-    planned: Planned | None = None
-
-    def blocks(self) -> list[str | Table]:
-        """A line; of a plan, the plan."""
-        if self.planned is not None:
-            return [self.planned.summary()]
-        failed = f"; {counted(self.failures, 'sample')} cannot be read ({FAILURES})" if self.failures else ""
-        return [
-            f"{self.student}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}, "
-            f"loss {self.loss:.4f}, {self.seconds:.1f} s{failed}"
-        ]
-
-    def to_pandas(self) -> pd.DataFrame:
-        """What was recorded on the way (``metrics.csv``), a row an epoch."""
-        self.require_made()
-        return read_csv(self.output / METRICS).to_pandas()
-
-    def plot(self) -> Figure:
-        """The loss over the epochs."""
-        from kdbias.display import plots
-
-        seen = self.to_pandas()
-        return plots.figure(plots.curve(seen["epoch"], seen["loss"], "epoch", "mean loss", self.output.name))
 
 
 def run_training(
@@ -140,7 +86,7 @@ def run_training(
             if lost:
                 say(f"train: {run.out} was finished, but {', '.join(lost)} is gone or damaged: made again")
             elif run.already_finished():
-                return _result(run, already_finished=True)
+                return result_of(run, already_finished=True)
             with worker_deaths(WAY_OUT), memory_wanting(cfg.batch_size):
                 student, how, meter = fit(samples, cfg, Record(run.out), processes, data)
             run = processes.on_main(lambda: _finish(run, samples, cfg, student, how, meter, paths))
@@ -150,7 +96,7 @@ def run_training(
             say(
                 f"{len(meter.unreadable):,} of {samples.n:,} samples cannot be read; see {run.out / FAILURES}"
             )
-        return _result(run)
+        return result_of(run)
 
 
 @contextlib.contextmanager
@@ -335,20 +281,4 @@ def _first_line(
         f"batch {batch_size}{cut}, {counted(samples.n, 'image')} {height}x{width}x{channels}{labels}, "
         f"{counted(length[0], 'epoch')}, {counted(length[1], 'step')}{begun}; "
         f"{cfg.student} ({counted(parameters, 'parameter')}), loss {cfg.loss}"
-    )
-
-
-def _result(run: Run, already_finished: bool = False) -> TrainingResult:
-    """The result of a finished run, from its record."""
-    run.require({"counts": {"steps": int, "epochs": int}, "seconds": float, "results": {"loss": float}})
-    counts, results = run.record["counts"], run.record["results"]
-    return TrainingResult(
-        output=run.out,
-        student=run.out / FILE_NAME,
-        loss=results["loss"],
-        epochs=counts["epochs"],
-        steps=counts["steps"],
-        seconds=run.record["seconds"],
-        failures=counts.get("failures", 0),
-        already_finished=already_finished,
     )

@@ -16,8 +16,9 @@ from kdbias.planning import Planned
 from kdbias.training.data import TrainingSet, open_training_set
 from kdbias.training.images import StreamedImages
 from kdbias.training.learner import build_learner
-from kdbias.training.loop import TrainingResult, build_sampler, memory_wanting
+from kdbias.training.loop import build_sampler, memory_wanting
 from kdbias.training.processes import Processes, join_processes
+from kdbias.training.result import TrainingResult
 from kdbias.training.settings import TrainingSettings
 from kdbias.training.step import Learner, build_optimiser, descend, reproducible
 from kdbias.wording import counted, human_bytes

@@ -20,7 +20,7 @@ from kdbias.tables.files import require_there
 from kdbias.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from kdbias.training.loop import TrainingResult
+    from kdbias.training.result import TrainingResult
 
 
 @takes_settings(TrainingSettings, file="config")

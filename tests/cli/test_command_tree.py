@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from kdbias.cli import COMMANDS, main
 from kdbias.cli.common import StageCommand
 from kdbias.cli.reference import render, stub
-from kdbias.training.loop import TrainingResult
+from kdbias.training.result import TrainingResult
 from kdbias.version import __version__
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from PIL import Image
 from kdbias.networks.saved import load_network
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.weight_manifest import write_manifest
-from kdbias.training.loop import TrainingResult
 from kdbias.training.record import Meter, Record
+from kdbias.training.result import TrainingResult
 from kdbias.training.stage import train
 
 CLASSES, DIM, ROWS, KEPT = 3, 6, 60, 45
