@@ -35,6 +35,6 @@ def command(**given: Any) -> Any:
       kdbias train photos/ -o student --embeddings emb --config recipe.toml --seed 1
     """
     result = kdbias.train(**given)
-    from kdbias.sampler.manifest_sampler import usual_place  # with torch, which a refusal does without
+    from kdbias.sampler.places import usual_place  # with torch, which a refusal does without
 
     return None if usual_place()[0] else result

@@ -15,11 +15,11 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.kinds import number_of
+from kdbias.sampler.permutation import Permutation
 
 MODES = ("systematic", "iid")
 _BLOCK = 1 << 14
 _IID_BLOCK = _MIXED = 1 << 12
-_ROUNDS = 4
 # Epochs of this many draws repay loading compiled loops, where numba is installed.
 _COMPILED_FROM = 1 << 21
 # An expected count this little below a whole number is that number: what lacks is rounding error.
@@ -248,58 +248,3 @@ def _compiled(size: int) -> ModuleType | None:
 def index_type(rows: int) -> type[np.signedinteger]:
     """The smallest integer type that holds every row of so many."""
     return np.int32 if rows <= np.iinfo(np.int32).max else np.int64
-
-
-class Permutation:
-    """A random permutation of 0 .. n-1 that can be evaluated anywhere without being stored.
-
-    A Feistel network on the digits (left, right) of a number in base about sqrt(n), whose round functions are
-    tables of random numbers (Luby & Rackoff 1988; mixed radix and cycle walking as in Black & Rogaway 2002).
-    Memory: O(sqrt(n)).
-    """
-
-    def __init__(self, n: int, rng: np.random.Generator) -> None:
-        self.n = n
-        self._right = max(1, int(np.ceil(np.sqrt(n))))
-        self._left = max(1, -(-n // self._right))
-        self._to_left = rng.integers(self._left, size=(_ROUNDS, self._right))
-        self._to_right = rng.integers(self._right, size=(_ROUNDS, self._left))
-
-    @property
-    def tables(self) -> tuple[int, int, np.ndarray, np.ndarray]:
-        """(values of the left digit, of the right digit, round functions to the left, to the right)."""
-        return self._left, self._right, self._to_left, self._to_right
-
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Images (int64) of `positions` (int64 in 0 .. n-1)."""
-        out = self._once(positions)
-        while (outside := np.flatnonzero(out >= self.n)).size:
-            out[outside] = self._once(out[outside])
-        return out
-
-    def _once(self, values: np.ndarray) -> np.ndarray:
-        left, right = np.divmod(values, self._right)
-        sum_, wrapped = np.empty_like(left), np.empty_like(left)
-        for to_left, to_right in zip(self._to_left, self._to_right, strict=True):
-            _add_modulo(left, to_left, right, self._left, sum_, wrapped)
-            _add_modulo(right, to_right, left, self._right, sum_, wrapped)
-        left *= self._right
-        left += right
-        return left
-
-
-def _add_modulo(
-    digit: np.ndarray,
-    table: np.ndarray,
-    other: np.ndarray,
-    modulus: int,
-    sum_: np.ndarray,
-    wrapped: np.ndarray,
-) -> None:
-    """digit = (digit + table[other]) mod modulus, in place; the last two arguments are room to work in."""
-    np.take(table, other, out=sum_, mode="clip")
-    sum_ += digit
-    # As unsigned numbers, a sum below the modulus wraps to a huge one: the minimum undoes that without a
-    # branch.
-    np.subtract(sum_, modulus, out=wrapped)
-    np.minimum(sum_.view(np.uint64), wrapped.view(np.uint64), out=digit.view(np.uint64))

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.sampler.epoch_order import check_counts, systematic_ticks
-from kdbias.sampler.manifest_sampler import Epochs, given_place
+from kdbias.sampler.epochs import Epochs
+from kdbias.sampler.places import given_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import encode
 from kdbias.tables.weight_manifest import validate_weights

@@ -18,7 +18,7 @@ from torch import distributed, nn
 
 from kdbias.device import resolve_device
 from kdbias.errors import KdbiasError
-from kdbias.sampler.manifest_sampler import in_group, usual_place
+from kdbias.sampler.places import in_group, usual_place
 
 T = TypeVar("T")
 

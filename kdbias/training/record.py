@@ -16,7 +16,7 @@ import torch
 from kdbias.errors import DivergedError, KdbiasError, first_line
 from kdbias.networks.saved import read_checkpoint, write_checkpoint
 from kdbias.optional import require
-from kdbias.sampler.manifest_sampler import Epochs
+from kdbias.sampler.epochs import Epochs
 from kdbias.tables.documents import require_shape
 from kdbias.tables.files import atomic_path
 from kdbias.tables.run_record import Stage
