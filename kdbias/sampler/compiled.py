@@ -20,33 +20,46 @@ def whole_draws(weights: np.ndarray, scale: float, snap: float) -> int:
 
 @numba.njit(cache=True, nogil=True)
 def fill_ticks(
-    weights: np.ndarray, scale: float, snap: float, offset: float, contested: int, ticks: np.ndarray
-) -> tuple[int, int]:
-    """Write the systematic draws into `ticks`; returns how many, and the last row with a fraction."""
-    reach, before, end, last_fractional = 0.0, 0.0, 0, -1
+    weights: np.ndarray,
+    scale: float,
+    snap: float,
+    offset: float,
+    contested: int,
+    ticks: np.ndarray,
+    first: int,
+    reach: float,
+    before: float,
+    end: int,
+    last_fractional: int,
+) -> tuple[float, float, int, int]:
+    """Write the systematic draws of rows from `first` on into `ticks`, of which `end` are filled.
+
+    Takes and returns where the sums stand: reach of the fractions, draws before it, end, and the last row
+    with a fraction.
+    """
     room = len(ticks) - 4
     for i in range(len(weights)):
         expected = weights[i] * scale
         whole = np.floor(expected + snap)
         fraction = max(expected - whole, 0.0)
         if fraction > 0.0:
-            last_fractional = i
+            last_fractional = first + i
         reach += fraction
         hit = min(np.ceil(reach - offset), float(contested))
         count = int(whole + hit - before)
         before = hit
         if count <= 4 and end <= room:
             # Four stores cost less than a branch on the count, which no processor can predict.
-            ticks[end] = i
-            ticks[end + 1] = i
-            ticks[end + 2] = i
-            ticks[end + 3] = i
+            ticks[end] = first + i
+            ticks[end + 1] = first + i
+            ticks[end + 2] = first + i
+            ticks[end + 3] = first + i
             end += count
         else:
             for _ in range(count):
-                ticks[end] = i
+                ticks[end] = first + i
                 end += 1
-    return end, last_fractional
+    return reach, before, end, last_fractional
 
 
 @numba.njit(cache=True, nogil=True)

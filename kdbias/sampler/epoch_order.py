@@ -15,11 +15,14 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.kinds import number_of
+from kdbias.sampler.machine_memory import Held, in_own_memory
 from kdbias.sampler.permutation import Permutation
 
 MODES = ("systematic", "iid")
 _BLOCK = 1 << 14
 _IID_BLOCK = _MIXED = 1 << 12
+# Weights that are mixed at once; of more, each pass over them mixes a stretch at a time.
+_KEPT, _STRETCH = 1 << 24, 1 << 16
 # Epochs of this many draws repay loading compiled loops, where numba is installed.
 _COMPILED_FROM = 1 << 21
 # An expected count this little below a whole number is that number: what lacks is rounding error.
@@ -32,22 +35,38 @@ class EpochOrder:
     `weights` (n,) float64 are >= 0 and not all zero; the expected number of draws of row i is
     draws * weights[i] / sum(weights). With mode "systematic" (systematic resampling of mixed rows, against
     the float64 cumulative sum) the count of every row is that expectation rounded down or up, so equal
-    weights with draws = n give one shuffled pass; "iid" draws with replacement. Memory: one integer a draw.
+    weights with draws = n give one shuffled pass; "iid" draws with replacement. Memory: one integer a draw,
+    which `held` gives (`machine_memory`; default: this process's own).
     """
 
     def __init__(
-        self, weights: np.ndarray, draws: int, *, mode: str = "systematic", seed: int = 0, epoch: int = 0
+        self,
+        weights: np.ndarray,
+        draws: int,
+        *,
+        mode: str = "systematic",
+        seed: int = 0,
+        epoch: int = 0,
+        held: Held = in_own_memory,
     ) -> None:
         check_mode(mode)
-        rng = np.random.default_rng((seed, epoch))
         self.draws = draws
-        if mode == "systematic":
-            scatter = Scatter(len(weights), rng)
-            self._ticks = systematic_ticks(scatter.apply(weights), draws, rng)
-            scatter.restore(self._ticks)
-        else:
-            self._ticks = iid_ticks(weights, draws, rng)
-        self._permute = Permutation(draws, rng)
+        index = np.dtype(index_type(len(weights)))
+        behind = 8 * Permutation.size(draws)
+
+        def fill(memory: np.ndarray) -> None:
+            ticks, rng = memory[behind:].view(index), np.random.default_rng((seed, epoch))
+            if mode == "systematic":
+                scatter = Scatter(len(weights), rng)
+                systematic_ticks(Mixed(weights, scatter), ticks, rng)
+                scatter.restore(ticks)
+            else:
+                iid_ticks(weights, ticks, rng)
+            Permutation(draws, memory[:behind].view(np.int64), rng)
+
+        memory = held(behind + index.itemsize * draws, fill)
+        self._ticks = memory[behind:].view(index)
+        self._permute = Permutation(draws, memory[:behind].view(np.int64))
 
     def __len__(self) -> int:
         return self.draws
@@ -129,52 +148,89 @@ class Scatter:
         turn = self._turns[number]
         return self._table[turn : turn + _MIXED]
 
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        """A new array with the values (n,) of rows in their mixed order."""
-        mixed = np.empty_like(values)
-        for number, start in enumerate(range(0, self._n, _MIXED)):
-            part = slice(start, start + _MIXED)
-            np.take(values[part], self._block(number), out=mixed[part], mode="clip")
-        return mixed
+    def take(self, values: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """The values (of all n rows) at places start .. stop - 1 of their mixed order, as a new array."""
+        first = start - start % _MIXED
+        mixed = np.empty(min(-(-stop // _MIXED) * _MIXED, self._n) - first, values.dtype)
+        for at in range(0, len(mixed), _MIXED):
+            block = values[first + at : first + at + _MIXED]
+            np.take(block, self._block((first + at) // _MIXED), out=mixed[at : at + _MIXED], mode="clip")
+        return mixed[start - first : stop - first]
 
     def restore(self, places: np.ndarray) -> None:
         """Replace ascending places in the mixed order by the rows that stand there."""
         starts = np.arange(0, self._n, _MIXED)
-        ends = np.searchsorted(places, np.append(starts[1:], self._n))
+        bounds = np.append(starts[1:], self._n).astype(places.dtype)  # else all places would be cast
+        ends = np.searchsorted(places, bounds)
         begin = 0
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
             places[begin:end] = start + self._block(number)[places[begin:end] - start]
             begin = end
 
 
-def systematic_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Ascending rows, `draws` of them; each row occurs floor or ceil of its expectation times.
+class Mixed:
+    """Weights (n,) float64 in a mixed order (default: their own); of many, a stretch at a time is held."""
+
+    def __init__(self, weights: np.ndarray, scatter: Scatter | None = None) -> None:
+        if scatter is not None and len(weights) <= _KEPT:
+            weights, scatter = scatter.take(weights, 0, len(weights)), None
+        self._weights, self._scatter = weights, scatter
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def stretches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(first place, weights) of `size` places after another."""
+        for start in range(0, len(self), size):
+            yield start, self._take(start, min(start + size, len(self)))
+
+    def sum(self) -> float:
+        """What NumPy's sum of the whole array gives, to the bit: halves are summed apart, and so on."""
+        return self._sum(0, len(self))
+
+    def _sum(self, start: int, stop: int) -> float:
+        n = stop - start
+        if n <= _STRETCH:
+            return self._take(start, stop).sum()
+        half = n // 2 - n // 2 % 8
+        return self._sum(start, start + half) + self._sum(start + half, stop)
+
+    def _take(self, start: int, stop: int) -> np.ndarray:
+        if self._scatter is None:
+            return self._weights[start:stop]
+        return self._scatter.take(self._weights, start, stop)
+
+
+def systematic_ticks(weights: Mixed, ticks: np.ndarray, rng: np.random.Generator) -> None:
+    """Fill `ticks` with ascending places; each occurs floor or ceil of its expectation times.
 
     The whole part of an expectation is given as it is, only the fractions compete: ticks U, U + 1, ... on
     their cumulative sum, one uniform U an epoch. So rounding of a long sum can never move a row past floor
     or ceil.
     """
-    offset = rng.random()
+    offset, draws = rng.random(), len(ticks)
     scale = draws / weights.sum()
     compiled = _compiled(max(draws, len(weights)))
     if compiled is None:
-        ticks, end, last_fractional = _fill_ticks(weights, scale, draws, offset)
+        end, last_fractional = _fill_ticks(weights, scale, ticks, offset)
     else:
-        contested = draws - compiled.whole_draws(weights, scale, _SNAP)
-        ticks = np.empty(draws, index_type(len(weights)))
-        end, last_fractional = compiled.fill_ticks(weights, scale, _SNAP, offset, contested, ticks)
+        stretches = (part for _, part in weights.stretches(_STRETCH))
+        contested = draws - sum(compiled.whole_draws(part, scale, _SNAP) for part in stretches)
+        reach, before, end, last_fractional = 0.0, 0.0, 0, -1
+        for start, part in weights.stretches(_STRETCH):
+            reach, before, end, last_fractional = compiled.fill_ticks(
+                part, scale, _SNAP, offset, contested, ticks, start, reach, before, end, last_fractional
+            )
     if end < draws:
         # The sum of the fractions fell short of a whole number by rounding, below the last tick.
         at = int(np.searchsorted(ticks[:end], last_fractional))
         ticks[at + 1 : end + 1] = ticks[at:end].copy()
         ticks[at] = last_fractional
-    return ticks
 
 
-def _fill_ticks(weights: np.ndarray, scale: float, draws: int, offset: float) -> tuple[np.ndarray, int, int]:
-    """(ticks, how many of them are filled, last row with a fraction)."""
-    contested = draws - int(sum(whole.sum() for _, whole, _ in _expectations(weights, scale)))
-    ticks = np.empty(draws, index_type(len(weights)))
+def _fill_ticks(weights: Mixed, scale: float, ticks: np.ndarray, offset: float) -> tuple[int, int]:
+    """(how many ticks are filled, last place with a fraction)."""
+    contested = len(ticks) - int(sum(whole.sum() for _, whole, _ in _expectations(weights, scale)))
     carry, reached, end, last_fractional = 0.0, 0.0, 0, -1
     for start, whole, fraction in _expectations(weights, scale):
         if fraction[-1] > 0:
@@ -194,14 +250,13 @@ def _fill_ticks(weights: np.ndarray, scale: float, draws: int, offset: float) ->
         counts = whole.astype(np.int64)
         begin, end = end, end + int(counts.sum())
         ticks[begin:end] = np.repeat(np.arange(start, start + len(counts), dtype=ticks.dtype), counts)
-    return ticks, end, last_fractional
+    return end, last_fractional
 
 
-def _expectations(weights: np.ndarray, scale: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(first row, whole part, fraction) of the expected counts, both float64, block by block."""
+def _expectations(weights: Mixed, scale: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first place, whole part, fraction) of the expected counts, both float64, block by block."""
     whole_buffer, fraction_buffer = np.empty(_BLOCK), np.empty(_BLOCK)
-    for start in range(0, len(weights), _BLOCK):
-        block = weights[start : start + _BLOCK]
+    for start, block in weights.stretches(_BLOCK):
         whole, fraction = whole_buffer[: len(block)], fraction_buffer[: len(block)]
         np.multiply(block, scale, out=fraction)
         np.add(fraction, _SNAP, out=whole)
@@ -210,16 +265,15 @@ def _expectations(weights: np.ndarray, scale: float) -> Iterator[tuple[int, np.n
         yield start, whole, np.maximum(fraction, 0.0, out=fraction)
 
 
-def iid_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `draws` independent draws with replacement, grouped by block of rows (not a random order yet).
+def iid_ticks(weights: np.ndarray, ticks: np.ndarray, rng: np.random.Generator) -> None:
+    """Fill `ticks` with rows drawn independently, with replacement, grouped by block of rows.
 
     First how many draws fall into each block of rows (multinomial), then the draws within it: every search
     runs in a cumulative sum that fits the cache. `side="right"` gives a row of weight zero no place at all.
     """
-    ticks = np.empty(draws, index_type(len(weights)))
     sums = np.add.reduceat(weights, np.arange(0, len(weights), _IID_BLOCK))
     end = 0
-    for block, count in enumerate(rng.multinomial(draws, sums / sums.sum())):
+    for block, count in enumerate(rng.multinomial(len(ticks), sums / sums.sum())):
         if not count:
             continue
         start = block * _IID_BLOCK
@@ -230,7 +284,6 @@ def iid_ticks(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np.n
         np.minimum(points, np.nextafter(cumulative[-1], 0.0), out=points)
         begin, end = end, end + int(count)
         ticks[begin:end] = cumulative.searchsorted(points, side="right") + start
-    return ticks
 
 
 def _compiled(size: int) -> ModuleType | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,13 @@ from torch.utils.data import DistributedSampler
 
 from kdbias.errors import KdbiasError
 from kdbias.progress import say
+from kdbias.sampler.machine_memory import Held, in_machine_memory, in_own_memory
 from kdbias.sampler.places import ALONE, Place, find_slicer, in_group, usual_place
+from kdbias.tables import fingerprints
+
+# Epochs of this many draws are worth a file of their own.
+_SHARED_FROM = 1 << 22
+_FORM = "order 1"  # to be raised with whatever changes an order
 
 
 class Epochs(DistributedSampler[Any]):
@@ -28,6 +36,7 @@ class Epochs(DistributedSampler[Any]):
     num_draws: int
     world_size: int
     _given: Place | None
+    _shared: bool | None = None
     _kept: tuple[int, Any] | None = None
     _begun = False
     _wrapped = False
@@ -125,6 +134,22 @@ class Epochs(DistributedSampler[Any]):
     def _draw(self, epoch: int) -> Any:
         """What `order` gives, made anew."""
         raise NotImplementedError
+
+    def _shares(self) -> bool:
+        """Whether what takes memory is kept once for all processes of a machine."""
+        if self._shared is not None:
+            return self._shared
+        several = (self._given or usual_place())[1] > 1 or usual_place()[1] > 1
+        return several and os.environ.get("LOCAL_WORLD_SIZE") != "1" and self.num_draws >= _SHARED_FROM
+
+    def _held(self, *names: Any) -> Held:
+        """Memory for what these names (plain values) decide alone."""
+        if not self._shares():
+            return in_own_memory
+        return partial(in_machine_memory, fingerprints.of_json([_FORM, type(self).__name__, *names]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # made anew, rather than copied
 
     def _require_shares(self, world_size: int) -> None:
         """Raises KdbiasError where so many processes cannot share the draws."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
-from kdbias.sampler.epoch_order import check_counts, systematic_ticks
+from kdbias.sampler.epoch_order import Mixed, check_counts, systematic_ticks
 from kdbias.sampler.epochs import Epochs
 from kdbias.sampler.places import given_place
 from kdbias.tables import fingerprints
@@ -107,10 +107,20 @@ class IdentitySampler(Epochs):
             yield batch.ravel()
 
     def _draw(self, epoch: int) -> np.ndarray:
+        shape = self.num_batches, self.identities, self.instances
+
+        def fill(memory: np.ndarray) -> None:
+            memory.view(np.int64).reshape(shape)[:] = self._drawn(epoch)
+
+        memory = self._held(self._identity(), epoch)(8 * self.num_draws, fill)
+        return memory.view(np.int64).reshape(shape)
+
+    def _drawn(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))
         slots = self.num_batches * self.identities
         shuffled = rng.permutation(len(self._visits))
-        ticks = systematic_ticks(self._visits[shuffled], slots, rng)
+        ticks = np.empty(slots, np.int64)
+        systematic_ticks(Mixed(self._visits[shuffled]), ticks, rng)
         visits = np.zeros(len(shuffled), np.int64)
         visits[shuffled] = np.bincount(ticks, minlength=len(shuffled))
         # Samples grouped by identity in the order of its visits, in random order within it.

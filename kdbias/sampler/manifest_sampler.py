@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,9 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
                  where a wrapper hands the draws out to the processes (see above)
     drop_last    True (default): every rank draws equally often, at most world_size - 1 draws of an epoch are
                  left out; False: all draws are given out, and ranks may differ by one
+    shared_memory  weights and the order of an epoch lie once in the memory of a machine for all its processes
+                 (8 bytes a weight, 4 a draw), which the first of them fills; default: where several processes
+                 draw epochs of 4 million and more
 
     Raises KdbiasError for weights that are negative, not finite or all zero; a pass where RANK and WORLD_SIZE
     announce processes that are in no group.
@@ -52,6 +56,7 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         rank: int | None = None,
         world_size: int | None = None,
         drop_last: bool = True,
+        shared_memory: bool | None = None,
     ) -> None:
         check_mode(mode)
         array = validate_weights(np.asarray(weights, dtype=np.float64))
@@ -59,11 +64,11 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         self._given = given_place(rank, world_size)
         check_counts(0, seed=seed, num_samples=num_samples)
         self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
-        self._array = array
+        self._array, self._shared = array, shared_memory
         self._fingerprint: str | None = None
         self._settle()
-        shown = torch.from_numpy(array)
-        WeightedRandomSampler.__init__(self, shown, max(1, len(self)), replacement=True)  # type: ignore[arg-type]
+        self._show(array)
+        WeightedRandomSampler.__init__(self, self.weights, max(1, len(self)))  # type: ignore[arg-type]
 
     @classmethod
     def from_manifest(
@@ -89,7 +94,22 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         return cls(weights, options.pop("num_samples", None) or table.n, **options)
 
     def _draw(self, epoch: int) -> EpochOrder:
-        return EpochOrder(self._array, self.num_draws, mode=self.mode, seed=self.seed, epoch=epoch)
+        identity = self._identity()
+        # Such as cannot be written to are mapped already: these, or a file of the caller's.
+        if self._shares() and self._array.flags.writeable:
+            array = self._array
+            held = self._held("weights", identity["weights"])
+            self._show(
+                held(array.nbytes, lambda memory: np.copyto(memory, array.view(np.uint8))).view(array.dtype)
+            )
+        held = self._held(identity, epoch)
+        return EpochOrder(self._array, self.num_draws, mode=self.mode, seed=self.seed, epoch=epoch, held=held)
+
+    def _show(self, array: np.ndarray) -> None:
+        self._array = array
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self.weights = torch.from_numpy(array)
 
     def blocks(self, size: int = 8192) -> Iterator[np.ndarray]:
         """The rest of this rank's epoch: int64 arrays of `size` positions of the data set (the last: fewer).

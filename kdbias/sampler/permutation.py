@@ -12,15 +12,23 @@ class Permutation:
 
     A Feistel network on the digits (left, right) of a number in base about sqrt(n), whose round functions are
     tables of random numbers (Luby & Rackoff 1988; mixed radix and cycle walking as in Black & Rogaway 2002).
-    Memory: O(sqrt(n)).
+    The tables lie in `memory` (size(n),) int64, which a generator fills where one is given.
     """
 
-    def __init__(self, n: int, rng: np.random.Generator) -> None:
+    def __init__(self, n: int, memory: np.ndarray, rng: np.random.Generator | None = None) -> None:
         self.n = n
-        self._right = max(1, int(np.ceil(np.sqrt(n))))
-        self._left = max(1, -(-n // self._right))
-        self._to_left = rng.integers(self._left, size=(_ROUNDS, self._right))
-        self._to_right = rng.integers(self._right, size=(_ROUNDS, self._left))
+        self._left, self._right = _sides(n)
+        to_left, to_right = np.split(memory, [_ROUNDS * self._right])
+        self._to_left = to_left.reshape(_ROUNDS, self._right)
+        self._to_right = to_right.reshape(_ROUNDS, self._left)
+        if rng is not None:
+            self._to_left[:] = rng.integers(self._left, size=self._to_left.shape)
+            self._to_right[:] = rng.integers(self._right, size=self._to_right.shape)
+
+    @staticmethod
+    def size(n: int) -> int:
+        """How many int64 numbers decide a permutation of n."""
+        return _ROUNDS * sum(_sides(n))
 
     @property
     def tables(self) -> tuple[int, int, np.ndarray, np.ndarray]:
@@ -43,6 +51,12 @@ class Permutation:
         left *= self._right
         left += right
         return left
+
+
+def _sides(n: int) -> tuple[int, int]:
+    """How many values the left and the right digit of a number below n have."""
+    right = max(1, int(np.ceil(np.sqrt(n))))
+    return max(1, -(-n // right)), right
 
 
 def _add_modulo(

@@ -221,6 +221,16 @@ class FolderLock:
 _held: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
 
 
+def reserve(descriptor: int, size: int) -> None:
+    """Make an open file so large, with room for all of it on its disk.
+
+    Writing to a map for which the disk has no room ends the process by a signal.
+    """
+    os.truncate(descriptor, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+
+
 def lock_folder(folder: Path) -> FolderLock | None:
     """Lock an existing folder for this process; within it, the same lock serves again.
 
@@ -242,7 +252,7 @@ def lock_folder(folder: Path) -> FolderLock | None:
             raise _foreign(path)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still_there(path, descriptor):
+            if is_still_there(path, descriptor):
                 os.truncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
                 lock = _held[path] = FolderLock(path, descriptor)
@@ -295,7 +305,7 @@ def _foreign(path: Path) -> KdbiasError:
     return KdbiasError(f"{path} is no lock that kdbias wrote; move it away, or choose another -o")
 
 
-def _is_still_there(path: Path, descriptor: int) -> bool:
+def is_still_there(path: Path, descriptor: int) -> bool:
     """False where the last holder removed the file between its opening and its locking here."""
     try:
         there = path.stat()

@@ -43,7 +43,7 @@ _REMEDY = (
 class TrainingSet:
     """Everything a step needs, row i of each belonging to sample i of `source`.
 
-    weights         (n,) float64, mean 1
+    weights         (n,) float64, mean 1; empty once the sampler has them
     preprocessings  the student's, and the live teacher's where there is one
     labels          (n,) int64 class numbers, or None; `classes` holds the label of each number
     targets         the stored vectors by sample, or None

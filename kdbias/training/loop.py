@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -249,7 +250,9 @@ def build_sampler(
     """Draw samples by their weights, or with --instances identities by the sum of theirs."""
     place: dict[str, Any] = {"seed": cfg.seed, "rank": processes.rank, "world_size": processes.world_size}
     if not cfg.instances:
-        return ManifestSampler(samples.weights, mode=cfg.sampling, **place)
+        # Nobody else holds them, so that they are freed where all processes of the machine share them.
+        weights, samples.weights = samples.weights, np.empty(0)
+        return ManifestSampler(weights, mode=cfg.sampling, **place)
     if cfg.batch_size % cfg.instances:
         raise KdbiasError(f"--batch-size {cfg.batch_size} is no multiple of --instances {cfg.instances}")
     if samples.source.labels is None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdbias.errors import MachineError
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import reserve
 from kdbias.training.processes import Processes
 
 # Each process holds vectors up to this size for itself, as float32. Larger ones are float16, as they are
@@ -91,7 +92,8 @@ def _mapped(table: EmbeddingTable, column: str, rows: np.ndarray, processes: Pro
         os.close(descriptor)
         try:
             array = np.lib.format.open_memmap(name, "w+", np.float16, (len(rows), table.d))
-            _reserve(name)
+            with open(name, "r+b") as file:
+                reserve(file.fileno(), os.path.getsize(name))
             _read(table, column, rows, array)
         except BaseException as error:
             os.unlink(name)
@@ -109,11 +111,3 @@ def _mapped(table: EmbeddingTable, column: str, rows: np.ndarray, processes: Pro
     with contextlib.suppress(FileNotFoundError, PermissionError):  # another was first; Windows keeps it
         os.unlink(name)
     return mapped
-
-
-def _reserve(name: str) -> None:
-    """Make sure that the disk has room for all of a file."""
-    # Writing to a map for which the disk has no room ends the process by a signal.
-    if hasattr(os, "posix_fallocate"):
-        with open(name, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(name))

@@ -9,7 +9,12 @@ from scipy.stats import chi2
 import kdbias.sampler
 from kdbias.errors import KdbiasError
 from kdbias.sampler import epoch_order
-from kdbias.sampler.epoch_order import EpochOrder, Permutation
+from kdbias.sampler.epoch_order import EpochOrder
+from kdbias.sampler.permutation import Permutation
+
+
+def permutation(n: int, seed: int) -> Permutation:
+    return Permutation(n, np.empty(Permutation.size(n), np.int64), np.random.default_rng(seed))
 
 
 def whole(order: EpochOrder) -> np.ndarray:
@@ -18,7 +23,7 @@ def whole(order: EpochOrder) -> np.ndarray:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 1000, 16384, 16385, 100_003])
 def test_permutation_hits_every_number_once(n: int) -> None:
-    images = Permutation(n, np.random.default_rng(n))(np.arange(n))
+    images = permutation(n, n)(np.arange(n))
     assert np.array_equal(np.sort(images), np.arange(n))
 
 
@@ -26,14 +31,14 @@ def test_permutation_spreads_every_start_over_all_places() -> None:
     n, runs = 10, 20_000
     table = np.zeros((n, n))
     for seed in range(runs):
-        table[np.arange(n), Permutation(n, np.random.default_rng(seed))(np.arange(n))] += 1
+        table[np.arange(n), permutation(n, seed)(np.arange(n))] += 1
     statistic = ((table - runs / n) ** 2 / (runs / n)).sum()
     assert statistic < chi2.ppf(1 - 1e-6, (n - 1) ** 2)
 
 
 def test_permutation_separates_neighbours_and_leaves_no_trend() -> None:
     n = 100_000
-    images = Permutation(n, np.random.default_rng(5))(np.arange(n))
+    images = permutation(n, 5)(np.arange(n))
     steps = np.diff(images) % n
     observed = np.histogram(steps, bins=100, range=(0, n))[0]
     assert ((observed - n / 100) ** 2 / (n / 100)).sum() < chi2.ppf(1 - 1e-6, 99)
@@ -164,6 +169,21 @@ def test_compiled_loops_give_the_same_order_bit_for_bit(kind: str, monkeypatch: 
     for plain, compiled in zip(orders[:2], orders[2:], strict=True):
         assert np.array_equal(plain[0], compiled[0])
         assert np.array_equal(plain[1], compiled[1])
+
+
+@pytest.mark.parametrize("compiled_from", [1 << 62, 1])
+def test_many_weights_are_mixed_stretch_by_stretch_to_the_same_order(
+    compiled_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = np.random.default_rng(6).lognormal(size=300_007)
+    monkeypatch.setattr(epoch_order, "_COMPILED_FROM", compiled_from)
+    at_once = whole(EpochOrder(weights, 300_007, seed=3, epoch=5))
+    monkeypatch.setattr(epoch_order, "_KEPT", 0)
+    assert np.array_equal(whole(EpochOrder(weights, 300_007, seed=3, epoch=5)), at_once)
+    scatter = epoch_order.Scatter(len(weights), np.random.default_rng(0))
+    mixed = scatter.take(weights, 0, len(weights))
+    assert epoch_order.Mixed(weights, scatter).sum() == mixed.sum()
+    assert np.array_equal(np.sort(mixed), np.sort(weights))
 
 
 def test_without_numba_the_order_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,13 +58,13 @@ def test_large_ones_are_mapped_from_a_file_without_a_name(
 def test_a_disk_without_room_for_them_is_named(
     table: EmbeddingTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(name: str) -> None:
+    def full(descriptor: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(targets, "_FLOAT32_BYTES", 100)
-    monkeypatch.setattr(targets, "_reserve", full)
+    monkeypatch.setattr(targets, "reserve", full)
     with pytest.raises(KdbiasError, match=r"0\.0 GB .*/tmp \(No space left on device\): set TMPDIR"):
         read_targets(table, ROWS, ALONE, flipped=False, norms=False)
     assert not list((tmp_path / "tmp").iterdir())
