@@ -29,8 +29,57 @@ _COMPILED_FROM = 1 << 21
 _SNAP = 1e-9
 
 
-class EpochOrder:
+class Order:
     """Which row is drawn at each position of one epoch.
+
+    draws   positions there are; those below `begin` belong to another order
+    lanes   position p belongs to process p % lanes; 1 where any number of them may share the order
+    """
+
+    draws: int
+    begin = 0
+    lanes = 1
+
+    def __len__(self) -> int:
+        return self.draws
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Rows (int64) drawn at `positions` (int64, each in 0 .. draws-1, any order)."""
+        raise NotImplementedError
+
+    def blocks(
+        self, start: int = 0, stop: int | None = None, step: int = 1, size: int = _BLOCK
+    ) -> Iterator[np.ndarray]:
+        """The rows at positions start, start + step, ... below stop, in arrays of at most `size`."""
+        stop = self.draws if stop is None else stop
+        for begin in range(start, stop, size * step):
+            yield self.at(np.arange(begin, min(begin + size * step, stop), step))
+
+    def counts(self, rows: int, stop: int | None = None) -> np.ndarray:
+        """(rows,) uint32: how often each row occurs at the positions below `stop` (default: all)."""
+        counts = np.zeros(rows, np.uint32)
+        stop = self.draws if stop is None else min(stop, self.draws)
+        if 2 * (stop - self.begin) < self.draws - self.begin:
+            self._add(counts, 1, self.begin, stop)
+            return counts
+        self.add_all(counts)  # then the draws not made are taken off
+        self._add(counts, -1, stop, self.draws)
+        return counts
+
+    def add_all(self, counts: np.ndarray) -> None:
+        """Add to `counts` (rows,) how often each row occurs in all."""
+        raise NotImplementedError
+
+    def _add(self, counts: np.ndarray, sign: int, start: int, stop: int) -> None:
+        """Add, or take off, the draws at these positions."""
+        add = np.add if sign > 0 else np.subtract
+        for lane in range(self.lanes):
+            for block in self.blocks(start + lane, stop, self.lanes):
+                add.at(counts, block, np.uint32(1))
+
+
+class EpochOrder(Order):
+    """Which row is drawn at each position of one epoch, by any number of processes.
 
     `weights` (n,) float64 are >= 0 and not all zero; the expected number of draws of row i is
     draws * weights[i] / sum(weights). With mode "systematic" (systematic resampling of mixed rows, against
@@ -68,11 +117,7 @@ class EpochOrder:
         self._ticks = memory[behind:].view(index)
         self._permute = Permutation(draws, memory[:behind].view(np.int64))
 
-    def __len__(self) -> int:
-        return self.draws
-
     def at(self, positions: np.ndarray) -> np.ndarray:
-        """Rows (int64) drawn at `positions` (int64, each in 0 .. draws-1, any order)."""
         out = np.empty(len(positions), np.int64)
         if (compiled := _compiled(self.draws)) is not None:
             compiled.gather(self._ticks, positions, *self._permute.tables, out)
@@ -82,31 +127,12 @@ class EpochOrder:
             out[part] = self._ticks[self._permute(positions[part])]
         return out
 
-    def blocks(
-        self, start: int = 0, stop: int | None = None, step: int = 1, size: int = _BLOCK
-    ) -> Iterator[np.ndarray]:
-        """The rows at positions start, start + step, ... below stop, in arrays of at most `size`."""
-        stop = self.draws if stop is None else stop
-        for begin in range(start, stop, size * step):
-            yield self.at(np.arange(begin, min(begin + size * step, stop), step))
-
-    def counts(self, rows: int, stop: int | None = None) -> np.ndarray:
-        """(rows,) uint32: how often each row occurs at the positions below `stop` (default: all)."""
-        counts = np.zeros(rows, np.uint32)
-        stop = self.draws if stop is None else min(stop, self.draws)
-        if 2 * stop < self.draws:
-            for block in self.blocks(stop=stop):
-                np.add.at(counts, block, np.uint32(1))
-            return counts
-        # Ticks are grouped by row, so that each stretch touches few rows; then the draws not made are taken
-        # off.
+    def add_all(self, counts: np.ndarray) -> None:
+        # Ticks are grouped by row, so that each stretch touches few rows.
         for start in range(0, self.draws, _BLOCK):
             ticks = self._ticks[start : start + _BLOCK]
             first, last = int(ticks.min()), int(ticks.max())
             counts[first : last + 1] += np.bincount(ticks - first).astype(np.uint32)
-        for block in self.blocks(start=stop):
-            np.subtract.at(counts, block, np.uint32(1))
-        return counts
 
 
 def check_counts(least: int, **given: int | None) -> None:

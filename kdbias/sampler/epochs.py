@@ -37,7 +37,7 @@ class Epochs(DistributedSampler[Any]):
     world_size: int
     _given: Place | None
     _shared: bool | None = None
-    _kept: tuple[int, Any] | None = None
+    _kept: tuple[Any, Any] | None = None
     _begun = False
     _wrapped = False
     _told = False
@@ -126,10 +126,15 @@ class Epochs(DistributedSampler[Any]):
         An `EpochOrder`; for identities (batches, identities, instances) int64 positions of the data set.
         """
         epoch = self.epoch if epoch is None else epoch
-        if self._kept is None or self._kept[0] != epoch:
+        key = epoch, self._parts(epoch)
+        if self._kept is None or self._kept[0] != key:
             self._kept = None  # frees it before the next is built
-            self._kept = epoch, self._draw(epoch)
+            self._kept = key, self._draw(epoch)
         return self._kept[1]
+
+    def _parts(self, epoch: int) -> Any:
+        """What the order of an epoch depends on beside its number."""
+        return None
 
     def _draw(self, epoch: int) -> Any:
         """What `order` gives, made anew."""

@@ -13,10 +13,12 @@ import torch
 from torch.utils.data import WeightedRandomSampler
 
 from kdbias.errors import KdbiasError
-from kdbias.sampler.epoch_order import EpochOrder, check_counts, check_mode
+from kdbias.sampler.epoch_order import EpochOrder, Order, check_counts, check_mode
 from kdbias.sampler.epochs import Epochs
+from kdbias.sampler.machine_memory import Held, in_own_memory
 from kdbias.sampler.matching import rows_of
 from kdbias.sampler.places import given_place
+from kdbias.sampler.sharded_order import ShardedOrder, Shards
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import as_strings
 from kdbias.tables.weight_manifest import read_manifest, validate_weights
@@ -41,9 +43,13 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     shared_memory  weights and the order of an epoch lie once in the memory of a machine for all its processes
                  (8 bytes a weight, 4 a draw), which the first of them fills; default: where several processes
                  draw epochs of 4 million and more
+    shards       (n,) integers: which tar, row group, folder ... each position lies in. Where they are given,
+                 a process draws from 16 shards at a time, each of which it opens once an epoch: for data too
+                 large to be read at random. Each sample is drawn as often as without; only the order is local
+                 (`neighbourhood`), and depends on the number of processes
 
-    Raises KdbiasError for weights that are negative, not finite or all zero; a pass where RANK and WORLD_SIZE
-    announce processes that are in no group.
+    Raises KdbiasError for weights that are negative, not finite or all zero; shards that are not one number
+    for each weight; a pass where RANK and WORLD_SIZE announce processes that are in no group.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         world_size: int | None = None,
         drop_last: bool = True,
         shared_memory: bool | None = None,
+        shards: Sequence[int] | np.ndarray | Shards | None = None,
     ) -> None:
         check_mode(mode)
         array = validate_weights(np.asarray(weights, dtype=np.float64))
@@ -65,6 +72,11 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         check_counts(0, seed=seed, num_samples=num_samples)
         self.num_draws, self.mode, self.seed, self.drop_last = draws, mode, seed, drop_last
         self._array, self._shared = array, shared_memory
+        if shards is not None and not isinstance(shards, Shards):
+            shards = Shards(shards, len(array))
+        self._shards = shards
+        # (first position, processes) of the stretches of an epoch that is drawn shard by shard.
+        self._stretches: dict[int, list[tuple[int, int]]] = {}
         self._fingerprint: str | None = None
         self._settle()
         self._show(array)
@@ -93,7 +105,7 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         weights[rows] = table.weights
         return cls(weights, options.pop("num_samples", None) or table.n, **options)
 
-    def _draw(self, epoch: int) -> EpochOrder:
+    def _draw(self, epoch: int) -> Order:
         identity = self._identity()
         # Such as cannot be written to are mapped already: these, or a file of the caller's.
         if self._shares() and self._array.flags.writeable:
@@ -102,8 +114,50 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
             self._show(
                 held(array.nbytes, lambda memory: np.copyto(memory, array.view(np.uint8))).view(array.dtype)
             )
-        held = self._held(identity, epoch)
+        if self._shards is None:
+            return self._unsharded(epoch, self._held(identity, epoch))
+        rows = len(self._array)
+
+        def fill(memory: np.ndarray) -> None:
+            memory[:] = 0
+            self._unsharded(epoch, in_own_memory).add_all(memory.view(np.uint32))
+
+        counts = self._held(identity, epoch, "counts")(4 * rows, fill).view(np.uint32)
+        (_, lanes), *later = self._parts(epoch)
+        order = ShardedOrder(counts, self._shards, lanes, (self.seed, epoch))
+        for begin, lanes in later:
+            order = order.gone_on(begin, lanes)
+        return order
+
+    def _unsharded(self, epoch: int, held: Held) -> EpochOrder:
         return EpochOrder(self._array, self.num_draws, mode=self.mode, seed=self.seed, epoch=epoch, held=held)
+
+    def _parts(self, epoch: int) -> tuple[tuple[int, int], ...]:
+        if self._shards is None:
+            return ()
+        return tuple(self._stretches.get(epoch, [(0, self.world_size)]))
+
+    @property
+    def neighbourhood(self) -> int:
+        """Draws among which a process's next one is picked: all of an epoch, or of the shards at hand."""
+        return self.num_draws if self._shards is None else self.order().neighbourhood
+
+    def state_dict(self, position: int | None = None) -> dict[str, Any]:
+        state = super().state_dict(position)
+        return state if self._shards is None else {**state, "stretches": list(self._parts(self.epoch))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self._shards is not None:
+            self._stretches = {int(state["epoch"]): [(int(a), int(b)) for a, b in state["stretches"]]}
+
+    def _begin(self) -> None:
+        super()._begin()
+        stretches = self._stretches.get(self.epoch)
+        if not self.position or not stretches:
+            self._stretches = {self.epoch: [(0, self.world_size)]}
+        elif stretches[-1][1] != self.world_size:
+            stretches.append((self.position, self.world_size))
 
     def _show(self, array: np.ndarray) -> None:
         self._array = array
@@ -173,4 +227,5 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
             "mode": self.mode,
             "num_draws": self.num_draws,
             "weights": self._fingerprint,
+            "shards": None if self._shards is None else self._shards.fingerprint,
         }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kdbias.sampler import IdentitySampler, ManifestSampler, epochs, machine_memory
+from kdbias.sampler.epoch_order import EpochOrder
 from kdbias.sampler.machine_memory import in_machine_memory
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no locks of that kind")
@@ -120,26 +121,21 @@ def test_without_room_each_process_has_its_own_and_says_so(
 
 # Draws an epoch of one of three ranks; the one that fills the order says so.
 PROCESS = """
-import hashlib, sys
+import sys
 import numpy as np
-from kdbias.sampler import machine_memory, manifest_sampler
+from kdbias.sampler import machine_memory
 from kdbias.sampler.epoch_order import EpochOrder
 machine_memory._SHARED = sys.argv[1]
-class Slow(EpochOrder):
-    def __init__(self, *given, held, **options):
-        def slow(size, fill):
-            def told(memory):
-                print("filling", flush=True)
-                if sys.argv[3] == "to die":
-                    sys.stdin.readline()
-                fill(memory)
-            return held(size, told)
-        super().__init__(*given, held=slow, **options)
-manifest_sampler.EpochOrder = Slow
+def held(size, fill):
+    def told(memory):
+        print("filling", flush=True)
+        if sys.argv[3] == "to die":
+            sys.stdin.readline()
+        fill(memory)
+    return machine_memory.in_machine_memory("abc", size, told)
 weights = np.random.default_rng(0).lognormal(size=20_011)
-place = {"rank": int(sys.argv[2]), "world_size": 3, "shared_memory": True}
-sampler = manifest_sampler.ManifestSampler(weights, seed=3, **place)
-print(np.concatenate(list(sampler.blocks())).sum(), flush=True)
+order = EpochOrder(weights, len(weights), seed=3, held=held)
+print(order.at(np.arange(int(sys.argv[2]), len(weights), 3)).sum(), flush=True)
 sys.stdin.readline()
 """
 
@@ -167,9 +163,10 @@ def test_processes_wait_for_the_one_that_fills_it_and_one_that_dies_is_replaced(
     said = [process.stdout.readline() for process in ranks]
     filling = said.index("filling\n")
     said[filling] = ranks[filling].stdout.readline()
-    expected = [sum(ManifestSampler(WEIGHTS, seed=3, rank=rank, world_size=3)) for rank in range(3)]
+    order = EpochOrder(WEIGHTS, len(WEIGHTS), seed=3)
+    expected = [order.at(np.arange(rank, len(WEIGHTS), 3)).sum() for rank in range(3)]
     assert [int(line) for line in said] == expected  # one has filled it
-    assert len(list(shared.iterdir())) == 2
+    assert len(list(shared.iterdir())) == 1
     for process in ranks[:2]:
         process.send_signal(signal.SIGKILL)
         process.wait()
