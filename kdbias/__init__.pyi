@@ -716,6 +716,7 @@ def train(
     clip_grad: float = 5.0,
     sampling: str = 'systematic',
     instances: int = 0,
+    sharded: bool = False,
     precision: str = 'fp32',
     ema: float = 0.0,
     seed: int = 0,
@@ -772,6 +773,8 @@ def train(
         clip_grad: largest gradient norm, 0 for none [5].
         sampling: draw: floor or ceil of each weight, or with replacement [systematic].
         instances: draw identities instead, with this many images of each a batch (re-identification) [0].
+        sharded: draw from 16 shards of the data at a time (tars, row groups; else runs of 1,024 samples), each
+            sample as often as without: for data too large to be read at random.
         precision: arithmetic of the network [fp32].
         ema: save the running average of the weights with this decay, for example 0.999; 0 for none [0].
         seed: decides the first weights and the order of samples [0].

@@ -204,6 +204,10 @@ class _ColumnImages(Sharded[pa.ChunkedArray]):
         part, at = self.place(row)
         return image_bytes(self.opened(part)[at], self.root)
 
+    def by_shard(self, rows: np.ndarray, at_hand: int) -> np.ndarray:
+        """(n,) int64: the part of each row."""
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
 
 class ArrowImages(_ColumnImages):
     """A column of images in Arrow streams, memory-mapped, each file a part of so many rows."""
@@ -261,6 +265,11 @@ class ParquetImages(_ColumnImages):
         """Whether the images neither fit the cache nor lie in row groups small enough to be read for one
         image."""
         return bool(self._bytes.sum() > self.cache_bytes and self._bytes.mean() > _LARGE_GROUP)
+
+    def by_shard(self, rows: np.ndarray, at_hand: int) -> np.ndarray:
+        """(n,) int64: the row group of each row; so many are kept from now on, whatever they take."""
+        self.cache_bytes = max(self.cache_bytes, at_hand * int(self._bytes.max()))
+        return super().by_shard(rows, at_hand)
 
     def location(self, row: int) -> str:
         """FILE#ROW of a row."""

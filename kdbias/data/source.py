@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NO_CLASS = -1
+_RUN = 1024  # samples that count as a shard where the data have none
 
 
 class Images(Protocol):
@@ -114,6 +115,16 @@ class Source(Result):
     def location(self, i: int) -> str:
         """Where sample ``i`` lies: a path, or file and row."""
         return self.images.location(self._row(i))
+
+    def by_shard(self, at_hand: int) -> np.ndarray:
+        """(n,) integers: the shard that holds each sample. Tars, row groups of Parquet files and Arrow files
+        are shards; elsewhere, runs of 1,024 samples in the order of the data are.
+
+        Args:
+            at_hand: shards that are going to be read at a time, which readers then keep open.
+        """
+        of = getattr(self.images, "by_shard", None)
+        return self.positions // _RUN if of is None else of(self.positions, at_hand)
 
     def column(self, name: str) -> pa.Array:
         """Values of a group, of ``sample_id`` or ``label``, or of these by their original names."""

@@ -57,6 +57,10 @@ class TarImages:
             raise UnreadableImage(f"member of {size:,} bytes, limit {MAX_FILE_BYTES:,}")
         return self._access.read(int(self.shards[row]), int(self.offsets[row]), size)
 
+    def by_shard(self, rows: np.ndarray, at_hand: int) -> np.ndarray:
+        """(n,) int32: the tar of each row."""
+        return self.shards[rows]
+
     def location(self, row: int) -> str:
         """TAR@OFFSET of a row."""
         file = os.path.basename(self._access.files[self.shards[row]])

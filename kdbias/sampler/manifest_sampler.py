@@ -140,7 +140,9 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     @property
     def neighbourhood(self) -> int:
         """Draws among which a process's next one is picked: all of an epoch, or of the shards at hand."""
-        return self.num_draws if self._shards is None else self.order().neighbourhood
+        if self._shards is None:
+            return self.num_draws
+        return self._shards.neighbourhood(self.num_draws, self.world_size)
 
     def state_dict(self, position: int | None = None) -> dict[str, Any]:
         state = super().state_dict(position)

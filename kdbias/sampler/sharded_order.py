@@ -63,6 +63,10 @@ class Shards:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
+    def neighbourhood(self, draws: int, processes: int) -> int:
+        """Draws of an epoch among which a process's next one is picked: of the shards at hand, on average."""
+        return round(draws / len(self) * min(BUFFER, max(1.0, len(self) / processes)))
+
     def rows(self, shard: int) -> np.ndarray:
         """The rows of a shard, ascending."""
         start, stop = self._starts[shard : shard + 2]
@@ -99,14 +103,6 @@ class ShardedOrder(Order):
         self._bounds = np.append(0, np.cumsum(totals[self._turns]))
         self._mixed: OrderedDict[int, np.ndarray] = OrderedDict()
         self._lane: _Lane | None = None
-
-    @property
-    def neighbourhood(self) -> int:
-        """Draws of the shards that a process has at hand, one of which is its next: their mean."""
-        if not len(self._turns):
-            return 0
-        at_hand = min(BUFFER, max(1.0, len(self._turns) / self.lanes))
-        return round((self.draws - self.begin) / len(self._turns) * at_hand)
 
     def at(self, positions: np.ndarray) -> np.ndarray:
         draw, lane = np.divmod(positions - self.begin, self.lanes)

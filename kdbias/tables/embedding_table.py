@@ -263,7 +263,7 @@ class EmbeddingTable(Result):
         Rows are renormalised, because float16 storage rounds them off the sphere.
         """
         for start, stored in self._stored(rows, column):
-            yield start, self._unit(stored, start)
+            yield start, self.unit(stored, start)
 
     def vectors(
         self, dtype: Any = np.float32, column: str = "embedding", positions: np.ndarray | None = None
@@ -288,9 +288,9 @@ class EmbeddingTable(Result):
             block = out[done : done + len(stored)]
             done += len(stored)
             if out.dtype == np.float32:
-                self._unit(stored, start, kept, block)
+                self.unit(stored, start, kept, block)
             else:
-                block[...] = self._unit(stored, start, kept)
+                block[...] = self.unit(stored, start, kept)
         return out
 
     def _stored(self, rows: int, column: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -299,7 +299,7 @@ class EmbeddingTable(Result):
             raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
         return stream_vectors(self.parts, rows, column, self.d)
 
-    def _unit(
+    def unit(
         self,
         stored: np.ndarray,
         start: int,

@@ -105,17 +105,24 @@ class ParquetTable:
         require_texts(table)
         return table
 
-    def batches(self, rows: int, column: str) -> Iterator[pa.RecordBatch]:
-        """Stream one column, at most so many rows at a time, holding little more in memory."""
-        for group in range(self.file.num_row_groups):
+    def batches(self, rows: int, column: str, only: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream one column, at most so many rows at a time, holding little more in memory.
+
+        Args:
+            only: the one row group that is read; None reads all.
+        """
+        for group in range(self.file.num_row_groups) if only is None else [only]:
             self._require(group, [column])
             yield from self.file.iter_batches(rows, [group], [column], use_threads=False)
 
-    def vectors(self, rows: int, column: str, dim: int | None = None) -> Iterator[np.ndarray]:
+    def vectors(
+        self, rows: int, column: str, dim: int | None = None, only: int | None = None
+    ) -> Iterator[np.ndarray]:
         """Stream a column of lists or tensors of floats, at most so many rows at a time.
 
         Args:
             dim: numbers a row; None takes the first row's.
+            only: the one row group that is read; None reads all.
 
         Returns:
             Blocks (m, dim) of the type that is stored, m >= 1, in order.
@@ -123,8 +130,8 @@ class ParquetTable:
         Raises:
             KdbiasError: a row has no vector, one of another length, or one with a missing number.
         """
-        first = 0
-        for batch in self.batches(rows, column):
+        first = sum(self.file.metadata.row_group(group).num_rows for group in range(only or 0))
+        for batch in self.batches(rows, column, only):
             if batch.num_rows:
                 block = self._matrix(batch.column(0), dim, first)
                 dim = block.shape[1]

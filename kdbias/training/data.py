@@ -20,6 +20,7 @@ from kdbias.errors import KdbiasError
 from kdbias.loading import Prepared, failure_reason
 from kdbias.losses import Targets, loss_needs
 from kdbias.progress import say
+from kdbias.sampler.sharded_order import BUFFER, Shards
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, shown
 from kdbias.tables.parquet_file import read_table
@@ -52,6 +53,7 @@ class TrainingSet:
     dim             of the teacher's vectors, None without a teacher
     inputs          fingerprint of each input by its role
     unreadable      the samples whose images cannot be read, as far as known
+    shards          those that samples are drawn from a few at a time, or None
     """
 
     source: Source
@@ -63,6 +65,7 @@ class TrainingSet:
     teacher: Teacher | None
     inputs: dict[str, str]
     unreadable: Unreadable
+    shards: Shards | None = None
     teacher_checked: bool = False
 
     @property
@@ -81,6 +84,14 @@ class TrainingSet:
         if self.teacher is not None:
             return self.teacher.dim
         return None if self.targets is None else self.targets.vectors.shape[1]
+
+    def sharding(self, processes: int) -> dict[str, dict[str, int]]:
+        """For the record of a run that draws shard by shard: of how many, from how many images at a time."""
+        if self.shards is None:
+            return {}
+        near = self.shards.neighbourhood(self.n, processes)
+        at_hand = min(BUFFER, len(self.shards))
+        return {"sharded": {"shards": len(self.shards), "at_hand": at_hand, "neighbourhood": near}}
 
     def targets_of(self, batch: Prepared, flips: np.ndarray | None, device: torch.device) -> Targets:
         """What a loss gets of a batch; of the images that `flips` (bool) chooses, by their mirrored view."""
@@ -133,16 +144,19 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
         source = _without_failures(source, table)
         weights = np.ones(source.n)
     unreadable = Unreadable(source, config, weights > 0)
+    shards = Shards(source.by_shard(BUFFER + 1), source.n) if config.sharded else None
     preprocessings, teacher, targets = [_student_preprocessing(config, unreadable)], None, None
     if table is not None:
         inputs["embeddings"] = table.fingerprint
-        targets = _stored_targets(table, source, config, processes, with_norms="norm" in needs)
+        targets = _stored_targets(table, source, config, processes, "norm" in needs, shards)
     elif config.live_teacher is not None:
         teacher = _live_teacher(config.live_teacher, str(processes.device))
         inputs["teacher"] = teacher.fingerprint
         preprocessings.append(teacher.preprocessing)
     labels, classes = _class_numbers(source, str(data)) if "label" in needs else (None, [])
-    return TrainingSet(source, weights, preprocessings, labels, classes, targets, teacher, inputs, unreadable)
+    return TrainingSet(
+        source, weights, preprocessings, labels, classes, targets, teacher, inputs, unreadable, shards
+    )
 
 
 def _say_what_lacks_weights(manifest: WeightManifest, table: EmbeddingTable) -> None:
@@ -173,7 +187,12 @@ def _live_teacher(spec: str, device: str) -> Teacher:
 
 
 def _stored_targets(
-    table: EmbeddingTable, source: Source, config: TrainingSettings, processes: Processes, with_norms: bool
+    table: EmbeddingTable,
+    source: Source,
+    config: TrainingSettings,
+    processes: Processes,
+    with_norms: bool,
+    shards: Shards | None,
 ) -> StoredTargets:
     """The teacher's stored vectors, in the order of the training data."""
     rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
@@ -188,7 +207,7 @@ def _stored_targets(
             f"loss {config.loss} with --flip target needs the norms of the mirrored images' vectors, "
             f"which {table.path} lacks: embed again with --flip, or use a loss on unit vectors"
         )
-    return read_targets(table, rows, processes, flipped=flipped, norms=with_norms)
+    return read_targets(table, rows, processes, flipped=flipped, norms=with_norms, shards=shards)
 
 
 def _without_failures(source: Source, table: EmbeddingTable | None) -> Source:

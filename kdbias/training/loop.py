@@ -90,7 +90,8 @@ def run_training(
                 return result_of(run, already_finished=True)
             with worker_deaths(WAY_OUT), memory_wanting(cfg.batch_size):
                 student, how, meter = fit(samples, cfg, Record(run.out), processes, data)
-            run = processes.on_main(lambda: _finish(run, samples, cfg, student, how, meter, paths))
+            more = {"paths": paths, **samples.sharding(processes.world_size)}
+            run = processes.on_main(lambda: _finish(run, samples, cfg, student, how, meter, more))
         epochs = f"{counted(meter.epoch, 'epoch')} in {meter.seconds:.1f} s"
         say(f"train: {epochs}, {meter.describe_last()} -> {run.out}")
         if meter.unreadable:
@@ -121,7 +122,7 @@ def _finish(
     student: nn.Module,
     how: dict[str, Any],
     meter: Meter,
-    paths: dict[str, Any],
+    more: dict[str, Any],
 ) -> Run:
     """Write failures.parquet, student.pt and student.onnx, as far as there are such, and the record."""
     counts = {
@@ -144,7 +145,7 @@ def _finish(
         export_onnx(path, path.with_suffix(".onnx"))
     digests = {METRICS: fingerprints.of_file(run.out / METRICS)}
     results = meter.history[-1]
-    run.finish(counts, meter.seconds, results=results, classes=classes, paths=paths, digests=digests)
+    run.finish(counts, meter.seconds, results=results, classes=classes, digests=digests, **more)
     return run
 
 
@@ -179,6 +180,11 @@ def fit(
     if processes.main:
         record.begin(cfg, data, meter.step)
         say(_first_line(cfg, samples, processes, batch_size, (epochs, steps), begun, network))
+        for how_near in samples.sharding(processes.world_size).values():
+            say(
+                "train: each process draws from {at_hand} of {shards:,} shards at a time, about "
+                "{neighbourhood:,} images".format(**how_near)
+            )
     learn = processes.wrap(learner)
 
     # Of several processes each would hear of it at another step.
@@ -252,7 +258,7 @@ def build_sampler(
     if not cfg.instances:
         # Nobody else holds them, so that they are freed where all processes of the machine share them.
         weights, samples.weights = samples.weights, np.empty(0)
-        return ManifestSampler(weights, mode=cfg.sampling, **place)
+        return ManifestSampler(weights, mode=cfg.sampling, shards=samples.shards, **place)
     if cfg.batch_size % cfg.instances:
         raise KdbiasError(f"--batch-size {cfg.batch_size} is no multiple of --instances {cfg.instances}")
     if samples.source.labels is None:

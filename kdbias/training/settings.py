@@ -107,6 +107,11 @@ class TrainingSettings(Reading, _Inputs):
     instances: int = option(
         0, "draw identities instead, with this many images of each a batch (re-identification)", least=0
     )
+    sharded: bool = option(
+        False,
+        "draw from 16 shards of the data at a time (tars, row groups; else runs of 1,024 samples), each "
+        "sample as often as without: for data too large to be read at random",
+    )
     precision: str = option("fp32", "arithmetic of the network", choices=("fp32", "tf32", "bf16", "fp16"))
     ema: float = option(
         0.0,
@@ -154,6 +159,7 @@ class TrainingSettings(Reading, _Inputs):
         idle = {
             "epochs": (self.steps is not None, "steps says when the run ends"),
             "sampling": (self.instances > 0, "with instances, identities are drawn systematically"),
+            "sharded": (self.instances > 0, "with instances, identities come from all of the data"),
             "momentum": (self.optimizer != "sgd", f"{self.optimizer} takes none"),
             "milestones": (self.schedule != "step", f"schedule {self.schedule} has none"),
         }

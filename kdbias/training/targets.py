@@ -1,4 +1,4 @@
-"""Stored teacher vectors by sample: in the memory of each process, or many in one file a machine."""
+"""Stored teacher vectors by sample: in the memory of each process, many in a file a machine, or by shard."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import contextlib
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kdbias.errors import MachineError
+from kdbias.sampler.sharded_order import BUFFER, Shards
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import reserve
+from kdbias.tables.parquet_file import open_parquet, read_footer
 from kdbias.training.processes import Processes
 
 # Each process holds vectors up to this size for itself, as float32. Larger ones are float16, as they are
 # stored, in one file a machine that its processes map.
 _FLOAT32_BYTES = 1 << 30
 _NUMBERS = 1 << 19  # of a table to read at a time
+_AT_HAND = BUFFER + 2  # shards: those of a step of the order, the next one's and a stand-in's
 
 
 @dataclass
@@ -29,9 +34,9 @@ class StoredTargets:
     flipped, flip_norms  those of the mirrored images, or None
     """
 
-    vectors: np.ndarray
+    vectors: np.ndarray | ShardedVectors
     norms: np.ndarray | None = None
-    flipped: np.ndarray | None = None
+    flipped: np.ndarray | ShardedVectors | None = None
     flip_norms: np.ndarray | None = None
 
     def at(self, samples: np.ndarray, flips: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -48,16 +53,74 @@ class StoredTargets:
         return vectors, norms
 
 
+class ShardedVectors:
+    """A column of a table of unit vectors (n, dim) by sample, float32; in memory are those of few shards.
+
+    Args:
+        rows: (n,) row of the table of each sample.
+        shards: of the samples.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, table: EmbeddingTable, column: str, rows: np.ndarray, shards: Shards) -> None:
+        self._table, self._column, self._rows, self._shards = table, column, rows, shards
+        groups = [
+            (number, group, footer.row_group(group).num_rows)
+            for number, footer in enumerate(map(read_footer, table.parts))
+            for group in range(footer.num_row_groups)
+        ]
+        self._groups = [(table.parts[number], group) for number, group, _ in groups]
+        self._starts = np.cumsum([0, *(rows for _, _, rows in groups)])
+        self._of_shard = lru_cache(_AT_HAND)(self._read)
+        self.shape = len(rows), table.d
+        self.nbytes = 2 * min(_AT_HAND, len(shards)) * len(rows) * table.d // len(shards)
+
+    def __getitem__(self, samples: np.ndarray) -> np.ndarray:
+        """(b, dim) float32 unit vectors of these samples (b,)."""
+        shards = self._shards.of(samples)
+        stored = np.empty((len(samples), self.shape[1]), np.float32)
+        for shard in np.unique(shards).tolist():
+            mine = np.flatnonzero(shards == shard)
+            stored[mine] = self._of_shard(shard)[np.searchsorted(self._shards.rows(shard), samples[mine])]
+        return self._table.unit(stored, 0, self._rows[samples])
+
+    def _read(self, shard: int) -> np.ndarray:
+        """(m, dim) vectors of a shard's samples, as they are stored."""
+        rows = self._rows[self._shards.rows(shard)]
+        of = np.searchsorted(self._starts, rows, side="right") - 1
+        found: np.ndarray | None = None
+        for number in np.unique(of).tolist():
+            part, group = self._groups[number]
+            with open_parquet(part) as file:
+                blocks = list(file.vectors(_NUMBERS, self._column, self.shape[1], group))
+            block = np.concatenate(blocks)
+            found = np.empty((len(rows), self.shape[1]), block.dtype) if found is None else found
+            found[of == number] = block[rows[of == number] - self._starts[number]]
+        assert found is not None
+        return found
+
+
 def read_targets(
-    table: EmbeddingTable, rows: np.ndarray, processes: Processes, *, flipped: bool, norms: bool
+    table: EmbeddingTable,
+    rows: np.ndarray,
+    processes: Processes,
+    *,
+    flipped: bool,
+    norms: bool,
+    shards: Shards | None = None,
 ) -> StoredTargets:
     """The vectors of samples whose rows of `table` are `rows` (n,); the table itself is only streamed.
 
-    `flipped`: those of the mirrored images as well; `norms`: with the norms they had. All processes call it
-    together. Raises KdbiasError where the disk has no room for vectors that are large.
+    `flipped`: those of the mirrored images as well; `norms`: with the norms they had; `shards`: of the
+    samples, where vectors are to be read with them. All processes call it together. Raises KdbiasError where
+    the disk has no room for vectors that are large.
     """
     columns = ["embedding", *(["embedding_flip"] if flipped else [])]
-    if 4 * len(rows) * table.d <= _FLOAT32_BYTES:
+    vectors: list[Any]
+    if shards is not None:
+        vectors = [ShardedVectors(table, column, rows, shards) for column in columns]
+    elif 4 * len(rows) * table.d <= _FLOAT32_BYTES:
         vectors = [np.empty((len(rows), table.d), np.float32) for _ in columns]
         for column, array in zip(columns, vectors, strict=True):
             _read(table, column, rows, array)
