@@ -166,11 +166,22 @@ def test_a_run_killed_by_the_system_resumes_to_the_same_student(lab: Any, tmp_pa
 
 
 def test_torchrun_starts_it_and_draws_that_cannot_be_shared_are_left_out(lab: Any, tmp_path: Path) -> None:
-    # The teacher's vectors count as many: both processes map one file, which is gone afterwards.
-    many = "import kdbias.training.targets; kdbias.training.targets._FLOAT32_BYTES = 0"
+    # Vectors, weights and draws count as many: both processes map one file of each, which is gone afterwards.
+    many = """
+from kdbias.sampler import epochs, machine_memory
+from kdbias.training import targets
+targets._FLOAT32_BYTES, epochs._SHARED_FROM = 0, 1
+machine_memory._SHARED = os.environ["TMPDIR"]
+filled = machine_memory._filled
+def told(path, *how):
+    print("filled", path.name, file=sys.stderr)
+    filled(path, *how)
+machine_memory._filled = told
+"""
     (tmp_path / "tmp").mkdir()
     more = {"BEFORE_TRAINING": many, "TMPDIR": str(tmp_path / "tmp")}
-    torchrun(lab, tmp_path / "run", more=more, epochs=2, ema=0.9)
+    printed = torchrun(lab, tmp_path / "run", more=more, epochs=2, ema=0.9)
+    assert printed.count("filled kdbias-") == 3  # the weights, and the order of each epoch
     # 45 draws: two processes take 22 each in steps of 8, 8 and 6, with batch norm.
     assert [row[1] for row in lab.timeless(tmp_path / "run")] == [3, 6]
     assert (tmp_path / "run" / "student.pt").is_file()
