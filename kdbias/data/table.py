@@ -66,7 +66,8 @@ def open_table(data: str, options: Options) -> Source:
     source = source_of("table", data, table, columns, options, root, digest, images)
     if images is not None and images.is_slow_at_random:
         note = "images lie in large row groups: reading them in random order, as training does, is slow"
-        source = replace(source, notes=(*source.notes, f"{note} (rewrite with 1,000 rows a group)"))
+        way_out = "rewrite with 1,000 rows a group, or kdbias train --sharded"
+        source = replace(source, notes=(*source.notes, f"{note} ({way_out})"))
     return source
 
 
