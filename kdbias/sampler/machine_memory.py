@@ -1,4 +1,4 @@
-"""Memory that is filled by one process of a machine and mapped, for reading, by all that ask for the same.
+"""Memory that is filled by one process of a machine and mapped by all that ask for the same.
 
 It is a file in shared memory, else in the folder for temporary files, named after a digest of all that
 decides its content, so that none is ever read for another. Whoever comes first fills it under a lock
@@ -48,7 +48,7 @@ def in_own_memory(size: int, fill: Fill) -> np.ndarray:
 
 
 def in_machine_memory(digest: str, size: int, fill: Fill) -> np.ndarray:
-    """(size,) uint8, read-only, that all processes of this user and machine which name the same digest share.
+    """(size,) uint8 that all processes of this user and machine which name the same digest share.
 
     Where there are no such locks, or neither place has room, it is this process's own, which is said.
 
@@ -110,7 +110,8 @@ def _filled(path: Path, descriptor: int, size: int, fill: Fill) -> None:
 
 def _kept(path: Path, descriptor: int, size: int) -> np.ndarray:
     """The file as an array; when that is freed, or the process ends, the last one removes the file."""
-    mapping = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+    # What is written to it, as to a tensor on top of it, stays with this process: else it would be killed.
+    mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
     weakref.finalize(mapping, _left, path, descriptor, os.getpid())
     return np.frombuffer(mapping, np.uint8)
 

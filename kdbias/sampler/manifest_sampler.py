@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,6 +51,8 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     for each weight; a pass where RANK and WORLD_SIZE announce processes that are in no group.
     """
 
+    _weights_are_shared = False
+
     def __init__(
         self,
         weights: np.ndarray | torch.Tensor,
@@ -79,8 +80,8 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         self._stretches: dict[int, list[tuple[int, int]]] = {}
         self._fingerprint: str | None = None
         self._settle()
-        self._show(array)
-        WeightedRandomSampler.__init__(self, self.weights, max(1, len(self)))  # type: ignore[arg-type]
+        shown = torch.from_numpy(array)
+        WeightedRandomSampler.__init__(self, shown, max(1, len(self)), replacement=True)  # type: ignore[arg-type]
 
     @classmethod
     def from_manifest(
@@ -107,13 +108,8 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
 
     def _draw(self, epoch: int) -> Order:
         identity = self._identity()
-        # Such as cannot be written to are mapped already: these, or a file of the caller's.
-        if self._shares() and self._array.flags.writeable:
-            array = self._array
-            held = self._held("weights", identity["weights"])
-            self._show(
-                held(array.nbytes, lambda memory: np.copyto(memory, array.view(np.uint8))).view(array.dtype)
-            )
+        if self._shares():
+            self._share_weights(identity["weights"])
         if self._shards is None:
             return self._unsharded(epoch, self._held(identity, epoch))
         rows = len(self._array)
@@ -161,11 +157,17 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         elif stretches[-1][1] != self.world_size:
             stretches.append((self.position, self.world_size))
 
-    def _show(self, array: np.ndarray) -> None:
-        self._array = array
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self.weights = torch.from_numpy(array)
+    def _share_weights(self, digest: str) -> None:
+        """Put what all processes of the machine share in the place of this one's weights."""
+        own = self._array
+        if self._weights_are_shared or not own.flags.writeable:  # such are a map of the caller's
+            return
+        self._weights_are_shared = True
+        memory = self._held("weights", digest)(
+            own.nbytes, lambda memory: np.copyto(memory, own.view(np.uint8))
+        )
+        self._array = memory.view(own.dtype)
+        self.weights = torch.from_numpy(self._array)
 
     def blocks(self, size: int = 8192) -> Iterator[np.ndarray]:
         """The rest of this rank's epoch: int64 arrays of `size` positions of the data set (the last: fewer).
