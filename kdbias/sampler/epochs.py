@@ -144,8 +144,8 @@ class Epochs(DistributedSampler[Any]):
         """Whether what takes memory is kept once for all processes of a machine."""
         if self._shared is not None:
             return self._shared
-        several = (self._given or usual_place())[1] > 1 or usual_place()[1] > 1
-        return several and os.environ.get("LOCAL_WORLD_SIZE") != "1" and self.num_draws >= _SHARED_FROM
+        processes = max((self._given or ALONE)[1], usual_place()[1])
+        return processes > 1 and os.environ.get("LOCAL_WORLD_SIZE") != "1" and self.num_draws >= _SHARED_FROM
 
     def _held(self, *names: Any) -> Held:
         """Memory for what these names (plain values) decide alone."""

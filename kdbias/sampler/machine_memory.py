@@ -67,6 +67,7 @@ def in_machine_memory(digest: str, size: int, fill: Fill) -> np.ndarray:
 
 
 def _prefix() -> str:
+    """How the names of this user's files begin."""
     return f"kdbias-{os.getuid()}-"
 
 
@@ -139,6 +140,7 @@ def _remove_left(but: Path) -> None:
 
 
 def _locked(descriptor: int, how: int) -> bool:
+    """Whether the lock was to be had; where not, the one that was held is gone, too."""
     try:
         fcntl.flock(descriptor, how)
     except BlockingIOError:
@@ -147,5 +149,6 @@ def _locked(descriptor: int, how: int) -> bool:
 
 
 def _is_whole(descriptor: int, size: int) -> bool:
+    """Whether the file is as large as it should be, and says at its end that it was filled."""
     whole = os.fstat(descriptor).st_size == size + len(_WHOLE)
     return whole and os.pread(descriptor, len(_WHOLE), size) == _WHOLE

@@ -35,7 +35,7 @@ class Shards:
         rows: n.
 
     Attributes:
-        fingerprint: digest of the numbers.
+        fingerprint: digest of which rows lie together; what their numbers are does not count.
 
     Raises:
         KdbiasError: not one integer for each row.
@@ -48,7 +48,6 @@ class Shards:
                 f"shards are {array.dtype} of shape {array.shape}; there should be one whole number for each "
                 f"of {counted(rows, 'weight')}"
             )
-        self.fingerprint = fingerprints.of_arrays(array)
         self._rows: np.ndarray | None = None  # grouped by shard, where they are not so already
         self._shard_of: np.ndarray | None = None
         if (array[1:] < array[:-1]).any():
@@ -59,6 +58,7 @@ class Shards:
         if self._rows is not None:
             self._shard_of = np.empty(rows, np.int32)
             self._shard_of[self._rows] = np.cumsum(new) - 1
+        self.fingerprint = fingerprints.of_arrays(self._starts, self._rows)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -151,6 +151,8 @@ class ShardedOrder(Order):
 
 class _Lane:
     """The draws of one process: of all draws, shard by shard, those from `start` to below `stop`.
+
+    `order` is what it belongs to, and given to each call: it holds the lane.
 
     Shard j of its own is drawn from in the steps j - BUFFER + 1 .. j, as far as there are such: an equal part
     of its draws in each.

@@ -76,6 +76,8 @@ def test_the_order_is_a_function_of_weights_seed_epoch_and_processes() -> None:
     assert len({drawn(*case) for case in cases}) == len(cases)
     assert all(drawn(*case) == drawn(*case) for case in cases)
     assert drawn(2, 1, 0) == drawn(2, 1, 0, NUMBERS * 7 + 3)  # what they are called does not count
+    state = ranks(1)[0].state_dict()
+    ranks(1, (NUMBERS * 7 + 3).astype(np.uint16))[0].load_state_dict(state)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 130, 800, 1667])
