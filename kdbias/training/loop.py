@@ -223,9 +223,11 @@ def fit(
                 if interrupted():
                     raise KeyboardInterrupt
             record.require_finite(meter)
+            # Before the others go on, who would make the next order beside the one that is counted.
+            drawn = sampler.drawn(meter.epoch, meter.position) if processes.main else {}
             for reasons in processes.gather(unreadable.reasons):
                 unreadable.reasons |= reasons
-            meter.end_epoch(sampler.drawn(meter.epoch, meter.position) if processes.main else {})
+            meter.end_epoch(drawn)
             sampler.set_epoch(meter.epoch)
             progress.set_postfix_str(meter.describe_last())
             if processes.main:

@@ -324,10 +324,10 @@ def test_float32_is_float32_and_the_settings_come_back() -> None:
 
 
 def test_large_tables_are_held_in_half_precision(lab: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    from kdbias.training import data
+    from kdbias.training import targets
 
     lab.run(tmp_path / "float32")
-    monkeypatch.setattr(data, "_FLOAT32_BYTES", 100)
+    monkeypatch.setattr(targets, "_FLOAT32_BYTES", 100)
     lab.run(tmp_path / "float16")
     full, half = lab.metrics(tmp_path / "float32"), lab.metrics(tmp_path / "float16")
     assert [r["loss"] for r in half] == pytest.approx([r["loss"] for r in full], rel=1e-2)
