@@ -11,6 +11,7 @@ from kdbias.errors import KdbiasError
 from kdbias.sampler import epoch_order
 from kdbias.sampler.epoch_order import EpochOrder
 from kdbias.sampler.permutation import Permutation
+from kdbias.tables import fingerprints
 
 
 def permutation(n: int, seed: int) -> Permutation:
@@ -123,6 +124,16 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(mode: str) -> None:
     assert order(1, 2) == order(1, 2)
     distinct = [order(s, e) for s in range(3) for e in range(3)]
     assert len({tuple(o) for o in distinct}) == 9
+
+
+@pytest.mark.parametrize(
+    ("mode", "digest"),
+    [("systematic", "5183e9baa6107e227194730de418c218"), ("iid", "888f154bda78cc12106c4c806c5a2140")],
+)
+def test_the_order_is_that_of_earlier_versions(mode: str, digest: str) -> None:
+    # Checkpoints hold a position in it. An intended change raises `epochs._FORM`.
+    weights = np.random.default_rng(0).random(10_007)
+    assert fingerprints.of_arrays(whole(EpochOrder(weights, 9001, mode=mode, seed=3, epoch=2))) == digest
 
 
 def test_any_position_can_be_asked_for_alone() -> None:
