@@ -123,7 +123,8 @@ class Epochs(DistributedSampler[Any]):
     def order(self, epoch: int | None = None) -> Any:
         """The order of an epoch (default: the current one), all ranks together; the last one is kept.
 
-        An `EpochOrder`; for identities (batches, identities, instances) int64 positions of the data set.
+        An `epoch_order.Order`; for identities (batches, identities, instances) int64 positions of the data
+        set.
         """
         epoch = self.epoch if epoch is None else epoch
         key = epoch, self._parts(epoch)

@@ -14,6 +14,7 @@ import contextlib
 import glob
 import mmap
 import os
+import socket
 import tempfile
 import time
 import weakref
@@ -67,8 +68,8 @@ def in_machine_memory(digest: str, size: int, fill: Fill) -> np.ndarray:
 
 
 def _prefix() -> str:
-    """How the names of this user's files begin."""
-    return f"kdbias-{os.getuid()}-"
+    """How the names of files of this user and machine begin: the folder may be one that machines share."""
+    return f"kdbias-{os.getuid()}-{socket.gethostname()}-"
 
 
 def _mapped(path: Path, size: int, fill: Fill) -> np.ndarray:
@@ -133,7 +134,7 @@ def _left(path: Path, descriptor: int, process: int | None = None) -> None:
 def _remove_left(but: Path) -> None:
     """Remove what killed processes have left, whatever it was, but the file that is about to be filled."""
     for folder in (_SHARED, tempfile.gettempdir()):
-        for path in {*glob.glob(f"{glob.escape(folder)}/{_prefix()}*")} - {str(but)}:
+        for path in {*glob.glob(glob.escape(f"{folder}/{_prefix()}") + "*")} - {str(but)}:
             with contextlib.suppress(OSError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 _left(Path(path), descriptor)
