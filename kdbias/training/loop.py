@@ -179,12 +179,7 @@ def fit(
     begun = meter.place(batch_size, steps_an_epoch)
     if processes.main:
         record.begin(cfg, data, meter.step)
-        say(_first_line(cfg, samples, processes, batch_size, (epochs, steps), begun, network))
-        for how_near in samples.sharding(processes.world_size).values():
-            say(
-                "train: each process draws from {at_hand} of {shards:,} shards at a time, about "
-                "{neighbourhood:,} images".format(**how_near)
-            )
+        _say_what_runs(cfg, samples, processes, batch_size, (epochs, steps), begun, network)
     learn = processes.wrap(learner)
 
     # Of several processes each would hear of it at another step.
@@ -271,7 +266,7 @@ def build_sampler(
     )
 
 
-def _first_line(
+def _say_what_runs(
     cfg: TrainingSettings,
     samples: TrainingSet,
     processes: Processes,
@@ -279,17 +274,27 @@ def _first_line(
     length: tuple[int, int],
     step: int,
     network: nn.Module,
-) -> str:
-    """What is about to run, in one line; `length` in epochs (the last one whole or not) and steps."""
+) -> None:
+    """Say what is about to run, and from how many shards at a time it draws.
+
+    Args:
+        length: in epochs (the last one whole or not) and steps.
+        step: that it goes on from.
+    """
     (height, width), channels = samples.preprocessing.size, samples.preprocessing.channels
     cut = f" (of --batch-size {cfg.batch_size:,}: there are no more)" if batch_size < cfg.batch_size else ""
     together = f", {counted(processes.world_size, 'process')}" if processes.world_size > 1 else ""
     labels = f" of {len(samples.classes):,} classes" if samples.classes else ""
     begun = f" (resuming at step {step:,})" if step else ""
     parameters = sum(p.numel() for p in network.parameters())
-    return (
+    say(
         f"train: {processes.device} {cfg.precision}, {counted(torch.get_num_threads(), 'thread')}{together}, "
         f"batch {batch_size}{cut}, {counted(samples.n, 'image')} {height}x{width}x{channels}{labels}, "
         f"{counted(length[0], 'epoch')}, {counted(length[1], 'step')}{begun}; "
         f"{cfg.student} ({counted(parameters, 'parameter')}), loss {cfg.loss}"
     )
+    for near in samples.sharding(processes.world_size).values():
+        say(
+            "train: each process draws from {at_hand} of {shards:,} shards at a time, about "
+            "{neighbourhood:,} images".format(**near)
+        )
