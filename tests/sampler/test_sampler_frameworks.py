@@ -125,6 +125,7 @@ for epoch in found["ddp"]:
     for batch in trained:
         model(batch[:, None].float()).mean().backward()
         epoch += batch.tolist()
+found["shared memory"] = drawn(loader(shared_memory=True))
 found["identities"] = drawn(identities())
 found["wrapped"] = list(Wrapper(loader().sampler))
 found["whole"] = drawn(loader(rank=0, world_size=1))
@@ -169,7 +170,7 @@ def test_two_processes_share_one_draw_however_it_is_sliced(tmp_path: Path) -> No
     whole, second = reference(0), reference(1)
     for rank, seen in enumerate(found):
         assert seen["rank"] == rank
-        for way in ("before the group", "wrapped"):
+        for way in ("before the group", "shared memory", "wrapped"):
             assert seen[way] == whole[rank::2], way
         assert seen["ddp"] == [whole[rank::2], second[rank::2]]
         assert seen["whole"] == whole
