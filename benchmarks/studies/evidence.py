@@ -3,9 +3,9 @@
     python benchmarks/studies/evidence.py docs/results/towards benchmarks/studies/towards.toml
 
 Reads results.parquet of the folder and writes kdbias/advice/evidence.toml: of the deciding and the long round
-each case with enough seeds for an interval, how far its data were from the target, and the share of natural
-sampling's error that each arm removed, paired by seed. The same numbers as in results.md; run it again when
-the study has grown.
+each case with enough seeds for an interval, how far its data were from the target, what else decides whether
+other data are like it, and the share of natural sampling's error that each arm removed, paired by seed. The
+same numbers as in results.md; run it again when the study has grown.
 """
 
 import sys
@@ -46,23 +46,30 @@ CASES = {
     "market/people": "persons, few of them most of the images",
 }
 """Case -> what it is, in words; a case that is not here goes by its name."""
+CLUSTERED = "matched-50-alone"
+"""The arm of cases in whose target samples count together: what it would be if each counted alone."""
 
 
 def cases(folder: Path, study: Path) -> list[dict[str, Any]]:
     """One entry a case of these rounds."""
     frame = pd.read_parquet(folder / "results.parquet")
     frame = frame[frame["round"].isin(ROUNDS)]
-    primary = {name: data["primary"][0] for name, data in tomllib.loads(study.read_text())["data"].items()}
+    data = tomllib.loads(study.read_text())["data"]
     found = []
     for (dataset, bias), rows in frame.groupby(["dataset", "bias"], sort=False):
-        entry = _case(rows, primary[dataset])
+        entry = _case(rows, data[dataset]["primary"][0], _repeated(data[dataset]["bias"][bias]))
         if entry is not None:
             name = f"{dataset}/{bias}"
             found.append({"name": name, "what": CASES.get(name, name), **entry})
     return found
 
 
-def _case(rows: pd.DataFrame, metric: str) -> dict[str, Any] | None:
+def _repeated(bias: dict[str, Any]) -> float:
+    """Share of near duplicates that a bias put among its samples; data sets have hardly any of their own."""
+    return float(bias["share"]) if (bias.get("column"), bias.get("value")) == ("study_part", "copy") else 0.0
+
+
+def _case(rows: pd.DataFrame, metric: str, repeated: float) -> dict[str, Any] | None:
     """A case's numbers; None with too few seeds."""
     of_metric = rows[rows["metric"] == metric]
     values = {arm: dict(zip(own["seed"], own["value"], strict=True)) for arm, own in of_metric.groupby("arm")}
@@ -88,6 +95,8 @@ def _case(rows: pd.DataFrame, metric: str) -> dict[str, Any] | None:
         "discrepancy": float(f"{first['natural']['discrepancy']:.4g}"),
         "removed": 0.0 if pd.isna(matched["removed"]) else round(float(matched["removed"]), 4),
         "ess_share": round(float(matched["ess_share"]), 4),
+        "repeated": repeated,
+        "clustered": CLUSTERED in first,
         "samples": int(matched["samples"]),
         "steps": int(matched["steps"]),
         "metric": metric,

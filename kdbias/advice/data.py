@@ -13,12 +13,15 @@ import pyarrow as pa
 
 from kdbias.advice.settings import AdviseSettings
 from kdbias.errors import KdbiasError
+from kdbias.measurement.density import hardness
 from kdbias.measurement.files import UNIFORMITY, read_uniformity
+from kdbias.measurement.suspects import blind_to, misfits
 from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.tables.density_table import DENSITY, DensityTable, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import absent
+from kdbias.tables.joins import encode
 from kdbias.tables.run_record import RECORD, read_record
 from kdbias.targets.clusters import EACH_ALONE, clusters_of
 from kdbias.targets.opening import OpenTarget, open_target
@@ -43,6 +46,7 @@ class Counts:
         isolated: samples that `uniformity` calls isolated; where it does not say, those whose k-th neighbour
             is beyond Tukey's outer fence, the upper quartile of that distance plus three interquartile
             ranges.
+        judged, misfit: samples whose label can be judged, and those nearer to another label's centroid.
     """
 
     samples: int
@@ -51,6 +55,13 @@ class Counts:
     copies: int
     near: int
     isolated: int
+    judged: int
+    misfit: int
+
+    @property
+    def blind(self) -> bool:
+        """Whether the teacher does not tell the labels apart."""
+        return blind_to(self.judged, self.misfit)
 
 
 @dataclass(frozen=True)
@@ -106,26 +117,37 @@ class Data:
 
     def counts(self, threads: int | None) -> Counts:
         """Of all samples where they were measured, else of those that are looked at."""
-        labels = self.table.labels()
+        labels, suspects = self.table.labels(), self.suspects
         known = (
             len(labels.unique().drop_null()),
             (self.table.provenance.get("counts") or {}).get("failures", 0),
         )
+        fit = self._misfits() if suspects is None else suspects["labels"]
         if self.density is not None:
             copies = int((self.density.first_equal != np.arange(self.n)).sum())
             near = int((self.density.numbers("near_duplicates") > 0).sum())
-            if self.suspects is not None:
-                return Counts(self.n, *known, copies, near, self.suspects["words"].get("isolated", 0))
-            return Counts(self.n, *known, copies, near, _far_out(self.density.numbers("knn_distance")))
+            if suspects is not None:
+                far = suspects["words"].get("isolated", 0)
+            else:
+                far = _far_out(self.density.numbers("knn_distance"))
+            return Counts(self.n, *known, copies, near, far, **fit)
         copies = int((self.first != np.arange(len(self.x))).sum())
         k = min(_NEIGHBOURS, len(self.x) - 1)
         if not k:
-            return Counts(len(self.x), *known, copies, 0, 0)
+            return Counts(len(self.x), *known, copies, 0, 0, **fit)
         pairs = all_pairs(self.x, k=k, near=NEAR_DUPLICATE_COSINE, threads=threads)
         assert pairs.counts is not None
         assert pairs.cosines is not None
         distance = np.sqrt(np.maximum(2 - 2 * pairs.cosines[:, -1].astype(np.float64), 0))
-        return Counts(len(self.x), *known, copies, int((pairs.counts > 0).sum()), _far_out(distance))
+        return Counts(len(self.x), *known, copies, int((pairs.counts > 0).sum()), _far_out(distance), **fit)
+
+    def _misfits(self) -> dict[str, int]:
+        """Samples looked at whose label can be judged, and those nearer to another label's centroid."""
+        codes = encode(self.column("label"))[0]
+        own = hardness(self.x, codes)
+        other = misfits(self.x, codes, own, "cpu")
+        judged, misfit = (0, 0) if other is None else (np.isfinite(own).sum(), (other >= 0).sum())
+        return {"judged": int(judged), "misfit": int(misfit)}
 
     def target(self, aim: Aiming) -> OpenTarget:
         """What was named, for the samples that are looked at."""

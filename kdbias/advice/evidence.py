@@ -10,8 +10,13 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-MATCHED, LABELS, EVENED = "matched", "labels", "inverse-density"
-"""What was tried: matched to 300 unlabelled images, balanced by label, evened out without a target."""
+MATCHED, WITH, LABELS, EVENED = "matched", "matched with", "labels", "inverse-density"
+"""What was tried: matched to 300 unlabelled images, with a column as well, balanced by label, evened out
+without a target."""
+TIMES = 3.0
+"""Factor of the discrepancy up to which a case is cited for other data."""
+REMOVED, ESS, REPEATED = 0.2, 0.3, 0.25
+"""The same of shares: that which weights remove, ESS/n at it, samples that are near duplicates."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,30 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Case:
+class Situation:
+    """What decides whether a case speaks of some data. Of what kind the images are is not known.
+
+    Attributes:
+        discrepancy: squared, of natural sampling from the target.
+        removed: the share of it that matched weights take away, at ``ess_share``.
+        repeated: share of the samples that are near duplicates of others.
+        clustered: whether samples of the target count together, as images of one person do.
+    """
+
+    discrepancy: float
+    removed: float
+    ess_share: float
+    repeated: float
+    clustered: bool
+
+
+@dataclass(frozen=True)
+class Case(Situation):
     """One case of the study.
 
     Attributes:
         name, what: as the study calls it, and in words.
         differs: whether the two-sample test told its data from the target.
-        discrepancy: squared discrepancy of its data from the target.
-        removed: the share of it that matched weights took away, at ``ess_share``.
         metric: by which its students were judged.
         gains: by what was tried.
     """
@@ -51,21 +72,30 @@ class Case:
     name: str
     what: str
     differs: bool
-    discrepancy: float
-    removed: float
-    ess_share: float
     samples: int
     steps: int
     metric: str
     gains: Mapping[str, Gain]
 
-    def unlike(self, discrepancy: float, removed: float) -> float:
-        """How far data of such a discrepancy, and share removed at ESS 50 %, are from this case.
+    def like(self, data: Situation) -> bool:
+        """Whether it may be cited for data: near in everything that is known of both."""
+        times = max(data.discrepancy, 1e-12) / self.discrepancy
+        shares = (
+            (abs(data.removed - self.removed), REMOVED),
+            (abs(data.ess_share - self.ess_share), ESS),
+            (abs(data.repeated - self.repeated), REPEATED),
+        )
+        return (
+            self.differs
+            and data.clustered == self.clustered
+            and 1 / TIMES <= times <= TIMES
+            and all(by <= most for by, most in shares)
+        )
 
-        Factors of ten of the discrepancy, and quarters of it removed, count alike.
-        """
-        times = abs(math.log10(max(discrepancy, 1e-12) / self.discrepancy))
-        return times + 4 * abs(removed - self.removed)
+    def unlike(self, data: Situation) -> float:
+        """How far data are from it: a factor of ten of the discrepancy counts as a quarter of it removed."""
+        times = abs(math.log10(max(data.discrepancy, 1e-12) / self.discrepancy))
+        return times + 4 * abs(data.removed - self.removed)
 
 
 @lru_cache(1)
@@ -88,13 +118,6 @@ def cases() -> tuple[Case, ...]:
     )
 
 
-def nearest(known: Iterable[Case], discrepancy: float, removed: float) -> list[Case]:
-    """Those of the cases whose data differed from the target, the most alike first.
-
-    Args:
-        discrepancy: squared, of natural sampling from the target.
-        removed: the share of it that matched weights take away at ESS 50 %.
-    """
-    return sorted(
-        (case for case in known if case.differs), key=lambda case: case.unlike(discrepancy, removed)
-    )
+def comparable(known: Iterable[Case], data: Situation) -> list[Case]:
+    """Those of the cases that are like some data, the most alike first; none where none is."""
+    return sorted((case for case in known if case.like(data)), key=lambda case: case.unlike(data))

@@ -13,6 +13,8 @@ from kdbias.advice.data import Counts, Data
 from kdbias.advice.matching import Comparison, Difference, Offer
 from kdbias.targets.settings import SPHERE
 
+_FAINT = 2.0  # times its noise: a smaller difference from a reference is half of that reference's accidents
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -52,15 +54,28 @@ class Finding:
         """What of our study speaks of such a target."""
         if self.difference is None or self.difference.kind == SPHERE:
             return evidence.EVENED
+        if self.against is not None and self.against.opened.column is not None:
+            return evidence.WITH
         return evidence.LABELS if self.difference.kind == "balanced" else evidence.MATCHED
 
     @cached_property
     def cases(self) -> list[evidence.Case]:
-        """The cases that speak of these data, the most alike first."""
+        """The cases that speak of these data, the most alike first; none where none is like them."""
         known = [case for case in evidence.cases() if self.tried in case.gains]
-        if self.difference is None or self.advised is None or self.tried == evidence.EVENED:
+        target, offer = self.difference, self.advised
+        if target is None or offer is None or self.tried == evidence.EVENED:
             return known
-        return evidence.nearest(known, self.difference.discrepancy, self.advised.removed)
+        if self.counts.blind or self.faint:
+            return []
+        repeated, clustered = self.counts.near / self.counts.samples, target.clustered is not None
+        own = (target.discrepancy, offer.removed, offer.ess_share, repeated, clustered)
+        return evidence.comparable(known, evidence.Situation(*own))
+
+    @property
+    def faint(self) -> bool:
+        """Whether a reference's own noise is most of the difference from it."""
+        target = self.difference
+        return target is not None and bool(target.size) and (target.noise_ratio or _FAINT) < _FAINT
 
     @property
     def choice(self) -> Choice:
@@ -71,7 +86,8 @@ class Finding:
             return "natural"
         if self.advised is None:
             return "copies" if self.counts.copies else "natural"
-        return "matched" if self.cases[0].gains[self.tried].sign > 0 else "compare"
+        signs = {case.gains[self.tried].sign for case in self.cases}
+        return "matched" if 1 in signs and -1 not in signs else "compare"
 
     @property
     def masses(self) -> np.ndarray | None:

@@ -44,10 +44,25 @@ def verdict(found: Finding) -> str:
     )
     if found.choice == "matched":
         return f"rectify: your data differ from {what}; {does}"
-    worse = found.cases[0].gains[found.tried].sign < 0
+    return f"compare before you rectify: your data differ from {what}; {does}, but {_doubt(found)}"
+
+
+def _doubt(found: Finding) -> str:
+    """Why the study does not say that weights would help."""
+    signs = [case.gains[found.tried].sign for case in found.cases]
+    if found.counts.blind:
+        return f"{_untold(found)}, so what it calls alike may not be"
+    if not signs:
+        return "no case of our study is like yours"
+    made = "harmed in a case" if -1 in signs else "made no sure difference in those"
+    return f"such weights {made} of our study like yours"
+
+
+def _untold(found: Finding) -> str:
+    """That labels and teacher have little to do with each other."""
     return (
-        f"compare before you rectify: your data differ from {what}; {does}, but in the case of our study "
-        f"most like yours such weights {'harmed' if worse else 'made no sure difference'}"
+        f"the teacher does not tell your labels apart ({found.counts.misfit:,} of {found.counts.judged:,} "
+        "samples are nearer to another label's centroid)"
     )
 
 
@@ -62,6 +77,8 @@ def facts(found: Finding, weights: Path | None = None) -> Iterator[Fact]:
         yield from _asked(found)
     else:
         yield from _target(found.difference, found.data.drawn)
+    if found.counts.blind and found.choice in ("natural", "copies"):
+        yield Fact("note", f"{_untold(found)}, so a difference in them would not show")
     if found.offers:
         yield Fact("weights", _offered(found.offers) + found.data.drawn)
     if found.choice == "unknown" and weights is not None:
@@ -153,15 +170,38 @@ def expected(found: Finding) -> tuple[list[Expected], str]:
             f"evening out without a target removed {_ends(found.cases, tried)} of natural sampling's error "
             f"in our study ({file}): which of them yours is, only a target tells"
         )
+    if not found.cases:
+        return (
+            [],
+            f"no case of our study is like yours ({_unlike(found)}): only a trial on your own data tells",
+        )
     how = "matched to 300 images" if tried == evidence.MATCHED else "balanced by label"
     first, *others = found.cases
-    text = f"in our study, {how}: most like yours, {_told(first, tried)} of natural sampling's error removed"
-    harms = [case for case in others if case.gains[tried].sign < 0]
+    text = (
+        f"in our study, {how}: by its numbers most like yours, {_told(first, tried)} of natural sampling's "
+        "error removed"
+    )
+    least = min(others, key=lambda case: case.gains[tried].value, default=None)
+    if least is not None:
+        text += f"; of the {len(found.cases)} like yours least for {_told(least, tried)}"
+    known = [case for case in evidence.cases() if tried in case.gains and case not in found.cases]
+    harms = [case for case in known if case.differs and case.gains[tried].sign < 0]
     if harms:
-        text += f"; it harmed {_told(harms[0], tried)}"
-    elif others:
-        text += f"; then {_told(others[0], tried)}"
+        text += f"; of those unlike yours it harmed {_told(harms[0], tried)}"
     return cited, f"{text} (small students, 95 % intervals: {file})"
+
+
+def _unlike(found: Finding) -> str:
+    """Why no case may be cited."""
+    if found.counts.blind:
+        return "in all of them the teacher tells the labels apart"
+    if found.faint:
+        return "in all of them the difference stands out from the noise of the reference"
+    if found.tried == evidence.WITH:
+        return "none that differed was matched with a column"
+    if found.difference is not None and found.difference.clustered:
+        return "in none that differed did samples of the target count together"
+    return "none has such a difference, of which weights remove as much, and as many near duplicates"
 
 
 def _told(case: evidence.Case, tried: str) -> str:

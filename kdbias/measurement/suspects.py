@@ -39,7 +39,9 @@ FENCE = 3.0
 EXCLUDED = ("blank", "dark", "overexposed")
 """What a list of suspects proposes to leave out: images without content."""
 UNTOLD = 0.1
-"""Share of misfit labels above which it is the teacher that does not tell the labels apart."""
+"""Share of misfit labels above which it is the teacher that tells the labels apart roughly at best."""
+BLIND = 0.3
+"""Share above which it does not tell them apart: of two labels alike a teacher by chance misses half."""
 _BLOCK = 1 << 24  # cosines at a time
 
 
@@ -242,8 +244,16 @@ def suspect_lines(document: dict[str, Any], density: str | None = None) -> list[
         )
         lines.append(f"{unseen}: kdbias embed looks at those that it decodes, at no others")
     if labels["misfit"] > UNTOLD * labels["judged"]:
+        tells = (
+            "does not tell these labels apart" if blind_to(**labels) else "tells these labels apart roughly"
+        )
         lines.append(
             f"labels: {labels['misfit']:,} of {labels['judged']:,} samples are nearer to another label's "
-            "centroid: the teacher does not tell these labels apart, which says nothing about single ones"
+            f"centroid: the teacher {tells}, which says nothing about single ones"
         )
     return lines
+
+
+def blind_to(judged: int, misfit: int) -> bool:
+    """Whether a teacher does not tell labels apart, of so many judged samples with so many misfits."""
+    return misfit > BLIND * judged

@@ -162,33 +162,113 @@ def test_it_says_what_no_weights_can_bring_in(tmp_path):
     assert any("no weights bring it: c2 (33.3 %)" in line for line in advice.lines())
 
 
-def test_the_most_comparable_case_decides_between_matching_and_comparing(skewed):
-    cases = [case for case in evidence.cases() if "matched" in case.gains]
-    assert not any(not case.differs for case in evidence.nearest(cases, 0.01, 0.5))
-    for case in cases:
-        if case.differs:
-            found = evidence.nearest(cases, case.discrepancy, case.removed)[0]
-            assert (found.discrepancy, found.removed) == (case.discrepancy, case.removed)
-    # What the reference has and the data have not, no weights bring in: as in the case that matching harmed:
-    table(skewed / "far", classes((200, 200), 7, spread=2.0)[0], None, "f")
+def test_a_case_is_cited_only_for_data_that_are_like_its_own():
+    differing = [case for case in evidence.cases() if case.differs]
+    for case in differing:
+        own = case.discrepancy, case.removed, case.ess_share, case.repeated, case.clustered
+        found = evidence.comparable(evidence.cases(), evidence.Situation(*own))
+        assert all(one.differs for one in found)
+        assert (found[0].discrepancy, found[0].removed) == own[:2]
+        d, removed, ess, repeated, clustered = own
+        for i, other in enumerate((d / 5, removed - 0.3, ess + 0.4, repeated + 0.3, not clustered)):
+            changed = [*own[:i], other, *own[i + 1 :]]
+            assert case not in evidence.comparable(evidence.cases(), evidence.Situation(*changed))
+
+
+def test_without_near_duplicates_data_are_not_likened_to_some_that_half_consist_of_them():
+    """Its difference and what weights remove of it are those of the clothes, half of them near duplicates."""
+    clothes = next(case for case in evidence.cases() if case.name == "fashion/bursts")
+    own = clothes.discrepancy, clothes.removed, clothes.ess_share
+    assert evidence.comparable(evidence.cases(), evidence.Situation(*own, 0.5, False)) == [clothes]
+    assert clothes not in evidence.comparable(evidence.cases(), evidence.Situation(*own, 0.0, False))
+
+
+def test_what_a_case_like_the_data_was_harmed_by_is_compared(tmp_path, monkeypatch):
+    """What the reference has and the data lack, no weights bring in: as in the case that matching harmed."""
+    table(tmp_path / "far", classes((200, 200), 7, spread=2.0)[0], None, "f")
     strange = classes((100, 100), 8, spread=2.0)[0]
     strange[:20] = reference.unit_rows(
         reference.random_sphere(1, D, 5) + 0.5 * reference.random_sphere(20, D, 6)
     )
-    table(skewed / "strange", strange, None, "s")
-    advice = kdbias.advise(skewed / "far", towards=skewed / "strange")
+    table(tmp_path / "strange", strange, None, "s")
+    advice = kdbias.advise(tmp_path / "far", towards=tmp_path / "strange")
     assert advice.choice == "compare"
-    assert advice.expected[0].case == "fairface/black"
     assert advice.verdict.startswith("compare before you rectify: ")
-    assert advice.verdict.endswith("such weights harmed")
-    assert any("student-natural" in command for command in advice.commands)
+    assert advice.verdict.endswith("no case of our study is like yours")  # of less of it weights are the cure
+    monkeypatch.setattr(evidence, "REMOVED", 0.4)
+    advice = kdbias.advise(tmp_path / "far", towards=tmp_path / "strange")
+    assert (advice.choice, advice.expected[0].case) == ("compare", "fairface/black")
+    assert advice.verdict.endswith("such weights harmed in a case of our study like yours")
+
+
+def promises(advice) -> bool:
+    """Whether any line but those of the data promises a share of error."""
+    return "error removed" in advice.expectation or "[" in advice.expectation or advice.expected != ()
+
+
+def test_where_the_teacher_does_not_tell_labels_apart_nothing_is_promised(tmp_path):
+    """The same vectors as rectified, with labels that have nothing to do with where they lie."""
+    x, labels = classes((150, 40, 10), 0)
+    table(tmp_path / "even", *classes((50, 50, 50), 1), "e")
+    shuffled = np.random.default_rng(0).permutation(labels).tolist()
+    for name, known in (("told", labels), ("untold", shuffled), ("none", None)):
+        table(tmp_path / name, x, known)
+        unmeasured = kdbias.advise(tmp_path / name, towards=tmp_path / "even")
+        kdbias.uniformity(tmp_path / name, tmp_path / f"d-{name}", rectification="none")
+        measured = kdbias.advise(tmp_path / f"d-{name}", towards=tmp_path / "even")
+        for advice in (unmeasured, measured):
+            assert advice.choice == ("compare" if name == "untold" else "matched")
+            assert promises(advice) == (name != "untold")
+        assert (measured.counts.judged, measured.counts.misfit) == (
+            unmeasured.counts.judged,
+            unmeasured.counts.misfit,
+        )
+    said = kdbias.advise(tmp_path / "d-untold", towards=tmp_path / "even")
+    counts = said.counts
+    assert counts.judged == 200
+    assert counts.misfit > 60
+    assert f"does not tell your labels apart ({counts.misfit} of 200 samples are nearer" in said.verdict
+    suspects = next(fact.text for fact in said.facts if fact.topic == "suspects")
+    assert "the teacher does not tell these labels apart" in suspects
+    table(tmp_path / "alike", *classes((113, 30, 7), 2), "a")
+    alike = kdbias.advise(tmp_path / "untold", towards=tmp_path / "alike")
+    assert alike.choice == "natural"
+    assert any("a difference in them would not show" in fact.text for fact in alike.facts)
+
+
+def test_data_unlike_every_case_of_the_study_are_told_so(tmp_path):
+    """With near duplicates for most of the data, which no case with such a difference had."""
+    x, labels = classes((150, 40, 10), 0)
+    near = reference.unit_rows(x[:120] + 0.001 * np.random.default_rng(5).normal(size=(120, D)))
+    table(tmp_path / "emb", np.concatenate([x, near.astype(np.float32)]), labels + labels[:120])
+    table(tmp_path / "even", *classes((50, 50, 50), 1), "e")
+    advice = kdbias.advise(tmp_path / "emb", towards=tmp_path / "even")
+    assert advice.choice == "compare"
+    assert advice.verdict.endswith("but no case of our study is like yours")
+    assert advice.expectation.startswith("no case of our study is like yours (")
+    assert not promises(advice)
+
+
+def test_references_that_count_otherwise_than_those_of_the_study_promise_nothing(tmp_path):
+    x, labels = classes((150, 40, 10), 0)
+    table(tmp_path / "emb", x, labels, side=["l", "r"] * 100)
+    even = classes((50, 50, 50), 1)
+    table(tmp_path / "even", *even, "e", side=["l", "l", "r"] * 50, scene=[f"{i // 3}" for i in range(150)])
+    few = np.r_[0:3, 50:53, 100:103]
+    table(tmp_path / "few", even[0][few], [even[1][i] for i in few], "f")
+    for given in ({"with_column": "side"}, {"cluster_by": "scene"}, {"towards": tmp_path / "few"}):
+        advice = kdbias.advise(tmp_path / "emb", **{"towards": tmp_path / "even", **given})
+        assert advice.choice in ("compare", "natural")
+        assert not promises(advice)
 
 
 def test_what_harmed_is_told_beside_what_helped(skewed):
     advice = kdbias.advise(skewed / "density")
-    harm = next(case for case in advice.expected if case.high < 0)
+    harm = next(case for case in evidence.cases() if case.gains["matched"].sign < 0)
     assert harm.what in advice.expectation
-    assert f"[{100 * harm.low:+.1f}, {100 * harm.high:+.1f}]" in advice.expectation
+    assert harm.gains["matched"].text in advice.expectation
+    least = min(advice.expected, key=lambda case: case.value)
+    assert f"least for {least.what}: {100 * least.value:+.1f} %" in advice.expectation
     assert evidence.file() in advice.expectation
 
 
