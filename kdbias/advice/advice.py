@@ -6,10 +6,11 @@ import dataclasses
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kdbias.advice.costs import Cost
 from kdbias.advice.data import Counts
+from kdbias.advice.finding import Choice
 from kdbias.advice.groups import GroupShift
 from kdbias.advice.groups import told as told_groups
 from kdbias.advice.matching import Difference, Offer
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-Choice = Literal["matched", "compare", "copies", "natural", "unknown"]
 _WIDTH = 110
 _TOPIC = 11  # characters of the column with what a line is about
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdbias.advice.data import Data, near
-from kdbias.advice.matching import USUAL
+from kdbias.advice.finding import Finding
 from kdbias.command_lines import command_line
 from kdbias.data.settings import Reading
 from kdbias.embedding.settings import EmbedSettings
@@ -26,18 +26,22 @@ class Places:
     """What is there already.
 
     Attributes:
-        weights: the manifest of the advised draws; None where it is still to be made.
-        min_ess: the least effective sample size that it is made with, as a share of the distinct samples.
+        weights: manifests, of which one may be of the advised draws.
         again: the command that would name a target; None for the separate stages.
     """
 
-    weights: Path | None = None
-    min_ess: float = USUAL
+    weights: Sequence[Path] = ()
     again: str | None = None
 
+    @property
+    def assumed(self) -> Path | None:
+        """The manifest of a run that was told of no target."""
+        return self.weights[0] if self.again is not None else None
 
-def commands(data: Data, choice: str, aim: Aiming | None, places: Places) -> Iterator[str]:
+
+def commands(found: Finding, aim: Aiming | None, places: Places) -> Iterator[str]:
     """Command lines for a shell; words in capitals stand for what is not known."""
+    data, choice = found.data, found.choice
     yield from _suspects(data)
     if choice == "unknown":
         yield from _naming(data, places)
@@ -46,8 +50,9 @@ def commands(data: Data, choice: str, aim: Aiming | None, places: Places) -> Ite
     if choice == "natural":
         yield _train(data, None, "student")
         return
-    manifest = places.weights or Path("weights.parquet")
-    yield from _weights(data, aim, places)
+    manifest = Path("weights.parquet") if found.written is None else found.written.path
+    if found.written is None:
+        yield from _weights(data, aim)
     yield _train(data, manifest, "student")
     yield f"# or in your own trainer: sampler = kdbias.ManifestSampler.from_manifest({near(manifest)!r}, ids)"
     if choice == "compare":
@@ -63,9 +68,9 @@ def _suspects(data: Data) -> Iterator[str]:
     yield f"{listing}   # look through it: kdbias weights --exclude suspects.csv"
 
 
-def _weights(data: Data, aim: Aiming | None, places: Places) -> Iterator[str]:
-    """The manifest towards the target, where it is not there yet."""
-    if places.weights is not None or aim is None:
+def _weights(data: Data, aim: Aiming | None) -> Iterator[str]:
+    """The manifest towards the target."""
+    if aim is None:
         return
     options = {"towards": aim.towards, "with_column": aim.with_column, "cluster_by": aim.cluster_by}
     density: Any = data.named

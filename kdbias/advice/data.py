@@ -72,7 +72,7 @@ class Data:
         named: what the user named.
         density: what `uniformity` wrote of them; None where that was not run, or not named.
         table: their embeddings.
-        n: how many samples there are.
+        order: (n,) position in the table of each measured sample, in the order of the density table.
         rows: (s,) ascending positions in the table that are looked at; all of few.
         x: (s, d) float32 unit rows of these.
     """
@@ -80,9 +80,14 @@ class Data:
     named: Path
     density: DensityTable | None
     table: EmbeddingTable
-    n: int
+    order: np.ndarray
     rows: np.ndarray
     x: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """How many samples there are."""
+        return len(self.order)
 
     @property
     def whole(self) -> bool:
@@ -192,7 +197,7 @@ def open_measured(measured: str | os.PathLike[str], settings: AdviseSettings) ->
     if len(rows) > settings.most:
         rows = np.sort(np.random.default_rng(settings.seed).choice(rows, settings.most, replace=False))
     x = table.vectors(positions=None if len(rows) == table.n else rows)
-    return Data(named, density, table, len(order), rows, x)
+    return Data(named, density, table, order, rows, x)
 
 
 def remembered_aim(data: Data, settings: Aiming) -> Aiming | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from kdbias.advice import evidence
-from kdbias.advice.advice import Choice
 from kdbias.advice.data import Counts, Data
-from kdbias.advice.matching import Comparison, Difference, Offer
+from kdbias.advice.matching import FLOORS, USUAL, Comparison, Difference, Offer
+from kdbias.advice.written import Written
 from kdbias.targets.settings import SPHERE
 
+Choice = Literal["matched", "compare", "copies", "natural", "unknown"]
 _FAINT = 2.0  # times its noise: a smaller difference from a reference is half of that reference's accidents
 
 
@@ -23,11 +26,13 @@ class Finding:
     Attributes:
         data: what is looked at; counts: of odd samples.
         against: the target; None without one.
+        written: the advised weights, where they lie in a file.
     """
 
     data: Data
     counts: Counts
     against: Comparison | None
+    written: Written | None = None
 
     @cached_property
     def difference(self) -> Difference | None:
@@ -36,18 +41,29 @@ class Finding:
 
     @cached_property
     def _tried(self) -> list[tuple[Offer, np.ndarray]]:
-        return [] if self.against is None else list(self.against.offers())
+        """Offers, with the masses (s,) of those that are looked at, by falling floor; none where none are."""
+        own = None if self.written is None else self.written.offer
+        if self.against is None or (self.against.stays if own is None else own.bound == "natural"):
+            return []
+        floors = {*FLOORS, self._floor} - ({own.min_ess} if own is not None else set())
+        found = list(self.against.offers(floors))
+        if own is not None and self.written is not None:
+            found.append((own, self.written.masses))
+        return sorted(found, key=lambda tried: -tried[0].min_ess)
+
+    @property
+    def _floor(self) -> float:
+        return USUAL if self.written is None else self.written.offer.min_ess
 
     @property
     def offers(self) -> tuple[Offer, ...]:
-        """What matched weights would do at several effective sample sizes; none where nothing."""
+        """What matched weights do, and would do, at several effective sample sizes; none where nothing."""
         return tuple(offer for offer, _ in self._tried)
 
     @property
     def advised(self) -> Offer | None:
         """The offer of the weights that are made, or of `kdbias weights --towards`."""
-        asked = None if self.against is None else self.against.min_ess
-        return next((offer for offer in self.offers if offer.min_ess == asked), None)
+        return next((offer for offer in self.offers if offer.min_ess == self._floor), None)
 
     @property
     def tried(self) -> str:
@@ -91,9 +107,21 @@ class Finding:
 
     @property
     def masses(self) -> np.ndarray | None:
-        """(s,) masses of the advised draws; None where no weights are advised."""
+        """Probabilities of the advised draws, one a value of `column`; None where no weights are advised."""
+        if self.choice not in ("matched", "compare", "copies"):
+            return None
+        if self.written is not None:
+            return self.written.masses
         if self.choice == "copies" and self.against is not None:
             return self.against.even()
-        if self.choice not in ("matched", "compare"):
-            return None
         return next(p for offer, p in self._tried if offer is self.advised)
+
+    def column(self, name: str) -> pa.Array:
+        """The values of a column: of all samples where weights are written, else of those looked at."""
+        whole = self.masses is not None and self.written is not None
+        return self.data.table.column(name).take(pa.array(self.data.order if whole else self.data.rows))
+
+    @property
+    def never(self) -> int:
+        """Samples of `column` that the advised draws leave out; 0 where none are advised."""
+        return 0 if self.masses is None else int((self.masses == 0).sum())

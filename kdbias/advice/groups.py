@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbias.advice.data import Data
-from kdbias.advice.matching import Comparison
+from kdbias.advice.finding import Finding
 from kdbias.display.quantities import percent
 from kdbias.tables.embedding_table import no_column
 from kdbias.tables.joins import encode_all
@@ -61,18 +61,11 @@ def columns_of(data: Data, asked: Sequence[str]) -> tuple[list[str], str | None]
     return telling((name, data.table.column(name)) for name in known)
 
 
-def shifts(
-    data: Data, columns: Sequence[str], masses: np.ndarray | None, against: Comparison | None
-) -> list[GroupShift]:
-    """A row for each value of each column, by falling share of the samples.
-
-    Args:
-        masses: (s,) of the advised draws; None where none are advised.
-        against: for the shares of the target; None without one.
-    """
-    found = []
+def shifts(finding: Finding, columns: Sequence[str]) -> list[GroupShift]:
+    """A row for each value of each column, by falling share of the samples."""
+    found, masses, against = [], finding.masses, finding.against
     for name in columns:
-        codes, names = encode_all(data.column(name))
+        codes, names = encode_all(finding.column(name))
         if len(names) > MOST_VALUES:
             continue
         size = np.bincount(codes, minlength=len(names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -84,11 +84,10 @@ class Comparison:
 
     Args:
         aim: the target that was named.
-        min_ess: the least effective sample size of the weights that would be advised.
     """
 
-    def __init__(self, data: Data, aim: Aiming, settings: AdviseSettings, min_ess: float = USUAL) -> None:
-        self.data, self.aim, self.settings, self.min_ess = data, aim, settings, min_ess
+    def __init__(self, data: Data, aim: Aiming, settings: AdviseSettings) -> None:
+        self.data, self.aim, self.settings = data, aim, settings
         self.opened: OpenTarget = data.target(aim)
         groups = Groups.of(data.first, len(data.first))
         codes = self.opened.codes
@@ -127,9 +126,9 @@ class Comparison:
 
     def difference(self) -> Difference:
         """How the data stand to the target: as it was measured on all of them, where it was."""
-        known, opened = self._measured(), self.opened
-        if known is not None:
-            target, natural = known
+        target, opened = self.remembered, self.opened
+        if target is not None and self.data.measured is not None:
+            natural = self.data.measured["schemes"][0]["discrepancy"]
             test, noise = target["test"], target["noise"]
             differs, value, blind = target["differs"], natural["value"], target["blind"]
         else:
@@ -155,10 +154,10 @@ class Comparison:
             notes=opened.notes,
         )
 
-    def offers(self) -> Iterator[tuple[Offer, np.ndarray]]:
-        """What weights would do at each floor, and the masses (s,) that do it; nothing where none are."""
+    def offers(self, floors: Iterable[float]) -> Iterator[tuple[Offer, np.ndarray]]:
+        """What weights would do at each floor, and the masses (s,) that do it."""
         before = self.natural.natural
-        for floor in () if self.stays else sorted({*FLOORS, self.min_ess}, reverse=True):
+        for floor in floors:
             found = match(
                 self.kernel,
                 self.target,
@@ -186,17 +185,13 @@ class Comparison:
             found[value] = found.get(value, 0.0) + mass
         return found
 
-    def _measured(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """``target`` and natural sampling's discrepancy of the measurement, if it was against this target."""
-        document = self.data.measured
-        target = None if document is None else document["target"]
-        if document is None or target is None:
-            return None
-        opened = self.opened
+    @cached_property
+    def remembered(self) -> dict[str, Any] | None:
+        """``target`` of the measurement, if it was against this target."""
+        target, opened = (self.data.measured or {}).get("target"), self.opened
         now = (opened.named.recorded, opened.inputs, opened.column, opened.clustered)
-        if now != tuple(target.get(key) for key in ("kind", "fingerprints", "with", "cluster_by")):
-            return None
-        return target, document["schemes"][0]["discrepancy"]
+        keys = ("kind", "fingerprints", "with", "cluster_by")
+        return None if target is None or now != tuple(target.get(key) for key in keys) else target
 
 
 def reference_noise(data: Data, size: int = 300) -> float:

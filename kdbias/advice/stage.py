@@ -13,6 +13,7 @@ from kdbias.advice.finding import Finding
 from kdbias.advice.groups import columns_of, shifts
 from kdbias.advice.matching import Comparison
 from kdbias.advice.settings import AdviseSettings
+from kdbias.advice.written import measured_manifests, written
 from kdbias.functions import takes_settings
 
 
@@ -41,8 +42,9 @@ def advice_on(measured: str | os.PathLike[str], settings: AdviseSettings, places
     data = open_measured(measured, settings)
     columns, left_out = columns_of(data, settings.group_by)
     aim = remembered_aim(data, settings)
-    against = None if aim is None else Comparison(data, aim, settings, places.min_ess)
-    found = Finding(data, data.counts(settings.threads), against)
+    against = None if aim is None else Comparison(data, aim, settings)
+    weights = written((*places.weights, *measured_manifests(data)), data, against)
+    found = Finding(data, data.counts(settings.threads), against, weights)
     cited, expectation = words.expected(found)
     return Advice(
         choice=found.choice,
@@ -53,10 +55,10 @@ def advice_on(measured: str | os.PathLike[str], settings: AdviseSettings, places
         target=found.difference,
         offers=found.offers,
         advised=found.advised,
-        facts=(*words.facts(found, places.weights), *([Fact("groups", left_out)] if left_out else [])),
-        groups=tuple(shifts(data, columns, found.masses, against)),
+        facts=(*words.facts(found, places.assumed), *([Fact("groups", left_out)] if left_out else [])),
+        groups=tuple(shifts(found, columns)),
         expected=tuple(cited),
         expectation=expectation,
-        costs=tuple(costs(data, settings.threads, weights=found.masses is not None and not places.weights)),
-        commands=tuple(commands(data, found.choice, aim, places)),
+        costs=tuple(costs(data, settings.threads, weights=found.masses is not None and weights is None)),
+        commands=tuple(commands(found, aim, places)),
     )

@@ -19,6 +19,7 @@ from kdbias.wording import counted
 
 REFERENCE = 300
 """Images of the deployment that an advice asks for."""
+_ALIKE = 0.01  # ESS/n within which two offers are one
 
 
 def verdict(found: Finding) -> str:
@@ -79,8 +80,7 @@ def facts(found: Finding, weights: Path | None = None) -> Iterator[Fact]:
         yield from _target(found.difference, found.data.drawn)
     if found.counts.blind and found.choice in ("natural", "copies"):
         yield Fact("note", f"{_untold(found)}, so a difference in them would not show")
-    if found.offers:
-        yield Fact("weights", _offered(found.offers) + found.data.drawn)
+    yield from _offered(found)
     if found.choice == "unknown" and weights is not None:
         yield Fact("weights", f"{near(weights)} evens out under that assumption: good for a comparison alone")
 
@@ -142,17 +142,31 @@ def _target(target: Difference, drawn: str) -> Iterator[Fact]:
         )
 
 
-def _offered(offers: tuple[Offer, ...]) -> str:
-    """What could be removed at which effective sample size."""
-    told: dict[str, str] = {}
-    for offer in offers:
-        end = ", where its noise is reached" if offer.bound == "noise" else ""
-        at = write("ess_share", offer.ess_share)
-        told.setdefault(at, f"{at}: {write('removed', offer.removed)}{end}")
-    return (
-        "could remove of the difference, at an effective sample size (ESS: how many samples carry the draws) "
-        "of " + "; ".join(told.values())
-    )
+def _offered(found: Finding) -> Iterator[Fact]:
+    """What weights do, a line an offer; some that come to about the same are one."""
+    kept: list[Offer] = []
+    for offer in sorted(found.offers, key=lambda offer: offer is not found.advised):
+        if all(abs(offer.ess_share - other.ess_share) >= _ALIKE for other in kept):
+            kept.append(offer)
+    if kept:
+        yield Fact(
+            "weights",
+            "scheme matched (kdbias weights --towards), by effective sample size (ESS: how many samples "
+            f"carry the draws){found.data.drawn}:",
+        )
+    for offer in sorted(kept, key=lambda offer: -offer.ess_share):
+        at, removed = write("ess_share", offer.ess_share), write("removed", offer.removed)
+        text = f"at ESS {at} it removes {removed} of the difference"
+        if offer.bound == "noise":
+            text += ", no more than the noise of the target lets be known"
+        if offer is found.advised:
+            whose = "the default" if found.written is None else near(found.written.path)
+            text += f"; that is {whose}"
+            if found.never:
+                text += (
+                    f", by which {found.never:,} of {counted(len(found.masses), 'sample')} are never drawn"
+                )
+        yield Fact("weights", text)
 
 
 def expected(found: Finding) -> tuple[list[Expected], str]:

@@ -200,8 +200,7 @@ def _advise(steps: Steps, settings: RunSettings) -> Advice:
         threads=settings.threads,
     )
     again = None if settings.towards else steps.again("deployed" if settings.precomputed else _EXAMPLE)
-    made_with = {} if settings.min_ess is None else {"min_ess": settings.min_ess}
-    return advice_on(steps.density, own, Places(Path(steps.weights), again=again, **made_with))
+    return advice_on(steps.density, own, Places([Path(steps.weights)], again))
 
 
 def _result(steps: Steps, advice: Advice | None, plans: tuple[Planned, ...] = ()) -> RunResult:

@@ -2,9 +2,11 @@
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -13,6 +15,7 @@ import kdbias
 from kdbias.advice import evidence
 from kdbias.cli import main
 from kdbias.errors import KdbiasError
+from kdbias.measurement.files import read_uniformity
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.embedding_table import write_embedding_table
 from tests import reference
@@ -87,6 +90,45 @@ def test_what_weights_could_remove_is_what_they_remove(skewed, tmp_path):
     for value, row in rows.items():
         assert row.after == pytest.approx(after[value]["share_after"], abs=2e-3)
         assert row.target == pytest.approx(1 / 3)
+
+
+def test_written_weights_are_told_of_by_their_own_numbers(skewed, tmp_path):
+    """Of all samples, however few are looked at; a copy that somebody edited is no longer the advised one."""
+    shutil.copytree(skewed / "density", tmp_path / "density")
+    made = kdbias.weights(tmp_path / "density", tmp_path / "w.parquet", towards=skewed / "even")
+    kdbias.uniformity(skewed / "emb", tmp_path / "density", weights=made.path)
+    measured = read_uniformity(tmp_path / "density")["schemes"][1]["discrepancy"]
+    manifest = kdbias.read_manifest(made.path)
+    labels, p = np.asarray(manifest.labels.to_pylist()), manifest.weights / 200
+    never = int((p == 0).sum())
+    for most in (8192, 100):
+        advice = kdbias.advise(tmp_path / "density", most=most)
+        assert advice.advised.removed == measured["removed"]
+        assert advice.advised.ess_share == made.numbers["ess_share"]
+        for row in advice.groups:
+            assert row.after == pytest.approx(p[labels == row.value].sum(), abs=1e-12)
+            assert row.samples == (labels == row.value).sum()
+        own = [fact.text for fact in advice.facts if f"that is {made.path}" in fact.text]
+        assert own[0].endswith(f"by which {never} of 200 samples are never drawn")
+        assert not any("kdbias weights" in command for command in advice.commands)
+    table = manifest.table.set_column(
+        manifest.table.column_names.index("weight"), "weight", pa.array(np.arange(1.0, 201))
+    )
+    pq.write_table(table.replace_schema_metadata(manifest.table.schema.metadata), made.path)
+    advice = kdbias.advise(tmp_path / "density")
+    assert any("kdbias weights" in command for command in advice.commands)
+
+
+def test_an_offer_is_a_line_and_two_alike_are_one(skewed):
+    """Where the noise ends the matching, a lower floor changes nothing."""
+    advice = kdbias.advise(skewed / "emb", towards="balanced:label")
+    assert [offer.bound for offer in advice.offers] == ["noise"] * 3
+    (head, told) = [fact.text for fact in advice.facts if fact.topic == "weights"]
+    assert head.startswith("scheme matched (kdbias weights --towards)")
+    removed, ess = (f"{100 * getattr(advice.advised, name):.1f} %" for name in ("removed", "ess_share"))
+    assert told.startswith(f"at ESS {ess} it removes {removed} of the difference, no more than the noise of ")
+    several = [f.text for f in kdbias.advise(skewed / "density").facts if f.topic == "weights"]
+    assert [text.count("%") for text in several] == [0, 2, 2, 2]
 
 
 def test_columns_that_make_no_groups_are_left_out(skewed):

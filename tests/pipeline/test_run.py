@@ -334,12 +334,21 @@ def test_the_advice_is_about_the_weights_that_are_made(there):
     advised = result.advice.advised
     assert advised.min_ess == 0.9
     share = weights.sum() ** 2 / (weights**2).sum() / len(weights)
-    assert advised.ess_share == pytest.approx(share, abs=1e-3)
+    assert advised.ess_share == pytest.approx(share, abs=1e-12)
+    measured = read_uniformity(there / "spread" / "density")["schemes"][1]
+    assert advised.removed == measured["discrepancy"]["removed"]
+    never = int((weights == 0).sum())
+    told = [fact.text for fact in result.advice.facts if fact.topic == "weights"]
+    own = next(text for text in told if "; that is spread/weights.parquet" in text)
+    assert (f", by which {never} of 72 samples are never drawn" in own) == (never > 0)
+    assert kdbias.advise("spread/density").lines() == result.advice.lines()
+    text = (there / "spread" / "report.html").read_text()
+    assert f"take away {100 * advised.removed:.1f} % of that and keep" in text
     assert f"keep an effective sample size of {100 * share:.1f} %" in result.advice.verdict
     labels = kdbias.read_manifest("spread/weights.parquet").table["label"].to_pylist()
     bright = weights[np.asarray(labels) == "bright"].sum() / weights.sum()
     after = {row.value: row.after for row in result.advice.groups}
-    assert after["bright"] == pytest.approx(bright, abs=1e-3)
+    assert after["bright"] == pytest.approx(bright, abs=1e-12)
 
 
 def test_a_target_that_is_no_longer_named_is_no_longer_advised_on(there):
