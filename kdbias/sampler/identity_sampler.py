@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from kdbias.errors import KdbiasError
+from kdbias.sampler.data_ids import weights_of
 from kdbias.sampler.epoch_order import Mixed, check_counts, systematic_ticks
 from kdbias.sampler.epochs import Epochs
+from kdbias.sampler.matching import joined
 from kdbias.sampler.places import given_place
 from kdbias.tables import fingerprints
 from kdbias.tables.joins import encode
@@ -49,7 +52,7 @@ class IdentitySampler(Epochs):
         world_size: int | None = None,
     ) -> None:
         check_counts(0, seed=seed, num_samples=num_samples, identities=identities, instances=instances)
-        array = validate_weights(np.asarray(weights, dtype=np.float64))
+        array = validate_weights(weights_of(weights))
         values = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(labels)
         codes, _ = encode(values)
         if len(codes) != len(array):
@@ -73,6 +76,35 @@ class IdentitySampler(Epochs):
         self._mass = np.bincount(self._codes, self._weights)
         self._visits = _capped(self._mass, self.num_batches, identities)
         self._fingerprint = fingerprints.of_arrays(array, codes)
+
+    @classmethod
+    def from_manifest(
+        cls,
+        manifest: str | os.PathLike[str],
+        sample_ids: Any,
+        labels: pa.Array | Sequence[Any] | np.ndarray | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        subset: bool = False,
+        **options: Any,
+    ) -> IdentitySampler:
+        """Sampler over a data set whose positions hold `sample_ids`, as `ManifestSampler.from_manifest`.
+
+        `labels` (n,) are those of the positions; default: the manifest's. `options` are the others of this
+        class. Raises KdbiasError where an id is missing, or no sample has a label.
+        """
+        found = joined(manifest, sample_ids, root, subset)
+        if labels is None and found.labels.null_count == len(found.labels):
+            raise KdbiasError(f"the weights {manifest} have no labels; give labels=, one a sample")
+        options["num_samples"] = options.get("num_samples") or found.draws
+        return cls(found.weights, found.labels if labels is None else labels, **options)
+
+    def __repr__(self) -> str:
+        return (
+            f"<IdentitySampler: {self.num_batches:,} batches an epoch of {self.identities} identities x "
+            f"{self.instances} images, from {len(self._mass):,} identities and {len(self._rows):,} of "
+            f"{self._n:,} samples; seed {self.seed}, epoch {self.epoch}>"
+        )
 
     @property
     def batch_size(self) -> int:

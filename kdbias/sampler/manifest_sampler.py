@@ -7,20 +7,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.utils.data import WeightedRandomSampler
 
 from kdbias.errors import KdbiasError
+from kdbias.sampler.data_ids import weights_of
 from kdbias.sampler.epoch_order import EpochOrder, Order, check_counts, check_mode
 from kdbias.sampler.epochs import Epochs
 from kdbias.sampler.machine_memory import Held, in_own_memory
-from kdbias.sampler.matching import rows_of
+from kdbias.sampler.matching import joined
 from kdbias.sampler.places import given_place
 from kdbias.sampler.sharded_order import ShardedOrder, Shards
 from kdbias.tables import fingerprints
-from kdbias.tables.joins import as_strings
-from kdbias.tables.weight_manifest import read_manifest, validate_weights
+from kdbias.tables.weight_manifest import never_drawn, validate_weights
 
 
 class ManifestSampler(Epochs, WeightedRandomSampler):
@@ -67,7 +66,7 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
         shards: Sequence[int] | np.ndarray | Shards | None = None,
     ) -> None:
         check_mode(mode)
-        array = validate_weights(np.asarray(weights, dtype=np.float64))
+        array = validate_weights(weights_of(weights))
         draws = len(array) if num_samples is None else num_samples
         self._given = given_place(rank, world_size)
         check_counts(0, seed=seed, num_samples=num_samples)
@@ -87,24 +86,28 @@ class ManifestSampler(Epochs, WeightedRandomSampler):
     def from_manifest(
         cls,
         manifest: str | os.PathLike[str],
-        sample_ids: Sequence[str] | pa.Array,
+        sample_ids: Any,
         *,
         root: str | os.PathLike[str] | None = None,
+        subset: bool = False,
         **options: Any,
     ) -> ManifestSampler:
         """Sampler over a data set whose positions hold `sample_ids`, weighted by the manifest, joined by id.
 
-        `sample_ids` is a list, a NumPy array, a pandas Series or an Arrow array, in the data set's order:
-        the manifest's ids, or the paths of `ImageFolder.samples` and the like. Where the one are relative
-        and the others not, the folder between them is `root`, or found and said if exactly one will do.
-        Samples that the manifest does not list are never drawn. An epoch has as many draws as it has rows,
-        unless `num_samples` is given. Raises KdbiasError where an id is missing or more than one folder fits.
+        `sample_ids` are the manifest's ids or paths, in the data set's order: a list, a NumPy, pandas or
+        Arrow column, an `ImageFolder` or its `.samples`. The folder that only one side's paths begin with is
+        `root`, or found and said if only one will do. Samples that the manifest lacks are never drawn, which
+        is said; ids that the data lack are refused, or left out with `subset`. An epoch has a draw for each
+        row of the manifest that is there, unless `num_samples` is given. Raises KdbiasError where an id is
+        missing or more than one folder fits.
         """
-        table = read_manifest(manifest)
-        rows = rows_of(table.ids, as_strings(sample_ids), f"the weights {manifest}", root)
-        weights = np.zeros(len(sample_ids))
-        weights[rows] = table.weights
-        return cls(weights, options.pop("num_samples", None) or table.n, **options)
+        found = joined(manifest, sample_ids, root, subset)
+        return cls(found.weights, options.pop("num_samples", None) or found.draws, **options)
+
+    def __repr__(self) -> str:
+        never = never_drawn(self._array)
+        drawn = f"{self.num_draws:,} draws an epoch of {len(self._array):,} samples, {never:,} of them never"
+        return f"<ManifestSampler: {drawn}; {self.mode}, seed {self.seed}, epoch {self.epoch}>"
 
     def _draw(self, epoch: int) -> Order:
         identity = self._identity()

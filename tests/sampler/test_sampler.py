@@ -218,7 +218,7 @@ def write_ids(tmp_path, ids):
 def test_paths_are_matched_below_the_one_folder_that_fits(tmp_path, ids, have, capsys):
     sampler = ManifestSampler.from_manifest(write_ids(tmp_path, ids), have)
     assert sampler.weights.tolist() == pytest.approx([4 / 3, 2 / 3, 0])
-    assert ("taken as they are below" in capsys.readouterr().err) == (ids != ["a", "b"])
+    assert ("are compared without the folder" in capsys.readouterr().err) == (ids != ["a", "b"])
 
 
 def test_a_folder_that_is_one_of_several_is_to_be_named(tmp_path):
@@ -235,7 +235,7 @@ def test_a_folder_that_is_one_of_several_is_to_be_named(tmp_path):
 def test_ids_that_do_not_match_are_shown_with_both_sides_and_the_likely_folder(tmp_path):
     manifest = write_ids(tmp_path, ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"])
     have = ["/d/pets/cat/1.jpg", "/d/pets/dog/1.jpg"]
-    told = "1 of the 3 ids.*'cat/2.jpg'.*like '/d/pets/cat/1.jpg'; the others are found with root='/d/pets'"
+    told = "1 of the 3 ids.*'cat/2.jpg'.*like 'cat/1.jpg'; 2 are there: .* subset=True leaves"
     with pytest.raises(KdbiasError, match=told):
         ManifestSampler.from_manifest(manifest, have)
     with pytest.raises(KdbiasError, match=r"1 of the 3 ids.*the data set below /d/pets"):
