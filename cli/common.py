@@ -76,6 +76,8 @@ class StageCommand(click.Command):
                 if failure is None or debug:
                     raise
                 click.echo(f"Error: {visible(failure[0])}", err=True)
+                for note in getattr(error, "__notes__", ()):  # lines to be copied
+                    click.echo(visible_lines(note), err=True)
                 sys.exit(failure[1])
 
     def _refuse_texts(self, ctx: click.Context) -> None:

@@ -4,8 +4,8 @@
 class KdbiasError(ValueError):
     """A problem its reader can mend.
 
-    The message is one line: what was found (with the offending values) and what to do. The command line
-    prints it without a traceback and exits with status 2.
+    The message is one line: what was found (with the offending values) and what to do. A note (`add_note`)
+    holds lines to be copied. The command line prints both without a traceback and exits with status 2.
     """
 
 

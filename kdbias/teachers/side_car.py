@@ -16,6 +16,14 @@ from kdbias.tables.documents import read_toml
 from kdbias.teachers.preprocessing import Preprocessing, load_preprocessing
 from kdbias.teachers.teacher import TeacherOptions
 
+TEMPLATE = """\
+[preprocessing]
+size = [112, 112]    # height, width
+color = "RGB"        # or "BGR", "L"
+mean = [127.5]       # of values from 0 to 255; one number, or one a channel
+std = [127.5]
+"""
+"""A side-car to begin with."""
 _SHIPPED = resources.files("kdbias.data_manifests") / "teachers"
 
 
@@ -27,17 +35,22 @@ def find_preprocessing(file: str, options: TeacherOptions, shipped: str | None =
     if options.preprocessing is not None:
         return options.preprocessing
     path = Path(file)
-    for beside in (path.with_name(f"{path.name}.toml"), path.with_suffix(".toml")):
-        if _describes_preprocessing(beside):
-            return load_preprocessing(beside)
+    beside = [f for f in (path.with_name(f"{path.name}.toml"), path.with_suffix(".toml")) if f.is_file()]
+    for side_car in beside:
+        # `model.toml` may be anything: what does not hold the table is none of ours.
+        if isinstance(read_toml(side_car).get("preprocessing"), dict):
+            return load_preprocessing(side_car)
     for name in (path.stem, shipped):
         if name and name in shipped_names():
             return shipped_preprocessing(name)
-    raise KdbiasError(
-        f"nothing says what the input of {path.name} should be; write {path.stem}.toml beside it, or give "
-        "--preprocessing FILE.toml, with: [preprocessing] size = [112, 112], color = 'RGB' or 'BGR', "
-        "mean = [127.5], std = [127.5] (in units of 0-255)"
+    other = f" ({' and '.join(file.name for file in beside)} beside it: no table [preprocessing])"
+    error = KdbiasError(
+        f"nothing says what the input of {path.name} should be{other if beside else ''}; write "
+        f"{beside[0].name if beside else f'{path.stem}.toml'} beside it, or give --preprocessing FILE.toml, "
+        "with the lines below, made true of your network"
     )
+    error.add_note(TEMPLATE)
+    raise error
 
 
 def named_preprocessing(name: str) -> Preprocessing:
@@ -61,12 +74,3 @@ def shipped_preprocessing(name: str) -> Preprocessing:
     """The [preprocessing] of `data_manifests/teachers/NAME.toml`."""
     with resources.as_file(_SHIPPED / f"{name}.toml") as file:
         return load_preprocessing(file)
-
-
-def _describes_preprocessing(file: Path) -> bool:
-    """Whether a TOML file has a table of preprocessing."""
-    # `model.toml` may be anything; what does not hold the table is none of ours.
-    try:
-        return isinstance(read_toml(file).get("preprocessing"), dict)
-    except (OSError, KdbiasError):
-        return False
