@@ -34,7 +34,8 @@ LEAST_KNN_SPEARMAN = 0.95
 LARGEST_SCHEME_ERROR = 0.05  # root mean square
 # What `search` holds a row a scheme of (folders of earlier versions: far_model, too).
 _OF_SCHEMES = ("rms_relative_error", "largest_relative_error", "far_model", "spearman")
-_HALF_AT = 100_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
+_HALF_AT = 55_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
+_FALLS = 0.55  # the exponent at which it costs less of more samples
 _TIMES = 5  # as long as an estimate: then that is pointed out
 _QUERIES = 384
 _TIMED = 8192  # samples of the small pass that is timed on a GPU
@@ -177,7 +178,7 @@ class PassPlan:
     def _seconds(self, n: int, d: int) -> tuple[float, float]:
         """Of an exact pass on the CPU, and of an estimate."""
         exact = seconds_estimate(n, d, self.threads)
-        return exact, exact * min(1.0, (_HALF_AT / n) ** 0.4 / 2) + 1
+        return exact, exact * (_HALF_AT / n) ** _FALLS / 2 + 1
 
     def run(
         self,

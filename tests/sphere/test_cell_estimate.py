@@ -8,7 +8,7 @@ import pytest
 from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.cells.check import CellCheck, agreement, neighbour_quality
 from kdbias.sphere.cells.estimate import CellEstimate, estimate_bytes, estimate_pairs
-from kdbias.sphere.cells.host import Entries, Host, exact_cosines
+from kdbias.sphere.cells.host import Entries, Host, around, exact_cosines
 from kdbias.sphere.cells.job import CellJob, Estimate
 from tests import reference
 
@@ -77,21 +77,41 @@ def test_energies_are_unbiased_whatever_the_estimate_is_off_by(data) -> None:
 
 def test_pairs_are_looked_at_once(data) -> None:
     x = data[0][:700]
-    host = Host(CellJob(x, [3.0], reference.natural(700)[None], Estimate(share=0.1, threads=1, tile=16)))
+    host = Host(CellJob(x, [3.0], reference.natural(700)[None], Estimate(k=5, share=0.1, threads=1, tile=16)))
     rows, cells = host.job.cells.order[100:400], host.job.cells
     near = np.random.default_rng(0).random((300, cells.count)) < 0.2
-    near[np.arange(300), cells.cell[rows]] = False
+    always = np.arange(300)[:, None], host.around[cells.cell[rows]]
+    near[always] = False
     entries = Entries(cells.count)
     entries.add(0, near[:120])
     entries.add(120, near[120:])
     seen = np.zeros((300, 700), dtype=int)
-    for cell, places, first, own in host._pieces(rows, entries):
-        members = cells.members(cell)[first : first + 4]
+    for members, places, own in host._pieces(rows, entries):
         seen[np.ix_(places, members)] += 1
         if own is not None:
-            np.testing.assert_array_equal(cells.members(cell)[own], rows[places])
-    near[np.arange(300), cells.cell[rows]] = True
+            here = (own >= 0) & (own < len(members))
+            np.testing.assert_array_equal(members[own[here]], rows[places[here]])
+    near[always] = True
     np.testing.assert_array_equal(seen, near[:, cells.cell])
+
+
+def test_cells_around_are_those_of_nearest_means_until_they_hold_enough() -> None:
+    means, sizes = reference.random_sphere(60, 8).astype(np.float32), np.arange(60) % 7 + 1
+    found = around(means, sizes, 3)
+    cosines = reference.cosines(means)
+    np.fill_diagonal(cosines, 2)
+    for own, (row, order) in enumerate(zip(found, np.argsort(-cosines, axis=1), strict=True)):
+        held = sizes[order].cumsum()
+        wanted = order[: min(6, 1 + np.searchsorted(held, 18))]
+        assert list(dict.fromkeys(row)) == wanted.tolist()
+        assert row[0] == own
+    assert around(means, sizes, 0).tolist() == [[own] for own in range(60)]
+
+
+def test_every_sample_finds_its_k_neighbours() -> None:
+    x = np.concatenate([reference.clustered_sphere(900, 8, 3, spread=0.05), reference.random_sphere(40, 8)])
+    found = estimate_pairs(x.astype(np.float32), [2.0], how=Estimate(k=20, share=0.01, threads=1))
+    assert (found.pairs.ids >= 0).all()
 
 
 def test_neighbours_and_their_recall(data, estimate: CellEstimate) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from kdbias.sphere.cells.cells import build_cells
 from kdbias.sphere.cells.far import CellMoments, Correction, FarModel, pooled_spread
+from kdbias.sphere.workers import Workspace
 from tests import reference
 
 T = [1.0, 4.0, 40.0]
@@ -50,7 +51,7 @@ def test_far_sums_are_close_to_the_exact_ones(data, weighted: bool) -> None:
     moments = CellMoments.of(x, cells, w) if weighted else natural
     model = FarModel(natural, [moments], pooled_spread(x, natural), T)
     rows = np.arange(0, 1500, 10)
-    block = model.block(x[rows], cells.cell[rows], [np.inf, 1e-4])
+    block = model.block(x[rows], cells.cell[rows][:, None], [np.inf, 1e-4], Workspace())
     assert (block.near[0].sum(axis=1) == 1).all()
     assert (block.near[1].sum(axis=1) > 1).any()
     for near, features in zip(block.near, block.features, strict=True):
@@ -64,7 +65,7 @@ def test_far_sums_are_close_to_the_exact_ones(data, weighted: bool) -> None:
 def test_all_cells_near_leave_nothing(data) -> None:
     x, cells, natural = data
     model = FarModel(natural, [natural], pooled_spread(x, natural), T)
-    block = model.block(x[:50], cells.cell[:50], [-np.inf])
+    block = model.block(x[:50], cells.cell[:50, None], [-np.inf], Workspace())
     assert block.near[0].all()
     assert (block.features[0, 0, :, 0] == 0).all()
     assert (block.errors == 0).all()
@@ -100,7 +101,7 @@ def test_identical_samples_have_no_spread() -> None:
     cells = build_cells(x, 4, threads=1)
     natural = CellMoments.of(x, cells)
     block = FarModel(natural, [natural], pooled_spread(x, natural), [2.0]).block(
-        x[:1], cells.cell[:1], [np.inf]
+        x[:1], cells.cell[:1, None], [np.inf], Workspace()
     )
     np.testing.assert_allclose(block.features[0, 0, 0, 0], 20 * np.exp(-4), rtol=1e-5)
     assert np.isfinite(block.features).all()

@@ -1,19 +1,21 @@
 """Cells of the sphere: samples grouped around centroids, to look only where neighbours can be."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.tiles import TILE
 from kdbias.sphere.vectors import label_sums
 from kdbias.sphere.workers import Workspace, over_rows
 
-_ROUNDS = 8
-_SAMPLE_PER_CELL = 48
-Nearest = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(r,) the nearest of the centroids (c, d) to the samples (r,)."""
+_ROUNDS = 6
+_SAMPLE_PER_CELL = 16
+_DRAWN = (0.25, 0.625, 1.0)  # of the seeds, after each draw
+_FARTHER = 20  # seeds are drawn by this power of the distance to the nearest one before
+_CANDIDATES = 256  # centroids nearest to its own, among which a sample moves
+_AT_ONCE = 32  # cells
 
 
 @dataclass(frozen=True)
@@ -45,40 +47,90 @@ class Cells:
         return self.order[self.starts[cell] : self.starts[cell + 1]]
 
 
-def build_cells(
-    x: np.ndarray,
-    count: int | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    nearest: Nearest | None = None,
-) -> Cells:
-    """Spherical k-means (Dhillon & Modha 2001) on a sample, then every sample to its nearest centroid.
+def build_cells(x: np.ndarray, count: int | None = None, seed: int = 0, threads: int | None = None) -> Cells:
+    """Spherical k-means (Dhillon & Modha 2001): one round on a sample, then some on all samples.
+
+    In these a sample looks only at the centroids nearest to its own, which costs next to nothing, and cells
+    that fit well spare the most dear thing later: looking into them. Seeds that are far from others
+    (Arthur & Vassilvitskii 2007) give small clusters cells of their own.
 
     Args:
         x: (n, d) float32 unit rows.
         count: cells; by default 4 sqrt(n), which balances finding cells against searching them.
         seed: of the sample and the first centroids.
-        nearest: finds the nearest centroids of some samples; by default on the CPU.
+
+    Raises:
+        KdbiasError: more cells than samples, or none.
     """
     n = len(x)
     count = min(n, default_cells(n)) if count is None else count
     if not 1 <= count <= n:
         raise KdbiasError(f"{n:,} samples cannot form {count:,} cells")
-    assign = nearest or (lambda rows, centroids: _assign(x, rows, centroids, threads))
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(n, min(n, _SAMPLE_PER_CELL * count), replace=False))
-    centroids = x[sample[rng.choice(len(sample), count, replace=False)]]
+    centroids = _seeds(x, sample, count, rng, threads)
+    centroids = _means(x, sample, _assign(x, sample, centroids, threads), count, rng)
+    every = np.arange(n)
+    cell = _assign(x, every, centroids, threads)
     for _ in range(_ROUNDS):
-        sums = label_sums(x, assign(sample, centroids), count, sample)
-        lengths = np.linalg.norm(sums, axis=1)
-        lost = lengths < 1e-6
-        sums[lost], lengths[lost] = x[sample[rng.choice(len(sample), int(lost.sum()))]], 1.0
-        centroids = (sums / lengths[:, None]).astype(np.float32)
+        cell = _moved(x, cell, _means(x, every, cell, count, rng), threads)
     # Cells without members only cost.
-    used, cell = np.unique(assign(np.arange(n), centroids), return_inverse=True)
-    cell = cell.reshape(-1)
+    used, cell = np.unique(cell, return_inverse=True)
+    return _in_order(cell.reshape(-1), len(used))
+
+
+def _in_order(cell: np.ndarray, count: int) -> Cells:
     order = np.argsort(cell, kind="stable")
-    return Cells(cell, order, np.searchsorted(cell[order], np.arange(len(used) + 1)))
+    return Cells(cell, order, np.searchsorted(cell[order], np.arange(count + 1)))
+
+
+def _seeds(
+    x: np.ndarray, sample: np.ndarray, count: int, rng: np.random.Generator, threads: int | None
+) -> np.ndarray:
+    """(count, d) rows of a sample (r,) of x: some of them any, each further draw far from those before."""
+    chosen = np.empty(0, dtype=np.int64)
+    fit = np.full(len(sample), -1.0, dtype=np.float32)  # cosine to the nearest seed
+    for upto in sorted({math.ceil(share * count) for share in _DRAWN}):
+        far = np.maximum(1 - fit, 1e-2).astype(np.float64) ** _FARTHER
+        far[chosen] = 0.0
+        drawn = rng.choice(len(sample), upto - len(chosen), replace=False, p=far / far.sum())
+        seeds = x[sample[drawn]]
+        if upto < count:
+            nearest = seeds[_assign(x, sample, seeds, threads)]
+            np.maximum(fit, np.einsum("rd,rd->r", x[sample], nearest), out=fit)
+        chosen = np.concatenate([chosen, drawn])
+    return x[sample[chosen]]
+
+
+def _means(
+    x: np.ndarray, rows: np.ndarray, cell: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(count, d) float32 centroids of rows (r,) of x in cells (r,); of an empty cell, one of the rows."""
+    sums = label_sums(x, cell, count, rows)
+    lengths = np.linalg.norm(sums, axis=1)
+    lost = lengths < 1e-6
+    sums[lost], lengths[lost] = x[rng.choice(rows, int(lost.sum()))], 1.0
+    return (sums / lengths[:, None]).astype(np.float32)
+
+
+def _moved(x: np.ndarray, cell: np.ndarray, centroids: np.ndarray, threads: int | None) -> np.ndarray:
+    """(n,) the nearest of the centroids that are near to that of a sample's cell (n,)."""
+    before, found = _in_order(cell, len(centroids)), cell.copy()
+    few = min(_CANDIDATES, len(centroids))
+
+    def block(part: slice, workspace: Workspace) -> None:
+        between = workspace.array("between", (part.stop - part.start, len(centroids)))
+        np.matmul(centroids[part], centroids.T, out=between)
+        near = np.argpartition(between, -few, axis=1)[:, -few:]
+        for at, candidates in zip(range(part.start, part.stop), near, strict=True):
+            members, others = before.members(at), centroids[candidates]
+            for start in range(0, len(members), TILE):
+                some = members[start : start + TILE]
+                cosines = workspace.array("cosines", (len(some), few))
+                found[some] = candidates[np.matmul(x[some], others.T, out=cosines).argmax(axis=1)]
+
+    over_rows(len(centroids), block, threads, _AT_ONCE)
+    return found
 
 
 def default_cells(n: int) -> int:

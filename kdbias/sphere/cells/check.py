@@ -14,13 +14,13 @@ from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
 _NUMBERS = 1 << 21  # of sums by cell held at once
-_ROWS = 64
+_ROWS = 128
 
 
 class CellCheck:
     """Random samples whose potentials and neighbours are computed exactly.
 
-    They are estimated with several parts of the pairs looked at, too. A third of them choose the least good
+    They are estimated with several parts of the pairs looked at, too. Half of them choose the least good
     one and fit the far sums before anything else is computed. On the others the estimate is judged: intervals
     are standard errors times the factor that covers 95 % of these samples, hence of any (split conformal
     prediction: Vovk, Gammerman & Shafer 2005; Lei et al. 2018).
@@ -36,8 +36,8 @@ class CellCheck:
         self.rows = rng.choice(job.n, min(job.how.queries, job.n), replace=False)
         q, m, bandwidths = len(self.rows), len(job.p), len(job.kernels.bandwidths)
         # Too few samples to split are used twice.
-        third = q // 3 if q >= 64 else 0
-        self.choosing, self.judging = slice(0, third or q), slice(third, q)
+        half = q // 2 if q >= 64 else 0
+        self.choosing, self.judging = slice(0, half or q), slice(half, q)
         self.thresholds = self._thresholds()
         count = len(self.thresholds)
         self.exact = np.zeros((m, bandwidths, q))
@@ -53,9 +53,10 @@ class CellCheck:
         """Urgencies at which samples look at given shares of all pairs, descending."""
         job = self.job
         shares = job.how.shares(job.cells.count, job.n)
-        urgency = np.concatenate(
-            [self.host.urgency(self.rows[start : start + _ROWS]) for start in range(0, len(self.rows), _ROWS)]
-        )
+        urgency, workspace = np.empty((len(self.rows), job.cells.count), dtype=np.float32), Workspace()
+        for start in range(0, len(self.rows), _ROWS):
+            some = slice(start, start + _ROWS)
+            urgency[some] = self.host.urgency(self.rows[some], workspace)
         order = np.argsort(-urgency, axis=None)
         seen = job.cells.sizes[order % job.cells.count].cumsum() / (job.n * len(self.rows))
         values = urgency.reshape(-1)[order]
@@ -65,7 +66,7 @@ class CellCheck:
     def _block(self, part: slice, workspace: Workspace) -> None:
         job, rows = self.job, self.rows[part]
         found = self.host.exact(rows, workspace)
-        view = self.host.look(rows, self.thresholds)
+        view = self.host.look(rows, self.thresholds, workspace)
         self.exact[:, :, part] = found.by_cell.sum(axis=3)
         self.features[..., part], self.errors[..., part] = view.features / job.n, view.errors / job.n
         self.features[..., 1:, part] *= job.n
@@ -103,9 +104,14 @@ class CellCheck:
         return self.near[choice] + self.corrections[choice].far(self.features[choice]) - self.exact
 
     def worst_rms(self, choice: int) -> float:
-        """The largest root-mean-square relative error over weightings and bandwidths."""
-        off = (self.off(choice) / self.scale)[..., self.choosing]
-        return float(np.sqrt((off**2).mean(axis=2)).max())
+        """The largest root-mean-square relative error over weightings and bandwidths, as it may well be.
+
+        A few samples make up most of it, so that others would say another one: it is the upper limit of a
+        one-sided 95 % interval.
+        """
+        squares = np.square((self.off(choice) / self.scale)[..., self.choosing])
+        error = squares.std(axis=2) / math.sqrt(squares.shape[2])
+        return float(np.sqrt(squares.mean(axis=2) + 1.645 * error).max())
 
     def choose(self) -> int:
         """The smallest share of the pairs within the tolerance, or the largest that is allowed for it.

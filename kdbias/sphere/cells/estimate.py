@@ -78,8 +78,7 @@ def estimate_pairs(
     tick(0.1)
     found = _in_waves(host, check, choice, tick)
     sums, errors = found.sums, found.errors
-    ids, cosines = found.best()
-    pairs = AllPairs(list(bandwidths), p, sums, ids, cosines, found.counts)
+    pairs = AllPairs(list(bandwidths), p, sums, found.ids, found.cosines, found.counts)
     factors, quality = check.verdict(choice, pairs)
     energies, energy_errors = check.energies(choice, sums, errors, p)
     least = pairs.potentials
@@ -125,11 +124,11 @@ def estimate_bytes(
     they look into, and a block of cosines with its kernels (float64 above t = 32) and masks.
     """
     cells, numbers = default_cells(n), schemes * bandwidths
-    samples = n * (40 + schemes * (24 * bandwidths + 36)) + reservoirs.bytes_needed(n, k)
+    samples = n * (40 + schemes * (24 * bandwidths + 36) + 12 * k)
     shared = 12 * (schemes + 1) * cells * d + 24 * d * d + QUERIES * 8 * len(SHARES) * numbers * 6
     rows = min(n, wave_rows(n, tile))
     looks = rows * min(cells, 2 * max(SHARES[-1] * cells, 8)) * 24
-    wave = rows * (4 * d + 24 * numbers) + looks
+    wave = rows * (4 * d + 24 * numbers) + looks + reservoirs.bytes_needed(rows, k)
     block = min(n, tile) * min(n, members_at_once(tile))
     thread = wave + block * (14 + (96 if k else 0)) + 8 * d * tile + 40 * SEEN + (2 << 20)
     check = QUERIES * 28 * cells + threads * (8 << 20)

@@ -7,32 +7,31 @@ and to the part of x that is across the cell: its members have one length, so th
 their mean. What remains (higher orders, other shapes) is smooth in two numbers, the mean exponent of the
 second order and x'Sx, and fitted as a regression estimator (Cochran, Sampling Techniques, ch. 7) on rows
 whose far sums are known.
-
-The code is written for NumPy arrays and torch tensors alike (``lib`` is either module).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from kdbias.sphere.cells.cells import Cells
 from kdbias.sphere.kernels import fastest_exponential
 from kdbias.sphere.vectors import label_sums, second_moment
+from kdbias.sphere.workers import Workspace
 
 LARGEST_EXPONENT = 2.0
 """Of the second order: a cell that is wider says by its spread only that it should be looked into."""
 
 _TINY = 1e-12
 _LEAST = 1e-6
+_ROUNDING = 1e-6
 FEATURES = 3
 
 
 @dataclass(frozen=True)
 class CellMoments:
-    """What is known of each of c cells under one weighting; NumPy arrays or torch tensors, float32.
+    """What is known of each of c cells under one weighting; float32.
 
     Attributes:
         means: (c, d) weighted means of the members.
@@ -42,11 +41,11 @@ class CellMoments:
         squares: (c,) sums of (p n)^2.
     """
 
-    means: Any
-    lengths: Any
-    spread: Any
-    mass: Any
-    squares: Any
+    means: np.ndarray
+    lengths: np.ndarray
+    spread: np.ndarray
+    mass: np.ndarray
+    squares: np.ndarray
 
     @classmethod
     def of(cls, x: np.ndarray, cells: Cells, weights: np.ndarray | None = None) -> "CellMoments":
@@ -84,7 +83,7 @@ class FarBlock:
         errors: (near parts, m, T, r) float64, standard deviation of far sums if residuals were Gaussian.
     """
 
-    near: list[Any]
+    near: list[np.ndarray]
     features: np.ndarray
     errors: np.ndarray
 
@@ -92,146 +91,146 @@ class FarBlock:
 class FarModel:
     """Cells as seen from afar, under m weightings.
 
+    What is as large as a block of rows times all cells lies in a thread's scratch memory: fresh memory would
+    cost more than the numbers in it.
+
     Args:
         natural: the cells' moments with all samples alike; decides which cells are near.
         weighted: m moments, ``natural`` itself where a weighting is uniform.
         spread: (d, d) of `pooled_spread`.
         bandwidths: T numbers t.
-        nearest: how many cells of nearest means are always near: a tight cell's mean says all of a sum, and
-            yet its members are neighbours.
-        lib: numpy, or torch with all arrays on one device.
     """
 
     def __init__(
         self,
         natural: CellMoments,
         weighted: Sequence[CellMoments],
-        spread: Any,
+        spread: np.ndarray,
         bandwidths: Sequence[float],
-        nearest: int = 0,
-        lib: Any = np,
     ) -> None:
-        self.natural, self.weighted, self.spread, self.lib = natural, weighted, spread, lib
-        self.bandwidths, self.nearest = bandwidths, nearest
+        self.natural, self.weighted, self.spread = natural, weighted, spread
+        self.bandwidths = bandwidths
         # Exponents are kept in units of log 2 where that makes exponentials cheaper.
-        self._exp: Any
-        self._exp, self._unit = fastest_exponential() if lib is np else (lib.exp2, math.log(2))
+        self._exp, self._unit = fastest_exponential()
         self.total = float(natural.mass.sum())
 
-    def urgency(self, x: Any) -> Any:
-        """(r, c) how much each cell's members would be missed by rows x (r, d).
+    def urgency(self, x: np.ndarray, workspace: Workspace) -> np.ndarray:
+        """(r, c) how much each cell's members would be missed by rows x (r, d); scratch memory.
 
         It is the second-order part of a member's kernel over the row's whole sum, at the bandwidth where that
         is largest: the errors that far members leave are of its size, and taking a cell in costs a product
         with each of its members.
         """
-        view = self._view(x, self.natural)
-        return self._with_nearest(self._all(view, self.natural, True)[0], view[0])
+        return self._all(self._view(x, self.natural, workspace), self.natural, True, workspace)[0]
 
-    def _with_nearest(self, urgency: Any, along: Any) -> Any:
-        """Urgency (r, c), infinite for the cells of nearest means, by `_view`'s ``along``; in place."""
-        if self.nearest and self.lib is np:
-            cells = np.argpartition(along, -self.nearest, axis=1)[:, -self.nearest :]
-            np.put_along_axis(urgency, cells, np.float32(np.inf), axis=1)
-        elif self.nearest:
-            urgency.scatter_(1, along.topk(self.nearest, dim=1).indices, math.inf)
-        return urgency
-
-    def block(self, x: Any, own: Any, thresholds: Sequence[float]) -> FarBlock:
-        """Rows x (r, d) of the cells ``own`` (r,): near are the own cell and all of at least that urgency."""
+    def block(
+        self, x: np.ndarray, always: np.ndarray, thresholds: Sequence[float], workspace: Workspace
+    ) -> FarBlock:
+        """Rows x (r, d): near are cells ``always`` (r, any number) and all of at least that urgency."""
         m, count, bandwidths, r = len(self.weighted), len(thresholds), len(self.bandwidths), len(x)
-        natural = self._view(x, self.natural)
-        urgency, of_all = self._all(natural, self.natural, True)
-        self._with_nearest(urgency, natural[0])
+        natural = self._view(x, self.natural, workspace)
+        urgency, of_all = self._all(natural, self.natural, True, workspace)
         near = []
         for threshold in thresholds:
             near.append(urgency >= threshold)
-            near[-1][self.lib.arange(r), own] = True
+            near[-1][np.arange(r)[:, None], always] = True
         features, errors = np.empty((count, m, bandwidths, FEATURES, r)), np.empty((count, m, bandwidths, r))
         for i, moments in enumerate(self.weighted):
-            view = natural if moments is self.natural else self._view(x, moments)
-            total = of_all if moments is self.natural else self._all(view, moments, False)[1]
+            view, total = natural, of_all
+            if moments is not self.natural:
+                view = self._view(x, moments, workspace)
+                total = self._all(view, moments, False, workspace)[1]
             for k, mask in enumerate(near):
                 far = total - self._some(view, moments, mask)
                 far[far < _LEAST * total] = 0  # what is left of two equal sums
                 features[k, i, :, 0] = far[:, 0]
                 features[k, i, :, 1] = far[:, 1] / np.maximum(far[:, 0], _TINY)
                 errors[k, i] = np.sqrt(far[:, 2])
-        features[:, :, :, 2] = self._numpy(((x @ self.spread) * x).sum(1))
+        features[:, :, :, 2] = ((x @ self.spread) * x).sum(1)
         return FarBlock(near, features, errors)
 
-    def _all(self, view: tuple[Any, Any], moments: CellMoments, urgent: bool) -> tuple[Any, np.ndarray]:
-        """Urgency (r, c), if wanted, and sums over all cells: (T, 3, r), as of `_some`."""
-        lib, largest = self.lib, None
+    def _all(
+        self, view: tuple[np.ndarray, np.ndarray], moments: CellMoments, urgent: bool, workspace: Workspace
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Urgency (r, c), scratch memory, of zeros unless wanted; and sums over all cells: (T, 3, r), as of
+        `_some`.
+        """
+        shape = view[0].shape
+        largest = workspace.array("urgency", shape if urgent else (0, 0))
+        largest.fill(0)
         sums = np.empty((len(self.bandwidths), 3, len(view[0])))
+        scratch = workspace.array("kernel", shape), workspace.array("bend", shape)
         for j, t in enumerate(self.bandwidths):
-            kernel, bend = self._kernel(view, t)
+            kernel, bend = self._kernel(view, t, scratch)
             seen = kernel @ moments.mass
             bend *= kernel
-            sums[j, 0], sums[j, 1] = self._numpy(seen), self._numpy(bend @ moments.mass)
+            sums[j, 0], sums[j, 1] = seen, bend @ moments.mass
             if urgent:
-                share = lib.multiply(bend, (1 / (seen + 1)).reshape(-1, 1), out=kernel)
-                largest = share if largest is None else lib.maximum(largest, share, out=largest)
+                np.maximum(largest, np.multiply(bend, (1 / (seen + 1))[:, None], out=kernel), out=largest)
             bend *= bend
-            sums[j, 2] = self._numpy(bend @ moments.squares)
+            sums[j, 2] = bend @ moments.squares
         return largest, sums
 
-    def _some(self, view: tuple[Any, Any], moments: CellMoments, mask: Any) -> np.ndarray:
+    def _some(
+        self, view: tuple[np.ndarray, np.ndarray], moments: CellMoments, mask: np.ndarray
+    ) -> np.ndarray:
         """(T, 3, r) sums over some cells: of the model, of it times its exponents, of the squares of that."""
         sums = np.empty((len(self.bandwidths), 3, len(mask)))
-        if self.lib is np:
-            flat = np.flatnonzero(mask)  # several times faster than in two dimensions
-            cells = flat % mask.shape[1]
-            view = view[0].reshape(-1)[flat], view[1].reshape(-1)[flat]
-            starts = np.searchsorted(flat, np.arange(len(mask)) * mask.shape[1])  # no row is empty
-            mass, squares = moments.mass[cells], moments.squares[cells]
+        flat = np.flatnonzero(mask)  # several times faster than in two dimensions
+        cells = flat % mask.shape[1]
+        part = view[0].reshape(-1)[flat], view[1].reshape(-1)[flat]
+        starts = np.searchsorted(flat, np.arange(len(mask)) * mask.shape[1])  # no row is empty
+        mass, squares = moments.mass[cells], moments.squares[cells]
+        scratch = np.empty_like(part[0]), np.empty_like(part[0])
         for j, t in enumerate(self.bandwidths):
-            kernel, bend = self._kernel(view, t)
+            kernel, bend = self._kernel(part, t, scratch)
             bend *= kernel
-            if self.lib is np:
-                for i, values in enumerate((kernel * mass, bend * mass, bend * bend * squares)):
-                    sums[j, i] = np.add.reduceat(values, starts, dtype=np.float64)
-            else:
-                kernel *= mask
-                bend *= mask
-                for i, values in enumerate((kernel, bend)):
-                    sums[j, i] = self._numpy(values @ moments.mass)
-                sums[j, 2] = self._numpy((bend * bend) @ moments.squares)
+            for i, values in enumerate((kernel * mass, bend * mass, bend * bend * squares)):
+                sums[j, i] = np.add.reduceat(values, starts, dtype=np.float64)
         return sums
 
-    def _numpy(self, values: Any) -> np.ndarray:
-        return (values if self.lib is np else values.cpu().numpy()).astype(np.float64)
-
-    def _view(self, x: Any, moments: CellMoments) -> tuple[Any, Any]:
-        """(r, c) 2 (x.c - 1), and 2 x'Sx scaled to each cell and to the part of x across it."""
-        along = x @ moments.means.T
-        across = along * along
+    def _view(
+        self, x: np.ndarray, moments: CellMoments, workspace: Workspace
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(r, c) 2 (x.c - 1), and 2 x'Sx scaled to each cell and to the part of x across it; scratch memory,
+        one for natural moments and one for others.
+        """
+        shape, kind = (len(x), len(moments.means)), "natural" if moments is self.natural else "weighted"
+        along, across = (workspace.array(f"{kind} {name}", shape) for name in ("along", "across"))
+        np.matmul(x, moments.means.T, out=along)
+        np.square(along, out=across)
         across /= -moments.lengths
         across += 1
-        self.lib.clip(across, 0.0, 1.0, out=across)
+        np.clip(across, 0.0, 1.0, out=across)
         # Weighted by mass, the scaled spreads add up to the pooled one.
-        total = (across @ (self.natural.mass * moments.spread)).reshape(-1, 1) / self.total + _TINY
-        size = ((x @ self.spread) * x).sum(1).reshape(-1, 1)
+        total = (across @ (self.natural.mass * moments.spread))[:, None] / self.total + _TINY
+        size = ((x @ self.spread) * x).sum(1)[:, None]
         across *= moments.spread
         across *= 2 / self._unit * size / total
         along -= 1
         along *= 2 / self._unit
         return along, across
 
-    def _kernel(self, view: tuple[Any, Any], t: float) -> tuple[Any, Any]:
-        """(r, c) mean kernel of each cell's members at bandwidth t, and the second order's exponent."""
-        along, across = view
-        bend = across * (t * t)
-        self._at_most(bend, LARGEST_EXPONENT / self._unit)
-        kernel = along * t
+    def _kernel(
+        self,
+        view: tuple[np.ndarray, np.ndarray],
+        t: float,
+        out: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean kernel of each cell's members at bandwidth t and the second order's exponent, in ``out``."""
+        (along, across), (kernel, bend) = view, out
+        np.multiply(across, t * t, out=bend)
+        _at_most(bend, LARGEST_EXPONENT / self._unit)
+        np.multiply(along, t, out=kernel)
         kernel += bend
-        self._at_most(kernel, 0.0)
+        _at_most(kernel, 0.0)
         return self._exp(kernel, out=kernel), bend
 
-    def _at_most(self, values: Any, most: float) -> None:
-        """Clip in place; on the CPU a look whether that is needed takes a quarter of the time."""
-        if self.lib is not np or values.max() > most:
-            self.lib.clip(values, None, most, out=values)
+
+def _at_most(values: np.ndarray, most: float) -> None:
+    """Clip in place; a look whether that is needed takes a quarter of the time."""
+    if values.size and values.max() > most:
+        np.clip(values, None, most, out=values)
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,9 @@ class Correction:
 
     @classmethod
     def fit(cls, features: np.ndarray, far: np.ndarray, scale: np.ndarray) -> "Correction":
-        """Least squares of relative errors.
+        """Least squares of relative errors, held to the model itself by as much as float32 rounds sums.
+
+        So far sums that are nothing but rounding, such as of large bandwidths, are not fitted.
 
         Args:
             features: (m, T, 3, r) as of `FarBlock`.
@@ -260,8 +261,10 @@ class Correction:
         low, high = features[:, :, 1:].min(axis=-1), features[:, :, 1:].max(axis=-1)
         empty = cls(np.zeros((*far.shape[:2], FEATURES)), (low + high) / 2, (high - low) / 2)
         terms = empty._terms(features) / scale[:, :, None]
+        held = _ROUNDING * math.sqrt(far.shape[2]) * np.eye(FEATURES)
         for i, j in np.ndindex(*far.shape[:2]):
-            empty.factors[i, j] = np.linalg.lstsq(terms[i, j].T, far[i, j] / scale[i, j], rcond=1e-6)[0]
+            rows, wanted = np.vstack([terms[i, j].T, held]), np.append(far[i, j] / scale[i, j], held[0])
+            empty.factors[i, j] = np.linalg.lstsq(rows, wanted, rcond=None)[0]
         return empty
 
     def _terms(self, features: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """An estimate's products on the CPU: samples against the moments of cells and the members of near ones."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,12 +9,12 @@ import numpy as np
 from kdbias.sphere.cells.far import Correction, FarBlock, FarModel
 from kdbias.sphere.cells.job import CellJob
 from kdbias.sphere.neighbors import first_threshold
-from kdbias.sphere.reservoirs import Reservoirs, pack
+from kdbias.sphere.reservoirs import Reservoirs, pack, require_k
 from kdbias.sphere.workers import Workspace
 
 SEEN = 1 << 18  # samples x cells in a block; it is held some ten times
 _HANDED_OVER = 1 << 14  # candidates
-_HELD = 6  # times k: samples that the cells of nearest means hold, which are always looked at
+_HELD = 6  # times k: samples of the cells around its own that each sample looks at in any case
 COLUMNS = 1024  # of a block of rows against all samples
 
 
@@ -25,7 +24,7 @@ class Found:
     Attributes:
         sums, errors: (m, T, n) float64, sums of p K over all others and their standard deviations.
         pairs: looked at one by one.
-        reservoirs: of neighbours, None where none are wanted.
+        ids, cosines: (n, k) int64 and float32, the neighbours, nearest first; None without k.
         counts: (n,) others at a cosine of at least ``near``, or None.
     """
 
@@ -33,12 +32,13 @@ class Found:
         shape = (len(job.p), len(job.kernels.bandwidths), job.n)
         self.sums, self.errors = np.zeros(shape), np.zeros(shape)
         self.pairs = 0
-        self.reservoirs = Reservoirs(job.n, job.how.k) if job.how.k else None
+        self.ids: np.ndarray | None = None
+        self.cosines: np.ndarray | None = None
+        if job.how.k:
+            require_k(job.n, job.how.k)
+            self.ids = np.empty((job.n, job.how.k), dtype=np.int64)
+            self.cosines = np.empty((job.n, job.how.k), dtype=np.float32)
         self.counts = np.zeros(job.n, dtype=np.int64) if job.how.near is not None else None
-
-    def best(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The neighbours: (n, k) int64 positions and float32 cosines, nearest first; None without k."""
-        return (None, None) if self.reservoirs is None else self.reservoirs.best()
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class Entries:
 
 
 class Candidates:
-    """Candidates for the neighbours of some rows, handed over many at a time: a call is dear."""
+    """Candidates for the k neighbours of r rows among n samples, offered many at a time: a call is dear."""
 
-    def __init__(self, rows: np.ndarray, reservoirs: Reservoirs | None) -> None:
-        self.rows, self.reservoirs = rows, reservoirs
+    def __init__(self, r: int, k: int, n: int) -> None:
+        self.reservoirs, self._rows = Reservoirs(r, k, n), np.arange(r)
         self._places: list[np.ndarray] = []
         self._keys: list[np.ndarray] = []
         self._count = 0
@@ -99,9 +99,14 @@ class Candidates:
 
     def hand_over(self) -> None:
         """Offer what has gathered to the reservoirs."""
-        if self.reservoirs is not None and self._count:
-            self.reservoirs.offer_keys(self.rows, np.concatenate(self._places), np.concatenate(self._keys))
+        if self._count:
+            self.reservoirs.offer_keys(self._rows, np.concatenate(self._places), np.concatenate(self._keys))
         self._places, self._keys, self._count = [], [], 0
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """(r, k) int64 ids and float32 cosines, nearest first."""
+        self.hand_over()
+        return self.reservoirs.best()
 
 
 class Host:
@@ -113,21 +118,22 @@ class Host:
 
     def __init__(self, job: CellJob) -> None:
         self.job = job
-        wanted = math.ceil(_HELD * (job.how.k or 0) * job.cells.count / job.n)
-        nearest = min(wanted, job.cells.count)
-        self.far = FarModel(job.natural, job.weighted, job.spread, job.kernels.bandwidths, nearest)
+        # A tight cell's mean says all of a sum, and yet its members are neighbours.
+        self.around = around(job.natural.means, job.cells.sizes, job.how.k)
+        self.far = FarModel(job.natural, job.weighted, job.spread, job.kernels.bandwidths)
         self.rows_seen = max(64, SEEN // job.cells.count)
         self.check_threads = self.wave_threads = job.how.threads
 
-    def urgency(self, rows: np.ndarray) -> np.ndarray:
-        """(r, c) of `FarModel.urgency`, the own cells at infinity."""
-        found = self.far.urgency(self.job.x[rows])
-        found[np.arange(len(rows)), self.job.cells.cell[rows]] = np.inf
+    def urgency(self, rows: np.ndarray, workspace: Workspace) -> np.ndarray:
+        """(r, c) of `FarModel.urgency`, the cells that are looked into in any case at infinity; scratch."""
+        found = self.far.urgency(self.job.x[rows], workspace)
+        found[np.arange(len(rows))[:, None], self.around[self.job.cells.cell[rows]]] = np.inf
         return found
 
-    def look(self, rows: np.ndarray, thresholds: Sequence[float]) -> FarBlock:
+    def look(self, rows: np.ndarray, thresholds: Sequence[float], workspace: Workspace) -> FarBlock:
         """What rows (r,) see from afar, cells of at least that urgency left out."""
-        return self.far.block(self.job.x[rows], self.job.cells.cell[rows], thresholds)
+        always = self.around[self.job.cells.cell[rows]]
+        return self.far.block(self.job.x[rows], always, thresholds, workspace)
 
     def wave(
         self, rows: np.ndarray, threshold: float, correction: Correction, found: Found, workspace: Workspace
@@ -137,92 +143,99 @@ class Host:
         entries = Entries(job.cells.count)
         for start in range(0, len(rows), self.rows_seen):
             some = rows[start : start + self.rows_seen]
-            block = self.look(some, [threshold])
+            block = self.look(some, [threshold], workspace)
             far.append(correction.far(block.features[0]))
             found.errors[:, :, some] = block.errors[0] / job.n
             near = block.near[0]
-            near[np.arange(len(some)), job.cells.cell[some]] = False
+            near[np.arange(len(some))[:, None], self.around[job.cells.cell[some]]] = False
             entries.add(start, near)
         sums, pairs = self._near(rows, entries, found, workspace)
-        sums *= job.kernels.factors[:, None, None]
-        found.sums[:, :, rows] = (sums.transpose(2, 0, 1) + np.concatenate(far, axis=2)) / job.n
+        sums *= job.kernels.factors[:, None]
+        found.sums[:, :, rows] = (sums.transpose(2, 1, 0) + np.concatenate(far, axis=2)) / job.n
         return pairs
 
     def _near(
         self, rows: np.ndarray, entries: Entries, found: Found, workspace: Workspace
     ) -> tuple[np.ndarray, int]:
-        """(T, r, m) kernel sums over near cells, up to factors, and how many pairs they took."""
-        job, pairs, candidates = self.job, 0, Candidates(rows, found.reservoirs)
-        x, sums = job.x[rows], np.zeros((len(job.kernels.bandwidths), len(rows), len(job.p)))
-        for cell, places, first, own in self._pieces(rows, entries):
-            members = job.cells.members(cell)[first : first + members_at_once(job.how.tile)]
+        """(r, T, m) kernel sums over near cells, up to factors, and how many pairs they took."""
+        job, pairs, k = self.job, 0, self.job.how.k
+        candidates = Candidates(len(rows), k, job.n) if k else None
+        x, sums = job.x[rows], np.zeros((len(rows), len(job.kernels.bandwidths), len(job.p)))
+        for members, places, own in self._pieces(rows, entries):
             cosines = workspace.array("cosines", (len(places), len(members)))
-            np.matmul(x[places], job.x[members].T, out=cosines)
+            left = workspace.array("rows", (len(places), x.shape[1]))
+            # In fresh memory this copy takes longer than the product.
+            np.take(x, places, axis=0, out=left, mode="clip")
+            np.matmul(left, job.x[members].T, out=cosines)
             np.clip(cosines, -1.0, 1.0, out=cosines)
             selves = None
             if own is not None:
-                at = np.flatnonzero((own >= first) & (own < first + len(members)))
-                selves = at * len(members) + own[at] - first
-            weights, part = job.scaled[members], np.empty((len(sums), len(places), len(job.p)))
+                at = np.flatnonzero((own >= 0) & (own < len(members)))
+                selves = at * len(members) + own[at]
+            weights, part = job.scaled[members], np.empty((len(places), *sums.shape[1:]), dtype=np.float32)
             for index, kernel in job.kernels.each(cosines, workspace, selves):
-                part[index] = kernel @ weights
-            sums[:, places] += part
-            self._select(rows, places, members, cosines, selves, found, candidates, workspace)
+                part[:, index] = kernel @ weights
+            sums[places] += part
+            if found.counts is not None:
+                self._count(rows[places], cosines, selves, found.counts, workspace)
+            if candidates is not None:
+                self._select(places, members, cosines, selves, candidates, workspace)
             pairs += cosines.size
-        candidates.hand_over()
+        if candidates is not None and found.ids is not None and found.cosines is not None:
+            found.ids[rows], found.cosines[rows] = candidates.best()
         return sums, pairs
 
     def _pieces(
         self, rows: np.ndarray, entries: Entries
-    ) -> Iterator[tuple[int, np.ndarray, int, np.ndarray | None]]:
-        """(cell, places of rows, first member, where the rows stand in it): own cells first.
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """(members, places of rows, where the rows stand among the members): their own surroundings first.
 
-        So every sample meets near others at once, and early thresholds spare selection work later.
+        So every sample meets most of its neighbours at once, and early thresholds spare selection work later.
         """
         cells, tile = self.job.cells, self.job.how.tile
-        width = members_at_once(tile)
-        own, sizes = cells.cell[rows], cells.sizes
-        edges = np.flatnonzero(np.diff(own, prepend=-1, append=-1))
-        for a, b in pairwise(edges):
-            cell = int(own[a])
-            stands = np.searchsorted(cells.members(cell), rows[a:b])
-            for start in range(0, b - a, tile):
-                places = np.arange(a + start, min(a + start + tile, b))
-                for first in range(0, int(sizes[cell]), width):
-                    yield cell, places, first, stands[start : start + tile]
+        few, own = members_at_once(tile), cells.cell[rows]
+        for a, b in pairwise(np.flatnonzero(np.diff(own, prepend=-1, append=-1)).tolist()):
+            members = np.concatenate([cells.members(cell) for cell in dict.fromkeys(self.around[own[a]])])
+            stands = np.searchsorted(cells.members(own[a]), rows[a:b])
+            for start in range(a, b, few):
+                places = np.arange(start, min(start + few, b))
+                for first in range(0, len(members), tile):
+                    yield members[first : first + tile], places, stands[places - a] - first
         for cell, places in entries.each():
+            members = cells.members(cell)
             for start in range(0, len(places), tile):
-                for first in range(0, int(sizes[cell]), width):
-                    yield cell, places[start : start + tile], first, None
+                for first in range(0, len(members), few):
+                    yield members[first : first + few], places[start : start + tile], None
+
+    def _count(
+        self,
+        samples: np.ndarray,
+        cosines: np.ndarray,
+        selves: np.ndarray | None,
+        counts: np.ndarray,
+        workspace: Workspace,
+    ) -> None:
+        """Count near duplicates of samples (r,) by their cosines with others (r, c)."""
+        near = self.job.how.near
+        if near is not None and cosines.max(initial=-1) >= near:
+            reached = _at_least(cosines, np.float32(near), selves, workspace)
+            counts[samples] += np.count_nonzero(reached, axis=1)
 
     def _select(
         self,
-        rows: np.ndarray,
         places: np.ndarray,
         members: np.ndarray,
         cosines: np.ndarray,
         selves: np.ndarray | None,
-        found: Found,
-        candidates: "Candidates",
+        candidates: Candidates,
         workspace: Workspace,
     ) -> None:
-        """Count near duplicates, and keep the cosines that are among a sample's k largest."""
-        job, near, samples = self.job, self.job.how.near, rows[places]
-        reached = workspace.array("reached", cosines.shape, np.bool_)
-
-        def at_least(least: np.ndarray | np.float32) -> None:
-            np.greater_equal(cosines, least, out=reached)
-            if selves is not None:
-                reached.reshape(-1)[selves] = False
-
-        if found.counts is not None and near is not None and cosines.max(initial=-1) >= near:
-            at_least(np.float32(near))
-            found.counts[samples] += np.count_nonzero(reached, axis=1)
-        if found.reservoirs is not None:
-            if selves is not None and cosines.shape[1] > job.how.k + 1:
-                found.reservoirs.threshold[samples] = first_threshold(cosines, job.how.k, workspace)
-            at_least(found.reservoirs.threshold[samples, None])
-            candidates.add(places, members, cosines, np.flatnonzero(reached))
+        """Keep the cosines (r, c) that are among the k largest of rows at places (r,)."""
+        threshold, k = candidates.reservoirs.threshold, self.job.how.k
+        if selves is not None and cosines.shape[1] > k + 1:
+            threshold[places] = np.maximum(threshold[places], first_threshold(cosines, k, workspace))
+        reached = _at_least(cosines, threshold[places, None], selves, workspace)
+        candidates.add(places, members, cosines, np.flatnonzero(reached))
 
     def exact(self, rows: np.ndarray, workspace: Workspace) -> ExactRows:
         """Some samples (r,) against all others."""
@@ -241,8 +254,40 @@ class Host:
         return ExactRows(by_cell.swapaxes(0, 1), *((None, None) if best is None else best.best()))
 
 
+def _at_least(
+    cosines: np.ndarray, least: np.ndarray | np.float32, selves: np.ndarray | None, workspace: Workspace
+) -> np.ndarray:
+    """(r, c) bool, which cosines reach a bound; never those at the flat positions ``selves``. Scratch."""
+    reached = workspace.array("reached", cosines.shape, np.bool_)
+    np.greater_equal(cosines, least, out=reached)
+    if selves is not None:
+        reached.reshape(-1)[selves] = False
+    return reached
+
+
+def around(means: np.ndarray, sizes: np.ndarray, k: int) -> np.ndarray:
+    """(c, w) cells of which a cell's members look at all, for the sake of k neighbours.
+
+    Each cell itself comes first, then those whose means (c, d) are nearest to its mean, until they hold
+    ``_HELD`` times k samples, by their sizes (c,), or are twice k; then the cell itself again.
+    """
+    count, few = len(means), min(len(means), max(2 * k, 1))
+    found = np.empty((count, few), dtype=np.int64)
+    for start in range(0, count, COLUMNS):
+        own = np.arange(start, min(count, start + COLUMNS))
+        cosines = means[own] @ means.T
+        cosines[own - start, own] = np.inf
+        nearest = np.argpartition(cosines, -few, axis=1)[:, -few:]
+        order = np.argsort(-np.take_along_axis(cosines, nearest, axis=1), axis=1, kind="stable")
+        nearest = np.take_along_axis(nearest, order, axis=1)
+        before = sizes[nearest].cumsum(axis=1) - sizes[nearest]
+        found[own] = np.where(before < _HELD * max(k, 1), nearest, own[:, None])
+        found[own, 0] = own
+    return found[:, : 1 + int((found != found[:, :1]).sum(axis=1).max())]
+
+
 def members_at_once(tile: int) -> int:
-    """Members of a cell in a block: most cells have fewer."""
+    """Members of a cell in a block, most cells have fewer; or rows of one cell."""
     return max(1, tile // 4)
 
 
@@ -268,7 +313,10 @@ def against_all(
     for start in range(0, len(x), COLUMNS):
         columns = order[start : start + COLUMNS]
         cosines = workspace.array("cosines", (len(rows), len(columns)))
-        np.matmul(left, x[columns].T, out=cosines)
+        right = np.take(
+            x, columns, axis=0, out=workspace.array("rows", (len(columns), x.shape[1])), mode="clip"
+        )
+        np.matmul(left, right.T, out=cosines)
         np.clip(cosines, -1.0, 1.0, out=cosines)
         stands = place[rows] - start
         inside = np.flatnonzero((stands >= 0) & (stands < len(columns)))
@@ -279,7 +327,5 @@ def offer_others(
     best: Reservoirs, columns: np.ndarray, cosines: np.ndarray, selves: np.ndarray, workspace: Workspace
 ) -> None:
     """Offer samples (c,) at these cosines (r, c) to all r reservoirs."""
-    reached = workspace.array("reached", cosines.shape, np.bool_)
-    np.greater_equal(cosines, best.threshold[:, None], out=reached)
-    reached.reshape(-1)[selves] = False
+    reached = _at_least(cosines, best.threshold[:, None], selves, workspace)
     best.offer(np.arange(len(cosines)), columns, cosines, np.flatnonzero(reached), False)

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdbias.sphere.cells.cells import Cells, Nearest, build_cells
+from kdbias.sphere.cells.cells import Cells, build_cells
 from kdbias.sphere.cells.far import CellMoments, pooled_spread
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.tiles import TILE
 
-SHARES = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.12, 0.18, 0.25)
+SHARES = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.06, 0.07, 0.08, 0.12, 0.18, 0.25)
 LARGEST_SHARE = 0.08  # for the sake of potentials; more only until enough neighbours are found
 _FEWEST = 8  # cells that a sample may look into where they are few
-QUERIES = 768
+QUERIES = 1024
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Estimate:
         seed: of the cells and the queries.
         tile: most samples in a block of cosines, and four times the members of a cell.
         threads: workers; None takes the CPUs of this process.
-        device: ``cpu``, or a torch device that does all products.
     """
 
     k: int = 0
@@ -42,7 +41,6 @@ class Estimate:
     seed: int = 0
     tile: int = TILE
     threads: int | None = None
-    device: str = "cpu"
 
     def shares(self, cells: int, n: int) -> list[float]:
         """Parts of all pairs to try for n samples in so many cells, ascending."""
@@ -74,12 +72,11 @@ class CellJob:
         bandwidths: Sequence[float],
         p: np.ndarray,
         how: Estimate,
-        nearest: Nearest | None = None,
     ) -> None:
         self.x, self.p, self.how, self.n = x, p, how, len(x)
         self.kernels = Kernels(bandwidths)
         self.scaled = np.ascontiguousarray((p * self.n).T, dtype=np.float32)
-        self.cells: Cells = build_cells(x, seed=how.seed, threads=how.threads, nearest=nearest)
+        self.cells: Cells = build_cells(x, seed=how.seed, threads=how.threads)
         self.natural = CellMoments.of(x, self.cells)
         self.weighted = [
             self.natural if row.min() == row.max() else CellMoments.of(x, self.cells, row * self.n)
