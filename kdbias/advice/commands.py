@@ -10,10 +10,13 @@ from typing import Any
 
 from kdbias.advice.data import Data, near
 from kdbias.advice.finding import Finding
+from kdbias.advice.settings import AdviseSettings
 from kdbias.command_lines import command_line
 from kdbias.data.settings import Reading
 from kdbias.embedding.settings import EmbedSettings
+from kdbias.evaluation.settings import CompareSettings, EvaluateSettings, Fidelity
 from kdbias.measurement.settings import IMAGE_WORDS, SuspectsSettings, UniformitySettings
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.targets.settings import Aiming
 from kdbias.training.settings import TrainingSettings
 from kdbias.weighting.settings import WeightsSettings
@@ -56,7 +59,8 @@ def commands(found: Finding, aim: Aiming | None, places: Places) -> Iterator[str
     yield _train(data, manifest, "student")
     yield f"# or in your own trainer: sampler = kdbias.ManifestSampler.from_manifest({near(manifest)!r}, ids)"
     if choice == "compare":
-        yield f"{_train(data, None, 'student-natural')}   # beside it; then kdbias evaluate, kdbias compare"
+        yield f"{_train(data, None, 'student-natural')}   # beside it"
+        yield from _judged(found, aim)
 
 
 def _suspects(data: Data) -> Iterator[str]:
@@ -72,7 +76,7 @@ def _weights(data: Data, aim: Aiming | None) -> Iterator[str]:
     """The manifest towards the target."""
     if aim is None:
         return
-    options = {"towards": aim.towards, "with_column": aim.with_column, "cluster_by": aim.cluster_by}
+    options = _aiming(aim)
     density: Any = data.named
     if data.density is None:
         density = Path("density")
@@ -81,9 +85,35 @@ def _weights(data: Data, aim: Aiming | None) -> Iterator[str]:
 
 
 def _train(data: Data, weights: Path | None, output: str) -> str:
-    source, reading = _made_from(data)
+    source, reading = _made_from(data.table)
     options = reading | {"embeddings": near(data.table.path), "weights": weights and near(weights)}
     return command_line("train", source, output, TrainingSettings, options)
+
+
+def _judged(found: Finding, aim: Aiming | None) -> Iterator[str]:
+    """How both students are judged: by their distance to the teacher, without labels; and a small trial."""
+    reference = None if found.against is None else found.against.opened.table
+    table, note = found.data.table, "seen in training: better on images held out, embedded by the teacher"
+    if reference is not None:
+        table, note = reference, "the weights were matched to these images: better on others like them"
+    source, reading = _made_from(table)
+    options = reading | {"protocol": Fidelity.name, "reference": near(table.path)}
+    for student, score, end in (
+        ("student-natural", "score-natural", f"   # {note}"),
+        ("student", "score", ""),
+    ):
+        asked = {"data": source} | options
+        yield command_line("evaluate", f"run:{student}", score, EvaluateSettings, asked) + end
+    yield command_line("compare", "score-natural", None, CompareSettings, {"to": "score"})
+    yield "# your own students: python:FILE.py:FACTORY for run:...; or embedding tables, without --data"
+    told = aim is None or found.against is None or found.against.remembered is not None
+    pilot = command_line("advise", near(found.data.named), None, AdviseSettings, {} if told else _aiming(aim))
+    yield f"{pilot} --pilot 10m -o pilot   # or at once, by small students"
+
+
+def _aiming(aim: Aiming) -> dict[str, Any]:
+    """A target as options."""
+    return {declared.name: getattr(aim, declared.name) for declared in Aiming.declared()}
 
 
 def _naming(data: Data, places: Places) -> Iterator[str]:
@@ -104,9 +134,9 @@ def _naming(data: Data, places: Places) -> Iterator[str]:
         yield f"{places.again}   # makes again what that changes"
 
 
-def _made_from(data: Data) -> tuple[str, dict[str, Any]]:
-    """The data that the embeddings are of, and how they were read."""
-    record = data.table.provenance
+def _made_from(table: EmbeddingTable) -> tuple[str, dict[str, Any]]:
+    """The data that embeddings are of, and how they were read."""
+    record = table.provenance
     config = record.get("config") or {}
     names = [declared.name for declared in Reading.declared() if declared.name != "root"]
     reading = {name: config.get(name) for name in names}

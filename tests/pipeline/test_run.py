@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import kdbias
+from kdbias.advice import evidence
 from kdbias.cli import main
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.measurement.files import read_uniformity
@@ -349,6 +350,45 @@ def test_the_advice_is_about_the_weights_that_are_made(there):
     bright = weights[np.asarray(labels) == "bright"].sum() / weights.sum()
     after = {row.value: row.after for row in result.advice.groups}
     assert after["bright"] == pytest.approx(bright, abs=1e-12)
+
+
+def typed(commands) -> None:
+    """Type them; what follows # is no part of them, and a pilot would take its time."""
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        if words and "--pilot" not in words:
+            done = CliRunner().invoke(main, words[1:])
+            assert done.exit_code == 0, f"{line}: {done.output}"
+
+
+def test_what_a_comparison_tells_to_type_works_as_typed(there):
+    """With labels that the teacher does not tell apart, towards images without any."""
+    for name in "ab":
+        pictures(there / "mixed" / name, 30, 80, ord(name), "dark")
+        pictures(there / "mixed" / name / "deep", 6, 180, 5 + ord(name), "bright")
+    pictures(there / "use", 40, 80, 2, "dark")
+    pictures(there / "use" / "some", 40, 180, 3, "bright")
+    advice = kdbias.run("mixed", "unsure", towards="use", **OPTIONS).advice
+    assert advice.choice == "compare"
+    assert "does not tell your labels apart" in advice.verdict
+    typed(advice.commands)
+    found = kdbias.compare("score-natural", ["score"]).document
+    assert (found["protocol"], found["n"]) == ("fidelity", 80)
+    assert advice.commands[-1].startswith("kdbias advise unsure/density --pilot 10m -o pilot")
+
+
+def test_of_a_balanced_column_students_are_compared_on_the_data(there, monkeypatch):
+    monkeypatch.setattr(evidence, "TIMES", 1.0)
+    kdbias.run("photos", "plain", **OPTIONS)
+    advice = kdbias.advise("plain/density", towards="balanced:label")
+    assert advice.choice == "compare"
+    judged = [shlex.split(line, comments=True) for line in advice.commands if "kdbias evaluate" in line]
+    data = ["--data", "photos", "--protocol", "fidelity", "--reference", "plain/embeddings"]
+    assert [words[2:] for words in judged] == [
+        ["run:student-natural", "-o", "score-natural", *data],
+        ["run:student", "-o", "score", *data],
+    ]
+    assert "kdbias advise plain/density --towards balanced:label --pilot" in advice.commands[-1]
 
 
 def test_a_target_that_is_no_longer_named_is_no_longer_advised_on(there):

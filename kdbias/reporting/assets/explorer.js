@@ -242,7 +242,8 @@ function explore(root, given) {
     list();
   } }, by < 0 ? "Previous" : "Next");
   const [previous, next] = [turn(-1), turn(1)];
-  const searched = [...x.keys()].map((i) => [id(i), ...columns.map((column) => value(column, i) ?? "")].join(" ").toLowerCase());
+  const never = (i) => fields.filter((field) => field.kind === "weight" && field.values[i] === 0).map((field) => told(field, 0));
+  const searched = [...x.keys()].map((i) => [id(i), ...columns.map((column) => value(column, i) ?? ""), ...never(i)].join(" ").toLowerCase());
 
   function list() {
     const from = state.chosen.length ? state.chosen : [...x.keys()];
