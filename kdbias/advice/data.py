@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from kdbias.advice.settings import AdviseSettings
 from kdbias.errors import KdbiasError
+from kdbias.measurement.comparison import remembered_path
 from kdbias.measurement.density import hardness
 from kdbias.measurement.files import UNIFORMITY, read_uniformity
 from kdbias.measurement.suspects import blind_to, misfits
@@ -210,8 +211,7 @@ def remembered_aim(data: Data, settings: Aiming) -> Aiming | None:
     if known is None or data.density is None:
         return None
     folder = data.density.path.parent
-    paths = (read_record(folder).get("paths") or {}) if (folder / RECORD).exists() else {}
-    towards = paths.get("towards") or known["towards"]
+    towards = remembered_path(folder, read_record(folder) if (folder / RECORD).exists() else {}, known)
     named = Named.of(towards)
     if named.kind == "reference" and not Path(named.what).exists():
         raise KdbiasError(

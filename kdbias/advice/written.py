@@ -79,9 +79,9 @@ def measured_manifests(data: Data) -> list[Path]:
     """The files of the schemes that the data were measured by, where they lie now."""
     if data.measured is None or data.density is None:
         return []
-    named = [Path(scheme["weights"]) for scheme in data.measured["schemes"] if scheme["weights"]]
+    named = [scheme["weights"] for scheme in data.measured["schemes"] if scheme["weights"]]
     beside = data.density.path.parent.parent
-    return [next((p for p in (path, beside / path.name) if p.exists()), path) for path in named]
+    return [place for text in named for place in (beside / Path(text).name, Path(text)) if place.exists()]
 
 
 def _is_advised(manifest: WeightManifest, density: str, target: dict[str, Any]) -> bool:

@@ -6,7 +6,8 @@ against it comes with its noise, an interval over references of its size, and a 
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from kdbias.progress import say
 from kdbias.sphere.all_pairs import fitting_tile
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.places import found_again
 from kdbias.tables.run_record import Run
 from kdbias.targets.opening import OpenTarget, open_target
-from kdbias.targets.settings import EACH_ALONE, Aiming
+from kdbias.targets.settings import EACH_ALONE, Aiming, Named
 
 Fields = tuple[np.ndarray, np.ndarray | None]
 """(m, n) K p under the mean kernel, and (m,) standard errors of p'Kp; None where it is exact."""
@@ -222,13 +224,23 @@ def another(aim: OpenTarget, target: dict[str, Any] | None, run: Run) -> bool:
     return True
 
 
+def remembered_path(folder: Path, record: dict[str, Any], target: dict[str, Any]) -> str:
+    """What a folder is measured against, as `--towards` names it, from where it lies by now."""
+    towards = (record.get("paths") or {}).get("towards") or target["towards"]
+    named = Named.of(towards)
+    if named.kind != "reference":
+        return towards
+    known = target["fingerprints"].get("towards")
+    return replace(named, what=found_again(named.what, folder, known)).text
+
+
 def remembered(run: Run, target: dict[str, Any], table: EmbeddingTable) -> OpenTarget:
     """The target that a folder is measured against, from where it lay.
 
     Raises:
         KdbiasError: it is not there any more, or another one is.
     """
-    path = (run.record.get("paths") or {}).get("towards") or target["towards"]
+    path = remembered_path(run.out, run.record, target)
     way = "name a target with --towards to measure all schemes against it"
     try:
         clustered = target.get("cluster_by") or EACH_ALONE if target["size"] else None

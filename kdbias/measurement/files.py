@@ -11,6 +11,7 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths, Measured
 from kdbias.measurement.distribution import Sampling
+from kdbias.progress import say
 from kdbias.tables import provenance
 from kdbias.tables.columns import SUSPECT, WITNESS, require_numbers
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
@@ -229,12 +230,20 @@ def read_samplings(out: Path, document: dict[str, Any]) -> dict[str, Sampling]:
 
 
 def not_measured(out: Path, added: list[Sampling], document: dict[str, Any]) -> list[Sampling]:
-    """Those that are not measured yet; raises KdbiasError where one is called as one from another file."""
+    """Those that are not measured yet; raises KdbiasError where one is called as one from another file.
+
+    A file beside the folder belongs to it: it takes the place of one by its name from where they lay before.
+    """
     entries = {entry["name"]: entry for entry in document["schemes"]}
     fresh = [s for s in added if s.fingerprint != entries.get(s.name, {}).get("fingerprint")]
     for sampling in fresh:
         before = entries.get(sampling.name, {}).get("weights")
-        if before is not None and os.path.abspath(before) != os.path.abspath(str(sampling.weights)):
+        now = os.path.abspath(str(sampling.weights))
+        if before is None or os.path.abspath(before) == now:
+            continue
+        if Path(before).name == Path(now).name and Path(now).parent == Path(os.path.abspath(out)).parent:
+            say(f"{out}: the scheme {sampling.name!r} from {before} is replaced by {sampling.weights}")
+        else:
             raise KdbiasError(
                 f"{out} has a scheme {sampling.name!r} from {before} already; rename {sampling.weights}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,7 @@ from kdbias.reporting.outputs import (
     read_frontier,
 )
 from kdbias.tables.csv_file import read_csv
+from kdbias.tables.places import candidates
 from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.training.settings import TrainingSettings
 
@@ -40,7 +41,6 @@ _REPORTED = (
 )
 
 _PLAIN = ("student", "loss", "epochs", "data", "embeddings", "weights")  # options and inputs of a training
-_LEVELS = 4  # folders above the record that are tried
 
 
 def collect(outputs: Sequence[str | os.PathLike[str]]) -> Outputs:
@@ -266,33 +266,3 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         named = f"{Path(paths[role]).name} " if isinstance(paths.get(role), str) else ""
         facts[role] = f"{role} {named}{fingerprint[:6]}"
     return facts
-
-
-def bases(record: str | os.PathLike[str]) -> Iterator[Path]:
-    """Folders that a relative path may start from: the current one, the record's, and those above that."""
-    yield Path()
-    folder = Path(record).resolve()
-    for _ in range(_LEVELS):
-        yield folder
-        folder = folder.parent
-
-
-def candidates(
-    recorded: str | os.PathLike[str], record: str | os.PathLike[str], known: bool = False
-) -> Iterator[Path]:
-    """Places that a path recorded in the folder or file ``record`` may mean, the likeliest first.
-
-    ``known``: a fingerprint tells whether it is the right one, so that the ends of the path may be tried too,
-    for a folder that was renamed or brought from another machine.
-    """
-    path = Path(recorded)
-    if path.is_absolute():
-        yield path
-    else:
-        for base in bases(record):
-            yield base / path
-    if known:
-        parts = [part for part in path.parts if part not in (path.anchor, "..")]
-        for start in range(not path.is_absolute(), len(parts)):
-            for base in list(bases(record))[1:]:
-                yield base.joinpath(*parts[start:])

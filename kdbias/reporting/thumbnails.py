@@ -16,8 +16,8 @@ import numpy as np
 from kdbias.data.access import is_inside, is_uri, join_root
 from kdbias.data.opening import read_description
 from kdbias.errors import KdbiasError
-from kdbias.reporting.gathering import bases, candidates
 from kdbias.reporting.outputs import Density, Evaluation
+from kdbias.tables.places import bases, candidates
 from kdbias.wording import counted
 
 if TYPE_CHECKING:

@@ -16,9 +16,11 @@ from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
 from kdbias.tables.csv_file import csv_columns, for_people
+from kdbias.tables.density_table import DENSITY, read_density
 from kdbias.tables.files import atomic_path, refuse_store
 from kdbias.tables.joins import align, as_strings, encode_all
 from kdbias.tables.parquet_file import floats, read_table
+from kdbias.tables.places import candidates
 from kdbias.tables.run_files import claim
 from kdbias.tables.telling import left_out, no_groups
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
@@ -279,7 +281,7 @@ def _log_density(stored: WeightManifest) -> np.ndarray:
 
 def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) -> np.ndarray:
     """(n,) hardness as ``uniformity`` measured it, NaN where its folder is not at hand."""
-    folder = density if density is not None else stored.provenance.get("density")
+    folder = density if density is not None else _density_of(stored)
     if folder is None:
         return np.full(stored.n, np.nan)
     file = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / SCHEMES
@@ -290,6 +292,15 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
     measured = read_table(file, ["sample_id", "hardness"])
     rows = align(stored.ids, as_strings(measured.column("sample_id")), str(stored.path), str(file))
     return measured.column("hardness").to_numpy().astype(np.float64)[rows]
+
+
+def _density_of(stored: WeightManifest) -> str | os.PathLike[str] | None:
+    """The folder that weights were made from, also where the two were moved; None where it is not known."""
+    recorded, known = stored.provenance.get("density"), (stored.provenance.get("inputs") or {}).get("density")
+    if recorded is None or Path(recorded).exists():
+        return recorded
+    places = (place for place in candidates(recorded, stored.path, known=True) if (place / DENSITY).exists())
+    return next((place for place in places if read_density(place).fingerprint == known), None)
 
 
 def _shown(table: pa.Table, **headings: str) -> Table:

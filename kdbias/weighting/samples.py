@@ -15,6 +15,7 @@ from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, encode
+from kdbias.tables.places import found_again
 from kdbias.tables.run_record import read_record, stage_of
 from kdbias.targets.opening import OpenTarget, open_target
 from kdbias.targets.settings import Aiming
@@ -145,7 +146,7 @@ class EmbeddingSource:
 
     def outdated(self) -> list[str]:
         """A line where the embedding table is another one by now; none where that is not known."""
-        path = self.given or self.density.provenance.get("embeddings")
+        path = self.given or self._recorded
         if not path or stage_of(path) != "embed":
             return []
         now = read_record(path).get("fingerprint")
@@ -156,9 +157,15 @@ class EmbeddingSource:
             f"are of its samples as they were; measure it anew: {anew(path, self.density.path.parent)}"
         ]
 
-    def _remembered(self) -> str:
-        doc, where = self.density.provenance, self.density.path
+    @property
+    def _recorded(self) -> str | None:
+        """Where they lie, in place of where they lay."""
+        doc, folder = self.density.provenance, self.density.path.parent
         path = doc.get("embeddings") or (doc.get("config") or {}).get("embeddings")
+        return path and found_again(path, folder, self.fingerprint)
+
+    def _remembered(self) -> str:
+        path, where = self._recorded, self.density.path
         if not path:
             raise KdbiasError(
                 f"{where} does not say where its embeddings are, and this needs them; name the embedding "

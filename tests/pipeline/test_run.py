@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -350,6 +351,37 @@ def test_the_advice_is_about_the_weights_that_are_made(there):
     bright = weights[np.asarray(labels) == "bright"].sum() / weights.sum()
     after = {row.value: row.after for row in result.advice.groups}
     assert after["bright"] == pytest.approx(bright, abs=1e-12)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_folder_that_was_moved_or_copied_goes_on_by_what_is_in_it(there, gone):
+    """Whether the one that it was copied from is there or not; a new target takes the old one's place."""
+    name = f"moved-{gone}"
+    (there / name).mkdir()
+    os.chdir(there / name)
+    shutil.copytree(there / "photos", "photos")
+    shutil.copytree(there / "deployed", "deployed")
+    kdbias.run("photos", "first", towards="deployed", **OPTIONS)
+    told = kdbias.advise("first/density").lines()
+    if gone:
+        os.rename("first", "second")
+    else:
+        shutil.copytree("first", "second")
+    before = files(Path("second/embeddings")) | files(Path("second/density"))
+    again = kdbias.run("photos", "second", towards="deployed", **OPTIONS).advice
+    assert files(Path("second/embeddings")) | files(Path("second/density")) == before
+    assert again.commands[0].endswith("--embeddings second/embeddings --weights second/weights.parquet")
+    assert kdbias.advise("second/density").lines() == [line.replace("first/", "second/") for line in told]
+    assert kdbias.what_changed("second/weights.parquet").hardness.num_rows == 4
+    old = kdbias.read_manifest("second/weights.parquet").weights
+    kdbias.run("photos", "second", towards="balanced:label", overwrite=True, **OPTIONS)
+    new = kdbias.read_manifest("second/weights.parquet")
+    assert not np.allclose(new.weights, old)
+    _, weighted = read_uniformity(Path("second/density"))["schemes"]
+    assert weighted["fingerprint"] == new.fingerprint
+    assert weighted["weights"] == "second/weights.parquet"
+    if not gone:
+        assert np.array_equal(kdbias.read_manifest("first/weights.parquet").weights, old)
 
 
 def typed(commands) -> None:

@@ -16,12 +16,13 @@ from PIL import Image
 from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.reporting import report
-from kdbias.reporting.gathering import candidates, collect
+from kdbias.reporting.gathering import collect
 from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_table import write_embedding_table
 from kdbias.tables.parquet_file import write_table
+from kdbias.tables.places import candidates
 from kdbias.tables.weight_manifest import read_manifest
 
 
