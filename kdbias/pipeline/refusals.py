@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,10 +57,10 @@ def refuse_targets(steps: Steps) -> None:
     """
     settings, named = steps.settings, steps.settings.named
     aimed = None if named is None or named.kind == "sphere" else named
-    reference = None if aimed is None else _reference(steps, aimed)
     if aimed is None and not settings.group_by:
         return
     source = open_data(steps.data, **settings.reading, images=not settings.precomputed)
+    reference = None if aimed is None else _reference(steps, aimed)
     data = Awaited(source, settings.label_column)
     # Of stored vectors, labels may lie beside them: what is said of these is left to the stages.
     unsure = settings.precomputed and source.labels is None
@@ -74,7 +75,7 @@ def _reference(steps: Steps, named: Named) -> Described | None:
     """The reference as far as it is there; None where another target is named."""
     settings, images = steps.settings, steps.images_of_target
     if images is not None:
-        if images == steps.data and not settings.where:
+        if os.path.realpath(images) == os.path.realpath(steps.data) and not settings.where:
             raise KdbiasError(
                 f"--towards {images} are the data themselves, so natural sampling is like it already; name a "
                 "sample of what the student will be used on"

@@ -197,6 +197,8 @@ def awry(made):
     ("given", "said"),
     [
         ({"towards": "photos"}, "--towards photos are the data themselves"),
+        ({"towards": "./photos/"}, "--towards ./photos/ are the data themselves"),
+        ({"towards": "deployed/../photos"}, "are the data themselves"),
         ({"towards": "note.txt"}, "not a kind of data kdbias reads"),
         ({"towards": "note.txt/x"}, "no such file"),
         ({"towards": "lone"}, "the reference lone has a single sample"),
@@ -225,6 +227,14 @@ def test_targets_that_later_stages_would_refuse_are_refused_before_anything_is_e
         kdbias.run("photos", "refused", **OPTIONS | given)
     assert "\n" not in str(refused.value)
     assert not (awry / "refused").exists()
+
+
+@pytest.mark.parametrize("given", [{"towards": "deployed"}, {"towards": "out/reference"}, {}])
+def test_data_that_are_not_there_are_refused_before_anything_is_opened(there, monkeypatch, given):
+    monkeypatch.setattr("kdbias.embedding.inputs.open_network", lambda *_: pytest.fail("opened the teacher"))
+    with pytest.raises(KdbiasError, match="fotos: no such file or folder; did you mean 'photos'"):
+        kdbias.run("fotos", "refused", **OPTIONS | given)
+    assert not (there / "refused").exists()
 
 
 def test_a_reference_by_another_teacher_is_refused_before_anything_is_embedded(there):
