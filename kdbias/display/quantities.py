@@ -109,7 +109,7 @@ QUANTITIES: dict[str, Quantity] = {
     "distinct_ceiling": Quantity("ceiling", "largest D that any data of this dimension can have", large),
     "rectification": Quantity(
         "rectified",
-        "0 % = natural, 100 % = the best re-weighting of this data",
+        "0 % = natural, 100 % = the most even re-weighting of this data",
         rectified,
         "higher",
         full=lambda share: f"{100 * share:,.1f} %",
@@ -166,6 +166,13 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "removed": Quantity(
         "removed", "share of natural sampling's discrepancy that is gone", rectified, "higher"
+    ),
+    "of_the_best": Quantity(
+        "of the best",
+        "the same as a share of what the re-weighting of this data that is nearest to the target removes",
+        rectified,
+        "higher",
+        full=lambda share: f"{100 * share:,.1f} %",
     ),
     "two_sample": Quantity(
         "p", "two-sample test: below .05, such draws and the reference differ", decimals(3)

@@ -8,7 +8,7 @@ from kdbias.display.table import Cell, Table
 from kdbias.targets.columns import worth_told
 from kdbias.wording import counted
 
-_SCHEME = "scheme discrepancy noise_ratio removed rectification two_sample ess_share"
+_SCHEME = "scheme discrepancy noise_ratio removed of_the_best two_sample ess_share"
 _COLUMN = "value share share_reference balance"
 
 
@@ -91,7 +91,8 @@ def verdict(target: dict[str, Any], natural: dict[str, Any]) -> str:
 def _scheme_row(scheme: dict[str, Any]) -> dict[str, Any]:
     """How far a scheme is from the target, and what it removes of natural sampling's discrepancy."""
     found, about = scheme["discrepancy"], {"scheme": scheme["name"], "ess_share": scheme["ess_share"]}
-    row = found | about | {"discrepancy": found["value"]}
+    row = found | about | {"discrepancy": found["value"], "of_the_best": found["rectification"]}
+    row["of_the_best_reason"] = found["rectification_reason"]
     row |= {"two_sample": found["p_value"], "two_sample_reason": found["reason"]}
     row["removed_reason"] = found["reason"]
     if found["removed_interval"] is not None:

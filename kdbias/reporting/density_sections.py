@@ -57,7 +57,9 @@ def density_sections(page: Page, density: Density, name: str) -> list[Section]:
     drawn = {s: w for s, w in weights.items() if s != NATURAL}
     log_density, look = density.table.numbers("log_density"), page.look
     figures.add(
-        sample_figures.density_histogram(f"{name}-density", log_density, drawn, look, density.bandwidth)
+        sample_figures.density_histogram(
+            f"{name}-density", log_density, drawn, look, density.bandwidth, bool(density.numbers["target"])
+        )
     )
     histogram = sample_figures.weight_histogram(f"{name}-weight", weights, look)
     if histogram is not None:

@@ -122,6 +122,11 @@ def _caption(density: Density, rows: np.ndarray, places: Places, sheets: Sheets 
     else:
         shown = f"All {counted(n, 'sample')}."
     parts = [shown, places.caption()]
+    if density.table.witness is not None:
+        parts.append(
+            "Witness: by how much the data are denser where a sample lies than the target; above 0 they are "
+            "over-full of its like, below 0 short of it."
+        )
     if sheets is not None and sheets.count < len(rows):
         parts.append(f"{counted(sheets.count, 'sample')} drawn at random {_have(sheets.count)} a picture.")
     return " ".join(parts)

@@ -16,7 +16,7 @@ from kdbias.weighting.frontier_figure import OPTIMUM, below, draw_panel, panels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kdbias.reporting.outputs import Frontier
+    from kdbias.reporting.outputs import Density, Frontier
 
     Rows = Sequence[Mapping[str, Any]]
     Looks = Mapping[str, Look]
@@ -54,6 +54,39 @@ def uniformity_against_ess(
         "closer neighbours."
     )
     return Figure(name, "Uniformity against effective sample size", caption, tuple(panels))
+
+
+def nearness_against_ess(name: str, density: Density, look: Looks) -> Figure | None:
+    """The squared discrepancy from the target over ESS; None of natural sampling alone.
+
+    Args:
+        name: unique within the page.
+        density: measured against a target.
+        look: by scheme.
+    """
+    target, schemes = density.numbers["target"], density.numbers["schemes"]
+    if len(schemes) < 2:
+        return None
+    rows = [
+        {**scheme, "scheme": scheme["name"], "method": "", "discrepancy": scheme["discrepancy"]["value"]}
+        for scheme in schemes
+    ]
+
+    def draw(axes: Axes) -> None:
+        draw_panel(axes, rows, "discrepancy", look, target)
+        axes.set_xlim(0, 105)
+        legend_below(axes, 2)
+
+    noise = (
+        " At the dotted line the draws are as near as a reference of this size can tell; what lies below it "
+        "follows the chance in the reference."
+    )
+    caption = (
+        f"What nearness to {target['towards']} costs. Down = the draws are more like the target. Left = "
+        "fewer samples carry the epoch. The best place is low and right; a scheme that lies above and left "
+        f"of another pays more for less.{noise if target['noise'] else ''}"
+    )
+    return Figure(name, "Distance to the target against effective sample size", caption, (panel(name, draw),))
 
 
 def _stretch(rows: Rows, frontier: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
@@ -163,9 +196,10 @@ def frontier_figure(name: str, frontier: Frontier, look: Looks) -> Figure | None
         "out pairs of a sample with itself, which the others count."
     )
     if "discrepancy" in panels(frontier.rows):
-        caption += (
-            " MMD² is the squared discrepancy from the target: what lies at its noise is as near as the "
-            "target can tell."
+        caption = (
+            "The first panel is what matters here: MMD², the squared discrepancy from the target, where down "
+            "is better and what lies at its noise is as near as the target can tell. The others say how even "
+            f"the draws are over the whole sphere, which the target does not ask for. {caption}"
         )
     if any(below(frontier.rows, column) for column in panels(frontier.rows)):
         caption += " Beside an arrow stands the number of what lies below the panel."

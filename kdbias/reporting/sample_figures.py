@@ -25,6 +25,7 @@ def density_histogram(
     weights: Mapping[str, np.ndarray],
     look: Mapping[str, Look],
     bandwidth: str,
+    aimed: bool = False,
 ) -> Figure:
     """Share of draws over log density.
 
@@ -35,6 +36,7 @@ def density_histogram(
         weights: scheme -> (n,) weights of the same samples; ``natural`` is added.
         look: colours by scheme.
         bandwidth: the t of ``log_density``, as text.
+        aimed: whether there is a target, so that crowded samples may be what is wanted.
     """
     known = np.isfinite(log_density)
     weights = {scheme: w[known] for scheme, w in weights.items()}
@@ -52,11 +54,13 @@ def density_histogram(
         axes.set_ylabel("share of draws (%)")
         legend_below(axes, 3)
 
+    moves = "Rectifying moves mass from the right (many near neighbours) to the left (isolated samples)"
+    if aimed:
+        moves = "Matching moves mass to where the target has more of it, be that crowded or not"
     caption = (
         "How crowded the samples are that training gets to see. The filled shape is the data as it is "
-        "(natural sampling); each line is what a weight manifest draws from it. Rectifying moves mass "
-        "from the right (many near neighbours) to the left (isolated samples); a line far beyond the "
-        "filled shape on the left means that few samples are repeated often."
+        f"(natural sampling); each line is what a weight manifest draws from it. {moves}; a line far beyond "
+        "the filled shape on the left means that few samples are repeated often."
     )
     return Figure(name, "Density of the data, and as sampled", caption, (panel(name, draw),))
 

@@ -44,11 +44,16 @@ def scheme_names(found: Outputs) -> list[str]:
 
 def _uniformity(page: Page) -> Section:
     """What was measured of each density folder."""
-    section = Section("uniformity", "Uniformity")
+    aimed = any(density.numbers["target"] for density in page.found.densities)
+    section = Section("uniformity", "Target and uniformity" if aimed else "Uniformity")
     for i, density in enumerate(page.found.densities):
+        if density.numbers["target"]:
+            section.add(*target_tables(density.numbers))
+            section.add(figures.nearness_against_ess(f"ess{i}", density, page.look))
+            section.folded.append(tables.uniformity_table(density))
+            continue
         rows, optima = tables.uniformity_rows(density), _optima(page.found, density)
         section.add(
-            *target_tables(density.numbers),
             tables.uniformity_table(density),
             figures.uniformity_against_ess(f"ess{i}", rows, page.look, optima),
             figures.distinct_across_bandwidths(f"distinct{i}", rows, page.look),

@@ -42,12 +42,14 @@ def uniformity_table(density: Density) -> Table:
     """Rows: bandwidth, then scheme."""
     numbers, search = density.numbers, density.numbers["search"]
     recall = f", recall {search['recall']:g}" if search["recall"] is not None else ""
+    other = "How even the draws are over the whole sphere, which the target does not ask for. "
     caption = (
-        f"{counted(numbers['n'], 'sample')} in {counted(numbers['d'], 'dimension')}. Lower uniformity = the "
+        f"{other if numbers['target'] else ''}{counted(numbers['n'], 'sample')} in "
+        f"{counted(numbers['d'], 'dimension')}. Lower uniformity = the "
         "draws spread more evenly over the sphere; excess is its distance to a perfectly uniform sphere "
         "(null). D says how many distinct samples the draws are worth at this t, ESS/n how many samples "
-        "carry them, rectification how far from natural sampling (0 %) to the best re-weighting of this "
-        f"data (100 %) a scheme gets. Neighbours: {search['kind']} search, k = {search['k']}{recall}."
+        "carry them, rectification how far from natural sampling (0 %) to the most even re-weighting of "
+        f"this data (100 %) a scheme gets. Neighbours: {search['kind']} search, k = {search['k']}{recall}."
     )
     rows = [
         {**row, "rectification_reason": row["rectification_reason"] or "not computed"}

@@ -191,8 +191,8 @@ def telling(
     ]
     for name, w in weights.items():
         if w.max() > w.min():
-            found.append(Shown(f"Most drawn by {name}", f"drawn most often{some}", most(w, -1), w))
-            found.append(Shown(f"Least drawn by {name}", f"drawn least often{some}", most(w, 1), w))
+            found.append(Shown(f"Most drawn by “{name}”", f"drawn most often{some}", most(w, -1), w))
+            found.append(Shown(f"Least drawn by “{name}”", f"drawn least often{some}", most(w, 1), w))
     return found
 
 

@@ -22,10 +22,10 @@ OPTIMUM = "equilibrium"
 LINES = {OPTIMUM: "equilibrium (frontier of D)", "matched": "matched (frontier of MMD²)"}
 """Methods that are drawn as lines over their floors -> their names in the legend."""
 PANELS = {
+    "discrepancy": ("MMD² (lower = nearer)", 1),
     "uniformity": ("uniformity (nats, lower = more even)", 1),
     "effective_distinct": ("effective distinct samples D", 1),
     "rectification": ("rectification (%)", 100),
-    "discrepancy": ("MMD² from the target (lower = nearer)", 1),
 }
 """Column of the frontier's table -> the panel's label, and the factor of what is drawn."""
 _LOWEST = {"rectification": -1.0}
@@ -38,9 +38,8 @@ def series(rows: Rows) -> list[str]:
 
 
 def panels(rows: Rows) -> list[str]:
-    """The columns that are drawn: all of PANELS that some row has a value in."""
-    always = [column for column in PANELS if column != "discrepancy"]
-    return always + ["discrepancy"] * any(row.get("discrepancy") is not None for row in rows)
+    """The columns that are drawn: of PANELS, the discrepancy only where there is a target."""
+    return [c for c in PANELS if c != "discrepancy" or any(row.get(c) is not None for row in rows)]
 
 
 def optimum(rows: Rows, column: str, method: str = OPTIMUM) -> list[tuple[float, float]]:

@@ -1,5 +1,6 @@
 """The page as readers meet it: pointed at, enlarged, lassoed, sorted, filtered; by mouse or keys."""
 
+import io
 import re
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from kdbias.measurement.stage import uniformity
 from kdbias.reporting import report
@@ -69,6 +71,12 @@ def rows(tab):
     return tab.locator(".tall tbody tr").evaluate_all(
         "rows => rows.map(r => [...r.cells].map(c => c.innerText))"
     )
+
+
+def shaded(element, column):
+    """Whether a column of an element's pixels, most of them ground, is of another colour than most of it."""
+    pixels = np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("L")).astype(float)
+    return abs(np.median(pixels[:, column]) - np.median(pixels)) > 8
 
 
 def lasso(tab, points):
@@ -237,6 +245,18 @@ def test_on_a_telephone_nothing_hangs_over_the_edge(chromium, page, look):
         into_view(tab)
         tab.get_by_label("Colour by").select_option(label="label")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        cut = "[...document.querySelectorAll('pre')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert tab.evaluate(cut) == 0
+
+
+@pytest.mark.parametrize("look", [{"color_scheme": "light"}, {"color_scheme": "dark"}])
+def test_a_shade_tells_at_which_end_a_table_goes_on(chromium, page, look):
+    with opened(chromium, page, width=390, **look) as tab:
+        table = tab.locator(".explorer .wide").first
+        assert table.evaluate("e => e.scrollWidth > e.clientWidth")
+        assert [shaded(table, edge) for edge in (3, -4)] == [False, True]
+        table.evaluate("e => e.scrollLeft = e.scrollWidth")
+        assert [shaded(table, edge) for edge in (3, -4)] == [True, False]
 
 
 def test_on_paper_the_colours_are_those_of_paper_and_nothing_is_cut(chromium, page, tmp_path):

@@ -192,8 +192,8 @@ def test_pictures_show_the_extremes_and_skip_the_unreadable(page, outputs):
     assert titles == [
         "Most crowded",
         "Most isolated",
-        "Most drawn by equilibrium",
-        "Least drawn by equilibrium",
+        "Most drawn by “equilibrium”",
+        "Least drawn by “equilibrium”",
     ]
     ids = [re.findall(r'alt="sample ([^"]+)"', s) for s in strips]
     order = [i for i in np.argsort(-outputs.log_density, kind="stable") if i != 5]  # picture 5 is broken
@@ -371,6 +371,31 @@ def test_a_target_comes_first_with_its_shares_and_its_map(tmp_path):
     again = uniformity(data.path, tmp_path / "plain", rectification="none")
     report([again.out], tmp_path / "p.html", pictures=0)
     assert "the target" not in Outline((tmp_path / "p.html").read_text()).text
+
+
+def test_with_a_target_nearness_is_what_is_drawn_and_named_once(tmp_path):
+    x, other = reference.clustered_sphere(60, 6, 3, seed=1), reference.random_sphere(80, 6, 2)
+    data = write_embedding_table(tmp_path / "emb", [f"a{i}" for i in range(60)], x)
+    ref = write_embedding_table(tmp_path / "ref", [f"b{i}" for i in range(80)], other)
+    density, spread = tmp_path / "density", tmp_path / "spread.parquet"
+    uniformity(data.path, density, towards=ref.path)
+    kdbias.weights(density, spread, towards=ref.path)
+    measured = uniformity(data.path, density, towards=ref.path, weights=[spread]).document["schemes"][1]
+    report([density, spread], tmp_path / "r.html", pictures=0)
+    text = Outline((tmp_path / "r.html").read_text()).text
+    assert "Distance to the target against effective sample size" in text
+    assert "more like the target" in text
+    assert "Matching moves mass to where the target has more of it" in text
+    assert "above 0 they are over-full of its like, below 0 short of it" in text
+    for even in ("Uniformity against effective", "Effective number of distinct", "Rectifying moves"):
+        assert even not in text
+    # Both shares of a best are there, each under its own name.
+    towards = measured["discrepancy"]["rectification"]
+    (own,) = (b["rectification"] for b in measured["bandwidths"] if b["rectification"] is not None)
+    assert abs(towards - own) > 0.01
+    first, second = (text.index(f" {heading} ") for heading in ("of the best", "rectified"))
+    assert write("of_the_best", towards) in text[first:second]
+    assert write("rectification", own) in text[second:]
 
 
 def test_the_advice_comes_before_all(tmp_path):
