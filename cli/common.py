@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -29,6 +30,7 @@ INTERRUPTED = 128  # and the number of the signal: 130 for Ctrl-C
 AS_JSON = "kdbias.as_json"  # in the context's `meta`: whether stdout is one JSON document
 _MAY_BE_EMPTY = ("cluster_by",)  # which then stands for no column
 _MAY_BE_IN_STORES = ("data", "root", "path", "title")
+_AGAIN_SECONDS = 0.02  # until it is out of what ignores it
 _STORE = re.compile(r"(?:^|[:@])([A-Za-z][A-Za-z0-9+.-]+://.*)")  # alone, or in a teacher's spec
 
 
@@ -63,7 +65,7 @@ class StageCommand(click.Command):
 
         debug, silent = ctx.params.pop("debug"), ctx.params.pop("quiet")
         as_json = ctx.meta[AS_JSON] = ctx.params.pop("as_json")
-        with _stops() as stopped:
+        with _stops() as stopped, _heard():
             try:
                 self._refuse_texts(ctx)
                 with quiet(silent or as_json):
@@ -142,6 +144,34 @@ def _stops() -> Iterator[list[int]]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Ctrl-C comes again where Python has to ignore it: in destructors, callbacks, around forks."""
+    usual, owner, again = sys.unraisablehook, os.getpid(), list[threading.Timer]()
+
+    def press() -> None:
+        if hasattr(signal, "pthread_kill"):  # which wakes a thread that waits
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            signal.raise_signal(signal.SIGINT)
+
+    def ignored(what: Any) -> None:
+        if not issubclass(what.exc_type, KeyboardInterrupt):
+            usual(what)
+        elif os.getpid() == owner:  # not a forked worker, which its parent ends
+            again.append(threading.Timer(_AGAIN_SECONDS, press))
+            again[-1].daemon = True
+            again[-1].start()
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+        for timer in again:
+            timer.cancel()
 
 
 def _failure(error: BaseException, stopped: list[int], given: dict[str, Any]) -> tuple[str, int] | None:

@@ -61,3 +61,52 @@ def test_interrupt(small, tmp_path, name, number, reaches):
     assert process.returncode == 128 + getattr(signal, number)
     lines = [line for line in rest.splitlines() if not line.startswith(begun)]
     assert lines == ["Error: interrupted; run the same command again to go on from what is saved"]
+
+
+IGNORED = {
+    "a destructor": """
+class Gone:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def press():
+    Gone()
+""",
+    "a callback of a weak reference": """
+import weakref
+
+class Gone:
+    pass
+
+def press():
+    gone = Gone()
+    weakref.finalize(gone, signal.raise_signal, signal.SIGINT)
+""",
+    "what is called around a fork": """
+import os, threading
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+
+def press():
+    if not (child := os.fork()):
+        os._exit(0)
+    os.waitpid(child, 0)
+""",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
+@pytest.mark.parametrize("where", IGNORED)
+def test_ctrl_c_where_python_ignores_it_ends_the_command_all_the_same(small, tmp_path, where):
+    factory = "def factory(device):\n    press()\n    return Slow()\n"
+    code = SLOW[: SLOW.index("def factory")] + "\nimport signal\n" + IGNORED[where] + factory
+    (tmp_path / "ignores.py").write_text(code)
+    teacher = f"python:{tmp_path / 'ignores.py'}:factory"
+    words = ["embed", small["data"], "-o", tmp_path / "out", "--teacher", teacher, "--batch-size", "1"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "kdbias.cli", *map(str, words)], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 130
+    assert "Exception ignored" not in ended.stderr
+    assert ended.stderr.endswith(
+        "Error: interrupted; run the same command again to go on from what is saved\n"
+    )
