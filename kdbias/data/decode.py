@@ -24,6 +24,7 @@ from kdbias.wording import counted
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels (256 MiB as RGB) are refused as decompression bombs before they are decoded."""
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands, at the file's begin
 MAX_SIDE = 65_535
 """Images with a longer side are refused likewise: no JPEG has one."""
 
@@ -112,6 +113,8 @@ def decode_image(
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+            raise UnreadableImage("a photograph as HEIF (.heic), which is not read: make it a .jpg") from None
         raise UnreadableImage(f"not an image: {counted(len(data), 'byte')} of no known format") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(f"too many pixels: over the limit of {max_pixels:,}") from None

@@ -20,6 +20,10 @@ from kdbias.wording import counted, is_utf8
 
 _EXTENSIONS = "jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pnm jp2 avif"
 EXTENSIONS = frozenset(_EXTENSIONS.split(" "))
+# Photographs of telephones and cameras, which Pillow does not decode.
+_UNREAD = "heic heif hif dng cr2 cr3 crw nef nrw arw sr2 raf orf rw2 pef srw x3f 3fr iiq erf mrw jxl jxr"
+_PHOTOGRAPHS = frozenset(_UNREAD.split(" "))
+_KINDS_SHOWN = 5
 _BATCH = 65536
 
 
@@ -74,15 +78,13 @@ def open_folder(data: str, options: Options) -> Source:
     skipped = walk.skipped
     if not len(paths):
         raise KdbiasError(
-            f"{data}: no images below this folder ({counted(skipped.total(), 'other file')}); images end in "
-            ".jpg, .png, ..."
+            f"{data}: no images below this folder ({'; '.join(left_out(skipped)) or 'no files'}); images end "
+            "in .jpg, .png, ..."
         )
     order = pc.sort_indices(paths)
     paths = paths.take(order)
     sizes = sizes[order.to_numpy()]
-    notes = [f"{counted(skipped.total(), 'file')} of other kinds left out"] if skipped else []
-    if tables := skipped[".parquet"]:
-        notes.append(f"{counted(tables, 'Parquet file')} among them (to read one, name it, or its folder)")
+    notes = left_out(skipped)
     if walk.outputs:
         notes.append(f"outputs of kdbias left out ({', '.join(sorted(walk.outputs))})")
     if options.pattern is None:
@@ -106,6 +108,28 @@ def open_folder(data: str, options: Options) -> Source:
         groups=columns,
         notes=notes,
     )
+
+
+def left_out(skipped: Counter[str]) -> list[str]:
+    """What is said of files of other kinds (suffix -> how many): which they are, and which may be missed."""
+    if not skipped:
+        return []
+    kinds = [f"{n:,} {suffix or 'without an extension'}" for suffix, n in skipped.most_common(_KINDS_SHOWN)]
+    rest = skipped.total() - sum(n for _, n in skipped.most_common(_KINDS_SHOWN))
+    kinds += [f"{rest:,} more"] * bool(rest)
+    notes = [f"{counted(skipped.total(), 'file')} of other kinds left out: {', '.join(kinds)}"]
+    photographs = [suffix for suffix in sorted(skipped) if suffix[1:] in _PHOTOGRAPHS]
+    if photographs:
+        count = sum(skipped[suffix] for suffix in photographs)
+        are = "is a photograph" if count == 1 else "are photographs"
+        notes.append(
+            f"{count:,} of these {are} of a kind that is not read ({', '.join(photographs)}), so that the data "
+            f"lack {'it' if count == 1 else 'them'}: convert to .jpg or .png and run again (ImageMagick: mogrify "
+            f"-format jpg *{photographs[0]})"
+        )
+    if tables := skipped[".parquet"]:
+        notes.append(f"{counted(tables, 'Parquet file')} among them (to read one, name it, or its folder)")
+    return notes
 
 
 def named_parts(data: str, paths: pa.Array, pattern: str) -> tuple[np.ndarray, dict[str, pa.Array]]:

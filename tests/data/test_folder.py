@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbias.data.decode import UnreadableImage
+from kdbias.data.decode import UnreadableImage, decode_image
 from kdbias.data.opening import open_data
 from kdbias.errors import KdbiasError
 from kdbias.tables.run_record import Run
@@ -31,7 +31,25 @@ def test_ids_labels_and_bytes(folder):
     assert source.ids.to_pylist() == ["a-b/x.jpg", "a/deep/y.jpeg", "b/1.PNG", "b/2.png", "top.webp"]
     assert source.labels.to_pylist() == ["a-b", "a", "b", "b", None]
     assert [source.read(i).decode() for i in range(source.n)] == source.ids.to_pylist()
-    assert "1 file of other kinds left out" in source.describe()
+    assert "1 file of other kinds left out: 1 .txt" in source.describe()
+    assert "photograph" not in source.describe()
+
+
+def test_photographs_that_are_not_read_are_told_from_other_files(folder):
+    others = [f"b/{i}.x{i % 7}" for i in range(20)]
+    for name in ["a/IMG_1.HEIC", "a/IMG_2.heic", "b/raw.nef", "b/plain", *others]:
+        (folder / name).write_bytes(b"no")
+    told = open_data(folder).describe()
+    assert "25 files of other kinds left out: 3 .x" in told
+    assert "3 of these are photographs of a kind that is not read (.heic, .nef), so" in told
+    assert "mogrify -format jpg *.heic" in told
+
+
+def test_a_heif_photograph_is_told_whatever_its_name():
+    with pytest.raises(UnreadableImage, match=r"HEIF .*make it a \.jpg"):
+        decode_image(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(300), "RGB")
+    with pytest.raises(UnreadableImage, match="not an image: 300 bytes"):
+        decode_image(bytes(300), "RGB")
 
 
 def test_plots_of_outputs_that_lie_among_the_images_are_left_out(folder):
@@ -132,8 +150,11 @@ def test_missing_and_odd_files_have_reasons(folder):
 
 def test_empty_and_absent(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(KdbiasError, match="no images below this folder \\(1 other file\\)"):
+    with pytest.raises(KdbiasError, match=r"no images below this folder \(1 file of other .*: 1 \.txt\)"):
         open_data(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(KdbiasError, match=r"no images below this folder \(no files\)"):
+        open_data(tmp_path / "empty")
     with pytest.raises(KdbiasError, match="no such file or folder"):
         open_data(tmp_path / "absent")
 
