@@ -40,7 +40,8 @@ class SuspectsResult(Result):
 
     Attributes:
         density: the density table.
-        table: a row a suspect, in the order of the data, those of a group of near duplicates together:
+        table: a row a suspect, by kind (in the order of `SUSPECT_WORDS`, then near duplicates, those of a
+            group together), else in the order of the data:
             ``exclude`` (bool: whether `weights --exclude` leaves it out; true of blank, dark and overexposed
             images, for people to change), ``sample_id``, ``label``, ``suspect``, ``near_duplicate_of`` (the
             first of its group, null for that itself), ``nearest_label``, ``log_density``.
@@ -92,6 +93,8 @@ class SuspectsResult(Result):
         """The notes, and the first rows of the list."""
         heads = ("sample_id", "label", *SUSPECT)
         rows = [{key: row[key] or "" for key in heads} for row in self.table.slice(0, FEW).to_pylist()]
+        for row in rows:
+            row["suspect"] = row["suspect"] or "near-duplicate"
         under = more(self.table.num_rows, "-o suspects.csv writes them all")
         table = replace(Table.of(rows, heads), under="".join(under))
         return [*map(visible, self.notes), *([table] if rows else [])]
@@ -152,8 +155,11 @@ def _listed(density: DensityTable, kinds: tuple[str, ...]) -> pa.Table:
     if not kinds or "near-duplicate" in kinds:
         wanted |= near
     rows = np.flatnonzero(wanted)
+    kind = np.full(density.n, len(words))
+    for place in reversed(range(len(words))):
+        kind[has_word(suspect, words[place : place + 1])] = place
     # `encode_all` counts by first occurrence: groups are in the order of the data, members side by side.
-    rows = pa.array(rows[np.argsort(group[rows], kind="stable")])
+    rows = pa.array(rows[np.lexsort((np.where(kind < len(words), 0, group)[rows], kind[rows]))])
     taken = density.table.select([n for n in _COLUMNS if n in density.table.column_names]).take(rows)
     exclude = pa.array(has_word(suspect, EXCLUDED)).take(rows)
     return taken.add_column(0, "exclude", exclude).select(_COLUMNS)

@@ -267,6 +267,28 @@ def test_the_list_is_written_edited_and_obeyed(folder, tmp_path):
     assert weights["b/dark.png"] <= 1 + 1e-9
 
 
+def test_bad_images_come_before_copies_and_each_row_says_what_it_is(tmp_path):
+    x = reference.random_sphere(60, 8, 1)
+    x[:40] = x[40]  # more copies than rows are shown
+    ids = [f"s{i:02d}" for i in range(60)]
+    write_embedding_table(tmp_path / "emb", ids, x)
+    with progress.quiet():
+        kdbias.uniformity(tmp_path / "emb", tmp_path / "density", k=5, t=2)
+    path = tmp_path / "density" / "density.parquet"
+    table = pq.read_table(path)
+    # One of the copies is tiny, too.
+    words = {"s59": "dark", "s55": "blank isolated", "s50": "label", "s20": "tiny"}
+    suspect = pa.array([words.get(name) for name in ids], pa.string())
+    place = table.column_names.index("suspect")
+    pq.write_table(table.set_column(place, "suspect", suspect), path)
+    listed = kdbias.suspects(tmp_path / "density")
+    copies = [name for name in ids[:41] if name != "s20"]
+    assert listed.table.column("sample_id").to_pylist() == ["s55", "s59", "s20", "s50", *copies]
+    rows = listed.blocks()[-1].rows
+    assert [row[2].text for row in rows[:4]] == ["blank isolated", "dark", "tiny", "label"]
+    assert {row[2].text for row in rows[4:]} == {"near-duplicate"}
+
+
 def test_kinds_and_other_peoples_files(folder, tmp_path):
     only = kdbias.suspects(folder / "density", kind="near-duplicate")
     assert only.table.column("sample_id").to_pylist() == ["c/03.png", "c/copy.png"]
