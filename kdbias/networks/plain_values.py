@@ -93,6 +93,14 @@ def plain_values() -> Iterator[None]:
         yield
 
 
+SAVE_WEIGHTS = (
+    "m = torch.load(FILE, weights_only=False); "
+    "m = m.get('state_dict', m.get('model', m)) if isinstance(m, dict) else m; "
+    "torch.save(getattr(m, 'state_dict', lambda: m)(), 'weights.pt')"
+)
+"""Python that takes the weights out of a module, or of a dictionary that holds them or a module."""
+
+
 def why_refused(error: Exception) -> str:
     """Why torch did not read a file, in a line; its advice to load the file without a check is left out."""
     text = " ".join(str(error).split())
@@ -102,7 +110,7 @@ def why_refused(error: Exception) -> str:
     if found:
         return (
             f"it holds {found[1]}, which is code, not numbers; where you trust it, save its weights alone: "
-            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pt')"
+            f"{SAVE_WEIGHTS}"
         )
     if "Unsupported operand" in text or isinstance(error, _SURPRISES):
         return "its bytes are not what torch.save writes"

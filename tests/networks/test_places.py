@@ -297,3 +297,23 @@ def test_a_refusal_names_what_is_code_and_does_not_cut_torch_s_advice(tmp_path) 
     with pytest.raises(KdbiasError) as caught:
         read_checkpoint(tmp_path / "model.pkl")
     assert "two options" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda network: network,
+        lambda network: {"model": network, "epoch": 3},
+        lambda network: {"model": network.state_dict(), "args": Bomb},
+        lambda network: {"state_dict": network.state_dict(), "args": Bomb},
+    ],
+)
+def test_the_advice_for_a_file_with_code_makes_one_that_is_read(wrapped, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = torch.nn.Linear(2, 2)
+    torch.save(wrapped(network), "whole.pth")
+    with pytest.raises(KdbiasError, match="which is code") as caught:
+        read_checkpoint("whole.pth")
+    advice = str(caught.value).partition("save its weights alone: ")[2].removesuffix(")")
+    exec(advice.replace("FILE", "'whole.pth'"), {"torch": torch})
+    assert read_checkpoint("weights.pt").keys() == network.state_dict().keys()
