@@ -87,10 +87,11 @@ def report(
             "judged by other options, --where or test data than most students, so shown one by one and in no "
             f"mean: {', '.join(other)}"
         )
+    stood = target.exists()
     page = Page(found, looks(scheme_names(found)), settings, roots, notices)
     _write(target, settings.title, page)
     inputs = len(provenances(found))
-    say(f"wrote {target} about {counted(inputs, 'output')}")
+    say(f"wrote {target} about {counted(inputs, 'output')}{', in place of the page there' if stood else ''}")
     return ReportResult(target, inputs, tuple(notices))
 
 

@@ -25,10 +25,10 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 PRECOMPUTED = "precomputed"
 _FILES = ("onnx", "openvino", "torchscript")
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")
 _OF_SUFFIX = {
     ".onnx": "onnx",
     ".xml": "openvino",
-    ".pt": "torchscript",
     ".npy": PRECOMPUTED,
     ".npz": PRECOMPUTED,
     ".parquet": PRECOMPUTED,
@@ -47,12 +47,19 @@ def parse_spec(spec: str) -> tuple[str, str]:
         kind, colon, rest = "run", ":", spec
     if kind not in (*KINDS, PRECOMPUTED) or not colon or not rest:
         known = ", ".join(form for _, form in KINDS.values())
-        raise KdbiasError(
-            f"unknown teacher {spec!r}; known: {known}, {PRECOMPUTED}:FILE{did_you_mean(_meant(spec))}"
-        )
+        meant = did_you_mean(_meant(spec))
+        if not colon and Path(spec).suffix.lower() in _WEIGHTS:
+            meant = f"; {of_what(spec)}"
+        raise KdbiasError(f"unknown teacher {spec!r}; known: {known}, {PRECOMPUTED}:FILE{meant}")
     refuse_special(rest.rpartition("@")[2])
     _require_parts(kind, rest)
     return kind, rest
+
+
+def of_what(file: str) -> str:
+    """How a file that torch wrote may be meant: weights alone need the network that they are of."""
+    named = ", ".join(f"{kind}:NAME@{file}" for kind in ("torchvision", "timm", "kdbias"))
+    return f"weights need the network that they are of: {named}; a program is torchscript:{file}"
 
 
 def placed_spec(spec: str) -> str:

@@ -23,6 +23,7 @@ from kdbias.networks.saved import tensor_bytes
 from kdbias.tables import fingerprints
 from kdbias.teachers.preprocessing import Preprocessing
 from kdbias.teachers.side_car import find_preprocessing
+from kdbias.teachers.spec import of_what
 from kdbias.teachers.teacher import Teacher, TeacherOptions
 from kdbias.wording import counted
 
@@ -133,7 +134,6 @@ def open_torchscript(rest: str, options: TeacherOptions) -> TorchTeacher:
     """Open `torchscript:REST`."""
     options.refuse("torchscript", "preprocessing precision device channels_last")
     spec = f"torchscript:{rest}"
-    preprocessing = find_preprocessing(rest, options)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -141,7 +141,9 @@ def open_torchscript(rest: str, options: TeacherOptions) -> TorchTeacher:
             )  # torch prefers export; files stay as they are
             module = torch.jit.load(rest, map_location=options.device).eval()
     except RuntimeError as error:
-        raise KdbiasError(f"teacher {spec} is no TorchScript file ({first_line(error)})") from error
+        reason = f"is no TorchScript file ({first_line(error)}); {of_what(rest)}"
+        raise KdbiasError(f"teacher {spec} {reason}") from error
+    preprocessing = find_preprocessing(rest, options)
     content = fingerprints.of_file(rest)
     return TorchTeacher(
         spec, module, preprocessing, options, kind="torchscript", content=content, runs_code=True

@@ -68,6 +68,10 @@ def test_slips_are_refused_without_torch(folder):
         ("resnet18@random", "did you mean 'torchvision:resnet18' or 'timm:resnet18'?"),
         ("iresnet5O", "did you mean 'kdbias:iresnet50@FILE'?"),
         ("model.onnx", "did you mean 'onnx:model.onnx'?"),
+        *(
+            (name, f"timm:NAME@{name}, kdbias:NAME@{name}; a program is torchscript:{name}")
+            for name in ("my_weights.pt", "mine.pth", "model.safetensors")
+        ),
         ("vectors.npy", "did you mean 'precomputed:vectors.npy'?"),
         ("tim:vit_tiny", "did you mean 'timm:vit_tiny'?"),
         ("kdbias:iresnet5@random", "did you mean 'iresnet50'?"),
