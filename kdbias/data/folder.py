@@ -121,11 +121,10 @@ def left_out(skipped: Counter[str]) -> list[str]:
     photographs = [suffix for suffix in sorted(skipped) if suffix[1:] in _PHOTOGRAPHS]
     if photographs:
         count = sum(skipped[suffix] for suffix in photographs)
-        are = "is a photograph" if count == 1 else "are photographs"
+        are, them = ("is a photograph", "it") if count == 1 else ("are photographs", "them")
         notes.append(
-            f"{count:,} of these {are} of a kind that is not read ({', '.join(photographs)}), so that the data "
-            f"lack {'it' if count == 1 else 'them'}: convert to .jpg or .png and run again (ImageMagick: mogrify "
-            f"-format jpg *{photographs[0]})"
+            f"{count:,} of these {are} of a kind that is not read ({', '.join(photographs)}), so that the "
+            f"data lack {them}: convert to .jpg or .png (ImageMagick: mogrify -format jpg *{photographs[0]})"
         )
     if tables := skipped[".parquet"]:
         notes.append(f"{counted(tables, 'Parquet file')} among them (to read one, name it, or its folder)")
