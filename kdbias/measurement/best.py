@@ -21,7 +21,7 @@ NOT_SEARCHED = "not searched at this bandwidth; ask with --rectification all"
 NEAREST_NOT_SEARCHED = "not searched; ask with --rectification all"
 # With --rectification auto the re-weighting nearest to a target is searched up to this many samples.
 _NEAREST_UP_TO = 16_384
-_PRODUCTS = 40  # that a search takes
+_PRODUCTS = 25  # that a search takes
 _PRODUCT_SECONDS = 6e-10  # of a pair of samples, with the kernel in memory
 
 
@@ -94,7 +94,7 @@ def search_best(
 ) -> list[dict[str, Any]]:
     """``best`` with the least energies at these bandwidths and their certificates.
 
-    Each search starts from what the one before it found.
+    Each search starts from what the one before it found, the first from weights by inverse density.
 
     Args:
         best: as known so far.
@@ -113,6 +113,9 @@ def search_best(
         progress.say(f"searching the best re-weighting at t={t:g}")
         with progress.bar(100, "%", f"best re-weighting at t={t:g}") as bar:
             kernel = kernel_matrix(rows, t, memory, threads)
+            if start is None:  # inverse density is near to the best, and the kernel's row sums are at hand
+                near = 1 / kernel.row_sums
+                start = groups.spread(near / near.sum())
             solution = solve(
                 kernel,
                 duplicates=groups,
