@@ -153,7 +153,7 @@ def demo(
         whole = page.exists() and results.exists() and run.record.get("counts", {}).get("seeds") == seeds
         if whole and not any(holes(record.parent) for record in out.rglob(RECORD)) and run.already_finished():
             return DemoResult(out, page, read_json(results), commands)
-        _write_data(Path(data), size)
+        write_data(Path(data), size)
         if not (out / "teacher" / "student.pt").exists():
             write_teacher(out / "teacher")
         _run(list(story.once()), list(story.students(seeds)), started)
@@ -184,7 +184,7 @@ def _run(once: Sequence[Step], students: Sequence[Step], started: float) -> None
             step.run()
 
 
-def _write_data(description: Path, size: Size) -> None:
+def write_data(description: Path, size: Size) -> None:
     """The digits and, written last, their description beside them."""
     from importlib.resources import files
 
