@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,12 @@ from kdbias.pipeline.steps import Steps
 from kdbias.planning import Planned
 from kdbias.progress import say
 from kdbias.tables import fingerprints
+from kdbias.tables.density_table import DENSITY
 from kdbias.tables.run_record import Run, Stage
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.settings import Named
+from kdbias.weighting.settings import WeightsSettings
+from kdbias.weighting.stage import refuse_another
 from kdbias.wording import duration, visible, visible_lines
 
 if TYPE_CHECKING:
@@ -122,7 +126,7 @@ def run(
         count = len(stages) + 1
         for number, step in enumerate(stages, 1):
             _announce(f"[{number}/{count}] {step.title}", step.command)
-            _told(_one(step, overwrite), step.stage)
+            _told(_one(step, overwrite, stages[number:]), step.stage)
         _announce(f"[{count}/{count}] write the page", steps.report_command)
         made_from = _report(steps, record)
         advice = _advise(steps, settings)
@@ -146,10 +150,14 @@ def _told(result: Any, stage: str) -> None:
             say(line)
 
 
-def _one(step: Step, overwrite: bool) -> Any:
+def _one(step: Step, overwrite: bool, later: Sequence[Step]) -> Any:
     """Run a stage; made again where it was made differently and that was asked for."""
     try:
         _refuse_another_target(step)
+        if not overwrite and step.stage == "uniformity" and (Path(step.output) / DENSITY).exists():
+            for weighing in later:  # a measurement adds a target to what is there: not if these do not follow
+                if weighing.stage == "weights" and Path(weighing.output).exists():
+                    refuse_another(step.output, weighing.output, WeightsSettings.of(weighing.options))
         return step.run()
     except ConfigChangedError as error:
         if not overwrite:

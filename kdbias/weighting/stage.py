@@ -196,11 +196,11 @@ def weights(
     exclusion = Exclusion(table, settings)
     kept = table.only(np.flatnonzero(~exclusion.out)) if exclusion.out.any() else table
     source = EmbeddingSource(kept, settings.embeddings)
-    inputs = {"density": table.fingerprint, **source.inputs, **settings.chosen.inputs(), **exclusion.inputs}
     if plan:
         return _planned(kept, source, settings, Path(output))
-    path, config = claim(output), settings.record()
-    found = _finished(path, {"config": config, "inputs": inputs}, asked.defaults(config), overwrite)
+    made_from = _made_from(table, source, settings, exclusion)
+    path, (config, inputs) = claim(output), made_from.values()
+    found = _finished(path, made_from, asked.defaults(config), overwrite)
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
         return found
@@ -243,6 +243,27 @@ def weights(
     for line in doc["warnings"]:
         progress.say(f"warning: {line}")
     return WeightsResult.read(path, doc, "new")
+
+
+def refuse_another(density: str, output: str, settings: WeightsSettings) -> None:
+    """Refuse what `weights` would refuse of a manifest that is there, before anything is made for it.
+
+    Raises:
+        ConfigChangedError: it was made differently (keys named).
+    """
+    table = read_density(density)
+    decided = settings.decided(table)
+    source = EmbeddingSource(table, settings.embeddings)
+    made_from = _made_from(table, source, decided, Exclusion(table, decided))
+    _finished(Path(output), made_from, settings.defaults(made_from["config"]), False)
+
+
+def _made_from(
+    table: DensityTable, source: EmbeddingSource, settings: WeightsSettings, exclusion: Exclusion
+) -> dict[str, dict[str, Any]]:
+    """``config`` and ``inputs`` of a manifest."""
+    inputs = {"density": table.fingerprint, **source.inputs, **settings.chosen.inputs(), **exclusion.inputs}
+    return {"config": settings.record(), "inputs": inputs}
 
 
 def _planned(

@@ -141,6 +141,18 @@ def test_other_options_are_refused_and_made_again_when_asked(there, capsys):
     assert measured["fingerprint"] == kdbias.read_manifest("other/weights.parquet").fingerprint
 
 
+@pytest.mark.parametrize("first", [{}, {"towards": "deployed"}])
+def test_another_target_is_refused_before_anything_is_changed(there, first):
+    out = f"kept-{len(first)}"
+    kdbias.run("photos", out, **OPTIONS | first)
+    before = {path: at for path, at in files(there / out).items() if path != str(there / out / "run.json")}
+    with pytest.raises(ConfigChangedError, match=r"weights.parquet was made differently .*--overwrite makes"):
+        kdbias.run("photos", out, towards="balanced:label", **OPTIONS)
+    after = files(there / out)
+    assert {path: at for path, at in after.items() if path != str(there / out / "run.json")} == before
+    kdbias.run("photos", out, **OPTIONS | first)
+
+
 def test_without_a_target_it_asks_for_one(there):
     result = kdbias.run("photos", "plain", **OPTIONS)
     assert result.advice.choice == "unknown"
