@@ -28,6 +28,11 @@ class Planned:
     memory: int | None
     files: Sequence[str]
 
+    @classmethod
+    def finished(cls, stage: str, output: object) -> Planned:
+        """Of an output that is there already, as the same command made it."""
+        return cls(stage, f"{output} is finished already; nothing to do", 0.0, "it is there", None, [])
+
     def lines(self) -> list[str]:
         """What it is, its time, its memory and its files."""
         time = self.timed if self.seconds is None else f"about {duration(self.seconds)} ({self.timed})"
@@ -39,7 +44,7 @@ class Planned:
                 if self.memory is None
                 else [f"  memory  {human_bytes(self.memory)} at most, beside the program"]
             ),
-            f"  writes  {', '.join(self.files)}",
+            *([f"  writes  {', '.join(self.files)}"] if self.files else []),
         ]
 
     def summary(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdbias.advice.data import Data
 from kdbias.advice.settings import AdviseSettings
-from kdbias.measurement.comparison import LEVEL
+from kdbias.measurement.comparison import LEVEL, same_target
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, KernelMatrix, kernel_matrix
 from kdbias.sphere.equilibrium.matching import Match, match, unmatched
 from kdbias.sphere.equilibrium.solution import Groups
@@ -188,10 +188,8 @@ class Comparison:
     @cached_property
     def remembered(self) -> dict[str, Any] | None:
         """``target`` of the measurement, if it was against this target."""
-        target, opened = (self.data.measured or {}).get("target"), self.opened
-        now = (opened.named.recorded, opened.inputs, opened.column, opened.clustered)
-        keys = ("kind", "fingerprints", "with", "cluster_by")
-        return None if target is None or now != tuple(target.get(key) for key in keys) else target
+        target = (self.data.measured or {}).get("target")
+        return target if same_target(self.opened, target) else None
 
 
 def reference_noise(data: Data, size: int = 300) -> float:

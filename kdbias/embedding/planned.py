@@ -15,7 +15,8 @@ from kdbias.teachers import Teacher
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.wording import counted, human_bytes
 
-_TRIED = 8  # batches that are embedded
+_TRIED = 8  # batches that are embedded at most
+_PART = 10  # of few images a tenth, or two batches
 
 
 def plan_embedding(opened: Inputs, todo: Plan, output: str) -> Planned:
@@ -45,7 +46,8 @@ def _timed(opened: Inputs, network: Teacher) -> tuple[float | None, str]:
     The first batch, which starts the workers, counts only where there is no other.
     """
     source, settings = opened.source, opened.settings
-    count = min(_TRIED * settings.batch_size, source.n)
+    least, most = (batches * settings.batch_size for batches in (2, _TRIED))
+    count = min(max(least, source.n // _PART), most, source.n)
     rows = np.linspace(0, source.n - 1, count).round().astype(np.int64)
     trial = Plan(count, network.dim, count, settings.store, settings.flip)
     marks = [(0, time.perf_counter())]

@@ -27,8 +27,9 @@ from kdbias.engine.opening import Engine, open_engine
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.functions import takes_settings
 from kdbias.planning import Planned
-from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.embedding_table import STAGE, EmbeddingTable
 from kdbias.tables.files import refuse_store
+from kdbias.tables.run_record import finished_alike
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.side_car import named_preprocessing
 from kdbias.teachers.spec import parse_spec
@@ -142,7 +143,8 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
     if growth is not None:
         progress.say(growth.line)
     if settings.plan:
-        planned = plan_embedding(opened, todo, order.output)
+        done = not overwrite and finished_alike(out, STAGE, opened.config, opened.inputs, opened.defaults)
+        planned = Planned.finished("embed", out) if done else plan_embedding(opened, todo, order.output)
         return EmbedResult(out, "planned", source.n, 0, network.dim, len(todo.parts), planned=planned)
     # disk_errors within the run as well, which is forgotten after a refusal.
     with (

@@ -205,13 +205,18 @@ def _share_interval(after: np.ndarray, before: np.ndarray) -> list[float] | None
     return [float(v) for v in np.quantile(1 - after[known] / before[known], [0.025, 0.975])]
 
 
+def same_target(aim: OpenTarget, target: dict[str, Any] | None) -> bool:
+    """Whether a target is that of `uniformity.json` (None: it has none)."""
+    now = (aim.named.recorded, aim.inputs, aim.column, aim.clustered)
+    keys = ("kind", "fingerprints", "with", "cluster_by")
+    return target is not None and now == tuple(target.get(key) for key in keys)
+
+
 def another(aim: OpenTarget, target: dict[str, Any] | None, run: Run) -> bool:
     """Whether a target is another one than that of a folder (None: it has none), which is then said."""
     if target is None:
         return True
-    if (aim.named.recorded, aim.inputs, aim.column, aim.clustered) == tuple(
-        target.get(k) for k in ("kind", "fingerprints", "with", "cluster_by")
-    ):
+    if same_target(aim, target):
         return False
     names = [
         text + (f" with {column}" if column else "") + (f", clustered by {by}" if by else "")

@@ -18,8 +18,9 @@ from kdbias.engine.ranks import open_run
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.blocks import PAIRS, Blocks
+from kdbias.measurement.comparison import same_target
 from kdbias.measurement.distribution import Sampling
-from kdbias.measurement.files import UNIFORMITY, anew
+from kdbias.measurement.files import UNIFORMITY, anew, read_uniformity
 from kdbias.measurement.passes import SNAPSHOT, PassPlan
 from kdbias.measurement.planned import plan_uniformity
 from kdbias.measurement.session import STAGE, Session
@@ -31,9 +32,9 @@ from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import DENSITY, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, shown
-from kdbias.tables.run_record import read_record, stage_of
+from kdbias.tables.run_record import finished_alike, read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
-from kdbias.targets.opening import open_target
+from kdbias.targets.opening import OpenTarget, open_target
 from kdbias.wording import counted, duration, human_bytes
 
 if TYPE_CHECKING:
@@ -155,7 +156,14 @@ def uniformity(
         blocks = Blocks(Path(output) / PAIRS, settings, engine, table.fingerprint, device, threads)
         if settings.plan:
             plan = blocks.describe(table.n, table.d, k, 1 + len(added))
-            planned = plan_uniformity(table.n, table.d, settings, device, output)
+            done = not overwrite and finished_alike(
+                Path(output), STAGE, config, inputs, settings.defaults(config)
+            )
+            aim = open_target(settings, table) if settings.towards else None
+            if done and _holds(Path(output), added, aim):
+                planned = Planned.finished("uniformity", output)
+            else:
+                planned = plan_uniformity(table.n, table.d, settings, device, output)
             return UniformityResult(Path(output), plan, "planned", planned=planned)
         aim = open_target(settings, table) if settings.towards else None
         given = (engine, Path(output), STAGE, config, inputs, overwrite, settings.defaults(config))
@@ -169,6 +177,14 @@ def uniformity(
             session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT, blocks), aim)
             document, state = (session.extend if run.state == "finished" else session.measure)(added)
     return UniformityResult(run.out, document, state, verbose)
+
+
+def _holds(out: Path, added: Sequence[Sampling], aim: OpenTarget | None) -> bool:
+    """Whether a folder has measured these manifests and this target."""
+    document = read_uniformity(out)
+    known = {(scheme["name"], scheme["fingerprint"]) for scheme in document["schemes"]}
+    same = aim is None or same_target(aim, document["target"])
+    return same and {(sampling.name, sampling.fingerprint) for sampling in added} <= known
 
 
 def planned_line(plan: dict[str, Any]) -> str:

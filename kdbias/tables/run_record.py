@@ -95,6 +95,18 @@ def refuse_changes(
         )
 
 
+def finished_alike(
+    folder: Path, stage: Stage, config: dict[str, Any], inputs: dict[str, str], defaults: dict[str, Any]
+) -> bool:
+    """Whether a folder holds a finished run of the stage by these options and inputs; changes nothing."""
+    try:
+        record = read_record(folder)
+        refuse_changes(folder, record, {"config": json.loads(json.dumps(config)), "inputs": inputs}, defaults)
+    except (KdbiasError, OSError):
+        return False
+    return record.get("stage") == stage.name and record.get("status") == "finished"
+
+
 def _differing(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
     """``key: old -> new`` for each value that differs, those of nested keys last."""
     before, now, usual = _flat(old), _flat(new), _flat(json.loads(json.dumps(defaults)))

@@ -12,7 +12,7 @@ from kdbias import progress
 from kdbias.display.quantities import write
 from kdbias.display.result import Result
 from kdbias.display.table import Table
-from kdbias.errors import KdbiasError
+from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.measurement.distribution import ess
 from kdbias.planning import Planned
@@ -196,9 +196,10 @@ def weights(
     exclusion = Exclusion(table, settings)
     kept = table.only(np.flatnonzero(~exclusion.out)) if exclusion.out.any() else table
     source = EmbeddingSource(kept, settings.embeddings)
-    if plan:
-        return _planned(kept, source, settings, Path(output))
     made_from = _made_from(table, source, settings, exclusion)
+    if plan:
+        done = not overwrite and _is_finished(Path(output), made_from, asked.defaults(made_from["config"]))
+        return _planned(kept, source, settings, Path(output), done)
     path, (config, inputs) = claim(output), made_from.values()
     found = _finished(path, made_from, asked.defaults(config), overwrite)
     if found is not None:
@@ -266,11 +267,20 @@ def _made_from(
     return {"config": settings.record(), "inputs": inputs}
 
 
+def _is_finished(path: Path, made_from: dict[str, Any], defaults: dict[str, Any]) -> bool:
+    """Whether the manifest is there, made like this."""
+    try:
+        return _finished(path, made_from, defaults, False) is not None
+    except ConfigChangedError:
+        return False
+
+
 def _planned(
-    table: DensityTable, source: EmbeddingSource, settings: WeightsSettings, output: Path
+    table: DensityTable, source: EmbeddingSource, settings: WeightsSettings, output: Path, done: bool
 ) -> WeightsResult:
-    """What the manifest would take."""
+    """What the manifest would take; nothing where it is done."""
     planned = plan_weights(table.n, source.measured[0].d, settings, output)
+    planned = Planned.finished(STAGE, output) if done else planned
     t, distinct = settings.record()["t"], int((table.first_equal == np.arange(table.n)).sum())
     own = {"path": output, "method": settings.method, "t": t, "n": table.n, "distinct": distinct}
     none: dict[str, Any] = {"numbers": {}, "solver": None, "target": None, "facts": {}, "warnings": []}

@@ -292,6 +292,23 @@ def test_a_plan_says_what_each_stage_takes_and_does_nothing(there):
     assert result.summary().splitlines()[-1].endswith("; nothing was done")
 
 
+def test_a_plan_of_what_is_there_says_that_nothing_is_to_do(there, monkeypatch):
+    given = {**OPTIONS, "towards": "deployed"}
+    kdbias.run("photos", "halves", **given)
+    before = files(there / "halves")
+    monkeypatch.setattr("kdbias.embedding.planned._timed", lambda *_: pytest.fail("embedded to plan"))
+    result = kdbias.run("photos", "halves", plan=True, **given)
+    assert [plan.stage for plan in result.plans] == STAGES
+    assert all(plan.work.endswith("is finished already; nothing to do") for plan in result.plans[:5])
+    assert sum(plan.seconds or 0.0 for plan in result.plans) == 0
+    os.remove(there / "halves" / "weights.parquet")
+    *_, weighed, _, _ = kdbias.run("photos", "halves", plan=True, **given).plans
+    assert weighed.work == "method matched of 72 samples"
+    other = kdbias.run("photos", "halves", plan=True, min_ess=0.9, **given).plans
+    assert [plan.work.endswith("nothing to do") for plan in other[:5]] == [True, True, True, False, False]
+    assert files(there / "halves") == {p: at for p, at in before.items() if not p.endswith("weights.parquet")}
+
+
 def test_columns_of_the_data_are_looked_for_in_a_reference_that_has_them(there):
     for name, columns in (("data", "file,person"), ("few", "file,camera")):
         source = sorted((there / ("photos" if name == "data" else "deployed")).rglob("IMG*.png"))
