@@ -29,7 +29,7 @@ from kdbias.studies.draft import BATCH, Draft
 from kdbias.studies.images import seconds_an_image
 from kdbias.studies.pilot_findings import PilotResult, conclude_pilot
 from kdbias.studies.pilot_settings import PilotSettings
-from kdbias.studies.results import read_results
+from kdbias.studies.results import RESULTS, read_results
 from kdbias.studies.settings import read_study
 from kdbias.studies.stage import study
 from kdbias.studies.statistics import FEW_SEEDS
@@ -128,8 +128,13 @@ def pilot(
     until = began + settings.within - _END
     draft, command = drafted(measured, output, settings)
     if draft is not None:
+        if settings.within <= _START + _END:
+            raise KdbiasError(
+                f"pilot: {settings.within:g} s are too few: until students train, and for the tables at the "
+                f"end, some {_START + _END:.0f} s pass; give some minutes"
+            )
         draft = replace(_sized(draft, settings.within), flip=settings.flip)
-        timed = _time_one(draft, out, call)
+        timed = _time_one(draft, out, until - time.monotonic(), call)
         chosen = effort(
             tuple(draft.arms),
             _PLANNED * (until - time.monotonic()) - _START,
@@ -213,15 +218,25 @@ def _sized(draft: Draft, seconds: float) -> Draft:
     return replace(draft, samples=count if count < draft.origin.data.n else None, judged=judged)
 
 
-def _time_one(draft: Draft, out: Path, call: dict[str, Any]) -> Timed:
-    """Prepare all, make the weights, train and judge a student on each worker; what one takes."""
+def _time_one(draft: Draft, out: Path, seconds: float, call: dict[str, Any]) -> Timed:
+    """Prepare all, make the weights, train and judge a student on each worker; what one takes.
+
+    Raises:
+        KdbiasError: that alone takes longer than the seconds that are left.
+    """
     seeds = tuple(range(_TIMING_SEED, _TIMING_SEED + call["workers"]))  # side by side, as they will be
     rounds: dict[str, Any] = {TIMING: (seeds, (BASELINE,)), ROUND: ((0,), ())}
     with TemporaryDirectory() as folder:
         file = Path(folder) / "timing.toml"
         replace(draft, steps=_TIMED, rounds=rounds).write(file, "kdbias advise --pilot", "")
-        study(file, out, rounds=(TIMING,), **call)
-    found = [row.facts for row in read_results(out)[1] if row.seed in seeds]
+        study(file, out, rounds=(TIMING,), within=max(0.1, seconds), **call)
+    rows = read_results(out)[1] if (out / RESULTS).exists() else []
+    found = [row.facts for row in rows if row.seed in seeds]
+    if len(found) < len(seeds):
+        raise KdbiasError(
+            f"pilot: the first {counted(len(seeds), 'student')} of {_TIMED} steps were not judged within the "
+            f"{max(seconds, 0):,.0f} s that were left of the time; give more: what is prepared by now is kept"
+        )
     step = max(facts["train_seconds"] / facts["steps"] for facts in found)
     fixed = max(facts["seconds"] - facts["train_seconds"] for facts in found)
     return Timed(max(fixed, 0.1), max(step, 1e-4), call["workers"])

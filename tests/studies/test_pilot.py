@@ -239,3 +239,13 @@ def test_what_a_pilot_would_refuse_is_refused_before_the_advice(persons, monkeyp
     assert said in result.stderr
     assert not result.stdout
     assert not (persons / "pilot").exists()
+
+
+def test_too_little_time_is_refused_before_students_train_for_nothing(deployed, tmp_path):
+    data, aim = deployed.embeddings, deployed.reference
+    with pytest.raises(KdbiasError, match=r"15 s are too few: .* some 18 s pass; give some minutes"):
+        pilot(data, tmp_path / "none", towards=aim, within=15)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(KdbiasError, match=r"first 1 student of 40 steps were not judged within .* give more"):
+        pilot(data, tmp_path / "few", towards=aim, within=18.5, workers=1, device="cpu")
+    assert not (tmp_path / "few" / "study.toml").exists()
