@@ -50,7 +50,8 @@ class Difference:
     """How the data, as they come, stand to a target.
 
     Attributes:
-        towards, kind: the target, as it was named.
+        towards, kind: the target, as it was named. of: the data that a reference was embedded from; None where
+            nothing says.
         size: samples of a reference; None for other targets. effective_size: as many independent ones say as
             much, None for a target that is known exactly.
         differs: whether the data differ from it measurably.
@@ -64,6 +65,7 @@ class Difference:
     """
 
     towards: str
+    of: str | None
     kind: str
     size: int | None
     effective_size: float | None
@@ -139,6 +141,7 @@ class Comparison:
             blind = []
         return Difference(
             towards=self.aim.towards or "",
+            of=None if opened.table is None else opened.table.provenance.get("data"),
             kind=opened.named.kind,
             size=opened.size,
             effective_size=self.target.size,

@@ -233,8 +233,9 @@ def _named(target: Difference) -> str:
     """The target, with the test that was made against it."""
     if target.p_value is None or target.size is None:
         return target.towards
+    of = "" if target.of is None else f"of {near(target.of)}, "
     size = f"{counted(target.size, 'sample')}{worth_told(target.size, target.effective_size)}"
-    return f"{target.towards} (p = {write('p_value', target.p_value)}, {size})"
+    return f"{target.towards} ({of}p = {write('p_value', target.p_value)}, {size})"
 
 
 def _cited(case: evidence.Case, tried: str, file: str) -> Expected:

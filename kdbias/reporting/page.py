@@ -31,6 +31,7 @@ from kdbias.reporting.tables import provenances
 from kdbias.reporting.verdict import verdict
 from kdbias.tables.files import atomic_path
 from kdbias.tables.run_files import claim
+from kdbias.tables.run_record import stage_of
 from kdbias.version import __version__
 from kdbias.wording import counted, visible, visible_lines
 
@@ -111,6 +112,8 @@ def _refuse_target(target: Path, overwrite: bool) -> None:
         raise KdbiasError(
             f"{target} exists already and is no page that kdbias report wrote; choose another -o or move it"
         )
+    if stage_of(target.parent) == "run":
+        say(f"{target}, the page of the kdbias run in {target.parent}, is replaced")
 
 
 def _shown(value: object) -> object:

@@ -24,6 +24,7 @@ from kdbias.tables.places import candidates
 from kdbias.tables.run_files import claim
 from kdbias.tables.telling import left_out, no_groups
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
+from kdbias.targets.shares import comparable
 from kdbias.weighting.blind_spots import blind_spots, reference_shares
 from kdbias.weighting.settings import ChangesSettings
 from kdbias.wording import nearest, visible
@@ -217,6 +218,8 @@ def _by_value(
     by_name = pc.sort_indices(names).to_numpy()
     order = by_name[np.argsort(-size[by_name], kind="stable")]
     wanted, texts = reference_shares(target, column), names.take(pa.array(order))
+    if not comparable(dict.fromkeys(names.to_pylist(), 1.0), wanted):
+        wanted = None  # another set of names altogether, as of splits
     columns = {
         "column": pa.array([column] * len(order), pa.string()),
         "value": texts.cast(pa.large_string()),

@@ -73,7 +73,7 @@ def test_it_ends_with_the_verdict_and_what_to_type(made):
     _, result = made
     lines = result.stdout.splitlines()
     assert lines[0].startswith(
-        "verdict    rectify: your data differ from out/reference (p = 0.001, 80 samples)"
+        "verdict    rectify: your data differ from out/reference (of deployed, p = 0.001, 80 samples)"
     )
     assert any("72 samples (1 image could not be read: out/embeddings/failures.parquet)" in x for x in lines)
     assert lines[-1].split() == ["page", "out/report.html", "opens", "in", "any", "browser"]
@@ -323,6 +323,21 @@ def test_columns_of_the_data_are_looked_for_in_a_reference_that_has_them(there):
 def test_inspect_and_report_know_the_folder(there):
     assert kdbias.inspect("out")["kind"] == "run"
     assert kdbias.report("out", "again.html", pictures=0).inputs >= 3
+
+
+def test_of_other_values_altogether_changes_tells_no_shares_of_the_target(there):
+    """The data are dark and bright, the reference is of a and b: neither lacks all of the other's."""
+    groups = kdbias.what_changed("out/weights.parquet").groups
+    assert groups.column("value").to_pylist() == ["dark", "bright"]
+    assert groups.column("share_reference").to_pylist() == [None, None]
+
+
+def test_the_page_of_a_run_is_not_replaced_without_a_word(there, capsys):
+    kdbias.run("photos", "paged", **OPTIONS)
+    assert "is replaced" not in capsys.readouterr().err
+    kdbias.report("paged/density", "paged/report.html", pictures=0)
+    said = "paged/report.html, the page of the kdbias run in paged, is replaced"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
