@@ -50,8 +50,8 @@ class Difference:
     """How the data, as they come, stand to a target.
 
     Attributes:
-        towards, kind: the target, as it was named. of: the data that a reference was embedded from; None where
-            nothing says.
+        towards, kind: the target, as it was named.
+        of: the data that a reference was embedded from; None where nothing says.
         size: samples of a reference; None for other targets. effective_size: as many independent ones say as
             much, None for a target that is known exactly.
         differs: whether the data differ from it measurably.
