@@ -1,9 +1,6 @@
 """The README's commands, typed as they stand: they work, and what it shows is what comes."""
 
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,21 +9,13 @@ from kdbias import embed
 from kdbias.demonstration.steps import FULL
 from kdbias.demonstration.story import write_data
 from kdbias.demonstration.teacher import write_teacher
+from tests.typed import commands, unlike
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 # Those whose figures are the same on every machine: students, whose are not, are trained in one block.
 BLOCKS = [
     block for block in re.findall(r"^```console\n(.*?)^```", README, re.S | re.M) if "train" not in block
 ]
-
-
-def commands(block: str) -> list[tuple[str, str]]:
-    """Each command of a block with what it is said to print."""
-    return re.findall(r"^\$ (.*?)\n(.*?)(?=^\$ |\Z)", block, re.S | re.M)
-
-
-def flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +38,5 @@ def test_there_are_commands_to_check():
 
 
 def test_commands_work_and_print_what_is_shown(folder):
-    program, wrong = Path(sys.executable).with_name("kdbias"), []
-    for command, shown in (each for block in BLOCKS for each in commands(block)):
-        words = shlex.split(command)
-        assert words[0] == "kdbias"
-        done = subprocess.run(
-            [program, *words[1:]], cwd=folder, capture_output=True, text=True, check=False, timeout=900
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
-        came, at = flat(done.stdout + done.stderr), 0
-        for part in re.split(r"^\s*\.\.\.\n", shown, flags=re.M):
-            found = came.find(flat(part), at)
-            if found < 0:
-                wrong.append(f"{command}\nshows\n{part}\nbut prints\n{done.stdout}")
-            at = max(at, found)
+    wrong = [line for block in BLOCKS for line in unlike(block, folder)]
     assert not wrong, "\n\n".join(wrong)
