@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.settings import parse_bandwidths
+from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.vectors import distances, label_sums
+from kdbias.sphere.workers import Workspace
 
 # {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart: rounding is off by 13 % at most. Doubling
 # stays on the grid, and the kernel at 2t is the square of that at t: a sweep takes at most 3 exponentials.
@@ -115,19 +117,17 @@ def spread_bandwidth(x: np.ndarray, seed: int = 0) -> tuple[float, list[float]]:
     columns = np.sort(rng.choice(n, size=min(n, _COLUMNS), replace=False))
     queries = np.sort(rng.choice(len(columns), size=min(len(columns), _QUERIES), replace=False))
     among = x[columns]
-    sums = np.zeros((len(GRID), len(queries)))
+    sums, kernels, workspace = np.zeros((len(GRID), len(queries))), Kernels(GRID), Workspace()
+    ones = np.ones(len(columns), dtype=np.float32)
     step = 128
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
-        exponent = among[block] @ among.T
-        np.minimum(exponent, 1.0, out=exponent)
-        exponent -= 1.0
-        kernel = np.empty_like(exponent)
-        for index, t in enumerate(GRID):
-            np.multiply(exponent, np.float32(2 * t), out=kernel)
-            np.exp(kernel, out=kernel)
-            kernel[np.arange(len(block)), block] = 0.0
-            sums[index, start : start + step] = kernel.sum(axis=1, dtype=np.float64)
+        cosines = among[block] @ among.T
+        np.clip(cosines, -1.0, 1.0, out=cosines)
+        selves = np.arange(len(block)) * len(columns) + block
+        for index, kernel in kernels.each(cosines, workspace, selves):
+            sums[index, start : start + step] = kernel @ ones
+    sums *= kernels.factors[:, None]
     potentials = 1 / n + (n - 1) / n * sums / (len(columns) - 1)
     spread = np.log(potentials).std(axis=1)
     best = int(spread.argmax())
