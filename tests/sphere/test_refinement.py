@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,22 @@ def test_after_the_first_no_round_begins_that_cannot_be_judged_in_time():
     assert result.iterations > 0
     assert "too few for another exact product" in result.reason
     assert result.energy < result.start_energy
+
+
+def test_the_first_round_is_made_where_finding_near_pairs_took_all_the_time(monkeypatch):
+    kernel = recomputed(rows(120, 5), 3.0, 120 * 24 * 10)
+    scan = kernel.scan
+
+    def slow(visit: Any) -> None:
+        scan(visit)
+        time.sleep(0.05)
+        kernel.seconds = 40.0
+
+    monkeypatch.setattr(kernel, "scan", slow)
+    result = solve(kernel, tolerance=1e-9, max_seconds=0.02)
+    assert result.products == 1
+    assert result.energy < result.start_energy
+    assert "1 exact product" in result.reason
 
 
 def slowed(kernel: TiledKernel) -> Any:

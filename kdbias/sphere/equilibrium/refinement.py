@@ -78,7 +78,7 @@ def refine(
     """What `descent.descend` gives, with few exact products; arguments as there."""
     tiled = kernel.inner if isinstance(kernel, Matching) else kernel
     assert isinstance(tiled, TiledKernel)
-    offset, natural = offset_of(kernel), groups.natural
+    in_time, offset, natural = effort.spent is None, offset_of(kernel), groups.natural
     n, stand_in, distinct = kernel.n, _stand_in(tiled), Groups.of(None, kernel.n)
 
     def field_of(p: np.ndarray) -> np.ndarray:
@@ -103,9 +103,10 @@ def refine(
         elif good and (stop is None or stop.settled(point, feasible)):
             break
         left = effort.seconds_left
-        # The first round is made, though its product ends late: without it there is nothing to show.
-        late = left is not None and rounds > 0 and left < tiled.seconds
-        if rounds == _MOST_ROUNDS or effort.spent or late:
+        # The first round is made, though it begins or ends late: without it there is nothing to show.
+        late = rounds > 0 and left is not None and left < tiled.seconds
+        over = effort.spent if rounds or not in_time else None
+        if rounds == _MOST_ROUNDS or over or late:
             spent = effort.spent or f"stopped after {counted(effort.iterations, 'iteration')}"
             if late and not effort.spent:
                 spent = f"stopped with {left:,.0f} s left, too few for another exact product"
@@ -116,7 +117,7 @@ def refine(
             inner = Effort(
                 tolerance,
                 effort.max_iterations - effort.iterations,
-                None if left is None else max(left - tiled.seconds, left / 4),
+                None if left is None else max(left - tiled.seconds, tiled.seconds / 4),
                 GapShare(bar, tolerance),
             )
             anchored = _Anchored(stand_in, point.p, point.field, damping)
