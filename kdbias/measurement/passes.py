@@ -122,6 +122,11 @@ class PassPlan:
         """CPU threads."""
         return self.settings.threads or available_threads()
 
+    @property
+    def where(self) -> str:
+        """The device that sees the pairs; what is not exact is done on the CPU."""
+        return self.device if self.settings.search == "exact" else "cpu"
+
     def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
         """(n, d) float32 vectors of a table; mapped where a pass in blocks is due."""
         return table.vectors() if self.blocks is None else self.blocks.vectors(table, k, schemes)
@@ -137,16 +142,16 @@ class PassPlan:
         search = self.settings.search
         exact, cells = self._seconds(n, d)
         how = f"all pairs in tiles of {TILE}" if search == "exact" else f"{search}, cells of the sphere"
-        if self.device != "cpu":
+        if self.where != "cpu":
             from kdbias.sphere import torch_pairs
 
             how = torch_pairs.how(self.device, self.settings.precision)
         line = (
-            f"uniformity: device {self.device}, {self.settings.precision}, "
+            f"uniformity: device {self.where}, {self.settings.precision}, "
             f"{counted(self.threads, 'thread')}, {how}; {counted(n, 'sample')} x {counted(d, 'dimension')}"
         )
-        if self.device != "cpu":
-            return line
+        if self.where != "cpu":
+            return f"{line}, about {duration(self.seconds(n, d))}"
         line += f", about {duration(exact if search == 'exact' else cells)}"
         if search == "exact" and exact > _TIMES * cells:
             line += f" (--search ivf: about {duration(cells)}, with error bars)"
@@ -154,7 +159,7 @@ class PassPlan:
 
     def seconds(self, n: int, d: int) -> float:
         """How long a pass should take: from a timed tile, on a GPU from a timed small pass."""
-        if self.device == "cpu":
+        if self.where == "cpu":
             exact, cells = self._seconds(n, d)
             return exact if self.settings.search == "exact" else cells
         side = min(n, _TIMED)

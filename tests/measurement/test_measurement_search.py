@@ -241,6 +241,19 @@ def test_long_runs_are_told_of_the_cheaper_search(monkeypatch: pytest.MonkeyPatc
     assert "2 threads" in long
 
 
+def test_a_pass_on_a_gpu_says_first_how_long_it_should_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(passes, "all_pairs", lambda x, *_, device, **__: seen.append((len(x), device)))
+    monkeypatch.setattr("kdbias.sphere.torch_pairs.how", lambda device, precision: "tiles of torch")
+    exact = PassPlan(UniformitySettings(threads=2), "cuda:0", Path("pass.npz"))
+    assert "device cuda:0, float32, 2 threads, tiles of torch" in (line := exact.announcement(50_000, 16))
+    assert ", about 1 s" in line
+    assert seen == [(8192, "cuda:0")] * 2
+    cells = PassPlan(UniformitySettings(threads=2, search="ivf"), "cuda:0", Path("pass.npz"))
+    assert "device cpu, float32, 2 threads, ivf, cells of the sphere" in cells.announcement(50_000, 16)
+    assert len(seen) == 2
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.1, "1 s"), (80, "80 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
