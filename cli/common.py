@@ -9,7 +9,6 @@ import dataclasses
 import errno
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ import click
 
 from kdbias.cli.completion import complete
 from kdbias.errors import KdbiasError, MachineError, UnwritableError, first_line
+from kdbias.scratch import named, recorded
 from kdbias.wording import is_utf8, visible, visible_lines
 
 BAD_INPUT = 2
@@ -29,9 +29,7 @@ FAILED = 1
 INTERRUPTED = 128  # and the number of the signal: 130 for Ctrl-C
 AS_JSON = "kdbias.as_json"  # in the context's `meta`: whether stdout is one JSON document
 _MAY_BE_EMPTY = ("cluster_by",)  # which then stands for no column
-_MAY_BE_IN_STORES = ("data", "root", "path", "title")
 _AGAIN_SECONDS = 0.02  # until it is out of what ignores it
-_STORE = re.compile(r"(?:^|[:@])([A-Za-z][A-Za-z0-9+.-]+://.*)")  # alone, or in a teacher's spec
 
 
 class StageCommand(click.Command):
@@ -71,23 +69,24 @@ class StageCommand(click.Command):
                 with quiet(silent or as_json):
                     result = super().invoke(ctx)
                 if result is not None:
-                    document = json.dumps(as_document(result), indent=2, allow_nan=False) if as_json else None
-                    click.echo(document or visible_lines(result.summary()))
+                    told = recorded(as_document(result)) if as_json else None
+                    document = json.dumps(told, indent=2, allow_nan=False) if as_json else None
+                    click.echo(document or visible_lines(named(result.summary())))
             except (Exception, KeyboardInterrupt) as error:
                 failure = _failure(error, stopped, ctx.params)
                 if failure is None or debug:
                     raise
-                click.echo(f"Error: {visible(failure[0])}", err=True)
+                click.echo(f"Error: {visible(named(failure[0]))}", err=True)
                 for note in getattr(error, "__notes__", ()):  # lines to be copied
-                    click.echo(visible_lines(note), err=True)
+                    click.echo(visible_lines(named(note)), err=True)
                 sys.exit(failure[1])
 
     def _refuse_texts(self, ctx: click.Context) -> None:
         """Refuse what is no path: an empty text (mostly a shell's variable that was never set), one that is
-        not UTF-8, a FIFO or device, or a place in a store where none is read.
+        not UTF-8, a FIFO or device, or an output on the web.
         """
         from kdbias.device import LEAST_MEMORY, parse_bytes
-        from kdbias.tables.files import refuse_special, refuse_store
+        from kdbias.tables.files import refuse_special, refuse_web
 
         for parameter in self.params:
             given = ctx.params.get(str(parameter.name))
@@ -105,9 +104,8 @@ class StageCommand(click.Command):
                         f"{LEAST_MEMORY >> 20}MiB or more"
                     )
                 refuse_special(text)
-                store = _STORE.search(text)
-                if store and parameter.name not in _MAY_BE_IN_STORES:
-                    refuse_store(store[1], "write to" if parameter.name == "output" else "read")
+                if parameter.name == "output":
+                    refuse_web(text)
 
 
 @contextlib.contextmanager

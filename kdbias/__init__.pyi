@@ -424,10 +424,11 @@ def open_data(
     """Open a data set.
 
     Args:
-        data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest (a path or a URI such as
-            ``s3://...``), MXNet RecordIO (``train.rec`` or its folder), WebDataset tars, a verification
-            ``.bin`` or a folder of them, a folder that ``datasets`` saved, ``torchvision:NAME``, or a
-            ``.toml`` description (a file, or the name of one that ships with kdbias).
+        data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest, MXNet RecordIO (``train.rec`` or its
+            folder), WebDataset tars, a verification ``.bin`` or a folder of them, a folder that ``datasets``
+            saved, ``torchvision:NAME``, or a ``.toml`` description (a file, or the name of one that ships
+            with kdbias). A path or a URI (``s3://...``): manifests and their images are read where they lie,
+            the rest is copied to the scratch folder first.
         images: whether there must be images; without, a table of ids, labels and groups will do.
         id_column: column with unique sample ids [sample_id, else path].
         label_column: column with the identity or class [label].

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdbias.scratch import recorded
 from kdbias.settings import Declared, Settings
 
 
@@ -71,7 +72,7 @@ def _words(
     words = ["kdbias", stage]
     words += [] if source is None else [os.fspath(source)]  # type: ignore[call-overload]
     words += [] if output is None else ["-o", os.fspath(output)]  # type: ignore[call-overload]
-    return [*words, *option_words(kind, options)]
+    return recorded([*words, *option_words(kind, options)])
 
 
 def option_words(kind: type[Settings], options: Mapping[str, Any]) -> Iterator[str]:

@@ -1,12 +1,18 @@
 """The errors kdbias raises on purpose."""
 
+from kdbias.scratch import named
+
 
 class KdbiasError(ValueError):
     """A problem its reader can mend.
 
     The message is one line: what was found (with the offending values) and what to do. A note (`add_note`)
-    holds lines to be copied. The command line prints both without a traceback and exits with status 2.
+    holds lines to be copied. The command line prints both without a traceback and exits with status 2. What
+    lies in a store is named by its URI.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(named(str(message)))
 
 
 class ConfigChangedError(KdbiasError):

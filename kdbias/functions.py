@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from kdbias.placing import placed
 from kdbias.settings import Declared, Settings
 
 _PATH = "str | os.PathLike[str]"
@@ -31,6 +32,8 @@ def takes_settings(kind: type[Settings], file: str | None = None) -> Callable[[C
         def call(*inputs: Any, **options: Any) -> Any:
             mine = {p.name: options.pop(p.name) for p in named if p.name in options}
             bound = own.replace(parameters=named).bind(*inputs, **mine)
+            bound.arguments = {name: placed(name, value) for name, value in bound.arguments.items()}
+            options = {name: placed(name, value) for name, value in options.items()}
             settings = kind.read(options.pop(file, None), options) if file else kind.of(options)
             return function(*bound.args, **bound.kwargs, settings=settings)
 

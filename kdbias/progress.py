@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from kdbias.scratch import named
 from kdbias.wording import visible
 
 _QUIET: ContextVar[bool] = ContextVar("kdbias_quiet", default=False)
@@ -42,7 +43,7 @@ def say(message: str) -> None:
     """Print one line unless quiet, to stderr or in a notebook; what a terminal would obey is escaped."""
     if is_quiet():
         return
-    message = visible(message)
+    message = visible(named(message))
     if in_notebook():  # where stderr looks like an error
         sys.stdout.write(message + "\n")
     elif sys.stderr.isatty():

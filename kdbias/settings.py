@@ -18,8 +18,10 @@ from typing import Any, ClassVar, Self
 
 from kdbias.errors import KdbiasError
 from kdbias.kinds import json_of, kind_of, number_of, spelled
+from kdbias.placing import placed
+from kdbias.scratch import recorded
 from kdbias.tables.documents import read_toml
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import write_text
 from kdbias.wording import nearest
 
 
@@ -159,6 +161,7 @@ class Settings:
         """The keys of a TOML file (or none), overridden by those given that are neither None nor empty."""
         keys = {} if file is None else read_toml(Path(file))
         cls.refuse_unknown(keys, str(file))
+        keys = {name: placed(name, value) for name, value in keys.items()}
         return cls.of(
             keys | {name: value for name, value in given.items() if value is not None and value != ()}
         )
@@ -196,10 +199,9 @@ class Settings:
         for declared in declared_in(type(self)):
             value = getattr(self, declared.name)
             if value is not None and value != ():
-                text = json.dumps(json_of(value), ensure_ascii=False)
+                text = json.dumps(recorded(json_of(value)), ensure_ascii=False)
                 lines.append(f"{declared.name} = {text}  # {declared.about.text}")
-        with atomic_path(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(lines) + "\n")
 
     def refuse_idle(self, idle: Mapping[str, str]) -> None:
         """Refuse what was chosen and would change nothing; `idle`: name -> why it is without effect."""

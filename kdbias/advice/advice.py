@@ -17,6 +17,7 @@ from kdbias.advice.matching import Difference, Offer
 from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
+from kdbias.scratch import named
 from kdbias.wording import duration, visible_lines
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Advice(Result):
         for fact in self._told():
             head = fact.topic.ljust(_TOPIC)
             lines += textwrap.wrap(
-                visible_lines(fact.text),
+                visible_lines(named(fact.text)),
                 _WIDTH,
                 initial_indent=head,
                 subsequent_indent=" " * _TOPIC,

@@ -17,6 +17,8 @@ from kdbias.measurement.comparison import remembered_path
 from kdbias.measurement.density import hardness
 from kdbias.measurement.files import UNIFORMITY, read_uniformity
 from kdbias.measurement.suspects import blind_to, misfits
+from kdbias.placing import placed
+from kdbias.scratch import uri_of
 from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.tables.density_table import DENSITY, DensityTable, read_density
@@ -211,7 +213,8 @@ def remembered_aim(data: Data, settings: Aiming) -> Aiming | None:
     if known is None or data.density is None:
         return None
     folder = data.density.path.parent
-    towards = remembered_path(folder, read_record(folder) if (folder / RECORD).exists() else {}, known)
+    record = read_record(folder) if (folder / RECORD).exists() else {}
+    towards = placed("target", remembered_path(folder, record, known))
     named = Named.of(towards)
     if named.kind == "reference" and not Path(named.what).exists():
         raise KdbiasError(
@@ -229,6 +232,8 @@ def remembered_aim(data: Data, settings: Aiming) -> Aiming | None:
 def near(path: str | os.PathLike[str]) -> str:
     """A path from the current folder on, where it lies in that."""
     short = os.path.relpath(path)
+    if uri_of(path) is not None:
+        return os.fspath(path)
     return os.fspath(path) if short.startswith(os.pardir) else short
 
 

@@ -16,9 +16,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from kdbias.data.decode import UnreadableImage
-from kdbias.errors import KdbiasError, first_line
-from kdbias.optional import require
+from kdbias.errors import KdbiasError, MachineError
 from kdbias.tables import fingerprints
+from kdbias.tables.stores import located, told
+from kdbias.tables.stores import names_in as names_in_store
 
 MAX_FILE_BYTES = 1 << 29
 """Larger files are no images: they are refused before they fill the memory."""
@@ -148,12 +149,13 @@ def open_input(path: str) -> pa.NativeFile:
 
     Raises:
         OSError: it is not there or cannot be read.
-        KdbiasError: an unknown store.
+        KdbiasError: as the store refuses.
     """
     if not is_uri(path):
         return pa.memory_map(path)
-    filesystem, inner = _located(path)
-    return filesystem.open_input_file(inner)
+    filesystem, inner = located(path)
+    with told(path):
+        return filesystem.open_input_file(inner)
 
 
 def size_of(path: str) -> int:
@@ -164,8 +166,9 @@ def size_of(path: str) -> int:
     """
     if not is_uri(path):
         return os.path.getsize(path)
-    filesystem, inner = _located(path)
-    info = filesystem.get_file_info(inner)
+    filesystem, inner = located(path)
+    with told(path):
+        info = filesystem.get_file_info(inner)
     if info.type is not fs.FileType.File:
         raise FileNotFoundError(2, "no such file", path)
     return info.size
@@ -175,10 +178,7 @@ def names_in(folder: str) -> list[str] | None:
     """Names in a folder, or None if it is none."""
     if not is_uri(folder):
         return os.listdir(folder) if os.path.isdir(folder) else None
-    filesystem, inner = _located(folder)
-    if filesystem.get_file_info(inner).type is not fs.FileType.Directory:
-        return None
-    return [info.base_name for info in filesystem.get_file_info(fs.FileSelector(inner))]
+    return names_in_store(folder)
 
 
 def parent_of(path: str) -> str:
@@ -196,7 +196,8 @@ def read_at(root: str, path: str) -> bytes:
     spawned.)
 
     Raises:
-        UnreadableImage: missing, too large, or outside the root.
+        UnreadableImage: missing, too large, refused, or outside the root.
+        MachineError: the store cannot be reached.
     """
     if not is_uri(root):
         return read_below(root, path)
@@ -204,15 +205,17 @@ def read_at(root: str, path: str) -> bytes:
         raise UnreadableImage(f"path {path!r} leaves the data root")
     for spelling in spellings(path):
         try:
-            with open_input(join(root, spelling)) as file:
+            with told(root), open_input(join(root, spelling)) as file:
                 size = file.size()
                 if size > MAX_FILE_BYTES:
                     raise UnreadableImage(f"{path!r} has {size:,} bytes, limit {MAX_FILE_BYTES:,}")
                 return file.read()
         except FileNotFoundError:
             continue
-        except OSError as error:
-            raise UnreadableImage(f"cannot read {path!r}: {first_line(error)}") from None
+        except (MachineError, UnreadableImage):
+            raise
+        except KdbiasError as error:
+            raise UnreadableImage(f"cannot read {path!r}: {error}") from None
     raise UnreadableImage(f"cannot read {path!r}: no such file")
 
 
@@ -222,31 +225,6 @@ def join(root: str, path: str) -> str:
         return os.path.join(root, path)
     base, mark, options = root.partition("?")
     return f"{base.rstrip('/')}/{path}{mark}{options}"
-
-
-def _located(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a URI, and the file's path in it."""
-    base, mark, options = uri.partition("?")
-    scheme, _, rest = base.partition("://")
-    host, _, path = rest.partition("/")
-    if scheme in ("http", "https"):  # there the options belong to the file
-        return _connect(f"{scheme}://{host}/", os.getpid())[0], uri
-    store = f"{scheme}://{host}{mark}{options}" if host else f"{scheme}:///"
-    filesystem, inner = _connect(store, os.getpid())
-    return filesystem, f"{inner.rstrip('/')}/{path}"
-
-
-@lru_cache(maxsize=16)
-def _connect(store: str, process: int) -> tuple[fs.FileSystem, str]:
-    """A connection of this process, and the path of the store's root in it."""
-    try:
-        try:
-            return fs.FileSystem.from_uri(store)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):  # not a scheme that pyarrow knows
-            filesystem, inner = require("fsspec").core.url_to_fs(store)
-            return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), inner
-    except (ValueError, ImportError, OSError) as error:
-        raise KdbiasError(f"{store}: cannot reach this store ({first_line(error)})") from None
 
 
 WHOLE_BYTES = 1 << 30

@@ -22,9 +22,11 @@ from kdbias.data.table import parquet_below
 from kdbias.data.webdataset import COMPRESSED
 from kdbias.errors import KdbiasError, first_line
 from kdbias.functions import takes_settings
+from kdbias.scratch import store_uri, uri_of
 from kdbias.settings import option
 from kdbias.tables.documents import read_toml
 from kdbias.tables.files import absent, nearest_path, refuse_special
+from kdbias.tables.stores import exists
 from kdbias.wording import nearest
 
 __all__ = ["KINDS", "Options", "Source", "open_data"]
@@ -37,10 +39,11 @@ def open_data(data: str | os.PathLike[str], *, images: bool = True, settings: Re
     """Open a data set.
 
     Args:
-        data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest (a path or a URI such as
-            ``s3://...``), MXNet RecordIO (``train.rec`` or its folder), WebDataset tars, a verification
-            ``.bin`` or a folder of them, a folder that ``datasets`` saved, ``torchvision:NAME``, or a
-            ``.toml`` description (a file, or the name of one that ships with kdbias).
+        data: an image folder, a ``.csv``/``.tsv``/``.parquet`` manifest, MXNet RecordIO (``train.rec`` or its
+            folder), WebDataset tars, a verification ``.bin`` or a folder of them, a folder that ``datasets``
+            saved, ``torchvision:NAME``, or a ``.toml`` description (a file, or the name of one that ships
+            with kdbias). A path or a URI (``s3://...``): manifests and their images are read where they lie,
+            the rest is copied to the scratch folder first.
         images: whether there must be images; without, a table of ids, labels and groups will do.
 
     Returns:
@@ -88,6 +91,8 @@ def kind_of(data: str) -> str:
             raise KdbiasError(
                 f"{data}: only .csv, .tsv and .parquet are read from a store; copy it to a disk"
             )
+        if store_uri(data) is not None and not exists(data):
+            raise absent(data, "file or folder")
         return "table"
     if os.path.isdir(data):
         kind = _kind_of_folder(data)
@@ -199,6 +204,9 @@ class Description(Parts):
         if is_uri(chosen):
             return chosen
         found = os.path.abspath(os.path.join(base, chosen))
+        stored = uri_of(found)
+        if stored is not None and not os.path.exists(os.path.join(found, self.source)):
+            return stored  # of which the description alone was brought here
         if not os.path.isdir(found):
             raise KdbiasError(f"{self.file}: the data root {found} is no folder; give another --root")
         return found

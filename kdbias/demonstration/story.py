@@ -32,7 +32,7 @@ from kdbias.measurement.target_summary import verdict
 from kdbias.progress import is_quiet, quiet, say
 from kdbias.tables import provenance
 from kdbias.tables.documents import read_json, write_json
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import write_text
 from kdbias.tables.parquet_file import read_provenance, read_table, write_table
 from kdbias.tables.run_files import RECORD, holes
 from kdbias.tables.run_record import Run, Stage
@@ -160,8 +160,7 @@ def demo(
         document = collect_results(out, tuple(SCHEMES), seeds)
         write_results(out, document)
         inside = Story(".", "./data/demo.toml", size, machine).script(seeds)  # wherever it is moved to
-        with atomic_path(out / "commands.sh") as temporary:
-            temporary.write_text('#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside, encoding="utf-8")
+        write_text(out / "commands.sh", '#!/bin/sh\nset -e\ncd "$(dirname "$0")"\n' + inside)
         # Before the page, which would else show what --overwrite has set aside; without a page it is made
         # anew.
         run.finish({"seeds": seeds, "students": seeds * len(SCHEMES)}, time.monotonic() - started)
@@ -199,8 +198,7 @@ def write_data(description: Path, size: Size) -> None:
         columns = text[text.index("[columns]") : text.index("[expect]")]
         expect = f'[expect]\nsamples = {counts["digits"]}\n"biased=yes" = {counts["biased"]}\n'
         text = f'name = "demo digits, quick"\nsource = "digits.parquet"\n\n{columns}{expect}'
-    with atomic_path(description) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(description, text)
 
 
 def collect_results(out: Path, schemes: Sequence[str], seeds: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from kdbias.display.table import Cell, Table
 from kdbias.errors import KdbiasError
+from kdbias.scratch import named
 from kdbias.wording import visible, visible_lines
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Result:
 
     def summary(self) -> str:
         """The result as text for a terminal."""
-        return text_of(self.blocks(), self._between)
+        return named(text_of(self.blocks(), self._between))
 
     def __repr__(self) -> str:
         """The summary: what an interactive session shows; the fields where what it tells of is gone."""
@@ -47,7 +48,7 @@ class Result:
         parts = [
             _paragraph(block) if isinstance(block, str) else table_html(block) for block in self.blocks()
         ]
-        return str(Markup('<div class="kdbias">{}</div>').format(Markup("").join(parts)))
+        return named(str(Markup('<div class="kdbias">{}</div>').format(Markup("").join(parts))))
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows behind the result, read from disk where they lie there.

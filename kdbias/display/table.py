@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdbias.display.quantities import NONE, quantity
+from kdbias.scratch import named
 from kdbias.wording import visible
 
 FEW = 12  # rows of a long table that a terminal shows
@@ -113,7 +114,7 @@ def more(count: int, where: str, shown: int = FEW) -> list[str]:
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first flush left, the others flush right."""
-    cells = [list(map(visible, line)) for line in (heads, *rows)]
+    cells = [[visible(named(text)) for text in line] for line in (heads, *rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
     lines = [
         "  ".join(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,8 +31,9 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.columns import IMAGE, IMAGE_DIGEST
 from kdbias.tables.embedding_parts import normalise, widen
 from kdbias.tables.embedding_table import STAGE, EmbeddingTable
-from kdbias.tables.files import lock_folder
+from kdbias.tables.files import remove_tree
 from kdbias.tables.joins import align, shown
+from kdbias.tables.mirrors import lock_folder
 from kdbias.tables.parquet_file import read_footer, read_table
 from kdbias.tables.run_files import RECORD, STAGED, complete, put_back, put_forward
 from kdbias.tables.run_record import read_record, record_of, refuse_changes
@@ -257,7 +257,7 @@ def next_folder(out: Path, config: dict[str, Any], inputs: dict[str, str]) -> Pa
     try:
         refuse_changes(folder, read_record(folder), {"config": config, "inputs": inputs}, config)
     except KdbiasError:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     return folder
 
 
@@ -281,4 +281,4 @@ def home_of(
 def discard(out: Path) -> None:
     """Remove what an earlier call began beside a table."""
     if os.path.isdir(out / NEXT):
-        shutil.rmtree(out / NEXT, ignore_errors=True)
+        remove_tree(out / NEXT)

@@ -9,7 +9,6 @@ described, split and resumed without looking at data; processes exchange nothing
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,10 @@ from kdbias.tables import fingerprints, provenance, run_files
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_parts import PART_PATTERN, STORES, is_whole, normalise, part_name, write_part
 from kdbias.tables.embedding_table import STAGE
-from kdbias.tables.files import clean_temporaries
+from kdbias.tables.files import remove, remove_tree
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
+from kdbias.tables.temporaries import clean_temporaries
 from kdbias.wording import counted, human_bytes
 
 FAILURES = "failures.parquet"
@@ -211,7 +211,7 @@ class Parts:
         """Write the file of a part, if it has rows; returns the digest of its content."""
         path = self.run.out / part_name(part.index)
         if not len(found.rows):
-            path.unlink(missing_ok=True)
+            remove(path)
             return fingerprints.of_json([])
         taken, where = pa.array(found.rows), f"embeddings of {self.teacher}"
         ids = self.source.ids.take(taken)
@@ -242,7 +242,7 @@ class Parts:
         failed = [row for record in records for row in record["failed"]]
         samples = sum(record["rows"] for record in records)
         if not samples:  # leave nothing behind that would refuse mended images as changed data
-            shutil.rmtree(self.run.out / _RECORDS, ignore_errors=True)
+            remove_tree(self.run.out / _RECORDS)
             self.run.forget()
             raise KdbiasError(
                 f"all {len(failed):,} images failed, nothing was embedded; the first: "

@@ -28,7 +28,6 @@ from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.functions import takes_settings
 from kdbias.planning import Planned
 from kdbias.tables.embedding_table import STAGE, EmbeddingTable
-from kdbias.tables.files import refuse_store
 from kdbias.tables.run_record import finished_alike
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.side_car import named_preprocessing
@@ -116,14 +115,15 @@ def embed(
         KdbiasError: wrong options, changed configuration or data, no image readable, NaN or zero embeddings,
             or a teacher whose embedding of an image depends on the others in its batch.
     """
-    refuse_store(output)
     with named(settings.teacher):
         parse_spec(settings.teacher)  # what can be refused of it without its library
     if settings.preprocessing is not None:
         named_preprocessing(settings.preprocessing)
-    with open_engine(settings, settings.device) as engine:
+    places = (os.fspath(data), os.fspath(output), settings.teacher)
+    with open_engine(settings, settings.device, places=places) as engine:
         order = Order(os.fspath(data), os.fspath(output), settings)
-        order = order.for_units(settings.unit_cpus or 1) if engine.remote else order
+        if engine.remote:
+            order = order.for_units(settings.unit_cpus or 1)
         return _embed(order, overwrite, settings, engine)
 
 

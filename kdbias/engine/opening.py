@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from kdbias.engine.here import Here
 from kdbias.engine.ranks import Ranks
 from kdbias.engine.settings import Engines
+from kdbias.tables.scratch_folder import require_shared
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,20 +50,24 @@ class Engine(Protocol):
         """Do what is not ``done`` of the items, and return once all are, whichever process does them."""
 
 
-def open_engine(settings: Engines, device: str = "cpu", memory: int = 0) -> AbstractContextManager[Engine]:
+def open_engine(
+    settings: Engines, device: str = "cpu", memory: int = 0, places: Sequence[str] = ()
+) -> AbstractContextManager[Engine]:
     """The engine of the settings, as a context.
 
     Args:
         device: where a unit computes; on Ray one with cuda is given a GPU.
         memory: bytes that a unit takes, asked of Ray.
+        places: what units read and write, which several processes must all see.
 
     Raises:
-        KdbiasError: no launcher started this process, Ray is not installed or its cluster not reached, or
-            no node of it holds a unit.
+        KdbiasError: a place in a store and no scratch folder that all see, no launcher started this process,
+            Ray is not installed or its cluster not reached, or no node of it holds a unit.
     """
     kind = settings.engine_kind
     if kind == "here":
         return Here()
+    require_shared(*places)
     if kind == "ranks":
         return Ranks(explicit=settings.engine is not None)
     from kdbias.engine.ray_tasks import RayTasks

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbias import scratch
 from kdbias.engine.here import Here
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError, first_line
 from kdbias.optional import require
@@ -88,7 +89,7 @@ class RayTasks(Here):
             while waiting or flying:
                 while waiting and len(flying) < _AHEAD * max(1, slots):
                     item = waiting.pop()
-                    flying[self._task.remote(work, item, os.getcwd(), __version__)] = item
+                    flying[self._task.remote(work, item, *_surroundings())] = item
                 ready, _ = self._ray.wait(list(flying), timeout=_LOOK)
                 for task in ready:
                     item = flying.pop(task)
@@ -157,11 +158,18 @@ def _amount(name: str, value: float) -> str:
     return f"{value / 2**30:.3g} GiB" if name == "memory" else f"{value:g} {name}"
 
 
+def _surroundings() -> tuple[str, str, str | None]:
+    """What a unit shares with the driver: the current folder, the version, the scratch folder."""
+    return os.getcwd(), __version__, os.environ.get(scratch.VARIABLE)
+
+
 def _unit(
-    work: Callable[[Iterable[Any]], Iterator[Any]], item: Any, folder: str, version: str
+    work: Callable[[Iterable[Any]], Iterator[Any]], item: Any, folder: str, version: str, shared: str | None
 ) -> tuple[str, Any]:
     """In a worker: ("done", results), or ("refused", "failed" or "lost", why)."""
     host = socket.gethostname()
+    if shared is not None:  # what is written there goes to its store
+        os.environ[scratch.VARIABLE] = shared
     if version != __version__:
         return "refused", f"node {host} has kdbias {__version__}, the driver {version}; install the same"
     try:

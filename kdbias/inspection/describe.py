@@ -19,9 +19,10 @@ from kdbias.inspection import files
 from kdbias.inspection.files import short
 from kdbias.inspection.printed import as_text
 from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
+from kdbias.placing import placed
 from kdbias.tables.csv_file import DELIMITERS, csv_head
 from kdbias.tables.documents import read_document, read_toml, require_shape
-from kdbias.tables.files import in_use
+from kdbias.tables.mirrors import in_use
 from kdbias.tables.parquet_file import open_parquet
 from kdbias.tables.provenance import from_schema
 from kdbias.tables.run_record import RECORD, read_record, require_digest
@@ -72,7 +73,7 @@ def inspect(path: str | os.PathLike[str], rows: int = 5) -> Description:
     Raises:
         KdbiasError: nothing there, unreadable, or nothing that kdbias knows.
     """
-    return Description(_found(without_scheme(os.fspath(path)), rows))
+    return Description(_found(without_scheme(os.fspath(placed("path", path))), rows))
 
 
 def _found(name: str, rows: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from kdbias.sphere.vectors import require_unit_rows
 from kdbias.tables import fingerprints
 from kdbias.tables.documents import read_document, write_json
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import atomic_path, remove, remove_tree
 from kdbias.tables.run_record import RECORD
 from kdbias.wording import counted
 
@@ -129,7 +129,7 @@ class Blocks:
 
     def clean(self) -> None:
         """Remove the partial files, once the results are safe."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
     def _vectors_file(self) -> Path:
         return self.folder / f"vectors-{self.table[:16]}.npy"
@@ -157,7 +157,7 @@ class Blocks:
             return self._as_job(begun)
         for file in self.folder.iterdir():
             if file != vectors:
-                file.unlink()
+                remove(file)
         for file, array in ((vectors, x), (weights, p)):
             if not file.exists():
                 with atomic_path(file) as temporary, open(temporary, "wb") as handle:

@@ -15,6 +15,7 @@ import numpy as np
 from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import Sampling, rectification
 from kdbias.measurement.references import DRAWS, References
+from kdbias.placing import placed
 from kdbias.progress import say
 from kdbias.sphere.all_pairs import fitting_tile
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
@@ -249,7 +250,9 @@ def remembered(run: Run, target: dict[str, Any], table: EmbeddingTable) -> OpenT
     way = "name a target with --towards to measure all schemes against it"
     try:
         clustered = target.get("cluster_by") or EACH_ALONE if target["size"] else None
-        aim = open_target(Aiming(towards=path, with_column=target["with"], cluster_by=clustered), table)
+        aim = open_target(
+            Aiming(towards=placed("target", path), with_column=target["with"], cluster_by=clustered), table
+        )
     except KdbiasError as error:
         raise KdbiasError(f"{run.out} is measured against {path}, but {error}; {way}") from None
     if aim.inputs != target["fingerprints"]:

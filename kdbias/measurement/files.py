@@ -12,6 +12,7 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.density import Bandwidths, Measured
 from kdbias.measurement.distribution import Sampling
 from kdbias.progress import say
+from kdbias.scratch import name_of
 from kdbias.tables import provenance
 from kdbias.tables.columns import SUSPECT, WITNESS, require_numbers
 from kdbias.tables.density_table import DENSITY, potential_column, read_density, write_density
@@ -239,7 +240,7 @@ def not_measured(out: Path, added: list[Sampling], document: dict[str, Any]) -> 
     for sampling in fresh:
         before = entries.get(sampling.name, {}).get("weights")
         now = os.path.abspath(str(sampling.weights))
-        if before is None or os.path.abspath(before) == now:
+        if before is None or name_of(before) == name_of(now):
             continue
         if Path(before).name == Path(now).name and Path(now).parent == Path(os.path.abspath(out)).parent:
             say(f"{out}: the scheme {sampling.name!r} from {before} is replaced by {sampling.weights}")

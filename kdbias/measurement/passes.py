@@ -23,6 +23,7 @@ from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.files import remove
 from kdbias.wording import counted, duration
 
 # Beyond these an approximate search is refused (hnsw: warned about). Natural sampling's potentials at the
@@ -133,7 +134,7 @@ class PassPlan:
 
     def clean(self) -> None:
         """Remove what a pass was to go on from."""
-        self.snapshot.unlink(missing_ok=True)
+        remove(self.snapshot)
         if self.blocks is not None:
             self.blocks.clean()
 

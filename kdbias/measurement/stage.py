@@ -150,7 +150,7 @@ def uniformity(
         _refuse_outdated(Path(output), table)
     config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
     memory = settings.memory if settings.search == "exact" else 0
-    with open_engine(settings, settings.device, memory) as engine:
+    with open_engine(settings, settings.device, memory, (os.fspath(output),)) as engine:
         device = _device(settings, engine)
         threads = (settings.unit_cpus or 1) if engine.remote else settings.threads or available_threads()
         blocks = Blocks(Path(output) / PAIRS, settings, engine, table.fingerprint, device, threads)

@@ -26,6 +26,7 @@ from kdbias.pipeline.settings import RunSettings
 from kdbias.pipeline.steps import Steps
 from kdbias.planning import Planned
 from kdbias.progress import say
+from kdbias.scratch import recorded
 from kdbias.tables import fingerprints
 from kdbias.tables.density_table import DENSITY
 from kdbias.tables.run_record import Run, Stage
@@ -189,7 +190,7 @@ def _report(steps: Steps, record: Run) -> dict[str, Any]:
     import kdbias
 
     inputs = [Path(steps.density) / "run.json", Path(steps.density) / "density.parquet", Path(steps.weights)]
-    made_from = {"files": [fingerprints.of_file(file) for file in inputs], "options": steps.report}
+    made_from = {"files": [fingerprints.of_file(file) for file in inputs], "options": recorded(steps.report)}
     if record.record.get("page") == made_from and Path(steps.page).exists():
         say(f"{steps.page} is finished already; nothing to do")
     else:

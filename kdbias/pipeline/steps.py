@@ -18,6 +18,7 @@ from kdbias.errors import KdbiasError
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.pipeline.settings import RunSettings
 from kdbias.reporting.settings import ReportSettings
+from kdbias.scratch import recorded
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.parquet_file import read_schema
 from kdbias.tables.run_record import RECORD, read_record
@@ -149,7 +150,7 @@ class Steps:
     def report_command(self) -> str:
         """The command that writes the page."""
         words = ["kdbias", "report", self.density, self.weights, "-o", self.page]
-        return shlex.join([*words, *option_words(ReportSettings, self.report)])
+        return shlex.join(recorded([*words, *option_words(ReportSettings, self.report)]))
 
     def again(self, towards: str) -> str:
         """The command of the run with a target."""

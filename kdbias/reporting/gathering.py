@@ -25,6 +25,7 @@ from kdbias.reporting.outputs import (
     read_frontier,
 )
 from kdbias.tables.csv_file import read_csv
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.places import candidates
 from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.training.settings import TrainingSettings
@@ -199,7 +200,7 @@ def _read_evaluation(
         by = table.path if table else place
     if not isinstance(named, str):
         return Evaluation(place, record, metrics, None)
-    wanted = Path(named.removeprefix("run:"))
+    wanted = local_path(named.removeprefix("run:"))
     judged_by = [
         run for here in candidates(wanted, by) for run in runs if run.path.resolve() == here.resolve()
     ]

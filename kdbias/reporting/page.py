@@ -29,7 +29,7 @@ from kdbias.reporting.sections import all_sections, scheme_names
 from kdbias.reporting.settings import ReportSettings
 from kdbias.reporting.tables import provenances
 from kdbias.reporting.verdict import verdict
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import write_text
 from kdbias.tables.run_files import claim
 from kdbias.tables.run_record import stage_of
 from kdbias.version import __version__
@@ -147,8 +147,7 @@ def _write(target: Path, title: str, page: Page) -> None:
         notices=page.notices,
         footer=f"Written by kdbias {__version__}. This page holds everything it shows and loads nothing.",
     )
-    with atomic_path(target) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(target, html)
 
 
 _SCRIPTS = ("tables.js", "map.js", "explorer.js")  # one module, in this order

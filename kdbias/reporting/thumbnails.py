@@ -16,6 +16,7 @@ import numpy as np
 from kdbias.data.access import is_inside, is_uri, join_root
 from kdbias.data.opening import read_description
 from kdbias.errors import KdbiasError
+from kdbias.placing import placed
 from kdbias.reporting.outputs import Density, Evaluation
 from kdbias.tables.places import bases, candidates
 from kdbias.wording import counted
@@ -77,7 +78,7 @@ def open_source(record: Mapping[str, Any], place: Path, roots: Sequence[Path]) -
     Raises:
         KdbiasError: the record names no data, or the data is not where it was, or below no root.
     """
-    data = record.get("data")
+    data = placed("data", record.get("data"))
     if not isinstance(data, str):
         raise KdbiasError("the embedding table's record names no data")
     root = _options(record)["root"]

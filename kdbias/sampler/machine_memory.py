@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from kdbias.progress import say
-from kdbias.tables.files import is_still_there, reserve
+from kdbias.tables.files import reserve
+from kdbias.tables.folder_lock import is_still_there
 from kdbias.wording import human_bytes
 
 try:

@@ -23,7 +23,7 @@ from kdbias.studies.plan import Plan, end_of_range
 from kdbias.studies.results import SUMMARY, Outline, Row, collect, write_results
 from kdbias.studies.statistics import Correlation, Estimate
 from kdbias.tables.documents import write_json
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import write_text
 from kdbias.wording import counted
 
 READING = """\
@@ -63,8 +63,7 @@ def conclude(plan: Plan, failed: dict[str, str], description: str) -> tuple[dict
 
         tables = plan.out / "results.md"
         lines += [f"every number: {write_results(plan.out, rows, document)}", f"tables: {tables}"]
-        with atomic_path(tables) as temporary:
-            temporary.write_text(results_text(outline, rows, document), encoding="utf-8")
+        write_text(tables, results_text(outline, rows, document))
         lines.append(f"plots: {', '.join(map(str, write_plots(outline, rows, plan.out / 'plots')))}")
     write_json(plan.out / SUMMARY, document)
     return document, lines

@@ -14,7 +14,7 @@ from typing import Any
 from kdbias.errors import KdbiasError
 from kdbias.studies.arms import BASELINE, REFERENCE
 from kdbias.studies.origin import Origin, deployment_of
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import write_text
 from kdbias.targets.columns import told_of
 from kdbias.targets.settings import Aiming
 from kdbias.wording import counted, visible
@@ -164,8 +164,7 @@ class Draft:
     def write(self, path: Path, written_by: str, run_with: str) -> None:
         """Write the file, whole or not at all; see `text`."""
         text = self.text(written_by, run_with)
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
     def _arms(self) -> Iterator[str]:
         yield "# Ways to draw the same data; differences are to natural. Another one is [arms.NAME] with"

@@ -24,6 +24,7 @@ from kdbias.command_lines import option_words
 from kdbias.errors import KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.progress import say
+from kdbias.scratch import recorded
 from kdbias.studies.arms import BASELINE
 from kdbias.studies.draft import BATCH, Draft
 from kdbias.studies.images import seconds_an_image
@@ -33,7 +34,7 @@ from kdbias.studies.results import RESULTS, read_results
 from kdbias.studies.settings import read_study
 from kdbias.studies.stage import study
 from kdbias.studies.statistics import FEW_SEEDS
-from kdbias.tables.files import atomic_path, refuse_store
+from kdbias.tables.files import refuse_web, write_text
 from kdbias.targets.settings import Aiming
 from kdbias.wording import counted, visible
 
@@ -167,7 +168,7 @@ def drafted(
     Raises:
         KdbiasError: whatever is wrong with data, target, columns or the folder; nothing is written yet.
     """
-    refuse_store(output)
+    refuse_web(output)
     file = Path(output) / FILE
     data = open_measured(measured, AdviseSettings(embeddings=settings.embeddings, most=100))
     aim = remembered_aim(data, settings) or Aiming()
@@ -190,7 +191,7 @@ def _command(
     given.pop("within", None)
     words = ["kdbias", "advise", os.fspath(measured), *option_words(PilotSettings, how), "--pilot"]
     rest = [f"{settings.within:g}s", "-o", os.fspath(output), *option_words(PilotSettings, given)]
-    return visible(shlex.join([*words, *rest])), visible(shlex.join(words))
+    return visible(shlex.join(recorded([*words, *rest]))), visible(shlex.join(recorded(words)))
 
 
 def _again(out: Path) -> str:
@@ -259,7 +260,6 @@ def _add_seeds(file: Path, out: Path, seconds: float, workers: int, most: int) -
         return False
     old, new = (json.dumps(list(each)) for each in (seeds, range(more)))
     text = file.read_text(encoding="utf-8").replace(f"seeds = {old}", f"seeds = {new}", 1)
-    with atomic_path(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(file, text)
     say(f"pilot: {counted(more - len(seeds), 'more seed')}, as there is time")
     return True

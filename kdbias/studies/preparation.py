@@ -37,7 +37,7 @@ from kdbias.studies.sources import (
 )
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import write_text
 from kdbias.tables.joins import align
 from kdbias.teachers import PRECOMPUTED
 
@@ -76,7 +76,7 @@ class Prepared:
         """Spec of the teacher."""
         if self.data.train_teacher is not None:
             return f"run:{self.folder / 'teacher'}"
-        return expand(self.data.teacher or "")
+        return expand(self.data.teacher or "", "teacher")
 
     @property
     def table(self) -> Path:
@@ -151,7 +151,7 @@ def locate(data: DataSet, out: Path, others: Mapping[str, DataSet] | None = None
 def _judged_with(judge: Judge) -> dict[str, str]:
     """Fingerprints of what a judge reads beside the embeddings."""
     named = {role: judge.options.get(role) for role in (*FILES, *TABLES)}
-    paths = {r: expand(p) for r, p in named.items() if isinstance(p, str) and not p.startswith("@")}
+    paths = {r: expand(p, r) for r, p in named.items() if isinstance(p, str) and not p.startswith("@")}
     found = input_fingerprints(paths)
     if judge.data is not None:
         reading = {name: judge.options[name] for name in READING if name in judge.options}
@@ -187,8 +187,7 @@ def prepare(prepared: Prepared, machine: Machine) -> None:
     else:
         _embed(prepared, machine)
     _with_parts(prepared, source, part)
-    with atomic_path(done) as temporary:
-        temporary.write_text("finished\n")
+    write_text(done, "finished\n")
 
 
 def _embed(prepared: Prepared, machine: Machine) -> None:

@@ -13,7 +13,6 @@ would diverge again.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from kdbias.studies.settings import Arm, Judge, Machine
 from kdbias.studies.sources import expand
 from kdbias.tables import fingerprints
 from kdbias.tables.documents import read_document, require_shape, write_json
+from kdbias.tables.files import remove
 from kdbias.tables.run_record import RECORD, read_record
 
 
@@ -131,8 +131,7 @@ class RunPlan:
             result = self._numbers(steps)
         result["seconds"] = round(time.perf_counter() - began, 3)
         write_json(self.result, result)
-        with contextlib.suppress(FileNotFoundError):  # needed for resuming alone
-            (self.folder / "student" / "checkpoint.pt").unlink()
+        remove(self.folder / "student" / "checkpoint.pt")  # needed for resuming alone
         return result
 
     def _numbers(self, steps: Sequence[Step]) -> dict[str, Any]:

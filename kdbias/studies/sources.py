@@ -22,6 +22,7 @@ from kdbias.data.source import Images, Source, joined
 from kdbias.embedding.parts import FAILURES
 from kdbias.errors import KdbiasError
 from kdbias.evaluation.inputs import network_fingerprint
+from kdbias.placing import placed
 from kdbias.progress import say
 from kdbias.studies.biases import Read
 from kdbias.studies.images import png
@@ -29,6 +30,7 @@ from kdbias.studies.samples import PART, TEST, keep_references, parts_of, satisf
 from kdbias.studies.settings import DataSet, Machine
 from kdbias.tables import fingerprints
 from kdbias.tables.embedding_table import write_embedding_table
+from kdbias.tables.files import remove
 from kdbias.tables.joins import require_unique
 from kdbias.tables.parquet_file import parquet_writer, read_table
 from kdbias.tables.run_record import RECORD
@@ -41,12 +43,16 @@ DEPLOYED = "deployment/"
 _GROUP_ROWS = 256
 
 
-def expand(text: str) -> str:
-    """A text of the description with its $VARIABLES; one that is not set is refused."""
+def expand(text: str, name: str = "data") -> str:
+    """A text of the description with its $VARIABLES; one that is not set is refused.
+
+    Args:
+        name: what it is, by which a place in a store is brought here, see `placed`.
+    """
     found = os.path.expandvars(text)
     if "$" in found:
         raise KdbiasError(f"{text}: an environment variable in it is not set")
-    return found
+    return placed(name, found)
 
 
 @functools.lru_cache(maxsize=2)
@@ -58,7 +64,7 @@ def open_source(source: str, read: Read) -> Source:
     """The data of a study, kept until two others are opened; see `forget_sources`."""
     columns = read.columns
     if "root" in columns:
-        columns["root"] = expand(columns["root"])
+        columns["root"] = expand(columns["root"], "root")
     return _opened(expand(source), tuple(columns.items()))
 
 
@@ -69,7 +75,8 @@ def forget_sources() -> None:
 
 def teacher_fingerprint(spec: str, read: Read) -> str:
     """Of a teacher; stored vectors are found by the data's own column of ids, those of a table by its own."""
-    return network_fingerprint(expand(spec), {"device": "cpu", "id_column": _id_column(expand(spec), read)})
+    found = expand(spec, "teacher")
+    return network_fingerprint(found, {"device": "cpu", "id_column": _id_column(found, read)})
 
 
 def _id_column(spec: str, read: Read) -> str | None:
@@ -112,7 +119,7 @@ def extract(data: DataSet) -> tuple[Source, np.ndarray]:
 
 def _embedded(source: Source, part: np.ndarray, teacher: str | None) -> np.ndarray:
     """The parts, without those samples that could not be embedded when the stored table was made."""
-    failures = Path(expand(teacher or "").partition(":")[2]) / FAILURES
+    failures = Path(expand(teacher or "", "teacher").partition(":")[2]) / FAILURES
     if not (teacher or "").startswith(f"{PRECOMPUTED}:") or not failures.is_file():
         return part
     lost = pc.is_in(source.ids, value_set=read_table(failures, ["sample_id"]).column(0).combine_chunks())
@@ -201,8 +208,8 @@ def embed_extract(out: Path, data: DataSet, source: Source, part: np.ndarray, ma
     if not data.teacher.startswith(f"{PRECOMPUTED}:"):
         originals = out.parent / "originals.parquet"
         _write_originals(originals, source, part)
-        kdbias.embed(originals, out, teacher=expand(data.teacher), **machine.embedding)
-        originals.unlink()
+        kdbias.embed(originals, out, teacher=expand(data.teacher, "teacher"), **machine.embedding)
+        remove(originals)
         return
     aim, own = data.deployment, open_source(data.source, data)
     deployed = source.positions >= own.n
@@ -217,7 +224,8 @@ def embed_extract(out: Path, data: DataSet, source: Source, part: np.ndarray, ma
 
 def _stored(spec: str, read: Read, source: Source, folder: Path) -> np.ndarray:
     """(n, d) stored vectors of a source's samples: by id, of an array without ids by position."""
-    stored = open_precomputed(expand(spec).partition(":")[2], _id_column(expand(spec), read))
+    found = expand(spec, "teacher")
+    stored = open_precomputed(found.partition(":")[2], _id_column(found, read))
     vectors, rows = stored.within_reach(stored.rows_for(source, same_order=True), folder)
     return np.asarray(vectors[rows])
 

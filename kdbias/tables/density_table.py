@@ -17,6 +17,7 @@ from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, require_numbers, require_plain
 from kdbias.tables.files import MEND, absent
 from kdbias.tables.joins import align, as_strings, require_unique, shown
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
 from kdbias.tables.run_record import inside
 from kdbias.wording import counted
@@ -210,9 +211,10 @@ def read_density(path: str | os.PathLike[str]) -> DensityTable:
     Raises:
         KdbiasError: no such file, or none whose columns are those of a density table.
     """
-    file = Path(path) / DENSITY if Path(path).is_dir() else Path(path)
+    path = local_path(path)
+    file = path / DENSITY if path.is_dir() else path
     if not file.exists():
-        if not Path(path).exists():
+        if not path.exists():
             raise absent(path, "file or folder")
         raise KdbiasError(
             f"{path} holds no {DENSITY}{inside(path, 'uniformity') or '; make it with kdbias uniformity'}"

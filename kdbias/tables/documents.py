@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.tables.files import MEND, absent, atomic_path, refuse_special
+from kdbias.scratch import recorded
+from kdbias.tables.files import MEND, absent, refuse_special, write_text
 
 DIGEST = "digest"
 _MARK = "content "  # begins the digest's value, so that it is known even where its name is damaged
@@ -27,11 +28,10 @@ Shape = Any
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write strict JSON (no NaN) atomically, indented for people; an object gets its digest."""
     if isinstance(obj, dict):
-        plain = json.loads(json.dumps(obj, allow_nan=False))  # as it is read back
+        plain = json.loads(json.dumps(recorded(obj), allow_nan=False))  # as it is read back
         plain.pop(DIGEST, None)
         obj = plain | {DIGEST: _digest(plain)}
-    with atomic_path(path) as temporary:
-        temporary.write_text(_rendered(obj), encoding="utf-8")
+    write_text(path, _rendered(obj))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -16,9 +16,10 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, as_plain, without_missing
 from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, widen, write_part
-from kdbias.tables.files import nearest_path, refuse_store
+from kdbias.tables.files import nearest_path
 from kdbias.tables.given import as_column, as_matrix, command_for
 from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
 from kdbias.tables.run_files import REPLACED, STAGED
 from kdbias.tables.run_record import RECORD, Run, Stage, inside, read_record
@@ -146,7 +147,7 @@ class EmbeddingTable(Result):
         Raises:
             KdbiasError: no table there, unfinished, or parts that differ in columns or dimension.
         """
-        folder = Path(path)
+        folder = local_path(path)
         record = _record_of_table(folder, require_finished)
         parts = sorted(folder.glob(PART_PATTERN))
         footers = [read_footer(part) for part in parts]
@@ -333,13 +334,12 @@ def no_column(
 
 def require_table(path: str | os.PathLike[str]) -> None:
     """Refuse a folder that is no finished embedding table, by its record alone."""
-    _record_of_table(Path(path), require_finished=True)
+    _record_of_table(local_path(path), require_finished=True)
 
 
 def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
     """The run record of an embedding table's folder; raises KdbiasError where it is none, or unfinished."""
     if not folder.is_dir():
-        refuse_store(folder, "read")
         raise KdbiasError(
             f"{folder} is not an embedding table (a folder written by kdbias embed)"
             f"{_way_in(folder) or ('' if folder.exists() else nearest_path(folder))}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from kdbias.errors import KdbiasError
+from kdbias.scratch import store_uri, uri_of
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.run_record import read_record
 
 _LEVELS = 4  # folders above the record that are tried
@@ -30,7 +33,10 @@ def candidates(
     for a folder that was renamed or brought from another machine.
     """
     path = Path(recorded)
-    if path.is_absolute():
+    if store_uri(recorded) is not None:
+        with contextlib.suppress(KdbiasError):  # where it cannot be reached, what was copied from it may do
+            yield local_path(recorded)
+    elif path.is_absolute():
         yield path
     else:
         for base in bases(record):
@@ -48,8 +54,9 @@ def found_again(recorded: str, record: str | os.PathLike[str], fingerprint: str 
     Outputs that were moved or copied together stay together; as named where nothing fits.
     """
     if fingerprint is None:
-        return recorded
+        return os.fspath(local_path(recorded))
     beside = Path(record).parent / Path(recorded).name
+    beside = local_path(uri_of(beside) or beside)
     for place in (beside, *candidates(recorded, record, known=True)):
         try:
             if read_record(place).get("fingerprint") == fingerprint:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from kdbias.scratch import recorded
 from kdbias.tables.documents import parse_json, require_shape
 from kdbias.version import __version__
 
@@ -75,6 +76,7 @@ def attach(table: pa.Table, doc: dict[str, Any]) -> pa.Table:
 
 def metadata(doc: dict[str, Any]) -> dict[bytes, bytes]:
     """The two footer entries that carry a document."""
+    doc = recorded(doc)
     text = json.dumps(doc, allow_nan=False)
     return {_KEY: text.encode(), _PANDAS_KEY: json.dumps({"kdbias": doc}, allow_nan=False).encode()}
 

@@ -2,7 +2,6 @@
 
 import glob
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import Any
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.documents import read_document, read_json, write_json
-from kdbias.tables.files import MEND, clean_temporaries, refuse_special, refuse_store, sync_folder
+from kdbias.tables.files import MEND, move, refuse_special, refuse_web, remove, remove_tree, sync_folder
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_footer, read_provenance
+from kdbias.tables.temporaries import clean_temporaries
 
 RECORD = "run.json"
 STAGED = "staged"
@@ -54,8 +55,8 @@ def output_folder(out: str | os.PathLike[str], stage: Stage) -> Path:
     Raises:
         KdbiasError: a file, a URI, or a folder in which a link stands where the stage would write.
     """
-    refuse_store(out)
-    folder = Path(out)
+    refuse_web(out)
+    folder = local_path(out)
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         kind = "a file" if folder.exists() else "a link to nothing"
         raise KdbiasError(f"{folder} is {kind}; the output of kdbias {stage} is a folder: choose another -o")
@@ -109,12 +110,13 @@ def claim(path: str | os.PathLike[str]) -> Path:
     Raises:
         KdbiasError: it is a URI, a link, or no plain file.
     """
-    refuse_store(path)
+    refuse_web(path)
+    path = local_path(path)
     refuse_special(path)
-    if Path(path).is_symlink():
+    if path.is_symlink():
         raise KdbiasError(f"{path} is a link; name the file to write itself, or choose another -o")
-    clean_temporaries(Path(path).parent, Path(path).name)
-    return Path(path)
+    clean_temporaries(path.parent, path.name)
+    return path
 
 
 def own(folder: Path, stage: Stage, record: dict[str, Any]) -> list[Path]:
@@ -144,9 +146,9 @@ def put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     if staged.exists():
         for file in staged.iterdir():
             if file.name != RECORD:
-                os.replace(file, folder / file.name)
-        (staged / RECORD).unlink(missing_ok=True)
-        staged.rmdir()
+                move(file, folder / file.name)
+        remove(staged / RECORD)
+        remove_tree(staged)
     sync_folder(folder)
     write_json(folder / RECORD, record[STAGED])
     return record[STAGED]
@@ -157,10 +159,10 @@ def put_forward(folder: Path, stage: Stage, successor: Path) -> None:
 
     Killed at any moment, `complete` or `put_back` leads to one of the two, whole.
     """
-    shutil.rmtree(folder / STAGED, ignore_errors=True)
-    shutil.rmtree(folder / REPLACED, ignore_errors=True)
+    remove_tree(folder / STAGED)
+    remove_tree(folder / REPLACED)
     set_aside(folder, stage, read_json(folder / RECORD))
-    os.replace(successor, folder / STAGED)
+    move(successor, folder / STAGED)
     sync_folder(folder)
     complete(folder, stage)
 
@@ -171,7 +173,7 @@ def complete(folder: Path, stage: Stage) -> None:
     if not (folder / RECORD).exists():
         write_json(folder / RECORD, {**record, "status": "running", STAGED: record})
     put_in_place(folder, read_json(folder / RECORD))
-    shutil.rmtree(folder / REPLACED, ignore_errors=True)
+    remove_tree(folder / REPLACED)
 
 
 def set_aside(folder: Path, stage: Stage, record: dict[str, Any], reads: Iterable[object] = ()) -> None:
@@ -198,7 +200,7 @@ def set_aside(folder: Path, stage: Stage, record: dict[str, Any], reads: Iterabl
         return
     aside.mkdir(exist_ok=True)
     for entry in (folder / RECORD, *entries):
-        os.replace(entry, aside / entry.name)
+        move(entry, aside / entry.name)
 
 
 def put_back(folder: Path, stage: Stage) -> bool:
@@ -209,8 +211,8 @@ def put_back(folder: Path, stage: Stage) -> bool:
     if (folder / RECORD).exists():
         _empty(folder, stage, read_document(folder / RECORD, {"plots?": [str]}))
     for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == RECORD):
-        os.replace(entry, folder / entry.name)
-    aside.rmdir()
+        move(entry, folder / entry.name)
+    remove_tree(aside)
     return True
 
 
@@ -218,7 +220,7 @@ def _empty(folder: Path, stage: Stage, record: dict[str, Any]) -> None:
     """Remove an unfinished run, its record last."""
     for entry in own(folder, stage, record):
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            remove_tree(entry, wholly=True)
         else:
-            entry.unlink()
-    (folder / RECORD).unlink()
+            remove(entry)
+    remove(folder / RECORD)

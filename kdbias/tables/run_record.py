@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,15 @@ from typing import Any, Literal
 
 from kdbias.errors import ConfigChangedError, KdbiasError, MachineError
 from kdbias.progress import say
+from kdbias.scratch import recorded
 from kdbias.tables import fingerprints, run_files
 from kdbias.tables.documents import read_document, require_shape, write_json
-from kdbias.tables.files import LOCK, MEND, FolderLock, clean_temporaries, lock_folder
+from kdbias.tables.files import MEND, remove, remove_tree
+from kdbias.tables.folder_lock import LOCK, FolderLock
+from kdbias.tables.mirrors import lock_folder
 from kdbias.tables.provenance import MADE_FROM, now
 from kdbias.tables.run_files import RECORD, REPLACED, STAGED, Stage, barren, put_back, put_in_place
+from kdbias.tables.temporaries import clean_temporaries
 from kdbias.version import __version__
 from kdbias.wording import cut
 
@@ -80,7 +83,8 @@ def refuse_changes(
     ``defaults`` stand for what ``old`` lacks, which was made before there was such an option; see
     :meth:`kdbias.settings.Settings.defaults`.
     """
-    differences = _differing(old.get("config") or {}, new.get("config") or {}, defaults or {})
+    before, asked = (recorded(known.get("config") or {}) for known in (old, new))
+    differences = _differing(before, asked, defaults or {})
     inputs = [old.get("inputs") or {}, new.get("inputs") or {}]
     for role in sorted(inputs[0].keys() | inputs[1].keys()):
         before, now = (known.get(role) for known in inputs)
@@ -153,7 +157,7 @@ def _kept(
     if STAGED in found:
         found = put_in_place(folder, found)
     if found.get("status") == "finished":
-        shutil.rmtree(folder / REPLACED, ignore_errors=True)
+        remove_tree(folder / REPLACED)
     if overwrite:
         run_files.set_aside(folder, stage, found, reads)
         return None
@@ -231,7 +235,8 @@ class Run:
                 process is at work in it.
         """
         folder = run_files.output_folder(out, stage)
-        asked = {"config": json.loads(json.dumps(config)), "inputs": inputs}  # lists, as they are read back
+        # Lists, as they are read back.
+        asked = {"config": json.loads(json.dumps(recorded(config))), "inputs": inputs}
         lock = lock_folder(folder)
         try:
             record = _kept(folder, stage, asked, defaults, overwrite, tuple(reads))
@@ -277,19 +282,19 @@ class Run:
         if not self.out.is_dir():
             return
         if self._staged is not None:
-            shutil.rmtree(self._staged, ignore_errors=True)
+            remove_tree(self._staged)
         restored = barren(self.out, self.of, self.record) and put_back(self.out, self.of)
         self.unlock()
         if restored:
             return
         if self.state == "new" and os.listdir(self.out) == [RECORD]:
-            (self.out / RECORD).unlink()
+            remove(self.out / RECORD)
             self.out.rmdir()
 
     def stage(self) -> Path:
         """An empty folder for files that belong together: `finish` puts all of them in place, or none."""
         self._staged = self.out / STAGED
-        shutil.rmtree(self._staged, ignore_errors=True)
+        remove_tree(self._staged)
         self._staged.mkdir()
         return self._staged
 
@@ -327,7 +332,7 @@ class Run:
             write_json(self.out / RECORD, pending)
             put_in_place(self.out, pending)
             self._staged = None
-        shutil.rmtree(self.out / REPLACED, ignore_errors=True)
+        remove_tree(self.out / REPLACED)
         self.state = "finished"
         self.unlock()
 

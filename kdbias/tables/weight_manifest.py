@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from kdbias.tables.columns import MANIFEST, plain_type, refuse_own
 from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY, SampleTable, read_samples
 from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import write_table
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
     Raises:
         KdbiasError: missing file or column, repeated ids, or weights that are negative, NaN or all zero.
     """
-    file = Path(path)
+    file = local_path(path)
     if file.is_dir():
         if (file / DENSITY).exists():
             raise KdbiasError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdbias.errors import KdbiasError
 from kdbias.networks import of_libraries, own_like, require_network
-from kdbias.tables.files import nearest_path, refuse_special, refuse_store
+from kdbias.tables.files import nearest_path, refuse_special
 from kdbias.wording import did_you_mean, nearest, similar
 
 # kind -> "module:maker" in this folder, maker(rest, options) being a Teacher, and how its specs are written.
@@ -102,8 +102,6 @@ def require_weights(weights: str, or_one_of: Sequence[str]) -> None:
 
 def _require_parts(kind: str, rest: str) -> None:
     """Refuse files that are not there and names that kdbias itself does not know."""
-    if kind in (*_FILES, PRECOMPUTED, "run"):
-        refuse_store(rest, "read")
     if kind == "run" and not Path(rest).exists():
         raise KdbiasError(
             f"run:{rest}: no such file or folder; run: names what kdbias train wrote{nearest_path(rest)}"

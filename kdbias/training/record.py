@@ -19,6 +19,7 @@ from kdbias.optional import require
 from kdbias.sampler.epochs import Epochs
 from kdbias.tables.documents import require_shape
 from kdbias.tables.files import atomic_path
+from kdbias.tables.mirrors import settle
 from kdbias.tables.run_record import Stage
 from kdbias.training.processes import Processes
 from kdbias.training.settings import TrainingSettings
@@ -249,3 +250,4 @@ class Record:
             for key, value in history[-1].items():
                 self._writer.add_scalar(f"epoch/{key}", value, int(history[-1]["step"]))
             self._writer.flush()
+            settle(self.folder / "tensorboard")

@@ -17,8 +17,9 @@ from kdbias.measurement.distribution import hardness_quarters
 from kdbias.measurement.files import SCHEMES
 from kdbias.tables.csv_file import csv_columns, for_people
 from kdbias.tables.density_table import DENSITY, read_density
-from kdbias.tables.files import atomic_path, refuse_store
+from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align, as_strings, encode_all
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import floats, read_table
 from kdbias.tables.places import candidates
 from kdbias.tables.run_files import claim
@@ -73,13 +74,13 @@ class Changes(Result):
         """
         from pyarrow import csv
 
-        refuse_store(folder)
-        if Path(folder).exists() and not Path(folder).is_dir():
+        folder = local_path(folder)
+        if folder.exists() and not folder.is_dir():
             names = ", ".join(f"{name}.csv" for name in self._tables())
             raise KdbiasError(f"{folder} is a file; -o names a folder for {names}: choose another -o")
         written = []
         for name, table in self._tables().items():
-            path = claim(Path(folder) / f"{name}.csv")
+            path = claim(folder / f"{name}.csv")
             earlier = [column for column in table.column_names if column != _REFERENCE]
             if path.exists() and csv_columns(path) not in (table.column_names, earlier):
                 raise KdbiasError(f"{path} exists and is not by kdbias changes; choose another -o")
@@ -287,7 +288,8 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
     folder = density if density is not None else _density_of(stored)
     if folder is None:
         return np.full(stored.n, np.nan)
-    file = (Path(folder) if Path(folder).is_dir() else Path(folder).parent) / SCHEMES
+    folder = local_path(folder)
+    file = (folder if folder.is_dir() else folder.parent) / SCHEMES
     if not file.exists():
         if density is not None:
             raise KdbiasError(f"{density} holds no {SCHEMES}; make it with kdbias uniformity")
@@ -300,7 +302,7 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
 def _density_of(stored: WeightManifest) -> str | os.PathLike[str] | None:
     """The folder that weights were made from, also where the two were moved; None where it is not known."""
     recorded, known = stored.provenance.get("density"), (stored.provenance.get("inputs") or {}).get("density")
-    if recorded is None or Path(recorded).exists():
+    if recorded is None or local_path(recorded).exists():
         return recorded
     places = (place for place in candidates(recorded, stored.path, known=True) if (place / DENSITY).exists())
     return next((place for place in places if read_density(place).fingerprint == known), None)

@@ -15,6 +15,7 @@ from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, encode
+from kdbias.tables.mirrors import local_path
 from kdbias.tables.places import found_again
 from kdbias.tables.run_record import read_record, stage_of
 from kdbias.targets.opening import OpenTarget, open_target
@@ -147,7 +148,8 @@ class EmbeddingSource:
     def outdated(self) -> list[str]:
         """A line where the embedding table is another one by now; none where that is not known."""
         path = self.given or self._recorded
-        if not path or stage_of(path) != "embed":
+        path = local_path(path) if path else None
+        if path is None or stage_of(path) != "embed":
             return []
         now = read_record(path).get("fingerprint")
         if now is None or self.fingerprint in (None, now):
@@ -171,12 +173,13 @@ class EmbeddingSource:
                 f"{where} does not say where its embeddings are, and this needs them; name the embedding "
                 "table with --embeddings"
             )
-        if not Path(path).is_dir():
+        found = local_path(path)
+        if not found.is_dir():
             raise KdbiasError(
                 f"the embedding table {path} that {where} was measured on is gone; name its new place with "
                 "--embeddings"
             )
-        return path
+        return str(found)
 
     def _opened(self, path: str | os.PathLike[str]) -> EmbeddingTable:
         table = EmbeddingTable.open(path)

@@ -18,6 +18,7 @@ from kdbias.sphere.neighbors import Neighbors
 from kdbias.sphere.potentials import Potentials
 from kdbias.sphere.reservoirs import EMPTY, largest, merge_largest, pack, unpack
 from kdbias.sphere.tiles import Epilogue, Share, traverse
+from kdbias.tables.files import remove
 
 PairUnit = tuple[int, int, int]  # wave, i, j
 ReduceUnit = tuple[int, int]  # wave, block
@@ -204,7 +205,7 @@ def _reduce(job: PairJob, wave: int, block: int) -> None:
     assert state is not None
     write_arrays(job.state(wave, block), {name: state[name] for name in ("sums", "keys", "counts")})
     for file in [*shares, *([before] if before is not None else [])]:
-        file.unlink(missing_ok=True)
+        remove(file)
 
 
 def _added(state: dict[str, np.ndarray], found: dict[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
@@ -226,7 +227,7 @@ def _read(job: PairJob, file: Path) -> dict[str, np.ndarray]:
     arrays = read_arrays(file)
     if arrays is None:
         with contextlib.suppress(OSError):
-            file.unlink()  # its unit is done again
+            remove(file)  # its unit is done again
         raise MachineError(f"{file} is gone or damaged; run the same command again to make it anew")
     return arrays
 
@@ -243,7 +244,7 @@ def read_state(job: PairJob, block: int, before: int) -> dict[str, np.ndarray]:
         if file is not None and not file.exists():
             return read_state(job, block, before)  # another process has put a newer one in its place
         with contextlib.suppress(OSError):
-            (job.folder / JOB).unlink()
+            remove(job.folder / JOB)
         raise MachineError(
             f"{job.folder} lost a file of the pass, or holds a damaged one; run the same command again, "
             "which begins the pass anew"
