@@ -56,33 +56,13 @@ def refused(result, *fragments: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_output_in_a_store_is_refused(places, tmp_path, monkeypatch, name) -> None:
+def test_an_output_on_the_web_or_in_an_unknown_store_is_refused(places, tmp_path, monkeypatch, name) -> None:
     monkeypatch.chdir(tmp_path)
-    for scheme in ("s3", "gs", "hf", "http", "made-up"):
-        uri = f"{scheme}://bucket/out{SUFFIX.get(name, '')}"
-        refused(call(name, places, uri), uri, "is in a store", "local path")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "uniformity s3://b/emb -o out",
-        "weights gs://b/density -o w.parquet",
-        "weights {density} --embeddings s3://b/emb -o w.parquet",
-        "changes hf://b/w.parquet",
-        "train {data} --embeddings s3://b/emb -o out",
-        "embed {data} --teacher onnx:s3://b/net.onnx -o out",
-        "embed {data} --teacher torchvision:resnet18@s3://b/net.pt -o out",
-        "evaluate s3://b/emb -o out",
-        "report s3://b/emb -o r.html",
-        "study s3://b/study.toml -o out",
-    ],
-)
-def test_an_input_in_a_store_is_refused_where_none_is_read(places, tmp_path, monkeypatch, command) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, command.format(**places).split())
-    refused(result, "://b/", "is in a store, which kdbias does not read here")
+    uri = f"http://bucket/out{SUFFIX.get(name, '')}"
+    refused(call(name, places, uri), f"{uri} cannot be written to", "local path")
+    if name not in ("plan", "changes", "study"):  # which look at it later, or see to other faults first
+        uri = f"made-up://bucket/out{SUFFIX.get(name, '')}"
+        refused(call(name, places, uri), "made-up://bucket: cannot reach this store")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,8 @@
 """Manifests and images in stores other than the local disk, reached through pyarrow or fsspec."""
 
+import io
 import pickle
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,10 +90,24 @@ def test_missing_files(store):
     write("list.csv", b"path\ngone.png\n")
     with pytest.raises(UnreadableImage, match=r"cannot (read|open) 'gone.png'"):
         open_data(f"{root}/list.csv").read(0)
-    with pytest.raises(KdbiasError, match=r"cannot be read|no such file|does not read here"):
+    with pytest.raises(KdbiasError, match=r"none.parquet: no such file or folder"):
         open_data(f"{root}/none.parquet")
-    with pytest.raises(KdbiasError, match=r"only \.csv, \.tsv and \.parquet are read from a store"):
+    with pytest.raises(KdbiasError, match=r"^memory://bucket/x.tar: no such file or folder"):
         open_data("memory://bucket/x.tar")
+
+
+def test_other_kinds_are_read_from_the_scratch_folder(store, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("KDBIAS_SCRATCH", str(tmp_path_factory.mktemp("scratch")))
+    root, write = store
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            member = tarfile.TarInfo("a.png")
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"one"))
+        write("x.tar", file.getvalue())
+    assert open_data(f"{root}/x.tar").read(0) == b"one"
+    write("pictures/cat/1.png", b"two")
+    assert open_data(f"{root}/pictures").read(0) == b"two"
 
 
 def test_links_are_checked_below_a_file_uri_too(tmp_path, tmp_path_factory):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.files import LOCK, in_use, lock_folder
+from kdbias.tables.folder_lock import LOCK, in_use, lock_folder
 from kdbias.tables.run_record import Run
 from tests.stages import EMBED
 

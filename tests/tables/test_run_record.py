@@ -8,8 +8,9 @@ import pytest
 
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.tables.documents import read_json
-from kdbias.tables.files import atomic_path, clean_temporaries
+from kdbias.tables.files import atomic_path
 from kdbias.tables.run_record import Run
+from kdbias.tables.temporaries import clean_temporaries
 from tests.stages import EMBED, EVALUATE, TRAIN, UNIFORMITY, WEIGHTS
 
 
