@@ -1,7 +1,7 @@
 """Joins by sample id; stages never rely on the order of rows.
 
-Ids of large tables are not held whole: `Ids` gives them a part at a time, and what needs a hash table of them
-(`require_unique`, `align`) does it in buckets: ids whose hashes agree in some bits, one bucket after another.
+Ids of large tables are not held whole: `Ids` gives them a part at a time. Repeats show among sorted hashes,
+and `align` makes its hash tables of one bucket after another: of ids whose hashes agree in some bits.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ BUCKET_ROWS = 1 << 22
 """Ids that one hash table is to hold; of very many ids there are `_MOST_BUCKETS`, whatever that makes."""
 _MOST_BUCKETS = 16
 _HASHED = 16_384  # texts that are hashed together
+_SORTED = 1 << 24  # hashes that are sorted together
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # of a polynomial modulo 2^64
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 
@@ -43,18 +44,41 @@ def as_strings(values: pa.Array | pa.ChunkedArray | Ids | Sequence[object]) -> p
 
 
 @dataclass(frozen=True)
-class Ids:
-    """The ids of a table in its order, read a part at a time.
+class ColumnParts:
+    """A column of a table in its order, read a part at a time.
 
     Attributes:
         lengths: rows of each part.
-        read: gives the ids of a part, large_string.
-        digests: of each part (`digest_of_ids`), where they are known.
-        unique: whether they are known to be, as where kdbias wrote the table.
+        read: gives the values of a part.
     """
 
     lengths: tuple[int, ...]
     read: Callable[[int], pa.Array]
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+    def __iter__(self) -> Iterator[pa.Array]:
+        return map(self.read, range(len(self.lengths)))
+
+    def slice(self, start: int, length: int) -> pa.Array:
+        """(length,) values from a row on."""
+        ends = np.cumsum(self.lengths)
+        first, last = np.searchsorted(ends, [start, start + length - 1], side="right")
+        found = [self.read(part) for part in range(first, min(last + 1, len(ends)))]
+        offset = start - (int(ends[first - 1]) if first else 0)
+        return (found[0] if len(found) == 1 else pa.concat_arrays(found)).slice(offset, length)
+
+
+@dataclass(frozen=True)
+class Ids(ColumnParts):
+    """The ids of a table, large_string.
+
+    Attributes:
+        digests: of each part (`digest_of_ids`), where they are known.
+        unique: whether they are known to be, as where kdbias wrote the table.
+    """
+
     digests: tuple[str, ...] | None = None
     unique: bool = False
 
@@ -68,29 +92,15 @@ class Ids:
         lengths = tuple(min(_PIECE, len(array) - start) for start in starts)
         return cls(lengths, lambda part: array.slice(part * _PIECE, _PIECE))
 
-    def __len__(self) -> int:
-        return sum(self.lengths)
-
-    def __iter__(self) -> Iterator[pa.Array]:
-        return map(self.read, range(len(self.lengths)))
-
     def array(self) -> pa.Array:
         """All of them, (n,) large_string."""
         return pa.concat_arrays([pa.array([], pa.large_string()), *self])
 
-    def slice(self, start: int, length: int) -> pa.Array:
-        """(length,) large_string from a row on."""
-        ends = np.cumsum(self.lengths)
-        first, last = np.searchsorted(ends, [start, start + length - 1], side="right")
-        found = [self.read(part) for part in range(first, min(last + 1, len(ends)))]
-        offset = start - (int(ends[first - 1]) if first else 0)
-        return (found[0] if len(found) == 1 else pa.concat_arrays(found)).slice(offset, length)
-
-    def take(self, rows: np.ndarray) -> pa.Array:
+    def take(self, rows: np.ndarray | pa.Array) -> pa.Array:
         """(m,) large_string of rows in any order; no part is read twice."""
-        ends = np.cumsum(self.lengths)
-        order = np.argsort(rows, kind="stable")
-        ascending = np.asarray(rows)[order]
+        ends, wanted = np.cumsum(self.lengths), np.asarray(rows)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
         found = [pa.array([], pa.large_string())]
         for part in np.unique(np.searchsorted(ends, ascending, side="right")).tolist():
             begin = int(ends[part]) - self.lengths[part]
@@ -99,6 +109,11 @@ class Ids:
         places = np.empty(len(order), np.int64)
         places[order] = np.arange(len(order))
         return pa.concat_arrays(found).take(pa.array(places))
+
+    def others(self, rows: np.ndarray) -> pa.Array:
+        """(n,) large_string: the id of the row (n,) that stands for each, null where it stands for itself."""
+        other = rows != np.arange(len(rows))
+        return self.take(rows[other]).take(pa.array(np.cumsum(other) - 1, mask=~other))
 
     def same(self, other: Ids) -> bool:
         """Whether the other ones are the same in the same order; parts of equal digests are not read."""
@@ -153,13 +168,17 @@ def digest_of_ids(ids: pa.Array | pa.ChunkedArray) -> str:
 
 def buckets_of(texts: pa.Array, buckets: int) -> np.ndarray:
     """(n,) uint8: which of so many buckets each text (n,) large_string is in, by a hash; null is in some."""
+    return ((hashes_of(texts) >> np.uint64(32)) % np.uint64(buckets)).astype(np.uint8)
+
+
+def hashes_of(texts: pa.Array) -> np.ndarray:
+    """(n,) uint64: a hash of each text (n,) large_string, the same wherever it stands."""
     starts = range(0, len(texts), _HASHED)
-    hashes = [_hashes(texts.slice(start, _HASHED)) for start in starts]
-    found = np.concatenate([np.empty(0, np.uint64), *hashes])
-    return ((found >> np.uint64(32)) % np.uint64(buckets)).astype(np.uint8)
+    found = [_polynomials(texts.slice(start, _HASHED)) for start in starts]
+    return np.concatenate([np.empty(0, np.uint64), *found])
 
 
-def _hashes(texts: pa.Array) -> np.ndarray:
+def _polynomials(texts: pa.Array) -> np.ndarray:
     """(n,) uint64: a polynomial of each text's bytes, stirred."""
     offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, 8 * texts.offset)
     ends, data = offsets - offsets[0], texts.buffers()[2]
@@ -192,20 +211,34 @@ def require_unique(ids: pa.Array | pa.ChunkedArray | Ids, where: str) -> None:
     ids = Ids.of(ids)
     if ids.unique:
         return
-    nulls, repeated = 0, [pa.array([], pa.large_string())]
-    for _, texts in ids.bucketed(_bucket_count(len(ids))):
-        nulls += texts.null_count
-        if pc.count_distinct(texts).as_py() < len(texts) - texts.null_count:
-            counts = pc.value_counts(texts.drop_null())
-            repeated.append(counts.field("values").filter(pc.greater(counts.field("counts"), 1)))
-    if nulls:
+    if nulls := sum(part.null_count for part in ids):
         raise _nameless(nulls, where)
-    some = pa.concat_arrays(repeated)
+    some = _repeated(ids)
     if len(some):
         raise KdbiasError(
             f"{where}: {counted(len(some), 'sample_id value', 'occurs/occur')} more than once "
             f"({shown(some)}); ids must be unique: choose another --id-column or drop the repeated rows"
         )
+
+
+def _repeated(ids: Ids) -> pa.Array:
+    """The texts that occur more than once, each once; sorted hashes of all take a tenth of a hash table."""
+    runs = min(_MOST_BUCKETS, max(1, -(-len(ids) // _SORTED)))
+    twice = []
+    for run in range(runs):
+        hashes = np.concatenate([np.empty(0, np.uint64), *(_of_run(hashes_of(p), run, runs) for p in ids)])
+        hashes.sort()
+        twice.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
+    suspect = np.concatenate(twice)
+    if not len(suspect):
+        return pa.array([], pa.large_string())
+    texts = [part.filter(pa.array(np.isin(hashes_of(part), suspect))) for part in ids]
+    counts = pc.value_counts(pa.concat_arrays(texts))
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
+def _of_run(hashes: np.ndarray, run: int, runs: int) -> np.ndarray:
+    return hashes if runs == 1 else hashes[hashes % np.uint64(runs) == run]
 
 
 def _nameless(count: int, where: str) -> KdbiasError:
@@ -296,7 +329,7 @@ def encode_all(values: pa.Array) -> tuple[np.ndarray, pa.Array]:
     return found.indices.to_numpy(zero_copy_only=False), found.dictionary
 
 
-def shown(values: pa.Array, rows: np.ndarray | None = None) -> str:
+def shown(values: pa.Array | Ids, rows: np.ndarray | None = None) -> str:
     """A few values for a message, those of the rows (m,) where they are given."""
     values = values if rows is None else values.take(pa.array(rows[: _SHOWN + 1]))
     few = ", ".join(repr(v) for v in values.slice(0, _SHOWN).to_pylist())
