@@ -129,6 +129,7 @@ def embed(
 def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engine) -> EmbedResult:
     """`embed` by an engine."""
     opened = open_inputs(order, engine)
+    pa.default_memory_pool().release_unused()  # twice as much as the ids that were read
     network, source, out = opened.network, opened.source, Path(order.output)
     todo = opened.plan(engine.rank, engine.world)
     progress.say(f"data: {source.describe()}")

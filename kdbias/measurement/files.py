@@ -144,7 +144,7 @@ def read_uniformity(out: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def read_measured(out: Path, document: dict[str, Any], ids: Ids) -> Measured:
+def read_measured(out: Path, document: dict[str, Any], ids: pa.Array | Ids) -> Measured:
     """The measurement that lies in ``out``, for the samples ``ids`` in their order."""
     density, file = read_density(out), located(out / SCHEMES)
     _require_same(ids, density.id_parts, density.path)
@@ -238,7 +238,7 @@ def write_intervals(sheet: Sheet, bandwidths: Sequence[float], half_widths: np.n
     sheet.write(INTERVALS, columns)
 
 
-def read_neighbors(out: Path) -> tuple[Ids, np.ndarray, np.ndarray]:
+def read_neighbors(out: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     """Sample ids (n,), positions (n, k) int64 and cosines (n, k) float32 of ``neighbors.parquet``."""
     file = located(out / NEIGHBORS)
     if not file.exists():
@@ -247,7 +247,7 @@ def read_neighbors(out: Path) -> tuple[Ids, np.ndarray, np.ndarray]:
     positions, cosines = (table.column(name).combine_chunks() for name in ("neighbors", "cosines"))
     k = positions.type.list_size
     return (
-        read_ids(file),
+        read_ids(file).array(),
         positions.flatten().to_numpy().astype(np.int64).reshape(-1, k),
         cosines.flatten().to_numpy().reshape(-1, k),
     )
@@ -272,9 +272,9 @@ def stored_cosines(out: Path) -> np.ndarray | None:
     return read_neighbors(out)[2] if located(out / NEIGHBORS).exists() else None
 
 
-def _require_same(ids: Ids, stored: Ids, where: Path) -> None:
+def _require_same(ids: pa.Array | Ids, stored: Ids, where: Path) -> None:
     """Refuse ids (n,) that are not the stored ones in their order."""
-    if not ids.same(stored):
+    if not Ids.of(ids).same(stored):
         raise KdbiasError(
             f"{where} holds {counted(len(stored), 'sample')} that are not the embedding table's {len(ids):,} "
             "in its order; measure again with --overwrite"

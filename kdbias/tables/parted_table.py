@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
+from kdbias.tables.columns import plain_type
 from kdbias.tables.files import MEND
 from kdbias.tables.joins import ColumnParts, Ids, as_strings, digest_of_ids
 from kdbias.tables.listing import (
@@ -92,9 +93,9 @@ class PartedTable:
                 f"{folder} holds {len(parts):,} of the {counted(said, 'part')} that were to be written: run "
                 "the command that wrote them again"
             )
-        vital = [pa.schema([field for field in schema if field.name not in lacking]) for schema in schemas]
-        for name, schema in zip(names, vital, strict=True):
-            if not schema.equals(vital[0]):
+        vital = [_kinds(schema, lacking) for schema in schemas]
+        for name, kinds in zip(names, vital, strict=True):
+            if kinds != vital[0]:
                 raise KdbiasError(f"{folder / name}: its columns or dimension differ from {names[0]}'s")
         return cls(folder, parts, schemas[0], False)
 
@@ -142,7 +143,7 @@ class PartedTable:
     def select(self, names: Sequence[str]) -> pa.Table:
         """All rows of some columns, in memory."""
         tables = (self.read(part, names).replace_schema_metadata() for part in range(len(self.parts)))
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables, promote_options="permissive")
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column, in memory."""
@@ -158,7 +159,7 @@ class PartedTable:
                 some = self.read(part).replace_schema_metadata()
                 found.append(some.take(pa.array(wanted[first:last] - begin)))
             begin = end
-        return pa.concat_tables(found)
+        return pa.concat_tables(found, promote_options="permissive")
 
     def slice(self, start: int, length: int) -> pa.Table:
         """Rows from one on, in memory."""
@@ -194,6 +195,11 @@ class PartedTable:
             contents = [fingerprints.of_table(self.read(part, kept)) for part in range(len(self.parts))]
             return fingerprints.of_json(contents)
         return digest_of_contents(self.parts)
+
+
+def _kinds(schema: pa.Schema, lacking: Sequence[str]) -> dict[str, pa.DataType]:
+    """The types of columns, less those that may be lacking; texts are alike however Arrow keeps them."""
+    return {f.name: plain_type(f.type) or f.type for f in schema if f.name not in lacking}
 
 
 def read_columns(table: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -206,7 +206,7 @@ def test_density_table(table: EmbeddingTable, measured) -> None:
 
 def test_kept_neighbours(table: EmbeddingTable, measured) -> None:
     ids, positions, cosines = read_neighbors(measured.out)
-    assert ids.array().to_pylist() == table.ids().to_pylist()
+    assert ids.to_pylist() == table.ids().to_pylist()
     assert not (positions == np.arange(N)[:, None]).any()
     np.testing.assert_allclose(cosines, reference.neighbors(table.vectors(), 7)[1], atol=1e-6)
     assert "kdbias" in pd.read_parquet(measured.out / "neighbors.parquet").attrs
