@@ -150,3 +150,12 @@ def test_read_alike_by_all_other_stages(walks: dict[str, Path], tmp_path: Path) 
     for what, (one, seven) in told.items():
         assert len(json.dumps(one, default=str)) > 10, what
         _same(one, seven, walks)
+
+
+def test_vectors_and_lists_are_taken_from_tables_in_parts(walks: dict[str, Path], tmp_path: Path) -> None:
+    """As precomputed vectors, and as data: the listing is no part of them."""
+    vectors, data = walks["seven"] / "emb", walks["seven"] / "equilibrium.parquet"
+    kdbias.embed(data, tmp_path / "emb", teacher=f"precomputed:{vectors}")
+    made, known = EmbeddingTable.open(tmp_path / "emb"), EmbeddingTable.open(vectors)
+    assert made.ids().equals(known.ids())
+    np.testing.assert_allclose(made.vectors(), known.vectors(), atol=1e-3)

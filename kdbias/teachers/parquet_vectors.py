@@ -15,6 +15,7 @@ from kdbias.tables.columns import as_names, plain_type
 from kdbias.tables.files import refuse_special
 from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
+from kdbias.tables.listing import LISTING
 from kdbias.tables.parquet_file import (
     open_parquet,
     read_footer,
@@ -52,7 +53,7 @@ class ParquetVectors:
         Raises KdbiasError where a column is missing or it is not clear which one holds the vectors.
         """
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        files = [f for f in files if f.name != "failures.parquet"]
+        files = [f for f in files if f.name not in ("failures.parquet", LISTING)]
         if not files:
             raise KdbiasError(f"precomputed:{path}: the folder holds no .parquet file")
         for file in files:
