@@ -1,7 +1,6 @@
 """Tables in parts: every stage gives the same numbers from them as from one file."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ METHODS = ("inverse-density", "class-balanced", "equilibrium", "knn-distance", "
 
 
 @pytest.fixture(scope="module")
-def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folders of all stages, with tables in one file each and in 7 parts."""
     rng = np.random.default_rng(0)
     codes = rng.choice(4, N, p=[0.6, 0.2, 0.15, 0.05])
@@ -54,7 +53,7 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
                 group_by=("site",),
                 threads=1,
             )
-        yield found
+    return found
 
 
 def _same(one: Any, seven: Any, walks: dict[str, Path]) -> None:
@@ -159,3 +158,58 @@ def test_vectors_and_lists_are_taken_from_tables_in_parts(walks: dict[str, Path]
     made, known = EmbeddingTable.open(tmp_path / "emb"), EmbeddingTable.open(vectors)
     assert made.ids().equals(known.ids())
     np.testing.assert_allclose(made.vectors(), known.vectors(), atol=1e-3)
+
+
+@pytest.fixture
+def low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of more than 100 rows go into parts."""
+    monkeypatch.setattr(listing, "FILE_ROWS", ROWS)
+
+
+def _weights(walks: dict[str, Path], out: Path, **more: Any) -> Any:
+    return kdbias.weights(walks["seven"] / "density", out, method="class-balanced", **more)
+
+
+def test_a_manifest_in_parts_has_the_life_of_any(walks: dict[str, Path], tmp_path: Path, low: None) -> None:
+    out = tmp_path / "weights"
+    made = _weights(walks, out)
+    assert (made.state, _weights(walks, out).state) == ("new", "finished")
+    with pytest.raises(kdbias.KdbiasError, match=r"temper: 1\.0 -> 0\.5"):
+        _weights(walks, out, temper=0.5)
+    (out / LISTING).unlink()
+    (out / "part-00006.parquet").unlink()  # as a kill leaves it
+    with pytest.raises(kdbias.KdbiasError, match="holds 6 of the 7 parts"):
+        kdbias.read_manifest(out)
+    assert _weights(walks, out, temper=0.5).state == "new"
+    assert _weights(walks, out, overwrite=True).state == "new"
+    known = kdbias.read_manifest(walks["whole"] / "class-balanced.parquet")
+    np.testing.assert_array_equal(kdbias.read_manifest(out).weights, known.weights)
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "part-00000.parquet", "run.json"])
+def test_somebodys_folder_is_not_replaced(
+    walks: dict[str, Path], tmp_path: Path, low: None, name: str
+) -> None:
+    pd.DataFrame({"sample_id": ["a"], "weight": [1.0]}).to_parquet(tmp_path / name)
+    for overwrite in (False, True):
+        with pytest.raises(kdbias.KdbiasError, match=r"is a folder|is no manifest that"):
+            _weights(walks, tmp_path, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_few_samples_need_the_name_of_a_file(walks: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(kdbias.KdbiasError, match=r"name it .*weights\.parquet"):
+        _weights(walks, tmp_path / "weights")
+
+
+def test_a_measurement_in_parts_starts_over(walks: dict[str, Path], tmp_path: Path, low: None) -> None:
+    out = tmp_path / "density"
+    options = {"k": 3, "t": (2.0,), "threads": 1}
+    assert kdbias.uniformity(walks["seven"] / "emb", out, **options).state == "new"
+    assert kdbias.uniformity(walks["seven"] / "emb", out, **options).state == "finished"
+    (out / "density" / "part-00002.parquet").unlink()
+    with pytest.raises(kdbias.KdbiasError, match="density is missing or damaged"):
+        kdbias.uniformity(walks["seven"] / "emb", out, **options)
+    assert kdbias.uniformity(walks["seven"] / "emb", out, overwrite=True, **options).state == "new"
+    assert kdbias.read_density(out).n == N
+    assert not (out / ".replaced").exists()
