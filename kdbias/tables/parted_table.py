@@ -149,6 +149,9 @@ class PartedTable:
         """A column, in memory."""
         return self.select([name]).column(0)
 
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        return self.column(name)
+
     def take(self, rows: pa.Array) -> pa.Table:
         """Rows (m,), ascending, of all columns, in memory."""
         wanted, ends = np.asarray(rows), np.cumsum(self.lengths)
