@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from kdbias import progress
 from kdbias.display.result import Result
 from kdbias.display.table import Table
