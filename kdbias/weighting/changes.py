@@ -300,7 +300,9 @@ def _density_of(stored: WeightManifest) -> str | os.PathLike[str] | None:
     recorded, known = stored.provenance.get("density"), (stored.provenance.get("inputs") or {}).get("density")
     if recorded is None or Path(recorded).exists():
         return recorded
-    places = (place for place in candidates(recorded, stored.path, known=True) if located(place / DENSITY).exists())
+    places = (
+        place for place in candidates(recorded, stored.path, known=True) if located(place / DENSITY).exists()
+    )
     return next((place for place in places if read_density(place).fingerprint == known), None)
 
 
