@@ -25,6 +25,7 @@ from kdbias.tables.density_table import DENSITY, DensityTable, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import absent
 from kdbias.tables.joins import encode
+from kdbias.tables.listing import located
 from kdbias.tables.run_record import RECORD, read_record
 from kdbias.targets.clusters import EACH_ALONE, clusters_of
 from kdbias.targets.opening import OpenTarget, open_target
@@ -187,7 +188,7 @@ def open_measured(measured: str | os.PathLike[str], settings: AdviseSettings) ->
     named = Path(measured)
     if not named.exists():
         raise absent(named, "embedding table or density folder")
-    is_density = (named / DENSITY).exists() if named.is_dir() else named.suffix == ".parquet"
+    is_density = located(named / DENSITY).exists() if named.is_dir() else named.suffix == ".parquet"
     if not is_density:
         if settings.embeddings is not None:
             raise KdbiasError(f"--embeddings goes with DENSITY; {named} is no folder that uniformity wrote")

@@ -23,6 +23,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.columns import plain_type
 from kdbias.tables.csv_file import DELIMITERS, csv_columns, read_csv
 from kdbias.tables.joins import shown
+from kdbias.tables.listing import LISTING
 from kdbias.tables.parquet_file import open_parquet, readable, require_texts
 from kdbias.tables.run_record import RECORD
 
@@ -77,7 +78,8 @@ def _files(data: str) -> tuple[list[str], list[str], str]:
     if names is None:
         return [data], [os.path.basename(data.partition("?")[0])], parent_of(data)
     below = [] if is_uri(data) else parquet_below(data)
-    parts = below or sorted(n for n in names if n.endswith(".parquet") and not n.startswith("."))
+    shown = (n for n in names if n.endswith(".parquet") and not n.startswith(".") and n != LISTING)
+    parts = below or sorted(shown)
     if not parts:
         raise KdbiasError(f"{data}: no .parquet files in this folder")
     return [join(data, name) for name in parts], parts, data
@@ -163,7 +165,7 @@ def parquet_below(folder: str) -> list[str]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = [name for name in names if not name.startswith(".")]
+        names = [name for name in names if not name.startswith(".") and name != LISTING]
         shards = [name for name in names if name.lower().endswith(".parquet")]
         alone = place == folder and shards and not folders
         if not alone and any(os.path.splitext(name)[1][1:].lower() in EXTENSIONS for name in names):

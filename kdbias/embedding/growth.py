@@ -30,7 +30,8 @@ from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError
 from kdbias.tables.columns import IMAGE, IMAGE_DIGEST
 from kdbias.tables.embedding_parts import normalise, widen
-from kdbias.tables.embedding_table import STAGE, EmbeddingTable
+from kdbias.tables.embedding_record import STAGE
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import remove_tree
 from kdbias.tables.joins import align, shown
 from kdbias.tables.mirrors import lock_folder

@@ -23,7 +23,7 @@ from kdbias.embedding.settings import EmbedSettings
 from kdbias.engine.opening import Engine
 from kdbias.engine.ranks import joined
 from kdbias.errors import KdbiasError
-from kdbias.tables.embedding_table import STAGE
+from kdbias.tables.embedding_record import STAGE
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.precomputed import Precomputed, open_precomputed
 from kdbias.teachers.preprocessing import Preprocessing

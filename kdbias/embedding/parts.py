@@ -25,9 +25,10 @@ from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.tables import fingerprints, provenance, run_files
 from kdbias.tables.documents import read_json, write_json
-from kdbias.tables.embedding_parts import PART_PATTERN, STORES, is_whole, normalise, part_name, write_part
-from kdbias.tables.embedding_table import STAGE
+from kdbias.tables.embedding_parts import STORES, is_whole, normalise, write_part
+from kdbias.tables.embedding_record import STAGE
 from kdbias.tables.files import remove, remove_tree
+from kdbias.tables.listing import PART_PATTERN, PART_ROWS, list_parts, part_name
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
 from kdbias.tables.temporaries import clean_temporaries
@@ -36,6 +37,7 @@ from kdbias.wording import counted, human_bytes
 FAILURES = "failures.parquet"
 _RECORDS = "parts"
 _PARTS, _ROWS = 16, (2048, 16_384)
+_HUGE = 10_000_000  # samples from which on parts are larger, so that there are not too many
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Part:
 
 def usual_rows(n: int) -> int:
     """Rows of a part: an interruption costs a small run little, and a large one has few files."""
-    return min(max(-(-n // _PARTS), _ROWS[0]), _ROWS[1])
+    return PART_ROWS if n >= _HUGE else min(max(-(-n // _PARTS), _ROWS[0]), _ROWS[1])
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,9 @@ class Parts:
             for name, value in record["seconds"].items():
                 seconds[name] = seconds.get(name, 0.0) + value
         counts = {"samples": samples, "failures": len(failed), "parts": sum(bool(r["rows"]) for r in records)}
-        write_failures(self.run.out, failed, self._provenance(counts, seconds["elapsed"]))
+        doc = self._provenance(counts, seconds["elapsed"])
+        write_failures(self.run.out, failed, doc)
+        list_parts(self.run.out, samples, doc)
         contents = [record["content"] for record in records if record["rows"]]
         self.run.finish(
             counts,

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from kdbias import progress
 from kdbias.display.result import Result
 from kdbias.display.table import Table
@@ -130,6 +132,7 @@ def embed(
 def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engine) -> EmbedResult:
     """`embed` by an engine."""
     opened = open_inputs(order, engine)
+    pa.default_memory_pool().release_unused()  # twice as much as the ids that were read
     network, source, out = opened.network, opened.source, Path(order.output)
     todo = opened.plan(engine.rank, engine.world)
     progress.say(f"data: {source.describe()}")

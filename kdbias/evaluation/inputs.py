@@ -22,10 +22,13 @@ from kdbias.evaluation.task import Embeddings
 from kdbias.progress import say
 from kdbias.sphere.vectors import row_digests
 from kdbias.tables import fingerprints
+from kdbias.tables.density_table import DENSITY
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import nearest_path
 from kdbias.tables.joins import align, as_strings, encode, shown
-from kdbias.tables.parquet_file import read_provenance, read_schema, read_table
+from kdbias.tables.listing import head_of, located
+from kdbias.tables.parquet_file import read_provenance, read_schema
+from kdbias.tables.parted_table import read_columns
 from kdbias.tables.run_record import RECORD, read_record
 
 FILES = ("pairs", "templates", "detector_scores")
@@ -104,8 +107,8 @@ def fingerprint(path: str | os.PathLike[str], role: str = "model") -> str:
     if role in FILES:
         files = sorted(file for file in (*path.glob("*"), *path.glob("*/*")) if file.is_file())
         return fingerprints.of_json([[str(f.relative_to(path)), fingerprints.of_file(f)] for f in files])
-    if (path / "density.parquet").exists():
-        return fingerprints.of_file(path / "density.parquet")
+    if (file := head_of(located(path / DENSITY))).is_file():
+        return fingerprints.of_file(file)
     record = read_record(path) if (path / RECORD).exists() else {}
     if record.get("stage") == "train":
         raise KdbiasError(
@@ -127,7 +130,7 @@ def origin(path: str | os.PathLike[str]) -> dict[str, Any]:
     record = Path(path) / RECORD
     made: Mapping[str, Any] = {}
     if record.is_file() or Path(path).suffix == ".parquet":
-        made = (read_record(path) if record.is_file() else read_provenance(path)) or {}
+        made = (read_record(path) if record.is_file() else read_provenance(head_of(Path(path)))) or {}
     return {"path": str(path), "stage": made.get("stage"), "config": made.get("config")}
 
 
@@ -204,12 +207,12 @@ def tail_classes(counts: np.ndarray) -> np.ndarray:
 
 def _labels(path: Path) -> pa.Array:
     """Labels of a table's samples, large_string (rows,)."""
-    path = path / "density.parquet" if (path / "density.parquet").exists() else path
-    if path.is_dir():
+    if path.is_dir() and not (file := located(path / DENSITY)).exists():
         return as_strings(EmbeddingTable.open(path).labels())
-    if "label" not in read_schema(path).names:
+    path = file if path.is_dir() else path
+    if "label" not in read_schema(head_of(path)).names:
         raise KdbiasError(f"{path} has no column 'label' to count classes by")
-    return as_strings(read_table(path, ["label"])["label"])
+    return as_strings(read_columns(path, ["label"])["label"])
 
 
 def strangers(

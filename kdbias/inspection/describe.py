@@ -22,8 +22,9 @@ from kdbias.inspection.recognition import CHANGES, recognise, stage_folders
 from kdbias.placing import placed
 from kdbias.tables.csv_file import DELIMITERS, csv_head
 from kdbias.tables.documents import read_document, read_toml, require_shape
+from kdbias.tables.listing import located
 from kdbias.tables.mirrors import in_use
-from kdbias.tables.parquet_file import open_parquet
+from kdbias.tables.parted_table import read_head
 from kdbias.tables.provenance import from_schema
 from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.wording import counted
@@ -90,7 +91,7 @@ def _found(name: str, rows: int) -> dict[str, Any]:
         return found | _FILES.get(kind, _table)(place, rows)
     record = _record(place)
     describe, main = _FOLDERS[kind]
-    if main and (record["status"] != "finished" or not (place / main).exists()):
+    if main and (record["status"] != "finished" or not located(place / main).exists()):
         return found | {"summary": f"unfinished: {_AGAIN}"} | record
     return found | describe(place, rows, record) | record
 
@@ -101,8 +102,7 @@ def _table(path: Path, rows: int) -> dict[str, Any]:
         head, n = csv_head(path, rows, _TEXTS, DELIMITERS[path.suffix.lower()])
         schema = head.schema
     else:
-        with open_parquet(path) as table:
-            head, n, schema = table.head(rows), table.file.metadata.num_rows, table.schema
+        head, n, schema = read_head(path, rows)
     found: dict[str, Any] = {
         "summary": f"{counted(n, 'row')}, {counted(len(schema.names), 'column')}",
         "rows": n,
@@ -172,8 +172,9 @@ def _density_folder(path: Path, rows: int, record: dict[str, Any]) -> dict[str, 
     """What `kdbias uniformity` wrote: its densities and what was measured."""
     from kdbias.measurement.files import read_uniformity
     from kdbias.measurement.target_summary import verdict
+    from kdbias.tables.density_table import density_file
 
-    found, measured = _table(path / "density.parquet", rows), read_uniformity(path)
+    found, measured = _table(density_file(path), rows), read_uniformity(path)
     schemes = measured["schemes"]
     bandwidths = ", ".join(f"{at['t']:g}" for at in schemes[0]["bandwidths"])
     summary = (

@@ -13,6 +13,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.csv_file import DELIMITERS, csv_columns
 from kdbias.tables.documents import read_json
 from kdbias.tables.files import absent
+from kdbias.tables.listing import part_names
 from kdbias.tables.run_record import RECORD, read_record
 
 FOLDER_KINDS = {
@@ -92,6 +93,9 @@ def _folder_kind(folder: Path) -> str:
                 f"{folder}: run.json names the stage {stage!r}, which this version does not know"
             )
         return FOLDER_KINDS[stage]
+    parts = part_names(folder)
+    if parts and (kind := _table_kind(folder / parts[0])) in ("weight manifest", "density table"):
+        return kind
     if all((folder / name).exists() for name in CHANGES):
         return "changes"
     if stage_folders(folder) or any(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from kdbias.targets.opening import OpenTarget
 
 STAGE = Stage(
     "uniformity",
-    files=("density.parquet", "uniformity.json", "schemes.parquet", "neighbors.parquet", "intervals.parquet"),
+    files=("uniformity.json", *files.TABLES),
     folders=("pairs",),
     passing=("pass.npz",),
     later=("rectification",),
@@ -62,7 +63,7 @@ class Session:
     ) -> None:
         self.aim, self.began = aim, time.perf_counter()
         self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, plan.settings
-        self.ids, self.labels = table.ids(), table.labels()
+        self.ids, self.labels = table.id_parts(), table.labels()
         self.codes, self.names = encode(self.labels)
 
     def measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
@@ -100,10 +101,10 @@ class Session:
         if self.settings.keep_neighbors:
             if pairs.ids is None or pairs.cosines is None:
                 raise KdbiasError("a single sample has no neighbours to keep; leave out --keep-neighbors")
-            files.write_neighbors(self.run.out, self.ids, pairs.ids, pairs.cosines, self._provenance({}, 0.0))
+            files.write_neighbors(self._sheet(self.run.out, {}, 0.0), pairs.ids, pairs.cosines)
         if result.half_widths is not None:
-            doc = self._provenance({}, 0.0, coverage=result.search["coverage"])
-            files.write_intervals(self.run.out, self.ids, bandwidths.values, result.half_widths[0], doc)
+            sheet = self._sheet(self.run.out, {}, 0.0, coverage=result.search["coverage"])
+            files.write_intervals(sheet, bandwidths.values, result.half_widths[0])
         document = {
             "n": n,
             "d": self.table.d,
@@ -331,20 +332,19 @@ class Session:
             }
         if self.aim is not None:
             kept["paths"] = {"towards": self.aim.named.placed}
-        doc = self._provenance(counts, seconds, **more)
-        staged = self.run.stage()  # what the files say must agree at any moment
+        sheet = self._sheet(self.run.stage(), counts, seconds, **more)  # files must agree at any moment
         if whole:
             columns = {name: self.table.column(name) for name in self.table.group_columns}
-            files.write_measured(staged, self.ids, self.labels, columns, measured, samplings[0].witness, doc)
-        files.write_samplings(staged, self.ids, measured, samplings, doc)
-        write_json(staged / files.UNIFORMITY, document)
+            files.write_measured(sheet, self.labels, columns, measured, samplings[0].witness)
+        files.write_samplings(sheet, measured, samplings)
+        write_json(sheet.out / files.UNIFORMITY, document)
         self.run.finish(counts, seconds, **kept)
         self.plan.clean()
         return document, state
 
-    def _provenance(self, counts: dict[str, Any], seconds: float, **more: Any) -> dict[str, Any]:
+    def _sheet(self, out: Path, counts: dict[str, Any], seconds: float, **more: Any) -> files.Sheet:
+        """What the tables have in common that are written into a folder."""
         record = self.run.record
-        where = str(self.table.path.resolve())
-        return provenance.document(
-            STAGE.name, record["config"], record["inputs"], counts, seconds, embeddings=where, **more
-        )
+        more |= {"embeddings": str(self.table.path.resolve())}
+        doc = provenance.document(STAGE.name, record["config"], record["inputs"], counts, seconds, **more)
+        return files.Sheet(out, self.ids, self.table.cut, doc)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 
 from kdbias.device import process_device
 from kdbias.display.result import Result
@@ -29,9 +28,9 @@ from kdbias.measurement.summary import summary_blocks
 from kdbias.planning import Planned
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.columns import refuse_own
-from kdbias.tables.density_table import DENSITY, read_density
+from kdbias.tables.density_table import density_file, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import align, shown
+from kdbias.tables.joins import Ids, align, shown
 from kdbias.tables.run_record import finished_alike, read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.opening import OpenTarget, open_target
@@ -67,7 +66,7 @@ class UniformityResult(Result):
     @property
     def density_path(self) -> Path:
         """The density table."""
-        return self.out / DENSITY
+        return density_file(self.out)
 
     @property
     def uniformity_path(self) -> Path:
@@ -228,11 +227,11 @@ def _refuse_outdated(out: Path, table: EmbeddingTable) -> None:
 def _read_weights(weights: Sequence[str], table: EmbeddingTable) -> list[Sampling]:
     """The manifests as samplings in the table's order; each must hold exactly the table's samples."""
     samplings: dict[str, Sampling] = {}
-    ids = table.ids() if weights else pa.array([], pa.large_string())
+    ids = table.id_parts()
     for path in weights:
         manifest = read_manifest(path)
         _refuse_some(manifest, table, ids)
-        rows = align(ids, manifest.ids, f"embedding table {table.path}", f"weights {path}")
+        rows = align(ids, manifest.id_parts, f"embedding table {table.path}", f"weights {path}")
         if manifest.n != table.n:
             raise KdbiasError(
                 f"weights {path} has {counted(manifest.n, 'sample')}, embedding table {table.path} has "
@@ -248,12 +247,15 @@ def _read_weights(weights: Sequence[str], table: EmbeddingTable) -> list[Samplin
     return list(samplings.values())
 
 
-def _refuse_some(manifest: WeightManifest, table: EmbeddingTable, ids: pa.Array) -> None:
+def _refuse_some(manifest: WeightManifest, table: EmbeddingTable, ids: Ids) -> None:
     """Say how to measure a manifest from which rows were dropped: without them it is of other data."""
-    absent = ids.filter(pc.invert(pc.is_in(ids, value_set=manifest.ids)))
-    if len(absent) and manifest.n + len(absent) == table.n:
+    if manifest.n >= table.n:
+        return
+    known = align(ids, manifest.id_parts, "", str(manifest.path), allow_missing=True)
+    absent = np.flatnonzero(known < 0)
+    if manifest.n + len(absent) == table.n:
         raise KdbiasError(
             f"weights {manifest.path} lacks {len(absent):,} of the {table.n:,} samples of embedding table "
-            f"{table.path} ({shown(absent)}); to measure it, keep all rows and give those that are not to be "
-            "drawn the weight 0"
+            f"{table.path} ({shown(ids, absent)}); to measure it, keep all rows and give those that are "
+            "not to be drawn the weight 0"
         )

@@ -20,6 +20,7 @@ from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE
 from kdbias.sphere.near_chains import near_groups
 from kdbias.sphere.vectors import label_sums
 from kdbias.tables.columns import IMAGE, SUSPECT
+from kdbias.tables.joins import Ids
 from kdbias.wording import counted
 
 BLANK = 0.01
@@ -155,7 +156,7 @@ def misfits(x: np.ndarray, codes: np.ndarray, hardness: np.ndarray, device: str)
 
 def judged(
     x: np.ndarray,
-    ids: pa.Array,
+    ids: pa.Array | Ids,
     labels: tuple[np.ndarray, pa.Array],
     facts: np.ndarray | None,
     measured: Measured,
@@ -166,7 +167,7 @@ def judged(
 
     Args:
         x: (n, d) float32 unit rows.
-        ids: (n,) sample ids.
+        ids: of the samples.
         labels: (n,) int code of each label, -1 for none, and the labels.
         facts: (n, 6) `columns.IMAGE`, NaN where unknown; None where no image was looked at.
         measured: what was measured of the same samples.
@@ -186,7 +187,7 @@ def judged(
     sizes = np.bincount(group, minlength=n)
     columns = (
         _in_words(flags),
-        ids.take(pa.array(group, mask=group == np.arange(n))),
+        Ids.of(ids).others(group),
         pa.nulls(n, pa.large_string()) if other is None else names.take(pa.array(other, mask=~unfit)),
     )
     return dict(zip(SUSPECT, columns, strict=True)), {

@@ -29,7 +29,8 @@ from kdbias.progress import say
 from kdbias.scratch import recorded
 from kdbias.tables import fingerprints
 from kdbias.tables.density_table import DENSITY
-from kdbias.tables.run_record import Run, Stage
+from kdbias.tables.listing import head_of, located
+from kdbias.tables.run_record import RECORD, Run, Stage
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.settings import Named
 from kdbias.weighting.settings import WeightsSettings
@@ -189,7 +190,8 @@ def _report(steps: Steps, record: Run) -> dict[str, Any]:
     """Write the page, where it is not of these very files; returns what it is made from."""
     import kdbias
 
-    inputs = [Path(steps.density) / "run.json", Path(steps.density) / "density.parquet", Path(steps.weights)]
+    tables = map(head_of, (located(Path(steps.density) / DENSITY), Path(steps.weights)))
+    inputs = [Path(steps.density) / RECORD, *tables]
     made_from = {"files": [fingerprints.of_file(file) for file in inputs], "options": recorded(steps.report)}
     if record.record.get("page") == made_from and Path(steps.page).exists():
         say(f"{steps.page} is finished already; nothing to do")

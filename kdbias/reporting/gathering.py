@@ -25,6 +25,7 @@ from kdbias.reporting.outputs import (
     read_frontier,
 )
 from kdbias.tables.csv_file import read_csv
+from kdbias.tables.listing import LISTING
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.places import candidates
 from kdbias.tables.run_record import RECORD, read_record, require_digest
@@ -82,7 +83,7 @@ def _by_kind(outputs: Sequence[str | os.PathLike[str]], found: Outputs) -> dict[
     """The finished outputs by what they are; the others are noted in ``found``."""
     by_kind: dict[str, list[Path]] = {}
     for place in dict.fromkeys(place for output in outputs for place in _expand(Path(output))):
-        if place.is_dir() and not _is_finished(place):
+        if (place / RECORD).exists() and not _is_finished(place):
             found.unfinished.append(place)
         else:
             by_kind.setdefault(recognise(place), []).append(place)
@@ -102,7 +103,8 @@ def _expand(place: Path) -> list[Path]:
     kind = recognise(place)
     if kind in ("demo", "run", "outputs"):
         shown = [f for f in place.rglob("*.parquet") if "/." not in f"/{f.relative_to(place).as_posix()}"]
-        files = sorted(f for f in shown if recognise_quietly(f) == "weight manifest")
+        tables = {f.parent if (f.parent / LISTING).exists() else f for f in shown}
+        files = sorted(f for f in tables if recognise_quietly(f) == "weight manifest")
         inside = [p for p in stage_folders(place) if recognise(p) not in ("demo", "run")]
         return [*inside, *(f for f in files if not any(folder in f.parents for folder in inside))]
     if kind in _REPORTED:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.progress import say
 from kdbias.sampler.data_ids import ids_of
-from kdbias.tables.joins import align, as_strings, shown
+from kdbias.tables.joins import Ids, align, as_strings, shown
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.wording import counted
 
@@ -46,7 +46,7 @@ def joined(
     """
     table, have = read_manifest(manifest), ids_of(sample_ids)
     what = f"the weights {manifest}"
-    rows = rows_of(table.ids, have, what, root, subset)
+    rows = rows_of(table.id_parts, have, what, root, subset)
     inside = np.flatnonzero(rows >= 0)
     row_of = np.full(len(have), -1)
     row_of[rows[inside]] = inside
@@ -67,7 +67,7 @@ def joined(
 
 
 def rows_of(
-    ids: pa.Array,
+    ids: pa.Array | Ids,
     have: pa.Array,
     what: str,
     root: str | os.PathLike[str] | None = None,
@@ -76,7 +76,7 @@ def rows_of(
     """Position in a data set of each id.
 
     Args:
-        ids: (m,) large_string, the manifest's.
+        ids: (m,) large_string, the manifest's; read a part at a time where all are found as they are.
         have: (n,) large_string, unique: the data set's ids or paths, in its order.
         what: what the ids belong to, for messages.
         root: the folder that is left out of ids and paths that lie below it. By default none, where that
@@ -95,6 +95,7 @@ def rows_of(
         rows = align(ids, have, what, "data set", allow_missing=True)
         if (rows >= 0).all():
             return rows
+    ids = as_strings(ids)
     base = _base(ids, have, what) if root is None else os.fspath(root).replace(os.sep, "/")
     where = f"the data set below {base}" if base else "the data set"
     inner, outer = _below(base, ids), _below(base, have)

@@ -10,20 +10,27 @@ from kdbias.sphere.vectors import row_digests
 from kdbias.sphere.workers import Workspace
 
 NEAR_DUPLICATE_COSINE = 0.999
+BUCKET_ROWS = 1 << 22
+"""Digests that are sorted together, about."""
 
 
 def first_with_same_vector(x: np.ndarray) -> np.ndarray:
     """(n,) int64: for each row the position of the first row with exactly the same vector (itself if none).
 
-    Rows are compared by a 128-bit digest, so no n x n comparison and no sorting of whole rows.
+    Rows are compared by a 128-bit digest, so no n x n comparison and no sorting of whole rows. Of many, those
+    are sorted together whose digests leave one remainder, a bucket at a time.
     """
     digests = row_digests(x)
-    order = np.lexsort(digests.T)  # stable, so that the first of equal rows comes first
-    digests = digests[order]
-    is_first = np.ones(len(x), dtype=bool)
-    is_first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
-    first = np.empty(len(x), dtype=np.int64)
-    first[order] = order[is_first][np.cumsum(is_first) - 1]
+    first = np.arange(len(x))
+    buckets = max(1, -(-len(x) // BUCKET_ROWS))
+    for bucket in range(buckets):
+        rows = np.flatnonzero(digests[:, 0] % np.uint64(buckets) == bucket)
+        some = digests[rows]
+        order = np.lexsort(some.T)  # stable, so that the first of equal rows comes first
+        some = some[order]
+        is_first = np.ones(len(some), dtype=bool)
+        is_first[1:] = (some[1:] != some[:-1]).any(axis=1)
+        first[rows[order]] = rows[order[is_first][np.cumsum(is_first) - 1]]
     return first
 
 

@@ -1,13 +1,14 @@
 """Tables with a row a sample: what they have in common, and the density table."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdbias.display.quantities import NONE
 from kdbias.display.result import Result
@@ -16,10 +17,12 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, require_numbers, require_plain
 from kdbias.tables.files import MEND, absent
-from kdbias.tables.joins import align, as_strings, require_unique, shown
+from kdbias.tables.joins import ColumnParts, Ids, align, as_strings, encode, require_unique, shown
+from kdbias.tables.listing import cut_of, located, part_names
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
-from kdbias.tables.run_record import inside
+from kdbias.tables.parted_table import PartedTable
+from kdbias.tables.run_record import RECORD, inside
 from kdbias.wording import counted
 
 if TYPE_CHECKING:
@@ -34,10 +37,10 @@ _OWN = (*columns.DENSITY, *columns.SUSPECT, columns.WITNESS)
 
 @dataclass(frozen=True, repr=False)
 class SampleTable(Result):
-    """A table with one row a sample, in memory.
+    """A table with one row a sample, in memory, or in parts of which each is read when it is asked for.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder of parts.
         table: all its columns.
         group_columns: names of those that are not the table's own.
         provenance: what made it ({} for a hand-made file).
@@ -45,7 +48,7 @@ class SampleTable(Result):
     """
 
     path: Path
-    table: pa.Table
+    table: pa.Table | PartedTable
     group_columns: list[str]
     provenance: dict[str, Any]
     fingerprint: str
@@ -61,11 +64,51 @@ class SampleTable(Result):
         return as_strings(self.table.column("sample_id"))
 
     @property
+    def id_parts(self) -> Ids:
+        """The same, a part at a time."""
+        return self.table.ids() if isinstance(self.table, PartedTable) else Ids.of(self.ids)
+
+    def column_parts(self, name: str) -> ColumnParts | pa.ChunkedArray:
+        """A column, of a table in parts a part at a time."""
+        table = self.table
+        return table.parts_of(name) if isinstance(table, PartedTable) else table.column(name)
+
+    @property
+    def label_parts(self) -> ColumnParts | pa.Array:
+        """`labels`, of a table in parts a part at a time."""
+        if not isinstance(self.table, PartedTable) or "label" not in self.table.column_names:
+            return self.labels
+        stored = self.table.parts_of("label")
+        return ColumnParts(stored.lengths, lambda part: as_names(stored.read(part)))
+
+    @property
+    def label_codes(self) -> np.ndarray:
+        """(n,) int64 codes of the labels by their sorted values, -1 for none."""
+        parts = Ids.of(self.label_parts) if isinstance(self.label_parts, pa.Array) else self.label_parts
+        names = pa.concat_arrays([pa.array([], pa.large_string()), *(pc.unique(p) for p in parts)])
+        names = pc.unique(names.drop_null())
+        names = names.take(pc.sort_indices(names))
+        return np.concatenate([encode(part, names)[0] for part in parts])
+
+    @property
+    def cut(self) -> list[int]:
+        """Rows of each part; of a table in one file, what they would be."""
+        return list(self.table.lengths) if isinstance(self.table, PartedTable) else cut_of(self.n)
+
+    @property
     def labels(self) -> pa.Array:
         """(n,) large_string with nulls."""
         if "label" not in self.table.column_names:
             return pa.nulls(self.n, pa.large_string())
         return as_names(self.table.column("label"))
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A numeric column as (n,) float64, nulls as NaN."""
+        found, start = np.empty(self.n), 0
+        for values in _chunks(self.column_parts(name)):
+            found[start : start + len(values)] = values.to_numpy(zero_copy_only=False)
+            start += len(values)
+        return found
 
     def blocks(self) -> list[str | Table]:
         """How many samples, and the first rows."""
@@ -80,6 +123,11 @@ class SampleTable(Result):
         return frame
 
 
+def _chunks(column: ColumnParts | pa.ChunkedArray) -> Iterable[pa.Array]:
+    """The arrays that a column consists of."""
+    return column if isinstance(column, ColumnParts) else column.chunks
+
+
 def _written(value: Any) -> str:
     """A value of a first row."""
     return NONE if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -90,13 +138,13 @@ def read_samples(
     what: str,
     needed: Sequence[str],
     numbers: Sequence[str],
-    table: pa.Table | None = None,
+    table: pa.Table | PartedTable | None = None,
     apart: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read and check a table of samples.
 
     Args:
-        file: Parquet, or whatever ``table`` was read from.
+        file: Parquet, a folder of parts, or whatever ``table`` was read from.
         what: it should be, for messages ("a weight manifest").
         needed: columns that it must have, ``sample_id`` among them.
         numbers: columns that hold numbers where they are there.
@@ -108,24 +156,26 @@ def read_samples(
     Raises:
         KdbiasError: a column is missing, twice there or of another type, there are no rows, or ids repeat.
     """
-    schema = read_schema(file) if table is None else table.schema
+    parted = PartedTable.open(file, "*.parquet") if table is None and file.is_dir() else None
+    schema = parted.schema if parted else read_schema(file) if table is None else table.schema
     names = schema.names
     if len(set(names)) != len(names):
         raise KdbiasError(f"{file}: column names occur twice ({', '.join(names)})")
     missing = ", ".join(map(repr, (name for name in needed if name not in names)))
     if missing:
         raise KdbiasError(f"{file} is not {what}: no column {missing} (it has: {', '.join(names)})")
-    table = read_table(file) if table is None else table
+    table = parted or (read_table(file) if table is None else table)
     if not table.num_rows:
         raise KdbiasError(f"{file} holds no samples; {MEND}")
     require_plain(table, file, {"sample_id", "label"}.intersection(names))
     require_numbers(table, file, [name for name in numbers if name in names])
-    require_unique(table.column("sample_id"), str(file))
+    require_unique(parted.ids() if parted else table.column("sample_id"), str(file))
+    kept = [name for name in names if name not in apart]
     return {
         "path": file,
         "table": table,
         "provenance": provenance.from_schema(schema, file) or {},
-        "fingerprint": fingerprints.of_table(table.select([name for name in names if name not in apart])),
+        "fingerprint": parted.fingerprint(apart) if parted else fingerprints.of_table(table.select(kept)),
     }
 
 
@@ -160,11 +210,14 @@ class DensityTable(SampleTable):
     @property
     def first_equal(self) -> np.ndarray:
         """(n,) int64 row of the first sample with the same vector, its own where it is the first."""
-        rows = np.arange(self.n)
-        first = as_strings(self.table.column("duplicate_of"))
-        repeats = np.flatnonzero(first.is_valid().to_numpy(zero_copy_only=False))
-        if len(repeats):
-            rows[repeats] = align(first.take(pa.array(repeats)), self.ids, "duplicate_of", str(self.path))
+        rows, first, start = np.arange(self.n), [pa.array([], pa.large_string())], 0
+        repeats = [np.empty(0, np.int64)]
+        for values in _chunks(self.column_parts("duplicate_of")):
+            repeats.append(start + np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False)))
+            first.append(as_strings(values.drop_null()))
+            start += len(values)
+        if len(copies := np.concatenate(repeats)):
+            rows[copies] = align(pa.concat_arrays(first), self.id_parts, "duplicate_of", str(self.path))
         return rows
 
     def only(self, rows: np.ndarray) -> "DensityTable":
@@ -179,10 +232,6 @@ class DensityTable(SampleTable):
         ids = as_strings(table.column("sample_id"))
         copies = ids.take(pa.array(mine, mask=mine == np.arange(len(rows))))
         return replace(self, table=table.set_column(table.column_names.index(name), name, copies))
-
-    def numbers(self, name: str) -> np.ndarray:
-        """A numeric column as (n,) float64, nulls as NaN."""
-        return self.table.column(name).to_numpy().astype(np.float64)
 
     @property
     def witness(self) -> np.ndarray | None:
@@ -205,14 +254,23 @@ class DensityTable(SampleTable):
         return values
 
 
+def density_file(path: str | os.PathLike[str]) -> Path:
+    """The density table of a folder that ``kdbias uniformity`` wrote: a file, or a folder of parts.
+
+    A path that is no folder, or itself a table, is given back.
+    """
+    folder = local_path(path)
+    in_parts = bool(part_names(folder)) and not (folder / RECORD).exists()
+    return located(folder / DENSITY) if folder.is_dir() and not in_parts else folder
+
+
 def read_density(path: str | os.PathLike[str]) -> DensityTable:
-    """Read ``density.parquet`` or the folder that ``kdbias uniformity`` wrote.
+    """Read ``density.parquet``, or its parts, or those of the folder that ``kdbias uniformity`` wrote.
 
     Raises:
         KdbiasError: no such file, or none whose columns are those of a density table.
     """
-    path = local_path(path)
-    file = path / DENSITY if path.is_dir() else path
+    path, file = local_path(path), density_file(path)
     if not file.exists():
         if not path.exists():
             raise absent(path, "file or folder")

@@ -11,10 +11,9 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.columns import IMAGE, IMAGE_DIGEST, refuse_own
-from kdbias.tables.joins import shown
+from kdbias.tables.joins import digest_of_ids, shown
 from kdbias.tables.parquet_file import parquet_writer, read_provenance, require_whole
 
-PART_PATTERN = "part-*.parquet"
 STORES = {"float16": pa.float16(), "float32": pa.float32()}
 ROW_GROUP = 16_384
 _FLOAT32 = np.finfo(np.float32)
@@ -24,11 +23,6 @@ _CHUNK = 1 << 15  # numbers at a time: they stay in the processor's cache
 _KEPT = np.int32(~0x70000000)  # all but the copies of the sign that widening an integer makes
 _REBIAS = np.float32(2.0**112)  # 127 - 15, the difference of the exponents' biases
 _BEYOND = 65536.0  # where float16 ends
-
-
-def part_name(index: int) -> str:
-    """File name of a part, of which the order of names is the order of rows."""
-    return f"part-{index:05d}.parquet"
 
 
 def normalise(
@@ -164,7 +158,8 @@ def write_part(
         columns |= {fact: pa.array(v, mask=np.isnan(v)).cast(kind) for fact, v, kind in known}
     if digests is not None:
         columns[IMAGE_DIGEST] = pa.array(digests, mask=digests == 0)
-    table = provenance.attach(pa.table(columns), {**provenance_document, "content": content})
+    doc = {**provenance_document, "content": content, "ids": digest_of_ids(ids)}
+    table = provenance.attach(pa.table(columns), doc)
     # Floats do not compress and dictionaries only cost: plain pages decode fastest.
     floats = ("norm", "norm_flip", "embedding", "embedding_flip", *IMAGE, IMAGE_DIGEST)
     encoded = [name for name in columns if name not in floats]

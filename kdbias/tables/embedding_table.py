@@ -15,21 +15,21 @@ from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, as_plain, without_missing
-from kdbias.tables.embedding_parts import PART_PATTERN, ROW_GROUP, normalise, part_name, widen, write_part
-from kdbias.tables.files import nearest_path
-from kdbias.tables.given import as_column, as_matrix, command_for
-from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.embedding_parts import ROW_GROUP, normalise, widen, write_part
+from kdbias.tables.embedding_record import STAGE, are_recorded, record_of_table, require_parts, require_rows
+from kdbias.tables.given import as_column, as_matrix
+from kdbias.tables.joins import Ids, as_strings, require_unique, shown
+from kdbias.tables.listing import list_parts, part_name
 from kdbias.tables.mirrors import local_path
-from kdbias.tables.parquet_file import read_footer, read_table, require_columns, stream_vectors
-from kdbias.tables.run_files import REPLACED, STAGED
-from kdbias.tables.run_record import RECORD, Run, Stage, inside, read_record
+from kdbias.tables.parquet_file import require_columns
+from kdbias.tables.parted_table import PartedTable
+from kdbias.tables.run_record import Run
 from kdbias.wording import counted, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-STAGE = Stage("embed", files=(PART_PATTERN, "failures.parquet"), folders=("parts",))
 _NUMBERS = 1 << 19  # to widen and normalise at a time while they are in the processor's cache
 
 
@@ -110,18 +110,18 @@ def write_embedding_table(
         )
         contents.append(content)
     counts = {"samples": len(ids), "parts": len(contents)}
+    list_parts(run.out, len(ids), provenance.document(STAGE.name, run.record["config"], inputs, counts, 0.0))
     run.finish(counts, 0.0, fingerprint=fingerprints.of_json(contents))
     return EmbeddingTable.open(out)
 
 
 @dataclass(frozen=True, repr=False)
 class EmbeddingTable(Result):
-    """A finished embedding table; opening reads footers only.
+    """A finished embedding table; opening reads its listing, else footers.
 
     Attributes:
         path: the folder.
-        parts: its Parquet files in order.
-        n: samples.
+        stored: its parts.
         d: dimension.
         group_columns: names of the columns beside id, label, norms and vectors.
         has_flip: whether it has mirrored views.
@@ -131,8 +131,7 @@ class EmbeddingTable(Result):
     """
 
     path: Path
-    parts: list[Path]
-    n: int
+    stored: PartedTable
     d: int
     group_columns: list[str]
     has_flip: bool
@@ -148,35 +147,44 @@ class EmbeddingTable(Result):
             KdbiasError: no table there, unfinished, or parts that differ in columns or dimension.
         """
         folder = local_path(path)
-        record = _record_of_table(folder, require_finished)
-        parts = sorted(folder.glob(PART_PATTERN))
-        footers = [read_footer(part) for part in parts]
-        rows = sum(footer.num_rows for footer in footers)
-        _require_rows(folder, rows, record if require_finished else {})
-        schemas = [footer.schema.to_arrow_schema().with_metadata(footer.metadata) for footer in footers]
-        vital = [_without_images(schema) for schema in schemas]
-        for part, schema in zip(parts, vital, strict=True):
-            if not schema.equals(vital[0]):
-                raise KdbiasError(f"{part}: its columns or dimension differ from {parts[0].name}'s")
+        record = record_of_table(folder, require_finished)
         known = record.get("fingerprint")
-        if not _are_recorded(parts, schemas, known) and require_finished:
+        lacking = (*columns.IMAGE, columns.IMAGE_DIGEST)  # of parts whose images nobody looked at
+        require_parts(folder)
+        stored = PartedTable.open(folder, lacking=lacking, fingerprint=known or "")
+        require_rows(folder, stored.num_rows, record if require_finished else {})
+        if require_finished and not are_recorded([part.content for part in stored.parts], known):
             raise KdbiasError(
                 f"{folder}: its parts are not those that its record lists; run kdbias embed again with "
                 "--overwrite"
             )
-        names = vital[0].names
-        require_columns(parts[0], schemas[0], ("sample_id", "label", "norm", "embedding"))
+        require_columns(stored.files[0], stored.schema, ("sample_id", "label", "norm", "embedding"))
+        names = [name for name in stored.column_names if name not in lacking]
         return cls(
             path=folder,
-            parts=parts,
-            n=rows,
-            d=schemas[0].field("embedding").type.list_size,
+            stored=stored,
+            d=stored.schema.field("embedding").type.list_size,
             group_columns=[name for name in names if name not in columns.EMBEDDING],
             has_flip="embedding_flip" in names,
             has_flip_norms="norm_flip" in names,
-            fingerprint=known or fingerprints.of_json([fingerprints.of_file(part) for part in parts]),
+            fingerprint=known or fingerprints.of_json([fingerprints.of_file(part) for part in stored.files]),
             provenance=record,
         )
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return self.stored.num_rows
+
+    @property
+    def parts(self) -> list[Path]:
+        """Its Parquet files in order."""
+        return self.stored.files
+
+    @property
+    def cut(self) -> list[int]:
+        """Rows of each part."""
+        return list(self.stored.lengths)
 
     def column(self, name: str) -> pa.Array:
         """One column (not vectors) as a contiguous Arrow array of n values."""
@@ -184,13 +192,16 @@ class EmbeddingTable(Result):
             name == "norm_flip" and self.has_flip_norms
         ):
             raise no_column(self.path, name, self.group_columns, self.provenance.get("config") or {})
-        chunks = [read_table(part, [name]).column(0) for part in self.parts]
-        values = pa.chunked_array([chunk for column in chunks for chunk in column.chunks], chunks[0].type)
+        values = self.stored.column(name)
         return as_strings(values) if name in ("sample_id", "label") else values.combine_chunks()
 
     def ids(self) -> pa.Array:
         """(n,) large_string; refuses repeated ids."""
-        ids = self.column("sample_id")
+        return self.id_parts().array()
+
+    def id_parts(self) -> Ids:
+        """The same, a part at a time; refuses repeated ids."""
+        ids = self.stored.ids()
         require_unique(ids, str(self.path))
         return ids
 
@@ -250,12 +261,12 @@ class EmbeddingTable(Result):
     def _of_images(self, names: Sequence[str]) -> pa.Table:
         """Columns that parts may lack, null there."""
         found = []
-        for part in self.parts:
-            footer = read_footer(part)
-            if set(names) <= set(footer.schema.to_arrow_schema().names):
-                found.append(read_table(part, names).replace_schema_metadata())
-            else:
-                found.append(pa.table({name: pa.nulls(footer.num_rows) for name in names}))
+        for part, rows in enumerate(self.stored.lengths):
+            with self.stored.opened(part) as file:
+                if set(names) <= set(file.schema.names):
+                    found.append(file.read(names).replace_schema_metadata())
+                else:
+                    found.append(pa.table({name: pa.nulls(rows) for name in names}))
         return pa.concat_tables(found, promote_options="permissive")
 
     def batches(self, rows: int = ROW_GROUP, column: str = "embedding") -> Iterator[tuple[int, np.ndarray]]:
@@ -298,7 +309,7 @@ class EmbeddingTable(Result):
         """Stream (first row, (m, d) vectors as they are stored), m <= rows, holding little more in memory."""
         if column == "embedding_flip" and not self.has_flip:
             raise KdbiasError(f"{self.path} has no embedding_flip; embed again with --flip")
-        return stream_vectors(self.parts, rows, column, self.d)
+        return self.stored.vectors(rows, column, self.d)
 
     def unit(
         self,
@@ -330,63 +341,3 @@ def no_column(
         return KdbiasError(f"{path} has no column {name!r}; {name!r} is its label: name it 'label'")
     known = ["label", *group_columns]
     return KdbiasError(f"{path} has no column {name!r}; it has: {', '.join(known)}{nearest(name, known)}")
-
-
-def require_table(path: str | os.PathLike[str]) -> None:
-    """Refuse a folder that is no finished embedding table, by its record alone."""
-    _record_of_table(local_path(path), require_finished=True)
-
-
-def _record_of_table(folder: Path, require_finished: bool) -> dict[str, Any]:
-    """The run record of an embedding table's folder; raises KdbiasError where it is none, or unfinished."""
-    if not folder.is_dir():
-        raise KdbiasError(
-            f"{folder} is not an embedding table (a folder written by kdbias embed)"
-            f"{_way_in(folder) or ('' if folder.exists() else nearest_path(folder))}"
-        )
-    record = read_record(folder) if (folder / RECORD).exists() else {}
-    if not record and any((folder / name / RECORD).exists() for name in (STAGED, REPLACED)):
-        raise KdbiasError(
-            f"{folder} was taking another table's place when a command was killed; run that kdbias embed "
-            "command again"
-        )
-    if record.get("stage") != STAGE.name:
-        raise KdbiasError(
-            f"{folder} holds no embedding table ({record.get('stage') or 'no run.json'})"
-            f"{_way_in(folder) or inside(folder, STAGE.name) or '; make one with kdbias embed'}"
-        )
-    if require_finished and record.get("status") != "finished":
-        raise KdbiasError(f"{folder} is unfinished; run the same kdbias embed command again to complete it")
-    return record
-
-
-def _without_images(schema: pa.Schema) -> pa.Schema:
-    """The schema without what only parts whose images were looked at have."""
-    return pa.schema([field for field in schema if field.name not in (*columns.IMAGE, columns.IMAGE_DIGEST)])
-
-
-def _require_rows(folder: Path, rows: int, record: dict[str, Any]) -> None:
-    """Refuse a table that holds no rows, or another number of them than its record says."""
-    if not rows:
-        raise KdbiasError(f"{folder} holds no embeddings; run kdbias embed again with --overwrite")
-    expected = (record.get("counts") or {}).get("samples")
-    if expected is not None and expected != rows:
-        raise KdbiasError(
-            f"{folder}: its parts hold {counted(rows, 'sample')}, its record says {expected:,}; "
-            "a part is missing or foreign: run kdbias embed again with --overwrite"
-        )
-
-
-def _are_recorded(parts: list[Path], schemas: list[pa.Schema], known: str | None) -> bool:
-    """Whether the parts are those of the recorded fingerprint, as far as it and they say."""
-    contents = [
-        (provenance.from_schema(s, p) or {}).get("content") for p, s in zip(parts, schemas, strict=True)
-    ]
-    # Parts by earlier versions do not say what is in them.
-    return not known or not all(contents) or fingerprints.of_json(contents) == known
-
-
-def _way_in(path: Path) -> str:
-    """What to say of a path that is no embedding table but holds vectors; nothing of others."""
-    command = command_for(path)
-    return f"; make one of its vectors with: {command}" if command else ""

@@ -6,7 +6,7 @@ everything here compares what it reads.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,11 @@ class ParquetTable:
     def schema(self) -> pa.Schema:
         """Columns and metadata."""
         return self.file.schema_arrow
+
+    @property
+    def mark(self) -> str:
+        """The mark of its seal; "" where it has none."""
+        return "" if self._seal is None else self._seal.mark
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows: of these columns, or of all.
@@ -187,12 +192,15 @@ def open_parquet(path: str | os.PathLike[str]) -> Iterator[ParquetTable]:
 
 
 def stream_vectors(
-    paths: Sequence[str | os.PathLike[str]], rows: int, column: str, dim: int | None = None
+    files: Iterable[contextlib.AbstractContextManager[ParquetTable]],
+    rows: int,
+    column: str,
+    dim: int | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Stream (first row, (m, dim) vectors as they are stored) over files, as `ParquetTable.vectors` does."""
     start = 0
-    for path in paths:
-        with open_parquet(path) as file:
+    for opening in files:
+        with opening as file:
             for block in file.vectors(rows, column, dim):
                 yield start, block
                 start += len(block)

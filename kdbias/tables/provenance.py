@@ -27,6 +27,8 @@ _SHAPE = MADE_FROM | {
     "stage?": str,
     "counts?": ({str: object}, None),
     "content?": str,
+    "ids?": str,
+    "parts?": int,
     "embeddings?": (str, None),
     "density?": (str, None),
     "t_chosen?": (float, None),

@@ -11,8 +11,10 @@ from typing import Any
 from kdbias.errors import KdbiasError
 from kdbias.tables.documents import read_document, read_json, write_json
 from kdbias.tables.files import MEND, move, refuse_special, refuse_web, remove, remove_tree, sync_folder
+from kdbias.tables.listing import LISTING, head_of, remove_parts
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_footer, read_provenance
+from kdbias.tables.parted_table import PartedTable
 from kdbias.tables.temporaries import clean_temporaries
 
 RECORD = "run.json"
@@ -68,8 +70,10 @@ def output_folder(out: str | os.PathLike[str], stage: Stage) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file that kdbias wrote is there and not cut short, as far as its ends tell."""
+    """Whether a file that kdbias wrote, or a table in parts, is there and not cut short, by its ends."""
     try:
+        if path.is_dir():
+            return PartedTable.open(path).listed
         if path.suffix == ".parquet":
             read_footer(path)
         elif path.suffix == ".json":
@@ -82,7 +86,10 @@ def is_whole(path: Path) -> bool:
 
 
 def made_by(path: Path, stage: str) -> bool:
-    """Whether a Parquet file says that this stage wrote it; of a damaged one there is nothing to lose."""
+    """Whether a table, in one file or parts, says that this stage wrote it; a damaged one is no loss."""
+    path = head_of(path)
+    if path.is_dir():
+        return False
     try:
         doc = read_provenance(path)
     except KdbiasError:
@@ -128,7 +135,7 @@ def own(folder: Path, stage: Stage, record: dict[str, Any]) -> list[Path]:
 
 def listed(folder: Path, stage: Stage, record: dict[str, Any]) -> list[str]:
     """Names of the files that a finished run keeps; parts, of which there may be many, have own records."""
-    files = [entry.name for entry in own(folder, stage, record) if entry.is_file()]
+    files = [e.name for e in own(folder, stage, record) if e.is_file() or (e / LISTING).is_file()]
     return sorted(name for name in files if name not in stage.passing and not name.startswith("part-"))
 
 
@@ -145,6 +152,8 @@ def put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     staged = folder / STAGED
     if staged.exists():
         for file in staged.iterdir():
+            if file.is_dir() and (folder / file.name).is_dir():
+                remove_parts(folder / file.name)  # nothing is renamed over a folder
             if file.name != RECORD:
                 move(file, folder / file.name)
         remove(staged / RECORD)
@@ -190,7 +199,9 @@ def set_aside(folder: Path, stage: Stage, record: dict[str, Any], reads: Iterabl
     for entry in entries:
         if any(place.is_relative_to(entry.resolve()) for place in inputs):
             raise KdbiasError(f"{entry} is an input and would be replaced by --overwrite; choose another -o")
-        if entry.suffix == ".parquet" and entry.is_file() and not made_by(entry, stage.name):
+        in_parts = f"{entry.name}.parquet" in stage.files and entry.is_dir()
+        in_file = entry.suffix == ".parquet" and entry.is_file()
+        if (in_file or in_parts) and not made_by(entry, stage.name):
             raise KdbiasError(
                 f"{entry} was not written by kdbias {stage}; move it away, or choose another -o"
             )

@@ -36,11 +36,13 @@ class Seal:
         file: what was opened.
         footer: its metadata.
         digests: of the chunks, row groups one after another.
+        mark: the digest of these and of the footer, in hex: another one for any other file.
     """
 
     file: BinaryIO
     footer: pq.FileMetaData
     digests: bytes
+    mark: str
 
     def require(self, group: int, columns: Sequence[str] | None = None) -> None:
         """Refuse a row group whose columns (None: all) are not what was written.
@@ -85,7 +87,7 @@ def read_seal(file: BinaryIO) -> Seal | None:
     digests = file.read(min(length, start))
     if xxh3_64_digest(digests + footer) != head[:_DIGEST]:
         raise _rotten(file.name, "its footer")
-    return Seal(file, pq.read_metadata(pa.BufferReader(footer)), digests)
+    return Seal(file, pq.read_metadata(pa.BufferReader(footer)), digests, head[:_DIGEST].hex())
 
 
 def seal(path: str | os.PathLike[str]) -> None:

@@ -1,8 +1,9 @@
 """The weight manifest: how often each sample is drawn, in a file people open in pandas."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from kdbias.errors import KdbiasError
 from kdbias.tables.columns import MANIFEST, plain_type, refuse_own
 from kdbias.tables.csv_file import DELIMITERS, read_csv
 from kdbias.tables.density_table import DENSITY, SampleTable, read_samples
-from kdbias.tables.joins import as_strings, require_unique, shown
+from kdbias.tables.joins import ColumnParts, Ids, require_unique, shown
+from kdbias.tables.listing import cut_of, located, part_names
 from kdbias.tables.mirrors import local_path
-from kdbias.tables.parquet_file import write_table
+from kdbias.tables.parted_table import write_rows
+from kdbias.tables.run_files import RECORD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +28,9 @@ LEAST_WEIGHT = 1e-9
 """The least weight (of mean 1) that is not 0: all below it together are not one draw in an epoch of 10^9."""
 
 
-def validate_weights(weights: np.ndarray, ids: pa.Array | None = None, where: str = "weights") -> np.ndarray:
+def validate_weights(
+    weights: np.ndarray, ids: pa.Array | Ids | None = None, where: str = "weights"
+) -> np.ndarray:
     """The weights as (n,) float64, or a refusal; huge or tiny ones come back divided by the largest.
 
     Raises:
@@ -64,25 +69,37 @@ def never_drawn(weights: np.ndarray) -> int:
 
 def write_manifest(
     path: str | os.PathLike[str],
-    ids: pa.Array,
-    labels: pa.Array | None,
-    groups: Mapping[str, pa.Array],
+    ids: pa.Array | Ids,
+    labels: pa.Array | ColumnParts | None,
+    groups: Mapping[str, pa.Array | ColumnParts],
     log_density: np.ndarray,
     weights: np.ndarray,
     doc: dict[str, Any],
+    cut: Sequence[int] | None = None,
 ) -> None:
-    """Write a weight manifest; ``weights`` (n,) are scaled to mean 1."""
+    """Write a weight manifest; ``weights`` (n,) are scaled to mean 1.
+
+    Args:
+        path: a file, or the folder of its parts, of which ``cut`` says how many rows each has.
+    """
     require_unique(ids, "weight manifest")
     refuse_own(groups, path)
     values = mean_one(validate_weights(weights, ids))
-    columns = {
-        "sample_id": ids,
-        "label": labels if labels is not None else pa.nulls(len(ids), pa.string()),
-        **groups,
-        "log_density": pa.array(np.asarray(log_density, dtype=np.float64)),
-        "weight": pa.array(values),
-    }
-    write_table(path, pa.table(columns), doc)
+    density = np.asarray(log_density, dtype=np.float64)
+
+    def rows(start: int, stop: int) -> pa.Table:
+        n = stop - start
+        return pa.table(
+            {
+                "sample_id": ids.slice(start, n),
+                "label": labels.slice(start, n) if labels is not None else pa.nulls(n, pa.string()),
+                **{name: column.slice(start, n) for name, column in groups.items()},
+                "log_density": pa.array(density[start:stop]),
+                "weight": pa.array(values[start:stop]),
+            }
+        )
+
+    write_rows(Path(path), Path(path), cut or cut_of(len(values)), rows, doc)
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,29 +126,33 @@ class WeightManifest(SampleTable):
 def read_manifest(path: str | os.PathLike[str]) -> WeightManifest:
     """Read a manifest; only ``sample_id`` and ``weight`` are needed, so a hand-made file serves too.
 
-    Weights are scaled to mean 1 by `mean_one`. A ``.csv`` or ``.tsv`` is read likewise.
+    Weights are scaled to mean 1 by `mean_one`. A ``.csv`` or ``.tsv`` is read likewise, and so is a folder of
+    Parquet files, in the order of their names.
 
     Raises:
         KdbiasError: missing file or column, repeated ids, or weights that are negative, NaN or all zero.
     """
     file = local_path(path)
-    if file.is_dir():
-        if (file / DENSITY).exists():
+    if file.is_dir() and ((file / RECORD).exists() or not part_names(file, "*.parquet")):
+        if located(file / DENSITY).exists():
             raise KdbiasError(
                 f"{file} is a density folder, not a weight manifest; "
                 f"kdbias weights {file} -o weights.parquet makes one from it"
             )
-        raise KdbiasError(f"{file} is a folder; a weight manifest is a .parquet or .csv file")
+        raise KdbiasError(
+            f"{file} is a folder; a weight manifest is a .parquet or .csv file, or a folder of such parts"
+        )
     delimiter = DELIMITERS.get(file.suffix.lower())
     table = None if delimiter is None else read_csv(file, ("sample_id", "label"), delimiter=delimiter)
     found = read_samples(file, "a weight manifest", ("sample_id", "weight"), ("weight", "log_density"), table)
     table = found["table"]
-    weights = validate_weights(table.column("weight").to_numpy(), as_strings(table["sample_id"]), str(file))
-    return WeightManifest(
+    manifest = WeightManifest(
         **found,
         group_columns=[field.name for field in table.schema if _is_group(field)],
-        weights=mean_one(weights),
+        weights=np.empty(0),
     )
+    weights = validate_weights(manifest.numbers("weight"), manifest.id_parts, str(file))
+    return replace(manifest, weights=mean_one(weights))
 
 
 def _is_group(field: pa.Field) -> bool:

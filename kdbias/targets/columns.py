@@ -56,7 +56,7 @@ def told_of(aim: Aiming, named: Named, data: Described, reference: Described | N
     if named.by is not None:
         manifest = read_manifest(named.by)
         whose = f"reference {reference.path}", f"its weights {named.by}"
-        weights = manifest.weights[align(reference.ids(), manifest.ids, *whose)]
+        weights = manifest.weights[align(reference.ids(), manifest.id_parts, *whose)]
         masses = weights / weights.sum()
     if aim.with_column is not None:
         codes, notes = _both(data, reference, aim.with_column)

@@ -15,7 +15,14 @@ from kdbias.tables.columns import as_names, plain_type
 from kdbias.tables.files import refuse_special
 from kdbias.tables.given import float_type, id_column_of, vector_column
 from kdbias.tables.joins import as_strings
-from kdbias.tables.parquet_file import read_footer, read_schema, read_table, stream_vectors
+from kdbias.tables.listing import LISTING
+from kdbias.tables.parquet_file import (
+    open_parquet,
+    read_footer,
+    read_schema,
+    read_table,
+    stream_vectors,
+)
 
 _NUMBERS = 1 << 18  # in memory at a time
 
@@ -46,7 +53,7 @@ class ParquetVectors:
         Raises KdbiasError where a column is missing or it is not clear which one holds the vectors.
         """
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        files = [f for f in files if f.name != "failures.parquet"]
+        files = [f for f in files if f.name not in ("failures.parquet", LISTING)]
         if not files:
             raise KdbiasError(f"precomputed:{path}: the folder holds no .parquet file")
         for file in files:
@@ -70,7 +77,7 @@ class ParquetVectors:
         Raises KdbiasError for vectors of unequal length or with missing entries.
         """
         rows = rows or max(1, _NUMBERS // max(1, self.shape[1]))
-        return stream_vectors(self.files, rows, self.column, self.shape[1] or None)
+        return stream_vectors(map(open_parquet, self.files), rows, self.column, self.shape[1] or None)
 
     def lay_out(self, rows: np.ndarray, folder: Path) -> np.ndarray:
         """The vectors of some rows, (m, d) of float16 or float32, mapped from a temporary file in `folder`.

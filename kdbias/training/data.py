@@ -136,7 +136,7 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
     if config.weights is not None:
         manifest = read_manifest(config.weights)
         inputs["weights"] = manifest.fingerprint
-        rows = align(manifest.ids, source.ids, f"the weights {config.weights}", f"data {data}")
+        rows = align(manifest.id_parts, source.ids, f"the weights {config.weights}", f"data {data}")
         source, weights = source.select(rows), manifest.weights
         if table is not None:
             _say_what_lacks_weights(manifest, table)
@@ -164,8 +164,8 @@ def _say_what_lacks_weights(manifest: WeightManifest, table: EmbeddingTable) -> 
     grown, made = table.provenance.get("grown"), (manifest.provenance.get("inputs") or {}).get("embeddings")
     if grown is None or made != grown["from"]:
         return
-    ids = table.ids()
-    new = len(ids) - int(pc.sum(pc.is_in(ids, value_set=manifest.ids)).as_py() or 0)
+    known = align(table.id_parts(), manifest.id_parts, "", str(manifest.path), allow_missing=True)
+    new = int((known < 0).sum())
     say(
         f"{table.path} has grown since {manifest.path} was made: {counted(new, 'sample')} of it without a "
         "weight are not trained on; measure and weigh anew: kdbias uniformity and kdbias weights, both with "
@@ -195,7 +195,7 @@ def _stored_targets(
     shards: Shards | None,
 ) -> StoredTargets:
     """The teacher's stored vectors, in the order of the training data."""
-    rows = align(source.ids, table.ids(), "the training data", f"embedding table {table.path}")
+    rows = align(source.ids, table.id_parts(), "the training data", f"embedding table {table.path}")
     flipped = config.flip == "target"
     if flipped and not table.has_flip:
         raise KdbiasError(

@@ -82,7 +82,7 @@ def _refuse_teachers(settings: TrainingSettings) -> None:
 def _refuse_inputs(data: str, settings: TrainingSettings) -> None:
     """Refuse data, an embedding table or weights of which a look at the paths shows that there are none."""
     from kdbias.data.opening import require_data
-    from kdbias.tables.embedding_table import require_table
+    from kdbias.tables.embedding_record import require_table
     from kdbias.teachers.spec import parse_spec
 
     require_data(data)

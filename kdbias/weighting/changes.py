@@ -19,8 +19,10 @@ from kdbias.tables.csv_file import csv_columns, for_people
 from kdbias.tables.density_table import DENSITY, read_density
 from kdbias.tables.files import atomic_path
 from kdbias.tables.joins import align, as_strings, encode_all
+from kdbias.tables.listing import located
 from kdbias.tables.mirrors import local_path
-from kdbias.tables.parquet_file import floats, read_table
+from kdbias.tables.parquet_file import floats
+from kdbias.tables.parted_table import read_columns, read_ids
 from kdbias.tables.places import candidates
 from kdbias.tables.run_files import claim
 from kdbias.tables.telling import left_out, no_groups
@@ -280,7 +282,7 @@ def _log_density(stored: WeightManifest) -> np.ndarray:
     """(n,) natural log density, NaN where a hand-made manifest has none."""
     if "log_density" not in stored.table.column_names:
         return np.full(stored.n, np.nan)
-    return stored.table.column("log_density").to_numpy().astype(np.float64)
+    return stored.numbers("log_density")
 
 
 def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) -> np.ndarray:
@@ -289,14 +291,13 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
     if folder is None:
         return np.full(stored.n, np.nan)
     folder = local_path(folder)
-    file = (folder if folder.is_dir() else folder.parent) / SCHEMES
+    file = located((folder if folder.is_dir() else folder.parent) / SCHEMES)
     if not file.exists():
         if density is not None:
             raise KdbiasError(f"{density} holds no {SCHEMES}; make it with kdbias uniformity")
         return np.full(stored.n, np.nan)
-    measured = read_table(file, ["sample_id", "hardness"])
-    rows = align(stored.ids, as_strings(measured.column("sample_id")), str(stored.path), str(file))
-    return measured.column("hardness").to_numpy().astype(np.float64)[rows]
+    measured = read_columns(file, ["hardness"]).column(0).to_numpy().astype(np.float64)
+    return measured[align(stored.id_parts, read_ids(file), str(stored.path), str(file))]
 
 
 def _density_of(stored: WeightManifest) -> str | os.PathLike[str] | None:
@@ -304,7 +305,9 @@ def _density_of(stored: WeightManifest) -> str | os.PathLike[str] | None:
     recorded, known = stored.provenance.get("density"), (stored.provenance.get("inputs") or {}).get("density")
     if recorded is None or local_path(recorded).exists():
         return recorded
-    places = (place for place in candidates(recorded, stored.path, known=True) if (place / DENSITY).exists())
+    places = (
+        place for place in candidates(recorded, stored.path, known=True) if located(place / DENSITY).exists()
+    )
     return next((place for place in places if read_density(place).fingerprint == known), None)
 
 

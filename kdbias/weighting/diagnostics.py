@@ -28,12 +28,12 @@ def summary(weights: np.ndarray, masses: np.ndarray, codes: np.ndarray) -> dict[
         ess (of the rows), ess_share (ess / n), ess_distinct (share of the distinct samples), max_weight,
         top_mass (of the 1 % of samples with the largest weights), zero_weights, effective_identities.
     """
-    return {**_of_rows(weights, codes), "ess_distinct": ess(masses) / len(masses)}
+    return {**of_rows(weights, codes), "ess_distinct": ess(masses) / len(masses)}
 
 
 def current(manifest: WeightManifest) -> dict[str, Any]:
     """The numbers of `summary` from a file's weights as they are now, but for ess_distinct."""
-    return _of_rows(manifest.weights, encode(manifest.labels)[0])
+    return of_rows(manifest.weights, encode(manifest.labels)[0])
 
 
 def edited(manifest: WeightManifest, now: dict[str, Any]) -> bool:
@@ -47,7 +47,7 @@ def _same(a: float | None, b: float | None) -> bool:
     return a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-6)
 
 
-def _of_rows(weights: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
+def of_rows(weights: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
     """What weights (n,) draw: ESS, largest weights, and identities by codes (n,)."""
     p = weights / weights.sum()
     rows = ess(p)

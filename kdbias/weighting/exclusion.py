@@ -46,7 +46,7 @@ class Exclusion:
         if settings.exclude is not None:
             ids = excluded_ids(settings.exclude)
             self.inputs = {"exclude": fingerprints.of_arrays(ids)}
-            self.out[align(ids, density.ids, f"--exclude {settings.exclude}", str(density.path))] = True
+            self.out[align(ids, density.id_parts, f"--exclude {settings.exclude}", str(density.path))] = True
             self.lines.append(f"{counted(int(self.out.sum()), 'sample')} of {settings.exclude} left out")
         self.suspect, self.counts = suspect_images(density, self.out)
         self._judge(density.n - int(self.out.sum()), settings.suspects)

@@ -143,7 +143,7 @@ class EmbeddingSource:
         """The embedding table, and the row of each sample of the density table in it."""
         table = self._opened(self.given if self.given is not None else self._remembered())
         where = f"embedding table {table.path}"
-        return table, align(self.density.ids, table.ids(), str(self.density.path), where)
+        return table, align(self.density.id_parts, table.id_parts(), str(self.density.path), where)
 
     def outdated(self) -> list[str]:
         """A line where the embedding table is another one by now; none where that is not known."""

@@ -18,14 +18,14 @@ from kdbias.measurement.distribution import ess
 from kdbias.planning import Planned
 from kdbias.tables import provenance
 from kdbias.tables.density_table import DensityTable, read_density
-from kdbias.tables.joins import encode
+from kdbias.tables.listing import LISTING, head_of, in_parts, is_only_parts
 from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.run_files import claim, made_by
 from kdbias.tables.run_record import refuse_changes
 from kdbias.tables.weight_manifest import mean_one, read_manifest, write_manifest
-from kdbias.weighting.blind_spots import blind_spots
+from kdbias.weighting.blind_spots import blind_spots, reference_shares
 from kdbias.weighting.collapse import groups_of
-from kdbias.weighting.diagnostics import summary, warnings
+from kdbias.weighting.diagnostics import of_rows, warnings
 from kdbias.weighting.exclusion import Exclusion
 from kdbias.weighting.hygiene import limit_of, masses_of, tempered
 from kdbias.weighting.planned import plan_weights
@@ -198,10 +198,11 @@ def weights(
     source = EmbeddingSource(kept, settings.embeddings)
     made_from = _made_from(table, source, settings, exclusion)
     if plan:
-        done = not overwrite and _is_finished(Path(output), made_from, asked.defaults(made_from["config"]))
-        return _planned(kept, source, settings, Path(output), done)
+        path, defaults = Path(output), asked.defaults(made_from["config"])
+        done = not overwrite and _is_finished(path, table.n, made_from, defaults)
+        return _planned(kept, source, settings, path, done)
     path, (config, inputs) = claim(output), made_from.values()
-    found = _finished(path, made_from, asked.defaults(config), overwrite)
+    found = _finished(path, table.n, made_from, asked.defaults(config), overwrite)
     if found is not None:
         progress.say(f"{path} is finished already; nothing to do")
         return found
@@ -212,6 +213,42 @@ def weights(
         )
     for line in exclusion.lines:
         progress.say(line)
+    values, result = _weighed(table, exclusion, source, settings)
+    numbers = of_rows(values, table.label_codes) | {"ess_distinct": result["ess_distinct"]}
+    about = result["target"]
+    compared = [c for c in (*table.group_columns, "label") if reference_shares(about, c) is not None]
+    shown = [(c, table.labels if c == "label" else table.table.column(c)) for c in compared]
+    spots = blind_spots(about, shown, values)
+    doc = provenance.document(
+        STAGE,
+        config,
+        inputs,
+        {"samples": table.n, "distinct": result["distinct"], **exclusion.counted},
+        time.perf_counter() - began,
+        numbers=numbers,
+        facts=result["facts"] | ({"suspects": exclusion.lines} if exclusion.lines else {}),
+        solver=result["solver"],
+        target=about,
+        warnings=warnings(numbers, table.n) + spots + source.outdated(),
+        density=str(table.path.resolve().parent),
+    )
+    columns = {name: table.column_parts(name) for name in table.group_columns}
+    beside = table.label_parts, columns, table.numbers("log_density")
+    write_manifest(path, table.id_parts, *beside, values, doc, table.cut)
+    for line in doc["warnings"]:
+        progress.say(f"warning: {line}")
+    return WeightsResult.read(path, doc, "new")
+
+
+def _weighed(
+    table: DensityTable, exclusion: Exclusion, source: EmbeddingSource, settings: WeightsSettings
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The weights (n,) of a table's samples, mean 1, and what is to be said of them.
+
+    Args:
+        source: embeddings of the samples that are not left out.
+    """
+    kept = source.density
     groups = groups_of(kept, str(settings.collapse), source.vectors, settings.near or NEAR)
     if settings.collapse != "none":
         groups = settings.chosen.distinct(groups, source)
@@ -222,28 +259,13 @@ def weights(
     masses, capped = exclusion.held(cleaned, groups, limit_of(scheme, settings), settings.floor)
     values = np.zeros(table.n)
     values[~exclusion.out] = groups.spread(masses)
-    values = mean_one(values)
-    numbers = summary(values, masses, encode(table.labels)[0])
-    columns = {name: table.table.column(name) for name in table.group_columns}
-    about = _after_hygiene(scheme, masses)
-    spots = blind_spots(about, [*columns.items(), ("label", table.labels)], values)
-    doc = provenance.document(
-        STAGE,
-        config,
-        inputs,
-        {"samples": table.n, "distinct": groups.distinct, **exclusion.counted},
-        time.perf_counter() - began,
-        numbers=numbers,
-        facts=scheme.facts | ({"suspects": exclusion.lines} if exclusion.lines else {}),
-        solver=solver_record(scheme, masses, capped),
-        target=about,
-        warnings=warnings(numbers, table.n) + spots + source.outdated(),
-        density=str(table.path.resolve().parent),
-    )
-    write_manifest(path, table.ids, table.labels, columns, table.numbers("log_density"), values, doc)
-    for line in doc["warnings"]:
-        progress.say(f"warning: {line}")
-    return WeightsResult.read(path, doc, "new")
+    return mean_one(values), {
+        "distinct": groups.distinct,
+        "ess_distinct": ess(masses) / len(masses),
+        "facts": scheme.facts,
+        "solver": solver_record(scheme, masses, capped),
+        "target": _after_hygiene(scheme, masses),
+    }
 
 
 def refuse_another(density: str, output: str, settings: WeightsSettings) -> None:
@@ -256,7 +278,7 @@ def refuse_another(density: str, output: str, settings: WeightsSettings) -> None
     decided = settings.decided(table)
     source = EmbeddingSource(table, settings.embeddings)
     made_from = _made_from(table, source, decided, Exclusion(table, decided))
-    _finished(Path(output), made_from, settings.defaults(made_from["config"]), False)
+    _finished(Path(output), table.n, made_from, settings.defaults(made_from["config"]), False)
 
 
 def _made_from(
@@ -267,10 +289,10 @@ def _made_from(
     return {"config": settings.record(), "inputs": inputs}
 
 
-def _is_finished(path: Path, made_from: dict[str, Any], defaults: dict[str, Any]) -> bool:
+def _is_finished(path: Path, n: int, made_from: dict[str, Any], defaults: dict[str, Any]) -> bool:
     """Whether the manifest is there, made like this."""
     try:
-        return _finished(path, made_from, defaults, False) is not None
+        return _finished(path, n, made_from, defaults, False) is not None
     except ConfigChangedError:
         return False
 
@@ -330,20 +352,23 @@ def _after_hygiene(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
 
 
 def _finished(
-    path: Path, made_from: dict[str, Any], defaults: dict[str, Any], overwrite: bool
+    path: Path, n: int, made_from: dict[str, Any], defaults: dict[str, Any], overwrite: bool
 ) -> WeightsResult | None:
-    """The manifest that is there already, if it was made like this; None to make it."""
-    if path.is_dir():
-        raise KdbiasError(f"{path} is a folder; a weight manifest is one .parquet file: choose another -o")
-    if path.suffix != ".parquet":
+    """The manifest of n samples that is there already, if it was made like this; None to make it."""
+    if path.is_dir() and not (in_parts(n) and is_only_parts(path)):
+        raise KdbiasError(
+            f"{path} is a folder; a weight manifest of {counted(n, 'sample')} is "
+            f"{'a folder of parts alone' if in_parts(n) else 'one .parquet file'}: choose another -o"
+        )
+    if path.suffix != ".parquet" and (not in_parts(n) or path.suffix):
         raise KdbiasError(f"{path} would be a Parquet file; name it {path.with_suffix('.parquet')}")
-    if not path.exists():
+    if not path.exists() or not head_of(path).is_file():
         return None
     if not made_by(path, STAGE):
         raise KdbiasError(f"{path} exists and is no manifest that kdbias weights wrote; choose another -o")
-    if overwrite:
+    if overwrite or (path.is_dir() and not (path / LISTING).exists()):  # begun, and killed
         return None
-    doc = read_provenance(path)
+    doc = read_provenance(head_of(path))
     assert doc is not None
     refuse_changes(path, doc, made_from, defaults)
     return WeightsResult.read(path, doc | made_from, "finished")

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 
+from kdbias.sphere import duplicates
 from kdbias.sphere.duplicates import RadiusCounts, first_with_same_vector
 from kdbias.sphere.tiles import traverse
 from tests import reference
@@ -18,6 +19,14 @@ def test_sign_of_zero_is_ignored() -> None:
     np.testing.assert_array_equal(
         first_with_same_vector(np.float32([[0.0, 1], [-0.0, 1], [0.0, -1]])), [0, 0, 2]
     )
+
+
+def test_copies_are_found_a_bucket_at_a_time(monkeypatch):
+    x = np.random.default_rng(0).integers(0, 2, (500, 7)).astype(np.float32)
+    expected = first_with_same_vector(x)
+    assert len(np.unique(expected)) == len(np.unique(x, axis=0))
+    monkeypatch.setattr(duplicates, "BUCKET_ROWS", 60)
+    np.testing.assert_array_equal(first_with_same_vector(x), expected)
 
 
 def test_many_rows_are_compared_without_a_copy_of_them() -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.tables import fingerprints
 from kdbias.tables.documents import write_json
-from kdbias.tables.embedding_parts import normalise, part_name, widen, write_part
+from kdbias.tables.embedding_parts import normalise, widen, write_part
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.listing import part_name
 
 
 def ids_of(n: int) -> pa.Array:

@@ -7,7 +7,7 @@ import pytest
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
-from kdbias.measurement.files import write_neighbors
+from kdbias.measurement.files import Sheet, write_neighbors
 from kdbias.sphere import near_chains
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables.density_table import read_density
@@ -112,7 +112,8 @@ def test_neighbours_that_a_search_missed_do_not_count(measure):
     data = measure(np.eye(4))
     cosines = np.array([[0.5, 0.0], [0.5, 0.5], [0.0, -2.0], [-2.0, -2.0]], dtype=np.float32)
     positions = np.where(cosines < -1, -1, 0)
-    write_neighbors(data.density, read_density(data.density).ids, positions, cosines, {})
+    density = read_density(data.density)
+    write_neighbors(Sheet(data.density, density.id_parts, density.cut, {}), positions, cosines)
     result = weigh("knn-distance", samples_of(data))
     assert result.facts["neighbors"] == "kept"
     distance = np.array([(1 + np.sqrt(2)) / 2, 1, np.sqrt(2)])

@@ -106,9 +106,12 @@ class Groups:
     def of(cls, duplicates: np.ndarray | None, n: int) -> "Groups":
         """From the row of the first equal sample of each row; None = n distinct samples."""
         if duplicates is None:
-            return cls(np.arange(n), np.arange(n), np.ones(n, dtype=np.int64))
-        first, group, sizes = np.unique(duplicates, return_inverse=True, return_counts=True)
-        return cls(first, group, sizes)
+            rows = np.arange(n)
+            return cls(rows, rows, np.ones(n, dtype=np.int64))
+        named = np.zeros(n, dtype=bool)
+        named[duplicates] = True
+        group = (np.cumsum(named) - 1)[duplicates]
+        return cls(np.flatnonzero(named), group, np.bincount(group))
 
     @property
     def distinct(self) -> int:

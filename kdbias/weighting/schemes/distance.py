@@ -84,14 +84,16 @@ def neighbour_cosines(samples: Samples) -> tuple[np.ndarray, str]:
     from kdbias.sphere.neighbors import Neighbors
     from kdbias.sphere.tiles import traverse
     from kdbias.tables.joins import align
+    from kdbias.tables.listing import located
+    from kdbias.tables.parted_table import read_ids
 
     m, where, density = samples.m, samples.where, samples.density
     if m < 2:
         raise KdbiasError(f"{where} has one distinct sample, which has no neighbours; use method natural")
-    kept = where.parent / NEIGHBORS
+    kept = located(where.parent / NEIGHBORS)
     if kept.exists() and samples.alone:
-        ids, _, cosines = read_neighbors(where.parent)
-        return cosines[align(density.ids, ids, str(where), str(kept))], "kept"
+        rows = align(density.id_parts, read_ids(kept), str(where), str(kept))
+        return read_neighbors(where.parent)[2][rows], "kept"
     found = Neighbors(m, min((density.provenance.get("config") or {}).get("k") or DEFAULT_K, m - 1))
     with progress.bar(m**2 / 1e6, "Mpairs", "neighbours") as bar:
         traverse(
