@@ -94,10 +94,11 @@ class IdentitySampler(Epochs):
         class. Raises KdbiasError where an id is missing, or no sample has a label.
         """
         found = joined(manifest, sample_ids, root, subset)
-        if labels is None and found.labels.null_count == len(found.labels):
+        labels = found.labels if labels is None else labels
+        if isinstance(labels, pa.Array) and labels.null_count == len(labels):
             raise KdbiasError(f"the weights {manifest} have no labels; give labels=, one a sample")
         options["num_samples"] = options.get("num_samples") or found.draws
-        return cls(found.weights, found.labels if labels is None else labels, **options)
+        return cls(found.weights, labels, **options)
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,24 +14,30 @@ from kdbias.errors import KdbiasError
 from kdbias.progress import say
 from kdbias.sampler.data_ids import ids_of
 from kdbias.tables.joins import Ids, align, as_strings, shown
-from kdbias.tables.weight_manifest import read_manifest
+from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.wording import counted
 
 _TRIED = 16  # folders that are tried at most
 
 
-class Joined(NamedTuple):
+@dataclass(frozen=True)
+class Joined:
     """What a manifest says of the positions of a data set.
 
     Attributes:
         weights: (n,) float64, 0 for a position that the manifest lacks.
-        labels: (n,) large_string, null where the manifest has none.
         draws: positions that it has: what an epoch draws.
     """
 
     weights: np.ndarray
-    labels: pa.Array
     draws: int
+    _manifest: WeightManifest
+    _row_of: np.ndarray
+
+    @property
+    def labels(self) -> pa.Array:
+        """(n,) large_string, null where the manifest has none."""
+        return as_strings(self._manifest.labels).take(pa.array(self._row_of, mask=self._row_of < 0))
 
 
 def joined(
@@ -62,8 +69,7 @@ def joined(
             f"never drawn ({shown(have, lacking)})"
         )
     weights = np.where(row_of >= 0, table.weights[row_of], 0.0)
-    labels = as_strings(table.labels).take(pa.array(row_of, mask=row_of < 0))
-    return Joined(weights, labels, len(inside))
+    return Joined(weights, len(inside), table, row_of)
 
 
 def rows_of(
