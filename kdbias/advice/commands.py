@@ -106,9 +106,9 @@ def _judged(found: Finding, aim: Aiming | None) -> Iterator[str]:
         yield command_line("evaluate", f"run:{student}", score, EvaluateSettings, asked) + end
     yield command_line("compare", "score-natural", None, CompareSettings, {"to": "score"})
     yield "# your own students: python:FILE.py:FACTORY for run:...; or embedding tables, without --data"
-    told = found.against is None or found.against.remembered is not None
-    options = {} if told or aim is None else _aiming(aim)
-    pilot = command_line("advise", near(found.data.named), None, AdviseSettings, options)
+    told = found.against is not None and found.against.remembered is not None
+    aimed = {} if told or aim is None else _aiming(aim)
+    pilot = command_line("advise", near(found.data.named), None, AdviseSettings, aimed)
     yield f"{pilot} --pilot 10m -o pilot   # or at once, by small students"
 
 

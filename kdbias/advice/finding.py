@@ -122,6 +122,11 @@ class Finding:
         return self.data.table.column(name).take(pa.array(self.data.order if whole else self.data.rows))
 
     @property
+    def drawn_from(self) -> int:
+        """How many samples the advised draws are of; 0 where none are advised."""
+        return 0 if self.masses is None else len(self.masses)
+
+    @property
     def never(self) -> int:
         """Samples of `column` that the advised draws leave out; 0 where none are advised."""
         return 0 if self.masses is None else int((self.masses == 0).sum())

@@ -51,7 +51,7 @@ class Difference:
 
     Attributes:
         towards, kind: the target, as it was named.
-        of: the data that a reference was embedded from; None where nothing says.
+        of: the data that a reference was embedded from, all of them; None where nothing says.
         size: samples of a reference; None for other targets. effective_size: as many independent ones say as
             much, None for a target that is known exactly.
         differs: whether the data differ from it measurably.
@@ -141,7 +141,7 @@ class Comparison:
             blind = []
         return Difference(
             towards=self.aim.towards or "",
-            of=None if opened.table is None else opened.table.provenance.get("data"),
+            of=None if opened.table is None else _whole_of(opened.table.provenance),
             kind=opened.named.kind,
             size=opened.size,
             effective_size=self.target.size,
@@ -193,6 +193,11 @@ class Comparison:
         """``target`` of the measurement, if it was against this target."""
         target = (self.data.measured or {}).get("target")
         return target if same_target(self.opened, target) else None
+
+
+def _whole_of(record: dict[str, Any]) -> str | None:
+    """The data that a record's table was embedded from, if from all of them."""
+    return None if (record.get("config") or {}).get("where") else record.get("data")
 
 
 def reference_noise(data: Data, size: int = 300) -> float:

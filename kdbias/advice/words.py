@@ -162,10 +162,8 @@ def _offered(found: Finding) -> Iterator[Fact]:
         if offer is found.advised:
             whose = "the default" if found.written is None else near(found.written.path)
             text += f"; that is {whose}"
-            if found.masses is not None and found.never:
-                text += (
-                    f", by which {found.never:,} of {counted(len(found.masses), 'sample')} are never drawn"
-                )
+            if found.never:
+                text += f", by which {found.never:,} of {counted(found.drawn_from, 'sample')} are never drawn"
         yield Fact("weights", text)
 
 
