@@ -141,6 +141,7 @@ _VARYING = (
     (re.compile(r"\b[\d.,]+ (s|ms|min|bytes|[KMG]iB|[kMG]B)\b"), r"# \1"),
     (re.compile(r'("(?:\w+\.)?seconds": )[\d.]+'), r"\1#"),
     (re.compile(r"[\d.,]+ images/s"), "# images/s"),
+    (re.compile(r"\b\d+ images of it in"), "# images of it in"),
     (re.compile(r"\boff by [\d.e-]+"), "off by #"),
     (re.compile(r"\b\d+ iterations\b"), "# iterations"),
     (
