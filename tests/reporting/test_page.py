@@ -422,8 +422,8 @@ def test_the_advice_is_about_the_manifest_on_the_page_where_that_is_the_advised_
     text = Outline((tmp_path / "r.html").read_text()).text
     assert "keep an effective sample size of 90.0 %" in text
     assert f"--weights {spread}" in text
-    assert "kdbias weights" not in text[: text.index("samples measured")]
+    assert "-o weights.parquet" not in text[: text.index("samples measured")]
     report([density, even], tmp_path / "e.html", pictures=0)
     text = Outline((tmp_path / "e.html").read_text()).text
     assert "keep an effective sample size of 90.0 %" not in text
-    assert "kdbias weights" in text[: text.index("samples measured")]
+    assert "-o weights.parquet" in text[: text.index("samples measured")]
