@@ -16,6 +16,7 @@ from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, require_memory
+from kdbias.sphere.blocks.folder import require_disk
 from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
 from kdbias.sphere.blocks.run import do_units, results
 from kdbias.sphere.blocks.unit import JOB, PairJob
@@ -92,7 +93,8 @@ class Blocks:
             return table.vectors()
         file = self._vectors_file()
         if not file.exists():
-            self._require_disk(4 * table.n * table.d)
+            self.folder.mkdir(exist_ok=True)
+            require_disk(self.folder, 4 * table.n * table.d, "vectors")
             with atomic_path(file) as temporary:
                 laid = np.lib.format.open_memmap(temporary, "w+", np.float32, (table.n, table.d))
                 for start, some in table.batches():
@@ -133,15 +135,6 @@ class Blocks:
 
     def _vectors_file(self) -> Path:
         return self.folder / f"vectors-{self.table[:16]}.npy"
-
-    def _require_disk(self, needed: int) -> None:
-        self.folder.mkdir(exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise MachineError(
-                f"{self.folder}: {free / 2**30:.3g} GiB are free, the vectors laid out need "
-                f"{needed / 2**30:.3g} GiB; make room, or choose another -o"
-            )
 
     def _job(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, rows: int

@@ -7,7 +7,7 @@ Recomputed products are dear, so that kernel comes with a cheap stand-in (see `r
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol
 
@@ -203,7 +203,7 @@ class TiledKernel:
 
     def product(self, columns: np.ndarray, exact: bool = False) -> np.ndarray:
         """K times columns (n, m), which may be negative, as `apply` takes and gives them."""
-        dtype: type = np.float64 if exact else np.float32
+        dtype = np.dtype(np.float64 if exact else np.float32)
         along = columns.astype(dtype)
 
         def towards(block: tuple[int, int], workspace: Workspace) -> _Sums:
@@ -218,9 +218,18 @@ class TiledKernel:
         found = kernel_tile(self.x[rows], self.x[columns], self.t)
         return found if self.codes is None else weaken_unlike(found, self.codes[rows], self.codes[columns])
 
-    def lay(self, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """A float32 array to write to, in memory as the vectors."""
-        return np.empty(shape, dtype=np.float32)
+    def lay(
+        self, name: str, shape: tuple[int, ...], chunks: Iterable[tuple[slice, np.ndarray]]
+    ) -> np.ndarray:
+        """A float32 array made of chunks of its rows, where the vectors are, too: here in memory."""
+        laid = np.empty(shape, dtype=np.float32)
+        for rows, values in chunks:
+            laid[rows] = values
+        return laid
+
+    def remember(self, name: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What ``find`` gives: here nothing lasts beyond this process."""
+        return find()
 
     def near_pairs(self, far: "FarPart", reduced: np.ndarray) -> "Pairs":
         """The pairs at or above a radius and what they have beyond the quadratic; see `near_kernel.Dear`."""

@@ -1,7 +1,8 @@
 """A cheap stand-in for a kernel matrix that is too large to keep: near pairs, and moments of all others."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ class FarPart:
     """
 
     radius: float
-    quadratic: tuple[float, float, float]
+    quadratic: tuple[float, ...]
 
     def values(self, x: np.ndarray, reduced: np.ndarray, i: Rows, j: Rows) -> np.ndarray:
         """(pairs,) float64 quadratic of pairs of rows i and j.
@@ -72,8 +73,13 @@ class Dear(Protocol):
     def between(self, rows: Rows, columns: Rows) -> np.ndarray:
         """(r, c) float32 kernel of some rows with others."""
 
-    def lay(self, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """A float32 array to write to, where ``x`` lies."""
+    def lay(
+        self, name: str, shape: tuple[int, ...], chunks: Iterable[tuple[slice, np.ndarray]]
+    ) -> np.ndarray:
+        """A float32 array made of chunks of its rows, where the vectors are, too."""
+
+    def remember(self, name: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What ``find`` gives, or gave a run that was killed."""
 
     def near_pairs(self, far: FarPart, reduced: np.ndarray) -> Pairs:
         """The pairs at or above its radius, ascending by row, in one pass over all pairs."""
@@ -98,10 +104,10 @@ class NearKernel:
         self.n, self._x = exact.n, exact.x
         self._reduced = self._x
         if self._x.shape[1] > _MOST_DIRECTIONS:
-            self._reduced = exact.lay("reduced", (self.n, _MOST_DIRECTIONS))
-            np.matmul(self._x, _leading_directions(self._x), out=self._reduced)
-        per_row = min(_MOST_NEAR, max(1, memory // (_BYTES_A_PAIR * self.n)), self.n)
-        self.far = self._fit(exact, per_row, np.random.default_rng(seed))
+            self._reduced = exact.lay("reduced", (self.n, _MOST_DIRECTIONS), _reduced(self._x))
+        fit = partial(self._fit, exact, pairs_a_row(self.n, memory), np.random.default_rng(seed))
+        radius, *quadratic = exact.remember("far", fit)["far"].tolist()
+        self.far = FarPart(radius, tuple(quadratic))
         i, j, rest = exact.near_pairs(self.far, self._reduced)
         self._near = _sparse(i, j, rest, self.n)
         self._diagonal = np.empty(self.n)
@@ -136,7 +142,7 @@ class NearKernel:
                 result[start : start + _CHUNK, k] += square * np.einsum("ij,ij->i", some @ moment, some)
         return result
 
-    def _fit(self, exact: Dear, per_row: int, rng: np.random.Generator) -> FarPart:
+    def _fit(self, exact: Dear, per_row: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A radius that leaves ``per_row`` near pairs a row, and the quadratic of all others.
 
         Both by some rows; of many samples, these are seen with some columns, too.
@@ -166,7 +172,12 @@ class NearKernel:
             normal += terms @ terms.T
             right += terms @ values[some][far]
         constant, linear, square = np.linalg.lstsq(normal, right, rcond=1e-10)[0]
-        return FarPart(radius, (float(constant), float(linear), float(square)))
+        return {"far": np.array([radius, constant, linear, square])}
+
+
+def pairs_a_row(n: int, memory: int) -> int:
+    """Near pairs that each of n rows may have on average within so many bytes."""
+    return min(_MOST_NEAR, max(1, memory // (_BYTES_A_PAIR * n)), n)
 
 
 def features(cosines: np.ndarray, reduced: np.ndarray) -> np.ndarray:
@@ -182,7 +193,10 @@ def _sparse(i: np.ndarray, j: np.ndarray, values: np.ndarray, n: int) -> Any:
     return coo_array((values, (i, j)), shape=(n, n)).tocsr()
 
 
-def _leading_directions(x: np.ndarray) -> np.ndarray:
-    """(d, 128) float32 orthonormal directions that hold most of the second moment of x."""
+def _reduced(x: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Chunks of (n, 128) float32 x in orthonormal directions that hold most of its second moment."""
     _, vectors = np.linalg.eigh(second_moment(x) / len(x))
-    return np.ascontiguousarray(vectors[:, -_MOST_DIRECTIONS:], dtype=np.float32)
+    directions = np.ascontiguousarray(vectors[:, -_MOST_DIRECTIONS:], dtype=np.float32)
+    for start in range(0, len(x), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        yield rows, x[rows] @ directions

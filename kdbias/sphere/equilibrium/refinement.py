@@ -8,6 +8,8 @@ all of K in memory. Where S is too crude (few dimensions, a wide kernel), rounds
 then goes on by itself from the point that was reached.
 """
 
+from functools import partial
+
 import numpy as np
 
 from kdbias import progress
@@ -68,7 +70,7 @@ def refine(
     tiled = kernel.inner if isinstance(kernel, Matching) else kernel
     assert isinstance(tiled, TiledKernel)
     in_time, offset, natural = effort.spent is None, offset_of(kernel), groups.natural
-    n, stand_in, distinct = kernel.n, _stand_in(tiled), Groups.of(None, kernel.n)
+    n, stand_in = kernel.n, _stand_in(tiled)
 
     def field_of(p: np.ndarray) -> np.ndarray:
         effort.products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
@@ -109,10 +111,12 @@ def refine(
                 None if left is None else max(left - tiled.seconds, tiled.seconds / 4),
                 GapShare(bar, tolerance),
             )
-            anchored = _Anchored(stand_in, point.p, point.field, damping)
-            step = descend(anchored, feasible, distinct, inner, start=point.p)
-        effort.iterations += step.iterations
-        move, bend = step.p - point.p, field_of(step.p) - point.field
+            search = partial(
+                _step, _Anchored(stand_in, point.p, point.field, damping), feasible, inner, point
+            )
+            step = tiled.remember(f"step-{rounds + 1}", search)
+        effort.iterations += int(step["iterations"])
+        move, bend = step["p"] - point.p, field_of(step["p"]) - point.field
         share = _best_share(float(move @ point.field), float(move @ bend))
         point = Point.at(point.p + share * move, point.field + share * bend, feasible, largest)
         # How far the exact kernel lets the stand-in's step go says how far to trust the next one.
@@ -134,6 +138,12 @@ def refine(
         reason=reason,
         offset=offset,
     )
+
+
+def _step(kernel: KernelMatrix, feasible: FeasibleSet, effort: Effort, start: Point) -> dict[str, np.ndarray]:
+    """``p`` (n,) of least energy in a stand-in problem, and the ``iterations`` it took."""
+    found = descend(kernel, feasible, Groups.of(None, kernel.n), effort, start=start.p)
+    return {"p": found.p, "iterations": np.array(found.iterations)}
 
 
 def _best_share(slope: float, curvature: float) -> float:

@@ -1,0 +1,233 @@
+"""The folder of jobs in blocks: arrays that all processes map, and jobs that any of them helps with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from kdbias import progress
+from kdbias.engine.opening import Engine
+from kdbias.errors import KdbiasError, MachineError
+from kdbias.sphere.all_pairs import require_memory
+from kdbias.sphere.blocks.plan import planned_rows
+from kdbias.sphere.tiles import TILE
+from kdbias.tables.documents import read_json, write_json
+from kdbias.tables.files import atomic_path
+
+_PLAN, _CURRENT = "plan.json", "current.json"
+_PATIENCE = 600.0  # seconds without a change in the folder
+_LOOK = 0.5
+_ALIVE_EVERY = 30.0  # seconds between signs of life
+Unit = tuple[int, int]
+"""A pair of blocks."""
+
+
+class Job(Protocol):
+    """Work on pairs of blocks, as any process can do its units."""
+
+    def units(self) -> list[Unit]:
+        """All of its units."""
+
+    def done(self, unit: Unit) -> bool:
+        """Whether the file of a unit is there, or is not needed any more."""
+
+    def do(self, units: Iterable[Unit]) -> Iterator[int]:
+        """Do units and write their files; yields the pairs of rows that each stands for."""
+
+    def size(self, unit: Unit) -> int:
+        """Pairs of rows that a unit stands for."""
+
+    def fields(self) -> dict[str, Any]:
+        """What another process needs to take part, JSON values only."""
+
+    @classmethod
+    def of(cls, folder: Path, fields: dict[str, Any], threads: int) -> Self:
+        """The job that another process has told the `fields` of."""
+
+
+@dataclass(frozen=True)
+class BlockFolder:
+    """Where jobs in blocks lie, and by what they are done.
+
+    Attributes:
+        folder: made when it is needed, removed by `clean`.
+        memory: bytes of a unit.
+        threads: of a unit.
+        asked: rows of a block, where the user says so.
+    """
+
+    folder: Path
+    engine: Engine
+    memory: int
+    threads: int
+    asked: int | None = None
+
+    @property
+    def spread(self) -> bool:
+        """Whether units run in other processes, too."""
+        return self.engine.remote or self.engine.world > 1
+
+    @property
+    def slots(self) -> int:
+        """How many units run at once."""
+        return self.engine.world * self.engine.slots
+
+    def begin(self, key: str, n: int, needed: Callable[[int], int]) -> int:
+        """Go on with what lies in the folder, if it is of this ``key``, or empty it; returns rows of a block.
+
+        Args:
+            n: rows of all blocks.
+            needed: bytes of a unit at so many rows of a block.
+
+        Raises:
+            KdbiasError: blocks other than those it was begun with are asked for, or they need more memory.
+        """
+        known = self._read(_PLAN)
+        if known.get("key") == key:
+            rows = int(known["rows"])
+            if self.asked not in (None, rows):
+                raise KdbiasError(
+                    f"{self.folder} was begun with --block-rows {rows}, not {self.asked}; leave that out to "
+                    "go on, or remove the folder to begin anew"
+                )
+        else:
+            self.clean()
+            rows = self.asked or planned_rows(n, self.slots, needed, self.memory)
+        at_least = max(rows, TILE)
+        require_memory(needed(at_least), self.memory, f"a unit of two blocks of {at_least:,} samples")
+        if not known or known.get("key") != key:
+            self.folder.mkdir(parents=True)
+            write_json(self.folder / _PLAN, {"key": key, "rows": rows})
+        return rows
+
+    def lay(
+        self, name: str, shape: tuple[int, ...], chunks: Iterable[tuple[Any, np.ndarray]], kind: str = "f4"
+    ) -> np.ndarray:
+        """An array in a file, mapped; made of ``chunks`` (where they go, values) if it is not there.
+
+        Raises:
+            MachineError: there is no room for it.
+        """
+        file = self.folder / f"{name}.npy"
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            require_disk(self.folder, int(np.prod(shape)) * np.dtype(kind).itemsize, name)
+            with atomic_path(file) as temporary:
+                laid = np.lib.format.open_memmap(temporary, "w+", np.dtype(kind), shape)
+                for where, values in chunks:
+                    laid[where] = values
+                laid.flush()
+                del laid
+        return np.load(file, mmap_mode="r")
+
+    def run(self, job: Job, what: str) -> None:
+        """Do all units of a job that are not done."""
+        units = job.units()
+        left = [unit for unit in units if not job.done(unit)]
+        total = sum(map(job.size, units))
+        done = total - sum(map(job.size, left))
+        if self.engine.world > 1:
+            write_json(self.folder / _CURRENT, {"kind": type(job).__name__} | job.fields())
+        with progress.bar(total / 1e6, "Mpairs", what, done=done / 1e6) as bar:
+            for pairs in self.engine.settle(job.do, left, job.done):
+                bar.update(pairs / 1e6)
+
+    @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """While this process works alone, tell those that wait for its next job that it does."""
+        if self.engine.world == 1:
+            yield
+            return
+        over = threading.Event()
+
+        def touch() -> None:
+            while not over.wait(_ALIVE_EVERY):
+                with contextlib.suppress(OSError):
+                    os.utime(self.folder / _PLAN)
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def assist(self, kinds: Sequence[type[Job]], over: Callable[[], bool]) -> int:
+        """As one of several processes: do a share of each job of the first, until it is ``over``.
+
+        Args:
+            kinds: of jobs that may come.
+
+        Returns:
+            The units that were done here.
+
+        Raises:
+            KdbiasError: nothing came of the first process for ten minutes.
+        """
+        units, last, seen = 0, dict[str, Any](), time.monotonic()
+        looked: list[tuple[str, float]] = []
+        by_name = {kind.__name__: kind for kind in kinds}
+        while not over():
+            current = self._read(_CURRENT)
+            if current and current != last and current["kind"] in by_name:
+                job = by_name[current["kind"]].of(self.folder, current, self.threads)
+                try:
+                    units += sum(1 for _ in self.engine.settle(job.do, job.units(), job.done))
+                except (MachineError, OSError, KdbiasError):
+                    if self._read(_CURRENT) == current:  # else the first process went on meanwhile
+                        raise
+                last = current
+            there = self._state()
+            if there != looked:
+                seen, looked = time.monotonic(), there
+            if time.monotonic() - seen > _PATIENCE:
+                raise KdbiasError(
+                    f"process {self.engine.rank} waited ten minutes for work in {self.folder}; did process 0 "
+                    "start, and does it see the same folder?"
+                )
+            time.sleep(_LOOK)
+        return units
+
+    def clean(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _state(self) -> list[tuple[str, float]]:
+        """The names and times of its files."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return sorted((entry.name, entry.stat().st_mtime) for entry in entries)
+        except OSError:
+            return []
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """A document of the folder; empty where there is none, or a damaged one."""
+        try:
+            found = read_json(self.folder / name)
+        except (KdbiasError, OSError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def require_disk(folder: Path, needed: int, what: str) -> None:
+    """Refuse to lay out more bytes than are free where a folder lies.
+
+    Raises:
+        MachineError: there is too little room.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise MachineError(
+            f"{folder}: {free / 2**30:.3g} GiB are free, the {what} laid out need {needed / 2**30:.3g} GiB; "
+            "make room, or choose another -o"
+        )
