@@ -21,6 +21,7 @@ from kdbias.sphere.all_pairs import require_memory
 from kdbias.sphere.blocks.plan import planned_rows
 from kdbias.sphere.tiles import TILE
 from kdbias.tables.documents import read_json, write_json
+from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import atomic_path
 
 _PLAN, _CURRENT = "plan.json", "current.json"
@@ -60,12 +61,14 @@ class BlockFolder:
 
     Attributes:
         folder: made when it is needed, removed by `clean`.
+        key: digest of what is done; what lies in the folder under another one is removed.
         memory: bytes of a unit.
         threads: of a unit.
         asked: rows of a block, where the user says so.
     """
 
     folder: Path
+    key: str
     engine: Engine
     memory: int
     threads: int
@@ -81,8 +84,13 @@ class BlockFolder:
         """How many units run at once."""
         return self.engine.world * self.engine.slots
 
-    def begin(self, key: str, n: int, needed: Callable[[int], int]) -> int:
-        """Go on with what lies in the folder, if it is of this ``key``, or empty it; returns rows of a block.
+    @property
+    def begun(self) -> bool:
+        """Whether blocks are planned already, by a run that was killed."""
+        return self._plan().get("rows") is not None
+
+    def rows(self, n: int, needed: Callable[[int], int]) -> int:
+        """Rows of a block: planned, or those that the folder's work was begun with.
 
         Args:
             n: rows of all blocks.
@@ -91,23 +99,32 @@ class BlockFolder:
         Raises:
             KdbiasError: blocks other than those it was begun with are asked for, or they need more memory.
         """
-        known = self._read(_PLAN)
-        if known.get("key") == key:
-            rows = int(known["rows"])
-            if self.asked not in (None, rows):
-                raise KdbiasError(
-                    f"{self.folder} was begun with --block-rows {rows}, not {self.asked}; leave that out to "
-                    "go on, or remove the folder to begin anew"
-                )
-        else:
-            self.clean()
-            rows = self.asked or planned_rows(n, self.slots, needed, self.memory)
+        known = self._plan().get("rows")
+        if known is not None and self.asked not in (None, known):
+            raise KdbiasError(
+                f"{self.folder} was begun with --block-rows {known}, not {self.asked}; leave that out to go "
+                "on, or remove the folder to begin anew"
+            )
+        rows = int(known or self.asked or planned_rows(n, self.slots, needed, self.memory))
         at_least = max(rows, TILE)
         require_memory(needed(at_least), self.memory, f"a unit of two blocks of {at_least:,} samples")
-        if not known or known.get("key") != key:
-            self.folder.mkdir(parents=True)
-            write_json(self.folder / _PLAN, {"key": key, "rows": rows})
+        if known is None:
+            self._open(rows)
         return rows
+
+    def _plan(self) -> dict[str, Any]:
+        found = self._read(_PLAN)
+        return found if found.get("key") == self.key else {}
+
+    def _open(self, rows: int | None = None) -> None:
+        """Make the folder this run's, without what lies there of another one."""
+        known = self._plan()
+        if known and rows is None:
+            return
+        if not known:
+            self.clean()
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / _PLAN, {"key": self.key, "rows": rows})
 
     def lay(
         self, name: str, shape: tuple[int, ...], chunks: Iterable[tuple[Any, np.ndarray]], kind: str = "f4"
@@ -117,9 +134,9 @@ class BlockFolder:
         Raises:
             MachineError: there is no room for it.
         """
+        self._open()
         file = self.folder / f"{name}.npy"
         if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
             require_disk(self.folder, int(np.prod(shape)) * np.dtype(kind).itemsize, name)
             with atomic_path(file) as temporary:
                 laid = np.lib.format.open_memmap(temporary, "w+", np.dtype(kind), shape)
@@ -217,6 +234,12 @@ class BlockFolder:
         except (KdbiasError, OSError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def placed(table: EmbeddingTable) -> Iterator[tuple[slice, np.ndarray]]:
+    """The vectors of a table as (rows, (c, d) float32 unit rows), for `BlockFolder.lay`."""
+    for start, some in table.batches():
+        yield slice(start, start + len(some)), some
 
 
 def require_disk(folder: Path, needed: int, what: str) -> None:

@@ -89,6 +89,7 @@ def reference_target(
     clusters: np.ndarray | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    means: Callable[..., np.ndarray] | None = None,
 ) -> Target:
     """A reference sample as the target; n m d multiply-adds, in blocks.
 
@@ -100,6 +101,7 @@ def reference_target(
         codes: (n,) and (m,) values of a column that is compared together with the vectors.
         clusters: (m,) int, 0 ... C - 1, which reference samples depend on each other; default each is alone.
         progress: called with the number of data rows done after each block.
+        means: what computes kernel means; default `kernel_means`.
 
     Raises:
         KdbiasError: rows that are no unit vectors, dimensions that differ, masses that are none, or a
@@ -113,8 +115,9 @@ def reference_target(
         what = "sample" if clusters is None else "cluster"
         raise KdbiasError(f"a reference of one {what} says nothing about a distribution; give some hundreds")
     own = None if codes is None else (codes[1], codes[1])
-    mean = kernel_means(x, reference, q, t, threads, progress, codes)
-    constant = float(q @ kernel_means(reference, reference, q, t, threads, codes=own))
+    means = means or kernel_means
+    mean = means(x, reference, q, t, threads, progress, codes)
+    constant = float(q @ means(reference, reference, q, t, threads, codes=own))
     if clusters is not None:
         within = _within(reference, q, t, clusters, codes)
     return Target(mean, constant, (constant - within) / (1 - square), 1 / square, within / square)
