@@ -16,15 +16,18 @@ from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, require_memory
-from kdbias.sphere.blocks.folder import require_disk
+from kdbias.sphere.blocks.folder import BlockFolder, lay, placed
 from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
 from kdbias.sphere.blocks.run import do_units, results
 from kdbias.sphere.blocks.unit import JOB, PairJob
+from kdbias.sphere.equilibrium.block_jobs import JOBS
+from kdbias.sphere.equilibrium.block_kernel import block_means, needed_by
+from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.vectors import require_unit_rows
 from kdbias.tables import fingerprints
-from kdbias.tables.documents import read_document, write_json
+from kdbias.tables.documents import read_document, read_json, write_json
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import atomic_path, remove, remove_tree
 from kdbias.tables.run_record import RECORD
@@ -87,21 +90,33 @@ class Blocks:
         require_memory(needed(max(found, TILE)), memory, what)
         return found
 
+    @property
+    def ground(self) -> BlockFolder:
+        """Where kernel means of a target, and products with a column's kernel, lie."""
+        how = self.engine, self.settings.memory, self.threads, self.settings.block_rows
+        return BlockFolder(self.folder / "towards", self.table, *how)
+
+    def of_rows(self, x: np.ndarray) -> int:
+        """Rows of a block of vectors (n, d) that are mapped; 0 for those in memory."""
+        if not isinstance(x, np.memmap):
+            return 0
+        n, d = x.shape
+        return self.ground.rows(n, needed_by(d, self.threads, n, self.settings.memory))
+
+    def means(self, x: np.ndarray) -> Callable[..., np.ndarray]:
+        """`kernel_means` for vectors (n, d) of the table: by units where they are mapped."""
+        rows = self.of_rows(x)
+        return block_means(self.ground, rows) if rows else kernel_means
+
+    def reference(self, table: EmbeddingTable) -> np.ndarray:
+        """(m, d) float32 vectors of a target, mapped where they do not fit the memory."""
+        return self.ground.held(table)
+
     def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
         """(n, d) float32 vectors of the table, in memory, or in a file of the folder where blocks are due."""
         if self.settings.search != "exact" or not self.rows(table.n, k, schemes, MOST_SWEPT):
             return table.vectors()
-        file = self._vectors_file()
-        if not file.exists():
-            self.folder.mkdir(exist_ok=True)
-            require_disk(self.folder, 4 * table.n * table.d, "vectors")
-            with atomic_path(file) as temporary:
-                laid = np.lib.format.open_memmap(temporary, "w+", np.float32, (table.n, table.d))
-                for start, some in table.batches():
-                    laid[start : start + len(some)] = some
-                laid.flush()
-                del laid
-        return np.load(file, mmap_mode="r")
+        return lay(self._vectors_file(), (table.n, table.d), placed(table))
 
     def run(
         self,
@@ -149,7 +164,7 @@ class Blocks:
             self._require_same(begun["rows"], k, len(p), len(bandwidths))
             return self._as_job(begun)
         for file in self.folder.iterdir():
-            if file != vectors:
+            if file != vectors and file.is_file():
                 remove(file)
         for file, array in ((vectors, x), (weights, p)):
             if not file.exists():
@@ -175,7 +190,9 @@ class Blocks:
         return PairJob(self.folder, **given, device=self.device, threads=self.threads)
 
     def assist(self) -> int:
-        """As one of several processes: do a share of the pass that the first begins; returns the units done.
+        """As one of several processes: do a share of what the first begins; returns the units done.
+
+        That is the pass, and with a target all until the first process has finished.
 
         Raises:
             KdbiasError: the first process has refused the run, or nothing came of it for ten minutes.
@@ -185,7 +202,8 @@ class Blocks:
             begun = _begun(self.folder)
             if begun is not None:
                 try:
-                    return do_units(self._as_job(begun), self.engine)
+                    units = do_units(self._as_job(begun), self.engine)
+                    return units + (self.ground.assist(JOBS, self._over) if self.settings.towards else 0)
                 except (MachineError, OSError):
                     if _begun(self.folder) == begun:  # else the first began another pass meanwhile
                         raise
@@ -203,6 +221,13 @@ class Blocks:
                     "0 start, and does it see the same folder?"
                 )
             time.sleep(_LOOK)
+
+    def _over(self) -> bool:
+        """Whether process 0 has finished the run, or refused it."""
+        try:
+            return read_json(self.folder.parent / RECORD).get("status") == "finished"
+        except (KdbiasError, OSError):
+            return True
 
     def describe(self, n: int, d: int, k: int, schemes: int) -> dict[str, Any]:
         """What a pass would do and take; the hours by one timed tile."""

@@ -20,6 +20,7 @@ from kdbias.sphere.cells.check import neighbour_quality
 from kdbias.sphere.cells.estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.cells.host import exact_cosines
 from kdbias.sphere.cells.job import Estimate
+from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -131,6 +132,10 @@ class PassPlan:
     def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
         """(n, d) float32 vectors of a table; mapped where a pass in blocks is due."""
         return table.vectors() if self.blocks is None else self.blocks.vectors(table, k, schemes)
+
+    def means(self, x: np.ndarray) -> Callable[..., np.ndarray]:
+        """`kernel_means` for the vectors (n, d): by units where they are mapped."""
+        return kernel_means if self.blocks is None else self.blocks.means(x)
 
     def clean(self) -> None:
         """Remove what a pass was to go on from."""

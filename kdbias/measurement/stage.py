@@ -34,7 +34,7 @@ from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, shown
 from kdbias.tables.run_record import finished_alike, read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
-from kdbias.targets.opening import OpenTarget, open_target
+from kdbias.targets.opening import OpenTarget, open_target, unread
 from kdbias.wording import counted, duration, human_bytes
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def uniformity(
             else:
                 planned = plan_uniformity(table.n, table.d, settings, device, output)
             return UniformityResult(Path(output), plan, "planned", planned=planned)
-        aim = open_target(settings, table) if settings.towards else None
+        aim = open_target(settings, table, load=unread) if settings.towards else None
         given = (engine, Path(output), STAGE, config, inputs, overwrite, settings.defaults(config))
         with open_run(*given) as run:
             if engine.rank:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,10 @@ class OpenTarget:
     clusters: Codes | None = None
     clustered: str | None = None
     table: EmbeddingTable | None = None
+
+    def loaded(self, load: Callable[[EmbeddingTable], np.ndarray]) -> OpenTarget:
+        """The target with the vectors of its reference, if it has one, where it was opened without them."""
+        return self if self.table is None else replace(self, vectors=load(self.table))
 
     @property
     def size(self) -> int | None:
@@ -177,6 +181,11 @@ def open_target(
         told, inputs = told_of(aim, named, data, None), inputs_of(named)
         return OpenTarget(named, inputs, masses=told.masses, column=aim.with_column, codes=told.codes)
     return _reference(aim, named, data, load)
+
+
+def unread(table: EmbeddingTable) -> np.ndarray:
+    """Room for (n, d) vectors that nobody has read yet, which takes none: see `OpenTarget.loaded`."""
+    return np.broadcast_to(np.float32(0), (table.n, table.d))
 
 
 def inputs_of(named: Named) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import UNIFORMITY, anew
-from kdbias.sphere.blocks.folder import BlockFolder, placed
+from kdbias.sphere.blocks.folder import BlockFolder
 from kdbias.sphere.equilibrium.block_kernel import BlockKernel, block_means, needed_by
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
 from kdbias.sphere.equilibrium.solution import Groups
@@ -201,9 +201,7 @@ class EmbeddingSource:
 
     def _load(self, table: EmbeddingTable) -> np.ndarray:
         """(n, d) float32 vectors of a reference, mapped where they are many and a file may be laid out."""
-        if self.ground is None or 4 * table.n * table.d <= self.ground.memory:
-            return table.vectors()
-        return self.ground.lay(f"reference-{table.fingerprint[:16]}", (table.n, table.d), placed(table))
+        return table.vectors() if self.ground is None else self.ground.held(table)
 
     @cached_property
     def measured(self) -> tuple[EmbeddingTable, np.ndarray]:

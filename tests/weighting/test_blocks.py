@@ -1,7 +1,5 @@
 """Weights of vectors in blocks: those of one process that holds them all, whatever kills it or helps it."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.weight_manifest import read_manifest
 from kdbias.weighting.stage import WeightsResult, weights
 from tests import reference
+from tests.forks import killed_and_helped
 
 N, ROWS = 2600, 1024
 METHODS: dict[str, dict[str, Any]] = {
@@ -79,7 +78,7 @@ def test_blocks_weigh_as_one_process_does(world, tmp_path, kind, monkeypatch) ->
 def test_vectors_that_do_not_fit_are_seen_in_blocks(world, tmp_path) -> None:
     options = METHODS["equilibrium"] | {"memory": "64MB"}
     assert "kept" in weigh(world, tmp_path / "fits.parquet", **options).facts["kernel"]
-    with pytest.raises(KdbiasError, match="a unit of two blocks of 1,024 samples need .* GiB"):
+    with pytest.raises(KdbiasError, match=r"a unit of two blocks of 1,024 samples need .* GiB"):
         weigh(world, tmp_path / "few.parquet", **options | {"memory": "100kB"})
     with pytest.raises(KdbiasError, match="--block-rows 1000 is no multiple of 1024"):
         weigh(world, tmp_path / "off.parquet", **options, block_rows=1000)
@@ -89,57 +88,15 @@ def test_vectors_that_do_not_fit_are_seen_in_blocks(world, tmp_path) -> None:
         weigh(world, tmp_path / "gpu.parquet", **options, block_rows=ROWS, device="cuda")
 
 
-FORKS = """
-import os, random, sys
-from kdbias import progress
-from kdbias.weighting.stage import weights
-
-density, folder, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
-
-def weigh(name):
-    with progress.quiet():
-        weights(density, f"{folder}/{name}.parquet", block_rows=1024, **options)
-
-def run(name, renames=-1, **environment):
-    child = os.fork()
-    if child:
-        return child
-    os.environ |= environment
-    status, replace = 1, os.replace
-    def counted(*args, **kwargs):
-        nonlocal renames
-        renames -= 1
-        if renames == 0:
-            os.kill(os.getpid(), 9)
-        replace(*args, **kwargs)
-    try:
-        os.replace = counted
-        weigh(name)
-        status = 0
-    finally:
-        os._exit(status)
-
-def ended(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-weigh("whole")  # and everything is imported
-rng, deaths = random.Random(0), 0
-while (status := ended(run("killed", rng.randint(3, 18)))) == -9:
-    deaths += 1
-assert (status, deaths >= 3) == (0, True), (status, deaths)
-ranks = [run("ranks", RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-assert [ended(child) for child in ranks] == [0, 0]
-assert sorted(os.listdir(folder)) == ["killed.parquet", "ranks.parquet", "whole.parquet"]
-"""
-
-
 @pytest.mark.parametrize("kind", ["equilibrium", "matched"])
 def test_kills_and_a_second_process_change_nothing(world, tmp_path, kind) -> None:
     options = METHODS[kind] | {"threads": 1}
     if kind == "matched":
         options |= {"towards": str(world / "reference")}
-    command = [sys.executable, "-c", FORKS, str(world / "density"), str(tmp_path), repr(options)]
-    subprocess.run(command, check=True, timeout=240)
+    killed_and_helped("kdbias.weighting.stage", "weights", world / "density", tmp_path, options, ".parquet")
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        f"{name}.parquet" for name in ("killed", "ranks", "whole")
+    ]
     whole = read_manifest(tmp_path / "whole.parquet").weights
     for name in ("killed", "ranks"):
         file = tmp_path / f"{name}.parquet"

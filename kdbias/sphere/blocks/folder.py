@@ -129,22 +129,15 @@ class BlockFolder:
     def lay(
         self, name: str, shape: tuple[int, ...], chunks: Iterable[tuple[Any, np.ndarray]], kind: str = "f4"
     ) -> np.ndarray:
-        """An array in a file, mapped; made of ``chunks`` (where they go, values) if it is not there.
-
-        Raises:
-            MachineError: there is no room for it.
-        """
+        """As of `lay`, in the folder."""
         self._open()
-        file = self.folder / f"{name}.npy"
-        if not file.exists():
-            require_disk(self.folder, int(np.prod(shape)) * np.dtype(kind).itemsize, name)
-            with atomic_path(file) as temporary:
-                laid = np.lib.format.open_memmap(temporary, "w+", np.dtype(kind), shape)
-                for where, values in chunks:
-                    laid[where] = values
-                laid.flush()
-                del laid
-        return np.load(file, mmap_mode="r")
+        return lay(self.folder / f"{name}.npy", shape, chunks, kind)
+
+    def held(self, table: EmbeddingTable) -> np.ndarray:
+        """(n, d) float32 unit rows of a table, mapped where they do not fit the memory of a unit."""
+        if 4 * table.n * table.d <= self.memory:
+            return table.vectors()
+        return self.lay(f"vectors-{table.fingerprint[:16]}", (table.n, table.d), placed(table))
 
     def run(self, job: Job, what: str) -> None:
         """Do all units of a job that are not done."""
@@ -213,6 +206,7 @@ class BlockFolder:
                     "start, and does it see the same folder?"
                 )
             time.sleep(_LOOK)
+        self.clean()  # of what came after the first process had done so
         return units
 
     def clean(self) -> None:
@@ -234,6 +228,26 @@ class BlockFolder:
         except (KdbiasError, OSError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def lay(
+    file: Path, shape: tuple[int, ...], chunks: Iterable[tuple[Any, np.ndarray]], kind: str = "f4"
+) -> np.ndarray:
+    """An array in a file, mapped; made of ``chunks`` (where they go, values) if it is not there.
+
+    Raises:
+        MachineError: there is no room for it.
+    """
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        require_disk(file.parent, int(np.prod(shape)) * np.dtype(kind).itemsize, file.stem)
+        with atomic_path(file) as temporary:
+            laid = np.lib.format.open_memmap(temporary, "w+", np.dtype(kind), shape)
+            for where, values in chunks:
+                laid[where] = values
+            laid.flush()
+            del laid
+    return np.load(file, mmap_mode="r")
 
 
 def placed(table: EmbeddingTable) -> Iterator[tuple[slice, np.ndarray]]:

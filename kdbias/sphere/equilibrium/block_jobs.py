@@ -218,7 +218,7 @@ class MeansJob(BlockSums):
         if self.codes is not None and self.their_codes is not None:
             codes = self.read(self.codes, mine), self.read(self.their_codes, theirs)
         x, y, q = self.read(self.x, mine), self.read(self.y, theirs), self.read(self.masses, theirs)
-        return {"rows": kernel_means(x, y, q, self.bandwidth, self.threads, codes=codes)}
+        return {"rows": kernel_means(x, y, q, self.bandwidth, self.threads, codes=codes, total=self.others)}
 
 
 JOBS = (ProductJob, MeansJob)

@@ -19,7 +19,7 @@ from kdbias.sphere.equilibrium.target import Codes, kernel_means
 from kdbias.tables import fingerprints
 from kdbias.wording import counted
 
-_DIRECTLY = 1 << 24  # pairs of rows that are no work for units
+_DIRECTLY = 1 << 22  # pairs of rows that are no work for units
 
 
 class BlockKernel(TiledKernel):

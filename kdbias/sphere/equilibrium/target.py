@@ -176,6 +176,7 @@ def kernel_means(
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
     codes: Codes | None = None,
+    total: int | None = None,
 ) -> np.ndarray:
     """(n,) or (n, s) float64 sum_j q_j K(x_i, y_j), block by block.
 
@@ -184,14 +185,15 @@ def kernel_means(
         y: (m, d) float32 unit rows.
         q: (m,) float64, or (m, s): several at once.
         codes: (n,) and (m,) values of a column that is compared together with the vectors.
+        total: samples of the whole, where these m are some of them.
     """
-    result = np.zeros((len(x), *q.shape[1:]))
-    scaled = (q * len(y)).astype(np.float32)  # of order one
+    result, total = np.zeros((len(x), *q.shape[1:])), total or len(y)
+    scaled = (q * total).astype(np.float32)  # of order one
     kernels = Kernels(t if isinstance(t, tuple) else (t,))
-    shares = kernels.factors / (len(y) * len(kernels.factors))
+    shares = kernels.factors / (total * len(kernels.factors))
 
     def block(rows: slice, workspace: Workspace) -> None:
-        total = np.zeros((rows.stop - rows.start, *q.shape[1:]))
+        sums = np.zeros((rows.stop - rows.start, *q.shape[1:]))
         for start in range(0, len(y), _ROWS):
             some = slice(start, start + _ROWS)
             cosines = workspace.array("tile", (rows.stop - rows.start, len(y[some])))
@@ -200,8 +202,8 @@ def kernel_means(
                 cosines, workspace
             ):  # sums instead of the mean kernel: less memory moved
                 like = tile if codes is None else tile * likeness(codes[0][rows], codes[1][some])
-                total += (like @ scaled[some]) * shares[i]
-        result[rows] = total
+                sums += (like @ scaled[some]) * shares[i]
+        result[rows] = sums
         if progress is not None:
             progress(rows.stop - rows.start)
 
