@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from kdbias import progress
 from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.measurement.settings import UniformitySettings
-from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, require_memory
+from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, fitting_tile, require_memory
 from kdbias.sphere.blocks.folder import BlockFolder, lay, placed
 from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
 from kdbias.sphere.blocks.run import do_units, results
 from kdbias.sphere.blocks.unit import JOB, PairJob
+from kdbias.sphere.cells.estimate import estimate_bytes, wave_rows
+from kdbias.sphere.cells.in_blocks import WaveJob
+from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.equilibrium.block_jobs import JOBS
 from kdbias.sphere.equilibrium.block_kernel import block_means, needed_by
 from kdbias.sphere.equilibrium.target import kernel_means
@@ -90,11 +94,31 @@ class Blocks:
         require_memory(needed(max(found, TILE)), memory, what)
         return found
 
+    def estimates(self, n: int, d: int, k: int, schemes: int) -> bool:
+        """Whether an estimate is done in units, rather than all of it in this process."""
+        asked, ground = self.settings.block_rows, self.ground
+        if self.spread or ground.begun:
+            return True
+        needed = estimate_bytes(n, d, k, schemes, MOST_SWEPT, self.threads, SMALLEST_TILE)
+        return needed > self.settings.memory if asked is None else asked < n
+
+    def estimate(self, n: int, d: int, how: Estimate, schemes: int, bandwidths: int) -> tuple[int, Estimate]:
+        """Samples of a unit of an estimate, and how it is done: with a tile that fits ``--memory``.
+
+        Raises:
+            KdbiasError: not even the smallest unit fits ``--memory``.
+        """
+        whole = partial(estimate_bytes, n, d, how.k, schemes, bandwidths, self.threads)
+        what = f"a unit of an estimate with k={how.k}"
+        tile = fitting_tile(lambda tile: whole(tile, held=wave_rows(n, tile)), self.settings.memory, what)
+        rows = self.ground.rows(n, lambda rows: whole(tile, held=max(rows, wave_rows(n, tile))))
+        return rows, replace(how, tile=tile)
+
     @property
     def ground(self) -> BlockFolder:
-        """Where kernel means of a target, and products with a column's kernel, lie."""
+        """Where an estimate, kernel means of a target, and products with a column's kernel lie."""
         how = self.engine, self.settings.memory, self.threads, self.settings.block_rows
-        return BlockFolder(self.folder / "towards", self.table, *how)
+        return BlockFolder(self.folder / "units", self.table, *how)
 
     def of_rows(self, x: np.ndarray) -> int:
         """Rows of a block of vectors (n, d) that are mapped; 0 for those in memory."""
@@ -114,7 +138,12 @@ class Blocks:
 
     def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
         """(n, d) float32 vectors of the table, in memory, or in a file of the folder where blocks are due."""
-        if self.settings.search != "exact" or not self.rows(table.n, k, schemes, MOST_SWEPT):
+        due = {
+            "exact": lambda: self.rows(table.n, k, schemes, MOST_SWEPT) > 0,
+            "ivf": lambda: self.estimates(table.n, table.d, k, schemes),
+            "hnsw": lambda: False,
+        }
+        if not due[self.settings.search]():
             return table.vectors()
         return lay(self._vectors_file(), (table.n, table.d), placed(table))
 
@@ -197,6 +226,8 @@ class Blocks:
         Raises:
             KdbiasError: the first process has refused the run, or nothing came of it for ten minutes.
         """
+        if self.settings.search != "exact":
+            return self.ground.assist((WaveJob, *JOBS), self._over)
         seen, looked = time.monotonic(), None
         while True:
             begun = _begun(self.folder)

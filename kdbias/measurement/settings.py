@@ -158,8 +158,9 @@ class _Measuring(Aiming):
             )
         refuse_off_grid(self.block_rows)
         if self.search != "exact":
-            why = "only --search exact is done in blocks"
-            self.refuse_idle({"block_rows": why, "plan": why})
+            self.refuse_idle({"plan": "only a pass of --search exact is planned"})
+        if self.search == "hnsw":
+            self.refuse_idle({"block_rows": "a graph is not made in blocks"})
         if self.search != "exact" and self.device.startswith("cuda"):
             raise KdbiasError(f"--search {self.search} runs on the CPU; use --device cpu, or --search exact")
 
@@ -177,8 +178,8 @@ class UniformitySettings(Engines, _Measuring):
     def check(self) -> None:
         """Refuse an engine for what has no units."""
         super().check()
-        if self.engine is not None and self.search != "exact" and self.engine_kind != "here":
+        if self.engine is not None and self.search == "hnsw" and self.engine_kind != "here":
             raise KdbiasError(
                 f"--engine {self.engine} has no units of --search {self.search}; leave it out, or use "
-                "--search exact"
+                "--search exact or ivf"
             )

@@ -149,7 +149,7 @@ def uniformity(
     if not overwrite:
         _refuse_outdated(Path(output), table)
     config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
-    memory = settings.memory if settings.search == "exact" else 0
+    memory = settings.memory if settings.search != "hnsw" else 0
     with open_engine(settings, settings.device, memory, (os.fspath(output),)) as engine:
         device = _device(settings, engine)
         threads = (settings.unit_cpus or 1) if engine.remote else settings.threads or available_threads()
@@ -169,7 +169,7 @@ def uniformity(
         given = (engine, Path(output), STAGE, config, inputs, overwrite, settings.defaults(config))
         with open_run(*given) as run:
             if engine.rank:
-                alone = run.state == "finished" or settings.search != "exact"  # then process 0 is
+                alone = run.state == "finished" or settings.search == "hnsw"  # then process 0 is
                 units = 0 if alone else blocks.assist()
                 return UniformityResult(run.out, {"units": units}, "partial")
             if run.state == "finished" and engine.world > 1:

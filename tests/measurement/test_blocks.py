@@ -12,11 +12,13 @@ from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import UniformityResult, uniformity
+from kdbias.tables.density_table import read_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from tests import reference
 from tests.forks import killed_and_helped
 
 OPTIONS = {"k": 9, "t": "2,8", "rectification": "none", "threads": 2, "keep_neighbors": True}
+ROWS = {"block_rows": 1024}
 TIMES = ("seconds", "started", "finished", "digest")
 
 
@@ -160,3 +162,31 @@ def test_a_plan_does_nothing(table, tmp_path) -> None:
     one = measure(table, tmp_path / "out", plan=True)
     assert (one.document["blocks"], one.document["bytes_temporary"]) == (1, 0)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_estimate_in_blocks_is_that_of_one_process(table, other, tmp_path) -> None:
+    options = {"search": "ivf", "towards": other.path}
+    whole, blocks = (
+        measure(table, tmp_path / name, **options, **how) for name, how in (("w", {}), ("b", ROWS))
+    )
+    assert not (blocks.out / "pairs").exists()
+    one, two = (result.document["search"] for result in (whole, blocks))
+    assert (two["recall"], two["pairs_share"], two["cells"]) == (
+        one["recall"],
+        one["pairs_share"],
+        one["cells"],
+    )
+    found, expected = (read_density(result.out) for result in (blocks, whole))
+    for name in ("log_density", "near_duplicates", "knn_distance"):
+        assert found.numbers(name) == pytest.approx(expected.numbers(name), rel=1e-4), name
+    assert np.array_equal(read_neighbors(blocks.out)[1], read_neighbors(whole.out)[1])
+    energies = [result.document["schemes"][0]["bandwidths"][0]["energy"] for result in (whole, blocks)]
+    assert energies[1] == pytest.approx(energies[0], rel=1e-5)
+
+
+def test_kills_and_a_second_process_change_no_estimate(table, tmp_path) -> None:
+    options = OPTIONS | {"threads": 1, "search": "ivf"}
+    killed_and_helped("kdbias.measurement.stage", "uniformity", table.path, tmp_path, options, most=12)
+    whole = contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == whole
+    assert contents(tmp_path / "ranks") == whole

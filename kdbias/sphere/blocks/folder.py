@@ -42,10 +42,10 @@ class Job(Protocol):
         """Whether the file of a unit is there, or is not needed any more."""
 
     def do(self, units: Iterable[Unit]) -> Iterator[int]:
-        """Do units and write their files; yields the pairs of rows that each stands for."""
+        """Do units and write their files; yields the size of each."""
 
     def size(self, unit: Unit) -> int:
-        """Pairs of rows that a unit stands for."""
+        """Pairs of rows that a unit stands for, or its rows."""
 
     def fields(self) -> dict[str, Any]:
         """What another process needs to take part, JSON values only."""
@@ -139,17 +139,22 @@ class BlockFolder:
             return table.vectors()
         return self.lay(f"vectors-{table.fingerprint[:16]}", (table.n, table.d), placed(table))
 
-    def run(self, job: Job, what: str) -> None:
-        """Do all units of a job that are not done."""
+    def run(self, job: Job, what: str, counted: str = "Mpairs", many: float = 1e6) -> None:
+        """Do all units of a job that are not done.
+
+        Args:
+            what: is done, for people.
+            counted: what the bar counts; many: how many of a unit's size are one.
+        """
         units = job.units()
         left = [unit for unit in units if not job.done(unit)]
         total = sum(map(job.size, units))
         done = total - sum(map(job.size, left))
         if self.engine.world > 1:
             write_json(self.folder / _CURRENT, {"kind": type(job).__name__} | job.fields())
-        with progress.bar(total / 1e6, "Mpairs", what, done=done / 1e6) as bar:
-            for pairs in self.engine.settle(job.do, left, job.done):
-                bar.update(pairs / 1e6)
+        with progress.bar(total / many, counted, what, done=done / many) as bar:
+            for size in self.engine.settle(job.do, left, job.done):
+                bar.update(size / many)
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
