@@ -1,5 +1,6 @@
 """Products and kernel means in blocks against those of vectors in memory."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from kdbias.engine.here import Here
-from kdbias.errors import MachineError
+from kdbias.errors import KdbiasError, MachineError
 from kdbias.sphere.blocks.folder import BlockFolder
 from kdbias.sphere.equilibrium.block_jobs import ProductJob
 from kdbias.sphere.equilibrium.block_kernel import BlockKernel, block_means, needed_by
@@ -114,3 +115,19 @@ def test_tables_that_do_not_fit_are_mapped(tmp_path) -> None:
     assert isinstance(small, np.memmap)
     assert not isinstance(large, np.memmap)
     assert np.array_equal(small, large)
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path) -> None:
+    x = reference.clustered_sphere(300, 12, 9, seed=3)
+    ground = ground_in(tmp_path)
+    kernel_of(ground, x)
+    if not os.fork():
+        try:
+            kernel_of(ground_in(tmp_path, key="other"), x)
+        except KdbiasError as error:
+            os._exit(7 if "in use by another kdbias process" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+    assert (ground.folder / "vectors.npy").exists()
+    ground.clean()
+    assert not ground.folder.exists()

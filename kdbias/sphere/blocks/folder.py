@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -22,7 +22,7 @@ from kdbias.sphere.blocks.plan import planned_rows
 from kdbias.sphere.tiles import TILE
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import atomic_path
+from kdbias.tables.files import LOCK, FolderLock, atomic_path, lock_folder
 
 _PLAN, _CURRENT = "plan.json", "current.json"
 _PATIENCE = 600.0  # seconds without a change in the folder
@@ -65,6 +65,7 @@ class BlockFolder:
         memory: bytes of a unit.
         threads: of a unit.
         asked: rows of a block, where the user says so.
+        locks: of the folder, once this process has opened it.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class BlockFolder:
     memory: int
     threads: int
     asked: int | None = None
+    locks: list[FolderLock | None] = field(default_factory=list, compare=False)
 
     @property
     def spread(self) -> bool:
@@ -108,8 +110,7 @@ class BlockFolder:
         rows = int(known or self.asked or planned_rows(n, self.slots, needed, self.memory))
         at_least = max(rows, TILE)
         require_memory(needed(at_least), self.memory, f"a unit of two blocks of {at_least:,} samples")
-        if known is None:
-            self._open(rows)
+        self._open(rows)
         return rows
 
     def _plan(self) -> dict[str, Any]:
@@ -117,14 +118,21 @@ class BlockFolder:
         return found if found.get("key") == self.key else {}
 
     def _open(self, rows: int | None = None) -> None:
-        """Make the folder this run's, without what lies there of another one."""
+        """Make the folder this run's, without what lies there of another one.
+
+        Raises:
+            KdbiasError: another process works there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.locks:
+            self.locks.append(lock_folder(self.folder))
         known = self._plan()
-        if known and rows is None:
-            return
         if not known:
-            self.clean()
-            self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _PLAN, {"key": self.key, "rows": rows})
+            for entry in self.folder.iterdir():
+                if entry.name != LOCK:
+                    entry.unlink()
+        if not known or (rows is not None and known["rows"] != rows):
+            write_json(self.folder / _PLAN, {"key": self.key, "rows": rows})
 
     def lay(
         self, name: str, shape: tuple[int, ...], chunks: Iterable[tuple[Any, np.ndarray]], kind: str = "f4"
@@ -216,6 +224,9 @@ class BlockFolder:
 
     def clean(self) -> None:
         """Remove all of it."""
+        for lock in filter(None, self.locks):
+            lock.release()
+        self.locks.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _state(self) -> list[tuple[str, float]]:
