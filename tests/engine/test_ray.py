@@ -173,8 +173,10 @@ def test_weights_are_the_same_and_so_are_targets(cluster, table) -> None:
     x = reference.clustered_sphere(3000, 12, 30, seed=4)
     write_embedding_table("other", pa.array([f"r{i}" for i in range(3000)]), x)
     more = {"block_rows": 2048, "keep_neighbors": False}
-    found = [measure(engine, engine=engine, towards="other", **more) for engine in ("here", "ray")]
-    assert found[0].document == found[1].document
+    for search in ("exact", "ivf"):
+        how = {"towards": "other", "search": search, "overwrite": True, **more}
+        found = [measure(engine, engine=engine, **how) for engine in ("here", "ray")]
+        assert found[0].document == found[1].document
     solved = []
     for engine in ("here", "ray"):
         with progress.quiet():
