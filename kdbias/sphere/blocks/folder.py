@@ -22,7 +22,9 @@ from kdbias.sphere.blocks.plan import planned_rows
 from kdbias.sphere.tiles import TILE
 from kdbias.tables.documents import read_json, write_json
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.files import LOCK, FolderLock, atomic_path, lock_folder
+from kdbias.tables.files import atomic_path, remove, remove_tree
+from kdbias.tables.folder_lock import LOCK, FolderLock
+from kdbias.tables.mirrors import lock_folder
 
 _PLAN, _CURRENT = "plan.json", "current.json"
 _PATIENCE = 600.0  # seconds without a change in the folder
@@ -130,7 +132,7 @@ class BlockFolder:
         if not known:
             for entry in self.folder.iterdir():
                 if entry.name != LOCK:
-                    entry.unlink()
+                    remove(entry)
         if not known or (rows is not None and known["rows"] != rows):
             write_json(self.folder / _PLAN, {"key": self.key, "rows": rows})
 
@@ -227,7 +229,7 @@ class BlockFolder:
         for lock in filter(None, self.locks):
             lock.release()
         self.locks.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
     def _state(self) -> list[tuple[str, float]]:
         """The names and times of its files."""

@@ -20,6 +20,7 @@ from kdbias.sphere.blocks.plan import BlockPlan
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, TiledKernel
 from kdbias.sphere.equilibrium.near_kernel import FarPart, Pairs
 from kdbias.sphere.equilibrium.target import kernel_means
+from kdbias.tables.files import remove
 
 Arrays = dict[str, np.ndarray]
 
@@ -126,7 +127,7 @@ class BlockSums:
             joined = {name: np.concatenate(values) for name, values in more.items()}
             write_arrays(self.result, {"sums": sums} | joined)
         for unit in self.units():
-            self.part(unit).unlink(missing_ok=True)
+            remove(self.part(unit))
         return required_arrays(self.result)
 
 
