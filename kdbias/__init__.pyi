@@ -334,8 +334,8 @@ def frontier(
     embeddings: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     t: str | float | Sequence[float] | None = None,
-    tolerance: float = 0.001,
     memory: str | int = '4GiB',
+    tolerance: float = 0.001,
     device: str = 'cpu',
     seed: int = 0,
     towards: str | None = None,
@@ -357,8 +357,8 @@ def frontier(
         threads: CPU threads [all].
         t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8;
             inverse-density: chosen].
-        tolerance: relative gap to stop at [0.001].
         memory: most extra memory, 256MiB or more [4GiB].
+        tolerance: relative gap to stop at [0.001].
         device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu].
         seed: seed of the clusters [0].
         towards: what the student will be used on: the embeddings of a sample of it, by the same teacher and
@@ -895,9 +895,14 @@ def weights(
     suspects: str | None = None,
     beta: float | None = None,
     t: str | float | Sequence[float] | None = None,
+    memory: str | int | None = None,
+    engine: str | None = None,
+    retries: int | None = None,
+    unit_cpus: int | None = None,
+    unit_gpus: float | None = None,
+    block_rows: int | None = None,
     exponent: float | None = None,
     tolerance: float | None = None,
-    memory: str | int | None = None,
     device: str | None = None,
     penalty: str | None = None,
     cap: float | None = None,
@@ -937,9 +942,19 @@ def weights(
         beta: 0 = natural, near 1 = class-balanced [0.99] (effective-number).
         t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8;
             inverse-density: chosen] (inverse-density, equilibrium, matched).
+        memory: most extra memory, 256MiB or more [4GiB] (inverse-density, equilibrium, matched).
+        engine: where units of work run: in this process, in the processes of torchrun or srun, on a Ray cluster
+            [ranks where WORLD_SIZE is above 1, else here] (inverse-density, equilibrium, matched).
+        retries: times that a unit may be lost with its worker or node, on Ray [5] (inverse-density, equilibrium,
+            matched).
+        unit_cpus: CPUs that a unit is given, on Ray [1] (inverse-density, equilibrium, matched).
+        unit_gpus: GPUs that a unit is given, on Ray [1 with --device cuda] (inverse-density, equilibrium,
+            matched).
+        block_rows: samples of a block, a multiple of 1024: pairs are seen a block by a block, the vectors from a
+            file [one block where the vectors fit --memory, else as many as that and 8 units a slot allow]
+            (inverse-density, equilibrium, matched).
         exponent: power of the distance [1] (knn-distance, hard).
         tolerance: relative gap to stop at [0.001] (equilibrium, matched).
-        memory: most extra memory, 256MiB or more [4GiB] (equilibrium, matched).
         device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu]
             (equilibrium, matched).
         penalty: what holds the ESS; square: it is exactly the least, and samples may be dropped; entropy: no

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,22 @@ from kdbias import progress
 from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.measurement.settings import UniformitySettings
-from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, require_memory
+from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, fitting_tile, require_memory
+from kdbias.sphere.blocks.folder import BlockFolder, lay, placed
 from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
 from kdbias.sphere.blocks.run import do_units, results
 from kdbias.sphere.blocks.unit import JOB, PairJob
+from kdbias.sphere.cells.estimate import estimate_bytes, wave_rows
+from kdbias.sphere.cells.in_blocks import WaveJob
+from kdbias.sphere.cells.job import Estimate
+from kdbias.sphere.equilibrium.block_jobs import JOBS
+from kdbias.sphere.equilibrium.block_kernel import block_means, needed_by
+from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.vectors import require_unit_rows
 from kdbias.tables import fingerprints
-from kdbias.tables.documents import read_document, write_json
+from kdbias.tables.documents import read_document, read_json, write_json
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import atomic_path, remove, remove_tree
 from kdbias.tables.run_record import RECORD
@@ -86,20 +93,58 @@ class Blocks:
         require_memory(needed(max(found, TILE)), memory, what)
         return found
 
+    def estimates(self, n: int, d: int, k: int, schemes: int) -> bool:
+        """Whether an estimate is done in units, rather than all of it in this process."""
+        asked, ground = self.settings.block_rows, self.ground
+        if self.spread or ground.begun:
+            return True
+        needed = estimate_bytes(n, d, k, schemes, MOST_SWEPT, self.threads, SMALLEST_TILE)
+        return needed > self.settings.memory if asked is None else asked < n
+
+    def estimate(self, n: int, d: int, how: Estimate, schemes: int, bandwidths: int) -> tuple[int, Estimate]:
+        """Samples of a unit of an estimate, and how it is done: with a tile that fits ``--memory``.
+
+        Raises:
+            KdbiasError: not even the smallest unit fits ``--memory``.
+        """
+        whole = partial(estimate_bytes, n, d, how.k, schemes, bandwidths, self.threads)
+        what = f"a unit of an estimate with k={how.k}"
+        tile = fitting_tile(lambda tile: whole(tile, held=wave_rows(n, tile)), self.settings.memory, what)
+        rows = self.ground.rows(n, lambda rows: whole(tile, held=max(rows, wave_rows(n, tile))))
+        return rows, replace(how, tile=tile)
+
+    @property
+    def ground(self) -> BlockFolder:
+        """Where an estimate, kernel means of a target, and products with a column's kernel lie."""
+        how = self.engine, self.settings.memory, self.threads, self.settings.block_rows
+        return BlockFolder(self.folder / "units", self.table, *how)
+
+    def of_rows(self, x: np.ndarray) -> int:
+        """Rows of a block of vectors (n, d) that are mapped; 0 for those in memory."""
+        if not isinstance(x, np.memmap):
+            return 0
+        n, d = x.shape
+        return self.ground.rows(n, needed_by(d, self.threads, n, self.settings.memory))
+
+    def means(self, x: np.ndarray) -> Callable[..., np.ndarray]:
+        """`kernel_means` for vectors (n, d) of the table: by units where they are mapped."""
+        rows = self.of_rows(x)
+        return block_means(self.ground, rows) if rows else kernel_means
+
+    def reference(self, table: EmbeddingTable) -> np.ndarray:
+        """(m, d) float32 vectors of a target, mapped where they do not fit the memory."""
+        return self.ground.held(table)
+
     def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
         """(n, d) float32 vectors of the table, in memory, or in a file of the folder where blocks are due."""
-        if self.settings.search != "exact" or not self.rows(table.n, k, schemes, MOST_SWEPT):
+        due = {
+            "exact": lambda: self.rows(table.n, k, schemes, MOST_SWEPT) > 0,
+            "ivf": lambda: self.estimates(table.n, table.d, k, schemes),
+            "hnsw": lambda: False,
+        }
+        if not due[self.settings.search]():
             return table.vectors()
-        file = self._vectors_file()
-        if not file.exists():
-            self._require_disk(4 * table.n * table.d)
-            with atomic_path(file) as temporary:
-                laid = np.lib.format.open_memmap(temporary, "w+", np.float32, (table.n, table.d))
-                for start, some in table.batches():
-                    laid[start : start + len(some)] = some
-                laid.flush()
-                del laid
-        return np.load(file, mmap_mode="r")
+        return lay(self._vectors_file(), (table.n, table.d), placed(table))
 
     def run(
         self,
@@ -134,15 +179,6 @@ class Blocks:
     def _vectors_file(self) -> Path:
         return self.folder / f"vectors-{self.table[:16]}.npy"
 
-    def _require_disk(self, needed: int) -> None:
-        self.folder.mkdir(exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise MachineError(
-                f"{self.folder}: {free / 2**30:.3g} GiB are free, the vectors laid out need "
-                f"{needed / 2**30:.3g} GiB; make room, or choose another -o"
-            )
-
     def _job(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, rows: int
     ) -> PairJob:
@@ -156,7 +192,7 @@ class Blocks:
             self._require_same(begun["rows"], k, len(p), len(bandwidths))
             return self._as_job(begun)
         for file in self.folder.iterdir():
-            if file != vectors:
+            if file != vectors and file.is_file():
                 remove(file)
         for file, array in ((vectors, x), (weights, p)):
             if not file.exists():
@@ -182,17 +218,22 @@ class Blocks:
         return PairJob(self.folder, **given, device=self.device, threads=self.threads)
 
     def assist(self) -> int:
-        """As one of several processes: do a share of the pass that the first begins; returns the units done.
+        """As one of several processes: do a share of what the first begins; returns the units done.
+
+        That is the pass, and with a target all until the first process has finished.
 
         Raises:
             KdbiasError: the first process has refused the run, or nothing came of it for ten minutes.
         """
+        if self.settings.search != "exact":
+            return self.ground.assist((WaveJob, *JOBS), self._over)
         seen, looked = time.monotonic(), None
         while True:
             begun = _begun(self.folder)
             if begun is not None:
                 try:
-                    return do_units(self._as_job(begun), self.engine)
+                    units = do_units(self._as_job(begun), self.engine)
+                    return units + (self.ground.assist(JOBS, self._over) if self.settings.towards else 0)
                 except (MachineError, OSError):
                     if _begun(self.folder) == begun:  # else the first began another pass meanwhile
                         raise
@@ -210,6 +251,13 @@ class Blocks:
                     "0 start, and does it see the same folder?"
                 )
             time.sleep(_LOOK)
+
+    def _over(self) -> bool:
+        """Whether process 0 has finished the run, or refused it."""
+        try:
+            return read_json(self.folder.parent / RECORD).get("status") == "finished"
+        except (KdbiasError, OSError):
+            return True
 
     def describe(self, n: int, d: int, k: int, schemes: int) -> dict[str, Any]:
         """What a pass would do and take; the hours by one timed tile."""

@@ -5,7 +5,7 @@ against it comes with its noise, an interval over references of its size, and a 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.distribution import Sampling, rectification
+from kdbias.measurement.passes import PassPlan
 from kdbias.measurement.references import DRAWS, References
 from kdbias.placing import placed
 from kdbias.progress import say
 from kdbias.sphere.all_pairs import fitting_tile
+from kdbias.sphere.equilibrium.block_kernel import BlockKernel
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
+from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.places import found_again
 from kdbias.tables.run_record import Run
@@ -42,13 +45,20 @@ class Comparison:
         own: (n,) K q of the masses q of a ``balanced`` target; None for others.
         seed: of tests and intervals.
         threads: CPU threads.
+        means: as of `reference_target`.
     """
 
     def __init__(
-        self, x: np.ndarray, opened: OpenTarget, own: np.ndarray | None, seed: int, threads: int
+        self,
+        x: np.ndarray,
+        opened: OpenTarget,
+        own: np.ndarray | None,
+        seed: int,
+        threads: int,
+        means: Callable[..., np.ndarray] = kernel_means,
     ) -> None:
-        self.x, self.opened, self.seed, self.threads = x, opened, seed, threads
-        self.target = opened.of(x, LADDER, lambda q: own, threads=threads)  # type: ignore[arg-type, return-value]
+        self.x, self.opened, self.seed, self.threads, self.means = x, opened, seed, threads, means
+        self.target = opened.of(x, LADDER, lambda q: own, threads=threads, means=means)  # type: ignore[arg-type, return-value]
         self._references = None if opened.vectors is None else References(opened, seed)
         self._rng = np.random.default_rng(seed)
         self._off: dict[str, np.ndarray] = {}  # (draws,) errors of each scheme's discrepancy
@@ -65,7 +75,7 @@ class Comparison:
         if self._references is not None:
             natural = np.full(len(self.x), 1 / len(self.x))
             seen = self._references.seen_from(
-                self.x, np.stack([natural, *(s.p for s in samplings)]), self.threads
+                self.x, np.stack([natural, *(s.p for s in samplings)]), self.threads, self.means
             )
             for name, off in zip(["natural", *(s.name for s in samplings)], seen, strict=True):
                 self._off[name] = off
@@ -172,24 +182,26 @@ class Comparison:
                 found["removed_interval"] = _share_interval(found["value"] + off[0], before["value"] + off[1])
 
 
-def product_fields(x: np.ndarray, codes: np.ndarray, p: np.ndarray, memory: int, threads: int) -> np.ndarray:
+def product_fields(x: np.ndarray, codes: np.ndarray, p: np.ndarray, plan: PassPlan) -> np.ndarray:
     """(m, n) float64 K p under the product of the mean kernel and that of a column, over all pairs.
 
     Args:
-        x: (n, d) float32 unit rows.
+        x: (n, d) float32 unit rows; where they are mapped, by units.
         codes: (n,) the column's values.
         p: (m, n) probabilities.
-        memory: bytes to stay within.
+        plan: how pairs are seen.
 
     Raises:
         KdbiasError: too little memory.
     """
-
-    def needed(tile: int) -> int:
-        return 8 * p.size * (threads + 4) + 32 * threads * tile * tile
-
-    tile = fitting_tile(needed, memory, f"{len(x):,} samples under {len(p)} weighting(s) with a column")
-    kernel = TiledKernel(x, LADDER, kept=None, threads=threads, tile=tile, codes=codes)
+    blocks, threads = plan.blocks, plan.threads
+    rows = blocks.of_rows(x) if blocks is not None else 0
+    if blocks is not None and rows:
+        kernel: TiledKernel = BlockKernel(blocks.ground, x, LADDER, rows, codes)
+    else:
+        what = f"{len(x):,} samples under {len(p)} weighting(s) with a column"
+        tile = fitting_tile(lambda tile: 40 * p.size + 32 * threads * tile * tile, plan.settings.memory, what)
+        kernel = TiledKernel(x, LADDER, kept=None, threads=threads, tile=tile, codes=codes)
     return np.ascontiguousarray(kernel.apply(np.ascontiguousarray(p.T), exact=True).T)
 
 
@@ -240,8 +252,13 @@ def remembered_path(folder: Path, record: dict[str, Any], target: dict[str, Any]
     return replace(named, what=found_again(named.what, folder, known)).text
 
 
-def remembered(run: Run, target: dict[str, Any], table: EmbeddingTable) -> OpenTarget:
-    """The target that a folder is measured against, from where it lay.
+def remembered(
+    run: Run,
+    target: dict[str, Any],
+    table: EmbeddingTable,
+    load: Callable[[EmbeddingTable], np.ndarray] = EmbeddingTable.vectors,
+) -> OpenTarget:
+    """The target that a folder is measured against, from where it lay; ``load`` as of `open_target`.
 
     Raises:
         KdbiasError: it is not there any more, or another one is.
@@ -250,8 +267,9 @@ def remembered(run: Run, target: dict[str, Any], table: EmbeddingTable) -> OpenT
     way = "name a target with --towards to measure all schemes against it"
     try:
         clustered = target.get("cluster_by") or EACH_ALONE if target["size"] else None
+        named = placed("target", path)
         aim = open_target(
-            Aiming(towards=placed("target", path), with_column=target["with"], cluster_by=clustered), table
+            Aiming(towards=named, with_column=target["with"], cluster_by=clustered), table, load
         )
     except KdbiasError as error:
         raise KdbiasError(f"{run.out} is measured against {path}, but {error}; {way}") from None

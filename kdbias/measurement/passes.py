@@ -19,7 +19,9 @@ from kdbias.sphere.all_pairs import AllPairs, all_pairs, bytes_needed, fitting_t
 from kdbias.sphere.cells.check import neighbour_quality
 from kdbias.sphere.cells.estimate import estimate_bytes, estimate_pairs
 from kdbias.sphere.cells.host import exact_cosines
+from kdbias.sphere.cells.in_blocks import estimate_in_blocks
 from kdbias.sphere.cells.job import Estimate
+from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -132,6 +134,10 @@ class PassPlan:
         """(n, d) float32 vectors of a table; mapped where a pass in blocks is due."""
         return table.vectors() if self.blocks is None else self.blocks.vectors(table, k, schemes)
 
+    def means(self, x: np.ndarray) -> Callable[..., np.ndarray]:
+        """`kernel_means` for the vectors (n, d): by units where they are mapped."""
+        return kernel_means if self.blocks is None else self.blocks.means(x)
+
     def clean(self) -> None:
         """Remove what a pass was to go on from."""
         remove(self.snapshot)
@@ -241,14 +247,20 @@ class PassPlan:
     def _cells(
         self, x: np.ndarray, bandwidths: list[float], p: np.ndarray, k: int, near: float | None, spare: int
     ) -> PassResult:
-        swept = len(bandwidths) + spare
-        needed = partial(estimate_bytes, len(x), x.shape[1], k, len(p), swept, self.threads)
-        tile = self._tile(needed, len(x), k, len(p))
-        with progress.bar(100, "%", "cells") as bar:
-            how = Estimate(k=k, near=near, seed=self.settings.seed, tile=tile, threads=self.threads)
-            found = estimate_pairs(x, bandwidths, p, how=how, progress=lambda share: bar.update(100 * share))
-        search = {"kind": "ivf", "k": k, **found.quality}
-        return PassResult(found.pairs, found.pair_energies, found.energy_errors, found.half_widths, search)
+        (n, d), swept, blocks = x.shape, len(bandwidths) + spare, self.blocks
+        how = Estimate(k=k, near=near, seed=self.settings.seed, threads=self.threads)
+        if blocks is not None and isinstance(x, np.memmap):
+            rows, how = blocks.estimate(n, d, how, len(p), swept)
+            found = estimate_in_blocks(blocks.ground, rows, x, bandwidths, p, how)
+        else:
+            needed = partial(estimate_bytes, n, d, k, len(p), swept, self.threads)
+            how = replace(how, tile=self._tile(needed, n, k, len(p)))
+            with progress.bar(100, "%", "cells") as bar:
+                found = estimate_pairs(
+                    x, bandwidths, p, how=how, progress=lambda share: bar.update(100 * share)
+                )
+        errors, search = found.energy_errors, {"kind": "ivf", "k": k, **found.quality}
+        return PassResult(found.pairs, found.pair_energies, errors, found.half_widths, search)
 
     def _tile(self, needed: Callable[[int], int], n: int, k: int, schemes: int) -> int:
         tile = fitting_tile(

@@ -1,6 +1,7 @@
 """How far a discrepancy from a reference may be off because the reference is a sample (bootstrap)."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -47,8 +48,14 @@ class References:
         square = np.einsum("bi,bi->b", self._shift @ kernel, self._shift, dtype=np.float64)
         self._square = (square - square.mean()) * self._shrink
 
-    def seen_from(self, x: np.ndarray, p: np.ndarray, threads: int) -> np.ndarray:
-        """(m, draws) by how much the discrepancy of each p (m, n) over rows x is off in each draw."""
-        across = kernel_means(self._y, x, np.ascontiguousarray(p.T), LADDER, threads, codes=self._codes)
+    def seen_from(
+        self, x: np.ndarray, p: np.ndarray, threads: int, means: Callable[..., np.ndarray] = kernel_means
+    ) -> np.ndarray:
+        """(m, draws) by how much the discrepancy of each p (m, n) over rows x is off in each draw.
+
+        Args:
+            means: as of `reference_target`.
+        """
+        across = means(self._y, x, np.ascontiguousarray(p.T), LADDER, threads, codes=self._codes)
         slope = (self._own[:, None] - across) * (2 * math.sqrt(self._shrink))
         return (self._shift @ slope).T + self._square

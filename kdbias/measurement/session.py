@@ -61,8 +61,10 @@ class Session:
         plan: PassPlan,
         aim: OpenTarget | None = None,
     ) -> None:
-        self.aim, self.began = aim, time.perf_counter()
+        self.began = time.perf_counter()
         self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, plan.settings
+        self._load = EmbeddingTable.vectors if plan.blocks is None else plan.blocks.reference
+        self.aim = aim if aim is None else aim.loaded(self._load)
         self.ids, self.labels = table.id_parts(), table.labels()
         self.codes, self.names = encode(self.labels)
 
@@ -169,7 +171,7 @@ class Session:
         if self.aim is not None:
             return another(self.aim, target, self.run)
         if target is not None and fresh:
-            self.aim = remembered(self.run, target, self.table)
+            self.aim = remembered(self.run, target, self.table, self._load)
         return False
 
     def _add(
@@ -226,23 +228,20 @@ class Session:
         """
         own = [] if self.aim is None or self.aim.own_masses is None else [self.aim.own_masses]
         p = np.stack([*(s.p for s in (*samplings, *stored)), *own])
-        fields: Fields | None = None
-        if self.aim is not None and self.aim.codes is not None:
-            progress.say(f"comparing {self.aim.column} together with the vectors: all pairs once more")
-            codes = self.aim.codes[0]
-            fields = product_fields(x, codes, p, self.settings.memory, self.plan.threads), None
-            p = p[: len(samplings)]
-        ladder = LADDER if self.aim is not None and fields is None else ()
+        codes = None if self.aim is None or self.aim.codes is None else self.aim.codes[0]
+        ladder = LADDER if self.aim is not None and codes is None else ()
         swept = bandwidths.values if samplings else []
-        seen = sorted({*swept, *ladder})
-        if not seen:
-            return None, fields
-        result = self.plan.run(x, seen, p, k, near, spare=1 if ladder else 0)
-        if ladder:
-            fields = result.mean_kernel(ladder)
-        result = result.only(swept, len(samplings))
-        if samplings:
+        seen, result, fields = sorted({*swept, *ladder}), None, None
+        if seen:
+            some = p if codes is None else p[: len(samplings)]
+            result = self.plan.run(x, seen, some, k, near, spare=1 if ladder else 0)
+            fields = result.mean_kernel(ladder) if ladder else None
+            result = result.only(swept, len(samplings))
+        if samplings and result is not None:
             fill_in(samplings, result, bandwidths, self.table.d)
+        if self.aim is not None and codes is not None:
+            progress.say(f"comparing {self.aim.column} together with the vectors: all pairs once more")
+            fields = product_fields(x, codes, p, self.plan), None
         return result, fields
 
     def _estimate(
@@ -283,7 +282,8 @@ class Session:
             return known
         values, errors = fields
         own = values[-1] if self.aim.own_masses is not None else None
-        comparison = Comparison(x, self.aim, own, self.settings.seed, self.plan.threads)
+        how = self.settings.seed, self.plan.threads, self.plan.means(x)
+        comparison = Comparison(x, self.aim, own, *how)
         comparison.measure(samplings, values[: len(samplings)], errors)
         if known is None:
             columns = compare_columns(self.table, x, self.aim, comparison.target, self.settings.seed)
@@ -301,7 +301,7 @@ class Session:
             return False
         if target["best"]["reason"] != best.NEAREST_NOT_SEARCHED:
             return False
-        self.aim = self.aim or remembered(self.run, target, self.table)
+        self.aim = self.aim or remembered(self.run, target, self.table, self._load)
         return True
 
     def _sought(self, document: dict[str, Any]) -> list[float]:

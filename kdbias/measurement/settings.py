@@ -54,6 +54,14 @@ def check_bandwidth(t: float) -> None:
         raise KdbiasError(f"--t {t:g} is not a bandwidth from {_LEAST:g} to {_MOST:g}, such as 2, 5 or 10")
 
 
+def refuse_off_grid(block_rows: int | None) -> None:
+    """Refuse blocks that end within a tile."""
+    if block_rows is not None and block_rows % _GRID:
+        raise KdbiasError(
+            f"--block-rows {block_rows} is no multiple of {_GRID}, on whose grid pairs are seen"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SuspectsSettings(Settings):
     """Which suspects to list."""
@@ -148,13 +156,11 @@ class _Measuring(Aiming):
             raise KdbiasError(
                 f"--exponent {self.exponent:g} is of --estimator knn; add that, or leave it out"
             )
-        if self.block_rows is not None and self.block_rows % _GRID:
-            raise KdbiasError(
-                f"--block-rows {self.block_rows} is no multiple of {_GRID}, on whose grid pairs are seen"
-            )
+        refuse_off_grid(self.block_rows)
         if self.search != "exact":
-            why = "only --search exact is done in blocks"
-            self.refuse_idle({"block_rows": why, "plan": why})
+            self.refuse_idle({"plan": "only a pass of --search exact is planned"})
+        if self.search == "hnsw":
+            self.refuse_idle({"block_rows": "a graph is not made in blocks"})
         if self.search != "exact" and self.device.startswith("cuda"):
             raise KdbiasError(f"--search {self.search} runs on the CPU; use --device cpu, or --search exact")
 
@@ -172,8 +178,8 @@ class UniformitySettings(Engines, _Measuring):
     def check(self) -> None:
         """Refuse an engine for what has no units."""
         super().check()
-        if self.engine is not None and self.search != "exact" and self.engine_kind != "here":
+        if self.engine is not None and self.search == "hnsw" and self.engine_kind != "here":
             raise KdbiasError(
                 f"--engine {self.engine} has no units of --search {self.search}; leave it out, or use "
-                "--search exact"
+                "--search exact or ivf"
             )

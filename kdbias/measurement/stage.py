@@ -33,7 +33,7 @@ from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import Ids, align, shown
 from kdbias.tables.run_record import finished_alike, read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
-from kdbias.targets.opening import OpenTarget, open_target
+from kdbias.targets.opening import OpenTarget, open_target, unread
 from kdbias.wording import counted, duration, human_bytes
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def uniformity(
     if not overwrite:
         _refuse_outdated(Path(output), table)
     config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
-    memory = settings.memory if settings.search == "exact" else 0
+    memory = settings.memory if settings.search != "hnsw" else 0
     with open_engine(settings, settings.device, memory, (os.fspath(output),)) as engine:
         device = _device(settings, engine)
         threads = (settings.unit_cpus or 1) if engine.remote else settings.threads or available_threads()
@@ -164,11 +164,11 @@ def uniformity(
             else:
                 planned = plan_uniformity(table.n, table.d, settings, device, output)
             return UniformityResult(Path(output), plan, "planned", planned=planned)
-        aim = open_target(settings, table) if settings.towards else None
+        aim = open_target(settings, table, load=unread) if settings.towards else None
         given = (engine, Path(output), STAGE, config, inputs, overwrite, settings.defaults(config))
         with open_run(*given) as run:
             if engine.rank:
-                alone = run.state == "finished" or settings.search != "exact"  # then process 0 is
+                alone = run.state == "finished" or settings.search == "hnsw"  # then process 0 is
                 units = 0 if alone else blocks.assist()
                 return UniformityResult(run.out, {"units": units}, "partial")
             if run.state == "finished" and engine.world > 1:

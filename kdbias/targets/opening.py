@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.sphere.equilibrium.target import (
     Codes,
     Target,
+    kernel_means,
     masses_target,
     reference_target,
     sphere_target,
@@ -57,6 +58,10 @@ class OpenTarget:
     clustered: str | None = None
     table: EmbeddingTable | None = None
 
+    def loaded(self, load: Callable[[EmbeddingTable], np.ndarray]) -> OpenTarget:
+        """The target with the vectors of its reference, if it has one, where it was opened without them."""
+        return self if self.table is None else replace(self, vectors=load(self.table))
+
     @property
     def size(self) -> int | None:
         """Samples of the reference; None for other kinds."""
@@ -76,6 +81,7 @@ class OpenTarget:
         *,
         threads: int | None = None,
         progress: Callable[[int], object] | None = None,
+        means: Callable[..., np.ndarray] = kernel_means,
     ) -> Target:
         """The target as the samples see it through the mean kernel of t.
 
@@ -85,6 +91,7 @@ class OpenTarget:
             apply: p (g,) -> K p (g,), with the column's kernel where there is one; called for ``balanced``.
             groups: which of the data's rows the g are.
             progress: called with the number of rows done, while a reference is compared.
+            means: as of `reference_target`.
         """
         if self.named.kind == "sphere":
             return sphere_target(len(x), x.shape[1], t)
@@ -102,6 +109,7 @@ class OpenTarget:
             clusters=None if self.clusters is None else self.clusters[1],
             threads=threads,
             progress=progress,
+            means=means,
         )
 
     def test(
@@ -151,8 +159,13 @@ def _of_distinct(codes: Codes | None, groups: Groups | None) -> Codes | None:
     return codes[0][groups.first], codes[1]
 
 
-def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
+def open_target(
+    aim: Aiming, data: EmbeddingTable, load: Callable[[EmbeddingTable], np.ndarray] = EmbeddingTable.vectors
+) -> OpenTarget:
     """What the user named, for the samples of ``data``.
+
+    Args:
+        load: gives the vectors of a reference, in memory or mapped.
 
     Raises:
         KdbiasError: no target named, or one that does not fit the data: of another dimension, teacher or
@@ -167,7 +180,12 @@ def open_target(aim: Aiming, data: EmbeddingTable) -> OpenTarget:
     if named.kind == "balanced":
         told, inputs = told_of(aim, named, data, None), inputs_of(named)
         return OpenTarget(named, inputs, masses=told.masses, column=aim.with_column, codes=told.codes)
-    return _reference(aim, named, data)
+    return _reference(aim, named, data, load)
+
+
+def unread(table: EmbeddingTable) -> np.ndarray:
+    """Room for (n, d) vectors that nobody has read yet, which takes none: see `OpenTarget.loaded`."""
+    return np.broadcast_to(np.float32(0), (table.n, table.d))
 
 
 def inputs_of(named: Named) -> dict[str, str]:
@@ -185,7 +203,9 @@ def inputs_of(named: Named) -> dict[str, str]:
     return {"towards": EmbeddingTable.open(named.what).fingerprint, **own}
 
 
-def _reference(aim: Aiming, named: Named, data: EmbeddingTable) -> OpenTarget:
+def _reference(
+    aim: Aiming, named: Named, data: EmbeddingTable, load: Callable[[EmbeddingTable], np.ndarray]
+) -> OpenTarget:
     table = EmbeddingTable.open(named.what)
     notes = require_fit(table, data)
     told = told_of(aim, named, data, table)
@@ -193,7 +213,7 @@ def _reference(aim: Aiming, named: Named, data: EmbeddingTable) -> OpenTarget:
         named,
         inputs_of(named),
         (*notes, *told.notes),
-        table.vectors(),
+        load(table),
         told.masses,
         aim.with_column,
         told.codes,

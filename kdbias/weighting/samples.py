@@ -1,7 +1,7 @@
 """What a weight scheme may look at: a density table, its embeddings, and which samples count as one."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,7 +10,11 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import UNIFORMITY, anew
+from kdbias.sphere.blocks.folder import BlockFolder
+from kdbias.sphere.equilibrium.block_kernel import BlockKernel, block_means, needed_by
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
 from kdbias.sphere.equilibrium.solution import Groups
+from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.tables.density_table import DensityTable
 from kdbias.tables.documents import read_document
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -68,8 +72,49 @@ class Samples:
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """(m, d) float32 unit rows of the distinct samples."""
-        return self.source.vectors()[self.groups.first]
+        """(m, d) float32 unit rows of the distinct samples, mapped where pairs are seen in blocks."""
+        ground, first = self.source.ground, self.groups.first
+        if ground is None or not self.block_rows:
+            return self.source.vectors()[first]
+        return ground.lay("vectors", (self.m, self.source.measured[0].d), self.source.chunks(first))
+
+    @cached_property
+    def block_rows(self) -> int:
+        """Rows of a block where pairs are seen in blocks; 0 where the vectors are in memory.
+
+        Raises:
+            KdbiasError: not even the smallest block fits the memory, or another one was begun with.
+        """
+        ground = self.source.ground
+        if ground is None:
+            return 0
+        d = self.source.measured[0].d
+        fits = 4 * self.m * d <= ground.memory and (ground.asked or self.m) >= self.m
+        if fits and not ground.spread and not ground.begun:
+            return 0
+        return ground.rows(self.m, needed_by(d, ground.threads, self.m, ground.memory))
+
+    def in_blocks(
+        self, t: Bandwidth, codes: np.ndarray | None = None, searched: bool = False
+    ) -> BlockKernel | None:
+        """The kernel matrix of the distinct samples in blocks; None where they are in memory.
+
+        Args:
+            codes: (m,) values of a column that is compared together with the vectors.
+            searched: whether its least energy will be sought.
+        """
+        ground = self.source.ground
+        if ground is None or not self.block_rows:
+            return None
+        return BlockKernel(ground, self.vectors, t, self.block_rows, codes, searched)
+
+    @property
+    def means(self) -> Callable[..., np.ndarray]:
+        """`kernel_means`, in blocks where the vectors are."""
+        ground = self.source.ground
+        return (
+            block_means(ground, self.block_rows) if ground is not None and self.block_rows else kernel_means
+        )
 
     def target(self, aim: Aiming) -> OpenTarget:
         """The target that was named, in the density table's order."""
@@ -102,9 +147,14 @@ class EmbeddingSource:
         density: the density table.
         given: the embedding table's folder, if the caller knows better than the provenance.
 
+    Attributes:
+        ground: where what does not fit in memory is laid out; None: all of it fits.
+
     Raises:
         KdbiasError: a given table is not the one that the density was measured on.
     """
+
+    ground: BlockFolder | None = None
 
     def __init__(self, density: DensityTable, given: str | os.PathLike[str] | None) -> None:
         self.density, self.given = density, given
@@ -129,7 +179,7 @@ class EmbeddingSource:
     def _target(self, aim: Aiming) -> OpenTarget:
         """What was named for the embeddings, in the density table's order."""
         table, rows = self.measured
-        opened = open_target(aim, table)
+        opened = open_target(aim, table, self._load)
         if opened.vectors is None and opened.masses is not None:
             opened = replace(opened, masses=_masses_of_some(opened, table, rows))
         return (
@@ -137,6 +187,21 @@ class EmbeddingSource:
             if opened.codes is None
             else replace(opened, codes=(opened.codes[0][rows], opened.codes[1]))
         )
+
+    def chunks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarray]]:
+        """The vectors of some rows (m,) of the density table as (their places, (c, d) float32)."""
+        table, places = self.measured
+        wanted = places[rows]
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        for start, some in table.batches():
+            first, last = np.searchsorted(ordered, [start, start + len(some)])
+            if last > first:
+                yield order[first:last], some[ordered[first:last] - start]
+
+    def _load(self, table: EmbeddingTable) -> np.ndarray:
+        """(n, d) float32 vectors of a reference, mapped where they are many and a file may be laid out."""
+        return table.vectors() if self.ground is None else self.ground.held(table)
 
     @cached_property
     def measured(self) -> tuple[EmbeddingTable, np.ndarray]:

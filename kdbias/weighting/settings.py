@@ -26,9 +26,10 @@ _ALWAYS = ("method", "t", "temper", "clip", "mix", "min_ess", "cap", "collapse")
 UNAIMED = tuple(name for name in SCHEMES if name != "matched")
 _OF_TARGET = ("towards", "with_column", "cluster_by", "stop")
 """Options that ask for method matched."""
-_OF_SOLVER = {d.name for d in SCHEMES["equilibrium"].declared()} - {
-    d.name for d in SCHEMES["inverse-density"].declared()
-}
+_OF_SOLVER = {"memory"} | (
+    {d.name for d in SCHEMES["equilibrium"].declared()}
+    - {d.name for d in SCHEMES["inverse-density"].declared()}
+)
 """Options that ask for method equilibrium where no target is named."""
 
 

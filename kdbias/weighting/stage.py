@@ -14,25 +14,22 @@ from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.functions import takes_settings
-from kdbias.measurement.distribution import ess
 from kdbias.planning import Planned
-from kdbias.tables import provenance
+from kdbias.sphere.equilibrium.block_jobs import JOBS
+from kdbias.tables import fingerprints, provenance
 from kdbias.tables.density_table import DensityTable, read_density
 from kdbias.tables.listing import LISTING, head_of, in_parts, is_only_parts
 from kdbias.tables.parquet_file import read_provenance
 from kdbias.tables.run_files import claim, made_by
 from kdbias.tables.run_record import refuse_changes
-from kdbias.tables.weight_manifest import mean_one, read_manifest, write_manifest
-from kdbias.weighting.blind_spots import blind_spots, reference_shares
-from kdbias.weighting.collapse import groups_of
-from kdbias.weighting.diagnostics import of_rows, warnings
+from kdbias.tables.weight_manifest import read_manifest, write_manifest
+from kdbias.weighting.blocks import opened_ground
 from kdbias.weighting.exclusion import Exclusion
-from kdbias.weighting.hygiene import limit_of, masses_of, tempered
+from kdbias.weighting.making import make
 from kdbias.weighting.planned import plan_weights
-from kdbias.weighting.samples import EmbeddingSource, Samples
+from kdbias.weighting.samples import EmbeddingSource
 from kdbias.weighting.schemes.matched import told
-from kdbias.weighting.schemes.scheme import Weights
-from kdbias.weighting.settings import NEAR, WeightsSettings
+from kdbias.weighting.settings import WeightsSettings
 from kdbias.wording import counted, visible, visible_lines
 
 if TYPE_CHECKING:
@@ -61,7 +58,7 @@ class WeightsResult(Result):
         warnings: one line for each number past its line, and for each column that a reference differs in
             though the weights leave it so.
         state: "finished" where the file was there already and nothing was done, "planned" where it was only
-            asked what it would take.
+            asked what it would take, "partial" of one of several processes, of which the first writes it.
         planned: that; nothing else is then known.
     """
 
@@ -77,7 +74,7 @@ class WeightsResult(Result):
     facts: dict[str, Any]
     warnings: list[str]
     seconds: float
-    state: Literal["new", "finished", "planned"]
+    state: Literal["new", "finished", "planned", "partial"]
     planned: Planned | None = None
 
     @classmethod
@@ -97,6 +94,8 @@ class WeightsResult(Result):
         """The numbers, one a line; of a plan, the plan."""
         if self.planned is not None:
             return [visible_lines(self.planned.summary())]
+        if self.state == "partial":
+            return [f"{self.path}: did {counted(self.facts['units'], 'unit')}; process 0 writes the manifest"]
         scheme = self.method + (f" at t={write('t', self.t)}" if self.t is not None else "")
         repeats = self.n - self.excluded - self.distinct
         copies = f", {repeats:,} of them copies" if repeats else ""
@@ -190,7 +189,7 @@ def weights(
         KdbiasError: bad options, labels or embeddings that the method needs but cannot get, or an existing
             manifest made differently (keys named).
     """
-    began = time.perf_counter()
+    began = time.time()
     table = read_density(density)
     asked, settings = settings, settings.decided(table)
     exclusion = Exclusion(table, settings)
@@ -202,70 +201,26 @@ def weights(
         done = not overwrite and _is_finished(path, table.n, made_from, defaults)
         return _planned(kept, source, settings, path, done)
     path, (config, inputs) = claim(output), made_from.values()
-    found = _finished(path, table.n, made_from, asked.defaults(config), overwrite)
-    if found is not None:
-        progress.say(f"{path} is finished already; nothing to do")
-        return found
-    if settings.chosen.assumes is not None:
-        progress.say(
-            f"{settings.method} assumes that {settings.chosen.assumes}; if you have some hundred images of "
-            "where it will be used, embed them and say --towards"
-        )
-    for line in exclusion.lines:
-        progress.say(line)
-    values, result = _weighed(table, exclusion, source, settings)
-    numbers = of_rows(values, table.label_codes) | {"ess_distinct": result["ess_distinct"]}
-    about = result["target"]
-    compared = [c for c in (*table.group_columns, "label") if reference_shares(about, c) is not None]
-    shown = [(c, table.labels if c == "label" else table.table.column(c)) for c in compared]
-    spots = blind_spots(about, shown, values)
-    doc = provenance.document(
-        STAGE,
-        config,
-        inputs,
-        {"samples": table.n, "distinct": result["distinct"], **exclusion.counted},
-        time.perf_counter() - began,
-        numbers=numbers,
-        facts=result["facts"] | ({"suspects": exclusion.lines} if exclusion.lines else {}),
-        solver=result["solver"],
-        target=about,
-        warnings=warnings(numbers, table.n) + spots + source.outdated(),
-        density=str(table.path.resolve().parent),
-    )
-    columns = {name: table.column_parts(name) for name in table.group_columns}
-    beside = table.label_parts, columns, table.numbers("log_density")
-    write_manifest(path, table.id_parts, *beside, values, doc, table.cut)
+    with opened_ground(settings, Path(f"{path}.pairs"), fingerprints.of_json([config, inputs])) as ground:
+        if ground is not None and ground.engine.rank:
+            units = ground.assist(JOBS, lambda: _is_made(path, overwrite, began))
+            return _assisted(kept, settings, path, units)
+        source.ground = ground
+        found = _finished(path, table.n, made_from, asked.defaults(config), overwrite)
+        if found is not None:
+            progress.say(f"{path} is finished already; nothing to do")
+            return found
+        made = make(table, kept, source, settings, exclusion)
+        seconds = time.time() - began
+        doc = provenance.document(STAGE, config, inputs, made.counts, seconds, **made.document)
+        columns = {name: table.column_parts(name) for name in table.group_columns}
+        beside = table.label_parts, columns, table.numbers("log_density")
+        write_manifest(path, table.id_parts, *beside, made.values, doc, table.cut)
+        if ground is not None:
+            ground.clean()
     for line in doc["warnings"]:
         progress.say(f"warning: {line}")
     return WeightsResult.read(path, doc, "new")
-
-
-def _weighed(
-    table: DensityTable, exclusion: Exclusion, source: EmbeddingSource, settings: WeightsSettings
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """The weights (n,) of a table's samples, mean 1, and what is to be said of them.
-
-    Args:
-        source: embeddings of the samples that are not left out.
-    """
-    kept = source.density
-    groups = groups_of(kept, str(settings.collapse), source.vectors, settings.near or NEAR)
-    if settings.collapse != "none":
-        groups = settings.chosen.distinct(groups, source)
-    scheme = settings.chosen.weigh(Samples(kept, groups, source, settings.floor, settings.threads, table.n))
-    for line in scheme.notes:
-        progress.say(line)
-    cleaned = masses_of(scheme, settings, groups, table.n)
-    masses, capped = exclusion.held(cleaned, groups, limit_of(scheme, settings), settings.floor)
-    values = np.zeros(table.n)
-    values[~exclusion.out] = groups.spread(masses)
-    return mean_one(values), {
-        "distinct": groups.distinct,
-        "ess_distinct": ess(masses) / len(masses),
-        "facts": scheme.facts,
-        "solver": solver_record(scheme, masses, capped),
-        "target": _after_hygiene(scheme, masses),
-    }
 
 
 def refuse_another(density: str, output: str, settings: WeightsSettings) -> None:
@@ -297,58 +252,30 @@ def _is_finished(path: Path, n: int, made_from: dict[str, Any], defaults: dict[s
         return False
 
 
+def _is_made(path: Path, overwrite: bool, began: float) -> bool:
+    """Whether process 0 has written the manifest that others help to make since ``began``."""
+    return path.exists() and (not overwrite or path.stat().st_mtime >= began)
+
+
 def _planned(
     table: DensityTable, source: EmbeddingSource, settings: WeightsSettings, output: Path, done: bool
 ) -> WeightsResult:
     """What the manifest would take; nothing where it is done."""
     planned = plan_weights(table.n, source.measured[0].d, settings, output)
     planned = Planned.finished(STAGE, output) if done else planned
+    return _unmade(table, settings, output, state="planned", planned=planned)
+
+
+def _assisted(table: DensityTable, settings: WeightsSettings, output: Path, units: int) -> WeightsResult:
+    """What one of several processes did, of which the first writes the manifest."""
+    return _unmade(table, settings, output, state="partial", facts={"units": units})
+
+
+def _unmade(table: DensityTable, settings: WeightsSettings, output: Path, **more: Any) -> WeightsResult:
     t, distinct = settings.record()["t"], int((table.first_equal == np.arange(table.n)).sum())
     own = {"path": output, "method": settings.method, "t": t, "n": table.n, "distinct": distinct}
     none: dict[str, Any] = {"numbers": {}, "solver": None, "target": None, "facts": {}, "warnings": []}
-    return WeightsResult(**own, **none, excluded=0, seconds=0.0, state="planned", planned=planned)
-
-
-def solver_record(found: Weights, masses: np.ndarray, capped: int = 0) -> dict[str, Any] | None:
-    """What the solver reached, and the energy and gap of the masses that hygiene left.
-
-    Args:
-        capped: how many suspect images it would have drawn more often.
-    """
-    result = found.solution
-    if result is None:
-        return None
-    changed = found.energy is not None and not np.array_equal(masses, found.values)
-    energy = found.energy(masses) if changed and found.energy else result.energy
-    return {
-        "energy_before": result.start_energy,
-        "energy": energy,
-        # Hygiene keeps floor and cap and suspects have a further one, so that the best energy is still at
-        # least the solver's less its gap.
-        "gap": max(energy - (result.energy - result.gap), 0.0) if result.proven else None,
-        "lambda": result.lam,
-        "ess_distinct": ess(masses) / len(masses),
-        "iterations": result.iterations,
-        "products": result.products,
-        "seconds": round(result.seconds, 3),
-        "certified": result.certified and not changed,
-        "reason": result.reason + (f", before {_later(capped)}" if changed else ""),
-    }
-
-
-def _later(capped: int) -> str:
-    """What came after the solver."""
-    return f"{counted(capped, 'suspect image')} were capped" if capped else "temper, clip and mix"
-
-
-def _after_hygiene(found: Weights, masses: np.ndarray) -> dict[str, Any] | None:
-    """What was found of the target, with the discrepancy of the masses that hygiene left."""
-    about = found.target
-    if about is None or found.energy is None or np.allclose(masses, tempered(found.values, 1.0)):
-        return about
-    after, before = found.energy(masses), about["discrepancy_before"]
-    removed = None if before <= 0 else 1 - after / before
-    return about | {"discrepancy": after, "removed": removed, "unbiased": None}
+    return WeightsResult(**(own | none | {"excluded": 0, "seconds": 0.0} | more))
 
 
 def _finished(

@@ -20,6 +20,8 @@ from kdbias.errors import KdbiasError, MachineError
 from kdbias.measurement.stage import UniformityResult, uniformity
 from kdbias.tables.documents import read_json
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
+from kdbias.tables.weight_manifest import read_manifest
+from kdbias.weighting.stage import weights
 from tests import reference
 from tests.engine.conftest import add_node
 
@@ -165,6 +167,23 @@ def test_a_worker_a_node_and_the_driver_die_in_one_run(cluster, table) -> None:
     assert not Path("out/pairs").exists()
     assert measure("out", engine="here").state == "finished"
     add_node(cluster)
+
+
+def test_weights_are_the_same_and_so_are_targets(cluster, table) -> None:
+    x = reference.clustered_sphere(3000, 12, 30, seed=4)
+    write_embedding_table("other", pa.array([f"r{i}" for i in range(3000)]), x)
+    more = {"block_rows": 2048, "keep_neighbors": False}
+    for search in ("exact", "ivf"):
+        how = {"towards": "other", "search": search, "overwrite": True, **more}
+        found = [measure(engine, engine=engine, **how) for engine in ("here", "ray")]
+        assert found[0].document == found[1].document
+    solved = []
+    for engine in ("here", "ray"):
+        with progress.quiet():
+            how = {"towards": "other", "engine": engine, "memory": "256MiB", "block_rows": 2048}
+            solved.append(weights("here", f"{engine}.parquet", **how))
+    assert np.array_equal(*(read_manifest(result.path).weights for result in solved))
+    assert not list(Path().glob("*.pairs"))
 
 
 def test_what_a_unit_dies_of_is_told(cluster) -> None:

@@ -1,8 +1,6 @@
 """A measurement in blocks: the numbers of one pass, whatever kills it, and whoever does its units."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,13 @@ from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import UniformityResult, uniformity
+from kdbias.tables.density_table import read_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from tests import reference
+from tests.forks import killed_and_helped
 
 OPTIONS = {"k": 9, "t": "2,8", "rectification": "none", "threads": 2, "keep_neighbors": True}
+ROWS = {"block_rows": 1024}
 TIMES = ("seconds", "started", "finished", "digest")
 
 
@@ -31,6 +32,12 @@ def table_of(folder: Path, n: int, d: int = 12) -> EmbeddingTable:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingTable:
     return table_of(tmp_path_factory.mktemp("table") / "emb", 4500)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingTable:
+    """What the data may be compared with."""
+    return table_of(tmp_path_factory.mktemp("other") / "reference", 1500)
 
 
 def measure(table: EmbeddingTable, out: Path, **more) -> UniformityResult:
@@ -84,6 +91,19 @@ def test_blocks_give_what_one_pass_gives(table, tmp_path) -> None:
     assert not (blocks.out / "pairs").exists()
 
 
+@pytest.mark.parametrize("column", [None, "camera"])
+def test_a_target_is_compared_in_blocks_as_by_one_process(
+    table, other, tmp_path, monkeypatch, column
+) -> None:
+    monkeypatch.setattr("kdbias.sphere.equilibrium.block_kernel._DIRECTLY", 1 << 20)
+    towards = {"towards": other.path, "with_column": column}
+    whole = measure(table, tmp_path / "whole", **towards)
+    assert_close(measure(table, tmp_path / "b", block_rows=1024, **towards).document, whole.document)
+    later = measure(table, tmp_path / "later")
+    found = measure(table, later.out, block_rows=2048, **towards)
+    assert_close(found.document["target"], whole.document["target"])
+
+
 def test_what_one_pass_cannot_hold_is_done_in_blocks(tmp_path, capsys) -> None:
     table = table_of(tmp_path / "emb", 15_500, 6)
     options = OPTIONS | {"k": 64, "t": "4", "threads": 1, "keep_neighbors": False}
@@ -101,52 +121,14 @@ def test_too_little_memory_for_any_block_is_refused_with_the_number(table, tmp_p
         measure(table, tmp_path / "out", block_rows=1000)
 
 
-FORKS = """
-import os, random, sys
-from kdbias import progress
-from kdbias.measurement.stage import uniformity
-
-table, folder, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
-
-def measure(name):
-    with progress.quiet():
-        uniformity(table, f"{folder}/{name}", block_rows=1024, **options)
-
-def run(name, renames=-1, **environment):
-    child = os.fork()
-    if child:
-        return child
-    os.environ |= environment
-    status, replace = 1, os.replace
-    def counted(*args, **kwargs):
-        nonlocal renames
-        renames -= 1
-        if renames == 0:
-            os.kill(os.getpid(), 9)
-        replace(*args, **kwargs)
-    try:
-        os.replace = counted
-        measure(name)
-        status = 0
-    finally:
-        os._exit(status)
-
-def ended(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-measure("whole")  # and everything is imported
-rng, deaths = random.Random(0), 0
-while (status := ended(run("killed", rng.randint(3, 18)))) == -9:
-    deaths += 1
-assert (status, deaths >= 3) == (0, True), (status, deaths)
-ranks = [run("ranks", RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-assert [ended(child) for child in ranks] == [0, 0]
-"""
-
-
-def test_kills_and_a_second_process_change_nothing(table, tmp_path) -> None:
-    command = [sys.executable, "-c", FORKS, str(table.path), str(tmp_path), repr(OPTIONS | {"threads": 1})]
-    subprocess.run(command, check=True, timeout=240)
+@pytest.mark.parametrize(
+    "towards", [{}, {"towards": "reference"}, {"towards": "reference", "with_column": "camera"}]
+)
+def test_kills_and_a_second_process_change_nothing(table, other, tmp_path, towards) -> None:
+    more = towards | ({"towards": str(other.path)} if towards else {})
+    killed_and_helped(
+        "kdbias.measurement.stage", "uniformity", table.path, tmp_path, OPTIONS | {"threads": 1} | more
+    )
     whole = contents(tmp_path / "whole")
     assert contents(tmp_path / "killed") == whole
     assert contents(tmp_path / "ranks") == whole
@@ -180,3 +162,31 @@ def test_a_plan_does_nothing(table, tmp_path) -> None:
     one = measure(table, tmp_path / "out", plan=True)
     assert (one.document["blocks"], one.document["bytes_temporary"]) == (1, 0)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_estimate_in_blocks_is_that_of_one_process(table, other, tmp_path) -> None:
+    options = {"search": "ivf", "towards": other.path}
+    whole, blocks = (
+        measure(table, tmp_path / name, **options, **how) for name, how in (("w", {}), ("b", ROWS))
+    )
+    assert not (blocks.out / "pairs").exists()
+    one, two = (result.document["search"] for result in (whole, blocks))
+    assert (two["recall"], two["pairs_share"], two["cells"]) == (
+        one["recall"],
+        one["pairs_share"],
+        one["cells"],
+    )
+    found, expected = (read_density(result.out) for result in (blocks, whole))
+    for name in ("log_density", "near_duplicates", "knn_distance"):
+        assert found.numbers(name) == pytest.approx(expected.numbers(name), rel=1e-4), name
+    assert np.array_equal(read_neighbors(blocks.out)[1], read_neighbors(whole.out)[1])
+    energies = [result.document["schemes"][0]["bandwidths"][0]["energy"] for result in (whole, blocks)]
+    assert energies[1] == pytest.approx(energies[0], rel=1e-5)
+
+
+def test_kills_and_a_second_process_change_no_estimate(table, tmp_path) -> None:
+    options = OPTIONS | {"threads": 1, "search": "ivf"}
+    killed_and_helped("kdbias.measurement.stage", "uniformity", table.path, tmp_path, options, most=12)
+    whole = contents(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == whole
+    assert contents(tmp_path / "ranks") == whole

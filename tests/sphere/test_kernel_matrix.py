@@ -8,7 +8,8 @@ from kdbias.errors import KdbiasError
 from kdbias.sphere import triton_pairs, triton_tiles
 from kdbias.sphere.equilibrium import kernel_matrix as kernel_matrix_module
 from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_device
-from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel, from_half, kernel_matrix, to_half
+from kdbias.sphere.equilibrium.halves import from_half, to_half
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel, kernel_matrix
 from kdbias.sphere.equilibrium.solve import solve
 
 

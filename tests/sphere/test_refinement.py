@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
-from kdbias.sphere.equilibrium.refinement import NearKernel, refine
+from kdbias.sphere.equilibrium.near_kernel import NearKernel
+from kdbias.sphere.equilibrium.refinement import refine
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups
 from kdbias.sphere.equilibrium.solve import solve

@@ -332,7 +332,7 @@ BAD = {
     "foreign memory": ({"method": "knn-distance", "memory": "1GiB"}, "has no option memory"),
     "foreign seed": (
         {"seed": 3},
-        r"method equilibrium has no option seed \(it has: t, tolerance, memory, device, penalty, cap",
+        r"method equilibrium has no option seed \(it has: t, memory, tolerance, device, engine",
     ),
     "foreign near": ({"near": 0.9}, "near 0.9 is for collapse near, not exact"),
     "tolerance": ({"tolerance": -1.0}, "equilibrium: tolerance is -1.0, should be above 0"),

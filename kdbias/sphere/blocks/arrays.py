@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from kdbias.tables.files import atomic_path
+from kdbias.errors import MachineError
+from kdbias.tables.files import atomic_path, remove
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -32,6 +34,20 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     except Exception:  # none, or a damaged one, of which NumPy raises what its bytes lead to
         return None
     return arrays if digest == _digest(arrays) else None
+
+
+def required_arrays(path: Path) -> dict[str, np.ndarray]:
+    """`read_arrays` of a file that should be there.
+
+    Raises:
+        MachineError: it is gone or damaged; it is removed, so that its unit is done again.
+    """
+    arrays = read_arrays(path)
+    if arrays is None:
+        with contextlib.suppress(OSError):
+            remove(path)
+        raise MachineError(f"{path} is gone or damaged; run the same command again to make it anew")
+    return arrays
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

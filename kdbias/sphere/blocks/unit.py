@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kdbias.errors import MachineError
-from kdbias.sphere.blocks.arrays import read_arrays, write_arrays
+from kdbias.sphere.blocks.arrays import read_arrays, required_arrays, write_arrays
 from kdbias.sphere.blocks.plan import BlockPlan
 from kdbias.sphere.duplicates import RadiusCounts
 from kdbias.sphere.neighbors import Neighbors
@@ -196,7 +196,7 @@ def _reduce(job: PairJob, wave: int, block: int) -> None:
     try:
         state = read_state(job, block, wave) if wave else None
         for share in shares:
-            found = _read(job, share)
+            found = required_arrays(share)
             state = found | {"keys": _padded(found, job.k)} if state is None else _added(state, found, job.k)
     except MachineError:
         if job.reduced((wave, block)):
@@ -221,15 +221,6 @@ def _padded(found: dict[str, np.ndarray], k: int) -> np.ndarray:
     keys = np.full((len(found["lengths"]), k), EMPTY)
     keys[np.arange(k) < found["lengths"][:, None]] = found["keys"]
     return keys
-
-
-def _read(job: PairJob, file: Path) -> dict[str, np.ndarray]:
-    arrays = read_arrays(file)
-    if arrays is None:
-        with contextlib.suppress(OSError):
-            remove(file)  # its unit is done again
-        raise MachineError(f"{file} is gone or damaged; run the same command again to make it anew")
-    return arrays
 
 
 def read_state(job: PairJob, block: int, before: int) -> dict[str, np.ndarray]:

@@ -33,7 +33,8 @@ class CellCheck:
         self.host, self.job = host, host.job
         job = self.job
         rng = np.random.default_rng(job.how.seed + 2)
-        self.rows = rng.choice(job.n, min(job.how.queries, job.n), replace=False)
+        drawn = rng.choice(job.n, min(job.how.queries, job.n), replace=False)
+        self.rows = drawn if job.place is None else job.place[drawn]
         q, m, bandwidths = len(self.rows), len(job.p), len(job.kernels.bandwidths)
         # Too few samples to split are used twice.
         half = q // 2 if q >= 64 else 0

@@ -77,20 +77,32 @@ def estimate_pairs(
     choice = check.choose()
     tick(0.1)
     found = _in_waves(host, check, choice, tick)
-    sums, errors = found.sums, found.errors
-    pairs = AllPairs(list(bandwidths), p, sums, found.ids, found.cosines, found.counts)
+    pairs = AllPairs(list(bandwidths), p, found.sums, found.ids, found.cosines, found.counts)
+    return judged(check, choice, pairs, found.errors, found.pairs)
+
+
+def judged(
+    check: CellCheck, choice: int, pairs: AllPairs, errors: np.ndarray, looked_at: int
+) -> CellEstimate:
+    """An estimate with its intervals, energies and quality, by the samples that are known exactly.
+
+    Args:
+        choice: of the check, by which it was made.
+        errors: (m, T, n) standard deviations of the sums; overwritten.
+        looked_at: pairs.
+    """
+    p, sums, n = pairs.weights, pairs.without_self, pairs.weights.shape[1]
     factors, quality = check.verdict(choice, pairs)
     energies, energy_errors = check.energies(choice, sums, errors, p)
     least = pairs.potentials
-    np.maximum(least, 1 / len(x), out=least)
-    least *= rounding(bandwidths)
+    np.maximum(least, 1 / n, out=least)
+    least *= rounding(pairs.bandwidths)
     half_widths = np.maximum(errors, least, out=errors)
     half_widths *= factors[:, :, None]
     np.maximum(half_widths, least, out=half_widths)
-    quality |= {"pairs_share": found.pairs / len(x) ** 2}
-    return CellEstimate(
-        pairs, half_widths, energies, energy_errors + rounding(bandwidths).T * energies, quality
-    )
+    quality |= {"pairs_share": looked_at / n**2}
+    energy_errors += rounding(pairs.bandwidths).T * energies
+    return CellEstimate(pairs, half_widths, energies, energy_errors, quality)
 
 
 def _in_waves(host: Host, check: CellCheck, choice: int, tick: Callable[[float], object]) -> Found:
@@ -116,15 +128,15 @@ def wave_rows(n: int, tile: int) -> int:
 
 
 def estimate_bytes(
-    n: int, d: int, k: int, schemes: int, bandwidths: int, threads: int, tile: int = TILE
+    n: int, d: int, k: int, schemes: int, bandwidths: int, threads: int, tile: int = TILE, held: int = 0
 ) -> int:
-    """Most memory that `estimate_pairs` takes beside the vectors.
+    """Most memory that `estimate_pairs` takes beside the vectors; of ``held`` samples alone, a unit's.
 
     A sample holds its cell, sums, their errors and potentials. A thread holds the rows of a wave, which cells
     they look into, and a block of cosines with its kernels (float64 above t = 32) and masks.
     """
     cells, numbers = default_cells(n), schemes * bandwidths
-    samples = n * (40 + schemes * (24 * bandwidths + 36) + 12 * k)
+    samples = (held or n) * (40 + schemes * (24 * bandwidths + 36) + 12 * k)
     shared = 12 * (schemes + 1) * cells * d + 24 * d * d + QUERIES * 8 * len(SHARES) * numbers * 6
     rows = min(n, wave_rows(n, tile))
     looks = rows * min(cells, 2 * max(SHARES[-1] * cells, 8)) * 24

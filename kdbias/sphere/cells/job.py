@@ -64,6 +64,7 @@ class CellJob:
         natural: moments of the cells, all samples alike.
         weighted: those of the m weightings; ``natural`` where one is uniform.
         spread: (d, d) of `pooled_spread`.
+        place: (n,) where each sample of the data stands among these; None: they are as they come.
     """
 
     def __init__(
@@ -72,11 +73,14 @@ class CellJob:
         bandwidths: Sequence[float],
         p: np.ndarray,
         how: Estimate,
+        cells: Cells | None = None,
+        place: np.ndarray | None = None,
     ) -> None:
         self.x, self.p, self.how, self.n = x, p, how, len(x)
         self.kernels = Kernels(bandwidths)
         self.scaled = np.ascontiguousarray((p * self.n).T, dtype=np.float32)
-        self.cells: Cells = build_cells(x, seed=how.seed, threads=how.threads)
+        self.place = place
+        self.cells = cells or build_cells(x, seed=how.seed, threads=how.threads)
         self.natural = CellMoments.of(x, self.cells)
         self.weighted = [
             self.natural if row.min() == row.max() else CellMoments.of(x, self.cells, row * self.n)

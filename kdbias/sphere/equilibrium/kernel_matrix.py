@@ -6,20 +6,22 @@ past that each product computes the tiles anew. Both are the same matrix: float3
 Recomputed products are dear, so that kernel comes with a cheap stand-in (see `refinement`).
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from kdbias import progress
 from kdbias.device import parse_bytes
+from kdbias.sphere.equilibrium.halves import from_half, to_half
 from kdbias.sphere.kernels import chains_of_doublings
 from kdbias.sphere.tiles import TILE, tile_count
-from kdbias.sphere.workers import Workspace, available_threads, each
+from kdbias.sphere.workers import InTurn, Workspace, available_threads, each
+
+if TYPE_CHECKING:
+    from kdbias.sphere.equilibrium.near_kernel import FarPart, Pairs
 
 LADDER = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Bandwidths from the scale of classes to that of near neighbours: their mean kernel needs no choice."""
@@ -127,6 +129,10 @@ def kernel_matrix(
     return TiledKernel(x, t, kept=kept, threads=threads, tile=tile, memory=budget, codes=codes)
 
 
+_Sums = tuple[np.ndarray, np.ndarray | None]
+"""What a tile adds to the sums of its rows, and of its columns: (p, m) and (q, m)."""
+
+
 class TiledKernel:
     """Upper-triangle tiles of K, kept (float32 or float16) or recomputed in each product.
 
@@ -138,9 +144,12 @@ class TiledKernel:
         tile: rows of a tile.
         memory: bytes that the stand-in of a recomputed kernel may take.
         codes: (n,) int values of a column that is compared together with the vectors (`weaken_unlike`).
+        across: where not 0, the first ``across`` rows, a multiple of ``tile``, and the others are two runs:
+            only pairs between the two count, as in `tiles.tile_runs`.
 
     Attributes:
         seconds: that the last pass over all tiles took.
+        dear: whether products are, so that few of them should be made.
     """
 
     seconds = 0.0
@@ -154,9 +163,10 @@ class TiledKernel:
         tile: int = TILE,
         memory: int = 1 << 30,
         codes: np.ndarray | None = None,
+        across: int = 0,
     ) -> None:
         self.n, self.t, self.kept, self.tile, self.memory = len(x), t, kept, tile, memory
-        self.definite = True
+        self.definite, self.dear, self._across = True, kept is None, across
         self.description = f"exact kernel, {f'kept as {kept.__name__}' if kept else 'recomputed tiles'}"
         self.x, self.codes = np.ascontiguousarray(x, dtype=np.float32), codes
         self._threads = threads or available_threads()
@@ -188,23 +198,55 @@ class TiledKernel:
         if not np.ptp(columns, axis=0).any():  # uniform: known from the first pass
             return self.row_sums * p[0] if p.ndim == 1 else self.row_sums[:, None] * p[0]
         mean = columns.mean(axis=0)
-        dtype = np.float64 if exact else np.float32
-        rest = (columns - mean).astype(dtype)
-
-        def product(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
-            i, j = (slice(start, start + self.tile) for start in block)
-            values = self._values(block, workspace, exact).astype(dtype, copy=False)
-            total[i] += values @ rest[j]
-            if block[0] != block[1]:
-                total[j] += values.T @ rest[i]
-
-        result = self._over_blocks(product, columns.shape[1]) + self.row_sums[:, None] * mean
+        result = self.product(columns - mean, exact) + self.row_sums[:, None] * mean
         return result[:, 0] if p.ndim == 1 else result
 
-    def rows(self, chosen: np.ndarray) -> np.ndarray:
-        """Rows of K (len(chosen), n), float32."""
-        found = kernel_tile(self.x[chosen], self.x, self.t)
-        return found if self.codes is None else weaken_unlike(found, self.codes[chosen], self.codes)
+    def product(self, columns: np.ndarray, exact: bool = False) -> np.ndarray:
+        """K times columns (n, m), which may be negative, as `apply` takes and gives them."""
+        dtype = np.dtype(np.float64 if exact else np.float32)
+        along = columns.astype(dtype)
+
+        def towards(block: tuple[int, int], workspace: Workspace) -> _Sums:
+            i, j = (slice(start, start + self.tile) for start in block)
+            values = self._values(block, workspace, exact).astype(dtype, copy=False)
+            return values @ along[j], None if block[0] == block[1] else values.T @ along[i]
+
+        return self._over_blocks(towards, columns.shape[1])
+
+    def between(self, rows: np.ndarray | slice, columns: np.ndarray | slice) -> np.ndarray:
+        """(r, c) float32 kernel of some rows with others."""
+        found = kernel_tile(self.x[rows], self.x[columns], self.t)
+        return found if self.codes is None else weaken_unlike(found, self.codes[rows], self.codes[columns])
+
+    def lay(
+        self, name: str, shape: tuple[int, ...], chunks: Iterable[tuple[slice, np.ndarray]]
+    ) -> np.ndarray:
+        """A float32 array made of chunks of its rows, where the vectors are, too: here in memory."""
+        laid = np.empty(shape, dtype=np.float32)
+        for rows, values in chunks:
+            laid[rows] = values
+        return laid
+
+    def remember(self, name: str, find: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What ``find`` gives: here nothing lasts beyond this process."""
+        return find()
+
+    def near_pairs(self, far: "FarPart", reduced: np.ndarray) -> "Pairs":
+        """The pairs at or above a radius and what they have beyond the quadratic; see `near_kernel.Dear`."""
+        found: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+
+        def near(block: tuple[int, int], values: np.ndarray) -> None:
+            mask = values >= far.radius
+            if block[0] == block[1]:
+                mask = np.triu(mask, 1)
+            flat = np.flatnonzero(mask)
+            i, j = (part.astype(np.int32) for part in np.divmod(flat, values.shape[1]))
+            found[block] = (i + np.int32(block[0]), j + np.int32(block[1]), values.reshape(-1)[flat])
+
+        self.scan(near)
+        ordered = [found[block] for block in sorted(found)]  # the same whatever thread came first
+        i, j, values = (np.concatenate(parts) for parts in zip(*ordered, strict=True))
+        return i, j, far.beyond(self.x, reduced, i, j, values)
 
     def scan(self, visit: Callable[[tuple[int, int], np.ndarray], None]) -> None:
         """Call ``visit((row, column), values)`` with every tile on and above the diagonal, from all threads.
@@ -212,15 +254,13 @@ class TiledKernel:
         The values are overwritten afterwards. The sums of the rows are taken on the way.
         """
 
-        def work(block: tuple[int, int], total: np.ndarray, workspace: Workspace) -> None:
-            i, j = (slice(start, start + self.tile) for start in block)
+        def towards(block: tuple[int, int], workspace: Workspace) -> _Sums:
             values = self._values(block, workspace)
             visit(block, values)
-            total[i, 0] += values.sum(axis=1, dtype=np.float64)
-            if block[0] != block[1]:
-                total[j, 0] += values.sum(axis=0, dtype=np.float64)
+            along, down = (values.sum(axis=axis, dtype=np.float64, keepdims=True) for axis in (1, 0))
+            return along, None if block[0] == block[1] else down.T
 
-        self._row_sums = self._over_blocks(work, 1)[:, 0]
+        self._row_sums = self._over_blocks(towards, 1)[:, 0]
 
     def _keep(self, block: tuple[int, int], values: np.ndarray) -> None:
         self._tiles[block] = values.copy() if self.kept is np.float32 else to_half(values)
@@ -242,51 +282,39 @@ class TiledKernel:
         return weaken_unlike(found, self.codes[i : i + self.tile], self.codes[j : j + self.tile])
 
     def _over_blocks(
-        self, work: Callable[[tuple[int, int], np.ndarray, Workspace], None], columns: int
+        self, towards: Callable[[tuple[int, int], Workspace], _Sums], columns: int
     ) -> np.ndarray:
-        """Run ``work(block, total, workspace)`` over all tiles; totals of workers add up in a fixed order.
+        """(n, columns) float64 sums of what ``towards`` gives of all tiles, whatever the number of threads.
 
         Where that takes long, it shows how far it is.
         """
-        totals = [np.zeros((self.n, columns)) for _ in range(self._threads)]
+        total, in_turn = np.zeros((self.n, columns)), InTurn()
         tiles = tile_count(self.n, self.tile)
         shown = self.n >= _SHOWN_FROM and len(self._tiles) < tiles
         began = time.perf_counter()
         with progress.bar(tiles, "tiles", "kernel of all pairs") if shown else nullcontext() as bar:
-            lock = threading.Lock()
 
-            def share(rank: int, workspace: Workspace) -> None:
-                for block in islice(self._blocks(), rank, None, self._threads):
-                    work(block, totals[rank], workspace)
+            def work(place: tuple[int, tuple[int, int]], workspace: Workspace) -> None:
+                turn, block = place
+                along, down = towards(block, workspace)
+
+                def add() -> None:
+                    total[block[0] : block[0] + self.tile] += along
+                    if down is not None:
+                        total[block[1] : block[1] + self.tile] += down
                     if bar is not None:
-                        with lock:
-                            bar.update()
+                        bar.update()
 
-            each(range(self._threads), share, self._threads)
+                in_turn.do(turn, add)
+
+            each(enumerate(self._blocks()), work, self._threads)
         self.seconds = time.perf_counter() - began
-        return np.add.reduce(totals)
+        return total
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
-        """(first row, first column) of every tile on and above the diagonal."""
-        starts = range(0, self.n, self.tile)
-        return ((i, j) for i in starts for j in starts[i // self.tile :])
-
-
-# float16 loses digits below 6e-5, where most of K may lie; times 2^15 it keeps them down to 2e-9.
-_HALF_SCALE = 15
-
-
-def to_half(values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] as scaled float16."""
-    return (values * np.float32(2.0**_HALF_SCALE)).astype(np.float16)
-
-
-def from_half(half: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """What `to_half` was given, rounded; into ``out`` (float32)."""
-    # Numbers >= 0 need no sign moved: half of the time of `kdbias.tables.embedding_parts.widen`.
-    np.left_shift(half.view(np.uint16), 13, out=out.view(np.uint32), dtype=np.uint32)
-    out *= np.float32(2.0 ** (112 - _HALF_SCALE))  # 127 - 15, the difference of the exponents' biases
-    return out
+        """(first row, first column) of every tile on and above the diagonal, or between the two runs."""
+        rows = range(0, self._across or self.n, self.tile)
+        return ((i, j) for i in rows for j in range(self._across or i, self.n, self.tile))
 
 
 def offset_of(kernel: KernelMatrix) -> float:

@@ -89,6 +89,7 @@ def reference_target(
     clusters: np.ndarray | None = None,
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    means: Callable[..., np.ndarray] | None = None,
 ) -> Target:
     """A reference sample as the target; n m d multiply-adds, in blocks.
 
@@ -100,6 +101,7 @@ def reference_target(
         codes: (n,) and (m,) values of a column that is compared together with the vectors.
         clusters: (m,) int, 0 ... C - 1, which reference samples depend on each other; default each is alone.
         progress: called with the number of data rows done after each block.
+        means: what computes kernel means; default `kernel_means`.
 
     Raises:
         KdbiasError: rows that are no unit vectors, dimensions that differ, masses that are none, or a
@@ -113,8 +115,9 @@ def reference_target(
         what = "sample" if clusters is None else "cluster"
         raise KdbiasError(f"a reference of one {what} says nothing about a distribution; give some hundreds")
     own = None if codes is None else (codes[1], codes[1])
-    mean = kernel_means(x, reference, q, t, threads, progress, codes)
-    constant = float(q @ kernel_means(reference, reference, q, t, threads, codes=own))
+    means = means or kernel_means
+    mean = means(x, reference, q, t, threads, progress, codes)
+    constant = float(q @ means(reference, reference, q, t, threads, codes=own))
     if clusters is not None:
         within = _within(reference, q, t, clusters, codes)
     return Target(mean, constant, (constant - within) / (1 - square), 1 / square, within / square)
@@ -173,6 +176,7 @@ def kernel_means(
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
     codes: Codes | None = None,
+    total: int | None = None,
 ) -> np.ndarray:
     """(n,) or (n, s) float64 sum_j q_j K(x_i, y_j), block by block.
 
@@ -181,14 +185,15 @@ def kernel_means(
         y: (m, d) float32 unit rows.
         q: (m,) float64, or (m, s): several at once.
         codes: (n,) and (m,) values of a column that is compared together with the vectors.
+        total: samples of the whole, where these m are some of them.
     """
-    result = np.zeros((len(x), *q.shape[1:]))
-    scaled = (q * len(y)).astype(np.float32)  # of order one
+    result, total = np.zeros((len(x), *q.shape[1:])), total or len(y)
+    scaled = (q * total).astype(np.float32)  # of order one
     kernels = Kernels(t if isinstance(t, tuple) else (t,))
-    shares = kernels.factors / (len(y) * len(kernels.factors))
+    shares = kernels.factors / (total * len(kernels.factors))
 
     def block(rows: slice, workspace: Workspace) -> None:
-        total = np.zeros((rows.stop - rows.start, *q.shape[1:]))
+        sums = np.zeros((rows.stop - rows.start, *q.shape[1:]))
         for start in range(0, len(y), _ROWS):
             some = slice(start, start + _ROWS)
             cosines = workspace.array("tile", (rows.stop - rows.start, len(y[some])))
@@ -197,8 +202,8 @@ def kernel_means(
                 cosines, workspace
             ):  # sums instead of the mean kernel: less memory moved
                 like = tile if codes is None else tile * likeness(codes[0][rows], codes[1][some])
-                total += (like @ scaled[some]) * shares[i]
-        result[rows] = total
+                sums += (like @ scaled[some]) * shares[i]
+        result[rows] = sums
         if progress is not None:
             progress(rows.stop - rows.start)
 

@@ -10,7 +10,7 @@ from kdbias import progress
 from kdbias.display.quantities import write
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
-from kdbias.weighting.schemes.scheme import ALIKE, AtBandwidth, Scheme, Solving, Weights
+from kdbias.weighting.schemes.scheme import ALIKE, AtBandwidth, InBlocks, Scheme, Solving, Weights
 from kdbias.wording import counted
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Natural(Scheme):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InverseDensity(AtBandwidth, Scheme):
+class InverseDensity(InBlocks, AtBandwidth, Scheme):
     """w = 1 / rho, where rho counts the sample itself (so w <= n).
 
     Of a group of collapsed duplicates one copy counts, for itself and for its neighbours: what shares one
@@ -65,7 +65,9 @@ class InverseDensity(AtBandwidth, Scheme):
             rho = density.potential(t)
             return Weights(1 / np.maximum(rho, 1 / samples.n), {"potential": "density table"})
         try:
-            vectors = samples.vectors
+            kernel = samples.in_blocks(t) or TiledKernel(
+                samples.vectors, t, kept=None, threads=samples.threads
+            )
         except KdbiasError as error:
             measured = ", ".join(write("t", b) for b in density.bandwidths)
             way_out = f"; at a measured bandwidth none is needed (--t {measured})"
@@ -73,14 +75,11 @@ class InverseDensity(AtBandwidth, Scheme):
         progress.say(
             f"{self.name} of {samples.m:,} distinct samples at t={write('t', t)}, from the embeddings"
         )
-        kernel = TiledKernel(vectors, t, kept=None, threads=samples.threads)
-        with progress.bar(samples.m * (samples.m + kernel.tile) / 2e6, "Mpairs", "all pairs") as bar:
-            kernel.scan(lambda _, tile: bar.update(tile.size / 1e6))
         return Weights(1 / (kernel.row_sums / samples.m), {"potential": "computed from the embeddings"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searching(Solving, AtBandwidth, Scheme):
+class Searching(InBlocks, Solving, AtBandwidth, Scheme):
     """Of the schemes that search the best sampling under the floor on the ESS and the cap."""
 
     floor = 0.5
@@ -92,6 +91,16 @@ class Searching(Solving, AtBandwidth, Scheme):
     )
     cap: float | None = option(None, "the clip inside the problem, which stays optimal", above=1)
     max_seconds: float | None = option(None, "stop by then, with the gap that was reached", least=0)
+
+    def check(self) -> None:
+        """Refuse units on a GPU: whole products are taken there."""
+        super().check()
+        blocks = self.block_rows is not None or self.engine_kind != "here"
+        if blocks and self.device.startswith("cuda"):
+            raise KdbiasError(
+                f"--device {self.device} takes whole products, and units run on CPUs: leave out --device, "
+                "or --engine and --block-rows"
+            )
 
     @property
     def solver(self) -> Callable[..., Solution]:
@@ -118,12 +127,12 @@ class Searching(Solving, AtBandwidth, Scheme):
         from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_device
         from kdbias.sphere.equilibrium.kernel_matrix import kernel_matrix
 
-        x, t, device = samples.vectors, self.bandwidth, product_device(self.device)
-        found: KernelMatrix
-        if device == "cpu":
-            found = kernel_matrix(x, t, self.memory, samples.threads, codes=codes)
-        else:
-            found = DeviceKernel(x, t, device, codes)
+        t, device = self.bandwidth, product_device(self.device)
+        found: KernelMatrix | None = samples.in_blocks(t, codes, self.penalty == "square")
+        if found is None and device == "cpu":
+            found = kernel_matrix(samples.vectors, t, self.memory, samples.threads, codes=codes)
+        elif found is None:
+            found = DeviceKernel(samples.vectors, t, device, codes)
         at = f"at t={write('t', self.t)}: {found.description}"
         progress.say(f"{self.name} of {counted(samples.m, 'distinct sample')} {at}")
         return found

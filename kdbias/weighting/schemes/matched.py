@@ -113,6 +113,7 @@ class Matched(Aiming, Searching):
                 groups,
                 threads=samples.threads,
                 progress=shown.update,
+                means=samples.means,
             )
         return kernel, target
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from kdbias.device import parse_bytes
-from kdbias.measurement.settings import parse_bandwidths
+from kdbias.engine.settings import Engines
+from kdbias.measurement.settings import parse_bandwidths, refuse_off_grid
 from kdbias.settings import Settings, option
 
 if TYPE_CHECKING:
@@ -132,10 +133,9 @@ class AtBandwidth(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solving(Settings):
-    """Of what searches the best sampling."""
+class Remembering(Settings):
+    """Of what keeps to an amount of memory."""
 
-    tolerance: float = option(1e-3, "relative gap to stop at", above=0)
     memory: int = option(
         "4GiB",
         "most extra memory, 256MiB or more",
@@ -144,6 +144,31 @@ class Solving(Settings):
         accepts="str | int",
         operational=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InBlocks(Engines, Remembering):
+    """Of what sees all pairs, and sees them a pair of blocks at a time where the vectors do not fit."""
+
+    block_rows: int | None = option(
+        None,
+        "samples of a block, a multiple of 1024: pairs are seen a block by a block, the vectors from a file",
+        least=1,
+        shown="one block where the vectors fit --memory, else as many as that and 8 units a slot allow",
+        operational=True,
+    )
+
+    def check(self) -> None:
+        """Refuse blocks that are off the grid of tiles."""
+        super().check()
+        refuse_off_grid(self.block_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solving(Remembering):
+    """Of what searches the best sampling."""
+
+    tolerance: float = option(1e-3, "relative gap to stop at", above=0)
     device: str = option(
         "cpu",
         "where products with the kernel are taken; auto: on a GPU where there is one with Triton",
