@@ -11,7 +11,7 @@ from kdbias.tables.density_table import DensityTable
 from kdbias.tables.weight_manifest import mean_one
 from kdbias.weighting.blind_spots import blind_spots, reference_shares
 from kdbias.weighting.collapse import groups_of
-from kdbias.weighting.diagnostics import of_rows, warnings
+from kdbias.weighting.diagnostics import summary, warnings
 from kdbias.weighting.exclusion import Exclusion
 from kdbias.weighting.hygiene import limit_of, masses_of, tempered
 from kdbias.weighting.samples import EmbeddingSource, Samples
@@ -55,7 +55,7 @@ def make(
     values = np.zeros(table.n)
     values[~exclusion.out] = groups.spread(masses)
     values = mean_one(values)
-    numbers = of_rows(values, table.label_codes) | {"ess_distinct": ess(masses) / len(masses)}
+    numbers = summary(values, masses, table.label_codes)
     about = _after_hygiene(scheme, masses)
     compared = [c for c in (*table.group_columns, "label") if reference_shares(about, c) is not None]
     shown = [(c, table.labels if c == "label" else table.table.column(c)) for c in compared]
