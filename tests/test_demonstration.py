@@ -204,8 +204,8 @@ def test_the_page_shows_all_of_it(story):
     strips = 10 * (2 + 2 * (len(SCHEMES) - 1))  # most and least crowded; by each scheme most and least drawn
     assert html.count("<img ") > strips + 1  # near duplicates beside them, and the teacher per class
     assert (
-        html.count("<details>") == 1 * 3 + SEEDS * len(SCHEMES) * 3 + 1 + len(SCHEMES) + 1 + 2
-    )  # tables, students, density, weights, teacher's evaluation; the map's samples and near duplicates
+        html.count("<details>") == 1 * 3 + SEEDS * len(SCHEMES) * 3 + 1 + 1 + len(SCHEMES) + 1 + 2
+    )  # tables, students, density and its U, weights, teacher's evaluation; the map's samples and copies
     assert "trained on labels" not in html
 
 

@@ -66,7 +66,7 @@ def test_time_grows_with_the_square_of_the_samples_and_memory_with_the_kernel(mo
     assert few.seconds == pytest.approx(25.6)
     assert many.seconds == pytest.approx(16 * few.seconds)
     searched = plan_uniformity(20_000, 64, UniformitySettings(threads=1), "cpu", "out")
-    assert searched.seconds == pytest.approx(2 * 25.6 + 40 * 6e-10 * 20_000**2)
+    assert searched.seconds == pytest.approx(2 * 25.6 + 25 * 6e-10 * 20_000**2)
     assert few.memory > 4 * 20_000 * 64
     kept, recomputed = (
         plan_weights(n, 64, WeightsSettings.of({"memory": "1GiB", "threads": 1}), "w.parquet")

@@ -281,10 +281,9 @@ def _arms(origin: Origin, aim: Aiming, how: Mapping[str, str]) -> dict[str, tupl
             {"towards": aim.towards, "min_ess": 0.5, **how},
             "every value of the column alike, as far as ESS allows",
         )
-    found["equilibrium"] = (
-        {"method": "equilibrium", "min_ess": 0.5},
-        "even in the teacher's space; no target",
-    )
+    if kind == "sphere":
+        found["equilibrium"] = ({"method": "equilibrium", "min_ess": 0.5}, "even in the teacher's space")
+    found["inverse-density"] = ({"method": "inverse-density"}, "by one over the density; no target")
     if origin.has_classes:
         found["class-balanced"] = ({"method": "class-balanced"}, "every label alike")
     return found

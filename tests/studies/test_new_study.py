@@ -40,7 +40,7 @@ def edited(file: Path, *changes: tuple[str, str]) -> Path:
 def test_an_embedding_table_and_a_reference_make_a_study_of_all_candidates(deployed, tmp_path):
     made = new_study(deployed.embeddings, tmp_path / "s.toml", towards=deployed.reference)
     wanted = read_study(made.path)
-    assert list(wanted.arms) == ["natural", "matched", "equilibrium", "class-balanced"]
+    assert list(wanted.arms) == ["natural", "matched", "inverse-density", "class-balanced"]
     assert wanted.arms["matched"].manifest == {"method": "matched", "towards": "@reference", "min_ess": 0.5}
     (data,) = wanted.data.values()
     assert (data.source, data.deployment.source) == (deployed.data, deployed.reference_data)
@@ -118,7 +118,7 @@ def test_data_with_a_teacher_hold_out_a_part_and_leave_out_what_cannot_be_read(d
         broken,
     )
     file = new_study(broken, tmp_path / "s.toml", teacher=f"precomputed:{deployed.embeddings}").path
-    assert list(read_study(file).arms) == ["natural", "equilibrium", "class-balanced"]
+    assert list(read_study(file).arms) == ["natural", "inverse-density", "class-balanced"]
     (data,) = read_study(file).data.values()
     assert data.holdout == 0.2
     prepared = locate(data, tmp_path / "out")

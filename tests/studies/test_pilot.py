@@ -22,7 +22,7 @@ from kdbias.studies.stage import study
 from kdbias.tables.weight_manifest import read_manifest
 from tests.studies.conftest import write_study
 
-ARMS = ("natural", "matched", "equilibrium")
+ARMS = ("natural", "matched", "inverse-density")
 ONE = Timed(fixed=10.0, step=0.1, workers=1)
 
 
@@ -121,7 +121,7 @@ def test_a_real_pilot_keeps_its_file_and_goes_on(deployed, tmp_path):
     embed(unlabelled, tmp_path / "emb", teacher=f"precomputed:{deployed.folder / 'biased.npz'}")
     options = {"within": "20m", "most_seeds": 1, "workers": 1, "device": "cpu"}
     found = pilot(tmp_path / "emb", tmp_path / "pilot", **options)
-    assert found.document["arms"] == ["natural", "equilibrium"]
+    assert found.document["arms"] == ["natural", "inverse-density"]
     assert (found.document["seeds"], found.document["steps"]) == (1, 50)
     assert found.document["samples"] == round(0.8 * table.num_rows)
     assert "1 seed: too few to tell" in found.document["verdict"]
@@ -140,21 +140,21 @@ def test_a_real_pilot_keeps_its_file_and_goes_on(deployed, tmp_path):
     assert len(before) == len((tmp_path / "pilot" / "results.parquet").read_bytes())
     with pytest.raises(KdbiasError, match="is of another pilot, or yours"):
         pilot(deployed.embeddings, tmp_path / "pilot", **options)
-    # The command says what to do first, and goes on with the pilot; a measurement's target is the pilot's.
+    # The command says what to do first, and goes on with the pilot.
     density, described = tmp_path / "density", tmp_path / "pilot" / "study.toml"
-    uniformity(tmp_path / "emb", density, towards="sphere", rectification="none")
-    known, remembered = f"{tmp_path / 'emb'} --pilot", f"{density} --towards sphere --pilot"
+    uniformity(tmp_path / "emb", density, rectification="none")
+    known, remembered = f"{tmp_path / 'emb'} --pilot", f"{density} --pilot"
     described.write_text(described.read_text().replace(known, remembered, 1))
     words = ["advise", str(density), "--pilot", "20m", "-o", str(tmp_path / "pilot"), "--most-seeds", "1"]
     words += ["--workers", "1", "--device", "cpu"]
     shown = CliRunner().invoke(main, words)
     assert shown.exit_code == 0, shown.output
-    advice, _, told = shown.stdout.partition("\n\npilot: 1 seed of natural, equilibrium; 50 steps")
-    assert advice.startswith("verdict    no verdict: an even sphere is an assumption")
+    advice, _, told = shown.stdout.partition("\n\npilot: 1 seed of natural, inverse-density; 50 steps")
+    assert advice.startswith("verdict    no target, no verdict: leave the data as they come")
     assert "verdict: none (1 seed: too few to tell" in told
     document = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     assert document["pilot"]["differences"] == found.document["differences"]
-    assert document["verdict"].startswith("no verdict")
+    assert document["verdict"].startswith("no target, no verdict")
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_onnx_refusals(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "tiny.onnx")
     spec = f"onnx:{tmp_path / 'tiny.onnx'}"
-    with pytest.raises(KdbiasError, match=r"write tiny\.toml beside it.*size = "):
+    with pytest.raises(KdbiasError, match=r"(?s)write tiny\.toml beside it.*size = "):
         open_teacher(spec)
     (tmp_path / "tiny.onnx.toml").write_text(SIDE_CAR.replace("4, 6", "8, 6"))
     with pytest.raises(KdbiasError, match=r"takes input of shape .*the preprocessing gives 8x6"):
