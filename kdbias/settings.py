@@ -161,10 +161,8 @@ class Settings:
         """The keys of a TOML file (or none), overridden by those given that are neither None nor empty."""
         keys = {} if file is None else read_toml(Path(file))
         cls.refuse_unknown(keys, str(file))
-        keys = {name: placed(name, value) for name, value in keys.items()}
-        return cls.of(
-            keys | {name: value for name, value in given.items() if value is not None and value != ()}
-        )
+        asked = {name: value for name, value in given.items() if value is not None and value != ()}
+        return cls.of({name: placed(name, value) for name, value in keys.items()} | asked)
 
     def record(self) -> dict[str, Any]:
         """JSON values of the options that make a run what it is: neither paths nor operational ones."""

@@ -23,7 +23,8 @@ from kdbias.measurement.density import (
     nearest_different,
 )
 from kdbias.measurement.distribution import Sampling, rectify, regroup, scheme_entry
-from kdbias.measurement.passes import PassPlan, PassResult, fill_in, with_quality
+from kdbias.measurement.passes import PassPlan, PassResult, fill_in
+from kdbias.measurement.search_quality import with_quality
 from kdbias.measurement.shares import compare_columns
 from kdbias.measurement.suspects import judged
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector

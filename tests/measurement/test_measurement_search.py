@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.measurement import passes
+from kdbias.measurement import passes, search_quality
 from kdbias.measurement.density import intrinsic_dimension, log_density
 from kdbias.measurement.passes import PassPlan, duration
 from kdbias.measurement.settings import UniformitySettings
@@ -114,7 +114,7 @@ def test_rectification_of_estimates_rests_on_exact_energies(table, tmp_path: Pat
 
 
 def test_a_search_that_is_too_coarse_is_refused(table, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
+    monkeypatch.setattr(search_quality, "LEAST_KNN_SPEARMAN", 1.01)
     with pytest.raises(KdbiasError, match="too coarse"):
         uniformity(table.path, tmp_path / "out", search="ivf", **OPTIONS)
 
@@ -123,7 +123,7 @@ def test_a_refused_search_leaves_the_measurement_it_was_to_replace(
     table, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = uniformity(table.path, tmp_path / "out", **OPTIONS)
-    monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
+    monkeypatch.setattr(search_quality, "LEAST_KNN_SPEARMAN", 1.01)
     with pytest.raises(KdbiasError, match="too coarse"):
         uniformity(table.path, tmp_path / "out", search="ivf", overwrite=True, **OPTIONS)
     again = uniformity(table.path, tmp_path / "out", **OPTIONS)
@@ -173,8 +173,8 @@ def test_an_equilibrium_is_judged_by_its_errors_as_its_ranks_are_noise(table, tm
     options = {**OPTIONS, "search": "ivf", "weights": [manifest]}
     document = uniformity(table.path, tmp_path / "out", **options).document
     search, chosen = document["search"], 0
-    assert search["spearman"][1][chosen] < passes.LEAST_SPEARMAN
-    assert search["rms_relative_error"][1][chosen] < passes.LARGEST_SCHEME_ERROR
+    assert search["spearman"][1][chosen] < search_quality.LEAST_SPEARMAN
+    assert search["rms_relative_error"][1][chosen] < search_quality.LARGEST_SCHEME_ERROR
     exact = reference.energy(table.vectors(), 4.0, p)
     assert document["schemes"][1]["bandwidths"][chosen]["energy"] == pytest.approx(exact, rel=0.02)
     assert f"at least {min(search['spearman'][0]):.4f}" in summary_table(document)
@@ -203,7 +203,7 @@ def test_a_scheme_whose_potentials_are_far_off_is_refused(
 
 def test_hnsw_only_warns(table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     pytest.importorskip("faiss")
-    monkeypatch.setattr(passes, "LEAST_KNN_SPEARMAN", 1.01)
+    monkeypatch.setattr(search_quality, "LEAST_KNN_SPEARMAN", 1.01)
     uniformity(table.path, tmp_path / "out", search="hnsw", **OPTIONS)
     assert "warning" in capsys.readouterr().err
 
