@@ -45,12 +45,13 @@ def _local(uri: str, is_data: bool) -> str:
 def _stays(uri: str) -> bool:
     """Whether a URI is a table of images, which is read where it lies; so is the lack of anything."""
     from kdbias.errors import KdbiasError
+    from kdbias.tables.listing import LISTING
     from kdbias.tables.stores import described, names_in
 
     suffix = os.path.splitext(uri.partition("?")[0])[1].lower()
     names = names_in(uri)
     if names is not None:
-        return "run.json" not in names and any(name.endswith(".parquet") for name in names)
+        return not {"run.json", LISTING} & {*names} and any(name.endswith(".parquet") for name in names)
     if suffix != ".parquet":
         return suffix in _TABLES
     try:

@@ -18,7 +18,7 @@ from kdbias.data.access import read_at
 from kdbias.data.decode import UnreadableImage
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.scratch import recorded
-from kdbias.tables import stores
+from kdbias.tables import listing, stores
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_table
 from kdbias.tables.weight_manifest import read_manifest
@@ -68,7 +68,10 @@ def plain(value: object) -> object:
     return [plain(each) for each in value] if isinstance(value, list) else value
 
 
-def test_every_stage_gives_the_same_on_a_store(bucket, inputs):
+@pytest.mark.parametrize("rows", [None, 20])
+def test_every_stage_gives_the_same_on_a_store(bucket, inputs, rows, monkeypatch):
+    if rows is not None:  # tables in parts
+        monkeypatch.setattr(listing, "FILE_ROWS", rows)
     told = {where: stages(root).replace(root, "ROOT") for where, root in inputs.items()}
     assert [line for line in told["disk"].splitlines() if " s" not in line] == [
         line for line in told["store"].splitlines() if " s" not in line
