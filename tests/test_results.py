@@ -192,7 +192,7 @@ def test_what_a_result_has_not_is_said_with_where_it_is(made: dict[str, Any]) ->
 
 def test_frames_of_what_is_not_stored_as_such(made: dict[str, Any]) -> None:
     pd.testing.assert_frame_equal(made["run"].to_pandas(), made["weights"].to_pandas())
-    assert made["new study"].to_pandas()["arm"].tolist() == ["natural", "equilibrium"]
+    assert made["new study"].to_pandas()["arm"].tolist() == ["natural", "inverse-density"]
     assert made["data"].to_pandas()["label"].tolist() == ["a&b"] * 4
     axes = made["advise"].plot().axes[0]
     assert {line.get_label() for line in axes.lines} == {"before", "target"}  # nothing is advised here

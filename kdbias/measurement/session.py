@@ -328,9 +328,8 @@ class Session:
         more = {"t_chosen": document["t_chosen"], "estimator": document["estimator"]}
         kept: dict[str, Any] = {"schemes": [sampling.name for sampling in samplings]}
         if document["target"] is not None:
-            more["target"] = {
-                name: document["target"].get(name) for name in ("kind", "fingerprints", "with", "cluster_by")
-            }
+            kept_of = ("kind", "fingerprints", "with", "cluster_by")
+            more["target"] = {name: document["target"].get(name) for name in kept_of}
         if self.aim is not None:
             kept["paths"] = {"towards": self.aim.named.placed}
         sheet = self._sheet(self.run.stage(), counts, seconds, **more)  # files must agree at any moment
