@@ -57,7 +57,8 @@ def commands(found: Finding, aim: Aiming | None, places: Places) -> Iterator[str
     if found.written is None:
         yield from _weights(data, aim)
     yield _train(data, manifest, "student")
-    yield f"# or in your own trainer: sampler = kdbias.ManifestSampler.from_manifest({near(manifest)!r}, ids)"
+    own = f"kdbias.ManifestSampler.from_manifest({near(manifest)!r}, dataset)"
+    yield f"# or in your own trainer, of an ImageFolder or a list of ids: sampler = {own}"
     if choice == "compare":
         yield f"{_train(data, None, 'student-natural')}   # beside it"
         yield from _judged(found, aim)

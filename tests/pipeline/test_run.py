@@ -79,7 +79,7 @@ def test_it_ends_with_the_verdict_and_what_to_type(made):
     assert lines[-1].split() == ["page", "out/report.html", "opens", "in", "any", "browser"]
     train = "kdbias train photos -o student --embeddings out/embeddings --weights out/weights.parquet"
     assert lines[-3].endswith(train)
-    assert lines[-2].endswith("kdbias.ManifestSampler.from_manifest('out/weights.parquet', ids)")
+    assert lines[-2].endswith("kdbias.ManifestSampler.from_manifest('out/weights.parquet', dataset)")
 
 
 def test_its_commands_make_the_same_files_one_by_one(made, there):
