@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from kdbias.advice import evidence
 from kdbias.advice.advice import Expected, Fact
 from kdbias.advice.data import near
 from kdbias.advice.finding import Finding
 from kdbias.advice.groups import columns_of
 from kdbias.advice.matching import Difference, Offer, reference_noise
-from kdbias.display.quantities import write
+from kdbias.display.quantities import percent, write
 from kdbias.measurement.suspects import suspect_lines
+from kdbias.tables.columns import IMAGE
 from kdbias.targets.columns import worth_told
 from kdbias.targets.settings import SPHERE
 from kdbias.wording import counted
@@ -20,6 +23,8 @@ from kdbias.wording import counted
 REFERENCE = 300
 """Images of the deployment that an advice asks for."""
 _ALIKE = 0.01  # ESS/n within which two offers are one
+_BEYOND = 0.1  # share of a reference's images past 99 % of the data's, of which chance explains 1 %
+_FEW = 100  # images of which the last percent tells nothing
 
 
 def verdict(found: Finding) -> str:
@@ -78,6 +83,7 @@ def facts(found: Finding, weights: Path | None = None) -> Iterator[Fact]:
         yield from _asked(found)
     else:
         yield from _target(found.difference, found.data.drawn)
+        yield from _beyond(found)
     if found.counts.blind and found.choice in ("natural", "copies"):
         yield Fact("note", f"{_untold(found)}, so a difference in them would not show")
     yield from _offered(found)
@@ -140,6 +146,25 @@ def _target(target: Difference, drawn: str) -> Iterator[Fact]:
         yield Fact(
             "note", f"shares of {name} differ, but the teacher hardly shows it: --with {name} counts it"
         )
+
+
+def _beyond(found: Finding) -> Iterator[Fact]:
+    """Images of the reference that are darker, brighter, flatter or starker than nearly all of the data's."""
+    reference = None if found.against is None else found.against.opened.table
+    ours = found.data.table.image_facts()
+    theirs = None if reference is None else reference.image_facts()
+    if ours is None or theirs is None or len(ours) < _FEW:
+        return
+    for name, less, more in (("brightness", "darker", "brighter"), ("contrast", "flatter", "starker")):
+        place = IMAGE.index(f"image_{name}")
+        low, high = np.nanquantile(ours[:, place], [0.01, 0.99])
+        for word, outside in ((less, theirs[:, place] < low), (more, theirs[:, place] > high)):
+            if outside.mean() > _BEYOND:
+                yield Fact(
+                    "note",
+                    f"{percent(float(outside.mean()))} of its images are {word} than 99 % of the data's: "
+                    "weights choose among your images and make none like these (augmentation may)",
+                )
 
 
 def _offered(found: Finding) -> Iterator[Fact]:

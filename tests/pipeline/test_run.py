@@ -82,6 +82,20 @@ def test_it_ends_with_the_verdict_and_what_to_type(made):
     assert lines[-2].endswith("kdbias.ManifestSampler.from_manifest('out/weights.parquet', dataset)")
 
 
+@pytest.mark.parametrize(("bright", "said"), [(120, None), (95, "darker"), (150, "brighter")])
+def test_images_of_another_light_than_all_of_the_data_are_told(tmp_path, bright, said):
+    pictures(tmp_path / "photos", 120, 120, 0)
+    pictures(tmp_path / "deployed", 40, bright, 1, "D")
+    for name in ("photos", "deployed"):
+        kdbias.embed(tmp_path / name, tmp_path / f"emb-{name}", teacher=TEACHER, workers=0, device="cpu")
+    advice = kdbias.advise(tmp_path / "emb-photos", towards=tmp_path / "emb-deployed", threads=1)
+    told = [fact.text for fact in advice.facts if "of its images are" in fact.text]
+    if said is None:
+        assert told == []
+    else:
+        assert f"100.0 % of its images are {said} than 99 % of the data's: weights choose" in told[0]
+
+
 def test_its_commands_make_the_same_files_one_by_one(made, there):
     printed = commands(made[1])
     assert [line.split()[1] for line in printed] == STAGES
