@@ -94,8 +94,8 @@ class _Measuring(Aiming):
     )
     search: str = option(
         "exact",
-        "how pairs are seen; exact: all; ivf: estimates with intervals, from about 100,000 samples; hnsw: "
-        "the same by a graph that may miss isolated samples",
+        "how pairs are seen; exact: all; ivf: estimates with intervals, which pay from some 25,000 samples; "
+        "hnsw: the same by a graph that may miss isolated samples",
         choices=("exact", "ivf", "hnsw"),
     )
     estimator: str | None = option(
