@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.sphere.all_pairs import SMALLEST_TILE, AllPairs, bytes_needed, fitting_tile, require_memory
-from kdbias.sphere.blocks.folder import BlockFolder, lay, placed
+from kdbias.sphere.blocks.folder import BlockFolder, Patience, lay, placed
 from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
 from kdbias.sphere.blocks.run import do_units, results
 from kdbias.sphere.blocks.unit import JOB, PairJob
@@ -45,8 +44,6 @@ _SHAPE = {
     "bandwidths": [float],
     "near": (float, None),
 }
-_PATIENCE = 600.0  # seconds without a change in the folder
-_LOOK = 0.5
 
 
 @dataclass(frozen=True)
@@ -227,7 +224,7 @@ class Blocks:
         """
         if self.settings.search != "exact":
             return self.ground.assist((WaveJob, *JOBS), self._over)
-        seen, looked = time.monotonic(), None
+        patience = Patience(self.engine.rank, self.folder)
         while True:
             begun = _begun(self.folder)
             if begun is not None:
@@ -242,15 +239,7 @@ class Blocks:
                     f"process {self.engine.rank} found no run in {self.folder.parent} any more: process 0 "
                     "has refused it, and says why"
                 )
-            there = sorted((f.name, f.stat().st_size) for f in self.folder.glob("*"))
-            if there != looked:
-                seen, looked = time.monotonic(), there
-            if time.monotonic() - seen > _PATIENCE:
-                raise KdbiasError(
-                    f"process {self.engine.rank} waited ten minutes for a pass in {self.folder}; did process "
-                    "0 start, and does it see the same folder?"
-                )
-            time.sleep(_LOOK)
+            patience.wait(sorted((f.name, f.stat().st_size) for f in self.folder.glob("*")))
 
     def _over(self) -> bool:
         """Whether process 0 has finished the run, or refused it."""

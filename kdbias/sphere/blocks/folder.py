@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from kdbias import progress
 from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.sphere.all_pairs import require_memory
+from kdbias.sphere.blocks.job import Job
 from kdbias.sphere.blocks.plan import planned_rows
 from kdbias.sphere.tiles import TILE
 from kdbias.tables.documents import read_json, write_json
@@ -30,31 +31,29 @@ _PLAN, _CURRENT = "plan.json", "current.json"
 _PATIENCE = 600.0  # seconds without a change in the folder
 _LOOK = 0.5
 _ALIVE_EVERY = 30.0  # seconds between signs of life
-Unit = tuple[int, int]
-"""A pair of blocks."""
 
 
-class Job(Protocol):
-    """Work on pairs of blocks, as any process can do its units."""
+class Patience:
+    """How long a process waits for what the first of them does in a folder."""
 
-    def units(self) -> list[Unit]:
-        """All of its units."""
+    def __init__(self, rank: int, folder: Path) -> None:
+        self.rank, self.folder = rank, folder
+        self._seen, self._there = time.monotonic(), None
 
-    def done(self, unit: Unit) -> bool:
-        """Whether the file of a unit is there, or is not needed any more."""
+    def wait(self, there: Any) -> None:
+        """Sleep a moment; ``there`` is what the folder holds, in whatever form.
 
-    def do(self, units: Iterable[Unit]) -> Iterator[int]:
-        """Do units and write their files; yields the size of each."""
-
-    def size(self, unit: Unit) -> int:
-        """Pairs of rows that a unit stands for, or its rows."""
-
-    def fields(self) -> dict[str, Any]:
-        """What another process needs to take part, JSON values only."""
-
-    @classmethod
-    def of(cls, folder: Path, fields: dict[str, Any], threads: int) -> Self:
-        """The job that another process has told the `fields` of."""
+        Raises:
+            KdbiasError: that is the same as ten minutes ago.
+        """
+        if there != self._there:
+            self._seen, self._there = time.monotonic(), there
+        if time.monotonic() - self._seen > _PATIENCE:
+            raise KdbiasError(
+                f"process {self.rank} waited ten minutes for work in {self.folder}; did process 0 start, and "
+                "does it see the same folder?"
+            )
+        time.sleep(_LOOK)
 
 
 @dataclass(frozen=True)
@@ -199,8 +198,7 @@ class BlockFolder:
         Raises:
             KdbiasError: nothing came of the first process for ten minutes.
         """
-        units, last, seen = 0, dict[str, Any](), time.monotonic()
-        looked: list[tuple[str, float]] = []
+        units, last, patience = 0, dict[str, Any](), Patience(self.engine.rank, self.folder)
         by_name = {kind.__name__: kind for kind in kinds}
         while not over():
             current = self._read(_CURRENT)
@@ -212,15 +210,7 @@ class BlockFolder:
                     if self._read(_CURRENT) == current:  # else the first process went on meanwhile
                         raise
                 last = current
-            there = self._state()
-            if there != looked:
-                seen, looked = time.monotonic(), there
-            if time.monotonic() - seen > _PATIENCE:
-                raise KdbiasError(
-                    f"process {self.engine.rank} waited ten minutes for work in {self.folder}; did process 0 "
-                    "start, and does it see the same folder?"
-                )
-            time.sleep(_LOOK)
+            patience.wait(self._state())
         self.clean()  # of what came after the first process had done so
         return units
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from kdbias.progress import quiet
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.blocks.arrays import read_arrays, required_arrays, write_arrays
-from kdbias.sphere.blocks.folder import BlockFolder, Unit
+from kdbias.sphere.blocks.folder import BlockFolder
+from kdbias.sphere.blocks.job import Told, Unit
 from kdbias.sphere.blocks.plan import BlockPlan
 from kdbias.sphere.cells.cells import Cells, build_cells
 from kdbias.sphere.cells.check import CellCheck
@@ -39,7 +40,7 @@ _SORTED = "by-cell"
 
 
 @dataclass(frozen=True)
-class WaveJob:
+class WaveJob(Told):
     """The samples of an estimate, unit by unit; its files lie in the folder of all.
 
     Attributes:
@@ -60,17 +61,6 @@ class WaveJob:
     near: float | None
     tile: int
     threads: int | None = field(default=None, compare=False)
-
-    @classmethod
-    def of(cls, folder: Path, fields: dict[str, Any], threads: int) -> Self:
-        """The job that another process has told the `fields` of."""
-        known = fields | {"bandwidths": tuple(fields["bandwidths"]), "folder": folder, "threads": threads}
-        del known["kind"]
-        return cls(**known)
-
-    def fields(self) -> dict[str, Any]:
-        """What another process needs to take part, JSON values only."""
-        return {name: value for name, value in asdict(self).items() if name not in ("folder", "threads")}
 
     @property
     def plan(self) -> BlockPlan:

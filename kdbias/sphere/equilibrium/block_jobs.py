@@ -7,15 +7,14 @@ added up in one order, so that neither deaths nor whoever did a unit change a bi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 
 from kdbias.progress import quiet
 from kdbias.sphere.blocks.arrays import required_arrays, write_arrays
-from kdbias.sphere.blocks.folder import Unit
+from kdbias.sphere.blocks.job import Told, Unit
 from kdbias.sphere.blocks.plan import BlockPlan
 from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, TiledKernel
 from kdbias.sphere.equilibrium.near_kernel import FarPart, Pairs
@@ -26,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class BlockSums:
+class BlockSums(Told):
     """What the two kinds of jobs share; arrays are named by their files, as seen from the folder.
 
     Attributes:
@@ -47,19 +46,6 @@ class BlockSums:
     t: tuple[float, ...]
     codes: str | None = None
     threads: int | None = field(default=None, compare=False, kw_only=True)
-
-    @classmethod
-    def of(cls, folder: Path, fields: dict[str, Any], threads: int) -> Self:
-        """The job that another process has told the `fields` of."""
-        known: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        del known["kind"]
-        return cls(folder=folder, threads=threads, **known)
-
-    def fields(self) -> dict[str, Any]:
-        """What another process needs to take part, JSON values only."""
-        return {name: value for name, value in asdict(self).items() if name not in ("folder", "threads")}
 
     @property
     def plan(self) -> BlockPlan:
