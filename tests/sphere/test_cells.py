@@ -64,3 +64,11 @@ def test_single_sample_is_a_cell() -> None:
 def test_more_cells_than_samples_are_refused() -> None:
     with pytest.raises(KdbiasError, match="6 cells"):
         build_cells(np.eye(5, dtype=np.float32), 6)
+
+
+def test_progress_comes_to_one_while_cells_are_found():
+    told = []
+    build_cells(reference.clustered_sphere(900, 8, 6, seed=4), 40, threads=2, progress=told.append)
+    assert len(told) > 8
+    assert min(told) > 0
+    assert sum(told) == pytest.approx(1)

@@ -1,6 +1,8 @@
 """Cells of the sphere: samples grouped around centroids, to look only where neighbours can be."""
 
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +49,16 @@ class Cells:
         return self.order[self.starts[cell] : self.starts[cell + 1]]
 
 
-def build_cells(x: np.ndarray, count: int | None = None, seed: int = 0, threads: int | None = None) -> Cells:
+Seen = Callable[[int], object]  # called with how many cosines were taken since the last call
+
+
+def build_cells(
+    x: np.ndarray,
+    count: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> Cells:
     """Spherical k-means (Dhillon & Modha 2001): one round on a sample, then some on all samples.
 
     In these a sample looks only at the centroids nearest to its own, which costs next to nothing, and cells
@@ -58,6 +69,7 @@ def build_cells(x: np.ndarray, count: int | None = None, seed: int = 0, threads:
         x: (n, d) float32 unit rows.
         count: cells; by default 4 sqrt(n), which balances finding cells against searching them.
         seed: of the sample and the first centroids.
+        progress: called with the share of the work done since the last call, by one thread at a time.
 
     Raises:
         KdbiasError: more cells than samples, or none.
@@ -68,12 +80,15 @@ def build_cells(x: np.ndarray, count: int | None = None, seed: int = 0, threads:
         raise KdbiasError(f"{n:,} samples cannot form {count:,} cells")
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(n, min(n, _SAMPLE_PER_CELL * count), replace=False))
-    centroids = _seeds(x, sample, count, rng, threads)
-    centroids = _means(x, sample, _assign(x, sample, centroids, threads), count, rng)
+    drawn = [math.ceil(share * count) for share in _DRAWN]
+    cosines = len(sample) * (drawn[-2] + count) + n * (count + _ROUNDS * min(_CANDIDATES, count))
+    seen = _shares(cosines, progress) if progress else lambda cosines: None
+    centroids = _seeds(x, sample, drawn, rng, threads, seen)
+    centroids = _means(x, sample, _assign(x, sample, centroids, threads, seen), count, rng)
     every = np.arange(n)
-    cell = _assign(x, every, centroids, threads)
+    cell = _assign(x, every, centroids, threads, seen)
     for _ in range(_ROUNDS):
-        cell = _moved(x, cell, _means(x, every, cell, count, rng), threads)
+        cell = _moved(x, cell, _means(x, every, cell, count, rng), threads, seen)
     # Cells without members only cost.
     used, cell = np.unique(cell, return_inverse=True)
     return _in_order(cell.reshape(-1), len(used))
@@ -84,19 +99,35 @@ def _in_order(cell: np.ndarray, count: int) -> Cells:
     return Cells(cell, order, np.searchsorted(cell[order], np.arange(count + 1)))
 
 
+def _shares(total: int, progress: Callable[[float], object]) -> Seen:
+    """What tells progress of so many cosines in all, whichever thread has taken them."""
+    lock = threading.Lock()
+
+    def seen(cosines: int) -> None:
+        with lock:
+            progress(cosines / total)
+
+    return seen
+
+
 def _seeds(
-    x: np.ndarray, sample: np.ndarray, count: int, rng: np.random.Generator, threads: int | None
+    x: np.ndarray,
+    sample: np.ndarray,
+    counts: list[int],
+    rng: np.random.Generator,
+    threads: int | None,
+    seen: Seen,
 ) -> np.ndarray:
-    """(count, d) rows of a sample (r,) of x: some of them any, each further draw far from those before."""
+    """(c, d) rows of a sample (r,) of x; so many after each draw, in which they are far from those before."""
     chosen = np.empty(0, dtype=np.int64)
     fit = np.full(len(sample), -1.0, dtype=np.float32)  # cosine to the nearest seed
-    for upto in sorted({math.ceil(share * count) for share in _DRAWN}):
+    for upto in sorted(set(counts)):
         far = np.maximum(1 - fit, 1e-2).astype(np.float64) ** _FARTHER
         far[chosen] = 0.0
         drawn = rng.choice(len(sample), upto - len(chosen), replace=False, p=far / far.sum())
         seeds = x[sample[drawn]]
-        if upto < count:
-            nearest = seeds[_assign(x, sample, seeds, threads)]
+        if upto < counts[-1]:
+            nearest = seeds[_assign(x, sample, seeds, threads, seen)]
             np.maximum(fit, np.einsum("rd,rd->r", x[sample], nearest), out=fit)
         chosen = np.concatenate([chosen, drawn])
     return x[sample[chosen]]
@@ -113,7 +144,9 @@ def _means(
     return (sums / lengths[:, None]).astype(np.float32)
 
 
-def _moved(x: np.ndarray, cell: np.ndarray, centroids: np.ndarray, threads: int | None) -> np.ndarray:
+def _moved(
+    x: np.ndarray, cell: np.ndarray, centroids: np.ndarray, threads: int | None, seen: Seen
+) -> np.ndarray:
     """(n,) the nearest of the centroids that are near to that of a sample's cell (n,)."""
     before, found = _in_order(cell, len(centroids)), cell.copy()
     few = min(_CANDIDATES, len(centroids))
@@ -128,6 +161,7 @@ def _moved(x: np.ndarray, cell: np.ndarray, centroids: np.ndarray, threads: int 
                 some = members[start : start + TILE]
                 cosines = workspace.array("cosines", (len(some), few))
                 found[some] = candidates[np.matmul(x[some], others.T, out=cosines).argmax(axis=1)]
+        seen(few * int(before.starts[part.stop] - before.starts[part.start]))
 
     over_rows(len(centroids), block, threads, _AT_ONCE)
     return found
@@ -138,7 +172,9 @@ def default_cells(n: int) -> int:
     return max(1, round(4 * math.sqrt(n)))
 
 
-def _assign(x: np.ndarray, rows: np.ndarray, centroids: np.ndarray, threads: int | None) -> np.ndarray:
+def _assign(
+    x: np.ndarray, rows: np.ndarray, centroids: np.ndarray, threads: int | None, seen: Seen
+) -> np.ndarray:
     """(r,) the nearest centroid of the rows (r,) of x."""
     member = np.empty(len(rows), dtype=np.int64)
 
@@ -146,6 +182,7 @@ def _assign(x: np.ndarray, rows: np.ndarray, centroids: np.ndarray, threads: int
         some = rows[part]
         cosines = workspace.array("cosines", (len(some), len(centroids)))
         member[part] = np.matmul(x[some], centroids.T, out=cosines).argmax(axis=1)
+        seen(cosines.size)
 
     over_rows(len(rows), block, threads, max(64, (1 << 19) // len(centroids)))  # 2 MiB of cosines
     return member

@@ -8,7 +8,7 @@ import numpy as np
 
 from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.cells.cells import default_cells
+from kdbias.sphere.cells.cells import build_cells, default_cells
 from kdbias.sphere.cells.check import CellCheck, rounding
 from kdbias.sphere.cells.host import SEEN, Found, Host, members_at_once
 from kdbias.sphere.cells.job import QUERIES, SHARES, CellJob, Estimate
@@ -70,9 +70,8 @@ def estimate_pairs(
     p = probabilities(len(x), weights)
     how = Estimate() if how is None else how
     tick = progress or (lambda share: None)
-    job = CellJob(x, bandwidths, p, how)
-    host = Host(job)
-    tick(0.1)
+    cells = build_cells(x, None, how.seed, how.threads, lambda share: tick(0.1 * share))
+    host = Host(CellJob(x, bandwidths, p, how, cells))
     check = CellCheck(host)
     choice = check.choose()
     tick(0.1)

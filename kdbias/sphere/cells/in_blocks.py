@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.progress import quiet
+from kdbias import progress
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.blocks.arrays import read_arrays, required_arrays, write_arrays
 from kdbias.sphere.blocks.folder import BlockFolder
@@ -97,7 +97,7 @@ class WaveJob(Told):
         """Do units and write their files; yields the size of each."""
         for unit in units:
             if not self.done(unit):
-                with quiet():
+                with progress.quiet():
                     found = _seen(self, self.plan.run(unit[0]))
                 write_arrays(self.part(unit), found)
             yield self.size(unit)
@@ -246,8 +246,10 @@ def _sorted(ground: BlockFolder, x: np.ndarray, how: Estimate) -> np.ndarray:
     file = ground.folder / "cells.npz"
     known = read_arrays(file)
     if known is None:
-        with ground.alive():
-            cells = build_cells(x, seed=how.seed, threads=ground.threads)
+        with ground.alive(), progress.bar(100, "%", "finding cells") as bar:
+            cells = build_cells(
+                x, seed=how.seed, threads=ground.threads, progress=lambda share: bar.update(100 * share)
+            )
         known = {"order": cells.order, "starts": cells.starts}
         ground.lay("cell", (len(x),), [(slice(None), cells.cell[cells.order])], "i8")
         write_arrays(file, known)
