@@ -124,8 +124,8 @@ def embed(
     places = (os.fspath(data), os.fspath(output), settings.teacher)
     with open_engine(settings, settings.device, places=places) as engine:
         order = Order(os.fspath(data), os.fspath(output), settings)
-        if engine.remote:
-            order = order.for_units(settings.unit_cpus or 1)
+        if engine.unit_cpus is not None:
+            order = order.for_units(engine.unit_cpus)
         return _embed(order, overwrite, settings, engine)
 
 
@@ -184,7 +184,7 @@ def _refuse_append(overwrite: bool, engine: Engine) -> None:
     """Refuse what --append does not go with."""
     if overwrite:
         raise KdbiasError("--append goes on from the table that is there, --overwrite starts over: give one")
-    if engine.remote or engine.world > 1:
+    if engine.spread:
         where = "on Ray" if engine.remote else f"in {engine.world}"
         raise KdbiasError(
             f"--append runs in one process, not {where}: it embeds only what is new; start it without "

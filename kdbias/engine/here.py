@@ -10,6 +10,12 @@ class Here:
     """An engine that is this process."""
 
     rank, world, remote = 0, 1, False
+    unit_cpus: int | None = None
+
+    @property
+    def spread(self) -> bool:
+        """Whether units run in other processes, too."""
+        return self.remote or self.world > 1
 
     @property
     def slots(self) -> int:

@@ -22,11 +22,17 @@ class Engine(Protocol):
     Attributes:
         rank, world: which of how many processes this is that all do the same.
         remote: whether units run in other processes, which open for themselves what they need.
+        unit_cpus: CPUs that a unit is given; None where it uses those of its process.
     """
 
     rank: int
     world: int
     remote: bool
+    unit_cpus: int | None
+
+    @property
+    def spread(self) -> bool:
+        """Whether units run in other processes, too."""
 
     @property
     def slots(self) -> int:

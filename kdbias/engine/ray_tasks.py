@@ -46,6 +46,7 @@ class RayTasks(Here):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = require("ray", extra="ray")
         self._retries, self._ours = retries, not self._ray.is_initialized()
+        self.unit_cpus = cpus
         if self._ours:
             self._join(address)
         wanted = {"CPU": float(cpus), "GPU": gpus, "memory": float(memory)}

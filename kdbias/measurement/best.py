@@ -133,8 +133,7 @@ def add_nearest(
     document: dict[str, Any], x: np.ndarray, aim: OpenTarget, first: np.ndarray, memory: int, threads: int
 ) -> None:
     """Search the re-weighting nearest to the target of a finished measurement, and rectify its schemes."""
-    codes = None if aim.codes is None else aim.codes[0]
-    kernel = TiledKernel(x, LADDER, kept=None, threads=threads, codes=codes)
+    kernel = TiledKernel(x, LADDER, kept=None, threads=threads, codes=aim.own_codes)
     seen = aim.of(x, LADDER, lambda q: kernel.apply(q, exact=True), threads=threads)
     target, schemes = document["target"], document["schemes"]
     target["best"] = nearest(x, seen, aim, first, memory, threads)
@@ -156,7 +155,7 @@ def nearest(
         target: as the samples see it.
         aim: the target that was opened; its column, if any, is compared together with the vectors.
     """
-    codes = None if aim.codes is None else aim.codes[0]
+    codes = aim.own_codes
     groups = Groups.of(first if codes is None else _same_in_both(first, codes), len(first))
     reason = no_room(groups.distinct, memory)
     if reason is not None:

@@ -63,11 +63,6 @@ class Blocks:
     device: str
     threads: int
 
-    @property
-    def spread(self) -> bool:
-        """Whether units run in other processes, too."""
-        return self.engine.remote or self.engine.world > 1
-
     def rows(self, n: int, k: int, schemes: int, bandwidths: int) -> int:
         """Rows of a block; 0 for one pass over all in this process.
 
@@ -75,7 +70,7 @@ class Blocks:
             KdbiasError: not even the smallest block fits ``--memory``.
         """
         asked, memory = self.settings.block_rows, self.settings.memory
-        if not self.spread and not (self.folder / JOB).exists():
+        if not self.engine.spread and not (self.folder / JOB).exists():
             whole = bytes_needed(n, k, schemes, bandwidths, self.threads, SMALLEST_TILE)
             if (asked is not None and asked >= n) or (
                 asked is None and (self.device != "cpu" or whole <= memory)
@@ -93,7 +88,7 @@ class Blocks:
     def estimates(self, n: int, d: int, k: int, schemes: int) -> bool:
         """Whether an estimate is done in units, rather than all of it in this process."""
         asked, ground = self.settings.block_rows, self.ground
-        if self.spread or ground.begun:
+        if self.engine.spread or ground.begun:
             return True
         needed = estimate_bytes(n, d, k, schemes, MOST_SWEPT, self.threads, SMALLEST_TILE)
         return needed > self.settings.memory if asked is None else asked < n
@@ -161,7 +156,7 @@ class Blocks:
         require_unit_rows(x)
         job = self._job(x, [float(t) for t in bandwidths], probabilities(len(x), p), k, near, rows)
         plan, slots = job.plan, self.engine.world * self.engine.slots
-        where = f" by --engine {self.settings.engine_kind}, {slots:,} at a time" if self.spread else ""
+        where = f" by --engine {self.settings.engine_kind}, {slots:,} at a time" if self.engine.spread else ""
         progress.say(
             f"{counted(plan.units, 'unit')} in {counted(plan.waves, 'wave')}{where}: "
             f"{counted(plan.blocks, 'block')} of {plan.rows:,} samples, {self.folder} holds what is done"
@@ -252,7 +247,7 @@ class Blocks:
         """What a pass would do and take; the hours by one timed tile."""
         rows = self.rows(n, k, schemes, MOST_SWEPT) or -(-n // TILE) * TILE
         plan, slots = BlockPlan(n, rows), self.engine.world * self.engine.slots
-        single = plan.blocks == 1 and not self.spread
+        single = plan.blocks == 1 and not self.engine.spread
         return {
             "samples": n,
             "block_rows": n if single else rows,

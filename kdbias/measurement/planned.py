@@ -25,7 +25,7 @@ def plan_uniformity(n: int, d: int, settings: UniformitySettings, device: str, o
         out: the folder that it would write.
     """
     plan = PassPlan(settings, device, Path(str(out)) / SNAPSHOT)
-    k = min(64, n - 1) if settings.k is None else settings.k
+    k = settings.neighbours(n)
     schemes = 1 + len(settings.weights) + (1 if settings.towards else 0)
     seconds, timed = plan.seconds(n, d), "a timed tile" if device == "cpu" else "a timed small pass"
     work = f"{counted(n, 'sample')} x {counted(d, 'dimension')}, {settings.search} search, k={k}"

@@ -1,7 +1,7 @@
 """A measurement in its folder: made, added to, written."""
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ import pyarrow as pa
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.measurement import best, files
-from kdbias.measurement.comparison import Comparison, Fields, another, product_fields, remembered
+from kdbias.measurement.comparison import another, remembered
 from kdbias.measurement.density import (
-    Bandwidths,
     Measured,
     choose_bandwidths,
     hardness,
@@ -23,12 +22,11 @@ from kdbias.measurement.density import (
     nearest_different,
 )
 from kdbias.measurement.distribution import Sampling, rectify, regroup, scheme_entry
-from kdbias.measurement.passes import PassPlan, PassResult, fill_in
+from kdbias.measurement.passes import PassPlan
 from kdbias.measurement.search_quality import with_quality
-from kdbias.measurement.shares import compare_columns
+from kdbias.measurement.sight import Sight
 from kdbias.measurement.suspects import judged
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
-from kdbias.sphere.equilibrium.kernel_matrix import LADDER
 from kdbias.tables import provenance
 from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -43,6 +41,30 @@ STAGE = Stage(
     passing=("pass.npz",),
     later=("rectification",),
 )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a call asks of a finished measurement that it does not hold.
+
+    Attributes:
+        fresh: samplings to measure, those of a changed manifest among them.
+        groups: columns to report by.
+        restated: log densities by another estimator.
+        retargeted: all schemes held against another target.
+        sought: bandwidths at which the best re-weighting is to be searched.
+        nearest: the re-weighting nearest to the target is to be searched.
+    """
+
+    fresh: list[Sampling]
+    groups: dict[str, pa.Array]
+    restated: bool
+    retargeted: bool
+    sought: list[float]
+    nearest: bool
+
+    def __bool__(self) -> bool:
+        return any(vars(self).values())
 
 
 class Session:
@@ -69,7 +91,11 @@ class Session:
         self.ids, self.labels = table.id_parts(), table.labels()
         self.codes, self.names = encode(self.labels)
 
-    def measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
+    def complete(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
+        """Measure all, or what a finished folder lacks; returns ``uniformity.json`` and what was done."""
+        return self._extend(added) if self.run.state == "finished" else self._measure(added)
+
+    def _measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Everything from the vectors, in one pass; returns ``uniformity.json`` and the state ``new``."""
         n, k = self.table.n, self.run.record["config"]["k"]
         search = best.announcement(self.settings.rectification, n, self.table.d, self.plan.threads)
@@ -78,10 +104,11 @@ class Session:
         codes = self.codes if (self.codes >= 0).any() else None
         bandwidths = choose_bandwidths(x, codes, self.settings.t, self.settings.seed)
         samplings = [Sampling("natural", np.full(n, 1 / n)), *added]
-        result, fields = self._pass(x, bandwidths, samplings, k, NEAR_DUPLICATE_COSINE)
+        sight = Sight(self.table, x, self.plan, self.aim)
+        result = sight.measure(samplings, bandwidths, k, NEAR_DUPLICATE_COSINE)
         assert result is not None
         pairs, first = result.pairs, first_with_same_vector(x)
-        target = self._compare(x, first, samplings, samplings[0], None, fields)
+        target = sight.compare(samplings, samplings[0], first)
         measured = Measured(
             bandwidths,
             natural=pairs.potentials[0],
@@ -124,7 +151,7 @@ class Session:
         }
         return self._write(document, measured, samplings, "new")
 
-    def extend(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
+    def _extend(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Add schemes, groups and a target to a finished measurement, or restate its log density.
 
         What is stored about a scheme stays as it is; a scheme whose manifest has changed is measured anew,
@@ -136,33 +163,41 @@ class Session:
         out, document = self.run.out, files.read_uniformity(self.run.out)
         if self.settings.keep_neighbors:
             files.require_neighbors(out)
-        fresh = files.not_measured(out, added, document)
-        known = document["schemes"][0]["groups"]
-        new_groups = {name: values for name, values in self.groups.items() if name not in known}
-        restated = self._wants_other(document["estimator"])
-        retargeted = self._aims_anew(document["target"], bool(fresh))
-        sought, nearest = self._sought(document), self._seeks_nearest(document["target"], retargeted)
-        asked = fresh or new_groups or restated or retargeted or sought or nearest
+        asked = self._asked(document, added)
         if not asked and self.run.already_finished():
             self.plan.clean()  # what a kill right after the end has left
             return document, "finished"
         measured = files.read_measured(out, document, self.ids)
         samplings = files.read_samplings(out, document)
-        if restated:
+        if asked.restated:
             document["estimator"] = self._estimate(
                 measured, files.stored_cosines(out), document["intrinsic_dimension"]
             )
-        if fresh or retargeted:
-            self._add(document, measured, samplings, fresh, retargeted)
+        if asked.fresh or asked.retargeted:
+            self._add(document, measured, samplings, asked)
         limits = measured.first, self.settings.memory, self.plan.threads
-        if sought:
-            document["best"] = best.search_best(document["best"], sought, self.table.vectors(), *limits)
+        if asked.sought:
+            document["best"] = best.search_best(document["best"], asked.sought, self.table.vectors(), *limits)
             rectify(document["schemes"], document["schemes"][0]["bandwidths"], document["best"])
-        if nearest and self.aim is not None:
+        if asked.nearest and self.aim is not None:
             best.add_nearest(document, self.table.vectors(), self.aim, *limits)
-        regroup(document["schemes"], samplings, self.groups if retargeted else new_groups)
-        state = "restated" if restated else "extended"
-        return self._write(document, measured, list(samplings.values()), state, restated or retargeted)
+        regroup(document["schemes"], samplings, self.groups if asked.retargeted else asked.groups)
+        state, whole = "restated" if asked.restated else "extended", asked.restated or asked.retargeted
+        return self._write(document, measured, list(samplings.values()), state, whole)
+
+    def _asked(self, document: dict[str, Any], added: list[Sampling]) -> _Asked:
+        """What is to be done to a folder; a target that it remembers is opened where that takes one."""
+        fresh = files.not_measured(self.run.out, added, document)
+        known, target = document["schemes"][0]["groups"], document["target"]
+        retargeted = self._aims_anew(target, bool(fresh))
+        return _Asked(
+            fresh,
+            {name: values for name, values in self.groups.items() if name not in known},
+            self._wants_other(document["estimator"]),
+            retargeted,
+            self._sought(document),
+            self._seeks_nearest(target, retargeted),
+        )
 
     def _aims_anew(self, target: dict[str, Any] | None, fresh: bool) -> bool:
         """Whether all schemes are to be compared with another target than the folder has.
@@ -176,31 +211,26 @@ class Session:
         return False
 
     def _add(
-        self,
-        document: dict[str, Any],
-        measured: Measured,
-        samplings: dict[str, Sampling],
-        fresh: list[Sampling],
-        retargeted: bool,
+        self, document: dict[str, Any], measured: Measured, samplings: dict[str, Sampling], asked: _Asked
     ) -> None:
         """Measure further samplings; they and their entries take the place of those of their name.
 
-        Args:
-            retargeted: compare all the others with the target, too.
+        Where the target is another one, all the others are compared with it, too.
         """
-        natural = document["schemes"][0]
+        natural, fresh = document["schemes"][0], asked.fresh
         self.groups = {name: self.table.column(name) for name in natural["groups"]} | self.groups
-        others = samplings.keys() - {sampling.name for sampling in fresh} if retargeted else set()
+        others = samplings.keys() - {sampling.name for sampling in fresh} if asked.retargeted else set()
         stored = [sampling for name, sampling in samplings.items() if name in others]
         progress.say(self.plan.announcement(self.table.n, self.table.d))
         x = self.plan.vectors(self.table, 0, len(fresh) + len(stored))
-        result, fields = self._pass(x, measured.bandwidths, fresh, 0, None, stored)
+        sight = Sight(self.table, x, self.plan, self.aim)
+        result = sight.measure(fresh, measured.bandwidths, stored=stored)
         for sampling in fresh:
             if sampling.name in samplings:
                 progress.say(f"{sampling.weights} has changed; scheme {sampling.name!r} is measured anew")
             samplings[sampling.name] = sampling
-        known, both = None if stored else document["target"], [*fresh, *stored]
-        document["target"] = self._compare(x, measured.first, both, samplings["natural"], known, fields)
+        known = None if stored else document["target"]
+        document["target"] = sight.compare([*fresh, *stored], samplings["natural"], measured.first, known)
         if result is not None:
             places = [list(samplings).index(sampling.name) for sampling in fresh]
             document["search"] = with_quality(document["search"], result.search, places)
@@ -208,42 +238,6 @@ class Session:
         rectify(made, natural["bandwidths"], document["best"])
         entries = {entry["name"]: entry for entry in (*document["schemes"], *made)}
         document["schemes"] = list(entries.values())
-
-    def _pass(
-        self,
-        x: np.ndarray,
-        bandwidths: Bandwidths,
-        samplings: list[Sampling],
-        k: int,
-        near: float | None,
-        stored: Sequence[Sampling] = (),
-    ) -> tuple[PassResult | None, Fields | None]:
-        """One pass; fills in what it says of each sampling.
-
-        Args:
-            stored: samplings that are compared with the target alone.
-
-        Returns:
-            What the pass says of ``samplings``, None where it was not needed; with a target, the fields of
-            ``samplings``, of ``stored`` and of the target's own masses.
-        """
-        own = [] if self.aim is None or self.aim.own_masses is None else [self.aim.own_masses]
-        p = np.stack([*(s.p for s in (*samplings, *stored)), *own])
-        codes = None if self.aim is None or self.aim.codes is None else self.aim.codes[0]
-        ladder = LADDER if self.aim is not None and codes is None else ()
-        swept = bandwidths.values if samplings else []
-        seen, result, fields = sorted({*swept, *ladder}), None, None
-        if seen:
-            some = p if codes is None else p[: len(samplings)]
-            result = self.plan.run(x, seen, some, k, near, spare=1 if ladder else 0)
-            fields = result.mean_kernel(ladder) if ladder else None
-            result = result.only(swept, len(samplings))
-        if samplings and result is not None:
-            fill_in(samplings, result, bandwidths, self.table.d)
-        if self.aim is not None and codes is not None:
-            progress.say(f"comparing {self.aim.column} together with the vectors: all pairs once more")
-            fields = product_fields(x, codes, p, self.plan), None
-        return result, fields
 
     def _estimate(
         self, measured: Measured, cosines: np.ndarray | None, dimension: float | None
@@ -268,33 +262,6 @@ class Session:
         if kind is None:
             return False
         return kind != stored["kind"] or (kind == "knn" and exponent not in (None, stored["exponent"]))
-
-    def _compare(
-        self,
-        x: np.ndarray,
-        first: np.ndarray,
-        samplings: list[Sampling],
-        natural: Sampling,
-        known: dict[str, Any] | None,
-        fields: Fields | None,
-    ) -> dict[str, Any] | None:
-        """Compare samplings with the target; returns its entry, which may be ``known`` from before."""
-        if self.aim is None or fields is None:
-            return known
-        values, errors = fields
-        own = values[-1] if self.aim.own_masses is not None else None
-        how = self.settings.seed, self.plan.threads, self.plan.means(x)
-        comparison = Comparison(x, self.aim, own, *how)
-        comparison.measure(samplings, values[: len(samplings)], errors)
-        if known is None:
-            columns = compare_columns(self.table, x, self.aim, comparison.target, self.settings.seed)
-            closest = best.no_nearest()
-            if best.wants_nearest(self.settings.rectification, self.table.n):
-                limits = self.settings.memory, self.plan.threads
-                closest = best.nearest(x, comparison.target, self.aim, first, *limits)
-            known = comparison.entry(natural, columns, closest)
-        comparison.judge(samplings, natural, known)
-        return known
 
     def _seeks_nearest(self, target: dict[str, Any] | None, retargeted: bool) -> bool:
         """Whether the re-weighting nearest to the folder's target is to be searched now."""

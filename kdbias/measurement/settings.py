@@ -17,6 +17,7 @@ from kdbias.targets.settings import Aiming
 # exact enough for it any more, and the null's series gets long.
 _LEAST, _MOST = 1e-3, 1e3
 _GRID = 1024
+_USUAL_K = 64
 IMAGE_WORDS = ("blank", "dark", "overexposed", "tiny", "odd-sized")
 """What an image may look like that is suspect by itself."""
 SUSPECT_WORDS = (*IMAGE_WORDS, "isolated", "label")
@@ -163,6 +164,14 @@ class _Measuring(Aiming):
             self.refuse_idle({"block_rows": "a graph is not made in blocks"})
         if self.search != "exact" and self.device.startswith("cuda"):
             raise KdbiasError(f"--search {self.search} runs on the CPU; use --device cpu, or --search exact")
+
+    def neighbours(self, n: int) -> int:
+        """k of n samples; raises KdbiasError where they have fewer others."""
+        if self.k is not None and self.k >= n:
+            raise KdbiasError(
+                f"--k {self.k} neighbours of {n:,} samples do not exist; choose 1 <= k <= {n - 1:,}"
+            )
+        return min(_USUAL_K, n - 1) if self.k is None else self.k
 
     def record(self) -> dict[str, Any]:
         """What a run records; its target may be another one later."""

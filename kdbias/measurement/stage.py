@@ -31,7 +31,7 @@ from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import density_file, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import Ids, align, shown
-from kdbias.tables.run_record import finished_alike, read_record, stage_of
+from kdbias.tables.run_record import Run, finished_alike, read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.opening import OpenTarget, open_target, unread
 from kdbias.wording import counted, duration, human_bytes
@@ -39,8 +39,6 @@ from kdbias.wording import counted, duration, human_bytes
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-DEFAULT_K = 64
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,45 +135,45 @@ def uniformity(
         KdbiasError: bad options, a k that the data cannot have, or weights that do not fit the data.
     """
     table = EmbeddingTable.open(embeddings)
-    k = min(DEFAULT_K, table.n - 1) if settings.k is None else settings.k
-    if k >= table.n:
-        raise KdbiasError(
-            f"--k {k} neighbours of {table.n:,} samples do not exist; choose 1 <= k <= {table.n - 1:,}"
-        )
+    k = settings.neighbours(table.n)
     refuse_own(table.group_columns, table.path)
     groups = {name: table.column(name) for name in dict.fromkeys(settings.group_by)}
     added = _read_weights(settings.weights, table)
+    out = Path(output)
     if not overwrite:
-        _refuse_outdated(Path(output), table)
+        _refuse_outdated(out, table)
     config, inputs = settings.record() | {"k": k}, {"embeddings": table.fingerprint}
+    defaults = settings.defaults(config)
     memory = settings.memory if settings.search != "hnsw" else 0
     with open_engine(settings, settings.device, memory, (os.fspath(output),)) as engine:
         device = _device(settings, engine)
-        threads = (settings.unit_cpus or 1) if engine.remote else settings.threads or available_threads()
-        blocks = Blocks(Path(output) / PAIRS, settings, engine, table.fingerprint, device, threads)
-        if settings.plan:
-            plan = blocks.describe(table.n, table.d, k, 1 + len(added))
-            done = not overwrite and finished_alike(
-                Path(output), STAGE, config, inputs, settings.defaults(config)
-            )
-            aim = open_target(settings, table) if settings.towards else None
-            if done and _holds(Path(output), added, aim):
-                planned = Planned.finished("uniformity", output)
-            else:
-                planned = plan_uniformity(table.n, table.d, settings, device, output)
-            return UniformityResult(Path(output), plan, "planned", planned=planned)
+        threads = engine.unit_cpus or settings.threads or available_threads()
+        blocks = Blocks(out / PAIRS, settings, engine, table.fingerprint, device, threads)
         aim = open_target(settings, table, load=unread) if settings.towards else None
-        given = (engine, Path(output), STAGE, config, inputs, overwrite, settings.defaults(config))
-        with open_run(*given) as run:
+        if settings.plan:
+            document = blocks.describe(table.n, table.d, k, 1 + len(added))
+            done = (
+                not overwrite
+                and finished_alike(out, STAGE, config, inputs, defaults)
+                and _holds(out, added, aim)
+            )
+            of = table.n, table.d, settings, device, output
+            planned = Planned.finished("uniformity", output) if done else plan_uniformity(*of)
+            return UniformityResult(out, document, "planned", planned=planned)
+        with open_run(engine, out, STAGE, config, inputs, overwrite, defaults) as run:
             if engine.rank:
-                alone = run.state == "finished" or settings.search == "hnsw"  # then process 0 is
-                units = 0 if alone else blocks.assist()
-                return UniformityResult(run.out, {"units": units}, "partial")
+                return UniformityResult(run.out, {"units": _share(run, blocks)}, "partial")
             if run.state == "finished" and engine.world > 1:
                 blocks = replace(blocks, engine=Here())
-            session = Session(table, run, groups, PassPlan(settings, device, run.out / SNAPSHOT, blocks), aim)
-            document, state = (session.extend if run.state == "finished" else session.measure)(added)
+            plan = PassPlan(settings, device, run.out / SNAPSHOT, blocks)
+            document, state = Session(table, run, groups, plan, aim).complete(added)
     return UniformityResult(run.out, document, state, verbose)
+
+
+def _share(run: Run, blocks: Blocks) -> int:
+    """Units that a process beside the first does; what is added, and a graph, are that one's alone."""
+    alone = run.state == "finished" or blocks.settings.search == "hnsw"
+    return 0 if alone else blocks.assist()
 
 
 def _holds(out: Path, added: Sequence[Sampling], aim: OpenTarget | None) -> bool:

@@ -72,6 +72,11 @@ class OpenTarget:
         """(n,) masses of a ``balanced`` target, which lie on the data themselves; None for other kinds."""
         return self.masses if self.vectors is None else None
 
+    @property
+    def own_codes(self) -> np.ndarray | None:
+        """(n,) the column's values in the data; None where none is compared together with the vectors."""
+        return None if self.codes is None else self.codes[0]
+
     def of(
         self,
         x: np.ndarray,

@@ -29,7 +29,7 @@ def opened_ground(settings: WeightsSettings, folder: Path, key: str) -> Iterator
         yield None
         return
     with open_engine(scheme, memory=scheme.memory, places=(str(folder),)) as engine:
-        threads = (scheme.unit_cpus or 1) if engine.remote else settings.threads or available_threads()
+        threads = engine.unit_cpus or settings.threads or available_threads()
         yield BlockFolder(folder, key, engine, scheme.memory, threads, scheme.block_rows)
 
 

@@ -90,7 +90,7 @@ class Samples:
             return 0
         d = self.source.measured[0].d
         fits = 4 * self.m * d <= ground.memory and (ground.asked or self.m) >= self.m
-        if fits and not ground.spread and not ground.begun:
+        if fits and not ground.engine.spread and not ground.begun:
             return 0
         return ground.rows(self.m, needed_by(d, ground.threads, self.m, ground.memory))
 

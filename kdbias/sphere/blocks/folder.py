@@ -78,11 +78,6 @@ class BlockFolder:
     locks: list[FolderLock | None] = field(default_factory=list, compare=False)
 
     @property
-    def spread(self) -> bool:
-        """Whether units run in other processes, too."""
-        return self.engine.remote or self.engine.world > 1
-
-    @property
     def slots(self) -> int:
         """How many units run at once."""
         return self.engine.world * self.engine.slots

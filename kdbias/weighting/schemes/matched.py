@@ -63,8 +63,8 @@ class Matched(Aiming, Searching):
 
     def distinct(self, groups: Groups, source: EmbeddingSource) -> Groups:
         """Copies that the column tells apart are no copies."""
-        opened = source.target(self)
-        return groups if opened.codes is None else groups.apart(opened.codes[0])
+        codes = source.target(self).own_codes
+        return groups if codes is None else groups.apart(codes)
 
     def weigh(self, samples: Samples) -> Weights:
         """Weights (m,) of the nearest sampling, with the solver's proof and what was found of the target."""
@@ -103,7 +103,7 @@ class Matched(Aiming, Searching):
             plain: the kernel without a column, where it is at hand.
         """
         opened, groups = samples.target(self), samples.groups
-        codes = None if opened.codes is None else opened.codes[0][groups.first]
+        codes = None if opened.own_codes is None else opened.own_codes[groups.first]
         kernel = plain if plain is not None and codes is None else self.kernel(samples, codes)
         with progress.bar(samples.m, "samples", "compared with the target") as shown:
             target = opened.of(
