@@ -55,13 +55,11 @@ class Growth:
         known: (n,) int64, its row for each sample of the data, -1 for one that is to be embedded.
         changes: what differs, for the record: ``from`` (the table's fingerprint), how many samples are
             ``kept``, ``added``, ``changed`` (other content under the same id) and ``removed``.
-        line: the same for people, with the first ids.
     """
 
     table: EmbeddingTable
     known: np.ndarray
     changes: dict[str, Any]
-    line: str
     _ends: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -121,7 +119,7 @@ class GrownParts(Parts):
 
     def __init__(self, growth: Growth, *of_parts: Any) -> None:
         super().__init__(*of_parts)
-        self.growth = growth
+        self.growth, self.changes = growth, growth.changes
 
     def rows_of(self, part: Part) -> np.ndarray:
         """The rows of a part that are to be embedded."""
@@ -157,7 +155,9 @@ def growth_of(
     defaults: dict[str, Any],
     settings: EmbedSettings,
 ) -> Growth | None:
-    """What the table in a folder knows of other data than its own; None where it is of these, or is none.
+    """What the table in a folder knows of other data than its own, which is said; None where it is of these.
+
+    None, too, where there is no table.
 
     A folder of images, or a list, shows no change of a file that keeps its size: such data are compared by
     the digests of their images, too.
@@ -198,8 +198,8 @@ def growth_of(
         "removed": table.ids().filter(pc.invert(pc.is_in(table.ids(), value_set=source.ids))),
     }
     counts = {"kept": int((known >= 0).sum())} | {name: len(ids) for name, ids in some.items()}
-    line = _told(out, counts["kept"], some, unknown)
-    return Growth(table, known, {"from": table.fingerprint, **counts}, line)
+    progress.say(_told(out, counts["kept"], some, unknown))
+    return Growth(table, known, {"from": table.fingerprint, **counts})
 
 
 def _told(out: Path, kept: int, some: dict[str, pa.Array], unknown: int) -> str:

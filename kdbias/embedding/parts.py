@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,13 @@ def open_run(
 
 
 class Parts:
-    """Writes and finds the parts of one run."""
+    """Writes and finds the parts of one run.
+
+    Attributes:
+        changes: how the data differ from those of an earlier table, for the record; nothing without one.
+    """
+
+    changes: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, run: Run, source: Source, plan: Plan, teacher: str, config: dict[str, Any]) -> None:
         self.run, self.source, self.plan, self.teacher = run, source, plan, teacher
@@ -250,7 +257,7 @@ class Parts:
                 f"all {len(failed):,} images failed, nothing was embedded; the first: "
                 f"{failed[0]['sample_id']} ({failed[0]['path']}): {failed[0]['reason']}"
             )
-        embedded = samples - (details.get("grown") or {}).get("kept", 0)
+        embedded = samples - self.changes.get("kept", 0)
         seconds: dict[str, float] = {}
         for record in records:
             for name, value in record["seconds"].items():
@@ -269,6 +276,7 @@ class Parts:
             images_per_second=round(embedded / max(seconds["elapsed"], 1e-9), 1),
             teacher=self.teacher,
             **details,
+            **({"grown": self.changes} if self.changes else {}),
         )
         return seconds
 

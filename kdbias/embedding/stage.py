@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from kdbias import progress
+from kdbias.data.source import Source
 from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.embedding.batches import write_parts
 from kdbias.embedding.growth import GrownParts, discard, growth_of, home_of, recover
-from kdbias.embedding.inputs import Inputs, Order, make_parts, named, open_inputs, results_of
+from kdbias.embedding.inputs import Facts, Inputs, Order, make_parts, named, open_inputs, results_of
 from kdbias.embedding.parts import Part, Parts, disk_errors, open_run
 from kdbias.embedding.planned import plan_embedding
 from kdbias.embedding.settings import EmbedSettings
@@ -31,6 +32,7 @@ from kdbias.functions import takes_settings
 from kdbias.planning import Planned
 from kdbias.tables.embedding_table import STAGE, EmbeddingTable
 from kdbias.tables.run_record import finished_alike
+from kdbias.teachers import Teacher
 from kdbias.teachers.precomputed import Precomputed
 from kdbias.teachers.side_car import named_preprocessing
 from kdbias.teachers.spec import parse_spec
@@ -137,18 +139,17 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
     todo = opened.plan(engine.rank, engine.world)
     progress.say(f"data: {source.describe()}")
     progress.say(todo.describe())
-    reads, growth = (order.data, settings.teacher.partition(":")[2]), None
     if engine.rank == 0 and not settings.plan:
         recover(out)
+    growth = None
     if settings.append:
         _refuse_append(overwrite, engine)
         growth = growth_of(out, source, opened.config, opened.inputs, opened.defaults, settings)
-    if growth is not None:
-        progress.say(growth.line)
     if settings.plan:
         done = not overwrite and finished_alike(out, STAGE, opened.config, opened.inputs, opened.defaults)
         planned = Planned.finished("embed", out) if done else plan_embedding(opened, todo, order.output)
         return EmbedResult(out, "planned", source.n, 0, network.dim, len(todo.parts), planned=planned)
+    reads = order.data, settings.teacher.partition(":")[2]
     # disk_errors within the run as well, which is forgotten after a refusal.
     with (
         disk_errors(out),
@@ -163,21 +164,29 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
         waiting = parts.waiting()
         if growth is None and not waiting and parts.complete and run.already_finished():
             return _result(parts, "already finished")
-        _say_what_is_left(parts, len(waiting))
-        with progress.bar(sum(len(parts.rows_of(part)) for part in waiting), "images", "embed") as bar:
-            here = partial(_made_here, parts, opened, bar.update)
-            for images in engine.map(partial(make_parts, order) if engine.remote else here, waiting):
-                bar.update(images)
-        details: dict[str, Any] = {"source": source.describe(), "data": order.data, "root": settings.root}
-        if not isinstance(network, Precomputed):
-            about = {"teacher_weights": network.note or None, "teacher_output": network.output}
-            details |= {name: value for name, value in about.items() if value is not None}
-        if growth is not None:
-            details["grown"] = growth.changes
-        result = replace(_conclude(parts, details), path=out, kept=details.get("grown", {}).get("kept", 0))
+        _make(parts, waiting, order, opened, engine)
+        result = replace(_conclude(parts, _origin(order, network, source)), path=out)
     if result.failures and result.state == "finished":
         progress.say(f"{counted(result.failures, 'image')} failed; see {out / 'failures.parquet'}")
     return result
+
+
+def _make(parts: Parts, waiting: list[Part], order: Order, opened: Inputs, engine: Engine) -> None:
+    """Make the parts that are waiting, by the engine."""
+    _say_what_is_left(parts, len(waiting))
+    with progress.bar(sum(len(parts.rows_of(part)) for part in waiting), "images", "embed") as bar:
+        here = partial(_made_here, parts, opened, bar.update)
+        for images in engine.map(partial(make_parts, order) if engine.remote else here, waiting):
+            bar.update(images)
+
+
+def _origin(order: Order, network: Teacher | Precomputed | Facts, source: Source) -> dict[str, Any]:
+    """What the record says of data and teacher beside their fingerprints."""
+    found = {"source": source.describe(), "data": order.data, "root": order.settings.root}
+    if isinstance(network, Precomputed):
+        return found
+    about = {"teacher_weights": network.note or None, "teacher_output": network.output}
+    return found | {name: value for name, value in about.items() if value is not None}
 
 
 def _refuse_append(overwrite: bool, engine: Engine) -> None:
@@ -227,7 +236,7 @@ def _result(parts: Parts, state: str, seconds: dict[str, float] | None = None) -
     parts.run.require({"counts": {"samples": int, "failures": int, "parts": int}})
     counts = parts.run.record["counts"]
     numbers = (counts["samples"], counts["failures"], parts.plan.dim, counts["parts"])
-    return EmbedResult(parts.run.out, state, *numbers, seconds or {})
+    return EmbedResult(parts.run.out, state, *numbers, seconds or {}, kept=parts.changes.get("kept", 0))
 
 
 def _conclude(parts: Parts, details: dict[str, Any]) -> EmbedResult:

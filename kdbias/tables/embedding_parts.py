@@ -72,8 +72,8 @@ def normalise(
 
 
 def _list_array(vectors: np.ndarray, store: str) -> pa.FixedSizeListArray:
-    """Vectors (n, d) as a column of lists of a type of `STORES`."""
-    values = pa.array(np.ascontiguousarray(vectors, dtype=store).reshape(-1), type=STORES[store])
+    """Vectors (n, d) of a type of `STORES` as a column of lists."""
+    values = pa.array(np.ascontiguousarray(vectors).reshape(-1), type=STORES[store])
     # Elements declared non-null decode 1.7x faster: Parquet keeps no level for each number.
     element = pa.field("element", STORES[store], nullable=False)
     return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(element, vectors.shape[1]))
@@ -138,40 +138,44 @@ def write_part(
     if dtype not in STORES:
         raise KdbiasError(f"--store {dtype!r} is unknown; use float16 or float32")
     refuse_own(groups, path)
-    columns: dict[str, Any] = {
+    plain = {
         "sample_id": ids,
         "label": labels if labels is not None else pa.nulls(len(ids), pa.string()),
         **groups,
-        "norm": pa.array(norms, pa.float32()),
     }
-    if flip_norms is not None:
-        columns["norm_flip"] = pa.array(flip_norms, pa.float32())
     stored = [None if v is None else v.astype(dtype) for v in (vectors, flip)]
-    arrays = [norms, *([] if flip_norms is None else [flip_norms])]
-    content = content_digest(ids, labels, groups, arrays, stored)
-    columns["embedding"] = _list_array(vectors, dtype)
-    if flip is not None:
-        columns["embedding_flip"] = _list_array(flip, dtype)
-    if facts is not None:
-        kinds = [pa.int32() if fact in ("image_width", "image_height") else pa.float32() for fact in IMAGE]
-        known = zip(IMAGE, facts.T, kinds, strict=True)
-        columns |= {fact: pa.array(v, mask=np.isnan(v)).cast(kind) for fact, v, kind in known}
-    if digests is not None:
-        columns[IMAGE_DIGEST] = pa.array(digests, mask=digests == 0)
+    lengths = {"norm": norms} | ({} if flip_norms is None else {"norm_flip": flip_norms})
+    views = zip(("embedding", "embedding_flip"), stored, strict=True)
+    numbers = {
+        **{name: pa.array(values, pa.float32()) for name, values in lengths.items()},
+        **{name: _list_array(values, dtype) for name, values in views if values is not None},
+        **_of_images(facts, digests),
+    }
+    content = content_digest(ids, labels, groups, list(lengths.values()), stored)
     doc = {**provenance_document, "content": content, "ids": digest_of_ids(ids)}
-    table = provenance.attach(pa.table(columns), doc)
-    # Floats do not compress and dictionaries only cost: plain pages decode fastest.
-    floats = ("norm", "norm_flip", "embedding", "embedding_flip", *IMAGE, IMAGE_DIGEST)
-    encoded = [name for name in columns if name not in floats]
+    table = provenance.attach(pa.table(plain | numbers), doc)
+    # Numbers do not compress and dictionaries only cost: plain pages decode fastest.
     with parquet_writer(
         path,
         table.schema,
-        use_dictionary=encoded,
-        compression={name: "ZSTD" if name in encoded else "NONE" for name in columns},
-        write_statistics=encoded,
+        use_dictionary=list(plain),
+        compression=dict.fromkeys(plain, "ZSTD") | dict.fromkeys(numbers, "NONE"),
+        write_statistics=list(plain),
     ) as writer:
         writer.write_table(table, ROW_GROUP)
     return content
+
+
+def _of_images(facts: np.ndarray | None, digests: np.ndarray | None) -> dict[str, pa.Array]:
+    """The columns that say what images look like, and of their content; facts and digests of `write_part`."""
+    found = {}
+    if facts is not None:
+        kinds = [pa.int32() if fact in ("image_width", "image_height") else pa.float32() for fact in IMAGE]
+        known = zip(IMAGE, facts.T, kinds, strict=True)
+        found = {fact: pa.array(v, mask=np.isnan(v)).cast(kind) for fact, v, kind in known}
+    if digests is not None:
+        found[IMAGE_DIGEST] = pa.array(digests, mask=digests == 0)
+    return found
 
 
 def content_digest(
