@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -212,20 +212,27 @@ def expected(found: Finding) -> tuple[list[Expected], str]:
             [],
             f"no case of our study is like yours ({_unlike(found)}): only a trial on your own data tells",
         )
+    return cited, f"{_spoken(found.cases, tried)} (small students, 95 % intervals: {file})"
+
+
+def _spoken(cases: Sequence[evidence.Case], tried: str) -> str:
+    """What cases like these came to: the nearest, the least of the others, and the worst unlike them.
+
+    Args:
+        cases: by likeness, at least one.
+    """
     how = "matched to 300 images" if tried == evidence.MATCHED else "balanced by label"
-    first, *others = found.cases
+    first, *others = cases
     text = (
         f"in our study, {how}: by its numbers most like yours, {_told(first, tried)} of natural sampling's "
         "error removed"
     )
     least = min(others, key=lambda case: case.gains[tried].value, default=None)
     if least is not None:
-        text += f"; of the {len(found.cases)} like yours least for {_told(least, tried)}"
-    known = [case for case in evidence.cases() if tried in case.gains and case not in found.cases]
-    harms = [case for case in known if case.differs and case.gains[tried].sign < 0]
-    if harms:
-        text += f"; of those unlike yours it harmed {_told(harms[0], tried)}"
-    return cited, f"{text} (small students, 95 % intervals: {file})"
+        text += f"; of the {len(cases)} like yours least for {_told(least, tried)}"
+    unlike = [case for case in evidence.cases() if tried in case.gains and case not in cases]
+    harmed = next((case for case in unlike if case.differs and case.gains[tried].sign < 0), None)
+    return text if harmed is None else f"{text}; of those unlike yours it harmed {_told(harmed, tried)}"
 
 
 def _unlike(found: Finding) -> str:

@@ -15,7 +15,7 @@ from kdbias.data.settings import Options
 from kdbias.data.sharded import holds_images
 from kdbias.data.source import Images, NoImages, Source, make_source, require_column
 from kdbias.errors import KdbiasError
-from kdbias.tables.columns import as_names, plain_type, without_missing
+from kdbias.tables.columns import as_names, plain_type, refuse_repeated, without_missing
 from kdbias.tables.joins import as_strings, shown
 from kdbias.wording import counted
 
@@ -52,8 +52,7 @@ class Columns:
                 twice.
         """
         names, groups = schema.names, options.groups or ()
-        if len(set(names)) != len(names):
-            raise KdbiasError(f"{data}: column names occur twice ({', '.join(names)})")
+        refuse_repeated(names, data)
         for name in groups:
             _require_kind(data, schema, name, "groups")
         image, id, label, path = (_column_for(role, data, schema, options) for role in _ROLES)

@@ -84,29 +84,41 @@ def kind_of(data: str) -> str:
     """
     if data.startswith(TORCHVISION):
         return "torchvision"
-    suffix = os.path.splitext(data.partition("?")[0] if is_uri(data) else data)[1].lower()
-    refuse_special(data)
     if is_uri(data):
-        if OF_SUFFIX.get(suffix, "table") != "table":
-            raise KdbiasError(
-                f"{data}: only .csv, .tsv and .parquet are read from a store; copy it to a disk"
-            )
-        if store_uri(data) is not None and not exists(data):
-            raise absent(data, "file or folder")
-        return "table"
-    if os.path.isdir(data):
-        kind = _kind_of_folder(data)
-        for name in os.listdir(data) if kind != "folder" else ():  # of which each image is looked at
-            refuse_special(os.path.join(data, name))
-        return kind
-    is_pattern = suffix == ".tar" and any(c in data for c in "*?[{")
-    if not (is_pattern or os.path.exists(data)):
-        raise absent(data, "file or folder")
-    if data.lower().endswith(COMPRESSED):
-        raise KdbiasError(f"{data}: a compressed tar; decompress it first: images are read in any order")
+        return _kind_in_store(data)
+    if not os.path.isdir(data):
+        return _kind_of_file(data)
+    kind = _kind_of_folder(data)
+    for name in os.listdir(data) if kind != "folder" else ():  # of which each image is looked at
+        refuse_special(os.path.join(data, name))
+    return kind
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _kind_in_store(uri: str) -> str:
+    """A file by its ending, which says that it is a table; a folder is one of tables."""
+    if OF_SUFFIX.get(_suffix(uri.partition("?")[0]), "table") != "table":
+        raise KdbiasError(f"{uri}: only .csv, .tsv and .parquet are read from a store; copy it to a disk")
+    if store_uri(uri) is not None and not exists(uri):
+        raise absent(uri, "file or folder")
+    return "table"
+
+
+def _kind_of_file(file: str) -> str:
+    """By its ending; a pattern of tars need not be there."""
+    refuse_special(file)
+    suffix = _suffix(file)
+    is_pattern = suffix == ".tar" and any(c in file for c in "*?[{")
+    if not (is_pattern or os.path.exists(file)):
+        raise absent(file, "file or folder")
+    if file.lower().endswith(COMPRESSED):
+        raise KdbiasError(f"{file}: a compressed tar; decompress it first: images are read in any order")
     if suffix not in OF_SUFFIX:
         known = ", ".join((*OF_SUFFIX, ".toml"))
-        raise KdbiasError(f"{data}: not a kind of data kdbias reads; give a folder or one of {known}")
+        raise KdbiasError(f"{file}: not a kind of data kdbias reads; give a folder or one of {known}")
     return OF_SUFFIX[suffix]
 
 
@@ -115,7 +127,7 @@ def _kind_of_folder(folder: str) -> str:
     names = [name for name in os.listdir(folder) if not name.startswith(".")]
     if is_saved_by_datasets(names):
         return "huggingface"
-    suffixes = {os.path.splitext(name)[1].lower() for name in names}
+    suffixes = set(map(_suffix, names))
     if ".rec" in suffixes:
         return "recordio"
     if ".tar" in suffixes:

@@ -6,7 +6,7 @@ Of many: which files a folder has, what their names and metadata say, one schema
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -78,8 +78,7 @@ def _files(data: str) -> tuple[list[str], list[str], str]:
     if names is None:
         return [data], [os.path.basename(data.partition("?")[0])], parent_of(data)
     below = [] if is_uri(data) else parquet_below(data)
-    shown = (n for n in names if n.endswith(".parquet") and not n.startswith(".") and n != LISTING)
-    parts = below or sorted(shown)
+    parts = below or sorted(_shards(names))
     if not parts:
         raise KdbiasError(f"{data}: no .parquet files in this folder")
     return [join(data, name) for name in parts], parts, data
@@ -160,19 +159,28 @@ def parquet_below(folder: str) -> list[str]:
     where Parquet files lie directly in the folder and nothing below it.
     """
     found = []
-    for place, folders, names in os.walk(folder):
-        if RECORD in names:
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = [name for name in names if not name.startswith(".") and name != LISTING]
-        shards = [name for name in names if name.lower().endswith(".parquet")]
+    for place, folders, names in _visible(folder):
+        shards = _shards(names)
         alone = place == folder and shards and not folders
         if not alone and any(os.path.splitext(name)[1][1:].lower() in EXTENSIONS for name in names):
             return []
         below = os.path.relpath(place, folder)
         found += [os.path.normpath(os.path.join(below, name)).replace(os.sep, "/") for name in shards]
     return sorted(found)
+
+
+def _visible(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(place, its folders, its files) from a folder down, but for hidden ones and outputs of kdbias."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and RECORD not in names)
+        if RECORD not in names:
+            yield place, folders, [name for name in names if not name.startswith(".")]
+
+
+def _shards(names: Sequence[str]) -> list[str]:
+    """Those of a folder's files that hold rows of a table."""
+    shown = (name for name in names if not name.startswith(".") and name != LISTING)
+    return [name for name in shown if name.lower().endswith(".parquet")]
 
 
 def splits_of(names: Sequence[str]) -> list[str] | None:

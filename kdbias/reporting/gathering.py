@@ -41,6 +41,8 @@ _REPORTED = (
     *("embedding table", "density folder", "weight manifest", "frontier"),
     *("training run", "evaluation", "study"),
 )
+_SEVERAL = ("demo", "run", "outputs")
+"""What holds outputs of several stages."""
 
 _PLAIN = ("student", "loss", "epochs", "data", "embeddings", "weights")  # options and inputs of a training
 
@@ -101,12 +103,9 @@ def _is_finished(folder: Path) -> bool:
 def _expand(place: Path) -> list[Path]:
     """The outputs that a path stands for: itself, or those inside; KdbiasError for anything else."""
     kind = recognise(place)
-    if kind in ("demo", "run", "outputs"):
-        shown = [f for f in place.rglob("*.parquet") if "/." not in f"/{f.relative_to(place).as_posix()}"]
-        tables = {f.parent if (f.parent / LISTING).exists() else f for f in shown}
-        files = sorted(f for f in tables if recognise_quietly(f) == "weight manifest")
-        inside = [p for p in stage_folders(place) if recognise(p) not in ("demo", "run")]
-        return [*inside, *(f for f in files if not any(folder in f.parents for folder in inside))]
+    if kind in _SEVERAL:
+        inside = [p for p in stage_folders(place) if recognise(p) not in _SEVERAL]
+        return [*inside, *(f for f in _manifests_below(place) if not set(inside) & set(f.parents))]
     if kind in _REPORTED:
         return [place]
     if kind == "density table" and (place.parent / RECORD).exists():
@@ -115,6 +114,13 @@ def _expand(place: Path) -> list[Path]:
         f"{place} ({kind}) is no output to report on; give folders of embed, uniformity, weights --frontier, "
         "train, evaluate, study or demo, or weight manifests"
     )
+
+
+def _manifests_below(place: Path) -> list[Path]:
+    """The weight manifests in a folder and below, files or folders of parts; none of what is hidden."""
+    shown = (f for f in place.rglob("*.parquet") if "/." not in f"/{f.relative_to(place).as_posix()}")
+    tables = {f.parent if (f.parent / LISTING).exists() else f for f in shown}
+    return sorted(f for f in tables if recognise_quietly(f) == "weight manifest")
 
 
 def _read_embeddings(by_kind: dict[str, list[Path]], found: Outputs) -> None:

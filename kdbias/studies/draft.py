@@ -17,7 +17,7 @@ from kdbias.studies.origin import Origin, deployment_of
 from kdbias.tables.files import write_text
 from kdbias.targets.columns import told_of
 from kdbias.targets.settings import Aiming
-from kdbias.wording import counted, visible
+from kdbias.wording import visible
 
 BATCH = 64
 _LARGEST = 64  # pixels of the shorter side of a student's image
@@ -90,39 +90,24 @@ class Draft:
             KdbiasError: no data or teacher there, or columns that are not.
         """
         origin = Origin.of(place, teacher, read or {})
-        named, deployment = aim.named, None
-        if named is not None and named.by is not None:
-            raise KdbiasError(
-                f"--towards {aim.towards}: a study has no shares or weights of it; leave @{named.by} out"
-            )
-        if named is not None and named.kind == "reference":
-            deployment = deployment_of(named.what, origin)
-        clustered = None
-        if named is not None and named.kind != "sphere":
-            reference = None if deployment is None else deployment.described
-            clustered = told_of(aim, named, origin.described, reference).clustered
-        judged = origin if deployment is None else deployment
+        deployment, clustered = _deployment(aim, origin)
+        judged = deployment or origin
         for one in (origin, judged):
-            if one.data.n < _LEAST:
-                raise KdbiasError(
-                    f"{one.source}: {counted(one.data.n, 'sample')}; a study needs {_LEAST} or more"
-                )
+            one.require(_LEAST)
         train = min(origin.data.n, _USUAL) * (1 if deployment else 1 - _HELD_OUT)
-        how = {
-            name: value for name in ("with_column", "cluster_by") if (value := getattr(aim, name)) is not None
-        }
-        sides = min(_LARGEST, origin.side(), judged.side())
+        said = {name: getattr(aim, name) for name in ("with_column", "cluster_by")}
+        how = {name: value for name, value in said.items() if value is not None}
         return cls(
             name=_slug(origin.source),
             origin=origin,
             deployment=deployment,
-            towards=REFERENCE if deployment else aim.towards if named and named.kind == "balanced" else None,
+            towards={"reference": REFERENCE, "balanced": aim.towards}.get(_kind(aim)),
             aim=how,
             reserve_by=_reserved_by(deployment, clustered),
             arms=_arms(origin, aim, how),
             groups=tuple(judged.groups(group_by)),
             classes=origin.has_classes and judged.has_classes,
-            image_size=sides,
+            image_size=min(_LARGEST, origin.side(), judged.side()),
             samples=_USUAL if origin.data.n > _USUAL else None,
             judged=2 * _JUDGED if deployment and deployment.data.n > 2 * _JUDGED else None,
             steps=max(_FEWEST_STEPS, min(_MOST_STEPS, math.ceil(_EPOCHS * train / BATCH))),
@@ -258,6 +243,31 @@ class Draft:
             yield 'options = { gallery = "@teacher", gallery_where = ["study_part=train"] }'
 
 
+def _kind(aim: Aiming) -> str:
+    """``reference``, ``balanced`` or ``sphere``; nothing without a target."""
+    return "" if aim.named is None else aim.named.kind
+
+
+def _deployment(aim: Aiming, origin: Origin) -> tuple[Origin | None, str | None]:
+    """What is judged on and matched to, where it lies elsewhere, and the column that clusters it.
+
+    Raises:
+        KdbiasError: a target that a study cannot take, or a column that is not there.
+    """
+    named = aim.named
+    if named is None:
+        return None, None
+    if named.by is not None:
+        raise KdbiasError(
+            f"--towards {aim.towards}: a study has no shares or weights of it; leave @{named.by} out"
+        )
+    found = deployment_of(named.what, origin) if named.kind == "reference" else None
+    if named.kind == "sphere":
+        return found, None
+    reference = None if found is None else found.described
+    return found, told_of(aim, named, origin.described, reference).clustered
+
+
 def _reserved_by(deployment: Origin | None, clustered: str | None) -> str | None:
     """The column by whose values the deployment is parted: whole persons, where every sample has one."""
     if deployment is None or clustered is None:
@@ -270,7 +280,7 @@ def _arms(origin: Origin, aim: Aiming, how: Mapping[str, str]) -> dict[str, tupl
     found: dict[str, tuple[dict[str, Any], str]] = {
         BASELINE: ({}, "every sample alike: what others are compared with")
     }
-    kind = None if aim.named is None else aim.named.kind
+    kind = _kind(aim)
     if kind == "reference":
         found["matched"] = (
             {"towards": REFERENCE, "min_ess": 0.5, **how},

@@ -23,6 +23,7 @@ from kdbias.tables.run_record import RECORD, stage_of
 from kdbias.targets.described import Awaited
 from kdbias.teachers import PRECOMPUTED
 from kdbias.teachers.spec import placed_spec
+from kdbias.wording import counted
 
 _LOOKED_AT = 8  # images whose size is looked at
 _GROUPS = (2, 20)  # values of a column that is judged by
@@ -78,6 +79,13 @@ class Origin:
         where = tuple(config.get("where") or ())
         data = filter_source(open_source(source, read_as), where)
         return cls(_placed(source), read_as, where, f"{PRECOMPUTED}:{os.path.abspath(name)}", data)
+
+    def require(self, least: int) -> None:
+        """Refuse data of fewer samples."""
+        if self.data.n < least:
+            raise KdbiasError(
+                f"{self.source}: {counted(self.data.n, 'sample')}; a study needs {least} or more"
+            )
 
     @property
     def described(self) -> Awaited:

@@ -15,7 +15,7 @@ from kdbias.display.table import Cell, Table
 from kdbias.studies.arms import BASELINE
 from kdbias.studies.comparisons import CaseRows, cases_of, few_seeds
 from kdbias.studies.results import read_results
-from kdbias.studies.statistics import Estimate
+from kdbias.studies.statistics import Difference, Estimate
 from kdbias.wording import counted, duration
 
 if TYPE_CHECKING:
@@ -135,12 +135,12 @@ def _heading(metric: str) -> str:
     return metric.partition("[")[2].rstrip("]") or "all"
 
 
-def _gain(case: CaseRows, arm: str, metric: str) -> tuple[Estimate, int] | None:
-    """Share of natural sampling's distance that an arm takes away, in percent; +1, -1, or 0 if undecided."""
+def _gain(case: CaseRows, arm: str, metric: str) -> tuple[Estimate, Difference] | None:
+    """Share of natural sampling's distance that an arm takes away, in percent; and the difference itself."""
     compared = case.compare(arm, metric)
     if compared is None or compared.difference is None:
         return None
-    return compared.gain.times(100), compared.difference.better
+    return compared.gain.times(100), compared.difference
 
 
 def _told(case: CaseRows, arm: str, metric: str) -> dict[str, Any]:
@@ -149,12 +149,12 @@ def _told(case: CaseRows, arm: str, metric: str) -> dict[str, Any]:
     if gain is None:
         return {"removed_percent": None, "low": None, "high": None, "decided": 0}
     low, high = (None if math.isnan(end) else end for end in (gain[0].low, gain[0].high))
-    return {"removed_percent": gain[0].value, "low": low, "high": high, "decided": gain[1]}
+    return {"removed_percent": gain[0].value, "low": low, "high": high, "decided": gain[1].better}
 
 
 def _cell(case: CaseRows, arm: str, metric: str) -> str:
     gain = _gain(case, arm, metric)
-    return "n/a" if gain is None else gain[0].write(1) + {1: " ▲", -1: " ▼"}.get(gain[1], "")
+    return "n/a" if gain is None else gain[0].write(1) + gain[1].mark
 
 
 def _verdict(case: CaseRows, arms: Sequence[str], found: Sequence[dict[str, Any]]) -> str:
@@ -162,16 +162,21 @@ def _verdict(case: CaseRows, arms: Sequence[str], found: Sequence[dict[str, Any]
     if few := few_seeds([case]):
         return f"verdict: none ({few})"
     whole = {entry["arm"]: entry for entry in found if entry["metric"] == _METRIC}
-    better = [arm for arm in arms if whole[arm]["decided"] > 0]
-    worse = [arm for arm in arms if whole[arm]["decided"] < 0]
+    better, worse = ([arm for arm in arms if whole[arm]["decided"] == sign] for sign in (1, -1))
     against = f"; {', '.join(worse)} brought them farther away" if worse else ""
     if not better:
         return f"verdict: stay natural: nothing is shown to bring students nearer to the teacher{against}"
     best = max(better, key=lambda arm: whole[arm]["removed_percent"])
-    harmed = [e for e in found if e["arm"] == best and e["metric"] != _METRIC and e["decided"] < 0]
-    whom = ", ".join(_heading(entry["metric"]) for entry in harmed)
-    groups = f"; but farther for {whom}" if harmed else "; no group is shown to be farther away"
+    within = [entry for entry in found if entry["arm"] == best and entry["metric"] != _METRIC]
     return (
         f"verdict: {best} takes away {whole[best]['removed_percent']:.1f} % of the distance to the teacher"
-        f"{groups if len(found) > len(arms) else ''}{against}"
+        f"{_harm(within)}{against}"
     )
+
+
+def _harm(groups: Sequence[dict[str, Any]]) -> str:
+    """Which of the groups an arm brings farther from the teacher; nothing where there are none."""
+    harmed = ", ".join(_heading(entry["metric"]) for entry in groups if entry["decided"] < 0)
+    if harmed:
+        return f"; but farther for {harmed}"
+    return "; no group is shown to be farther away" if groups else ""

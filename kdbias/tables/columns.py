@@ -1,7 +1,7 @@
 """Columns: names that are kdbias's own, and plain values, in types that every stage can compare and count."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,6 +54,12 @@ def refuse_own(groups: Iterable[str], where: object) -> None:
             f"{where}: the group column {taken[0]!r} bears the name of a column of kdbias's own tables; "
             f"rename it (kdbias embed keeps such a one as 'data_{taken[0]}')"
         )
+
+
+def refuse_repeated(names: Sequence[str], where: object) -> None:
+    """Refuse columns of which two have one name."""
+    if len(set(names)) != len(names):
+        raise KdbiasError(f"{where}: column names occur twice ({', '.join(names)})")
 
 
 def without_missing(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError, first_line
-from kdbias.tables.columns import NO_VALUE
+from kdbias.tables.columns import NO_VALUE, refuse_repeated
 from kdbias.tables.files import absent, refuse_special
 from kdbias.tables.given import mistaken
 
@@ -212,8 +212,7 @@ def _form_of(handle: pa.NativeFile, usual: str, where: object) -> _Form:
     named = [name.strip() for name in names if name.strip()]
     if not named:
         raise KdbiasError(f"{where}: empty; the first line must name the columns")
-    if len(set(named)) != len(named):
-        raise KdbiasError(f"{where}: column names occur twice ({', '.join(named)})")
+    refuse_repeated(named, where)
     return _Form(encoding, delimiter, names)
 
 

@@ -15,7 +15,7 @@ from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
-from kdbias.tables.columns import as_names, require_numbers, require_plain
+from kdbias.tables.columns import as_names, refuse_repeated, require_numbers, require_plain
 from kdbias.tables.files import MEND, absent
 from kdbias.tables.joins import ColumnParts, Ids, align, as_strings, encode, require_unique, shown
 from kdbias.tables.listing import cut_of, located, part_names
@@ -138,7 +138,7 @@ def read_samples(
     what: str,
     needed: Sequence[str],
     numbers: Sequence[str],
-    table: pa.Table | PartedTable | None = None,
+    table: pa.Table | None = None,
     apart: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read and check a table of samples.
@@ -156,26 +156,25 @@ def read_samples(
     Raises:
         KdbiasError: a column is missing, twice there or of another type, there are no rows, or ids repeat.
     """
-    parted = PartedTable.open(file, "*.parquet") if table is None and file.is_dir() else None
-    schema = parted.schema if parted else read_schema(file) if table is None else table.schema
+    stored = PartedTable.open(file, "*.parquet") if table is None and file.is_dir() else table
+    schema = read_schema(file) if stored is None else stored.schema
     names = schema.names
-    if len(set(names)) != len(names):
-        raise KdbiasError(f"{file}: column names occur twice ({', '.join(names)})")
+    refuse_repeated(names, file)
     missing = ", ".join(map(repr, (name for name in needed if name not in names)))
     if missing:
         raise KdbiasError(f"{file} is not {what}: no column {missing} (it has: {', '.join(names)})")
-    table = parted or (read_table(file) if table is None else table)
-    if not table.num_rows:
+    found = read_table(file) if stored is None else stored
+    if not found.num_rows:
         raise KdbiasError(f"{file} holds no samples; {MEND}")
-    require_plain(table, file, {"sample_id", "label"}.intersection(names))
-    require_numbers(table, file, [name for name in numbers if name in names])
-    require_unique(parted.ids() if parted else table.column("sample_id"), str(file))
-    kept = [name for name in names if name not in apart]
+    require_plain(found, file, {"sample_id", "label"}.intersection(names))
+    require_numbers(found, file, [name for name in numbers if name in names])
+    parted = isinstance(found, PartedTable)
+    require_unique(found.ids() if parted else found.column("sample_id"), str(file))
     return {
         "path": file,
-        "table": table,
+        "table": found,
         "provenance": provenance.from_schema(schema, file) or {},
-        "fingerprint": parted.fingerprint(apart) if parted else fingerprints.of_table(table.select(kept)),
+        "fingerprint": found.fingerprint(apart) if parted else fingerprints.of_table(found, apart),
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,10 @@ def of_json(obj: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=_LENGTH).hexdigest()
 
 
-def of_table(table: pa.Table) -> str:
-    """Digest of a table's names and values; who wrote it and when does not count."""
-    return of_json([[name, of_arrays(table.column(name))] for name in table.column_names])
+def of_table(table: pa.Table, apart: Collection[str] = ()) -> str:
+    """Digest of a table's names and values, less columns ``apart``; who wrote it and when does not count."""
+    names = [name for name in table.column_names if name not in apart]
+    return of_json([[name, of_arrays(table.column(name))] for name in names])
 
 
 def of_arrays(*arrays: np.ndarray | pa.Array | pa.ChunkedArray | None) -> str:

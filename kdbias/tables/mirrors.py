@@ -163,7 +163,10 @@ def _mark(path: Path, info: fs.FileInfo, uri: str) -> None:
         os.utime(path, ns=(info.mtime_ns, info.mtime_ns))
 
 
-def _version(path: Path) -> Version:
+def _version(path: Path) -> Version | None:
+    """Of a file of a mirror; None where there is none."""
+    if not path.is_file():
+        return None
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
@@ -220,24 +223,20 @@ def _pull_beside(file: Path) -> None:
 
 def _fetch(uri: str, mirror: Path, there: dict[str, Version], alone: bool = True) -> int:
     """Bring the files that differ, and remove those that are gone where ``there`` names all; their number."""
-    locked = [lock.parent for lock in mirror.rglob(LOCK) if lock.parent != mirror]
-    locked = [folder for folder in locked if folder_lock.in_use(folder)]
+    inner = {lock.parent for lock in mirror.rglob(LOCK)} - {mirror}
+    locked = [folder for folder in inner if folder_lock.in_use(folder)]
 
     def free(path: Path) -> bool:
         return not any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in locked)
 
-    wanted = {mirror / name if name else mirror: version for name, version in there.items()}
-    gone = [file for file in _files_below(mirror) if alone and file not in wanted and free(file)]
+    wanted = {mirror / name: version for name, version in there.items()}
+    gone = [file for file in _files_below(mirror) if file not in wanted and free(file)] if alone else []
     for file in gone:
         file.unlink()
     if alone:
         _tidy(filter(free, sorted(mirror.rglob("*"), reverse=True)))
-    due = {
-        file: version
-        for file, version in wanted.items()
-        if free(file) and not (file.is_file() and _version(file) == version)
-    }
-    require_room(uri, sum(size for size, _ in due.values()))
+    due = [file for file, version in wanted.items() if free(file) and _version(file) != version]
+    require_room(uri, sum(wanted[file][0] for file in due))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(_bring, due))
     return len(gone) + len(due)

@@ -169,26 +169,26 @@ def told(target: dict[str, Any], solver: dict[str, Any] | None = None) -> list[s
     if target["size"] is not None:
         size = counted(target["size"], "sample") + worth_told(target["size"], target["effective_size"])
     lines = [f"  towards               {towards}{size and f' ({size})'}"]
-    if target["bound"] == "natural":
-        if test is None:
-            lines.append("  natural sampling      the data are as near to the target as its noise already")
-        else:
-            how = f"p = {test['p_value']:.3g}" if test["p_value"] > LEVEL else "within its noise"
-            lines.append(
-                f"  natural sampling      your data do not differ measurably from the reference ({how}, "
-                f"{size})"
-            )
+    natural = target["bound"] == "natural"
+    if natural:
+        how = "the data are as near to the target as its noise already"
+        if test is not None:
+            p = f"p = {test['p_value']:.3g}" if test["p_value"] > LEVEL else "within its noise"
+            how = f"your data do not differ measurably from the reference ({p}, {size})"
+        lines.append(f"  natural sampling      {how}")
     removed = "" if target["removed"] is None else f" ({write('removed', target['removed'])} removed)"
-    lines.append(f"  discrepancy           {before} -> {after}{removed}; noise of the target {noise}")
-    if target["kind"] == SPHERE or not target["noise"]:
-        lines[-1] = lines[-1].partition("; noise")[0]
-    if target["bound"] != "natural":
-        at = write("ess_share", target["floor"])
-        free = solver and solver["certified"] and solver["ess_distinct"] > 1.01 * (target["floor"] or 0)
-        by = f"the floor on the ESS ({at})"
-        if target["bound"] == "noise":
-            by = f"the noise: nearer would chase the target's own accidents (ESS {at})"
-        elif free:
-            by = f"the data: no weights of theirs come nearer, and the floor on the ESS ({at}) takes nothing"
-        lines.append(f"  held by               {by}")
-    return lines
+    own = "" if target["kind"] == SPHERE or not target["noise"] else f"; noise of the target {noise}"
+    lines.append(f"  discrepancy           {before} -> {after}{removed}{own}")
+    return lines if natural else [*lines, f"  held by               {_held_by(target, solver)}"]
+
+
+def _held_by(target: dict[str, Any], solver: dict[str, Any] | None) -> str:
+    """What kept the samples from coming nearer to their target."""
+    from kdbias.display.quantities import write
+
+    at = write("ess_share", target["floor"])
+    if target["bound"] == "noise":
+        return f"the noise: nearer would chase the target's own accidents (ESS {at})"
+    if solver and solver["certified"] and solver["ess_distinct"] > 1.01 * (target["floor"] or 0):
+        return f"the data: no weights of theirs come nearer, and the floor on the ESS ({at}) takes nothing"
+    return f"the floor on the ESS ({at})"
