@@ -148,7 +148,7 @@ def demo(
         overwrite: start over.
         seeds: students for each weight manifest, trained with seeds 0, 1, ... [3].
         quick: a small size that ends in half a minute and proves nothing.
-        device: of teacher and students: auto, cpu, cuda or cuda:N [auto].
+        device: of teacher and students [auto].
         threads: CPU threads of a training run; such small networks gain nothing from more [1].
 
     Raises:
@@ -357,7 +357,7 @@ def frontier(
         threads: CPU threads [all].
         t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8;
             inverse-density: chosen].
-        memory: most extra memory, 256MiB or more [4GiB].
+        memory: most extra memory to take, 256MiB or more [4GiB].
         tolerance: relative gap to stop at [0.001].
         device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu].
         seed: seed of the clusters [0].
@@ -485,7 +485,7 @@ def pilot(
         flip: mirror half the students' images: same for faces [none].
         most_seeds: students of each sampling at most [10].
         workers: students at a time [one a CPU, one on a GPU].
-        device: of the students: auto, cpu, cuda or cuda:N [auto].
+        device: of the students [auto].
         embeddings: embedding table [the one that DENSITY was made from].
         group_by: judge each value of this column, too; repeatable [those of few values].
 
@@ -651,7 +651,7 @@ def study(
         rounds: run these rounds alone; repeatable.
         workers: processes, each with one run at a time [1].
         threads: CPU threads a worker [1].
-        device: of teachers and students: auto, cpu, cuda or cuda:N [auto].
+        device: of teachers and students [auto].
         within: start no run that would end after so long; the same command goes on.
         dry_run: list the missing runs with their time; run nothing.
 
@@ -942,7 +942,7 @@ def weights(
         beta: 0 = natural, near 1 = class-balanced [0.99] (effective-number).
         t: bandwidth; of several the kernels are averaged; chosen: the one that uniformity chose [0.5,1,2,4,8;
             inverse-density: chosen] (inverse-density, equilibrium, matched).
-        memory: most extra memory, 256MiB or more [4GiB] (inverse-density, equilibrium, matched).
+        memory: most extra memory to take, 256MiB or more [4GiB] (inverse-density, equilibrium, matched).
         engine: where units of work run: in this process, in the processes of torchrun or srun, on a Ray cluster
             [ranks where WORLD_SIZE is above 1, else here] (inverse-density, equilibrium, matched).
         retries: times that a unit may be lost with its worker or node, on Ray [5] (inverse-density, equilibrium,
@@ -950,9 +950,9 @@ def weights(
         unit_cpus: CPUs that a unit is given, on Ray [1] (inverse-density, equilibrium, matched).
         unit_gpus: GPUs that a unit is given, on Ray [1 with --device cuda] (inverse-density, equilibrium,
             matched).
-        block_rows: samples of a block, a multiple of 1024: pairs are seen a block by a block, the vectors from a
-            file [one block where the vectors fit --memory, else as many as that and 8 units a slot allow]
-            (inverse-density, equilibrium, matched).
+        block_rows: samples of a block, a multiple of 1024: pairs are seen a block by a block [one block where the
+            vectors fit --memory, else as many as that and 8 units a slot allow] (inverse-density, equilibrium,
+            matched).
         exponent: power of the distance [1] (knn-distance, hard).
         tolerance: relative gap to stop at [0.001] (equilibrium, matched).
         device: where products with the kernel are taken; auto: on a GPU where there is one with Triton [cpu]

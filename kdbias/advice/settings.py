@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdbias.device import MOST_PARALLEL
+from kdbias import shared_options as shared
 from kdbias.settings import option
 from kdbias.targets.settings import Aiming
 
@@ -15,11 +15,9 @@ class AdviseSettings(Aiming):
 
     name = "advise"
 
-    embeddings: str | None = option(
-        None, "embedding table", path=True, metavar="EMB", shown="the one that DENSITY was made from"
-    )
-    group_by: tuple[str, ...] = option(
-        (), "say what each value of this column gains and loses; repeatable", metavar="COLUMN"
+    embeddings: str | None = shared.embeddings()
+    group_by: tuple[str, ...] = shared.group_by(
+        "say what each value of this column gains and loses; repeatable"
     )
     most: int = option(
         8192,
@@ -27,5 +25,5 @@ class AdviseSettings(Aiming):
         least=100,
         most=46_000,
     )
-    threads: int | None = option(None, "CPU threads", shown="all", least=1, most=MOST_PARALLEL)
+    threads: int | None = shared.threads(operational=False)
     seed: int = option(0, "seed of draws and permutations", least=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdbias.device import MOST_PARALLEL
+from kdbias import shared_options as shared
 from kdbias.settings import Settings, option
 
 
@@ -18,13 +18,7 @@ class DemoSettings(Settings):
         3, "students for each weight manifest, trained with seeds 0, 1, ...", least=1, operational=True
     )
     quick: bool = option(False, "a small size that ends in half a minute and proves nothing")
-    device: str = option(
-        "auto", "of teacher and students: auto, cpu, cuda or cuda:N", metavar="DEVICE", operational=True
-    )
-    threads: int = option(
-        1,
-        "CPU threads of a training run; such small networks gain nothing from more",
-        least=1,
-        most=MOST_PARALLEL,
-        operational=True,
+    device: str = shared.device("of teacher and students")
+    threads: int = shared.threads(
+        "CPU threads of a training run; such small networks gain nothing from more", 1
     )

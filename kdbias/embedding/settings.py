@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdbias import shared_options as shared
 from kdbias.data.settings import Reading
 from kdbias.device import MOST_PARALLEL
 from kdbias.engine.settings import Engines
@@ -38,12 +39,7 @@ class _Embedding(Reading, _Network):
     batch_size: int = option(
         64, "images a batch; halved by itself when the device runs out of memory", least=1, operational=True
     )
-    device: str = option(
-        "auto",
-        "where to compute; under torchrun auto takes the process's own GPU",
-        metavar="auto|cpu|cuda[:N]",
-        operational=True,
-    )
+    device: str = shared.device("where to compute; under torchrun auto takes the process's own GPU")
     precision: str = option(
         "fp32", "arithmetic of the teacher's forward pass", choices=("fp32", "bf16", "fp16")
     )

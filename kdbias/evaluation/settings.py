@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kdbias import shared_options as shared
 from kdbias.data.settings import Reading
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
@@ -251,7 +252,7 @@ class _Asked(Branching):
     data: str | None = option(
         None, "data to embed with the model, which is then a run folder or a teacher spec", path=True
     )
-    group_by: tuple[str, ...] = option((), "report by this column, too; repeatable", metavar="COLUMN")
+    group_by: tuple[str, ...] = shared.group_by()
     gallery_where: tuple[str, ...] = option(
         (),
         "keep these rows of the gallery, or without --gallery of the judged table",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdbias.device import MOST_PARALLEL, parse_bytes
+from kdbias import shared_options as shared
 from kdbias.engine.settings import Engines
 from kdbias.errors import KdbiasError
 from kdbias.settings import Settings, option
@@ -16,7 +16,6 @@ from kdbias.targets.settings import Aiming
 # Below, float32 hardly tells exp(-t |x - y|^2) from 1; beyond, cosines that are rounded to float32 are not
 # exact enough for it any more, and the null's series gets long.
 _LEAST, _MOST = 1e-3, 1e3
-_GRID = 1024
 _USUAL_K = 64
 IMAGE_WORDS = ("blank", "dark", "overexposed", "tiny", "odd-sized")
 """What an image may look like that is suspect by itself."""
@@ -53,14 +52,6 @@ def check_bandwidth(t: float) -> None:
     """Refuse a bandwidth at which float32 measures nothing."""
     if not _LEAST <= t <= _MOST:
         raise KdbiasError(f"--t {t:g} is not a bandwidth from {_LEAST:g} to {_MOST:g}, such as 2, 5 or 10")
-
-
-def refuse_off_grid(block_rows: int | None) -> None:
-    """Refuse blocks that end within a tile."""
-    if block_rows is not None and block_rows % _GRID:
-        raise KdbiasError(
-            f"--block-rows {block_rows} is no multiple of {_GRID}, on whose grid pairs are seen"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,26 +104,15 @@ class _Measuring(Aiming):
         shown="the intrinsic dimension",
         operational=True,
     )
-    device: str = option("auto", "where to compute", metavar="auto|cpu|cuda[:N]", operational=True)
+    device: str = shared.device("where to compute")
     precision: str = option(
         "float32",
         "of potentials on CUDA; tf32 and bf16 are less exact, and for GPUs without Triton",
         choices=("float32", "tf32", "bf16"),
     )
-    memory: int = option(
-        "4GiB",
-        "most extra memory to take, 256MiB or more",
-        parse=parse_bytes,
-        metavar="SIZE",
-        accepts="str | int",
-        operational=True,
-    )
-    threads: int | None = option(
-        None, "CPU threads", shown="all", least=1, most=MOST_PARALLEL, operational=True
-    )
-    group_by: tuple[str, ...] = option(
-        (), "report by this column, too; repeatable", metavar="COLUMN", operational=True
-    )
+    memory: int = shared.memory()
+    threads: int | None = shared.threads()
+    group_by: tuple[str, ...] = shared.group_by(operational=True)
     rectification: str = option(
         "auto",
         "at which bandwidths to search the best re-weighting; auto: the chosen one, nothing more in a folder "
@@ -141,12 +121,8 @@ class _Measuring(Aiming):
     )
     keep_neighbors: bool = option(False, "write neighbors.parquet", operational=True)
     seed: int = option(0, "seed of the samples that are drawn", least=0)
-    block_rows: int | None = option(
-        None,
-        "samples of a block, a multiple of 1024: pairs are seen a block by a block",
-        least=1,
-        shown="as many as --memory and 8 units a slot allow; one block where that is all and runs here",
-        operational=True,
+    block_rows: int | None = shared.block_rows(
+        "as many as --memory and 8 units a slot allow; one block where that is all and runs here"
     )
     plan: bool = option(False, "print units, bytes and hours of the exact pass, then stop", operational=True)
 
@@ -157,7 +133,7 @@ class _Measuring(Aiming):
             raise KdbiasError(
                 f"--exponent {self.exponent:g} is of --estimator knn; add that, or leave it out"
             )
-        refuse_off_grid(self.block_rows)
+        shared.refuse_off_grid(self.block_rows)
         if self.search != "exact":
             self.refuse_idle({"plan": "only a pass of --search exact is planned"})
         if self.search == "hnsw":

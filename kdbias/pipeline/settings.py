@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdbias.device import MOST_PARALLEL, parse_bytes
+from kdbias import shared_options as shared
+from kdbias.device import parse_bytes
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.settings import option
 from kdbias.targets.settings import Aiming
@@ -28,9 +29,7 @@ class RunSettings(EmbedSettings, Aiming):
     min_ess: float | None = option(
         None, "least ESS / distinct samples of the weights", shown="0.5", least=0, most=1
     )
-    group_by: tuple[str, ...] = option(
-        (), "report by this column, too; repeatable", metavar="COLUMN", operational=True
-    )
+    group_by: tuple[str, ...] = shared.group_by(operational=True)
     memory: str | None = option(
         None,
         "most extra memory of measuring and weighing, 256MiB or more",
@@ -38,9 +37,7 @@ class RunSettings(EmbedSettings, Aiming):
         metavar="SIZE",
         operational=True,
     )
-    threads: int | None = option(
-        None, "CPU threads of these", shown="all", least=1, most=MOST_PARALLEL, operational=True
-    )
+    threads: int | None = shared.threads("CPU threads of these")
     pictures: int = option(
         10, "sample images of each kind on the page; 0 for none", least=0, operational=True
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdbias import shared_options as shared
 from kdbias.device import MOST_PARALLEL
 from kdbias.kinds import seconds_of
 from kdbias.settings import Settings, option
@@ -31,7 +32,7 @@ class PilotOptions(Settings):
     workers: int | None = option(
         None, "students at a time", shown="one a CPU, one on a GPU", least=1, most=MOST_PARALLEL
     )
-    device: str = option("auto", "of the students: auto, cpu, cuda or cuda:N")
+    device: str = shared.device("of the students", operational=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,5 @@ class PilotSettings(PilotOptions, Aiming):
 
     name = "pilot"
 
-    embeddings: str | None = option(
-        None, "embedding table", path=True, metavar="EMB", shown="the one that DENSITY was made from"
-    )
-    group_by: tuple[str, ...] = option(
-        (), "judge each value of this column, too; repeatable", metavar="COLUMN", shown="those of few values"
-    )
+    embeddings: str | None = shared.embeddings()
+    group_by: tuple[str, ...] = shared.judged_groups()

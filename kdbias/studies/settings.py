@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from kdbias import shared_options as shared
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
 from kdbias.kinds import seconds_of
@@ -50,8 +51,8 @@ class StudySettings(Settings):
     )
     rounds: tuple[str, ...] = option((), "run these rounds alone; repeatable", metavar="ROUND")
     workers: int = option(1, "processes, each with one run at a time", least=1, most=MOST_PARALLEL)
-    threads: int = option(1, "CPU threads a worker", least=1, most=MOST_PARALLEL)
-    device: str = option("auto", "of teachers and students: auto, cpu, cuda or cuda:N")
+    threads: int = shared.threads("CPU threads a worker", 1, operational=False)
+    device: str = shared.device("of teachers and students", operational=False)
     within: float | None = option(
         None,
         "start no run that would end after so long; the same command goes on",
@@ -93,9 +94,7 @@ class NewStudySettings(Read):
         "balanced:COLUMN",
         metavar="REF|balanced:COLUMN",
     )
-    group_by: tuple[str, ...] = option(
-        (), "judge each value of this column, too; repeatable", metavar="COLUMN", shown="those of few values"
-    )
+    group_by: tuple[str, ...] = shared.judged_groups()
     flip: str = option("none", "mirror half the students' images", choices=("none", "same"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kdbias import shared_options as shared
 from kdbias.data.settings import Reading
 from kdbias.device import MOST_PARALLEL
 from kdbias.errors import KdbiasError
@@ -128,10 +129,8 @@ class TrainingSettings(Reading, _Inputs):
         choices=("skip", "fail"),
         operational=True,
     )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N", operational=True)
-    threads: int | None = option(
-        None, "CPU threads", shown="torch's", least=1, most=MOST_PARALLEL, operational=True
-    )
+    device: str = shared.device("auto, cpu, cuda or cuda:N")
+    threads: int | None = shared.threads(shown="torch's")
     workers: int = option(
         2, "processes or threads that decode images", least=0, most=MOST_PARALLEL, operational=True
     )

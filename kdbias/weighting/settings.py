@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from kdbias.device import MOST_PARALLEL
+from kdbias import shared_options as shared
 from kdbias.errors import KdbiasError
 from kdbias.settings import Branching, Settings, option
 from kdbias.targets.settings import Aiming
@@ -35,12 +35,8 @@ _OF_SOLVER = {"memory"} | (
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured(Settings):
-    embeddings: str | None = option(
-        None, "embedding table", path=True, metavar="EMB", shown="the one that DENSITY was made from"
-    )
-    threads: int | None = option(
-        None, "CPU threads", shown="all", least=1, most=MOST_PARALLEL, operational=True
-    )
+    embeddings: str | None = shared.embeddings()
+    threads: int | None = shared.threads()
 
 
 @dataclass(frozen=True, kw_only=True)

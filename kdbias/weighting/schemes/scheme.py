@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from kdbias.device import parse_bytes
+from kdbias import shared_options as shared
 from kdbias.engine.settings import Engines
-from kdbias.measurement.settings import parse_bandwidths, refuse_off_grid
+from kdbias.measurement.settings import parse_bandwidths
 from kdbias.settings import Settings, option
 
 if TYPE_CHECKING:
@@ -136,32 +136,21 @@ class AtBandwidth(Settings):
 class Remembering(Settings):
     """Of what keeps to an amount of memory."""
 
-    memory: int = option(
-        "4GiB",
-        "most extra memory, 256MiB or more",
-        parse=parse_bytes,
-        metavar="SIZE",
-        accepts="str | int",
-        operational=True,
-    )
+    memory: int = shared.memory()
 
 
 @dataclass(frozen=True, kw_only=True)
 class InBlocks(Engines, Remembering):
     """Of what sees all pairs, and sees them a pair of blocks at a time where the vectors do not fit."""
 
-    block_rows: int | None = option(
-        None,
-        "samples of a block, a multiple of 1024: pairs are seen a block by a block, the vectors from a file",
-        least=1,
-        shown="one block where the vectors fit --memory, else as many as that and 8 units a slot allow",
-        operational=True,
+    block_rows: int | None = shared.block_rows(
+        "one block where the vectors fit --memory, else as many as that and 8 units a slot allow"
     )
 
     def check(self) -> None:
         """Refuse blocks that are off the grid of tiles."""
         super().check()
-        refuse_off_grid(self.block_rows)
+        shared.refuse_off_grid(self.block_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +158,8 @@ class Solving(Remembering):
     """Of what searches the best sampling."""
 
     tolerance: float = option(1e-3, "relative gap to stop at", above=0)
-    device: str = option(
-        "cpu",
-        "where products with the kernel are taken; auto: on a GPU where there is one with Triton",
-        metavar="auto|cpu|cuda[:N]",
-        operational=True,
+    device: str = shared.device(
+        "where products with the kernel are taken; auto: on a GPU where there is one with Triton", "cpu"
     )
 
 
