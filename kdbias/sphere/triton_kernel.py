@@ -88,7 +88,7 @@ def _emit(cosines, pairs, bars, places, ids, found, filled, capacity, axis: tl.c
 
 
 @triton.jit
-def block_kernel(
+def block_kernel(  # noqa: C901
     high, low, scales, width,
     row_ids, row_count, first, column_count,
     factors, along, n, M, codes, row_sums, column_sums,

@@ -149,7 +149,7 @@ def _finish(
     return run
 
 
-def fit(
+def fit(  # noqa: C901
     samples: TrainingSet, cfg: TrainingSettings, record: Record, processes: Processes, data: Any
 ) -> tuple[nn.Module, dict[str, Any], Meter]:
     """The loop. Returns the trained network, the arguments that build it again, and what was measured."""
