@@ -25,8 +25,8 @@ from kdbias.data.image_facts import digest_of
 from kdbias.data.opening import Source
 from kdbias.data.settings import Reading
 from kdbias.embedding.embedded import Embedded, joined
+from kdbias.embedding.inputs import Inputs
 from kdbias.embedding.parts import Part, Parts
-from kdbias.embedding.settings import EmbedSettings
 from kdbias.errors import KdbiasError
 from kdbias.tables.columns import IMAGE, IMAGE_DIGEST
 from kdbias.tables.embedding_parts import normalise, widen
@@ -34,7 +34,7 @@ from kdbias.tables.embedding_record import STAGE
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import remove_tree
 from kdbias.tables.joins import align, shown
-from kdbias.tables.mirrors import lock_folder
+from kdbias.tables.mirrors import locked
 from kdbias.tables.parquet_file import read_footer, read_table
 from kdbias.tables.run_files import RECORD, STAGED, complete, put_back, put_forward
 from kdbias.tables.run_record import read_record, record_of, refuse_changes
@@ -137,24 +137,12 @@ class GrownParts(Parts):
 
 def recover(out: Path) -> None:
     """Complete, or undo, what a kill interrupted while one table took another's place."""
-    if not (out / STAGED / RECORD).exists():
-        return
-    lock = lock_folder(out)
-    try:
-        complete(out, STAGE)
-    finally:
-        if lock is not None:
-            lock.release()
+    if (out / STAGED / RECORD).exists():
+        with locked(out):
+            complete(out, STAGE)
 
 
-def growth_of(
-    out: Path,
-    source: Source,
-    config: dict[str, Any],
-    inputs: dict[str, str],
-    defaults: dict[str, Any],
-    settings: EmbedSettings,
-) -> Growth | None:
+def growth_of(out: Path, opened: Inputs) -> Growth | None:
     """What the table in a folder knows of other data than its own, which is said; None where it is of these.
 
     None, too, where there is no table.
@@ -167,8 +155,8 @@ def growth_of(
     """
     if not (out / RECORD).exists() and not put_back(out, STAGE):
         return None
-    record = record_of(out, STAGE)
-    same = (record.get("inputs") or {}).get("data") == inputs["data"]
+    record, source, settings = record_of(out, STAGE), opened.source, opened.settings
+    same = (record.get("inputs") or {}).get("data") == opened.inputs["data"]
     if record.get("status") != "finished":
         if same:
             return None
@@ -176,8 +164,7 @@ def growth_of(
             f"{out} is unfinished, and of other data: complete it with the command that began it, or start "
             "over with --overwrite"
         )
-    made, asked = (_vital(made_from) for made_from in (record, {"config": config, "inputs": inputs}))
-    refuse_changes(out, made, asked, defaults)
+    refuse_changes(out, _vital(record), _vital(opened.made_from), opened.defaults)
     table = EmbeddingTable.open(out)
     known = align(source.ids, table.ids(), str(source.origin), str(out), allow_missing=True)
     if not (known >= 0).any():
@@ -250,33 +237,27 @@ def _digest(source: Source, row: int) -> int | None:
         return None
 
 
-def next_folder(out: Path, config: dict[str, Any], inputs: dict[str, str]) -> Path:
+def next_folder(out: Path, opened: Inputs) -> Path:
     """Where the next table is made; what a killed run made there of other data is removed."""
     folder = out / NEXT
     if folder.is_symlink():
         raise KdbiasError(f"{folder} is a link, which kdbias did not make; remove it")
     try:
-        refuse_changes(folder, read_record(folder), {"config": config, "inputs": inputs}, config)
+        refuse_changes(folder, read_record(folder), opened.made_from, opened.config)
     except KdbiasError:
         remove_tree(folder)
     return folder
 
 
 @contextlib.contextmanager
-def home_of(
-    out: Path, growth: Growth | None, config: dict[str, Any], inputs: dict[str, str]
-) -> Iterator[Path]:
+def home_of(out: Path, growth: Growth | None, opened: Inputs) -> Iterator[Path]:
     """The folder to make a table in: ``out``, or beside the table there, whose place it takes in the end."""
     if growth is None:
         yield out
         return
-    lock = lock_folder(out)
-    try:
-        yield next_folder(out, config, inputs)
+    with locked(out):
+        yield next_folder(out, opened)
         put_forward(out, STAGE, out / NEXT)
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def discard(out: Path) -> None:

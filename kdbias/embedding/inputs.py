@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from kdbias.data.opening import Source, open_data
 from kdbias.device import process_device
 from kdbias.embedding.batches import run_teacher, take_precomputed, write_parts
 from kdbias.embedding.embedded import Embedded
-from kdbias.embedding.parts import Part, Parts, Plan, usual_rows
+from kdbias.embedding.parts import RECORDS, Part, Parts, Plan, usual_rows
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.engine.opening import Engine
-from kdbias.engine.ranks import joined
+from kdbias.engine.ranks import joined, open_run
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_record import STAGE
+from kdbias.tables.run_record import Run
+from kdbias.tables.temporaries import clean_temporaries
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.precomputed import Precomputed, open_precomputed
 from kdbias.teachers.preprocessing import Preprocessing
@@ -75,6 +77,19 @@ class Inputs:
     def inputs(self) -> dict[str, str]:
         """The fingerprints that a run is of."""
         return {"data": self.source.fingerprint, "teacher": self.network.fingerprint}
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """Configuration and inputs, as a record has them."""
+        return {"config": self.config, "inputs": self.inputs}
+
+    def open_run(
+        self, engine: Engine, out: Path, overwrite: bool, reads: Sequence[Any]
+    ) -> contextlib.AbstractContextManager[Run]:
+        """The run in `out` of an engine's processes, as `engine.ranks.open_run` gives it."""
+        clean = partial(clean_temporaries, out / RECORDS)
+        given = STAGE, self.config, self.inputs, overwrite, self.defaults
+        return open_run(engine, out, *given, clean, reads=reads, mends=True)
 
     def plan(self, rank: int = 0, world: int = 1) -> Plan:
         """The parts, and which of them are a process's."""

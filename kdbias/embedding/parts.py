@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +21,6 @@ import pyarrow as pa
 
 from kdbias.data.opening import Source
 from kdbias.embedding.embedded import Embedded
-from kdbias.engine import ranks
-from kdbias.engine.opening import Engine
 from kdbias.errors import KdbiasError, MachineError, first_line
 from kdbias.tables import fingerprints, provenance, run_files
 from kdbias.tables.documents import read_json, write_json
@@ -32,11 +30,10 @@ from kdbias.tables.files import remove, remove_tree
 from kdbias.tables.listing import PART_PATTERN, PART_ROWS, list_parts, part_name
 from kdbias.tables.parquet_file import write_table
 from kdbias.tables.run_record import Run
-from kdbias.tables.temporaries import clean_temporaries
 from kdbias.wording import counted, human_bytes
 
 FAILURES = "failures.parquet"
-_RECORDS = "parts"
+RECORDS = "parts"
 _PARTS, _ROWS = 16, (2048, 16_384)
 _HUGE = 10_000_000  # samples from which on parts are larger, so that there are not too many
 
@@ -118,25 +115,6 @@ def disk_errors(out: Path) -> Iterator[None]:
         ) from error
 
 
-def open_run(
-    engine: Engine,
-    out: Path,
-    config: dict[str, Any],
-    inputs: dict[str, str],
-    overwrite: bool,
-    reads: Sequence[Any],
-    defaults: dict[str, Any],
-) -> contextlib.AbstractContextManager[Run]:
-    """The run in `out` of an engine's processes, as `engine.ranks.open_run` gives it."""
-
-    def clean() -> None:
-        clean_temporaries(out / _RECORDS)
-
-    return ranks.open_run(
-        engine, out, STAGE, config, inputs, overwrite, defaults, clean, reads=reads, mends=True
-    )
-
-
 class Parts:
     """Writes and finds the parts of one run.
 
@@ -155,7 +133,7 @@ class Parts:
         self._belongs, self._known = known[0], known
 
     def _record_path(self, part: Part) -> Path:
-        return self.run.out / _RECORDS / f"{part_name(part.index).removesuffix('.parquet')}.json"
+        return self.run.out / RECORDS / f"{part_name(part.index).removesuffix('.parquet')}.json"
 
     def done(self, part: Part, thorough: bool = False) -> dict[str, Any] | None:
         """The completion record of a part that needs no more work, else None.
@@ -251,7 +229,7 @@ class Parts:
         failed = [row for record in records for row in record["failed"]]
         samples = sum(record["rows"] for record in records)
         if not samples:  # leave nothing behind that would refuse mended images as changed data
-            remove_tree(self.run.out / _RECORDS)
+            remove_tree(self.run.out / RECORDS)
             self.run.forget()
             raise KdbiasError(
                 f"all {len(failed):,} images failed, nothing was embedded; the first: "

@@ -23,7 +23,7 @@ from kdbias.display.table import Table
 from kdbias.embedding.batches import write_parts
 from kdbias.embedding.growth import GrownParts, discard, growth_of, home_of, recover
 from kdbias.embedding.inputs import Facts, Inputs, Order, make_parts, named, open_inputs, results_of
-from kdbias.embedding.parts import Part, Parts, disk_errors, open_run
+from kdbias.embedding.parts import Part, Parts, disk_errors
 from kdbias.embedding.planned import plan_embedding
 from kdbias.embedding.settings import EmbedSettings
 from kdbias.engine.opening import Engine, open_engine
@@ -144,7 +144,7 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
     growth = None
     if settings.append:
         _refuse_append(overwrite, engine)
-        growth = growth_of(out, source, opened.config, opened.inputs, opened.defaults, settings)
+        growth = growth_of(out, opened)
     if settings.plan:
         done = not overwrite and finished_alike(out, STAGE, opened.config, opened.inputs, opened.defaults)
         planned = Planned.finished("embed", out) if done else plan_embedding(opened, todo, order.output)
@@ -154,8 +154,8 @@ def _embed(order: Order, overwrite: bool, settings: EmbedSettings, engine: Engin
     with (
         disk_errors(out),
         _way_to_append(settings),
-        home_of(out, growth, opened.config, opened.inputs) as home,
-        open_run(engine, home, opened.config, opened.inputs, overwrite, reads, opened.defaults) as run,
+        home_of(out, growth, opened) as home,
+        opened.open_run(engine, home, overwrite, reads) as run,
         disk_errors(out),
     ):
         made = (run, source, todo, settings.teacher, opened.config)
