@@ -114,32 +114,21 @@ class _Search:
 
     def towards(self, min_ess: float, enough: float | None) -> str:
         """Find the mu that leads to this effective sample size, or energy; returns how the search ended."""
-        low = high = None  # log mu and the room there, which grows with it
-        step = np.log(4.0)
+        bracket = _Bracket(float(np.log(4.0)), growth=1)
         for _ in range(_MOST_TRIALS):
             reason = self._descend()
             room, what = self._room(min_ess, enough)
             if reason != _MET:
                 self._be_exact()
                 return reason
-            if 0 <= room <= 1 and self.exact:
+            if not 0 <= room <= 1:
+                self.mu = bracket.following(self.mu, room)
+            elif self.exact:
                 return what
-            if 0 <= room <= 1 and self.loose == 1:
+            elif self.loose == 1:
                 self._be_exact()
-                continue
-            if 0 <= room <= 1:  # the place is known, and moves a little when it is looked at closely
-                self.loose, low, high, step = 1.0, None, None, _FINE
-                continue
-            here = (float(np.log(self.mu)), float(np.clip(room, -_FAR, _FAR)))
-            low, high = (here, high) if room < 0 else (low, here)
-            if low and high and high[0] - low[0] < _SAME:  # what lies across was within its gap
-                low, high, step = (low, None, _FINE) if room < 0 else (None, high, _FINE)
-            if low is None or high is None:
-                self.mu *= float(np.exp(-step if low is None else step))
-                step *= 1 if self.loose > 1 else 2
-            else:
-                share = float(np.clip((0.5 - low[1]) / (high[1] - low[1]), 0.1, 0.9))
-                self.mu = float(np.exp(low[0] + share * (high[0] - low[0])))
+            else:  # the place is known, and moves a little when it is looked at closely
+                self.loose, bracket = 1.0, _Bracket(_FINE, growth=2)
         self._be_exact()
         return f"stopped at an effective sample size of {self._ess:.1%}"
 
@@ -216,6 +205,35 @@ class _Search:
         """Take products in float64 from here on and judge the point anew."""
         self.exact = True
         self.point = self._at(self.point.p, self._apply(self.point.p))
+
+
+class _Bracket:
+    """The search for the mu that leaves just enough room, on a logarithmic scale.
+
+    Args:
+        step: of log mu while a place is known on one side alone.
+        growth: of that step, from one to the next.
+    """
+
+    def __init__(self, step: float, growth: int) -> None:
+        self._step, self._growth = step, growth
+        self._low: tuple[float, float] | None = None  # log mu and the room there, which grows with it
+        self._high: tuple[float, float] | None = None
+
+    def following(self, mu: float, room: float) -> float:
+        """The mu to try after one with this room, which is below 0 or above 1."""
+        here = (float(np.log(mu)), float(np.clip(room, -_FAR, _FAR)))
+        low, high = (here, self._high) if room < 0 else (self._low, here)
+        if low and high and high[0] - low[0] < _SAME:  # what lies across was within its gap
+            low, high = (here, None) if room < 0 else (None, here)
+            self._step = _FINE
+        self._low, self._high = low, high
+        if low and high:
+            share = float(np.clip((0.5 - low[1]) / (high[1] - low[1]), 0.1, 0.9))
+            return float(np.exp(low[0] + share * (high[0] - low[0])))
+        mu *= float(np.exp(self._step if low else -self._step))
+        self._step *= self._growth
+        return mu
 
 
 def _from_logits(logits: np.ndarray, cap: float, least: np.ndarray) -> np.ndarray:
