@@ -9,6 +9,7 @@ then goes on by itself from the point that was reached.
 """
 
 from functools import partial
+from itertools import count
 
 import numpy as np
 
@@ -67,82 +68,140 @@ def refine(
     stop: Stop | None = None,
 ) -> Equilibrium:
     """What `descent.descend` gives, with few exact products; arguments as there."""
-    tiled = kernel.inner if isinstance(kernel, Matching) else kernel
-    assert isinstance(tiled, TiledKernel)
-    in_time, offset, natural = effort.spent is None, offset_of(kernel), groups.natural
-    n, stand_in = kernel.n, _stand_in(tiled)
+    rounds = _Rounds(kernel, feasible, groups, effort, stop)
+    return rounds.result(rounds.run(start))
 
-    def field_of(p: np.ndarray) -> np.ndarray:
-        effort.products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
-        return kernel.apply(p, exact=True)
 
-    largest = None if tiled is not kernel else tiled.largest
-    start_energy, even = float(natural @ field_of(natural)), np.full(n, 1 / n)
-    even_field = field_of(even)
-    if stop is not None:
-        stop.begins(float(even @ even_field))
-    begin = even if start is None else feasible.project(start)
-    point = Point.at(begin, field_of(begin), feasible, largest)
-    damping, reason, gaps = 0.0, "met the tolerance", [point.gap]
-    for rounds in range(_MOST_ROUNDS + 1):
-        effort.report(point)
-        good = point.gap <= wanted_gap(effort.tolerance, start_energy, point.energy, offset)
-        moved = None if stop is None else stop.moved(point, feasible, good)
-        if moved is not None:
-            feasible, point = moved, point.within(moved, even_field)
-            gaps = [point.gap]
-        elif good and (stop is None or stop.settled(point, feasible)):
-            break
-        left = effort.seconds_left
-        # The first round is made, though it begins or ends late: without it there is nothing to show.
-        late = rounds > 0 and left is not None and left < tiled.seconds
-        over = effort.spent if rounds or not in_time else None
-        if rounds == _MOST_ROUNDS or over or late:
-            spent = effort.spent or f"stopped after {counted(effort.iterations, 'iteration')}"
-            if late and not effort.spent:
-                spent = f"stopped with {left:,.0f} s left, too few for another exact product"
-            reason = f"{spent} and {counted(effort.products, 'exact product')}"
-            break
-        tolerance = _STEP_TOLERANCE * effort.tolerance
-        with progress.bar(100, "%", f"round {rounds + 1} with a stand-in") as bar:
+class _Rounds:
+    """Points whose fields are exact, each found from the one before by a step with the stand-in.
+
+    Attributes:
+        point: the one at hand, in ``feasible``, whose floor a `Stop` moves.
+        damping: towards it in the next step: how little the stand-in is trusted.
+    """
+
+    point: Point
+
+    def __init__(
+        self,
+        kernel: TiledKernel | Matching,
+        feasible: FeasibleSet,
+        groups: Groups,
+        effort: Effort,
+        stop: Stop | None = None,
+    ) -> None:
+        tiled = kernel.inner if isinstance(kernel, Matching) else kernel
+        assert isinstance(tiled, TiledKernel)
+        self._in_time = effort.spent is None
+        self.kernel, self.tiled, self.feasible, self.groups = kernel, tiled, feasible, groups
+        self.effort, self.stop, self.offset = effort, stop, offset_of(kernel)
+        self._stand_in, self.damping = _stand_in(tiled), 0.0
+        self._largest = tiled.largest if tiled is kernel else None
+        self.start_energy = float(groups.natural @ self._field(groups.natural))
+        self._uniform = np.full(kernel.n, 1 / kernel.n)
+        self._uniform_field = self._field(self._uniform)
+        self._gaps: list[float] = []
+        if stop is not None:
+            stop.begins(float(self._uniform @ self._uniform_field))
+
+    def run(self, start: np.ndarray | None) -> str:
+        """Do rounds from ``start`` (m,) or uniform masses; returns how they ended."""
+        begin = self._uniform if start is None else self.feasible.project(start)
+        self._be_at(begin, self._field(begin))
+        for done in count():
+            self.effort.report(self.point)
+            if self._settled():
+                return "met the tolerance"
+            over = self._over(done)
+            if over is not None:
+                return over
+            self._go_towards(self._step(done + 1))
+            if len(self._gaps) > _PATIENCE and self._gaps[-1] > self._gaps[-1 - _PATIENCE] / 2:
+                break
+        return STALLED
+
+    def result(self, reason: str) -> Equilibrium:
+        """The point at hand as the answer."""
+        return Equilibrium.at(
+            self.point,
+            self.feasible,
+            self.groups,
+            self.effort,
+            start_energy=self.start_energy,
+            proven=True,
+            reason=reason,
+            offset=self.offset,
+        )
+
+    def _field(self, p: np.ndarray) -> np.ndarray:
+        self.effort.products += bool(np.ptp(p) > 0)  # that of uniform masses is known from the first pass
+        return self.kernel.apply(p, exact=True)
+
+    def _be_at(self, p: np.ndarray, field: np.ndarray) -> None:
+        self.point = Point.at(p, field, self.feasible, self._largest)
+        self._gaps.append(self.point.gap)
+
+    def _settled(self) -> bool:
+        """Whether the point is the answer; where its floor is sought, that may move instead."""
+        wanted = wanted_gap(self.effort.tolerance, self.start_energy, self.point.energy, self.offset)
+        good = self.point.gap <= wanted
+        if self.stop is None:
+            return good
+        moved = self.stop.moved(self.point, self.feasible, good)
+        if moved is None:
+            return good and self.stop.settled(self.point, self.feasible)
+        self.feasible, self.point = moved, self.point.within(moved, self._uniform_field)
+        self._gaps = [self.point.gap]
+        return False
+
+    def _over(self, done: int) -> str | None:
+        """Why no round follows on so many; None: one does."""
+        if done == 0 and self._in_time:  # though it begins or ends late: without it there is nothing to show
+            return None
+        ended, left = self.effort.spent, self.effort.seconds_left
+        if ended is None and left is not None and left < self.tiled.seconds:
+            ended = f"stopped with {left:,.0f} s left, too few for another exact product"
+        if ended is None and done == _MOST_ROUNDS:
+            ended = f"stopped after {counted(self.effort.iterations, 'iteration')}"
+        return ended and f"{ended} and {counted(self.effort.products, 'exact product')}"
+
+    def _step(self, number: int) -> np.ndarray:
+        """(m,) the masses that solve the stand-in's problem at the point, as well as a round needs it."""
+        effort, left, tolerance = (
+            self.effort,
+            self.effort.seconds_left,
+            _STEP_TOLERANCE * self.effort.tolerance,
+        )
+        with progress.bar(100, "%", f"round {number} with a stand-in") as bar:
             inner = Effort(
                 tolerance,
                 effort.max_iterations - effort.iterations,
-                None if left is None else max(left - tiled.seconds, tiled.seconds / 4),
+                None if left is None else max(left - self.tiled.seconds, self.tiled.seconds / 4),
                 GapShare(bar, tolerance),
             )
-            search = partial(
-                _step, _Anchored(stand_in, point.p, point.field, damping), feasible, inner, point
-            )
-            step = tiled.remember(f"step-{rounds + 1}", search)
+            anchored = _Anchored(self._stand_in, self.point.p, self.point.field, self.damping)
+            search = partial(_descended, anchored, self.feasible, inner, self.point.p)
+            step = self.tiled.remember(f"step-{number}", search)
         effort.iterations += int(step["iterations"])
-        move, bend = step["p"] - point.p, field_of(step["p"]) - point.field
-        share = _best_share(float(move @ point.field), float(move @ bend))
-        point = Point.at(point.p + share * move, point.field + share * bend, feasible, largest)
+        return step["p"]
+
+    def _go_towards(self, p: np.ndarray) -> None:
+        """Go on to the point of least energy on the line to ``p`` (m,), for one exact product."""
+        move, bend = p - self.point.p, self._field(p) - self.point.field
+        share = _best_share(float(move @ self.point.field), float(move @ bend))
+        self._be_at(self.point.p + share * move, self.point.field + share * bend)
         # How far the exact kernel lets the stand-in's step go says how far to trust the next one.
         if share < _SHORT:
-            damping = max(4 * damping, _FIRST_DAMPING)
+            self.damping = max(4 * self.damping, _FIRST_DAMPING)
         elif share > _LONG:
-            damping /= 4
-        gaps.append(point.gap)
-        if len(gaps) > _PATIENCE and point.gap > gaps[-1 - _PATIENCE] / 2:
-            reason = STALLED
-            break
-    return Equilibrium.at(
-        point,
-        feasible,
-        groups,
-        effort,
-        start_energy=start_energy,
-        proven=True,
-        reason=reason,
-        offset=offset,
-    )
+            self.damping /= 4
 
 
-def _step(kernel: KernelMatrix, feasible: FeasibleSet, effort: Effort, start: Point) -> dict[str, np.ndarray]:
+def _descended(
+    kernel: KernelMatrix, feasible: FeasibleSet, effort: Effort, start: np.ndarray
+) -> dict[str, np.ndarray]:
     """``p`` (n,) of least energy in a stand-in problem, and the ``iterations`` it took."""
-    found = descend(kernel, feasible, Groups.of(None, kernel.n), effort, start=start.p)
+    found = descend(kernel, feasible, Groups.of(None, kernel.n), effort, start=start)
     return {"p": found.p, "iterations": np.array(found.iterations)}
 
 
