@@ -850,7 +850,7 @@ def uniformity(
         weights: measure the data as this manifest would sample it, too; repeatable.
         k: neighbours a sample [64, or n-1 if smaller].
         t: bandwidth(s), the first of which is that of log_density [auto].
-        search: how pairs are seen; exact: all; ivf: estimates with intervals, which pay from some 25,000 samples;
+        search: how pairs are seen; exact: all; ivf: estimates with intervals, which pay from some 30,000 samples;
             hnsw: the same by a graph that may miss isolated samples [exact].
         estimator: what log_density is; another one is computed from what is stored [potential].
         exponent: power of the distance of estimator knn [the intrinsic dimension].

@@ -28,8 +28,8 @@ from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import remove
 from kdbias.wording import counted, duration
 
-_HALF_AT = 55_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
-_FALLS = 0.55  # the exponent at which it costs less of more samples
+_HALF_AT = 75_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
+_FALLS = 0.83  # the exponent at which it costs less of more samples
 _TIMES = 5  # as long as an estimate: then that is pointed out
 _QUERIES = 384
 _TIMED = 8192  # samples of the small pass that is timed on a GPU
@@ -153,6 +153,8 @@ class PassPlan:
         line += f", about {duration(exact if search == 'exact' else cells)}"
         if search == "exact" and exact > _TIMES * cells:
             line += f" (--search ivf: about {duration(cells)}, with error bars)"
+        if search == "ivf" and exact < cells:
+            line += f" (--search exact: about {duration(exact)})"
         return line
 
     def seconds(self, n: int, d: int) -> float:

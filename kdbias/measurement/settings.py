@@ -86,7 +86,7 @@ class _Measuring(Aiming):
     )
     search: str = option(
         "exact",
-        "how pairs are seen; exact: all; ivf: estimates with intervals, which pay from some 25,000 samples; "
+        "how pairs are seen; exact: all; ivf: estimates with intervals, which pay from some 30,000 samples; "
         "hnsw: the same by a graph that may miss isolated samples",
         choices=("exact", "ivf", "hnsw"),
     )

@@ -16,6 +16,7 @@ from kdbias.measurement.passes import PassPlan, duration
 from kdbias.measurement.settings import UniformitySettings
 from kdbias.measurement.stage import uniformity
 from kdbias.measurement.summary import summary_table
+from kdbias.sphere.cells import job
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.tables.density_table import read_density
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
@@ -103,7 +104,10 @@ def test_schemes_are_added_by_the_same_search(table, measured, tmp_path: Path) -
     assert len(again["rms_relative_error"]) == 2
 
 
-def test_rectification_of_estimates_rests_on_exact_energies(table, tmp_path: Path) -> None:
+def test_rectification_of_estimates_rests_on_exact_energies(
+    table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "SHARES", (0.05,))  # so few samples would all be looked at
     options = {**OPTIONS, "rectification": "all", "search": "ivf"}
     document = uniformity(table.path, tmp_path / "out", **options).document
     for best, natural in zip(document["best"], document["schemes"][0]["bandwidths"], strict=True):
@@ -132,7 +136,7 @@ def test_a_refused_search_leaves_the_measurement_it_was_to_replace(
 
 def test_cells_stay_within_their_memory_or_are_refused(table, tmp_path, capsys) -> None:
     options = {**OPTIONS, "search": "ivf", "threads": 1}
-    uniformity(table.path, tmp_path / "out", memory="30MiB", **options)
+    uniformity(table.path, tmp_path / "out", memory="40MiB", **options)
     assert "tile 512 instead of 1024, to stay within --memory" in capsys.readouterr().err
     with pytest.raises(KdbiasError, match=r"a unit of an estimate with k=8 need .* more memory"):
         uniformity(table.path, tmp_path / "less", memory="8MiB", **options)

@@ -149,9 +149,18 @@ def test_pairs_are_chosen_by_the_wanted_error_and_recall(data) -> None:
     loose = estimate_pairs(x, [2.0], how=Estimate(tolerance=0.5, threads=2)).quality
     tight = estimate_pairs(x, [2.0], how=Estimate(tolerance=1e-9, threads=2)).quality
     found = estimate_pairs(x, [2.0], how=Estimate(tolerance=0.5, k=10, recall=0.6, threads=2)).quality
-    assert loose["pairs_share"] < found["pairs_share"] < tight["pairs_share"] < 0.085
+    assert loose["pairs_share"] < found["pairs_share"] < tight["pairs_share"] == 1
     assert found["recall"] > 0.55
     assert loose["probes"] < tight["probes"]
+
+
+def test_weights_are_not_followed_to_where_all_pairs_are_cheaper(data, capsys) -> None:
+    x, p = data
+    how = Estimate(tolerance=1e-9, threads=2)
+    assert estimate_pairs(x, [2.0], p[1:], how=how).quality["pairs_share"] < 0.085
+    assert "exact" not in capsys.readouterr().err
+    assert estimate_pairs(x, [2.0], p, how=how).quality["pairs_share"] == 1
+    assert "100% of the pairs, one by one; --search exact takes less time" in capsys.readouterr().err
 
 
 def test_same_seed_same_estimate(data) -> None:
@@ -181,6 +190,8 @@ def test_covers_on_real_embeddings(real_data, name: str) -> None:
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     t = [2.0, 5.0]
     estimate, exact = estimate_pairs(x, t, how=Estimate(seed=2)), all_pairs(x, t)
+    off = estimate.pairs.potentials / exact.potentials - 1
+    assert np.sqrt((off**2).mean(axis=2)).max() <= 1e-3
     assert (coverage(estimate, exact.without_self) > 0.91).all()
     off = np.abs(estimate.pair_energies - exact.pair_energies)
     assert (off <= 3.5 * estimate.energy_errors).all()

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kdbias.progress import say
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cells.far import FEATURES, Correction
 from kdbias.sphere.cells.host import Host
-from kdbias.sphere.cells.job import LARGEST_SHARE
 from kdbias.sphere.vectors import distances, rank_correlation
 from kdbias.sphere.workers import Workspace, over_rows
 
 COVERAGE = 0.95
+FOR_WEIGHTS = 0.08
+"""Of the pairs: what a weighting's potentials may take; the fewer samples it draws, the more they need."""
+_NO_GAIN = 0.25  # of the pairs: with as many, symmetric tiles of all of them are cheaper
 _NUMBERS = 1 << 21  # of sums by cell held at once
 _ROWS = 128
 
@@ -53,7 +56,7 @@ class CellCheck:
     def _thresholds(self) -> list[float]:
         """Urgencies at which samples look at given shares of all pairs, descending."""
         job = self.job
-        shares = job.how.shares(job.cells.count, job.n)
+        shares = job.how.shares(job.n)
         urgency, workspace = np.empty((len(self.rows), job.cells.count), dtype=np.float32), Workspace()
         for start in range(0, len(self.rows), _ROWS):
             some = slice(start, start + _ROWS)
@@ -104,30 +107,39 @@ class CellCheck:
         """(m, T, q) errors of the potentials at one of the thresholds."""
         return self.near[choice] + self.corrections[choice].far(self.features[choice]) - self.exact
 
-    def worst_rms(self, choice: int) -> float:
-        """The largest root-mean-square relative error over weightings and bandwidths, as it may well be.
+    def worst_rms(self, choice: int) -> np.ndarray:
+        """(m,) largest root-mean-square relative error over bandwidths, as it may well be.
 
         A few samples make up most of it, so that others would say another one: it is the upper limit of a
         one-sided 95 % interval.
         """
         squares = np.square((self.off(choice) / self.scale)[..., self.choosing])
         error = squares.std(axis=2) / math.sqrt(squares.shape[2])
-        return float(np.sqrt(squares.mean(axis=2) + 1.645 * error).max())
+        return np.sqrt(squares.mean(axis=2) + 1.645 * error).max(axis=1)
 
     def choose(self) -> int:
-        """The smallest share of the pairs within the tolerance, or the largest that is allowed for it.
+        """The smallest share of the pairs within the tolerance with which enough neighbours are found.
 
-        Beyond that one, the smallest with which enough neighbours are found.
+        Where none is, all of them. For the sake of weights no more than `FOR_WEIGHTS` are looked at. Where
+        that is dearer than the exact pass, it is said.
         """
         how, last = self.job.how, len(self.thresholds) - 1
-        shares = how.shares(self.job.cells.count, self.job.n)
+        shares = how.shares(self.job.n)
+        natural = np.array([moments is self.job.natural for moments in self.job.weighted])
 
         def good(choice: int) -> bool:
             recall = self.hits[choice, self.choosing].mean() if how.k else 1.0
-            enough = shares[choice] >= LARGEST_SHARE or self.worst_rms(choice) <= how.tolerance
-            return enough and bool(recall >= how.recall)
+            settled = (shares[choice] >= FOR_WEIGHTS) & ~natural
+            return recall >= how.recall and bool((settled | (self.worst_rms(choice) <= how.tolerance)).all())
 
-        return next((choice for choice in range(last) if good(choice)), last)
+        choice = next((choice for choice in range(last) if good(choice)), last)
+        share = shares[choice]
+        if how.share is None and share >= _NO_GAIN and self.job.n > how.queries:
+            say(
+                f"errors of {how.tolerance:.1%} and {how.recall:.0%} of the neighbours need {share:.0%} of "
+                "the pairs, one by one; --search exact takes less time"
+            )
+        return choice
 
     def energies(
         self, choice: int, sums: np.ndarray, errors: np.ndarray, p: np.ndarray

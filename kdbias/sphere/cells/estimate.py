@@ -10,7 +10,7 @@ from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cells.cells import build_cells, default_cells
 from kdbias.sphere.cells.check import CellCheck, rounding
-from kdbias.sphere.cells.host import SEEN, Found, Host, members_at_once
+from kdbias.sphere.cells.host import LOOKS, SEEN, Found, Host, members_at_once
 from kdbias.sphere.cells.job import QUERIES, SHARES, CellJob, Estimate
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE
@@ -54,8 +54,8 @@ def estimate_pairs(
     are looked at, correct what is far, and scale the intervals, so that these hold whatever the law of the
     errors.
 
-    Cost: about n x d x (16 sqrt(n) + share n + 1,500) multiply-adds with a share of 0.5 to 8 % of the pairs,
-    against n x d x n / 2 for all pairs.
+    Cost: about n x d x (16 sqrt(n) + share n + 1,500) multiply-adds with as large a
+    share of the pairs as errors need, against n x d x n / 2 for all pairs.
 
     Args:
         x: (n, d) float32 unit rows.
@@ -138,7 +138,7 @@ def estimate_bytes(
     samples = (held or n) * (40 + schemes * (24 * bandwidths + 36) + 12 * k)
     shared = 12 * (schemes + 1) * cells * d + 24 * d * d + QUERIES * 8 * len(SHARES) * numbers * 6
     rows = min(n, wave_rows(n, tile))
-    looks = rows * min(cells, 2 * max(SHARES[-1] * cells, 8)) * 24
+    looks = min(rows * cells, LOOKS + SEEN) * 24
     wave = rows * (4 * d + 24 * numbers) + looks + reservoirs.bytes_needed(rows, k)
     block = min(n, tile) * min(n, members_at_once(tile))
     thread = wave + block * (14 + (96 if k else 0)) + 8 * d * tile + 40 * SEEN + (2 << 20)

@@ -13,6 +13,7 @@ from kdbias.sphere.reservoirs import Reservoirs, pack, require_k
 from kdbias.sphere.workers import Workspace
 
 SEEN = 1 << 18  # samples x cells in a block; it is held some ten times
+LOOKS = 1 << 21  # of samples into cells that are held at once
 _HANDED_OVER = 1 << 14  # candidates
 _HELD = 6  # times k: samples of the cells around its own that each sample looks at in any case
 COLUMNS = 1024  # of a block of rows against all samples
@@ -56,10 +57,10 @@ class ExactRows:
 
 
 class Entries:
-    """Which of some rows look into which of ``count`` cells."""
+    """Which of some rows look into which of ``count`` cells; ``size`` looks."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count, self.size = count, 0
         self._rows: list[np.ndarray] = [np.empty(0, np.int32)]
         self._cells: list[np.ndarray] = [np.empty(0, np.min_scalar_type(count))]
 
@@ -68,6 +69,7 @@ class Entries:
         places, cells = np.divmod(np.flatnonzero(looks), self.count)
         self._rows.append((places + start).astype(np.int32))
         self._cells.append(cells.astype(self._cells[0].dtype))
+        self.size += len(cells)
 
     def each(self) -> Iterator[tuple[int, np.ndarray]]:
         """Every cell that is looked into, and the places of the rows that do."""
@@ -139,19 +141,25 @@ class Host:
         self, rows: np.ndarray, threshold: float, correction: Correction, found: Found, workspace: Workspace
     ) -> int:
         """Do some rows, which stand cell by cell: all that is found of them; returns how many pairs."""
-        job, far = self.job, []
+        job, far, first, pairs = self.job, [], 0, 0
         entries = Entries(job.cells.count)
         for start in range(0, len(rows), self.rows_seen):
-            some = rows[start : start + self.rows_seen]
+            stop = min(start + self.rows_seen, len(rows))
+            some = rows[start:stop]
             block = self.look(some, [threshold], workspace)
             far.append(correction.far(block.features[0]))
             found.errors[:, :, some] = block.errors[0] / job.n
             near = block.near[0]
             near[np.arange(len(some))[:, None], self.around[job.cells.cell[some]]] = False
-            entries.add(start, near)
-        sums, pairs = self._near(rows, entries, found, workspace)
-        sums *= job.kernels.factors[:, None]
-        found.sums[:, :, rows] = (sums.transpose(2, 1, 0) + np.concatenate(far, axis=2)) / job.n
+            entries.add(start - first, near)
+            if entries.size < LOOKS and stop < len(rows):
+                continue
+            sums, looked_at = self._near(rows[first:stop], entries, found, workspace)
+            sums *= job.kernels.factors[:, None]
+            found.sums[:, :, rows[first:stop]] = (
+                sums.transpose(2, 1, 0) + np.concatenate(far, axis=2)
+            ) / job.n
+            entries, far, first, pairs = Entries(job.cells.count), [], stop, pairs + looked_at
         return pairs
 
     def _near(

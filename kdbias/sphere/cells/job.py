@@ -10,9 +10,11 @@ from kdbias.sphere.cells.far import CellMoments, pooled_spread
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.tiles import TILE
 
-SHARES = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.06, 0.07, 0.08, 0.12, 0.18, 0.25)
-LARGEST_SHARE = 0.08  # for the sake of potentials; more only until enough neighbours are found
-_FEWEST = 8  # cells that a sample may look into where they are few
+SHARES = (
+    *(0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.06, 0.07, 0.08, 0.1),
+    *(0.12, 0.15, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0),
+)
+"""Parts of all pairs to try; of the last one sums are exact."""
 QUERIES = 1024
 
 
@@ -35,21 +37,20 @@ class Estimate:
     k: int = 0
     near: float | None = None
     tolerance: float = 9.5e-4
-    recall: float = 0.9
+    recall: float = 0.95
     share: float | None = None
     queries: int = QUERIES
     seed: int = 0
     tile: int = TILE
     threads: int | None = None
 
-    def shares(self, cells: int, n: int) -> list[float]:
-        """Parts of all pairs to try for n samples in so many cells, ascending."""
+    def shares(self, n: int) -> Sequence[float]:
+        """Parts of all pairs to try for n samples, ascending."""
         if self.share is not None:
             return [self.share]
         if n <= self.queries:  # they are all computed exactly anyway
             return [1.0]
-        least = min(1.0, _FEWEST / cells)
-        return sorted({max(share, least) if share >= LARGEST_SHARE else share for share in SHARES})
+        return SHARES
 
 
 class CellJob:
