@@ -17,6 +17,7 @@ from kdbias.embedding.settings import EmbedSettings
 from kdbias.evaluation.settings import CompareSettings, EvaluateSettings, Fidelity
 from kdbias.measurement.settings import IMAGE_WORDS, SuspectsSettings, UniformitySettings
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.provenance import options_in
 from kdbias.targets.settings import Aiming
 from kdbias.training.settings import TrainingSettings
 from kdbias.weighting.settings import WeightsSettings
@@ -124,7 +125,7 @@ def _naming(data: Data, places: Places) -> Iterator[str]:
     teacher = record.get("teacher") or "TEACHER"
     stored = teacher.startswith(_STORED)
     if stored or places.again is None:
-        config = record.get("config") or {}
+        config = options_in(record)
         names = ("precision", "store", "flip")
         usual = EmbedSettings.usual()
         options = {name: config[name] for name in names if config.get(name) not in (None, usual.get(name))}
@@ -139,7 +140,7 @@ def _naming(data: Data, places: Places) -> Iterator[str]:
 def _made_from(table: EmbeddingTable) -> tuple[str, dict[str, Any]]:
     """The data that embeddings are of, and how they were read."""
     record = table.provenance
-    config = record.get("config") or {}
+    config = options_in(record)
     names = [declared.name for declared in Reading.declared() if declared.name != "root"]
     reading = {name: config.get(name) for name in names}
     reading["where"] = tuple(reading["where"] or ())

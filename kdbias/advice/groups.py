@@ -12,6 +12,7 @@ from kdbias.advice.finding import Finding
 from kdbias.display.quantities import percent
 from kdbias.tables.embedding_table import no_column
 from kdbias.tables.joins import encode_all
+from kdbias.tables.provenance import options_in
 from kdbias.tables.telling import telling
 from kdbias.targets.shares import MOST_VALUES, comparable
 from kdbias.wording import counted
@@ -55,7 +56,7 @@ def columns_of(data: Data, asked: Sequence[str]) -> tuple[list[str], str | None]
     for name in asked:
         if name not in known:
             table = data.table
-            raise no_column(table.path, name, table.group_columns, table.provenance.get("config") or {})
+            raise no_column(table.path, name, table.group_columns, options_in(table.provenance))
     if asked:
         return list(asked), None
     return telling((name, data.table.column(name)) for name in known)

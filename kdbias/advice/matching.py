@@ -16,6 +16,7 @@ from kdbias.sphere.equilibrium.kernel_matrix import LADDER, KernelMatrix, kernel
 from kdbias.sphere.equilibrium.matching import Match, match, unmatched
 from kdbias.sphere.equilibrium.solution import Groups
 from kdbias.sphere.equilibrium.target import Target
+from kdbias.tables.provenance import options_in
 from kdbias.targets.opening import OpenTarget
 from kdbias.targets.settings import Aiming
 
@@ -197,7 +198,7 @@ class Comparison:
 
 def _whole_of(record: dict[str, Any]) -> str | None:
     """The data that a record's table was embedded from, if from all of them."""
-    return None if (record.get("config") or {}).get("where") else record.get("data")
+    return None if options_in(record).get("where") else record.get("data")
 
 
 def reference_noise(data: Data, size: int = 300) -> float:

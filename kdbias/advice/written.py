@@ -14,6 +14,7 @@ from kdbias.advice.data import Data
 from kdbias.advice.matching import Comparison, Offer
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
+from kdbias.tables.provenance import inputs_in, options_in
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.weighting.diagnostics import current, edited
 
@@ -86,8 +87,8 @@ def measured_manifests(data: Data) -> list[Path]:
 
 def _is_advised(manifest: WeightManifest, density: str, target: dict[str, Any]) -> bool:
     """Whether a manifest is of these data, towards this target, and as it was made by the usual options."""
-    record, config = manifest.provenance, manifest.provenance.get("config") or {}
-    inputs = record.get("inputs") or {}
+    record, config = manifest.provenance, options_in(manifest.provenance)
+    inputs = inputs_in(record)
     given = {name: value for name, value in inputs.items() if name.startswith("towards")}
     made = record.get("target") or {}
     return (

@@ -36,6 +36,7 @@ from kdbias.tables.files import remove_tree
 from kdbias.tables.joins import align, shown
 from kdbias.tables.mirrors import locked
 from kdbias.tables.parquet_file import read_footer, read_table
+from kdbias.tables.provenance import inputs_in
 from kdbias.tables.run_files import RECORD, STAGED, complete, put_back, put_forward
 from kdbias.tables.run_record import read_record, record_of, refuse_changes
 from kdbias.wording import counted
@@ -156,7 +157,7 @@ def growth_of(out: Path, opened: Inputs) -> Growth | None:
     if not (out / RECORD).exists() and not put_back(out, STAGE):
         return None
     record, source, settings = record_of(out, STAGE), opened.source, opened.settings
-    same = (record.get("inputs") or {}).get("data") == opened.inputs["data"]
+    same = inputs_in(record).get("data") == opened.inputs["data"]
     if record.get("status") != "finished":
         if same:
             return None

@@ -24,6 +24,7 @@ from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel
 from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.places import found_again
+from kdbias.tables.provenance import paths_in
 from kdbias.tables.run_record import Run
 from kdbias.targets.opening import OpenTarget, open_target
 from kdbias.targets.settings import EACH_ALONE, Aiming, Named
@@ -244,7 +245,7 @@ def another(aim: OpenTarget, target: dict[str, Any] | None, run: Run) -> bool:
 
 def remembered_path(folder: Path, record: dict[str, Any], target: dict[str, Any]) -> str:
     """What a folder is measured against, as `--towards` names it, from where it lies by now."""
-    towards = (record.get("paths") or {}).get("towards") or target["towards"]
+    towards = paths_in(record).get("towards") or target["towards"]
     named = Named.of(towards)
     if named.kind != "reference":
         return towards

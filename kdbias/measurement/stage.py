@@ -31,6 +31,7 @@ from kdbias.tables.columns import refuse_own
 from kdbias.tables.density_table import density_file, read_density
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import Ids, align, shown
+from kdbias.tables.provenance import inputs_in
 from kdbias.tables.run_record import Run, finished_alike, read_record, stage_of
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.targets.opening import OpenTarget, open_target, unread
@@ -212,7 +213,7 @@ def _refuse_outdated(out: Path, table: EmbeddingTable) -> None:
     grown = table.provenance.get("grown")
     if grown is None or stage_of(out) != STAGE.name:
         return
-    known = (read_record(out).get("inputs") or {}).get("embeddings")
+    known = inputs_in(read_record(out)).get("embeddings")
     if known == table.fingerprint:
         return
     counts = ", ".join(f"{grown[what]:,} {what}" for what in ("added", "changed", "removed"))

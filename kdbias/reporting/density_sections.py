@@ -23,6 +23,7 @@ from kdbias.reporting.suspects import suspects_shown, suspects_table
 from kdbias.reporting.vectors import Vectors
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align
+from kdbias.tables.provenance import inputs_in
 from kdbias.wording import counted
 
 _GROUP_COLUMNS = 6  # drawn at most, beside the label
@@ -175,7 +176,7 @@ def _group_figures(
 def embeddings_of(found: Outputs, density: Density) -> EmbeddingTable | None:
     """The embedding table that the densities were computed from, where it is among the inputs."""
     documents = (density.record, density.table.provenance)
-    inputs = {value for document in documents for value in (document.get("inputs") or {}).values()}
+    inputs = {value for document in documents for value in inputs_in(document).values()}
     return next((e for e in found.embeddings if e.fingerprint in inputs), None)
 
 

@@ -21,13 +21,13 @@ from kdbias.reporting.outputs import (
     Manifest,
     Outputs,
     TrainingRun,
-    input_of,
     read_frontier,
 )
 from kdbias.tables.csv_file import read_csv
 from kdbias.tables.listing import LISTING
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.places import candidates
+from kdbias.tables.provenance import inputs_in, options_in, paths_in
 from kdbias.tables.run_record import RECORD, read_record, require_digest
 from kdbias.training.settings import TrainingSettings
 
@@ -131,7 +131,7 @@ def _read_embeddings(by_kind: dict[str, list[Path]], found: Outputs) -> None:
     tables = list(map(opened, by_kind.get("embedding table", [])))
     for density in found.densities:
         made_from = density.table.provenance
-        named, known = made_from.get("embeddings"), input_of(made_from, "embeddings")
+        named, known = made_from.get("embeddings"), inputs_in(made_from).get("embeddings")
         tables += _recorded(named, density.path, known, "embedding table", opened)
     found.embeddings = list({table.path.resolve(): table for table in reversed(tables)}.values())[::-1]
 
@@ -177,13 +177,13 @@ def _read_runs(places: Sequence[Path], manifests: Sequence[Manifest]) -> list[Tr
 
 def _scheme_of(record: dict[str, Any], manifests: Sequence[Manifest]) -> str:
     """The name of what a run drew by."""
-    fingerprint, named = input_of(record, "weights"), input_of(record, "weights", "paths")
+    fingerprint, named = inputs_in(record).get("weights"), paths_in(record).get("weights")
     for manifest in manifests:
         if fingerprint and manifest.file.fingerprint == fingerprint:
             return manifest.name
     if named is not None:
         return told_apart([Path(named)], {manifest.name for manifest in manifests})[0]
-    return _UNWEIGHTED if input_of(record, "embeddings") else FROM_LABELS
+    return _UNWEIGHTED if inputs_in(record).get("embeddings") else FROM_LABELS
 
 
 def _read_metrics(folder: Path, record: dict[str, Any]) -> dict[str, list[Any]]:
@@ -200,9 +200,9 @@ def _read_evaluation(
 ) -> Evaluation:
     """An evaluation names its run itself, or judged an embedding table that the run, as teacher, made."""
     record, metrics = read_record(place), read_metrics(place)
-    named, by = input_of(record, "model", "paths"), place
+    named, by = paths_in(record).get("model"), place
     if named is None:
-        judged = input_of(record, "model")
+        judged = inputs_in(record).get("model")
         table = next((e for e in embeddings if e.fingerprint == judged), None)
         named = table.provenance.get("teacher") if table else None
         by = table.path if table else place
@@ -265,13 +265,13 @@ def _telling(facts: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     """What makes a training but its seed, each as the text that tells it from another."""
-    paths = record.get("paths") or {}
+    paths = paths_in(record)
     facts = {
         key: f"{key} {value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in (TrainingSettings.usual() | (record.get("config") or {})).items()
+        for key, value in (TrainingSettings.usual() | options_in(record)).items()
         if key != "seed"
     }
-    for role, fingerprint in (record.get("inputs") or {}).items():
+    for role, fingerprint in inputs_in(record).items():
         named = f"{Path(paths[role]).name} " if isinstance(paths.get(role), str) else ""
         facts[role] = f"{role} {named}{fingerprint[:6]}"
     return facts

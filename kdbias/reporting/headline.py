@@ -9,7 +9,8 @@ from typing import Any
 from kdbias.display.quantities import write
 from kdbias.reporting import tables
 from kdbias.reporting.group_tables import best_scheme
-from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
+from kdbias.reporting.outputs import NATURAL, Density, Outputs
+from kdbias.tables.provenance import inputs_in
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _made_from(found: Outputs, density: Density) -> list[tuple[float, str, float
         (known["distinct_after"], manifest.name, manifest.numbers["ess_share"])
         for manifest in tables.unmeasured(found)
         if (known := tables.distinct(manifest)) and write("t", known["t"]) == density.bandwidth
-        if input_of(manifest.provenance, "density") == own
+        if inputs_in(manifest.provenance).get("density") == own
     ]
 
 

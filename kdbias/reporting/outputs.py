@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdbias.evaluation.settings import EvaluateSettings, options_of
 from kdbias.tables.documents import require_shape
 from kdbias.tables.parquet_file import read_table
+from kdbias.tables.provenance import options_in, paths_in
 from kdbias.tables.run_record import RECORD, read_record
 from kdbias.weighting.diagnostics import current, edited
 
@@ -132,12 +133,12 @@ class Evaluation:
         """What it judged, by name."""
         if self.run is not None:
             return self.run.path.name
-        return str(input_of(self.record, "model", "paths") or self.path.name)
+        return str(paths_in(self.record).get("model") or self.path.name)
 
     @property
     def question(self) -> str:
         """What was asked of the model: evaluations that differ in it are not to be averaged."""
-        config = EvaluateSettings.usual() | (self.record.get("config") or {})
+        config = EvaluateSettings.usual() | options_in(self.record)
         asked = [options_of(self.protocol, config), config["where"], config["gallery_where"]]
         return json.dumps([*asked, self.metrics["n"], self.metrics.get("test_data")], sort_keys=True)
 
@@ -173,8 +174,3 @@ class Outputs:
         for evaluation in of_runs:
             asked.setdefault(evaluation.protocol, Counter())[evaluation.question] += 1
         return [e for e in of_runs if e.question == asked[e.protocol].most_common(1)[0][0]]
-
-
-def input_of(record: Mapping[str, Any], role: str, kind: str = "inputs") -> str | None:
-    """The fingerprint of an input in a record, or with ``kind`` "paths" where it lay; None for none."""
-    return (record.get(kind) or {}).get(role)

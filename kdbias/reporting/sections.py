@@ -11,7 +11,8 @@ from kdbias.measurement.target_summary import target_tables
 from kdbias.reporting import figures, tables, thumbnails
 from kdbias.reporting.density_sections import density_sections
 from kdbias.reporting.layout import Page, Section
-from kdbias.reporting.outputs import NATURAL, Density, Outputs, input_of
+from kdbias.reporting.outputs import NATURAL, Density, Outputs
+from kdbias.tables.provenance import inputs_in, options_in
 from kdbias.weighting.frontier_figure import optimum, series
 
 _LINES = 8  # metrics of training drawn at most
@@ -65,7 +66,7 @@ def _uniformity(page: Page) -> Section:
 def _optima(found: Outputs, density: Density) -> dict[float, list[tuple[float, float]]]:
     """t -> (ESS/n, uniformity) of the equilibria, where a frontier of this density was collected."""
     own = density.table.fingerprint
-    frontiers = [f for f in found.frontiers if input_of(f.record, "density") == own]
+    frontiers = [f for f in found.frontiers if inputs_in(f.record).get("density") == own]
     return {f.t: optimum(f.rows, "uniformity") for f in frontiers if isinstance(f.t, float)}
 
 
@@ -118,7 +119,7 @@ def _training(page: Page) -> Figure | None:
     x_name = _X_AXES[0]
     for run in sorted(page.found.runs, key=lambda r: order.index(r.scheme)):
         x_name = next((name for name in _X_AXES if name in run.metrics), "row")
-        loss = (run.record.get("config") or {}).get("loss")
+        loss = options_in(run.record).get("loss")
         for quantity, curve in _curves(run.metrics, run.scheme, x_name):
             named = f"{quantity} ({loss})" if loss and "loss" in quantity else quantity
             curves.setdefault(named.replace("_", " "), []).append(curve)

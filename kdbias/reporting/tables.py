@@ -13,6 +13,7 @@ from kdbias.display.quantities import NONE, QUANTITIES, Quantity, decimals, writ
 from kdbias.display.table import Cell, Table
 from kdbias.evaluation.settings import PROTOCOLS
 from kdbias.reporting.outputs import Density, Evaluation, Frontier, Manifest, Outputs, is_distilled
+from kdbias.tables.provenance import inputs_in, options_in
 from kdbias.wording import counted
 
 MEASURES = (
@@ -96,7 +97,7 @@ def distinct(manifest: Manifest) -> dict[str, Any]:
     weights were edited since.
     """
     solver: dict[str, Any] = manifest.provenance.get("solver") or {}
-    t = (manifest.provenance.get("config") or {}).get("t")
+    t = options_in(manifest.provenance).get("t")
     before, after = solver.get("energy_before"), solver.get("energy")
     if not t or not before or not after or manifest.edited or manifest.provenance.get("target"):
         return {}
@@ -109,7 +110,7 @@ def manifests_table(manifests: Sequence[Manifest]) -> Table | None:
         return None
     rows = []
     for manifest in manifests:
-        config = manifest.provenance.get("config") or {}
+        config = options_in(manifest.provenance)
         method = str(config.get("method", NONE)) + (", edited since" if manifest.edited else "")
         known = {"t": config.get("t") or None, **distinct(manifest)}
         rows.append({"scheme": manifest.name, "method": method, **manifest.numbers, **known})
@@ -341,7 +342,7 @@ def _provenance(path: object, kind: str, record: Mapping[str, Any], fingerprint:
     for key, value in (record.get("counts") or {}).items():
         facts[f"count: {key}"] = f"{value:,}" if isinstance(value, int) else str(value)
     facts["fingerprint"] = fingerprint
-    facts |= {f"input: {role}": str(value) for role, value in (record.get("inputs") or {}).items()}
+    facts |= {f"input: {role}": str(value) for role, value in inputs_in(record).items()}
     config = record.get("config")
     shown = json.dumps(config, indent=2, ensure_ascii=False) if config else ""
     return Provenance(str(path), kind, [(key, str(value)) for key, value in facts.items() if value], shown)

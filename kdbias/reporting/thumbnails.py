@@ -19,6 +19,7 @@ from kdbias.errors import KdbiasError
 from kdbias.placing import placed
 from kdbias.reporting.outputs import Density, Evaluation
 from kdbias.tables.places import bases, candidates
+from kdbias.tables.provenance import inputs_in, options_in
 from kdbias.wording import counted
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def open_source(record: Mapping[str, Any], place: Path, roots: Sequence[Path]) -
     if not isinstance(data, str):
         raise KdbiasError("the embedding table's record names no data")
     root = _options(record)["root"]
-    known = (record.get("inputs") or {}).get("data")
+    known = inputs_in(record).get("data")
     places: list[tuple[str, str | None]] = [(data, root)]
     if not is_uri(data) and known is not None:
         places += _other_places(data, root, place, roots)
@@ -145,7 +146,7 @@ def _inside(file: str, allowed: Sequence[str]) -> bool:
 
 def _options(record: Mapping[str, Any]) -> dict[str, Any]:
     """The recorded options of opening the data."""
-    config = record.get("config") or {}
+    config = options_in(record)
     return {name: record.get(name) or config.get(name) for name in _OPTIONS}
 
 
@@ -153,7 +154,7 @@ def _open(record: Mapping[str, Any], data: str, root: str | None) -> Source:
     """Data opened with the recorded options but at this place."""
     from kdbias.data.opening import open_data
 
-    where = (record.get("config") or {}).get("where") or ()
+    where = options_in(record).get("where") or ()
     return open_data(data, where=tuple(where), **{**_options(record), "root": root})
 
 

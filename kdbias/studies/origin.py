@@ -19,6 +19,7 @@ from kdbias.errors import KdbiasError
 from kdbias.studies.biases import Read
 from kdbias.studies.sources import open_source
 from kdbias.tables.embedding_table import EmbeddingTable
+from kdbias.tables.provenance import options_in
 from kdbias.tables.run_record import RECORD, stage_of
 from kdbias.targets.described import Awaited
 from kdbias.teachers import PRECOMPUTED
@@ -67,7 +68,7 @@ class Origin:
                 spec = placed_spec(teacher)
             return cls(_placed(name), read_as, (), spec, open_source(name, read_as))
         table = EmbeddingTable.open(name)
-        record, config = table.provenance, table.provenance.get("config") or {}
+        record, config = table.provenance, options_in(table.provenance)
         source = record.get("data")
         if not source:
             raise KdbiasError(

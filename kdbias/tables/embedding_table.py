@@ -23,6 +23,7 @@ from kdbias.tables.listing import list_parts, part_name
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import require_columns
 from kdbias.tables.parted_table import PartedTable
+from kdbias.tables.provenance import options_in
 from kdbias.tables.run_record import Run
 from kdbias.wording import counted, nearest
 
@@ -191,7 +192,7 @@ class EmbeddingTable(Result):
         if name not in ("sample_id", "label", "norm", *self.group_columns) and not (
             name == "norm_flip" and self.has_flip_norms
         ):
-            raise no_column(self.path, name, self.group_columns, self.provenance.get("config") or {})
+            raise no_column(self.path, name, self.group_columns, options_in(self.provenance))
         values = self.stored.column(name)
         return as_strings(values) if name in ("sample_id", "label") else values.combine_chunks()
 

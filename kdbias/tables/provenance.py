@@ -6,6 +6,7 @@ survives filtering and rewriting in pandas.
 """
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,6 +70,21 @@ def document(
         "seconds": round(seconds, 3),
         **more,
     }
+
+
+def options_in(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a document, or the record of a run, says something was made with; {} for none."""
+    return document.get("config") or {}
+
+
+def inputs_in(document: Mapping[str, Any]) -> dict[str, str]:
+    """The fingerprint of each input that it names, by role; nothing where it names none."""
+    return document.get("inputs") or {}
+
+
+def paths_in(document: Mapping[str, Any]) -> dict[str, str]:
+    """Where what a run read lay, by role."""
+    return document.get("paths") or {}
 
 
 def attach(table: pa.Table, doc: dict[str, Any]) -> pa.Table:

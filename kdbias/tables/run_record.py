@@ -15,7 +15,7 @@ from kdbias.tables.documents import read_document, require_shape, write_json
 from kdbias.tables.files import MEND, remove, remove_tree
 from kdbias.tables.folder_lock import LOCK, FolderLock
 from kdbias.tables.mirrors import lock_folder
-from kdbias.tables.provenance import MADE_FROM, now
+from kdbias.tables.provenance import MADE_FROM, inputs_in, now, options_in
 from kdbias.tables.run_files import RECORD, REPLACED, STAGED, Stage, barren, put_back, put_in_place
 from kdbias.tables.temporaries import clean_temporaries
 from kdbias.version import __version__
@@ -83,9 +83,9 @@ def refuse_changes(
     ``defaults`` stand for what ``old`` lacks, which was made before there was such an option; see
     :meth:`kdbias.settings.Settings.defaults`.
     """
-    before, asked = (recorded(known.get("config") or {}) for known in (old, new))
+    before, asked = (recorded(options_in(known)) for known in (old, new))
     differences = _differing(before, asked, defaults or {})
-    inputs = [old.get("inputs") or {}, new.get("inputs") or {}]
+    inputs = [inputs_in(old), inputs_in(new)]
     for role in sorted(inputs[0].keys() | inputs[1].keys()):
         before, now = (known.get(role) for known in inputs)
         if before != now:
@@ -163,7 +163,7 @@ def _kept(
         return None
     try:
         # Of these options a folder holds what was asked for so far.
-        old = {**(found.get("config") or {}), **{key: asked["config"][key] for key in stage.later}}
+        old = {**options_in(found), **{key: asked["config"][key] for key in stage.later}}
         refuse_changes(folder, found | {"config": old}, asked, defaults)
     except ConfigChangedError:
         if not barren(folder, stage, found):

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from kdbias.errors import KdbiasError
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import shown
+from kdbias.tables.provenance import inputs_in, options_in
 from kdbias.targets.common import same_samples
 from kdbias.targets.described import Made
 from kdbias.wording import counted
@@ -58,7 +59,7 @@ def require_alike(table: Made, data: Made) -> list[str]:
         raise KdbiasError(
             f"{both} have {table.d} and {data.d} dimensions; embed the reference with the data's teacher"
         )
-    ours, theirs = (t.provenance.get("inputs") or {} for t in (data, table))
+    ours, theirs = (inputs_in(t.provenance) for t in (data, table))
     config, other = (_made(t) for t in (data, table))
     computed = "teacher" in ours and "teacher" in theirs
     if not computed or any(str(c.get("teacher", "")).startswith("precomputed:") for c in (config, other)):
@@ -82,7 +83,7 @@ def _both(table: Made, data: Made) -> str:
 
 def _made(table: Made) -> dict[str, Any]:
     """How a table was made: its configuration and its teacher's name."""
-    return {"teacher": table.provenance.get("teacher"), **(table.provenance.get("config") or {})}
+    return {"teacher": table.provenance.get("teacher"), **options_in(table.provenance)}
 
 
 def _teacher(config: dict[str, Any], inputs: dict[str, str]) -> str:

@@ -24,6 +24,7 @@ from kdbias.sampler.sharded_order import BUFFER, Shards
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, shown
 from kdbias.tables.parquet_file import read_table
+from kdbias.tables.provenance import inputs_in
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
 from kdbias.teachers import Teacher, open_teacher
 from kdbias.teachers.preprocessing import Preprocessing
@@ -161,7 +162,7 @@ def open_training_set(data: str | Path, config: TrainingSettings, processes: Pro
 
 def _say_what_lacks_weights(manifest: WeightManifest, table: EmbeddingTable) -> None:
     """Say how many samples have come to the embedding table since the weights were made."""
-    grown, made = table.provenance.get("grown"), (manifest.provenance.get("inputs") or {}).get("embeddings")
+    grown, made = table.provenance.get("grown"), inputs_in(manifest.provenance).get("embeddings")
     if grown is None or made != grown["from"]:
         return
     known = align(table.id_parts(), manifest.id_parts, "", str(manifest.path), allow_missing=True)

@@ -24,6 +24,7 @@ from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import floats
 from kdbias.tables.parted_table import read_columns, read_ids
 from kdbias.tables.places import candidates
+from kdbias.tables.provenance import inputs_in
 from kdbias.tables.run_files import claim
 from kdbias.tables.telling import left_out, no_groups
 from kdbias.tables.weight_manifest import WeightManifest, read_manifest
@@ -302,7 +303,7 @@ def _hardness(stored: WeightManifest, density: str | os.PathLike[str] | None) ->
 
 def _density_of(stored: WeightManifest) -> str | os.PathLike[str] | None:
     """The folder that weights were made from, also where the two were moved; None where it is not known."""
-    recorded, known = stored.provenance.get("density"), (stored.provenance.get("inputs") or {}).get("density")
+    recorded, known = stored.provenance.get("density"), inputs_in(stored.provenance).get("density")
     if recorded is None or local_path(recorded).exists():
         return recorded
     places = (

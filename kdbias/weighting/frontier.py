@@ -22,6 +22,7 @@ from kdbias.tables import provenance
 from kdbias.tables.density_table import read_density
 from kdbias.tables.joins import encode
 from kdbias.tables.parquet_file import read_table, write_table
+from kdbias.tables.provenance import options_in
 from kdbias.tables.run_record import Run, Stage, read_record
 from kdbias.weighting.collapse import groups_of
 from kdbias.weighting.diagnostics import summary
@@ -195,7 +196,7 @@ def frontier(
 def _is_of_the_first(folder: Path) -> bool:
     """Whether a frontier was begun when the first schemes were all that there were."""
     try:
-        return (read_record(folder).get("config") or {}).get("methods") == list(_FIRST)
+        return options_in(read_record(folder)).get("methods") == list(_FIRST)
     except KdbiasError:
         return False
 

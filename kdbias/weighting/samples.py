@@ -21,6 +21,7 @@ from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.joins import align, as_strings, encode
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.places import found_again
+from kdbias.tables.provenance import inputs_in, options_in
 from kdbias.tables.run_record import read_record, stage_of
 from kdbias.targets.opening import OpenTarget, open_target
 from kdbias.targets.settings import Aiming
@@ -158,7 +159,7 @@ class EmbeddingSource:
 
     def __init__(self, density: DensityTable, given: str | os.PathLike[str] | None) -> None:
         self.density, self.given = density, given
-        inputs = density.provenance.get("inputs") or {}
+        inputs = inputs_in(density.provenance)
         self.fingerprint: str | None = inputs.get("embeddings")
         if given is not None:
             self.fingerprint = self._opened(given).fingerprint
@@ -228,7 +229,7 @@ class EmbeddingSource:
     def _recorded(self) -> str | None:
         """Where they lie, in place of where they lay."""
         doc, folder = self.density.provenance, self.density.path.parent
-        path = doc.get("embeddings") or (doc.get("config") or {}).get("embeddings")
+        path = doc.get("embeddings") or options_in(doc).get("embeddings")
         return path and found_again(path, folder, self.fingerprint)
 
     def _remembered(self) -> str:

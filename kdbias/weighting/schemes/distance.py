@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
+from kdbias.tables.provenance import options_in
 from kdbias.weighting.schemes.scheme import ALIKE, Scheme, Weights
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def neighbour_cosines(samples: Samples) -> tuple[np.ndarray, str]:
     if kept.exists() and samples.alone:
         rows = align(density.id_parts, read_ids(kept), str(where), str(kept))
         return read_neighbors(where.parent)[2][rows], "kept"
-    found = Neighbors(m, min((density.provenance.get("config") or {}).get("k") or DEFAULT_K, m - 1))
+    found = Neighbors(m, min(options_in(density.provenance).get("k") or DEFAULT_K, m - 1))
     with progress.bar(m**2 / 1e6, "Mpairs", "neighbours") as bar:
         traverse(
             samples.vectors, [found], threads=samples.threads, progress=lambda pairs: bar.update(pairs / 1e6)
