@@ -55,7 +55,7 @@ def test_manifest_with_paths(store):
 def test_manifest_with_bytes_and_folder_of_parts(store):
     root, write = store
     write("p/0.parquet", parquet_bytes(sample_id=["a", "b", "c"], image=[b"0", b"1", b"2"]))
-    write("p/1.parquet", parquet_bytes(sample_id=["d"], image=[b"3"]))
+    write("p/1.PARQUET", parquet_bytes(sample_id=["d"], image=[b"3"]))
     whole = open_data(f"{root}/p")
     assert [whole.read(i) for i in (3, 0, 2)] == [b"3", b"0", b"2"]
     assert open_data(f"{root}/p/0.parquet").ids.to_pylist() == ["a", "b", "c"]
