@@ -95,16 +95,36 @@ def fused_pairs(
     import torch
 
     total, across = (share.total, share.across) if share else (len(x), 0)
-    n, count, side = len(x), len(kernels.bandwidths) if kernels else 0, tile or TILE
-    terms = HalfTerms.of(x, device)
     scaled = torch.from_numpy(weights * total).to(device)  # of order one
-    fused = FusedTiles(terms, kernels, scaled.float(), near)
+    fused = FusedTiles(HalfTerms.of(x, device), kernels, scaled.float(), near)
     fused.weights = scaled if fused.steps.wide else fused.weights
-    sums = torch.zeros(count, len(weights), n, dtype=torch.float64, device=device)
-    counts = torch.zeros(n, dtype=torch.int64, device=device)
+    side = tile or TILE
     nearest = _Nearest(fused, k, side, share if across else None) if k else None
+    sums, counts = _added_up(fused, nearest, side, across, progress)
+    without_self = np.empty((len(weights), len(sums), len(x)))
+    for step, place in enumerate(fused.steps.places):
+        assert kernels is not None
+        without_self[:, place] = (sums[step] * (kernels.factors[place] / total)).cpu().numpy()
+    best = (None, None) if nearest is None else nearest.best()
+    return without_self, best, None if near is None else counts.cpu().numpy()
+
+
+def _added_up(
+    fused: FusedTiles,
+    nearest: "_Nearest | None",
+    side: int,
+    across: int,
+    progress: Callable[[int], object] | None,
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Sums (T, m, n) float64 and counts (n,) int64 of all tiles, which ``nearest`` sees on the way."""
+    torch = fused.torch
+    steps = len(fused.steps.places)
+    sums = torch.zeros(steps, len(fused.weights), fused.n, dtype=torch.float64, device=fused.device)
+    counts = torch.zeros(fused.n, dtype=torch.int64, device=fused.device)
+    if nearest is None and not steps and fused.near is None:
+        return sums, counts
     reached = _Reached(fused.device, progress)
-    for rows, columns in tile_runs(n, side, across) if k or count or near is not None else ():
+    for rows, columns in tile_runs(fused.n, side, across):
         if nearest is not None:
             parts = nearest.tile(rows, columns)
         else:
@@ -115,12 +135,7 @@ def fused_pairs(
         counts[columns] += parts.column_counts
         reached.after(pairs_of(rows, columns))
     reached.finish()
-    without_self = np.empty((len(weights), count, n))
-    for step, place in enumerate(fused.steps.places):
-        assert kernels is not None
-        without_self[:, place] = (sums[step] * (kernels.factors[place] / total)).cpu().numpy()
-    best = (None, None) if nearest is None else nearest.best()
-    return without_self, best, None if near is None else counts.cpu().numpy()
+    return sums, counts
 
 
 class _Reached:
