@@ -19,7 +19,8 @@ from kdbias.sphere.blocks.folder import BlockFolder, Patience, lay, placed
 from kdbias.sphere.blocks.plan import BlockPlan, planned_rows, temporary_bytes, unit_bytes
 from kdbias.sphere.blocks.run import do_units, results
 from kdbias.sphere.blocks.unit import JOB, PairJob
-from kdbias.sphere.cells.estimate import estimate_bytes, wave_rows
+from kdbias.sphere.cells.estimate import estimate_bytes
+from kdbias.sphere.cells.host import wave_rows
 from kdbias.sphere.cells.in_blocks import WaveJob
 from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.equilibrium.block_jobs import JOBS

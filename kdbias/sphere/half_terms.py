@@ -75,11 +75,36 @@ class HalfTerms:
     def __len__(self) -> int:
         return len(self.high)
 
-    def rows(self, some: slice) -> "torch.Tensor":
+    def rows(self, some: "slice | torch.Tensor") -> "torch.Tensor":
         """(rows, width) float32, to float32's rounding."""
         if self.low is None:
             return self.high[some].float() * self.scales[some, None]
         return self.high[some].float() + self.low[some].float() / LOW_SHIFT
+
+    def cosines(self, rows: "torch.Tensor", others: "torch.Tensor") -> "torch.Tensor":
+        """(r, c) float32 in [-1, 1], to float32's rounding, of samples at positions (r,) and (c,).
+
+        Products are to be as precise as float32 is, see `torch_pairs.product_precision`.
+        """
+        left, right = self.high[rows], self.high[others]
+        found = _product(left, right)
+        if self.low is None:
+            found *= self.scales[rows, None]
+            found *= self.scales[others]
+        else:
+            low = _product(left, self.low[others])
+            low += _product(self.low[rows], right)
+            found += low.div_(LOW_SHIFT)
+        return found.clamp_(-1, 1)
+
+
+def _product(a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
+    """a (r, d) times the transpose of b (c, d), both float16: float32, summed in float32."""
+    import torch
+
+    if a.is_cuda and hasattr(torch.ops.aten.mm, "dtype"):  # on tensor cores; since PyTorch 2.8
+        return torch.mm(a, b.T, out_dtype=torch.float32)
+    return a.float() @ b.float().T
 
 
 class _NotHalvesError(Exception):

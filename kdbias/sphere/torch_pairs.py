@@ -63,7 +63,7 @@ def torch_pairs(
         reached = _halved(progress)
 
     def attempt(side: int) -> tuple[np.ndarray, Best, np.ndarray | None]:
-        with torch.inference_mode(), _product_precision(torch, "float32"):
+        with torch.inference_mode(), product_precision(torch, "float32"):
             if is_fused:
                 return triton_pairs.fused_pairs(x, kernels, weights, k, near, device, side, progress, share)
             return _all(x, kernels, weights, k, near, device, precision, side, reached, share)
@@ -150,7 +150,7 @@ class _Pass:
         diagonal = rows.start == columns.start
         exact = None
         if self.kernels is not None:
-            with _product_precision(self.torch, self.precision):
+            with product_precision(self.torch, self.precision):
                 low = (self.low[rows] @ self.low[columns].T).float().clamp_(-1, 1)
             self._add_potentials(self.kernels, low, rows, columns, diagonal)
             exact = low if self.precision == "float32" else None
@@ -168,23 +168,28 @@ class _Pass:
     def _add_potentials(
         self, kernels: Kernels, cosines: "torch.Tensor", rows: slice, columns: slice, diagonal: bool
     ) -> None:
-        for chain in kernels.chains:
-            kernel = self._exponential(cosines, kernels.bandwidths[chain[0].bandwidth])
-            if diagonal:
-                kernel.fill_diagonal_(0.0)
+        selves = self.torch.arange(len(cosines), device=cosines.device) * (len(cosines) + 1)
+        for index, kernel in each_kernel(kernels, cosines, selves if diagonal else None):
             weights = self.weights[kernel.dtype]
-            for step in chain:
-                if step.squares:
-                    kernel.square_()
-                self.sums[:, step.bandwidth, rows] += (kernel @ weights[columns]).T.double()
-                if not diagonal:
-                    self.sums[:, step.bandwidth, columns] += (weights[rows].T @ kernel).double()
+            self.sums[:, index, rows] += (kernel @ weights[columns]).T.double()
+            if not diagonal:
+                self.sums[:, index, columns] += (weights[rows].T @ kernel).double()
 
-    def _exponential(self, cosines: "torch.Tensor", t: float) -> "torch.Tensor":
-        """The kernel up to its factor, as in `Kernels`."""
+
+def each_kernel(
+    kernels: Kernels, cosines: "torch.Tensor", blank: "torch.Tensor | None" = None
+) -> "Iterator[tuple[int, torch.Tensor]]":
+    """What `Kernels.each` gives, of a tensor of cosines (r, c)."""
+    for chain in kernels.chains:
+        t = kernels.bandwidths[chain[0].bandwidth]
         if t <= LARGEST_FLOAT32_BANDWIDTH:
-            return self.torch.mul(cosines, 2 * t / math.log(2)).exp2_()
-        return cosines.double().sub_(1).mul_(2 * t).exp_()
+            kernel = (cosines * (2 * t / math.log(2))).exp2_()
+        else:
+            kernel = cosines.double().sub_(1).mul_(2 * t).exp_()
+        if blank is not None:
+            kernel.view(-1)[blank] = 0.0
+        for step in chain:
+            yield step.bandwidth, kernel.square_() if step.squares else kernel
 
 
 def _halved(progress: Callable[[int], object]) -> Callable[[int], object]:
@@ -193,7 +198,7 @@ def _halved(progress: Callable[[int], object]) -> Callable[[int], object]:
 
 
 @contextmanager
-def _product_precision(torch: Any, precision: str) -> Iterator[None]:
+def product_precision(torch: Any, precision: str) -> Iterator[None]:
     """Products of float32 matrices in TF32 only where it was asked for, whatever the process has set."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -224,7 +229,7 @@ def torch_neighbors(
     """
     import torch
 
-    n, width = len(x), COLUMNS * tile
+    n, width, every = len(x), COLUMNS * tile, torch.arange(len(x), device=x.device)
     best = np.full((n, k), EMPTY, np.int64)
     ends = [(0, across, across, n), (across, n, 0, across)] if across else [(0, n, 0, n)]
     places = [(s, min(s + tile, e), low, high) for b, e, low, high in ends for s in range(b, e, tile)]
@@ -234,7 +239,7 @@ def torch_neighbors(
             cosines = (rows @ x[first : min(first + width, high)].T).clamp_(-1, 1)
             if not across:
                 cosines.diagonal(start - first).fill_(-3.0)  # a sample is no neighbour of its own
-            found.append(_nearest(cosines, first, k))
+            found.append(nearest_keys(cosines, every[first : first + width], k))
             if progress is not None:
                 progress(cosines.numel())
             del cosines  # else the next block would be made beside it
@@ -245,24 +250,20 @@ def torch_neighbors(
     return ids, values
 
 
-def _nearest(cosines: "torch.Tensor", first: int, k: int) -> "torch.Tensor":
-    """Keys of the k largest of each row, as in `reservoirs.pack`; columns are samples from ``first`` on.
+def nearest_keys(cosines: "torch.Tensor", ids: "torch.Tensor", k: int) -> "torch.Tensor":
+    """(r, k) keys of the k largest cosines (r, c) of each row, as of `reservoirs.pack`; columns are samples
+    ids (c,). `EMPTY` where a cosine is below -2, which says that there is none.
 
     Selecting float32 is several times faster than selecting keys, but leaves open which of equal cosines are
     taken for the last places: rows where that matters, few but for copies, are selected by key.
     """
-    import torch
-
-    columns = cosines.shape[1]
-    k = min(k, columns)
+    k = min(k, cosines.shape[1])
     values, places = cosines.topk(k, dim=1)
-    keys = _keys(values, places + first)
+    keys = _keys(values, ids[places])
     reached = (cosines >= values[:, -1:]).sum(dim=1)
     tied = (reached > k).nonzero().flatten()
-    if len(tied):
-        ids = torch.arange(first, first + columns, device=cosines.device)
-        for part in tied.split(max(1, len(cosines) // 8)):
-            keys[part] = _keys(cosines[part], ids).topk(k, dim=1).values
+    for part in tied.split(max(1, len(cosines) // 8)) if len(tied) else ():
+        keys[part] = _keys(cosines[part], ids).topk(k, dim=1).values
     return keys
 
 

@@ -8,7 +8,8 @@ import pytest
 from kdbias.sphere.all_pairs import all_pairs
 from kdbias.sphere.cells.check import CellCheck, agreement, neighbour_quality
 from kdbias.sphere.cells.estimate import CellEstimate, estimate_bytes, estimate_pairs
-from kdbias.sphere.cells.host import Entries, Host, around, exact_cosines
+from kdbias.sphere.cells.gathering import Entries
+from kdbias.sphere.cells.host import Host, around, exact_cosines
 from kdbias.sphere.cells.job import CellJob, Estimate
 from tests import reference
 
@@ -28,9 +29,18 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return x, p
 
 
+@pytest.fixture(scope="module", params=["cpu", "cpu:0", "cuda:0"])
+def device(request: pytest.FixtureRequest) -> str:
+    """NumPy, torch on the CPU, and a GPU."""
+    if request.param == "cuda:0" and not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def estimate(data) -> CellEstimate:
-    return estimate_pairs(data[0], T, data[1], how=Estimate(k=10, near=0.9, share=0.08, threads=2))
+def estimate(data, device: str) -> CellEstimate:
+    how = Estimate(k=10, near=0.9, share=0.08, threads=2, device=device)
+    return estimate_pairs(data[0], T, data[1], how=how)
 
 
 def test_potentials_are_close(data, estimate: CellEstimate) -> None:
@@ -81,10 +91,9 @@ def test_pairs_are_looked_at_once(data) -> None:
     rows, cells = host.job.cells.order[100:400], host.job.cells
     near = np.random.default_rng(0).random((300, cells.count)) < 0.2
     always = np.arange(300)[:, None], host.around[cells.cell[rows]]
-    near[always] = False
     entries = Entries(cells.count)
-    entries.add(0, near[:120])
-    entries.add(120, near[120:])
+    entries.add(0, near[:120], always[1][:120])
+    entries.add(120, near[120:], always[1][120:])
     seen = np.zeros((300, 700), dtype=int)
     for members, places, own in host._pieces(rows, entries):
         seen[np.ix_(places, members)] += 1
@@ -108,9 +117,11 @@ def test_cells_around_are_those_of_nearest_means_until_they_hold_enough() -> Non
     assert around(means, sizes, 0).tolist() == [[own] for own in range(60)]
 
 
-def test_every_sample_finds_its_k_neighbours() -> None:
+def test_every_sample_finds_its_k_neighbours(device: str) -> None:
     x = np.concatenate([reference.clustered_sphere(900, 8, 3, spread=0.05), reference.random_sphere(40, 8)])
-    found = estimate_pairs(x.astype(np.float32), [2.0], how=Estimate(k=20, share=0.01, threads=1))
+    found = estimate_pairs(
+        x.astype(np.float32), [2.0], how=Estimate(k=20, share=0.01, threads=1, device=device)
+    )
     assert (found.pairs.ids >= 0).all()
 
 
@@ -132,9 +143,9 @@ def test_counts_miss_little(data, estimate: CellEstimate) -> None:
     assert estimate.pairs.counts.sum() >= 0.9 * exact.sum()
 
 
-def test_looking_into_all_cells_is_exact(data) -> None:
+def test_looking_into_all_cells_is_exact(data, device: str) -> None:
     x = data[0][:500]
-    estimate = estimate_pairs(x, T, how=Estimate(k=5, near=0.9, share=1.0, threads=1))
+    estimate = estimate_pairs(x, T, how=Estimate(k=5, near=0.9, share=1.0, threads=1, device=device))
     exact = all_pairs(x, T, k=5, near=0.9, threads=1)
     np.testing.assert_allclose(estimate.pairs.potentials, exact.potentials, rtol=2e-5)
     np.testing.assert_allclose(estimate.pairs.cosines, exact.cosines, atol=1e-6)
@@ -144,11 +155,13 @@ def test_looking_into_all_cells_is_exact(data) -> None:
     assert coverage(estimate, exact.without_self).min() > 0.99
 
 
-def test_pairs_are_chosen_by_the_wanted_error_and_recall(data) -> None:
+def test_pairs_are_chosen_by_the_wanted_error_and_recall(data, device: str) -> None:
     x = data[0]
-    loose = estimate_pairs(x, [2.0], how=Estimate(tolerance=0.5, threads=2)).quality
-    tight = estimate_pairs(x, [2.0], how=Estimate(tolerance=1e-9, threads=2)).quality
-    found = estimate_pairs(x, [2.0], how=Estimate(tolerance=0.5, k=10, recall=0.6, threads=2)).quality
+    loose = estimate_pairs(x, [2.0], how=Estimate(tolerance=0.5, threads=2, device=device)).quality
+    tight = estimate_pairs(x, [2.0], how=Estimate(tolerance=1e-9, threads=2, device=device)).quality
+    found = estimate_pairs(
+        x, [2.0], how=Estimate(tolerance=0.5, k=10, recall=0.6, threads=2, device=device)
+    ).quality
     assert loose["pairs_share"] < found["pairs_share"] < tight["pairs_share"] == 1
     assert found["recall"] > 0.55
     assert loose["probes"] < tight["probes"]
@@ -163,33 +176,35 @@ def test_weights_are_not_followed_to_where_all_pairs_are_cheaper(data, capsys) -
     assert "100% of the pairs, one by one; --search exact takes less time" in capsys.readouterr().err
 
 
-def test_same_seed_same_estimate(data) -> None:
+def test_same_seed_same_estimate(data, device: str) -> None:
     x = data[0][:800]
-    one, other = (estimate_pairs(x, [3.0], how=Estimate(share=0.05, threads=t, seed=5)) for t in (1, 3))
+    one, other = (
+        estimate_pairs(x, [3.0], how=Estimate(share=0.05, threads=t, device=device, seed=5)) for t in (1, 3)
+    )
     np.testing.assert_allclose(one.pairs.potentials, other.pairs.potentials, rtol=1e-9)
     np.testing.assert_allclose(one.pair_energies, other.pair_energies, rtol=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_few_samples(n: int) -> None:
+def test_few_samples(n: int, device: str) -> None:
     x = reference.random_sphere(n, 4)
-    estimate = estimate_pairs(x, [2.0], how=Estimate(k=n - 1, threads=1))
+    estimate = estimate_pairs(x, [2.0], how=Estimate(k=n - 1, threads=1, device=device))
     np.testing.assert_allclose(estimate.pairs.potentials[0, 0], reference.potentials(x, 2.0), rtol=1e-5)
 
 
-def test_duplicates(data) -> None:
+def test_duplicates(data, device: str) -> None:
     x = np.repeat(reference.random_sphere(4, 8), 100, axis=0)
-    estimate = estimate_pairs(x, [3.0], how=Estimate(k=7, near=0.999, threads=1))
+    estimate = estimate_pairs(x, [3.0], how=Estimate(k=7, near=0.999, threads=1, device=device))
     np.testing.assert_allclose(estimate.pairs.potentials[0, 0], reference.potentials(x, 3.0), rtol=1e-3)
     assert (estimate.pairs.counts == 99).all()
 
 
 @pytest.mark.parametrize("name", ["lfw112/lfw_ov0095_f16.npy", "market1501_train/market_ov0277_f16.npy"])
-def test_covers_on_real_embeddings(real_data, name: str) -> None:
+def test_covers_on_real_embeddings(real_data, device: str, name: str) -> None:
     x = np.load(real_data / name).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     t = [2.0, 5.0]
-    estimate, exact = estimate_pairs(x, t, how=Estimate(seed=2)), all_pairs(x, t)
+    estimate, exact = estimate_pairs(x, t, how=Estimate(seed=2, device=device)), all_pairs(x, t)
     off = estimate.pairs.potentials / exact.potentials - 1
     assert np.sqrt((off**2).mean(axis=2)).max() <= 1e-3
     assert (coverage(estimate, exact.without_self) > 0.91).all()
@@ -198,11 +213,14 @@ def test_covers_on_real_embeddings(real_data, name: str) -> None:
     assert (np.array(estimate.quality["spearman"]) > 0.99).all()
 
 
-def test_samples_that_see_nothing_have_finite_errors() -> None:
+def test_samples_that_see_nothing_have_finite_errors(device: str) -> None:
     x = reference.clustered_sphere(600, 16, 3, spread=0.2)
     p = reference.probabilities(reference.cosines(x)[0] > 0.5)
     t = [4.0, 300.0, 4300.0]
-    estimate, exact = estimate_pairs(x, t, p, how=Estimate(threads=1)), all_pairs(x, t, p, threads=1)
+    estimate, exact = (
+        estimate_pairs(x, t, p, how=Estimate(threads=1, device=device)),
+        all_pairs(x, t, p, threads=1),
+    )
     assert (exact.potentials == 0).any()
     for name in ("rms_relative_error", "largest_relative_error"):
         assert np.isfinite(estimate.quality[name]).all()
@@ -210,9 +228,9 @@ def test_samples_that_see_nothing_have_finite_errors() -> None:
     assert (coverage(estimate, exact.without_self)[:, 1:] > 0.95 - 0.04).all()
 
 
-def test_intervals_cover_where_rounding_is_all_there_is(data) -> None:
+def test_intervals_cover_where_rounding_is_all_there_is(data, device: str) -> None:
     x = data[0][:600]  # as few as are computed exactly
-    estimate, exact = estimate_pairs(x, T, how=Estimate(threads=1)), all_pairs(x, T, threads=1)
+    estimate, exact = estimate_pairs(x, T, how=Estimate(threads=1, device=device)), all_pairs(x, T, threads=1)
     # The check rounds its sums in another order than the estimate.
     assert (coverage(estimate, exact.without_self) > 0.85).all()
 
@@ -231,10 +249,10 @@ def test_neighbour_quality_counts_ties_as_found() -> None:
     assert quality["knn_log_ratio"] == pytest.approx(np.log(1.4 / 0.8) / 4)
 
 
-def test_errors_stay_small_where_rounding_is_all_there_is() -> None:
+def test_errors_stay_small_where_rounding_is_all_there_is(device: str) -> None:
     x = reference.clustered_sphere(3000, 8, 60)
     p = reference.natural(3000)[None]
-    found = estimate_pairs(x, [64.0], p, how=Estimate(k=10, near=0.9, share=0.08, threads=2))
+    found = estimate_pairs(x, [64.0], p, how=Estimate(k=10, near=0.9, share=0.08, threads=2, device=device))
     exact = all_pairs(x, [64.0], p, threads=2)
     energy = float((p * exact.without_self[:, 0]).sum())
     assert abs(found.pair_energies[0, 0] - energy) <= 3 * found.energy_errors[0, 0]

@@ -50,7 +50,7 @@ class CellCheck:
         self.cosines = np.zeros((q, job.how.k), dtype=np.float32)
         self.hits, self.looked, self.cells = np.zeros((3, count, q))
         rows = max(1, min(_ROWS, _NUMBERS // (m * bandwidths * job.cells.count)))
-        over_rows(q, self._block, host.check_threads, rows)
+        over_rows(q, self._block, host.threads, rows)
         self.corrections = [self._fit(choice) for choice in range(count)]
 
     def _thresholds(self) -> list[float]:
@@ -74,7 +74,7 @@ class CellCheck:
         self.exact[:, :, part] = found.by_cell.sum(axis=3)
         self.features[..., part], self.errors[..., part] = view.features / job.n, view.errors / job.n
         self.features[..., 1:, part] *= job.n
-        for choice, near in enumerate(view.near):
+        for choice, near in enumerate(map(self.host.far.numbers, view.near)):
             self.near[choice, :, :, part] = np.einsum("mtrc,rc->mtr", found.by_cell, near)
             self.looked[choice, part] = near @ job.cells.sizes / job.n
             self.cells[choice, part] = near.sum(axis=1)

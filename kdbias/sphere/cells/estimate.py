@@ -10,7 +10,7 @@ from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.cells.cells import build_cells, default_cells
 from kdbias.sphere.cells.check import CellCheck, rounding
-from kdbias.sphere.cells.host import LOOKS, SEEN, Found, Host, members_at_once
+from kdbias.sphere.cells.host import LOOKS, SEEN, Found, Host, members_at_once, wave_rows
 from kdbias.sphere.cells.job import QUERIES, SHARES, CellJob, Estimate
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.tiles import TILE
@@ -71,13 +71,22 @@ def estimate_pairs(
     how = Estimate() if how is None else how
     tick = progress or (lambda share: None)
     cells = build_cells(x, None, how.seed, how.threads, lambda share: tick(0.1 * share))
-    host = Host(CellJob(x, bandwidths, p, how, cells))
+    host = _host(CellJob(x, bandwidths, p, how, cells))
     check = CellCheck(host)
     choice = check.choose()
     tick(0.1)
     found = _in_waves(host, check, choice, tick)
     pairs = AllPairs(list(bandwidths), p, found.sums, found.ids, found.cosines, found.counts)
     return judged(check, choice, pairs, found.errors, found.pairs)
+
+
+def _host(job: CellJob) -> Host:
+    """What computes a job, where it is to be computed."""
+    if job.how.device == "cpu":
+        return Host(job)
+    from kdbias.sphere.cells.device import Device
+
+    return Device(job)
 
 
 def judged(
@@ -108,7 +117,7 @@ def _in_waves(host: Host, check: CellCheck, choice: int, tick: Callable[[float],
     """All samples, some thousand at a time; every thread has its own."""
     job, lock = host.job, threading.Lock()
     found = Found(job)
-    step = wave_rows(job.n, job.how.tile)
+    step = host.wave_rows
 
     def work(rows: np.ndarray, workspace: Workspace) -> None:
         pairs = host.wave(rows, check.thresholds[choice], check.corrections[choice], found, workspace)
@@ -117,13 +126,8 @@ def _in_waves(host: Host, check: CellCheck, choice: int, tick: Callable[[float],
             tick(0.8 * len(rows) / job.n)
 
     waves = (job.cells.order[start : start + step] for start in range(0, job.n, step))
-    each(waves, work, host.wave_threads)
+    each(waves, work, host.threads)
     return found
-
-
-def wave_rows(n: int, tile: int) -> int:
-    """How many samples are done together: the same on any number of threads, so that sums are, too."""
-    return min(max(tile, n // 4), 16 * tile)
 
 
 def estimate_bytes(

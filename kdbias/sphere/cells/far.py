@@ -12,6 +12,7 @@ whose far sums are known.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -94,12 +95,16 @@ class FarModel:
     What is as large as a block of rows times all cells lies in a thread's scratch memory: fresh memory would
     cost more than the numbers in it.
 
+    Arrays are NumPy's here; `device.DeviceFar` has torch's, whose functions go by the same names.
+
     Args:
         natural: the cells' moments with all samples alike; decides which cells are near.
         weighted: m moments, ``natural`` itself where a weighting is uniform.
         spread: (d, d) of `pooled_spread`.
         bandwidths: T numbers t.
     """
+
+    _xp: Any = np
 
     def __init__(
         self,
@@ -111,6 +116,7 @@ class FarModel:
         self.natural, self.weighted, self.spread = natural, weighted, spread
         self.bandwidths = bandwidths
         # Exponents are kept in units of log 2 where that makes exponentials cheaper.
+        self._exp: Any
         self._exp, self._unit = fastest_exponential()
         self.total = float(natural.mass.sum())
 
@@ -121,7 +127,12 @@ class FarModel:
         is largest: the errors that far members leave are of its size, and taking a cell in costs a product
         with each of its members.
         """
-        return self._all(self._view(x, self.natural, workspace), self.natural, True, workspace)[0]
+        view = self._view(x, self.natural, workspace)
+        return self.numbers(self._all(view, self.natural, True, workspace)[0])
+
+    def numbers(self, values: Any) -> np.ndarray:
+        """An array of this model's as one of NumPy."""
+        return np.asarray(values)
 
     def block(
         self, x: np.ndarray, always: np.ndarray, thresholds: Sequence[float], workspace: Workspace
@@ -133,7 +144,7 @@ class FarModel:
         near = []
         for threshold in thresholds:
             near.append(urgency >= threshold)
-            near[-1][np.arange(r)[:, None], always] = True
+            self._mark(near[-1], always)
         features, errors = np.empty((count, m, bandwidths, FEATURES, r)), np.empty((count, m, bandwidths, r))
         for i, moments in enumerate(self.weighted):
             view, total = natural, of_all
@@ -146,29 +157,41 @@ class FarModel:
                 features[k, i, :, 0] = far[:, 0]
                 features[k, i, :, 1] = far[:, 1] / np.maximum(far[:, 0], _TINY)
                 errors[k, i] = np.sqrt(far[:, 2])
-        features[:, :, :, 2] = ((x @ self.spread) * x).sum(1)
+        features[:, :, :, 2] = self.numbers(((x @ self.spread) * x).sum(1))
         return FarBlock(near, features, errors)
 
+    def _mark(self, mask: Any, cells: np.ndarray) -> None:
+        """Set the cells (r, any number) of rows in a mask (r, c)."""
+        mask[np.arange(len(mask))[:, None], cells] = True
+
     def _all(
-        self, view: tuple[np.ndarray, np.ndarray], moments: CellMoments, urgent: bool, workspace: Workspace
+        self,
+        view: tuple[np.ndarray, np.ndarray],
+        moments: CellMoments,
+        urgent: bool,
+        workspace: Workspace,
+        mask: Any = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Urgency (r, c), scratch memory, of zeros unless wanted; and sums over all cells: (T, 3, r), as of
-        `_some`.
+        """Urgency (r, c), scratch memory, empty unless wanted; and sums over all cells, or over those of a
+        mask (r, c): (T, 3, r), as of `_some`.
         """
         shape = view[0].shape
         largest = workspace.array("urgency", shape if urgent else (0, 0))
-        largest.fill(0)
+        largest[...] = 0
         sums = np.empty((len(self.bandwidths), 3, len(view[0])))
         scratch = workspace.array("kernel", shape), workspace.array("bend", shape)
         for j, t in enumerate(self.bandwidths):
             kernel, bend = self._kernel(view, t, scratch)
+            if mask is not None:
+                kernel *= mask
             seen = kernel @ moments.mass
             bend *= kernel
-            sums[j, 0], sums[j, 1] = seen, bend @ moments.mass
+            sums[j, 0], sums[j, 1] = self.numbers(seen), self.numbers(bend @ moments.mass)
             if urgent:
-                np.maximum(largest, np.multiply(bend, (1 / (seen + 1))[:, None], out=kernel), out=largest)
+                urgency = self._xp.multiply(bend, (1 / (seen + 1))[:, None], out=kernel)
+                self._xp.maximum(largest, urgency, out=largest)
             bend *= bend
-            sums[j, 2] = bend @ moments.squares
+            sums[j, 2] = self.numbers(bend @ moments.squares)
         return largest, sums
 
     def _some(
@@ -197,11 +220,11 @@ class FarModel:
         """
         shape, kind = (len(x), len(moments.means)), "natural" if moments is self.natural else "weighted"
         along, across = (workspace.array(f"{kind} {name}", shape) for name in ("along", "across"))
-        np.matmul(x, moments.means.T, out=along)
-        np.square(along, out=across)
+        self._xp.matmul(x, moments.means.T, out=along)
+        self._xp.square(along, out=across)
         across /= -moments.lengths
         across += 1
-        np.clip(across, 0.0, 1.0, out=across)
+        self._xp.clip(across, 0.0, 1.0, out=across)
         # Weighted by mass, the scaled spreads add up to the pooled one.
         total = (across @ (self.natural.mass * moments.spread))[:, None] / self.total + _TINY
         size = ((x @ self.spread) * x).sum(1)[:, None]
@@ -219,18 +242,17 @@ class FarModel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean kernel of each cell's members at bandwidth t and the second order's exponent, in ``out``."""
         (along, across), (kernel, bend) = view, out
-        np.multiply(across, t * t, out=bend)
-        _at_most(bend, LARGEST_EXPONENT / self._unit)
-        np.multiply(along, t, out=kernel)
+        self._xp.multiply(across, t * t, out=bend)
+        self._at_most(bend, LARGEST_EXPONENT / self._unit)
+        self._xp.multiply(along, t, out=kernel)
         kernel += bend
-        _at_most(kernel, 0.0)
+        self._at_most(kernel, 0.0)
         return self._exp(kernel, out=kernel), bend
 
-
-def _at_most(values: np.ndarray, most: float) -> None:
-    """Clip in place; a look whether that is needed takes a quarter of the time."""
-    if values.size and values.max() > most:
-        np.clip(values, None, most, out=values)
+    def _at_most(self, values: Any, most: float) -> None:
+        """Clip in place; a look whether that is needed takes a quarter of the time."""
+        if values.size and values.max() > most:
+            np.clip(values, None, most, out=values)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from kdbias.sphere.cells.far import Correction, FarBlock, FarModel
+from kdbias.sphere.cells.gathering import Candidates, Entries
 from kdbias.sphere.cells.job import CellJob
 from kdbias.sphere.neighbors import first_threshold
-from kdbias.sphere.reservoirs import Reservoirs, pack, require_k
+from kdbias.sphere.reservoirs import Reservoirs, require_k
 from kdbias.sphere.workers import Workspace
 
 SEEN = 1 << 18  # samples x cells in a block; it is held some ten times
 LOOKS = 1 << 21  # of samples into cells that are held at once
-_HANDED_OVER = 1 << 14  # candidates
 _HELD = 6  # times k: samples of the cells around its own that each sample looks at in any case
 COLUMNS = 1024  # of a block of rows against all samples
 
@@ -56,61 +57,6 @@ class ExactRows:
     cosines: np.ndarray | None
 
 
-class Entries:
-    """Which of some rows look into which of ``count`` cells; ``size`` looks."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.size = count, 0
-        self._rows: list[np.ndarray] = [np.empty(0, np.int32)]
-        self._cells: list[np.ndarray] = [np.empty(0, np.min_scalar_type(count))]
-
-    def add(self, start: int, looks: np.ndarray) -> None:
-        """A block of rows that begins at ``start``: looks (r, count) bool."""
-        places, cells = np.divmod(np.flatnonzero(looks), self.count)
-        self._rows.append((places + start).astype(np.int32))
-        self._cells.append(cells.astype(self._cells[0].dtype))
-        self.size += len(cells)
-
-    def each(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Every cell that is looked into, and the places of the rows that do."""
-        cells = np.concatenate(self._cells)
-        order = np.argsort(cells, kind="stable")  # small integers are sorted by radix
-        rows, cells = np.concatenate(self._rows)[order], cells[order]
-        starts = np.searchsorted(cells, np.arange(self.count + 1))
-        for cell in np.flatnonzero(np.diff(starts)):
-            yield int(cell), rows[starts[cell] : starts[cell + 1]]
-
-
-class Candidates:
-    """Candidates for the k neighbours of r rows among n samples, offered many at a time: a call is dear."""
-
-    def __init__(self, r: int, k: int, n: int) -> None:
-        self.reservoirs, self._rows = Reservoirs(r, k, n), np.arange(r)
-        self._places: list[np.ndarray] = []
-        self._keys: list[np.ndarray] = []
-        self._count = 0
-
-    def add(self, places: np.ndarray, ids: np.ndarray, cosines: np.ndarray, flat: np.ndarray) -> None:
-        """Samples ``ids`` (c,) as candidates of rows at ``places`` (r,), where ``flat`` says in (r, c)."""
-        across, down = np.divmod(flat, len(ids))
-        self._places.append(places[across])
-        self._keys.append(pack(cosines.reshape(-1)[flat], ids[down]))
-        self._count += len(flat)
-        if self._count >= _HANDED_OVER:
-            self.hand_over()
-
-    def hand_over(self) -> None:
-        """Offer what has gathered to the reservoirs."""
-        if self._count:
-            self.reservoirs.offer_keys(self._rows, np.concatenate(self._places), np.concatenate(self._keys))
-        self._places, self._keys, self._count = [], [], 0
-
-    def best(self) -> tuple[np.ndarray, np.ndarray]:
-        """(r, k) int64 ids and float32 cosines, nearest first."""
-        self.hand_over()
-        return self.reservoirs.best()
-
-
 class Host:
     """The work on the CPU; threads may call it at once for different rows.
 
@@ -122,48 +68,77 @@ class Host:
         self.job = job
         # A tight cell's mean says all of a sum, and yet its members are neighbours.
         self.around = around(job.natural.means, job.cells.sizes, job.how.k)
-        self.far = FarModel(job.natural, job.weighted, job.spread, job.kernels.bandwidths)
-        self.rows_seen = max(64, SEEN // job.cells.count)
-        self.check_threads = self.wave_threads = job.how.threads
+        self.far = self._far()
+        self.tile = job.how.tile
+        self.threads = job.how.threads
+
+    def _far(self) -> FarModel:
+        job = self.job
+        return FarModel(job.natural, job.weighted, job.spread, job.kernels.bandwidths)
+
+    @property
+    def rows_seen(self) -> int:
+        """Rows that see all cells at once."""
+        return max(64, SEEN // self.job.cells.count)
+
+    @property
+    def wave_rows(self) -> int:
+        """How many samples are a wave."""
+        return wave_rows(self.job.n, self.tile)
+
+    @property
+    def looks(self) -> int:
+        """How many looks of samples into cells are held at once."""
+        return LOOKS
+
+    def rows_at_once(self, members: int) -> int:
+        """Rows that look into so many members of a cell at once."""
+        return self.tile
+
+    def vectors(self, rows: np.ndarray) -> Any:
+        """(r, d) float32, an array of the far model's."""
+        return self.job.x[rows]
 
     def urgency(self, rows: np.ndarray, workspace: Workspace) -> np.ndarray:
         """(r, c) of `FarModel.urgency`, the cells that are looked into in any case at infinity; scratch."""
-        found = self.far.urgency(self.job.x[rows], workspace)
+        found = self.far.urgency(self.vectors(rows), workspace)
         found[np.arange(len(rows))[:, None], self.around[self.job.cells.cell[rows]]] = np.inf
         return found
 
     def look(self, rows: np.ndarray, thresholds: Sequence[float], workspace: Workspace) -> FarBlock:
         """What rows (r,) see from afar, cells of at least that urgency left out."""
         always = self.around[self.job.cells.cell[rows]]
-        return self.far.block(self.job.x[rows], always, thresholds, workspace)
+        return self.far.block(self.vectors(rows), always, thresholds, workspace)
 
     def wave(
         self, rows: np.ndarray, threshold: float, correction: Correction, found: Found, workspace: Workspace
     ) -> int:
         """Do some rows, which stand cell by cell: all that is found of them; returns how many pairs."""
         job, far, first, pairs = self.job, [], 0, 0
-        entries = Entries(job.cells.count)
+        entries = self.entries()
         for start in range(0, len(rows), self.rows_seen):
             stop = min(start + self.rows_seen, len(rows))
             some = rows[start:stop]
             block = self.look(some, [threshold], workspace)
             far.append(correction.far(block.features[0]))
             found.errors[:, :, some] = block.errors[0] / job.n
-            near = block.near[0]
-            near[np.arange(len(some))[:, None], self.around[job.cells.cell[some]]] = False
-            entries.add(start - first, near)
-            if entries.size < LOOKS and stop < len(rows):
+            entries.add(start - first, block.near[0], self.around[job.cells.cell[some]])
+            if entries.size < self.looks and stop < len(rows):
                 continue
             sums, looked_at = self._near(rows[first:stop], entries, found, workspace)
             sums *= job.kernels.factors[:, None]
             found.sums[:, :, rows[first:stop]] = (
                 sums.transpose(2, 1, 0) + np.concatenate(far, axis=2)
             ) / job.n
-            entries, far, first, pairs = Entries(job.cells.count), [], stop, pairs + looked_at
+            entries, far, first, pairs = self.entries(), [], stop, pairs + looked_at
         return pairs
 
+    def entries(self) -> Any:
+        """Of the rows of a wave, which look into which cells."""
+        return Entries(self.job.cells.count)
+
     def _near(
-        self, rows: np.ndarray, entries: Entries, found: Found, workspace: Workspace
+        self, rows: np.ndarray, entries: Any, found: Found, workspace: Workspace
     ) -> tuple[np.ndarray, int]:
         """(r, T, m) kernel sums over near cells, up to factors, and how many pairs they took."""
         job, pairs, k = self.job, 0, self.job.how.k
@@ -194,13 +169,13 @@ class Host:
         return sums, pairs
 
     def _pieces(
-        self, rows: np.ndarray, entries: Entries
+        self, rows: np.ndarray, entries: Any
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """(members, places of rows, where the rows stand among the members): their own surroundings first.
 
         So every sample meets most of its neighbours at once, and early thresholds spare selection work later.
         """
-        cells, tile = self.job.cells, self.job.how.tile
+        cells, tile = self.job.cells, self.tile
         few, own = members_at_once(tile), cells.cell[rows]
         for a, b in pairwise(np.flatnonzero(np.diff(own, prepend=-1, append=-1)).tolist()):
             members = np.concatenate([cells.members(cell) for cell in dict.fromkeys(self.around[own[a]])])
@@ -211,9 +186,10 @@ class Host:
                     yield members[first : first + tile], places, stands[places - a] - first
         for cell, places in entries.each():
             members = cells.members(cell)
-            for start in range(0, len(places), tile):
+            most = self.rows_at_once(min(len(members), few))
+            for start in range(0, len(places), most):
                 for first in range(0, len(members), few):
-                    yield members[first : first + few], places[start : start + tile], None
+                    yield members[first : first + few], places[start : start + most], None
 
     def _count(
         self,
@@ -292,6 +268,11 @@ def around(means: np.ndarray, sizes: np.ndarray, k: int) -> np.ndarray:
         found[own] = np.where(before < _HELD * max(k, 1), nearest, own[:, None])
         found[own, 0] = own
     return found[:, : 1 + int((found != found[:, :1]).sum(axis=1).max())]
+
+
+def wave_rows(n: int, tile: int) -> int:
+    """How many samples are done together: the same on any number of threads, so that sums are, too."""
+    return min(max(tile, n // 4), 16 * tile)
 
 
 def members_at_once(tile: int) -> int:

@@ -24,9 +24,9 @@ from kdbias.sphere.blocks.job import Told, Unit
 from kdbias.sphere.blocks.plan import BlockPlan
 from kdbias.sphere.cells.cells import Cells, build_cells
 from kdbias.sphere.cells.check import CellCheck
-from kdbias.sphere.cells.estimate import CellEstimate, judged, wave_rows
+from kdbias.sphere.cells.estimate import CellEstimate, judged
 from kdbias.sphere.cells.far import CellMoments, Correction
-from kdbias.sphere.cells.host import Found, Host
+from kdbias.sphere.cells.host import Found, Host, wave_rows
 from kdbias.sphere.cells.job import CellJob, Estimate
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.potentials import probabilities

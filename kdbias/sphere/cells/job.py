@@ -32,6 +32,7 @@ class Estimate:
         seed: of the cells and the queries.
         tile: most samples in a block of cosines, and four times the members of a cell.
         threads: workers; None takes the CPUs of this process.
+        device: ``cpu``, or a torch device.
     """
 
     k: int = 0
@@ -43,6 +44,7 @@ class Estimate:
     seed: int = 0
     tile: int = TILE
     threads: int | None = None
+    device: str = "cpu"
 
     def shares(self, n: int) -> Sequence[float]:
         """Parts of all pairs to try for n samples, ascending."""
