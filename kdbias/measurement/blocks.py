@@ -89,6 +89,8 @@ class Blocks:
     def estimates(self, n: int, d: int, k: int, schemes: int) -> bool:
         """Whether an estimate is done in units, rather than all of it in this process."""
         asked, ground = self.settings.block_rows, self.ground
+        if self.device != "cpu":
+            return False
         if self.engine.spread or ground.begun:
             return True
         needed = estimate_bytes(n, d, k, schemes, MOST_SWEPT, self.threads, SMALLEST_TILE)

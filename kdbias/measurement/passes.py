@@ -118,8 +118,8 @@ class PassPlan:
 
     @property
     def where(self) -> str:
-        """The device that sees the pairs; what is not exact is done on the CPU."""
-        return self.device if self.settings.search == "exact" else "cpu"
+        """The device that sees the pairs; a graph is made on the CPU."""
+        return "cpu" if self.settings.search == "hnsw" else self.device
 
     def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
         """(n, d) float32 vectors of a table; mapped where a pass in blocks is due."""
@@ -140,7 +140,7 @@ class PassPlan:
         search = self.settings.search
         exact, cells = self._seconds(n, d)
         how = f"all pairs in tiles of {TILE}" if search == "exact" else f"{search}, cells of the sphere"
-        if self.where != "cpu":
+        if self.where != "cpu" and search == "exact":
             from kdbias.sphere import torch_pairs
 
             how = torch_pairs.how(self.device, self.settings.precision)
@@ -149,7 +149,7 @@ class PassPlan:
             f"{counted(self.threads, 'thread')}, {how}; {counted(n, 'sample')} x {counted(d, 'dimension')}"
         )
         if self.where != "cpu":
-            return f"{line}, about {duration(self.seconds(n, d))}"
+            return f"{line}, about {duration(self.seconds(n, d))}" if search == "exact" else line
         line += f", about {duration(exact if search == 'exact' else cells)}"
         if search == "exact" and exact > _TIMES * cells:
             line += f" (--search ivf: about {duration(cells)}, with error bars)"
@@ -246,14 +246,24 @@ class PassPlan:
             rows, how = blocks.estimate(n, d, how, len(p), swept)
             found = estimate_in_blocks(blocks.ground, rows, x, bandwidths, p, how)
         else:
-            needed = partial(estimate_bytes, n, d, k, len(p), swept, self.threads)
-            how = replace(how, tile=self._tile(needed, n, k, len(p)))
+            how = self._placed(how, n, d, len(p), swept)
             with progress.bar(100, "%", "cells") as bar:
                 found = estimate_pairs(
                     x, bandwidths, p, how=how, progress=lambda share: bar.update(100 * share)
                 )
         errors, search = found.energy_errors, {"kind": "ivf", "k": k, **found.quality}
         return PassResult(found.pairs, found.pair_energies, errors, found.half_widths, search)
+
+    def _placed(self, how: Estimate, n: int, d: int, schemes: int, bandwidths: int) -> Estimate:
+        """Where an estimate is computed, and with which tile."""
+        if self.where == "cpu":
+            needed = partial(estimate_bytes, n, d, how.k, schemes, bandwidths, self.threads)
+            return replace(how, tile=self._tile(needed, n, how.k, schemes))
+        from kdbias.sphere.cells.device import device_tile, host_bytes
+
+        what = f"{counted(n, 'sample')} with k={how.k} and {counted(schemes, 'scheme')}"
+        require_memory(host_bytes(n, d, how.k, schemes, bandwidths), self.settings.memory, what)
+        return replace(how, device=self.device, tile=device_tile(self.device, n, d))
 
     def _tile(self, needed: Callable[[int], int], n: int, k: int, schemes: int) -> int:
         tile = fitting_tile(

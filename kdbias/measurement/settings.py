@@ -136,10 +136,11 @@ class _Measuring(Aiming):
         shared.refuse_off_grid(self.block_rows)
         if self.search != "exact":
             self.refuse_idle({"plan": "only a pass of --search exact is planned"})
+            self.refuse_idle({"precision": "an estimate is float32"})
         if self.search == "hnsw":
             self.refuse_idle({"block_rows": "a graph is not made in blocks"})
-        if self.search != "exact" and self.device.startswith("cuda"):
-            raise KdbiasError(f"--search {self.search} runs on the CPU; use --device cpu, or --search exact")
+            if self.device.startswith("cuda"):
+                raise KdbiasError("--search hnsw runs on the CPU; use --device cpu, or --search exact or ivf")
 
     def neighbours(self, n: int) -> int:
         """k of n samples; raises KdbiasError where they have fewer others."""
@@ -161,8 +162,14 @@ class UniformitySettings(Engines, _Measuring):
     name = "uniformity"
 
     def check(self) -> None:
-        """Refuse an engine for what has no units."""
+        """Refuse an engine for what has no units, and an estimate's units on a GPU."""
         super().check()
+        units = self.engine_kind != "here" or self.block_rows is not None
+        if self.search == "ivf" and units and self.device.startswith("cuda"):
+            raise KdbiasError(
+                f"--device {self.device} takes a whole estimate, and its units run on CPUs: leave out "
+                "--device, or --engine and --block-rows"
+            )
         if self.engine is not None and self.search == "hnsw" and self.engine_kind != "here":
             raise KdbiasError(
                 f"--engine {self.engine} has no units of --search {self.search}; leave it out, or use "

@@ -197,12 +197,13 @@ def planned_line(plan: dict[str, Any]) -> str:
 
 
 def _device(settings: UniformitySettings, engine: Engine) -> str:
-    """The device to compute on; approximate searches run on the CPU, units of Ray where its workers are."""
-    on_cpu = settings.search != "exact" and settings.device == "auto"
-    if engine.remote:
+    """The device to compute on; `auto` is the CPU for an estimate, units of Ray are where its workers are."""
+    if settings.search != "exact" and settings.device == "auto":
+        device = "cpu"
+    elif engine.remote:
         device = "cuda:0" if settings.device.startswith("cuda") or settings.unit_gpus else "cpu"
     else:
-        device = process_device("cpu" if on_cpu else settings.device, engine.world)
+        device = process_device(settings.device, engine.world)
     if device == "cpu" and settings.precision != "float32":
         raise KdbiasError(f"--precision {settings.precision} needs a CUDA device; on the CPU it is float32")
     return device

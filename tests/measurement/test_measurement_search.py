@@ -212,9 +212,26 @@ def test_hnsw_only_warns(table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "warning" in capsys.readouterr().err
 
 
-def test_approximate_searches_run_on_the_cpu(table, tmp_path) -> None:
+@pytest.mark.parametrize("options", [{"search": "hnsw"}, {"search": "ivf", "block_rows": 1024}])
+def test_graphs_and_units_of_estimates_run_on_the_cpu(table, tmp_path, options: dict) -> None:
     with pytest.raises(KdbiasError, match="CPU"):
-        uniformity(table.path, tmp_path / "out", search="ivf", **{**OPTIONS, "device": "cuda"})
+        uniformity(table.path, tmp_path / "out", **{**OPTIONS, "device": "cuda", **options})
+
+
+def test_an_estimate_is_computed_on_the_device_that_is_asked_for(
+    table, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdbias.measurement.stage.process_device", lambda *_: "cpu:0")
+    there = uniformity(table.path, tmp_path / "there", search="ivf", **{**OPTIONS, "device": "cuda"})
+    assert "uniformity: device cpu:0, float32" in capsys.readouterr().err
+    here = uniformity(table.path, tmp_path / "here", search="ivf", **{**OPTIONS, "device": "auto"})
+    assert "uniformity: device cpu, float32" in capsys.readouterr().err
+    for t in (4.0, 8.0):
+        found, host = (read_density(result.out).potential(t) for result in (there, here))
+        np.testing.assert_allclose(found, host, rtol=1e-5)
+    monkeypatch.setattr("kdbias.sphere.cells.device.host_bytes", lambda *_: 5 << 30)
+    with pytest.raises(KdbiasError, match="--memory"):
+        uniformity(table.path, tmp_path / "large", search="ivf", **{**OPTIONS, "device": "cuda"})
 
 
 @pytest.mark.parametrize(
@@ -254,7 +271,7 @@ def test_a_pass_on_a_gpu_says_first_how_long_it_should_take(monkeypatch: pytest.
     assert ", about 1 s" in line
     assert seen == [(8192, "cuda:0")] * 2
     cells = PassPlan(UniformitySettings(threads=2, search="ivf"), "cuda:0", Path("pass.npz"))
-    assert "device cpu, float32, 2 threads, ivf, cells of the sphere" in cells.announcement(50_000, 16)
+    assert "device cuda:0, float32, 2 threads, ivf, cells of the sphere" in cells.announcement(50_000, 16)
     assert len(seen) == 2
 
 

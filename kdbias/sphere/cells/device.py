@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from kdbias.sphere import triton_pairs, triton_tiles
+from kdbias.sphere.cells.estimate import estimate_bytes
 from kdbias.sphere.cells.far import CellMoments, Correction, FarBlock, FarModel
 from kdbias.sphere.cells.host import ExactRows, Found, Host
 from kdbias.sphere.cells.job import CellJob
@@ -26,7 +27,7 @@ Result = TypeVar("Result")
 _SELF = -3.0  # a cosine that is none
 _LOOK_BYTES = 24  # of a row and a cell that it looks into, while they are sorted
 _TILE_BYTES = 12  # of a tile's square: blocks of cosines, of rows and cells, and what they become
-_WAVES = 4  # at least
+_WAVES = 4  # at least, so that there is something to show
 _PART_FREE = 0.5  # of the device's memory
 
 
@@ -74,8 +75,10 @@ class Device(Host):
 
     @property
     def wave_rows(self) -> int:
-        """A part of all, so that there is something to show: the more at once, the fewer launches."""
-        return max(self.tile, -(-self.job.n // _WAVES))
+        """As many as the device holds: the more, the fewer launches."""
+        job = self.job
+        numbers = 16 * len(job.p) * len(job.kernels.bandwidths) + 24 * job.how.k + 16
+        return max(self.tile, min(-(-job.n // _WAVES), self.budget // (2 * numbers)))
 
     @property
     def looks(self) -> int:
@@ -291,6 +294,11 @@ def free_bytes(device: str) -> int:
     if not device.startswith("cuda"):
         return 1 << 30
     return int(_PART_FREE * torch.cuda.mem_get_info(device)[0])
+
+
+def host_bytes(n: int, d: int, k: int, schemes: int, bandwidths: int) -> int:
+    """Most memory that it takes on the host, beside the vectors: with what comes from the device."""
+    return estimate_bytes(n, d, k, schemes, bandwidths, 0) + n * (24 * schemes * bandwidths + 20 * k)
 
 
 def device_tile(device: str, n: int, d: int) -> int:
