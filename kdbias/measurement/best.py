@@ -1,13 +1,15 @@
 """The best that any re-weighting of the data reaches: what rectification is measured by."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kdbias import progress
 from kdbias.measurement.distribution import rectification
-from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Matching, TiledKernel, kernel_matrix
+from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_seconds, takes_products
+from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Bandwidth, Matching, TiledKernel, kernel_matrix
 from kdbias.sphere.equilibrium.solution import Equilibrium, GapShare, Groups
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.target import Target
@@ -30,17 +32,61 @@ def wants_nearest(rectification: str, n: int) -> bool:
     return rectification == "all" or (rectification == "auto" and n <= _NEAREST_UP_TO)
 
 
-def announcement(rectification: str, n: int, d: int, threads: int) -> str:
+@dataclass(frozen=True)
+class Resources:
+    """What a search computes with.
+
+    Attributes:
+        memory: bytes that the kernel may take on the CPU.
+        threads: CPU threads.
+        device: where products are taken, if it takes them (`takes_products`); else the CPU.
+    """
+
+    memory: int
+    threads: int
+    device: str = "cpu"
+
+    @property
+    def on_device(self) -> bool:
+        """Whether products are taken on the device."""
+        return takes_products(self.device)
+
+    def kernel(
+        self, x: np.ndarray, t: Bandwidth, codes: np.ndarray | None = None
+    ) -> TiledKernel | DeviceKernel:
+        """The kernel matrix of rows x (n, d), as of `kernel_matrix`."""
+        if self.on_device:
+            return DeviceKernel(x, t, self.device, codes)
+        return kernel_matrix(x, t, self.memory, self.threads, codes=codes)
+
+    def seconds(self, n: int, d: int) -> float:
+        """How long a search should take, from a timed tile or product."""
+        if self.on_device:
+            return _PRODUCTS * product_seconds(n, d, self.device)
+        return search_seconds(n, d, self.threads)
+
+    def no_room(self, distinct: int) -> str | None:
+        """Why the kernel of so many distinct samples cannot be kept; None where it can, or need not be."""
+        needed = 0 if self.on_device else distinct * (distinct + TILE)
+        if needed <= self.memory:
+            return None
+        return (
+            f"needs {needed / 2**30:,.1f} GiB for the kernel of {distinct:,} distinct samples, "
+            f"more than --memory {self.memory / 2**30:,.1f} GiB"
+        )
+
+
+def announcement(rectification: str, n: int, d: int, resources: Resources) -> str:
     """What the first line of a run says of the search."""
     if rectification == "none":
         return ""
-    seconds = search_seconds(n, d, threads)
+    seconds = resources.seconds(n, d)
     where = f"{'each' if rectification == 'all' else 'the chosen'} bandwidth"
     return f"; about {duration(seconds)} more for the best re-weighting at {where} (--rectification none: no)"
 
 
 def search_seconds(n: int, d: int, threads: int) -> float:
-    """How long a search should take, from a timed tile of the kernel."""
+    """How long a search should take on the CPU, from a timed tile of the kernel."""
     return seconds_estimate(n, d, threads) + _PRODUCTS * _PRODUCT_SECONDS * n * n / threads
 
 
@@ -72,7 +118,7 @@ def sought(
     Args:
         best, natural: entries of all bandwidths, as of `not_searched`.
         rectification: ``all`` bandwidths, ``none``, or else the ``chosen`` one.
-        room: what `no_room` says now; where that is known, a search has nothing to add.
+        room: what `Resources.no_room` says now; where that is known, a search has nothing to add.
     """
     return [
         known["t"]
@@ -89,8 +135,7 @@ def search_best(
     bandwidths: Sequence[float],
     x: np.ndarray,
     first: np.ndarray,
-    memory: int,
-    threads: int,
+    resources: Resources,
 ) -> list[dict[str, Any]]:
     """``best`` with the least energies at these bandwidths and their certificates.
 
@@ -100,19 +145,19 @@ def search_best(
         best: as known so far.
         x: (n, d) float32 unit rows.
         first: (n,) row of the first sample with the same vector.
-        memory: bytes that the kernel may take.
     """
     groups = Groups.of(first, len(first))
-    reason = no_room(groups.distinct, memory)
+    reason = resources.no_room(groups.distinct)
     if reason is not None:
         return [entry | {"reason": reason} if entry["t"] in bandwidths else entry for entry in best]
     rows = x if groups.distinct == len(x) else x[groups.first]
     found: dict[float, dict[str, Any]] = {}
     start = None
     for t in sorted(bandwidths, reverse=True):
-        progress.say(f"searching the best re-weighting at t={t:g}")
+        where = f" on {resources.device}" if resources.on_device else ""
+        progress.say(f"searching the best re-weighting at t={t:g}{where}")
         with progress.bar(100, "%", f"best re-weighting at t={t:g}") as bar:
-            kernel = kernel_matrix(rows, t, memory, threads)
+            kernel = resources.kernel(rows, t)
             if start is None:  # inverse density is near to the best, and the kernel's row sums are at hand
                 near = 1 / kernel.row_sums
                 start = groups.spread(near / near.sum())
@@ -130,13 +175,17 @@ def search_best(
 
 
 def add_nearest(
-    document: dict[str, Any], x: np.ndarray, aim: OpenTarget, first: np.ndarray, memory: int, threads: int
+    document: dict[str, Any], x: np.ndarray, aim: OpenTarget, first: np.ndarray, resources: Resources
 ) -> None:
     """Search the re-weighting nearest to the target of a finished measurement, and rectify its schemes."""
-    kernel = TiledKernel(x, LADDER, kept=None, threads=threads, codes=aim.own_codes)
-    seen = aim.of(x, LADDER, lambda q: kernel.apply(q, exact=True), threads=threads)
+    kernel = (
+        resources.kernel(x, LADDER, aim.own_codes)
+        if resources.on_device
+        else TiledKernel(x, LADDER, kept=None, threads=resources.threads, codes=aim.own_codes)
+    )
+    seen = aim.of(x, LADDER, lambda q: kernel.apply(q, exact=True), threads=resources.threads)
     target, schemes = document["target"], document["schemes"]
-    target["best"] = nearest(x, seen, aim, first, memory, threads)
+    target["best"] = nearest(x, seen, aim, first, resources)
     before = target["best"]["natural_energy"] or schemes[0]["discrepancy"]["value"]
     for scheme in schemes if target["differs"] else []:
         found = scheme["discrepancy"]
@@ -146,23 +195,23 @@ def add_nearest(
 
 
 def nearest(
-    x: np.ndarray, target: Target, aim: OpenTarget, first: np.ndarray, memory: int, threads: int
+    x: np.ndarray, target: Target, aim: OpenTarget, first: np.ndarray, resources: Resources
 ) -> dict[str, Any]:
     """The least discrepancy from a target, with its certificate, as in ``best`` of its entry.
 
     Args:
-        x, first, memory: as of `search_best`.
+        x, first, resources: as of `search_best`.
         target: as the samples see it.
         aim: the target that was opened; its column, if any, is compared together with the vectors.
     """
     codes = aim.own_codes
     groups = Groups.of(first if codes is None else _same_in_both(first, codes), len(first))
-    reason = no_room(groups.distinct, memory)
+    reason = resources.no_room(groups.distinct)
     if reason is not None:
         return no_nearest(reason)
     rows = groups.first
     with progress.bar(100, "%", "re-weighting nearest to the target") as bar:
-        kernel = kernel_matrix(x[rows], LADDER, memory, threads, codes=None if codes is None else codes[rows])
+        kernel = resources.kernel(x[rows], LADDER, None if codes is None else codes[rows])
         matching = Matching(kernel, target.mean[rows], target.constant)
         found = solve(matching, duplicates=groups, tolerance=_TOLERANCE, progress=GapShare(bar, _TOLERANCE))
     return _known(found) | {"reason": None}
@@ -175,17 +224,6 @@ def no_nearest(reason: str = NEAREST_NOT_SEARCHED) -> dict[str, Any]:
 
 def _known(found: Equilibrium) -> dict[str, Any]:
     return dict(zip(_NUMBERS, (found.energy, found.start_energy, found.gap, found.ess), strict=True))
-
-
-def no_room(distinct: int, memory: int) -> str | None:
-    """Why the kernel of so many distinct samples cannot be kept; None where it can."""
-    needed = 2 * distinct * (distinct + TILE) // 2
-    if needed <= memory:
-        return None
-    return (
-        f"needs {needed / 2**30:,.1f} GiB for the kernel of {distinct:,} distinct samples, "
-        f"more than --memory {memory / 2**30:,.1f} GiB"
-    )
 
 
 def _same_in_both(first: np.ndarray, codes: np.ndarray) -> np.ndarray:

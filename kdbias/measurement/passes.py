@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdbias import optional, progress
+from kdbias.measurement.best import Resources
 from kdbias.measurement.blocks import Blocks
 from kdbias.measurement.density import Bandwidths
 from kdbias.measurement.distribution import Sampling, bandwidth_entry
@@ -120,6 +121,11 @@ class PassPlan:
     def where(self) -> str:
         """The device that sees the pairs; a graph is made on the CPU."""
         return "cpu" if self.settings.search == "hnsw" else self.device
+
+    @property
+    def resources(self) -> Resources:
+        """What the search for the best re-weighting computes with."""
+        return Resources(self.settings.memory, self.threads, self.device)
 
     def vectors(self, table: EmbeddingTable, k: int, schemes: int) -> np.ndarray:
         """(n, d) float32 vectors of a table; mapped where a pass in blocks is due."""

@@ -30,10 +30,10 @@ def plan_uniformity(n: int, d: int, settings: UniformitySettings, device: str, o
     seconds, timed = plan.seconds(n, d), "a timed tile" if device == "cpu" else "a timed small pass"
     work = f"{counted(n, 'sample')} x {counted(d, 'dimension')}, {settings.search} search, k={k}"
     if settings.rectification != "none":
-        seconds += best.search_seconds(n, d, plan.threads)
+        seconds += plan.resources.seconds(n, d)
         work += ", the best re-weighting"
     if settings.towards and best.wants_nearest(settings.rectification, n):
-        seconds += best.search_seconds(n, d, plan.threads)
+        seconds += plan.resources.seconds(n, d)
     if settings.search == "exact":
         needed = partial(bytes_needed, n, k, schemes, _BANDWIDTHS, plan.threads)
     else:
@@ -41,7 +41,8 @@ def plan_uniformity(n: int, d: int, settings: UniformitySettings, device: str, o
     tile = TILE
     while tile > SMALLEST_TILE and needed(tile) > settings.memory:
         tile //= 2
-    kernel = 2 * n * (n + TILE) if settings.rectification != "none" else 0
+    kept = settings.rectification != "none" and not plan.resources.on_device
+    kernel = 2 * n * (n + TILE) if kept else 0
     memory = 4 * n * d + max(needed(tile), kernel if kernel <= settings.memory else 0)
     files = [
         f"{out}/density.parquet and schemes.parquet (about {human_bytes(2 * _ROW * n)})",

@@ -98,7 +98,7 @@ class Session:
     def _measure(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Everything from the vectors, in one pass; returns ``uniformity.json`` and the state ``new``."""
         n, k = self.table.n, self.run.record["config"]["k"]
-        search = best.announcement(self.settings.rectification, n, self.table.d, self.plan.threads)
+        search = best.announcement(self.settings.rectification, n, self.table.d, self.plan.resources)
         progress.say(self.plan.announcement(n, self.table.d) + search)
         x = self.plan.vectors(self.table, k, 1 + len(added))
         codes = self.codes if (self.codes >= 0).any() else None
@@ -122,11 +122,11 @@ class Session:
         measured.suspects, suspects = judged(x, self.ids, labels, seen, measured, pairs, self.plan.device)
         dimension = None if pairs.cosines is None else intrinsic_dimension(pairs.cosines)
         estimator = self._estimate(measured, pairs.cosines, dimension)
-        natural, limits = samplings[0].bandwidths, (self.settings.memory, self.plan.threads)
+        natural = samplings[0].bandwidths
         entries = [scheme_entry(s, x, self.codes, self.groups, measured) for s in samplings]
         least = best.not_searched(natural)
         sought = best.sought(least, natural, self.settings.rectification, bandwidths.chosen)
-        least = best.search_best(least, sought, x, first, *limits)
+        least = best.search_best(least, sought, x, first, self.plan.resources)
         rectify(entries, natural, least)
         if self.settings.keep_neighbors:
             if pairs.ids is None or pairs.cosines is None:
@@ -175,7 +175,7 @@ class Session:
             )
         if asked.fresh or asked.retargeted:
             self._add(document, measured, samplings, asked)
-        limits = measured.first, self.settings.memory, self.plan.threads
+        limits = measured.first, self.plan.resources
         if asked.sought:
             document["best"] = best.search_best(document["best"], asked.sought, self.table.vectors(), *limits)
             rectify(document["schemes"], document["schemes"][0]["bandwidths"], document["best"])
@@ -278,7 +278,7 @@ class Session:
         if asked == "auto":
             return []
         distinct = self.table.n - document["duplicates"]["exact_duplicates"]
-        room = best.no_room(distinct, self.settings.memory)
+        room = self.plan.resources.no_room(distinct)
         return best.sought(document["best"], natural, asked, document["t_chosen"], room)
 
     def _write(

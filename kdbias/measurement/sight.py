@@ -93,8 +93,7 @@ class Sight:
             columns = compare_columns(self._table, self.x, self._aim, comparison.target, settings.seed)
             closest = best.no_nearest()
             if best.wants_nearest(settings.rectification, self._table.n):
-                limits = settings.memory, threads
-                closest = best.nearest(self.x, comparison.target, self._aim, first, *limits)
+                closest = best.nearest(self.x, comparison.target, self._aim, first, self._plan.resources)
             known = comparison.entry(natural, columns, closest)
         comparison.judge(samplings, natural, known)
         return known

@@ -1,5 +1,7 @@
 """Products with the kernel matrix on a GPU, by the fused kernels of `triton_tiles`."""
 
+import time
+
 import numpy as np
 
 from kdbias.device import resolve_device
@@ -10,6 +12,8 @@ from kdbias.sphere.half_terms import HalfTerms
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.tiles import tile_order
 
+_TIMED = 8192  # rows of the small product
+
 
 def product_device(name: str) -> str:
     """The device of ``auto | cpu | cuda | cuda:N``; auto takes a GPU only if it runs the fused kernels.
@@ -18,7 +22,7 @@ def product_device(name: str) -> str:
         KdbiasError: no such device, or one that was asked for and cannot take the products.
     """
     device = resolve_device(name)
-    if device == "cpu" or triton_pairs.trusted(device):
+    if device == "cpu" or takes_products(device):
         return device
     if name == "auto":
         return "cpu"
@@ -26,6 +30,24 @@ def product_device(name: str) -> str:
         f"{device} cannot take products with the kernel: that needs Triton, and a CUDA device of compute "
         "capability 8.0 or later on which its kernels give what float64 gives; use --device cpu"
     )
+
+
+def takes_products(device: str) -> bool:
+    """Whether a device, of `resolve_device`, takes products by itself."""
+    return device != "cpu" and triton_pairs.trusted(device)
+
+
+def product_seconds(n: int, d: int, device: str) -> float:
+    """How long a product with the kernel of n vectors should take, from a small one that is timed."""
+    side = min(n, _TIMED)
+    x = np.random.default_rng(0).normal(size=(side, d)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    kernel, spent = DeviceKernel(x, 2.0, device), 0.0
+    for _ in range(2):  # the first one compiles
+        started = time.perf_counter()
+        kernel.apply(np.eye(1, side)[0])
+        spent = time.perf_counter() - started
+    return spent * (n / side) ** 2
 
 
 class DeviceKernel:
