@@ -1,17 +1,25 @@
 """How fast a CUDA device sees all pairs: kdbias, FAISS, torch and KeOps in one table.
 
-    python benchmarks/all_pairs_gpu.py --n 100000 --n 400000 --d 512 --shapes --large 5180000
+    python benchmarks/all_pairs_gpu.py --n 100000 --n 400000 --d 512 --shapes --large 5180000 \\
+        --estimate 2000000
+    TRITON_INTERPRET=1 python benchmarks/all_pairs_gpu.py --device cpu --n 300 --d 16 --rounds 1 --shapes \\
+        --large 400 --estimate 1500
 
-Under ten minutes on an H200. 1.00 is a full n x n float32 product at the device's own rate, measured around
-every run; TFLOP/s count n^2 d operations, those of half of the pairs. Every round runs every contestant once,
-in turn, in one process; seconds are wall-clock from vectors in the host's memory to results in the host's
-memory, the medians of rounds after one warm-up on 8,192 samples (which compiles). From 200,000 samples on
-there is one round. Errors are against float64 on 100 samples: relative for potentials, absolute for cosines.
-Rows are those of a float16 table, unless a contestant says float32.
+Ten minutes on an H200 by what is expected of it. The second line shows that everything runs, where there is
+no GPU, in Triton's interpreter, and times nothing.
+
+1.00 is a full n x n float32 product at the device's own rate, measured around every run; TFLOP/s count n^2 d
+operations, those of half of the pairs. Every round runs every contestant once, in turn, in one process;
+seconds are wall-clock from vectors in the host's memory to results in the host's memory, the medians of
+rounds after one warm-up on 8,192 samples (which compiles). From 200,000 samples on there is one round. Errors
+are against float64 on 100 samples: relative for potentials, absolute for cosines. Rows are those of a float16
+table, unless a contestant says float32. The estimate past exact is held against an exact pass on the device,
+over all samples; that of --estimate samples has 128 dimensions.
 """
 
 import argparse
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +31,12 @@ import torch
 from all_pairs import worst_error
 from contestants import BANDWIDTHS, K, clustered
 
-from kdbias.sphere import triton_tiles
+from kdbias.sphere import triton_pairs, triton_tiles
 
+DEVICE = "cuda:0"
 ROWS = 8192
+SIDE = 16_384  # of the product that is the yardstick
+SHAPED, SOLVED = 100_000, 60  # rows of the shapes' comparison, seconds of an equilibrium
 FLOAT32 = ", float32 rows"
 ONE, FOUR = BANDWIDTHS[:1], BANDWIDTHS
 SHAPES = ((128, 8, 2), (128, 8, 3), (128, 8, 4), (128, 4, 3), (64, 4, 3), (64, 4, 5))
@@ -36,11 +47,35 @@ Contestant = Callable[[np.ndarray], dict]
 @contextmanager
 def torch_tiles() -> Iterator[None]:
     """As if there were no Triton."""
-    before, triton_tiles.available = triton_tiles.available, lambda device: False
+    before, triton_pairs.trusted = triton_pairs.trusted, lambda device: False
     try:
         yield
     finally:
-        triton_tiles.available = before
+        triton_pairs.trusted = before
+
+
+def without_gpu() -> None:
+    """Everything on the CPU, and as small as that has to be."""
+    global DEVICE, ROWS, SIDE, SHAPED, SOLVED
+    DEVICE, ROWS, SIDE, SHAPED, SOLVED = "cpu:0", 128, 256, 256, 2
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and triton_tiles.installed()
+    triton_pairs.trusted = lambda device: interpreted
+    triton_tiles.SHAPES.update(dict.fromkeys((False, True), (64, 4, 3)))
+
+
+def synchronize() -> None:
+    if DEVICE.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def peak_mib(forget: bool = False) -> float:
+    """The most that torch has held on the device since this was asked to forget."""
+    if not DEVICE.startswith("cuda"):
+        return math.nan
+    if forget:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def kdbias_pass(
@@ -52,7 +87,7 @@ def kdbias_pass(
         from kdbias.sphere.torch_pairs import torch_pairs
 
         p = np.full((1, len(x)), 1 / len(x))
-        sums, (_, cosines), _ = torch_pairs(x, bandwidths, p, k, near, "cuda:0", precision=precision)
+        sums, (_, cosines), _ = torch_pairs(x, bandwidths, p, k, near, DEVICE, precision=precision)
         result = {"potentials": sums[0] + 1 / len(x)} if bandwidths else {}
         return result | ({"cosines": cosines} if k else {})
 
@@ -83,9 +118,9 @@ def torch_potentials(bandwidths: tuple[float, ...]) -> Contestant:
     """The loop most people write: a block of rows against everything."""
 
     def run(x: np.ndarray) -> dict:
-        y = torch.from_numpy(x).cuda()
+        y = torch.from_numpy(x).to(DEVICE)
         rows = max(1, ROWS * 100_000 // max(len(y), 100_000))
-        sums = torch.zeros(len(bandwidths), len(y), device="cuda")
+        sums = torch.zeros(len(bandwidths), len(y), device=DEVICE)
         for start in range(0, len(y), rows):
             squared = 2 - 2 * (y[start : start + rows] @ y.T)
             for i, t in enumerate(bandwidths):
@@ -96,7 +131,7 @@ def torch_potentials(bandwidths: tuple[float, ...]) -> Contestant:
 
 
 def torch_topk(x: np.ndarray) -> dict:
-    y = torch.from_numpy(x).cuda()
+    y = torch.from_numpy(x).to(DEVICE)
     found, rows = [], max(1, ROWS * 100_000 // max(len(y), 100_000))
     for start in range(0, len(y), rows):
         cosines = y[start : start + rows] @ y.T
@@ -108,7 +143,7 @@ def torch_topk(x: np.ndarray) -> dict:
 def keops(x: np.ndarray) -> dict:
     from pykeops.torch import LazyTensor
 
-    y = torch.from_numpy(x).cuda()
+    y = torch.from_numpy(x).to(DEVICE)
     kernel = (-ONE[0] * ((LazyTensor(y[:, None, :]) - LazyTensor(y[None, :, :])) ** 2).sum(-1)).exp()
     return {"potentials": kernel.sum(dim=1).reshape(1, -1).cpu().numpy() / len(x)}
 
@@ -122,7 +157,7 @@ def contestants() -> dict[str, Contestant]:
         "torch tiles: 4 bandwidths, tf32": kdbias_pass(FOUR, 0, precision="tf32"),
         "torch tiles: both": by_torch_tiles(kdbias_pass(FOUR, K)),
     }
-    if triton_tiles.available("cuda:0"):
+    if triton_pairs.trusted(DEVICE):
         every |= {
             "fused: potentials, 1 bandwidth": kdbias_pass(ONE, 0),
             "fused: potentials, 4 bandwidths": kdbias_pass(FOUR, 0),
@@ -150,17 +185,12 @@ def contestants() -> dict[str, Contestant]:
 
 def product_seconds(n: int, d: int, dtype: torch.dtype = torch.float32) -> float:
     """Of a full n x n product at the device's rate."""
-    side = 16_384
-    a = torch.randn(side, d, device="cuda", dtype=dtype)
-    out = torch.empty(side, side, device="cuda", dtype=dtype)
+    a = torch.randn(SIDE, d, device=DEVICE, dtype=dtype)
+    out = torch.empty(SIDE, SIDE, device=DEVICE, dtype=dtype)
     best = math.inf
     for _ in range(5):
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        torch.mm(a, a.T, out=out)
-        torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return best * (n / side) ** 2
+        best = min(best, timed(lambda: torch.mm(a, a.T, out=out)))
+    return best * (n / SIDE) ** 2
 
 
 def stored_as_half(x: np.ndarray) -> np.ndarray:
@@ -189,19 +219,15 @@ def race(n: int, d: int, rounds: int, only: list[str] | None) -> None:
     for attempt in range(rounds if n < 200_000 else 1):
         for name, contestant in every.items():
             limit, given = product_seconds(n, d), full if name.endswith(FLOAT32) else x
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            torch.cuda.synchronize()
+            peak_mib(forget=True)
+            synchronize()
             begun = time.perf_counter()
             result = contestant(given)
             seconds[name].append(time.perf_counter() - begun)
             limit = min(limit, product_seconds(n, d))
             ratios[name].append(limit / seconds[name][-1])
             if not attempt:
-                errors[name], peaks[name] = (
-                    worst_error(given, result),
-                    torch.cuda.max_memory_allocated() / 2**20,
-                )
+                errors[name], peaks[name] = worst_error(given, result), peak_mib()
     print(
         f"\nclustered unit vectors, n={n:,}, d={d}, k={K}, t={BANDWIDTHS}\n"
         f"{'':36}{'seconds':>9}{'ratio':>7}{'TFLOP/s':>9}{'torch MiB':>11}{'max error':>11}"
@@ -213,15 +239,16 @@ def race(n: int, d: int, rounds: int, only: list[str] | None) -> None:
             f"{peaks[name]:11.0f}{errors[name]:11.1e}",
             flush=True,
         )
-    if triton_tiles.available("cuda:0"):
+    if triton_pairs.trusted(DEVICE):
         solver(x)
+    estimate(x)
 
 
 def timed(work: Callable[[], object]) -> float:
-    torch.cuda.synchronize()
+    synchronize()
     begun = time.perf_counter()
     work()
-    torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - begun
 
 
@@ -231,17 +258,17 @@ def solver(x: np.ndarray) -> None:
     from kdbias.sphere.equilibrium.kernel_matrix import LADDER
     from kdbias.sphere.equilibrium.solve import solve
 
-    kernel, p = DeviceKernel(x, LADDER, "cuda:0"), np.random.default_rng(0).dirichlet(np.ones(len(x)))
+    kernel, p = DeviceKernel(x, LADDER, DEVICE), np.random.default_rng(0).dirichlet(np.ones(len(x)))
     kernel.apply(p)
     kernel.apply(p, exact=True)
     product, exact = (timed(lambda e=e: kernel.apply(p, exact=e)) for e in (False, True))
     print(f"kernel product over the ladder of five: {product:.3f} s, summed in float64 {exact:.3f} s")
     for t in (2.0, LADDER):
-        kernel = DeviceKernel(x, t, "cuda:0")
+        kernel = DeviceKernel(x, t, DEVICE)
         kernel.apply(p)
         one = timed(lambda kernel=kernel: kernel.apply(p))
         begun = time.perf_counter()
-        found = solve(kernel, min_ess=0.5, max_seconds=60)
+        found = solve(kernel, min_ess=0.5, max_seconds=SOLVED)
         spent = time.perf_counter() - begun
         share = found.gap / (found.start_energy - found.energy)
         print(
@@ -251,16 +278,43 @@ def solver(x: np.ndarray) -> None:
         )
 
 
+def estimate(x: np.ndarray) -> None:
+    """The estimate past exact, and how far it is off what an exact pass on the device gives."""
+    from kdbias.sphere.all_pairs import all_pairs
+    from kdbias.sphere.cells.device import device_tile
+    from kdbias.sphere.cells.estimate import estimate_pairs
+    from kdbias.sphere.cells.job import Estimate
+
+    begun = time.perf_counter()
+    exact = all_pairs(x, FOUR, k=K, device=DEVICE)
+    spent, told = time.perf_counter() - begun, []
+    how = Estimate(k=K, device=DEVICE, tile=device_tile(DEVICE, *x.shape))
+    peak_mib(forget=True)
+    begun = time.perf_counter()
+    found = estimate_pairs(x, FOUR, how=how, progress=lambda share: told.append(time.perf_counter() - begun))
+    cells, checked, *_, end = told
+    off = found.pairs.potentials[0] / exact.potentials[0] - 1
+    covered = np.abs(found.pairs.without_self[0] - exact.without_self[0]) <= found.half_widths[0]
+    recall = (found.pairs.cosines >= exact.cosines[:, -1:] - 1e-6).mean()
+    print(
+        f"estimate of {len(x):,} x {x.shape[1]}: {end:.2f} s, of which cells {cells:.2f}, samples computed "
+        f"exactly {checked - cells:.2f}; exact pass {spent:.2f} s; {found.quality['pairs_share']:.2%} of the "
+        f"pairs, recall {recall:.3f}, {peak_mib():.0f} MiB"
+    )
+    for t, error, rate in zip(FOUR, np.sqrt((off**2).mean(axis=1)), covered.mean(axis=1), strict=True):
+        print(f"  t={t:g}: off by {error:.3%} rms, intervals hold for {rate:.1%}", flush=True)
+
+
 def shapes(n: int, d: int) -> None:
     """Blocks, warps and stages of the fused kernel; four bandwidths, vectors on the device."""
     from kdbias.sphere.half_terms import HalfTerms
     from kdbias.sphere.kernels import Kernels
 
-    terms = HalfTerms.of(stored_as_half(clustered(n, d)), "cuda:0")
+    terms = HalfTerms.of(stored_as_half(clustered(n, d)), DEVICE)
     before, tile = dict(triton_tiles.SHAPES), min(n, triton_tiles.TILE)
     for shape in SHAPES:
         triton_tiles.SHAPES[False] = shape
-        fused = triton_tiles.FusedTiles(terms, Kernels(FOUR), torch.ones(1, n, device="cuda"))
+        fused = triton_tiles.FusedTiles(terms, Kernels(FOUR), torch.ones(1, n, device=DEVICE))
         launch = partial(fused.tile, fused.every[:tile], slice(n - tile, n), False)
         try:
             timed(launch)
@@ -273,19 +327,25 @@ def shapes(n: int, d: int) -> None:
 
 
 def large(n: int, d: int) -> None:
-    """Potentials at four bandwidths of a table that is made on the device, stored as float16."""
-    x = np.empty((n, d), np.float32)
-    centres = torch.randn(n // 50, d, device="cuda")
-    for start in range(0, n, 1 << 18):
-        member = torch.randint(len(centres), (min(1 << 18, n - start),), device="cuda")
-        rows = centres[member] + 0.5 * torch.randn(len(member), d, device="cuda")
-        rows = (rows / rows.norm(dim=1, keepdim=True)).half().float()
-        x[start : start + len(rows)] = (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
+    """Potentials at four bandwidths."""
+    x = made_there(n, d)
     begun = time.perf_counter()
     kdbias_pass(FOUR, 0)(x)
     spent = time.perf_counter() - begun
     rate = n * n * d / spent / 1e12
-    print(f"\nfused: potentials, 4 bandwidths, {n:,} x {d}: {spent:.1f} s, {rate:.0f} TFLOP/s")
+    print(f"\npotentials, 4 bandwidths, {n:,} x {d}: {spent:.1f} s, {rate:.0f} TFLOP/s", flush=True)
+
+
+def made_there(n: int, d: int) -> np.ndarray:
+    """(n, d) float32 unit rows in clusters, made on the device, as a float16 table gives them."""
+    x = np.empty((n, d), np.float32)
+    centres = torch.randn(n // 50, d, device=DEVICE)
+    for start in range(0, n, 1 << 18):
+        member = torch.randint(len(centres), (min(1 << 18, n - start),), device=DEVICE)
+        rows = centres[member] + 0.5 * torch.randn(len(member), d, device=DEVICE)
+        rows = (rows / rows.norm(dim=1, keepdim=True)).half().float()
+        x[start : start + len(rows)] = (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
+    return x
 
 
 def main() -> None:
@@ -298,19 +358,25 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="TEXT", help="contestants whose name has TEXT")
     parser.add_argument("--shapes", action="store_true", help="compare shapes of the fused kernel, too")
     parser.add_argument("--large", type=int, metavar="N", help="potentials of so many samples, too")
+    parser.add_argument("--estimate", type=int, metavar="N", help="the estimate of so many x 128, too")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: only whether it runs")
     options = parser.parse_args()
-    side = 16_384
+    if options.device == "cpu":
+        without_gpu()
     rates = ", ".join(
-        f"{label} {2 * side**2 * options.d / product_seconds(side, options.d, dtype) / 1e12:.0f}"
+        f"{label} {2 * SIDE**2 * options.d / product_seconds(SIDE, options.d, dtype) / 1e12:.3g}"
         for label, dtype in (
             ("float32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)
         )
     )  # fmt: skip
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: products at {rates} TFLOP/s")
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{where}, torch {torch.__version__}: products at {rates} TFLOP/s")
     for n in options.n or [100_000]:
         race(n, options.d, options.rounds, options.only)
     if options.shapes:
-        shapes(100_000, options.d)
+        shapes(SHAPED, options.d)
+    if options.estimate:
+        estimate(made_there(options.estimate, min(128, options.d)))
     if options.large:
         large(options.large, options.d)
 
