@@ -51,12 +51,10 @@ class Resources:
         """Whether products are taken on the device."""
         return takes_products(self.device)
 
-    def kernel(
-        self, x: np.ndarray, t: Bandwidth, codes: np.ndarray | None = None
-    ) -> TiledKernel | DeviceKernel:
+    def kernel(self, x: np.ndarray, t: Bandwidth, codes: np.ndarray | None = None) -> TiledKernel:
         """The kernel matrix of rows x (n, d), as of `kernel_matrix`."""
         if self.on_device:
-            return DeviceKernel(x, t, self.device, codes)
+            return DeviceKernel(x, t, self.device, codes, self.memory)
         return kernel_matrix(x, t, self.memory, self.threads, codes=codes)
 
     def seconds(self, n: int, d: int) -> float:

@@ -6,10 +6,12 @@ import pytest
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.sphere import triton_pairs, triton_tiles
+from kdbias.sphere.equilibrium import device_kernel
 from kdbias.sphere.equilibrium import kernel_matrix as kernel_matrix_module
 from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_device
 from kdbias.sphere.equilibrium.halves import from_half, to_half
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, TiledKernel, kernel_matrix
+from kdbias.sphere.equilibrium.near_kernel import FarPart
 from kdbias.sphere.equilibrium.solve import solve
 
 
@@ -117,6 +119,43 @@ def test_the_equilibrium_on_a_device_is_that_of_the_tiles(interpreter):
     assert device.proven
     assert device.energy == pytest.approx(tiled.energy, rel=2e-5)
     assert device.gap <= 1e-4 * (device.start_energy - device.energy)
+
+
+@pytest.mark.parametrize(("d", "t"), [(6, 3.0), (6, LADDER), (150, 2.0), (6, 40.0)])
+@pytest.mark.parametrize("coded", [False, True])
+def test_near_pairs_on_a_device_are_those_of_the_tiles(interpreter, d, t, coded):
+    x = rows(300, d)
+    x[200:300] = x[:100] + 0.1 * x[200:300]
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    codes = np.arange(300) % 3 if coded else None
+    tiled, device = TiledKernel(x, t, tile=64, codes=codes), DeviceKernel(x, t, "cpu:0", codes, tile=128)
+    leading = x if d <= 128 else x[:, :128].copy()
+    far = FarPart(float(np.quantile(tiled.between(slice(None), slice(None)), 0.9)), (0.1, 0.2, 0.3))
+    expected, found = (kernel.near_pairs(far, leading) for kernel in (tiled, device))
+
+    def dense(pairs):
+        i, j, values = pairs
+        assert (i < j).all()
+        matrix = np.zeros((300, 300))
+        np.add.at(matrix, (i, j), values)
+        return matrix
+
+    assert len(found[0]) == pytest.approx(len(expected[0]), abs=2)
+    same = (dense(found) != 0) & (dense(expected) != 0)
+    assert same.sum() > 1000
+    np.testing.assert_allclose(dense(found)[same], dense(expected)[same], atol=2e-5 if t == 40 else 5e-6)
+
+
+def test_few_products_are_made_on_a_device_where_they_are_dear(interpreter, monkeypatch):
+    x = rows(100, 6)
+    plain = solve(TiledKernel(x, 3.0), min_ess=0.5, tolerance=1e-4)
+    monkeypatch.setattr(device_kernel, "DEAR_FROM", 100)
+    few = solve(kernel := DeviceKernel(x, 3.0, "cpu:0", memory="64MiB"), min_ess=0.5, tolerance=1e-4)
+    assert kernel.stand_in is not None
+    assert few.proven
+    assert few.energy == pytest.approx(plain.energy, rel=2e-5)
+    assert few.gap <= 1e-4 * (few.start_energy - few.energy)
+    assert few.products < plain.products
 
 
 def test_a_device_without_the_kernels_is_refused(monkeypatch):

@@ -1,17 +1,28 @@
 """Products with the kernel matrix on a GPU, by the fused kernels of `triton_tiles`."""
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from kdbias.device import resolve_device
+from kdbias.device import parse_bytes, resolve_device
 from kdbias.errors import KdbiasError
 from kdbias.sphere import triton_pairs, triton_tiles
-from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
+from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth, TiledKernel
+from kdbias.sphere.equilibrium.near_kernel import FarPart, Pairs
 from kdbias.sphere.half_terms import HalfTerms
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.tiles import tile_order
+from kdbias.sphere.torch_pairs import each_kernel, product_precision
 
+if TYPE_CHECKING:
+    import torch
+
+Result = TypeVar("Result")
+DEAR_FROM = 2_000_000
+"""Rows from which a product is held to cost more than the stand-in's on the host, by their operations."""
+_NEAR_TILE = 4096
 _TIMED = 8192  # rows of the small product
 
 
@@ -50,12 +61,12 @@ def product_seconds(n: int, d: int, device: str) -> float:
     return spent * (n / side) ** 2
 
 
-class DeviceKernel:
-    """The kernel matrix of unit rows, or its mean over several t, whose products a CUDA device computes anew.
+class DeviceKernel(TiledKernel):
+    """`TiledKernel` whose products a CUDA device computes anew, kept nowhere.
 
-    It is `TiledKernel`'s matrix, to float32's rounding of the cosines, and kept nowhere. An ``exact`` product
-    is summed in float64 throughout; any other one in float32 within blocks of 128 and float64 beyond. The
-    same product gives the same bits.
+    It is the same matrix to float32's rounding of the cosines. An ``exact`` product is summed in float64
+    throughout; any other one in float32 within blocks of 128 and float64 beyond. The same product gives the
+    same bits.
 
     Args:
         x: (n, d) float32 unit rows.
@@ -63,6 +74,7 @@ class DeviceKernel:
         device: a torch device that runs the fused kernels, as of `product_device`.
         codes: (n,) int values of a column that is compared together with the vectors
             (`kernel_matrix.weaken_unlike`).
+        memory: bytes on the host that its stand-in may take.
         tile: rows of a tile; halved where the device has no memory left.
 
     Raises:
@@ -75,47 +87,44 @@ class DeviceKernel:
         t: Bandwidth,
         device: str,
         codes: np.ndarray | None = None,
+        memory: str | int = 1 << 30,
         tile: int = triton_tiles.TILE,
     ) -> None:
         import torch
 
-        self.n, self.t, self.device, self.tile = len(x), t, device, tile
-        self.definite = True
+        super().__init__(x, t, kept=None, tile=tile, memory=parse_bytes(memory), codes=codes)
+        self.device, self.dear = device, self.n >= DEAR_FROM
         self.description = f"exact kernel, recomputed on {device}"
         self._kernels = Kernels(t if isinstance(t, tuple) else (t,))
         self._terms = triton_tiles.or_smaller(
             lambda _: HalfTerms.of(x, device), triton_tiles.SMALLEST_TILE, device
         )[0]
         self._codes = None if codes is None else torch.from_numpy(np.asarray(codes, np.int64)).to(device)
-        self._row_sums: np.ndarray | None = None
 
     @property
     def row_sums(self) -> np.ndarray:
         """(n,) float64, K 1."""
         if self._row_sums is None:
-            self._row_sums = self._product(np.ones((self.n, 1)), True)[:, 0]
+            self._row_sums = self.product(np.full((self.n, 1), 1 / self.n), True)[:, 0] * self.n
         return self._row_sums
 
-    def apply(self, p: np.ndarray, exact: bool = False) -> np.ndarray:
-        """As of `KernelMatrix.apply`."""
-        # As in `TiledKernel.apply`: rounding acts on the deviation from uniform sampling alone.
-        columns = p[:, None] if p.ndim == 1 else p
-        mean = columns.mean(axis=0)
-        rest = columns - mean
-        result = self.row_sums[:, None] * mean
-        if rest.any():
-            result += self._product(rest * self.n, exact) / self.n
-        return result[:, 0] if p.ndim == 1 else result
+    def product(self, columns: np.ndarray, exact: bool = False) -> np.ndarray:
+        """As of `TiledKernel.product`."""
+        began, scaled = time.perf_counter(), columns * self.n  # of order one
+        found = self._in_tiles(lambda tile: self._others(scaled, exact, tile))
+        self.seconds = time.perf_counter() - began
+        return (found + scaled) / self.n  # the samples themselves, at a kernel of 1
 
-    def _product(self, columns: np.ndarray, exact: bool) -> np.ndarray:
-        """K times columns (n, m), whose numbers are of order one."""
-        found, self.tile = triton_tiles.or_smaller(
-            lambda tile: self._in_tiles(columns, exact, tile), self.tile, self.device
-        )
-        return found + columns  # the samples themselves, at a kernel of 1
+    def near_pairs(self, far: FarPart, reduced: np.ndarray) -> Pairs:
+        """As of `TiledKernel.near_pairs`."""
+        return self._in_tiles(lambda tile: self._near_pairs(far, reduced, min(tile, _NEAR_TILE)))
 
-    def _in_tiles(self, columns: np.ndarray, exact: bool, tile: int) -> np.ndarray:
-        """(n, m) float64, the sums over others."""
+    def _in_tiles(self, work: Callable[[int], Result]) -> Result:
+        found, self.tile = triton_tiles.or_smaller(work, self.tile, self.device)
+        return found
+
+    def _others(self, columns: np.ndarray, exact: bool, tile: int) -> np.ndarray:
+        """(n, m) float64, the sums over others, of columns whose numbers are of order one."""
         import torch
 
         along = torch.from_numpy(np.ascontiguousarray(columns.T)).to(self.device)
@@ -129,3 +138,33 @@ class DeviceKernel:
             sums[:, rows] += parts.row_sums[0]
             sums[:, others] += parts.column_sums[0]
         return np.ascontiguousarray(sums.cpu().numpy().T)
+
+    def _near_pairs(self, far: FarPart, reduced: np.ndarray, tile: int) -> Pairs:
+        import torch
+
+        leading = None if reduced is self.x else torch.from_numpy(np.asarray(reduced)).to(self.device)
+        constant, linear, square = far.quadratic
+        every = torch.arange(self.n, device=self.device).split(tile)
+        found: list[list[np.ndarray]] = [[], [], []]
+        with torch.inference_mode(), product_precision(torch, "float32"):
+            for rows, others in ((a, b) for place, a in enumerate(every) for b in every[place:]):
+                cosines = self._terms.cosines(rows, others)
+                kernel = self._mean(cosines, rows, others)
+                near = kernel >= far.radius
+                i, j = (near.triu_(1) if rows is others else near).nonzero(as_tuple=True)
+                cosine = cosines[i, j].double()
+                along = cosine if leading is None else (leading[rows] @ leading[others].T)[i, j].double()
+                beyond = kernel[i, j].double() - (constant + linear * cosine + square * along * along)
+                for parts, part in zip(found, (rows[i].int(), others[j].int(), beyond), strict=True):
+                    parts.append(part.cpu().numpy())
+        first, second, rest = map(np.concatenate, found)
+        return first, second, rest
+
+    def _mean(self, cosines: "torch.Tensor", rows: "torch.Tensor", others: "torch.Tensor") -> "torch.Tensor":
+        """(r, c) the kernel of samples (r,) and (c,) at these cosines."""
+        found, factors = 0.0 * cosines, self._kernels.factors / len(self._kernels.factors)
+        for index, kernel in each_kernel(self._kernels, cosines):
+            found += kernel * factors[index]
+        if self._codes is not None:
+            found[self._codes[rows, None] != self._codes[others]] *= 0.5
+        return found

@@ -83,7 +83,7 @@ def solve(
     begin = None if start is None else groups.collapse(start)
     stop = None if enough is None else Stop(enough, feasible)
     tiled = kernel.inner if isinstance(kernel, Matching) else kernel
-    if isinstance(kernel, TiledKernel | Matching) and isinstance(tiled, TiledKernel) and tiled.kept is None:
+    if isinstance(kernel, TiledKernel | Matching) and isinstance(tiled, TiledKernel) and tiled.dear:
         refined = refine(kernel, feasible, groups, effort, begin, stop)
         if refined.reason != STALLED:
             return refined

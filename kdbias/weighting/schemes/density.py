@@ -132,7 +132,7 @@ class Searching(InBlocks, Solving, AtBandwidth, Scheme):
         if found is None and device == "cpu":
             found = kernel_matrix(samples.vectors, t, self.memory, samples.threads, codes=codes)
         elif found is None:
-            found = DeviceKernel(samples.vectors, t, device, codes)
+            found = DeviceKernel(samples.vectors, t, device, codes, self.memory)
         at = f"at t={write('t', self.t)}: {found.description}"
         progress.say(f"{self.name} of {counted(samples.m, 'distinct sample')} {at}")
         return found
