@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.sphere.cells.cells import build_cells
+from kdbias.sphere.cells.cells import Rows, build_cells
 from kdbias.sphere.cells.check import CellCheck
 from kdbias.sphere.cells.estimate import CellEstimate, estimate_pairs
 from kdbias.sphere.cells.host import Host
 from kdbias.sphere.cells.job import CellJob, Estimate
+from kdbias.sphere.half_terms import HalfTerms
 from tests import reference
 
 torch = pytest.importorskip("torch")
@@ -35,7 +36,7 @@ def data(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     weights = reference.probabilities(np.random.default_rng(1).random(len(x)) ** 2)
     cells = build_cells(x, threads=1)
-    monkeypatch.setattr("kdbias.sphere.cells.job.build_cells", lambda *a, **o: cells)
+    monkeypatch.setattr("kdbias.sphere.cells.estimate.build_cells", lambda *a, **o: cells)
     return x, np.stack([reference.natural(len(x)), weights])
 
 
@@ -78,7 +79,7 @@ def test_the_same_bits_again(data, there: str) -> None:
 def test_a_device_out_of_memory_gets_smaller_tiles(
     data, there: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cosines, failed = device.HalfTerms.cosines, []
+    cosines, failed = HalfTerms.cosines, []
 
     def scarce(self, rows, others):
         if len(rows) * len(others) > 1 << 16:
@@ -87,7 +88,7 @@ def test_a_device_out_of_memory_gets_smaller_tiles(
         return cosines(self, rows, others)
 
     host = estimated(data, "cpu")
-    monkeypatch.setattr(device.HalfTerms, "cosines", scarce)
+    monkeypatch.setattr(HalfTerms, "cosines", scarce)
     found = estimated(data, there, 1024)
     assert failed
     assert "out of memory: starting over with tile 512" in capsys.readouterr().err
@@ -98,19 +99,47 @@ def test_a_device_without_memory_is_refused(data, there: str, monkeypatch: pytes
     def none(*_):
         raise torch.cuda.OutOfMemoryError
 
-    monkeypatch.setattr(device.HalfTerms, "of", none)
+    monkeypatch.setattr(HalfTerms, "of", none)
     with pytest.raises(KdbiasError, match="too little free memory"):
         estimated(data, there)
 
 
 def test_rows_computed_exactly_are_those_of_the_host(data, there: str) -> None:
     x, p = data
-    job = CellJob(x, T, p, HOW)
-    host = CellCheck(Host(job))
-    job.how = replace(HOW, device=there, tile=256)
-    found = CellCheck(device.Device(job))
+    cells = build_cells(x, threads=1)
+    host = CellCheck(Host(CellJob(x, T, p, HOW, cells)))
+    rows, how = device.DeviceRows(x, there), replace(HOW, device=there, tile=256)
+    found = CellCheck(device.Device(CellJob(rows, T, p, how, cells)))
     np.testing.assert_allclose(found.exact[:, :3], host.exact[:, :3], rtol=3e-6)
     np.testing.assert_allclose(found.near[:, :, :3], host.near[:, :, :3], rtol=3e-6, atol=1e-9)
     np.testing.assert_allclose(found.cosines, host.cosines, atol=1e-6)
     np.testing.assert_allclose(found.features[:, :, :3], host.features[:, :, :3], rtol=2e-3, atol=1e-6)
     np.testing.assert_array_equal(found.cells, host.cells)
+
+
+def test_sums_of_cells_are_those_of_the_host(data, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbias.sphere.cells.device_rows._ROWS", 128)
+    x, p = data
+    host, found = Rows(x), device.DeviceRows(x, there)
+    codes, some = np.random.default_rng(3).integers(-1, 20, len(x)), np.arange(5, 900, 3)
+    for arguments in ((codes, 21), (codes[some], 21, some), (codes, 21, None, p[1])):
+        np.testing.assert_allclose(found.sums(*arguments), host.sums(*arguments), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.moment(), host.moment(), rtol=1e-5, atol=1e-5)
+
+
+def test_cells_are_nearly_those_of_the_host(data, there: str) -> None:
+    x, shares = data[0], []
+    host = build_cells(x, threads=1)
+    found = build_cells(device.DeviceRows(x, there), progress=shares.append)
+    assert found.count == pytest.approx(host.count, abs=2)
+    assert sum(shares) == pytest.approx(1)
+    means = np.stack([x[found.members(c)].mean(axis=0) for c in range(found.count)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    assert ((x @ means.T).argmax(axis=1) == found.cell).mean() > 0.97  # means of k-means that has ended
+    fits = []
+    for cells in (host, found):
+        sums = Rows(x).sums(cells.cell, cells.count)
+        fits.append(np.linalg.norm(sums, axis=1).sum() / len(x))
+    assert fits[1] > fits[0] - 2e-3
+    again = build_cells(device.DeviceRows(x, there))
+    np.testing.assert_array_equal(again.cell, found.cell)

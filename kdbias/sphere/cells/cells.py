@@ -9,14 +9,13 @@ import numpy as np
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.tiles import TILE
-from kdbias.sphere.vectors import label_sums
+from kdbias.sphere.vectors import label_sums, second_moment
 from kdbias.sphere.workers import Workspace, over_rows
 
 _ROUNDS = 6
 _SAMPLE_PER_CELL = 16
 _DRAWN = (0.25, 0.625, 1.0)  # of the seeds, after each draw
 _FARTHER = 20  # seeds are drawn by this power of the distance to the nearest one before
-_CANDIDATES = 256  # centroids nearest to its own, among which a sample moves
 _AT_ONCE = 32  # cells
 
 
@@ -52,8 +51,75 @@ class Cells:
 Seen = Callable[[int], object]  # called with how many cosines were taken since the last call
 
 
+class Rows:
+    """Unit vectors, as cells are made of them: here on the CPU.
+
+    Attributes:
+        x: (n, d) float32 unit rows.
+        threads: workers; None takes the CPUs of this process.
+        candidates: centroids nearest to its own, among which a sample moves.
+    """
+
+    candidates = 256
+
+    def __init__(self, x: np.ndarray, threads: int | None = None) -> None:
+        self.x, self.threads = x, threads
+
+    @classmethod
+    def of(cls, x: "np.ndarray | Rows", threads: int | None = None) -> "Rows":
+        """``x`` itself, or its rows (n, d)."""
+        return x if isinstance(x, Rows) else cls(x, threads)
+
+    def nearest(self, rows: np.ndarray, centroids: np.ndarray, seen: Seen) -> np.ndarray:
+        """(r,) the nearest centroid of the rows (r,)."""
+        member = np.empty(len(rows), dtype=np.int64)
+
+        def block(part: slice, workspace: Workspace) -> None:
+            some = rows[part]
+            cosines = workspace.array("cosines", (len(some), len(centroids)))
+            member[part] = np.matmul(self.x[some], centroids.T, out=cosines).argmax(axis=1)
+            seen(cosines.size)
+
+        over_rows(len(rows), block, self.threads, max(64, (1 << 19) // len(centroids)))  # 2 MiB of cosines
+        return member
+
+    def moved(self, cell: np.ndarray, centroids: np.ndarray, seen: Seen) -> np.ndarray:
+        """(n,) the nearest of the centroids that are near to that of a sample's cell (n,)."""
+        before, found = _in_order(cell, len(centroids)), cell.copy()
+        few = min(self.candidates, len(centroids))
+
+        def block(part: slice, workspace: Workspace) -> None:
+            between = workspace.array("between", (part.stop - part.start, len(centroids)))
+            np.matmul(centroids[part], centroids.T, out=between)
+            near = np.argpartition(between, -few, axis=1)[:, -few:]
+            for at, candidates in zip(range(part.start, part.stop), near, strict=True):
+                members, others = before.members(at), centroids[candidates]
+                for start in range(0, len(members), TILE):
+                    some = members[start : start + TILE]
+                    cosines = workspace.array("cosines", (len(some), few))
+                    found[some] = candidates[np.matmul(self.x[some], others.T, out=cosines).argmax(axis=1)]
+            seen(few * int(before.starts[part.stop] - before.starts[part.start]))
+
+        over_rows(len(centroids), block, self.threads, _AT_ONCE)
+        return found
+
+    def sums(
+        self,
+        codes: np.ndarray,
+        count: int,
+        rows: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(count, d) float64 of `label_sums`, whose arguments these are."""
+        return label_sums(self.x, codes, count, rows, weights)
+
+    def moment(self) -> np.ndarray:
+        """(d, d) float64 of `second_moment`."""
+        return second_moment(self.x)
+
+
 def build_cells(
-    x: np.ndarray,
+    x: np.ndarray | Rows,
     count: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -66,7 +132,7 @@ def build_cells(
     (Arthur & Vassilvitskii 2007) give small clusters cells of their own.
 
     Args:
-        x: (n, d) float32 unit rows.
+        x: (n, d) float32 unit rows, or `Rows`.
         count: cells; by default 4 sqrt(n), which balances finding cells against searching them.
         seed: of the sample and the first centroids.
         progress: called with the share of the work done since the last call, by one thread at a time.
@@ -74,21 +140,22 @@ def build_cells(
     Raises:
         KdbiasError: more cells than samples, or none.
     """
-    n = len(x)
+    on = Rows.of(x, threads)
+    n = len(on.x)
     count = min(n, default_cells(n)) if count is None else count
     if not 1 <= count <= n:
         raise KdbiasError(f"{n:,} samples cannot form {count:,} cells")
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(n, min(n, _SAMPLE_PER_CELL * count), replace=False))
     drawn = [math.ceil(share * count) for share in _DRAWN]
-    cosines = len(sample) * (drawn[-2] + count) + n * (count + _ROUNDS * min(_CANDIDATES, count))
+    cosines = len(sample) * (drawn[-2] + count) + n * (count + _ROUNDS * min(on.candidates, count))
     seen = _shares(cosines, progress) if progress else lambda cosines: None
-    centroids = _seeds(x, sample, drawn, rng, threads, seen)
-    centroids = _means(x, sample, _assign(x, sample, centroids, threads, seen), count, rng)
+    centroids = _seeds(on, sample, drawn, rng, seen)
+    centroids = _means(on, sample, on.nearest(sample, centroids, seen), count, rng)
     every = np.arange(n)
-    cell = _assign(x, every, centroids, threads, seen)
+    cell = on.nearest(every, centroids, seen)
     for _ in range(_ROUNDS):
-        cell = _moved(x, cell, _means(x, every, cell, count, rng), threads, seen)
+        cell = on.moved(cell, _means(on, every, cell, count, rng), seen)
     # Cells without members only cost.
     used, cell = np.unique(cell, return_inverse=True)
     return _in_order(cell.reshape(-1), len(used))
@@ -111,78 +178,32 @@ def _shares(total: int, progress: Callable[[float], object]) -> Seen:
 
 
 def _seeds(
-    x: np.ndarray,
-    sample: np.ndarray,
-    counts: list[int],
-    rng: np.random.Generator,
-    threads: int | None,
-    seen: Seen,
+    on: Rows, sample: np.ndarray, counts: list[int], rng: np.random.Generator, seen: Seen
 ) -> np.ndarray:
-    """(c, d) rows of a sample (r,) of x; so many after each draw, in which they are far from those before."""
+    """(c, d) vectors of a sample (r,); so many after each draw, in which they are far from those before."""
     chosen = np.empty(0, dtype=np.int64)
     fit = np.full(len(sample), -1.0, dtype=np.float32)  # cosine to the nearest seed
     for upto in sorted(set(counts)):
         far = np.maximum(1 - fit, 1e-2).astype(np.float64) ** _FARTHER
         far[chosen] = 0.0
         drawn = rng.choice(len(sample), upto - len(chosen), replace=False, p=far / far.sum())
-        seeds = x[sample[drawn]]
+        seeds = on.x[sample[drawn]]
         if upto < counts[-1]:
-            nearest = seeds[_assign(x, sample, seeds, threads, seen)]
-            np.maximum(fit, np.einsum("rd,rd->r", x[sample], nearest), out=fit)
+            nearest = seeds[on.nearest(sample, seeds, seen)]
+            np.maximum(fit, np.einsum("rd,rd->r", on.x[sample], nearest), out=fit)
         chosen = np.concatenate([chosen, drawn])
-    return x[sample[chosen]]
+    return on.x[sample[chosen]]
 
 
-def _means(
-    x: np.ndarray, rows: np.ndarray, cell: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """(count, d) float32 centroids of rows (r,) of x in cells (r,); of an empty cell, one of the rows."""
-    sums = label_sums(x, cell, count, rows)
+def _means(on: Rows, rows: np.ndarray, cell: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, d) float32 centroids of rows (r,) in cells (r,); of an empty cell, one of the rows."""
+    sums = on.sums(cell, count, rows)
     lengths = np.linalg.norm(sums, axis=1)
     lost = lengths < 1e-6
-    sums[lost], lengths[lost] = x[rng.choice(rows, int(lost.sum()))], 1.0
+    sums[lost], lengths[lost] = on.x[rng.choice(rows, int(lost.sum()))], 1.0
     return (sums / lengths[:, None]).astype(np.float32)
-
-
-def _moved(
-    x: np.ndarray, cell: np.ndarray, centroids: np.ndarray, threads: int | None, seen: Seen
-) -> np.ndarray:
-    """(n,) the nearest of the centroids that are near to that of a sample's cell (n,)."""
-    before, found = _in_order(cell, len(centroids)), cell.copy()
-    few = min(_CANDIDATES, len(centroids))
-
-    def block(part: slice, workspace: Workspace) -> None:
-        between = workspace.array("between", (part.stop - part.start, len(centroids)))
-        np.matmul(centroids[part], centroids.T, out=between)
-        near = np.argpartition(between, -few, axis=1)[:, -few:]
-        for at, candidates in zip(range(part.start, part.stop), near, strict=True):
-            members, others = before.members(at), centroids[candidates]
-            for start in range(0, len(members), TILE):
-                some = members[start : start + TILE]
-                cosines = workspace.array("cosines", (len(some), few))
-                found[some] = candidates[np.matmul(x[some], others.T, out=cosines).argmax(axis=1)]
-        seen(few * int(before.starts[part.stop] - before.starts[part.start]))
-
-    over_rows(len(centroids), block, threads, _AT_ONCE)
-    return found
 
 
 def default_cells(n: int) -> int:
     """Cells for n samples: 4 sqrt(n)."""
     return max(1, round(4 * math.sqrt(n)))
-
-
-def _assign(
-    x: np.ndarray, rows: np.ndarray, centroids: np.ndarray, threads: int | None, seen: Seen
-) -> np.ndarray:
-    """(r,) the nearest centroid of the rows (r,) of x."""
-    member = np.empty(len(rows), dtype=np.int64)
-
-    def block(part: slice, workspace: Workspace) -> None:
-        some = rows[part]
-        cosines = workspace.array("cosines", (len(some), len(centroids)))
-        member[part] = np.matmul(x[some], centroids.T, out=cosines).argmax(axis=1)
-        seen(cosines.size)
-
-    over_rows(len(rows), block, threads, max(64, (1 << 19) // len(centroids)))  # 2 MiB of cosines
-    return member

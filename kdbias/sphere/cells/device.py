@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from kdbias.sphere import triton_pairs, triton_tiles
+from kdbias.sphere.cells.device_rows import DeviceRows, in_memory
 from kdbias.sphere.cells.estimate import estimate_bytes
 from kdbias.sphere.cells.far import CellMoments, Correction, FarBlock, FarModel
 from kdbias.sphere.cells.host import ExactRows, Found, Host
 from kdbias.sphere.cells.job import CellJob
-from kdbias.sphere.half_terms import HalfTerms
 from kdbias.sphere.kernels import LARGEST_FLOAT32_BANDWIDTH
 from kdbias.sphere.reservoirs import EMPTY, nearest_first
-from kdbias.sphere.torch_pairs import each_kernel, nearest_keys, product_precision
+from kdbias.sphere.torch_pairs import each_kernel, nearest_keys
 from kdbias.sphere.workers import Workspace
 
 Result = TypeVar("Result")
@@ -34,36 +34,28 @@ _PART_FREE = 0.5  # of the device's memory
 class Device(Host):
     """The work of `Host` on a torch device, in one thread.
 
-    The vectors lie there as `HalfTerms`. Where it runs out of memory the tile is halved, and what was begun
-    is done anew with it.
+    Where it runs out of memory the tile is halved, and what was begun is done anew with it.
 
     Args:
         job: what is estimated; its tile is the side of a block of cosines, see `device_tile`.
-
-    Raises:
-        KdbiasError: the device has too little memory for the vectors.
     """
 
     def __init__(self, job: CellJob) -> None:
-        self.device = device = job.how.device
+        assert isinstance(job.rows, DeviceRows)
+        self.there, self.device = job.rows, job.rows.device
         super().__init__(job)
         self.threads, self.first_tile = 1, self.tile
-        self.scratch = _Scratch(device)
-
-        def load(tile: int) -> HalfTerms:
-            return HalfTerms.of(job.x, device)
-
-        self.terms = triton_tiles.or_smaller(load, triton_tiles.SMALLEST_TILE, device)[0]
+        self.scratch = _Scratch(self.device)
         self.order, self.cell = self.put(job.cells.order), self.put(job.cells.cell)
         narrow = self.put(job.scaled)
         self.weights = {torch.float32: narrow}
         if max(job.kernels.bandwidths) > LARGEST_FLOAT32_BANDWIDTH:
             self.weights[torch.float64] = narrow.double()
-        self.budget = free_bytes(device)
+        self.budget = free_bytes(self.device)
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         """An array's copy on the device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return self.there.put(array)
 
     def _far(self) -> FarModel:
         return DeviceFar(self.job, self.device)
@@ -91,7 +83,7 @@ class Device(Host):
 
     def vectors(self, rows: np.ndarray) -> Any:
         """(r, d) float32."""
-        return self.terms.rows(self.put(rows))[:, : self.terms.d]
+        return self.there.vectors(rows)
 
     def entries(self) -> Any:
         """Of the rows of a wave, which look into which cells."""
@@ -126,10 +118,9 @@ class Device(Host):
 
         def attempt(tile: int) -> Result:
             self.tile = tile
-            with torch.inference_mode(), product_precision(torch, "float32"):
-                return work()
+            return work()
 
-        return triton_tiles.or_smaller(attempt, self.tile, self.device)[0]
+        return in_memory(attempt, self.tile, self.device)
 
     def _near(
         self, rows: np.ndarray, entries: Any, found: Found, workspace: Workspace
@@ -197,7 +188,7 @@ class _Wave:
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Kernels of samples at places with samples ids; on the way these are counted, and candidates."""
         near = self.on.job.how.near
-        cosines = self.on.terms.cosines(self.rows[places], ids)
+        cosines = self.on.there.terms.cosines(self.rows[places], ids)
         yield from each_kernel(self.on.job.kernels, cosines, selves)
         self.pairs += cosines.numel()
         if selves is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kdbias.sphere import reservoirs
 from kdbias.sphere.all_pairs import AllPairs
-from kdbias.sphere.cells.cells import build_cells, default_cells
+from kdbias.sphere.cells.cells import Rows, build_cells, default_cells
 from kdbias.sphere.cells.check import CellCheck, rounding
 from kdbias.sphere.cells.host import LOOKS, SEEN, Found, Host, members_at_once, wave_rows
 from kdbias.sphere.cells.job import QUERIES, SHARES, CellJob, Estimate
@@ -70,8 +70,9 @@ def estimate_pairs(
     p = probabilities(len(x), weights)
     how = Estimate() if how is None else how
     tick = progress or (lambda share: None)
-    cells = build_cells(x, None, how.seed, how.threads, lambda share: tick(0.1 * share))
-    host = _host(CellJob(x, bandwidths, p, how, cells))
+    rows, work = _where(x, how)
+    cells = build_cells(rows, seed=how.seed, progress=lambda share: tick(0.1 * share))
+    host = work(CellJob(rows, bandwidths, p, how, cells))
     check = CellCheck(host)
     choice = check.choose()
     tick(0.1)
@@ -80,13 +81,13 @@ def estimate_pairs(
     return judged(check, choice, pairs, found.errors, found.pairs)
 
 
-def _host(job: CellJob) -> Host:
-    """What computes a job, where it is to be computed."""
-    if job.how.device == "cpu":
-        return Host(job)
-    from kdbias.sphere.cells.device import Device
+def _where(x: np.ndarray, how: Estimate) -> tuple[Rows, type[Host]]:
+    """The vectors where they are to be computed with, and what does that."""
+    if how.device == "cpu":
+        return Rows(x, how.threads), Host
+    from kdbias.sphere.cells.device import Device, DeviceRows
 
-    return Device(job)
+    return DeviceRows(x, how.device), Device
 
 
 def judged(

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from kdbias.sphere.cells.cells import Cells
+from kdbias.sphere.cells.cells import Cells, Rows
 from kdbias.sphere.kernels import fastest_exponential
-from kdbias.sphere.vectors import label_sums, second_moment
 from kdbias.sphere.workers import Workspace
 
 LARGEST_EXPONENT = 2.0
@@ -49,27 +48,27 @@ class CellMoments:
     squares: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray, cells: Cells, weights: np.ndarray | None = None) -> "CellMoments":
+    def of(cls, x: np.ndarray | Rows, cells: Cells, weights: np.ndarray | None = None) -> "CellMoments":
         """From (n, d) rows and weights p n (n,); None weighs all 1. A cell of no mass has a mean of all."""
-        count, sizes = cells.count, cells.sizes.astype(np.float64)
+        on, count, sizes = Rows.of(x), cells.count, cells.sizes.astype(np.float64)
         mass: np.ndarray = sizes
         squares: np.ndarray = sizes
-        sums = label_sums(x, cells.cell, count, weights=weights)
+        sums = on.sums(cells.cell, count, weights=weights)
         if weights is not None:
             mass, squares = (np.bincount(cells.cell, weights**power, count) for power in (1, 2))
             none = mass <= 0
             if none.any():
-                sums[none] = label_sums(x, np.where(none[cells.cell], cells.cell, -1), count)[none]
+                sums[none] = on.sums(np.where(none[cells.cell], cells.cell, -1), count)[none]
         means = sums / np.where(mass > 0, mass, sizes)[:, None]
         lengths = np.einsum("cd,cd->c", means, means)
         numbers = (means, np.maximum(lengths, _TINY), np.maximum(1 - lengths, 0), mass, squares)
         return cls(*(np.ascontiguousarray(a, dtype=np.float32) for a in numbers))
 
 
-def pooled_spread(x: np.ndarray, natural: CellMoments) -> np.ndarray:
+def pooled_spread(x: np.ndarray | Rows, natural: CellMoments) -> np.ndarray:
     """(d, d) float32: second moment of the residuals of all cells; zero where there are none."""
-    means = natural.means.astype(np.float64)
-    spread = (second_moment(x) - (means.T * natural.mass) @ means) / len(x)
+    on, means = Rows.of(x), natural.means.astype(np.float64)
+    spread = (on.moment() - (means.T * natural.mass) @ means) / len(on.x)
     return spread.astype(np.float32)
 
 

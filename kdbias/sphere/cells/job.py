@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdbias.sphere.cells.cells import Cells, build_cells
+from kdbias.sphere.cells.cells import Cells, Rows, build_cells
 from kdbias.sphere.cells.far import CellMoments, pooled_spread
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.tiles import TILE
@@ -59,7 +59,7 @@ class CellJob:
     """The data of one estimate and everything that serves all its samples.
 
     Attributes:
-        x: (n, d) float32 unit rows.
+        x: (n, d) float32 unit rows; rows: what they are computed with.
         p: (m, n) float64 sampling probabilities.
         scaled: (n, m) float32, p n.
         how: what to find, and how.
@@ -72,21 +72,22 @@ class CellJob:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: np.ndarray | Rows,
         bandwidths: Sequence[float],
         p: np.ndarray,
         how: Estimate,
         cells: Cells | None = None,
         place: np.ndarray | None = None,
     ) -> None:
-        self.x, self.p, self.how, self.n = x, p, how, len(x)
+        self.rows = Rows.of(x, how.threads)
+        self.x, self.p, self.how, self.n = self.rows.x, p, how, len(self.rows.x)
         self.kernels = Kernels(bandwidths)
         self.scaled = np.ascontiguousarray((p * self.n).T, dtype=np.float32)
         self.place = place
-        self.cells = cells or build_cells(x, seed=how.seed, threads=how.threads)
-        self.natural = CellMoments.of(x, self.cells)
+        self.cells = cells or build_cells(self.rows, seed=how.seed)
+        self.natural = CellMoments.of(self.rows, self.cells)
         self.weighted = [
-            self.natural if row.min() == row.max() else CellMoments.of(x, self.cells, row * self.n)
+            self.natural if row.min() == row.max() else CellMoments.of(self.rows, self.cells, row * self.n)
             for row in p
         ]
-        self.spread = pooled_spread(x, self.natural)
+        self.spread = pooled_spread(self.rows, self.natural)
