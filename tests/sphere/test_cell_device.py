@@ -82,7 +82,7 @@ def test_a_device_out_of_memory_gets_smaller_tiles(
     cosines, failed = HalfTerms.cosines, []
 
     def scarce(self, rows, others):
-        if len(rows) * len(others) > 1 << 16:
+        if len(rows) * len(others) > 150_000:
             failed.append(len(rows))
             raise torch.cuda.OutOfMemoryError
         return cosines(self, rows, others)

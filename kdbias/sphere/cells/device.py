@@ -28,6 +28,7 @@ _SELF = -3.0  # a cosine that is none
 _LOOK_BYTES = 24  # of a row and a cell that it looks into, while they are sorted
 _TILE_BYTES = 12  # of a tile's square: blocks of cosines, of rows and cells, and what they become
 _WAVES = 4  # at least, so that there is something to show
+_FEW = 64  # members: with fewer, the rows that look at them take more memory than their cosines
 _PART_FREE = 0.5  # of the device's memory
 
 
@@ -79,7 +80,7 @@ class Device(Host):
 
     def rows_at_once(self, members: int) -> int:
         """Rows that look into so many members of a cell at once: a launch costs what many rows do."""
-        return max(self.tile, self.tile**2 // (4 * members))
+        return max(self.tile, self.tile**2 // (4 * max(members, _FEW)))
 
     def vectors(self, rows: np.ndarray) -> Any:
         """(r, d) float32."""
@@ -147,8 +148,9 @@ class Device(Host):
         stand[order] = np.arange(job.n)
         shape = len(job.kernels.bandwidths), len(job.p), len(rows), cells.count
         by_cell = torch.zeros(shape, dtype=torch.float64, device=self.device)
-        for start in range(0, job.n, self.tile):
-            ids = self.order[start : start + self.tile]
+        step = 4 * self.tile  # rows are few
+        for start in range(0, job.n, step):
+            ids = self.order[start : start + step]
             own = stand[rows] - start
             at = np.flatnonzero((own >= 0) & (own < len(ids)))
             first, last = cells.cell[order[[start, start + len(ids) - 1]]]
