@@ -236,10 +236,11 @@ def torch_neighbors(
     for start, stop, low, high in places:
         rows, found = x[start:stop], []
         for first in range(low, high, width):
-            cosines = (rows @ x[first : min(first + width, high)].T).clamp_(-1, 1)
+            columns = slice(first, min(first + width, high))
+            cosines = (rows @ x[columns].T).clamp_(-1, 1)
             if not across:
                 cosines.diagonal(start - first).fill_(-3.0)  # a sample is no neighbour of its own
-            found.append(nearest_keys(cosines, every[first : first + width], k))
+            found.append(nearest_keys(cosines, every[columns], k))
             if progress is not None:
                 progress(cosines.numel())
             del cosines  # else the next block would be made beside it
