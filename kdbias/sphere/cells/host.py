@@ -119,7 +119,7 @@ class Host:
         for start in range(0, len(rows), self.rows_seen):
             stop = min(start + self.rows_seen, len(rows))
             some = rows[start:stop]
-            block = self.look(some, [threshold], workspace)
+            block = Host.look(self, some, [threshold], workspace)  # a device's has its memory from the wave
             far.append(correction.far(block.features[0]))
             found.errors[:, :, some] = block.errors[0] / job.n
             entries.add(start - first, block.near[0], self.around[job.cells.cell[some]])
