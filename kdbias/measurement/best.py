@@ -144,6 +144,8 @@ def search_best(
         x: (n, d) float32 unit rows.
         first: (n,) row of the first sample with the same vector.
     """
+    if not bandwidths:
+        return [*best]
     groups = Groups.of(first, len(first))
     reason = resources.no_room(groups.distinct)
     if reason is not None:

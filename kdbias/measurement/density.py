@@ -1,7 +1,7 @@
 """Which bandwidths to measure at, and what else says how crowded a neighbourhood is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,8 +10,10 @@ import pyarrow as pa
 from kdbias.errors import KdbiasError
 from kdbias.measurement.settings import parse_bandwidths
 from kdbias.sphere.kernels import Kernels
+from kdbias.sphere.room import filled, room
 from kdbias.sphere.vectors import distances, label_sums
 from kdbias.sphere.workers import Workspace
+from kdbias.tables.joins import ColumnParts
 
 # {1, 1.25, 1.6} x 2^k from 0.5 to 64, a third of an octave apart: rounding is off by 13 % at most. Doubling
 # stays on the grid, and the kernel at 2t is the square of that at t: a sweep takes at most 3 exponentials.
@@ -19,6 +21,7 @@ GRID = tuple(float(f"{(1.0, 1.25, 1.6)[i % 3] * 2.0 ** (i // 3 - 1):g}") for i i
 
 _QUERIES = 1024
 _COLUMNS = 32_768
+_ROWS = 1024  # that are widened to float64 at a time
 _FALLBACK = 2.0  # Wang & Isola's default, where the data do not prefer any bandwidth
 
 
@@ -61,7 +64,7 @@ class Measured:
     near_duplicates: np.ndarray
     hardness: np.ndarray
     log_density: np.ndarray = field(default_factory=lambda: np.empty(0))
-    suspects: dict[str, pa.Array] = field(default_factory=dict)
+    suspects: Mapping[str, ColumnParts | pa.ChunkedArray] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """Samples that repeat an earlier vector, and samples with a near duplicate."""
@@ -159,7 +162,7 @@ def label_bandwidth(x: np.ndarray, codes: np.ndarray) -> float | None:
 
 def hardness(x: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """(n,) float64: 1 - cosine to the mean of the *other* samples of its label; NaN where there are none."""
-    result = np.full(len(x), np.nan)
+    result = filled(x, len(x), np.nan)
     if not (codes >= 0).any():
         return result
     count = int(codes.max()) + 1
@@ -181,13 +184,17 @@ def pair_distances(x: np.ndarray, others: np.ndarray) -> np.ndarray:
 
     Taken from the difference of the vectors: 1 - cos in float32 cannot tell distances below 5e-4 from zero.
     """
-    result = np.empty(len(x))
-    step = 1024
-    for start in range(0, len(x), step):
-        rows = slice(start, start + step)
-        difference = x[rows].astype(np.float64) - x[others[rows]]
-        result[rows] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    result = room(x, len(x))
+    for start in range(0, len(x), _ROWS):
+        rows = slice(start, start + _ROWS)
+        result[rows] = _apart(x[rows], x[others[rows]])
     return result
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(m,) float64 distances of rows (m, d)."""
+    difference = one.astype(np.float64) - other
+    return np.sqrt(np.einsum("ij,ij->i", difference, difference))
 
 
 def log_density(
@@ -253,21 +260,20 @@ def intrinsic_dimension(cosines: np.ndarray) -> float | None:
 def last_distance(x: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
     """(n,) distance to the k-th neighbour; NaN where a sample has none (or none was found)."""
     if ids is None:
-        return np.full(len(x), np.nan)
-    return np.where(ids[:, -1] < 0, np.nan, pair_distances(x, ids[:, -1]))
+        return filled(x, len(x), np.nan)
+    result = pair_distances(x, ids[:, -1])
+    result[ids[:, -1] < 0] = np.nan
+    return result
 
 
 def nearest_different(x: np.ndarray, ids: np.ndarray | None, first: np.ndarray) -> np.ndarray:
     """(n,) distance to the nearest neighbour with another vector; NaN where all k have the same one."""
-    result = np.full(len(x), np.nan)
+    result = filled(x, len(x), np.nan)
     if ids is None:
         return result
-    nearest, step = np.arange(len(x)), 8192
-    for start in range(0, len(x), step):
-        some = ids[start : start + step]
-        different = (first[some] != first[start : start + step, None]) & (some >= 0)
+    for start in range(0, len(x), _ROWS):
+        some = ids[start : start + _ROWS]
+        different = (first[some] != first[start : start + _ROWS, None]) & (some >= 0)
         rows = np.flatnonzero(different.any(axis=1))
-        nearest[start + rows] = some[rows, different[rows].argmax(axis=1)]
-    there = nearest != np.arange(len(x))
-    result[there] = pair_distances(x, nearest)[there]
+        result[start + rows] = _apart(x[start + rows], x[some[rows, different[rows].argmax(axis=1)]])
     return result

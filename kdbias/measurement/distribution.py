@@ -84,7 +84,12 @@ def koleo_entropy(nearest: np.ndarray, p: np.ndarray) -> float | None:
     """
     known = np.isfinite(nearest) & (nearest > 0) & (p > 0)
     mass = p[known].sum()
-    return float((p[known] * np.log(nearest[known])).sum() / mass) if mass > 0 else None
+    if mass <= 0:
+        return None
+    terms = nearest[known]
+    np.log(terms, out=terms)
+    terms *= p[known]
+    return float(terms.sum() / mass)
 
 
 def bandwidth_entry(
@@ -191,10 +196,10 @@ def hardness_quarters(hardness: np.ndarray) -> list[np.ndarray]:
     Returns:
         Four arrays of rows, each by rising hardness; none where fewer than four samples have a hardness.
     """
-    known = np.flatnonzero(np.isfinite(hardness))
-    if len(known) < 4:
+    known = np.count_nonzero(np.isfinite(hardness))
+    if known < 4:
         return []
-    return np.array_split(known[np.argsort(hardness[known], kind="stable")], 4)
+    return np.array_split(np.argsort(hardness, kind="stable")[:known], 4)
 
 
 def hardness_mass(hardness: np.ndarray, p: np.ndarray) -> dict[str, Any] | None:
@@ -208,14 +213,13 @@ def hardness_mass(hardness: np.ndarray, p: np.ndarray) -> dict[str, Any] | None:
         ``edges`` (the quartiles), ``mass`` of each quarter and ``easy``/``hard`` (the first and the last), as
         shares of the mass of all samples with a hardness; None where fewer than four have one.
     """
-    quarters = hardness_quarters(hardness)
-    masses = np.array([p[rows].sum() for rows in quarters])
+    masses = np.array([p[rows].sum() for rows in hardness_quarters(hardness)])
     if masses.sum() <= 0:
         return None
     shares = (masses / masses.sum()).tolist()
     known = hardness[np.isfinite(hardness)]
     return {
-        "edges": np.quantile(known, np.linspace(0, 1, 5)).tolist(),
+        "edges": np.quantile(known, np.linspace(0, 1, 5), overwrite_input=True).tolist(),
         "mass": shares,
         "easy": shares[0],
         "hard": shares[-1],

@@ -19,7 +19,7 @@ from kdbias.tables.columns import SUSPECT, WITNESS, require_numbers
 from kdbias.tables.density_table import DENSITY, potential_column, read_density
 from kdbias.tables.documents import read_document
 from kdbias.tables.files import MEND
-from kdbias.tables.joins import Ids
+from kdbias.tables.joins import ColumnParts, Ids
 from kdbias.tables.listing import located
 from kdbias.tables.parquet_file import floats
 from kdbias.tables.parted_table import read_columns, read_ids, write_rows
@@ -69,8 +69,8 @@ class Sheet:
 
 def write_measured(
     sheet: Sheet,
-    labels: pa.Array,
-    groups: Mapping[str, pa.Array],
+    labels: ColumnParts,
+    groups: Mapping[str, ColumnParts],
     measured: Measured,
     witness: np.ndarray | None,
 ) -> None:
@@ -162,7 +162,7 @@ def read_measured(out: Path, document: dict[str, Any], ids: pa.Array | Ids) -> M
         near_duplicates=density.table.column("near_duplicates").to_numpy(),
         hardness=stored.column("hardness").to_numpy(),
         log_density=density.numbers("log_density"),
-        suspects={name: density.table.column(name) for name in SUSPECT if name in density.table.column_names},
+        suspects={name: density.column_parts(name) for name in SUSPECT if name in density.table.column_names},
     )
 
 

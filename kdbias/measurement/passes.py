@@ -23,6 +23,7 @@ from kdbias.sphere.cells.host import exact_cosines
 from kdbias.sphere.cells.in_blocks import estimate_in_blocks
 from kdbias.sphere.cells.job import Estimate
 from kdbias.sphere.equilibrium.target import kernel_means
+from kdbias.sphere.room import room
 from kdbias.sphere.tiles import TILE, seconds_estimate
 from kdbias.sphere.workers import available_threads
 from kdbias.tables.embedding_table import EmbeddingTable
@@ -301,17 +302,19 @@ class PassPlan:
         return replace(result, pairs=replace(result.pairs, ids=ids, cosines=cosines), search=search)
 
 
-def fill_in(samplings: Sequence[Sampling], result: PassResult, bandwidths: Bandwidths, d: int) -> None:
-    """Fill in what a pass says of each sampling."""
+def fill_in(samplings: Sequence[Sampling], result: PassResult, bandwidths: Bandwidths, x: np.ndarray) -> None:
+    """Fill in what a pass over ``x`` (n, d) says of each sampling."""
     chosen = bandwidths.values.index(bandwidths.chosen)
     require_quality(result.search, [s.name for s in samplings], chosen)
     for m, sampling in enumerate(samplings):
         p = sampling.p
-        potential = result.pairs.without_self[m, chosen] + p
+        density = np.add(result.pairs.without_self[m, chosen], p, out=room(x, len(p)))
+        seen = density > 0
         # A sample that is never drawn does not see itself: at a large t it may see nothing at all.
-        sampling.log_density = np.log(potential, out=np.full(len(p), np.nan), where=potential > 0)
+        sampling.log_density = np.log(density, out=density, where=seen)
+        density[~seen] = np.nan
         for i, t in enumerate(bandwidths.values):
             energy, error = float(result.pair_energies[m, i]), result.energy_errors
             relative = float(error[m, i]) / energy if error is not None and energy > 0 else None
-            entry = bandwidth_entry(d, t, p, energy + float(p @ p), energy, relative)
+            entry = bandwidth_entry(x.shape[1], t, p, energy + float(p @ p), energy, relative)
             sampling.bandwidths.append(entry)

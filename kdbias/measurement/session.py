@@ -27,10 +27,11 @@ from kdbias.measurement.search_quality import with_quality
 from kdbias.measurement.sight import Sight
 from kdbias.measurement.suspects import judged
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
+from kdbias.sphere.room import beside, filled
 from kdbias.tables import provenance
 from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import encode
+from kdbias.tables.joins import encode_parts
 from kdbias.tables.run_record import Run, Stage
 from kdbias.targets.opening import OpenTarget
 
@@ -88,8 +89,8 @@ class Session:
         self.table, self.run, self.groups, self.plan, self.settings = table, run, groups, plan, plan.settings
         self._load = EmbeddingTable.vectors if plan.blocks is None else plan.blocks.reference
         self.aim = aim if aim is None else aim.loaded(self._load)
-        self.ids, self.labels = table.id_parts(), table.labels()
-        self.codes, self.names = encode(self.labels)
+        self.ids, self.labels = table.id_parts(), table.column_parts("label")
+        self.codes, self.names = encode_parts(self.labels)
 
     def complete(self, added: list[Sampling]) -> tuple[dict[str, Any], str]:
         """Measure all, or what a finished folder lacks; returns ``uniformity.json`` and what was done."""
@@ -101,9 +102,10 @@ class Session:
         search = best.announcement(self.settings.rectification, n, self.table.d, self.plan.resources)
         progress.say(self.plan.announcement(n, self.table.d) + search)
         x = self.plan.vectors(self.table, k, 1 + len(added))
+        self.codes = beside(x, self.codes)
         codes = self.codes if (self.codes >= 0).any() else None
         bandwidths = choose_bandwidths(x, codes, self.settings.t, self.settings.seed)
-        samplings = [Sampling("natural", np.full(n, 1 / n)), *added]
+        samplings = [Sampling("natural", filled(x, n, 1 / n)), *added]
         sight = Sight(self.table, x, self.plan, self.aim)
         result = sight.measure(samplings, bandwidths, k, NEAR_DUPLICATE_COSINE)
         assert result is not None
@@ -111,7 +113,7 @@ class Session:
         target = sight.compare(samplings, samplings[0], first)
         measured = Measured(
             bandwidths,
-            natural=pairs.potentials[0],
+            natural=pairs.first_potentials(),
             knn_distance=last_distance(x, pairs.ids),
             nearest=nearest_different(x, pairs.ids, first),
             first=first,
@@ -122,6 +124,7 @@ class Session:
         measured.suspects, suspects = judged(x, self.ids, labels, seen, measured, pairs, self.plan.device)
         dimension = None if pairs.cosines is None else intrinsic_dimension(pairs.cosines)
         estimator = self._estimate(measured, pairs.cosines, dimension)
+        measured.log_density = beside(x, measured.log_density)
         natural = samplings[0].bandwidths
         entries = [scheme_entry(s, x, self.codes, self.groups, measured) for s in samplings]
         least = best.not_searched(natural)
@@ -301,7 +304,7 @@ class Session:
             kept["paths"] = {"towards": self.aim.named.placed}
         sheet = self._sheet(self.run.stage(), counts, seconds, **more)  # files must agree at any moment
         if whole:
-            columns = {name: self.table.column(name) for name in self.table.group_columns}
+            columns = {name: self.table.column_parts(name) for name in self.table.group_columns}
             files.write_measured(sheet, self.labels, columns, measured, samplings[0].witness)
         files.write_samplings(sheet, measured, samplings)
         write_json(sheet.out / files.UNIFORMITY, document)

@@ -13,6 +13,7 @@ from kdbias.measurement.distribution import Sampling
 from kdbias.measurement.passes import PassPlan, PassResult, fill_in
 from kdbias.measurement.shares import compare_columns
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER
+from kdbias.sphere.room import room
 from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.targets.opening import OpenTarget
 
@@ -52,7 +53,8 @@ class Sight:
         Returns:
             What the pass says of ``samplings``; None where there are none.
         """
-        p = np.stack([*(s.p for s in (*samplings, *stored)), *self._masses])
+        several = [*(s.p for s in (*samplings, *stored)), *self._masses]
+        p = np.stack(several, out=room(self.x, (len(several), len(self.x))))
         result, swept = None, bandwidths.values if samplings else []
         if self._ladder:
             seen = self._plan.run(self.x, sorted({*swept, *self._ladder}), p, k, near, spare=1)
@@ -61,7 +63,7 @@ class Sight:
         elif samplings:
             result = self._plan.run(self.x, swept, p[: len(samplings)], k, near)
         if result is not None and samplings:
-            fill_in(samplings, result, bandwidths, self._table.d)
+            fill_in(samplings, result, bandwidths, self.x)
         if self._aim is not None and self._codes is not None:
             progress.say(f"comparing {self._aim.column} together with the vectors: all pairs once more")
             self._fields = product_fields(self.x, self._codes, p, self._plan), None

@@ -18,9 +18,10 @@ from kdbias.measurement.settings import IMAGE_WORDS, SUSPECT_WORDS
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE
 from kdbias.sphere.near_chains import near_groups
+from kdbias.sphere.room import room
 from kdbias.sphere.vectors import label_sums
 from kdbias.tables.columns import IMAGE, SUSPECT
-from kdbias.tables.joins import Ids
+from kdbias.tables.joins import ColumnParts, Ids
 from kdbias.wording import counted
 
 BLANK = 0.01
@@ -55,16 +56,20 @@ def image_flags(facts: np.ndarray | None, n: int) -> np.ndarray:
     flags = np.zeros((n, len(IMAGE_WORDS)), dtype=bool)
     if facts is None or np.isnan(facts).all():
         return flags
-    fact = dict(zip((name.removeprefix("image_") for name in IMAGE), facts.astype(np.float64).T, strict=True))
-    blank = fact["contrast"] < BLANK
-    flat = ~blank & (fact["contrast"] < FLAT)
-    sides = np.sqrt(fact["width"] * fact["height"])
-    longer, shorter = (end(fact["width"], fact["height"]) for end in (np.maximum, np.minimum))
-    long = longer / shorter
-    sides, long = sides / np.nanmedian(sides), long / np.nanmedian(long)
+    seen: np.ndarray = facts
+
+    def fact(name: str) -> np.ndarray:
+        return seen[:, IMAGE.index(f"image_{name}")].astype(np.float64)
+
+    contrast = fact("contrast")
+    blank = contrast < BLANK
+    flat = ~blank & (contrast < FLAT)
     flags[:, 0] = blank
-    flags[:, 1] = flat & (fact["brightest"] < DARK)
-    flags[:, 2] = flat & (fact["darkest"] > OVEREXPOSED)
+    flags[:, 1] = flat & (fact("brightest") < DARK)
+    flags[:, 2] = flat & (fact("darkest") > OVEREXPOSED)
+    width, height = fact("width"), fact("height")
+    sides, long = np.sqrt(width * height), np.maximum(width, height) / np.minimum(width, height)
+    sides, long = sides / np.nanmedian(sides), long / np.nanmedian(long)
     flags[:, 3] = sides < TINY
     flags[:, 4] = (sides > HUGE) | (long > ELONGATED)
     return flags
@@ -97,7 +102,7 @@ def nearest_other_label(
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     centroids = (sums / np.where(lengths > 1e-12, lengths, np.inf)).astype(np.float32)
     product = _product(centroids, device)
-    best, cosines = np.empty(len(x), np.int64), np.empty(len(x))
+    best, cosines = room(x, len(x), np.int64), room(x, len(x))
     step = max(1, _BLOCK // count)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
@@ -151,7 +156,8 @@ def misfits(x: np.ndarray, codes: np.ndarray, hardness: np.ndarray, device: str)
     if not len(known) or known.min() == known.max() or not np.isfinite(hardness).any():
         return None
     best, cosines = nearest_other_label(x, codes, device)
-    return np.where(1 - np.nan_to_num(hardness, nan=-1.0) < cosines, best, -1)
+    best[~(1 - np.nan_to_num(hardness, nan=-1.0) < cosines)] = -1
+    return best
 
 
 def judged(
@@ -162,7 +168,7 @@ def judged(
     measured: Measured,
     pairs: AllPairs,
     device: str = "cpu",
-) -> tuple[dict[str, pa.Array], dict[str, Any]]:
+) -> tuple[dict[str, ColumnParts], dict[str, Any]]:
     """What is suspect about each sample.
 
     Args:
@@ -176,7 +182,7 @@ def judged(
     Returns:
         The columns `columns.SUSPECT` of the density table, and the entry ``suspects`` of ``uniformity.json``.
     """
-    n, group, (codes, names) = len(x), measured.first, labels
+    n, group, (codes, names), ids = len(x), measured.first, labels, Ids.of(ids)
     if pairs.ids is not None and pairs.cosines is not None:
         group = near_groups(x, group, pairs.ids, pairs.cosines, NEAR_DUPLICATE_COSINE)
     other = misfits(x, codes, measured.hardness, device)
@@ -185,10 +191,16 @@ def judged(
     told = unfit.sum() <= UNTOLD * judged_labels
     flags = np.column_stack([image_flags(facts, n), isolated(measured.nearest), unfit & told])
     sizes = np.bincount(group, minlength=n)
+    code = np.packbits(flags, axis=1, bitorder="little")[:, 0]
+
+    def nearest(start: int, stop: int) -> pa.Array:
+        some = np.full(stop - start, -1) if other is None else other[start:stop]
+        return names.take(pa.array(some, mask=some < 0))
+
     columns = (
-        _in_words(flags),
-        Ids.of(ids).others(group),
-        pa.nulls(n, pa.large_string()) if other is None else names.take(pa.array(other, mask=~unfit)),
+        ColumnParts.made(ids.lengths, lambda start, stop: _in_words(code[start:stop])),
+        ids.others(group),
+        ColumnParts.made(ids.lengths, nearest),
     )
     return dict(zip(SUSPECT, columns, strict=True)), {
         "seen": 0 if facts is None else int(np.isfinite(facts[:, 0]).sum()),
@@ -202,9 +214,8 @@ def judged(
     }
 
 
-def _in_words(flags: np.ndarray) -> pa.Array:
-    """(n, words) bool -> (n,) large_string: the words with blanks between them, null for none."""
-    code = flags @ (1 << np.arange(flags.shape[1]))
+def _in_words(code: np.ndarray) -> pa.Array:
+    """(n,) uint8, a bit a word -> (n,) large_string: the words with blanks between them, null for none."""
     codes, place = np.unique(code, return_inverse=True)
     texts = [
         " ".join(w for bit, w in enumerate(SUSPECT_WORDS) if c >> bit & 1) or None for c in codes.tolist()

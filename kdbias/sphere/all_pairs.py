@@ -43,6 +43,12 @@ class AllPairs:
         """(m, T, n): self included."""
         return self.without_self + self.weights[:, None, :]
 
+    def first_potentials(self) -> np.ndarray:
+        """(T, n): self included, under the first weights; takes their sums over."""
+        first = self.without_self[0]
+        first += self.weights[0]
+        return first
+
     @property
     def pair_energies(self) -> np.ndarray:
         """(m, T): sum over i != j of p_i p_j K_ij."""

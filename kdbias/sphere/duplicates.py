@@ -5,12 +5,13 @@ import threading
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.room import room
 from kdbias.sphere.tiles import Epilogue, Tile
 from kdbias.sphere.vectors import row_digests
 from kdbias.sphere.workers import Workspace
 
 NEAR_DUPLICATE_COSINE = 0.999
-BUCKET_ROWS = 1 << 22
+BUCKET_ROWS = 1 << 20
 """Digests that are sorted together, about."""
 
 
@@ -21,7 +22,8 @@ def first_with_same_vector(x: np.ndarray) -> np.ndarray:
     are sorted together whose digests leave one remainder, a bucket at a time.
     """
     digests = row_digests(x)
-    first = np.arange(len(x))
+    first = room(x, len(x), np.int64)
+    first[:] = np.arange(len(x))
     buckets = max(1, -(-len(x) // BUCKET_ROWS))
     for bucket in range(buckets):
         rows = np.flatnonzero(digests[:, 0] % np.uint64(buckets) == bucket)

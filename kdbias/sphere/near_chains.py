@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kdbias.sphere.room import room
+
 _BLOCK = 1024
 _ROWS = 65_536
 _LINKS = 1 << 20  # that may wait to be merged
@@ -19,7 +21,7 @@ def near_chains(x: np.ndarray, first: np.ndarray, candidates: np.ndarray, thresh
             reached = chosen[i : i + _BLOCK] @ chosen[j : j + _BLOCK].T >= threshold
             if reached.any():
                 chains.link(candidates[i : i + _BLOCK], candidates[j : j + _BLOCK], reached)
-    return _first_rows(chains.labels())
+    return _first_rows(x, chains.labels())
 
 
 def near_groups(
@@ -40,13 +42,16 @@ def near_groups(
         )
         chains.join(start + rows, ids[start + rows, places])
     cut = np.flatnonzero(cosines[:, -1] >= threshold)
-    return near_chains(x, _first_rows(chains.labels()), cut, threshold)
+    return near_chains(x, _first_rows(x, chains.labels()), cut, threshold)
 
 
-def _first_rows(labels: np.ndarray) -> np.ndarray:
-    """(n,) the first row that has each row's label."""
-    _, first_row, label = np.unique(labels, return_index=True, return_inverse=True)
-    return first_row[label]
+def _first_rows(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) the first row of ``x`` that has each row's label, from 0 to n - 1."""
+    first = np.empty(len(x), np.int64)
+    for start in reversed(range(0, len(x), _ROWS)):
+        some = labels[start : start + _ROWS]
+        first[some[::-1]] = np.arange(start + len(some) - 1, start - 1, -1)
+    return np.take(first, labels, out=room(x, len(x), np.int64), mode="clip")
 
 
 class _Chains:

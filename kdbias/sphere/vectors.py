@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kdbias.errors import KdbiasError
+from kdbias.sphere.room import room
 
 _ROWS = 8192  # at a time; fewer where they are widened to float64 or hashed
 _FEWER = 1024
@@ -57,18 +58,16 @@ def label_sums(
     Returns:
         (count, d) float64.
     """
-    order = np.argsort(codes, kind="stable")
-    order = order[codes[order] >= 0]
-    ordered, positions = codes[order], order if rows is None else rows[order]
+    order = np.argsort(codes, kind="stable")[np.count_nonzero(codes < 0) :]
     sums = np.zeros((count, x.shape[1]))
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
     for first in range(0, len(order), _FEWER):
-        inside = starts[(starts > first) & (starts < first + _FEWER)] - first
-        edges = np.concatenate([[0], inside])
-        some = x[positions[first : first + _FEWER]].astype(np.float64)
+        places = order[first : first + _FEWER]
+        ordered, positions = codes[places], places if rows is None else rows[places]
+        edges = np.flatnonzero(np.diff(ordered, prepend=-1))
+        some = x[positions].astype(np.float64)
         if weights is not None:
-            some *= weights[positions[first : first + _FEWER], None]
-        sums[ordered[first + edges]] += np.add.reduceat(some, edges, axis=0)
+            some *= weights[positions, None]
+        sums[ordered[edges]] += np.add.reduceat(some, edges, axis=0)
     return sums
 
 
@@ -104,7 +103,7 @@ def _ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def row_digests(x: np.ndarray) -> np.ndarray:
     """(n, 2) uint64 digests of rows (n, d): equal where all numbers are, zeros of either sign included."""
-    digests = np.empty((len(x), 2), dtype=np.uint64)
+    digests = room(x, (len(x), 2), np.uint64)
     for start in range(0, len(x), _FEWER):
         rows = np.ascontiguousarray(x[start : start + _FEWER]) + 0.0  # -0.0 and 0.0 are the same number
         joined = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in rows)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdbias.display.quantities import NONE
 from kdbias.display.result import Result
@@ -17,7 +16,7 @@ from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
 from kdbias.tables.columns import as_names, refuse_repeated, require_numbers, require_plain
 from kdbias.tables.files import MEND, absent
-from kdbias.tables.joins import ColumnParts, Ids, align, as_strings, encode, require_unique, shown
+from kdbias.tables.joins import ColumnParts, Ids, align, as_strings, encode_parts, require_unique, shown
 from kdbias.tables.listing import cut_of, located, part_names
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table
@@ -85,10 +84,7 @@ class SampleTable(Result):
     def label_codes(self) -> np.ndarray:
         """(n,) int64 codes of the labels by their sorted values, -1 for none."""
         parts = Ids.of(self.label_parts) if isinstance(self.label_parts, pa.Array) else self.label_parts
-        names = pa.concat_arrays([pa.array([], pa.large_string()), *(pc.unique(p) for p in parts)])
-        names = pc.unique(names.drop_null())
-        names = names.take(pc.sort_indices(names))
-        return np.concatenate([encode(part, names)[0] for part in parts])
+        return encode_parts(parts)[0]
 
     @property
     def cut(self) -> list[int]:

@@ -18,7 +18,7 @@ from kdbias.tables.columns import as_names, as_plain, without_missing
 from kdbias.tables.embedding_parts import ROW_GROUP, normalise, widen, write_part
 from kdbias.tables.embedding_record import STAGE, are_recorded, record_of_table, require_parts, require_rows
 from kdbias.tables.given import as_column, as_matrix
-from kdbias.tables.joins import Ids, as_strings, require_unique, shown
+from kdbias.tables.joins import ColumnParts, Ids, as_strings, require_unique, shown
 from kdbias.tables.listing import list_parts, part_name
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import require_columns
@@ -210,6 +210,12 @@ class EmbeddingTable(Result):
         """(n,) large_string with nulls."""
         return self.column("label")
 
+    def column_parts(self, name: str) -> ColumnParts:
+        """The label, large_string, or a group column, a part at a time."""
+        kind = pa.large_string() if name == "label" else self.stored.schema.field(name).type
+        stored = self.stored.parts_of(name)
+        return ColumnParts(stored.lengths, lambda part: stored.read(part).cast(kind))
+
     def blocks(self) -> list[str | Table]:
         """How many vectors, and the columns beside them."""
         beside = ", ".join(self.group_columns) or "none"
@@ -250,25 +256,27 @@ class EmbeddingTable(Result):
 
         Tables of precomputed vectors have none, nor have parts that an earlier version wrote.
         """
-        table = self._of_images(columns.IMAGE)
-        found = np.stack([values.to_numpy().astype(np.float32) for values in table.columns], axis=1)
+        found, start = np.empty((self.n, len(columns.IMAGE)), np.float32), 0
+        for part in self._of_images(columns.IMAGE):
+            for place, values in enumerate(part.columns):
+                found[start : start + len(part), place] = values.to_numpy()
+            start += len(part)
         return found if np.isfinite(found[:, 0]).any() else None
 
     def image_digests(self) -> np.ndarray:
         """(n,) uint64 digests of the images' content, 0 where it is not known."""
-        values = self._of_images([columns.IMAGE_DIGEST]).column(0)
+        parts = self._of_images([columns.IMAGE_DIGEST])
+        values = pa.concat_tables(parts, promote_options="permissive").column(0)
         return pc.fill_null(values.cast(pa.uint64()), 0).to_numpy()
 
-    def _of_images(self, names: Sequence[str]) -> pa.Table:
-        """Columns that parts may lack, null there."""
-        found = []
+    def _of_images(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns that parts may lack, null there, a part at a time."""
         for part, rows in enumerate(self.stored.lengths):
             with self.stored.opened(part) as file:
                 if set(names) <= set(file.schema.names):
-                    found.append(file.read(names).replace_schema_metadata())
+                    yield file.read(names).replace_schema_metadata()
                 else:
-                    found.append(pa.table({name: pa.nulls(rows) for name in names}))
-        return pa.concat_tables(found, promote_options="permissive")
+                    yield pa.table({name: pa.nulls(rows, pa.float32()) for name in names})
 
     def batches(self, rows: int = ROW_GROUP, column: str = "embedding") -> Iterator[tuple[int, np.ndarray]]:
         """Stream ``(first row, (m, d) float32 unit vectors)``, m <= rows, in table order.

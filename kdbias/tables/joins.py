@@ -6,7 +6,7 @@ and `align` makes its hash tables of one bucket after another: of ids whose hash
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -54,6 +54,12 @@ class ColumnParts:
 
     lengths: tuple[int, ...]
     read: Callable[[int], pa.Array]
+
+    @classmethod
+    def made(cls, lengths: tuple[int, ...], make: Callable[[int, int], pa.Array]) -> ColumnParts:
+        """One whose values ``make`` gives of the rows from one on, up to another (exclusive)."""
+        ends = [0, *np.cumsum(lengths).tolist()]
+        return ColumnParts(lengths, lambda part: make(ends[part], ends[part + 1]))
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -110,10 +116,18 @@ class Ids(ColumnParts):
         places[order] = np.arange(len(order))
         return pa.concat_arrays(found).take(pa.array(places))
 
-    def others(self, rows: np.ndarray) -> pa.Array:
+    def others(self, rows: np.ndarray) -> ColumnParts:
         """(n,) large_string: the id of the row (n,) that stands for each, null where it stands for itself."""
-        other = rows != np.arange(len(rows))
-        return self.take(rows[other]).take(pa.array(np.cumsum(other) - 1, mask=~other))
+        copies = np.flatnonzero(rows != np.arange(len(rows)))
+        known = self.take(rows[copies])
+
+        def of(start: int, stop: int) -> pa.Array:
+            first, last = np.searchsorted(copies, [start, stop])
+            places = np.full(stop - start, -1)
+            places[copies[first:last] - start] = np.arange(first, last)
+            return known.take(pa.array(places, mask=places < 0))
+
+        return self.made(self.lengths, of)
 
     def same(self, other: Ids) -> bool:
         """Whether the other ones are the same in the same order; parts of equal digests are not read."""
@@ -321,6 +335,14 @@ def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray,
     codes = pc.index_in(values, value_set=names, skip_nulls=True)
     codes = codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return codes, names
+
+
+def encode_parts(parts: Iterable[pa.Array]) -> tuple[np.ndarray, pa.Array]:
+    """As of `encode`, of a column (n,) large_string that comes in parts, twice."""
+    names = pa.concat_arrays([pa.array([], pa.large_string()), *(pc.unique(part) for part in parts)])
+    names = pc.unique(names.drop_null())
+    names = names.take(pc.sort_indices(names))
+    return np.concatenate([encode(part, names)[0] for part in parts]), names
 
 
 def encode_all(values: pa.Array) -> tuple[np.ndarray, pa.Array]:

@@ -20,6 +20,7 @@ from kdbias.tables.joins import ColumnParts, Ids, as_strings, digest_of_ids
 from kdbias.tables.listing import (
     LISTING,
     PART_PATTERN,
+    PART_ROWS,
     ListedPart,
     by_footers,
     digest_of_contents,
@@ -40,7 +41,7 @@ from kdbias.tables.parquet_file import (
 )
 from kdbias.wording import counted
 
-_GROUP = 1 << 20  # rows that are written at a time: pyarrow's largest row group
+_GROUP = PART_ROWS  # rows that are written at a time
 
 
 @dataclass(frozen=True)

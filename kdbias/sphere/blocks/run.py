@@ -11,6 +11,7 @@ from kdbias.engine.opening import Engine
 from kdbias.sphere.all_pairs import AllPairs
 from kdbias.sphere.blocks.unit import PairJob, pair_units, read_state, reduce_units
 from kdbias.sphere.reservoirs import nearest_first
+from kdbias.sphere.room import room
 
 
 def do_units(job: PairJob, engine: Engine, progress: Callable[[int], object] = lambda pairs: None) -> int:
@@ -41,16 +42,12 @@ def do_units(job: PairJob, engine: Engine, progress: Callable[[int], object] = l
 
 
 def results(job: PairJob) -> AllPairs:
-    """What a finished job gave; neighbours, which may not fit in memory, lie in files of its folder."""
-    weights = np.asarray(job.array(job.weights))
-    sums = np.empty((len(weights), len(job.bandwidths), job.n))
-    counts = np.zeros(job.n, np.int64)
-    ids = cosines = None
+    """What a finished job gave, which may not fit in memory: it lies beside the vectors."""
+    x, weights = job.array(job.vectors), np.asarray(job.array(job.weights))
+    sums = room(x, (len(weights), len(job.bandwidths), job.n))
+    counts, ids, cosines = room(x, job.n, np.int64), None, None
     if job.k:
-        ids, cosines = (
-            np.lib.format.open_memmap(job.folder / name, "w+", kind, (job.n, job.k))
-            for name, kind in (("ids.npy", np.int64), ("cosines.npy", np.float32))
-        )
+        ids, cosines = (room(x, (job.n, job.k), kind) for kind in (np.int64, np.float32))
     for block in range(job.plan.blocks):
         run, found = job.plan.run(block), read_state(job, block, job.plan.waves)
         sums[:, :, run], counts[run] = found["sums"], found["counts"]

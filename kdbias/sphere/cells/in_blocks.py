@@ -31,6 +31,7 @@ from kdbias.sphere.cells.job import CellJob, Estimate
 from kdbias.sphere.kernels import Kernels
 from kdbias.sphere.potentials import probabilities
 from kdbias.sphere.reservoirs import require_k
+from kdbias.sphere.room import room
 from kdbias.sphere.vectors import require_unit_rows
 from kdbias.sphere.workers import Workspace, each
 from kdbias.tables import fingerprints
@@ -237,7 +238,7 @@ def estimate_in_blocks(
     ground.run(waves, "estimated", "samples", 1)
     # From here on by the samples' own numbers.
     job.p, check.rows = p, order[check.rows]
-    found, errors, pairs = _results(waves, p, order)
+    found, errors, pairs = _results(waves, x, p, order)
     return judged(check, choice, found, errors, pairs)
 
 
@@ -274,16 +275,15 @@ def _job_of(ground: BlockFolder, waves: WaveJob, p: np.ndarray, order: np.ndarra
     return CellJob(x, waves.bandwidths, laid, how, cells=Cells(cell, every, starts), place=place)
 
 
-def _results(waves: WaveJob, p: np.ndarray, order: np.ndarray) -> tuple[AllPairs, np.ndarray, int]:
-    """What all units found, by the samples' own numbers; neighbours lie in files of the folder."""
+def _results(
+    waves: WaveJob, x: np.ndarray, p: np.ndarray, order: np.ndarray
+) -> tuple[AllPairs, np.ndarray, int]:
+    """What all units found, by the samples' own numbers; it lies beside the vectors ``x`` (n, d)."""
     shape = len(p), len(waves.bandwidths), waves.n
-    sums, errors, counts, pairs = np.empty(shape), np.empty(shape), np.zeros(waves.n, np.int64), 0
+    sums, errors, counts, pairs = room(x, shape), room(x, shape), room(x, waves.n, np.int64), 0
     ids = cosines = None
     if waves.k:
-        ids, cosines = (
-            np.lib.format.open_memmap(waves.file(name), "w+", kind, (waves.n, waves.k))
-            for name, kind in (("ids.npy", np.int64), ("cosines.npy", np.float32))
-        )
+        ids, cosines = (room(x, (waves.n, waves.k), kind) for kind in (np.int64, np.float32))
     for unit in waves.units():
         found, rows = required_arrays(waves.part(unit)), order[waves.plan.run(unit[0])]
         sums[:, :, rows], errors[:, :, rows] = found["sums"], found["errors"]
