@@ -1,6 +1,7 @@
 """Files that are either whole or absent; what changes them changes their store, too, if they mirror one."""
 
 import contextlib
+import ctypes
 import errno
 import itertools
 import os
@@ -19,6 +20,7 @@ from kdbias.wording import did_you_mean, similar
 MEND = "put back a whole copy, or make it again with --overwrite"
 """What to do about a file that is damaged."""
 _WEB = re.compile(r"https?:/", re.IGNORECASE)
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _LISTED = 10_000  # names of a folder that are looked through for a proposal
 
 
@@ -144,6 +146,23 @@ def move(old: Path, new: Path) -> None:
     os.replace(old, new)
     if uri_of(new) is not None:
         _mirrors().rename(old, new)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two local folders beside each other take each other's place: at one moment, where that can be."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # no such call in this system
+        swap = ctypes.CDLL(None).renameat2
+        if swap(_HERE, os.fsencode(one.absolute()), _HERE, os.fsencode(other.absolute()), _EXCHANGE) == 0:
+            return
+    aside = aside_of(other)
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+def aside_of(folder: Path) -> Path:
+    """Where `exchange` keeps a folder for a moment; a kill just then leaves it there."""
+    return folder.with_name(f".{folder.name}.replaced")
 
 
 def _mirrors() -> ModuleType:

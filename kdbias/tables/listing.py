@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kdbias.scratch import uri_of
 from kdbias.tables import fingerprints, provenance
-from kdbias.tables.files import remove
+from kdbias.tables.files import exchange, move, remove, remove_tree, sync_folder
 from kdbias.tables.joins import digest_of_ids
 from kdbias.tables.parquet_file import ParquetTable, open_parquet, read_table, write_table
+from kdbias.tables.temporaries import done_with, temporary_beside
 
 FILE_ROWS = 1 << 22
 """Rows of the largest table that is one file."""
@@ -142,6 +144,42 @@ def remove_parts(folder: Path) -> None:
         remove(folder / name)
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+@contextlib.contextmanager
+def whole_parts(folder: Path) -> Iterator[Path]:
+    """A folder to write parts and their listing into, which is then at ``folder``, in place of what was.
+
+    That stays as it is until then, and on an error. In a store, where nothing is renamed, it goes first:
+    cut short, too few parts are there, and say so.
+    """
+    if uri_of(folder) is not None or not folder.exists():
+        (remove_parts if folder.is_dir() else remove)(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    temporary = temporary_beside(folder)
+    try:
+        temporary.mkdir()
+        yield temporary
+        put_parts(temporary, folder)
+    finally:
+        remove_tree(temporary)
+        done_with(temporary)
+
+
+def put_parts(new: Path, folder: Path) -> None:
+    """Give a folder of parts the place of another one, or of a file; what else was in that stays."""
+    if uri_of(folder) is not None or not folder.is_dir():
+        (remove_parts if folder.is_dir() else remove)(folder)
+        move(new, folder)
+        return
+    exchange(new, folder)
+    sync_folder(folder.parent)
+    remove_parts(new)
+    for entry in new.iterdir() if new.exists() else ():
+        if not (folder / entry.name).exists():
+            move(entry, folder / entry.name)
 
 
 def is_only_parts(folder: Path) -> bool:

@@ -29,6 +29,7 @@ from kdbias.tables.listing import (
     part_names,
     read_listing,
     remove_parts,
+    whole_parts,
     write_listing,
 )
 from kdbias.tables.parquet_file import (
@@ -122,17 +123,19 @@ class PartedTable:
 
     @contextlib.contextmanager
     def opened(self, part: int) -> Iterator[ParquetTable]:
-        """A part's file, if it is the one that was listed.
+        """A part's file, if it is the one that was there when the table was opened.
 
         Raises:
             KdbiasError: it is not, or damaged.
         """
         known = self.parts[part]
         with open_parquet(self.path / known.name) as file:
-            if self.listed and (file.mark, file.file.metadata.num_rows) != (known.seal, known.rows):
+            if (file.mark, file.file.metadata.num_rows) != (known.seal, known.rows):
                 raise KdbiasError(
                     f"{file.path} was changed since {LISTING} was written; {MEND}, or remove {LISTING} to "
                     "take the folder as it is"
+                    if self.listed and read_listing(self.path) == [*self.parts]
+                    else f"{self.path} was changed while it was read; run the command again"
                 )
             yield file
 
@@ -243,7 +246,8 @@ def write_rows(
 ) -> Path:
     """Write a table as one file or, past `FILE_ROWS` rows, as parts in a folder; replaces what is there.
 
-    A folder without its listing, as a kill leaves it, holds too few parts, and says so.
+    A folder without its listing, as a kill leaves it where there was none before (or, in a store, in any
+    case), holds too few parts, and says so.
 
     Args:
         cut: rows of each part.
@@ -256,24 +260,25 @@ def write_rows(
     Returns:
         ``file`` or ``folder``.
     """
-    if folder.is_dir():
-        remove_parts(folder)
     if not in_parts(sum(cut)):
+        if folder.is_dir():
+            remove_parts(folder)
         _write(file, make, sum(cut), group, doc, encoding)
         return file
-    remove(file)
-    folder.mkdir(parents=True, exist_ok=True)
     parts, start = [], 0
-    for index, rows in enumerate(cut):
-        table, path = make(start, start + rows), folder / part_name(index)
-        values = table.select([name for name in table.column_names if name not in apart])
-        digests = {"content": fingerprints.of_table(values), "ids": digest_of_ids(table.column("sample_id"))}
-        place = {"part": index, "parts": len(cut)}
-        _write(path, partial(_rows_of, table), rows, group, {**doc, **place, **digests}, encoding)
-        with open_parquet(path) as written:
-            parts.append(ListedPart.of(path.name, written))
-        start += rows
-    write_listing(folder, parts, doc)
+    with whole_parts(folder) as new:
+        for index, rows in enumerate(cut):
+            table, path = make(start, start + rows), new / part_name(index)
+            values = table.select([name for name in table.column_names if name not in apart])
+            ids = digest_of_ids(table.column("sample_id"))
+            about = {"part": index, "parts": len(cut), "content": fingerprints.of_table(values), "ids": ids}
+            _write(path, partial(_rows_of, table), rows, group, {**doc, **about}, encoding)
+            with open_parquet(path) as written:
+                parts.append(ListedPart.of(path.name, written))
+            start += rows
+        write_listing(new, parts, doc)
+    if file != folder:
+        remove(file)
     return folder
 
 

@@ -10,8 +10,17 @@ from typing import Any
 
 from kdbias.errors import KdbiasError
 from kdbias.tables.documents import read_document, read_json, write_json
-from kdbias.tables.files import MEND, move, refuse_special, refuse_web, remove, remove_tree, sync_folder
-from kdbias.tables.listing import LISTING, head_of, remove_parts
+from kdbias.tables.files import (
+    MEND,
+    aside_of,
+    move,
+    refuse_special,
+    refuse_web,
+    remove,
+    remove_tree,
+    sync_folder,
+)
+from kdbias.tables.listing import LISTING, head_of, put_parts
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_footer, read_provenance
 from kdbias.tables.parted_table import PartedTable
@@ -122,6 +131,8 @@ def claim(path: str | os.PathLike[str]) -> Path:
     refuse_special(path)
     if path.is_symlink():
         raise KdbiasError(f"{path} is a link; name the file to write itself, or choose another -o")
+    if not path.exists() and aside_of(path).is_dir():
+        move(aside_of(path), path)
     clean_temporaries(path.parent, path.name)
     return path
 
@@ -152,10 +163,8 @@ def put_in_place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     staged = folder / STAGED
     if staged.exists():
         for file in staged.iterdir():
-            if file.is_dir() and (folder / file.name).is_dir():
-                remove_parts(folder / file.name)  # nothing is renamed over a folder
             if file.name != RECORD:
-                move(file, folder / file.name)
+                (put_parts if file.is_dir() else move)(file, folder / file.name)
         remove(staged / RECORD)
         remove_tree(staged)
     sync_folder(folder)

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import shutil
 import socket
 import time
 import uuid
@@ -29,12 +30,15 @@ def done_with(path: Path) -> None:
 def clean_temporaries(folder: str | os.PathLike[str], name: str = "") -> int:
     """Remove what killed processes left behind in ``folder``, or of its file ``name``; returns how many.
 
-    A file whose process still runs, or may run on another host (which writes to it within a day), is left.
+    What belongs to a process that still runs, or may run on another host (it writes within a day), is left.
     """
     pattern = f"{glob.escape(name)}{'.' if name else ''}*{SUFFIX}"
     stale = [path for path in Path(folder).glob(pattern) if not may_be_alive(path)]
     for path in stale:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(stale)
 
 

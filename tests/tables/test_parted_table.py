@@ -1,6 +1,10 @@
 """A table in parts: read as one, listed, and refused where it is not what was written."""
 
+import contextlib
+import itertools
 import os
+import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdbias.errors import KdbiasError
-from kdbias.tables import listing, parted_table
+from kdbias.tables import files, listing, parted_table
 from kdbias.tables.embedding_table import EmbeddingTable, write_embedding_table
 from kdbias.tables.listing import LISTING, ListedPart, cut_of, part_name, read_listing, write_listing
 from kdbias.tables.parted_table import PartedTable, read_columns, read_ids, write_rows
+from kdbias.tables.run_files import claim
 from kdbias.tables.run_record import Run, Stage
-from kdbias.tables.weight_manifest import read_manifest, write_manifest
+from kdbias.tables.weight_manifest import mean_one, read_manifest, write_manifest
 
 IDS = pa.array([f"s{i}" for i in range(23)], pa.large_string())
 VALUES = np.arange(23) / 7
@@ -118,17 +123,19 @@ def test_repeats_across_parts_are_found(tmp_path: Path, low: None) -> None:
         read_manifest(tmp_path)
 
 
+def write(path: Path, weights: np.ndarray) -> None:
+    write_manifest(path, IDS, None, {}, np.zeros(23), weights, {"stage": "weights"}, cut_of(23, 10))
+
+
 @pytest.mark.parametrize("written", [0, 1, 2, 3])
-def test_what_a_kill_leaves_is_never_whole(
-    tmp_path: Path, low: None, monkeypatch: pytest.MonkeyPatch, written: int
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_interrupted_is_never_half_of_it(
+    tmp_path: Path, low: None, monkeypatch: pytest.MonkeyPatch, written: int, before: bool
 ) -> None:
-    """Killed while a manifest takes another's place, before the listing or any part."""
+    """Before the listing or any part: what was there stays; where nothing was, too few parts say so."""
     path = tmp_path / "w.parquet"
-
-    def write(weights: np.ndarray) -> None:
-        write_manifest(path, IDS, None, {}, np.zeros(23), weights, {"stage": "weights"}, cut_of(23, 10))
-
-    write(np.ones(23))
+    if before:
+        write(path, np.ones(23))
     real, calls = parted_table.parquet_writer, iter(range(9))
 
     def killed(*arguments: object, **more: object) -> object:
@@ -141,14 +148,72 @@ def test_what_a_kill_leaves_is_never_whole(
         if written == 3:
             patch.setattr(parted_table, "write_listing", killed)
         with pytest.raises(KeyboardInterrupt):
-            write(np.arange(23.0))
-    if written == 3:  # all parts are there: as good as listed
-        assert read_manifest(path).weights[0] == 0
-        return
-    with pytest.raises(KdbiasError, match=f"holds {written} of the 3 parts" if written else "is a folder"):
-        read_manifest(path)
-    write(np.arange(23.0))
+            write(path, np.arange(23.0))
+    if before:
+        assert read_manifest(path).weights.tolist() == [1.0] * 23
+    elif written < 3:  # with all parts it is as good as listed
+        with pytest.raises(KdbiasError, match=f"holds {written} of the 3 parts" if written else "is a fold"):
+            read_manifest(path)
+    write(path, np.arange(23.0))
     assert read_manifest(path).weights[0] == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.parquet"]
+
+
+def test_kills_leave_the_old_manifest_or_the_new_one(tmp_path: Path, low: None) -> None:
+    """Of processes that write one over another's, while it is read, too."""
+    path, rng, deaths = tmp_path / "w", random.Random(0), 0
+    both = [mean_one(np.arange(23.0) % m + 1).round(9).tolist() for m in (2, 3)]
+    write(path, np.arange(23.0) % 2 + 1)
+    while deaths < 30:
+        child = os.fork()
+        if not child:
+            try:
+                for m in itertools.cycle((2, 3)):
+                    write(claim(path), np.arange(23.0) % m + 1)
+            finally:
+                os._exit(1)
+        for _ in range(2):
+            with contextlib.suppress(KdbiasError):  # "was changed while it was read"
+                assert read_manifest(path).weights.round(9).tolist() in both
+            time.sleep(0.03 * rng.random())
+        os.kill(child, signal.SIGKILL)
+        deaths += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert read_manifest(path).weights.round(9).tolist() in both
+        assert PartedTable.open(path).listed
+    write(claim(path), np.arange(23.0))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w"]
+
+
+def test_where_folders_cannot_change_places_at_once(
+    tmp_path: Path, low: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two renames, the next command finds what was there before."""
+    path, real = tmp_path / "w", os.rename
+    write(path, np.ones(23))
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda name: None)
+    write(path, np.arange(23.0) + 1)
+    assert read_manifest(path).weights[0] == pytest.approx(1 / 12)
+
+    def killed(old: Path, new: Path) -> None:
+        if new == path:
+            raise KeyboardInterrupt
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, np.ones(23))
+    assert not path.exists()
+    monkeypatch.setattr(os, "rename", real)
+    assert read_manifest(claim(path)).weights[0] == pytest.approx(1 / 12)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_table_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, low: None) -> None:
+    write(tmp_path / "w", np.ones(23))
+    table = PartedTable.open(tmp_path / "w")
+    write(tmp_path / "w", np.arange(23.0))
+    with pytest.raises(KdbiasError, match="w was changed while it was read; run the command again"):
+        table.read(0)
 
 
 def test_a_run_puts_folders_of_parts_in_place(tmp_path: Path, low: None) -> None:
