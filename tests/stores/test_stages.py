@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -18,10 +19,10 @@ from kdbias.data.access import read_at
 from kdbias.data.decode import UnreadableImage
 from kdbias.errors import KdbiasError, MachineError
 from kdbias.scratch import recorded
-from kdbias.tables import listing, stores
+from kdbias.tables import listing, parted_table, stores
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_table
-from kdbias.tables.weight_manifest import read_manifest
+from kdbias.tables.weight_manifest import read_manifest, write_manifest
 
 _OF_TIME = ("created", "seconds", "started", "finished", "digest", "timings", "images_per_second")
 
@@ -216,6 +217,75 @@ def test_a_description_and_its_data_lie_together(bucket, inputs):
     bucket.write("in/d.toml", b'name = "d"\nsource = "d.csv"\n[expect]\nsamples = 90\n')
     source = kdbias.open_data(f"{inputs['store']}/d.toml", images=False)
     assert source.n == 90
+
+
+def test_a_manifest_in_parts_cut_short_while_it_is_replaced_says_so(bucket, monkeypatch, tmp_path):
+    """In a store, where nothing is renamed, also to those who read it elsewhere."""
+    monkeypatch.setattr(listing, "FILE_ROWS", 10)
+    ids, real, calls = pa.array([f"s{i}" for i in range(23)]), parted_table.parquet_writer, iter(range(9))
+
+    def write(weights):
+        path = local_path(bucket.uri("w"))
+        write_manifest(path, ids, None, {}, np.zeros(23), weights, {"stage": "weights"}, [10, 10, 3])
+
+    def killed(*given, **more):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given, **more)
+
+    write(np.ones(23))
+    with monkeypatch.context() as patch:
+        patch.setattr(parted_table, "parquet_writer", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(np.arange(23.0))
+    monkeypatch.setenv("KDBIAS_SCRATCH", str(tmp_path / "another machine"))
+    with pytest.raises(KdbiasError, match="holds 2 of the 3 parts that were to be written: run the command"):
+        read_manifest(bucket.uri("w"))
+    write(np.arange(23.0))
+    assert read_manifest(bucket.uri("w")).weights[0] == 0
+    assert bucket.names() == [f"w/{name}" for name in (listing.LISTING, *map(listing.part_name, range(3)))]
+
+
+_DIES = """
+import os, sys
+import kdbias
+left, replace = int(sys.argv[3]), os.replace
+
+def counted(*args, **kwargs):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), 9)
+    replace(*args, **kwargs)
+
+os.replace = counted
+kdbias.weights(*sys.argv[1:3], method="equilibrium", block_rows=1024, threads=1)
+"""
+
+
+def test_weights_in_blocks_go_on_from_a_store_wherever_they_died(bucket, tmp_path):
+    """Each time on another machine, which has nothing of what was done but the store."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2500, 6)) + 3 * rng.normal(size=(5, 6))[np.arange(2500) % 5]
+    for root in (str(tmp_path / "disk"), bucket.uri("in")):
+        kdbias.write_embedding_table(f"{root}/emb", [f"s{i}" for i in range(2500)], x)
+        kdbias.uniformity(f"{root}/emb", f"{root}/density", k=4, t=(2.0,), rectification="none", threads=1)
+    how = {"method": "equilibrium", "block_rows": 1024, "threads": 1}
+    kdbias.weights(f"{tmp_path}/disk/density", f"{tmp_path}/disk/w.parquet", **how)
+    units, status, root = [], -9, bucket.uri("in")
+    for machine in range(20):
+        scratch = {"KDBIAS_SCRATCH": str(tmp_path / f"machine {machine}")}
+        call = [sys.executable, "-c", _DIES, f"{root}/density", f"{root}/w.parquet", str(20 + 12 * machine)]
+        status = subprocess.run(call, env=os.environ | scratch, capture_output=True).returncode
+        if status != -9:
+            break
+        units.append({name for name in bucket.names("in/w.parquet.pairs") if name.endswith(".npz")})
+    assert status == 0
+    assert len(units) >= 2
+    assert units[1] - units[0]
+    assert not [name for name in bucket.names("in") if ".pairs" in name]
+    found = [read_manifest(f"{root}/w.parquet").weights for root in (f"{tmp_path}/disk", root)]
+    assert np.array_equal(*found)
 
 
 def test_units_of_several_processes_share_a_scratch_folder(bucket, inputs, monkeypatch, tmp_path):
