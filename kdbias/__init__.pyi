@@ -865,7 +865,7 @@ def uniformity(
         seed: seed of the samples that are drawn [0].
         block_rows: samples of a block, a multiple of 1024: pairs are seen a block by a block [as many as --memory
             and 8 units a slot allow; one block where that is all and runs here].
-        plan: print units, bytes and hours of the exact pass, then stop.
+        plan: print units, bytes and hours of the pass, then stop.
         engine: where units of work run: in this process, in the processes of torchrun or srun, on a Ray cluster
             [ranks where WORLD_SIZE is above 1, else here].
         retries: times that a unit may be lost with its worker or node, on Ray [5].

@@ -1,5 +1,8 @@
 """`--plan`: what a stage would take and write; nothing is done."""
 
+import re
+
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -75,6 +78,50 @@ def test_time_grows_with_the_square_of_the_samples_and_memory_with_the_kernel(mo
     assert kept.memory == pytest.approx(4 * 20_000 * 64 + 20_000**2, rel=0.1) or kept.memory > 2**29
     assert recomputed.memory == 4 * 100_000 * 64
     assert PassPlan(settings, "cpu", "x").seconds(20_000, 64) > 0
+
+
+def plan_of(command):
+    result = CliRunner().invoke(main, [*command.split(), "--plan"])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """3,000 samples x 6, of which two blocks of 1,024 samples and one of 952 are made."""
+    root = tmp_path_factory.mktemp("large")
+    x = np.random.default_rng(0).normal(size=(3000, 6))
+    kdbias.write_embedding_table(root / "emb", [f"s{i}" for i in range(3000)], x)
+    kdbias.uniformity(root / "emb", root / "density", k=4, t=(2.0,), rectification="none", threads=1)
+    return root
+
+
+def test_an_estimate_in_units_says_what_it_will_take(large):
+    out = large / "estimate"
+    said = plan_of(f"uniformity {large}/emb -o {out} --search ivf --k 4 --block-rows 1024 --memory 256MiB")
+    # A unit is a wave of samples, or several; it looks into cells of nearly all: 4 x 3,000 x 6 bytes each.
+    found = re.search(
+        r"3,000 samples in (\d) blocks of ([\d,]+) -> (\d) units in 1 wave, 1 at a time; (.*?) read", said
+    )
+    blocks, rows = int(found[1]), int(found[2].replace(",", ""))
+    assert blocks == int(found[3]) == -(-3000 // rows) >= 2
+    assert found[4] == human_bytes(72_000 * (blocks + 1))
+    assert "about" in said
+    assert not out.exists()
+    whole = plan_of(f"uniformity {large}/emb -o {out} --search ivf --k 4")
+    assert "in 1 block of 3,000 -> 1 unit in 1 wave, 1 at a time; 72.0 kB read, up to 0 B of temp" in whole
+
+
+def test_weights_in_blocks_say_what_they_will_take(large):
+    said = plan_of(f"weights {large}/density -o {large}/w.parquet --method equilibrium --block-rows 1024")
+    assert "3 blocks of 1,024 -> 6 units a product, 3 products, 864.0 kB read" in said
+    assert "(a timed product on" in said
+    assert f"{large}/w.parquet.pairs while it runs (about" in said
+    away = plan_of(f"weights {large}/density -o {large}/w.parquet --t 3 --block-rows 1024")
+    assert "3 blocks of 1,024 -> 6 units a product, 1 product, 288.0 kB read" in away
+    known = plan_of(f"weights {large}/density -o {large}/w.parquet --block-rows 1024")
+    assert "reads the density table alone" in known  # at the bandwidth that was measured
+    assert sorted(entry.name for entry in large.iterdir()) == ["density", "emb"]
 
 
 def test_a_plan_for_people():

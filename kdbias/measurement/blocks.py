@@ -27,7 +27,7 @@ from kdbias.sphere.equilibrium.block_jobs import JOBS
 from kdbias.sphere.equilibrium.block_kernel import block_means, needed_by
 from kdbias.sphere.equilibrium.target import kernel_means
 from kdbias.sphere.potentials import probabilities
-from kdbias.sphere.tiles import TILE, seconds_estimate
+from kdbias.sphere.tiles import TILE
 from kdbias.sphere.vectors import require_unit_rows
 from kdbias.tables import fingerprints
 from kdbias.tables.documents import read_document, read_json, write_json
@@ -96,8 +96,13 @@ class Blocks:
         needed = estimate_bytes(n, d, k, schemes, MOST_SWEPT, self.threads, SMALLEST_TILE)
         return needed > self.settings.memory if asked is None else asked < n
 
-    def estimate(self, n: int, d: int, how: Estimate, schemes: int, bandwidths: int) -> tuple[int, Estimate]:
+    def estimate(
+        self, n: int, d: int, how: Estimate, schemes: int, bandwidths: int, begins: bool = True
+    ) -> tuple[int, Estimate]:
         """Samples of a unit of an estimate, and how it is done: with a tile that fits ``--memory``.
+
+        Args:
+            begins: whether it does now; else it is planned, and nothing is made.
 
         Raises:
             KdbiasError: not even the smallest unit fits ``--memory``.
@@ -105,8 +110,10 @@ class Blocks:
         whole = partial(estimate_bytes, n, d, how.k, schemes, bandwidths, self.threads)
         what = f"a unit of an estimate with k={how.k}"
         tile = fitting_tile(lambda tile: whole(tile, held=wave_rows(n, tile)), self.settings.memory, what)
-        rows = self.ground.rows(n, lambda rows: whole(tile, held=max(rows, wave_rows(n, tile))))
-        return rows, replace(how, tile=tile)
+        step = wave_rows(n, tile)
+        plan = self.ground.rows if begins else self.ground.planned
+        rows = plan(n, lambda rows: whole(tile, held=max(rows, step)))
+        return max(rows // step, 1) * step, replace(how, tile=tile)
 
     @property
     def ground(self) -> BlockFolder:
@@ -246,21 +253,35 @@ class Blocks:
         except (KdbiasError, OSError):
             return True
 
-    def describe(self, n: int, d: int, k: int, schemes: int) -> dict[str, Any]:
-        """What a pass would do and take; the hours by one timed tile."""
-        rows = self.rows(n, k, schemes, MOST_SWEPT) or -(-n // TILE) * TILE
-        plan, slots = BlockPlan(n, rows), self.engine.world * self.engine.slots
-        single = plan.blocks == 1 and not self.engine.spread
+    def describe(self, n: int, d: int, k: int, schemes: int, seconds: float | None) -> dict[str, Any]:
+        """What a pass would do and take.
+
+        Args:
+            seconds: of all of it in one process, of a unit's threads; None where nothing tells.
+        """
+        search, slots = self.settings.search, self.engine.world * self.engine.slots
+        rows, vectors, sums = 0, 4 * n * d, 8 * schemes * MOST_SWEPT
+        if search == "exact":
+            rows = self.rows(n, k, schemes, MOST_SWEPT)
+        elif search == "ivf" and self.estimates(n, d, k, schemes):
+            rows = self.estimate(n, d, Estimate(k=k), schemes, MOST_SWEPT, begins=False)[0]
+        plan = BlockPlan(n, rows or -(-n // TILE) * TILE)
+        single, units, waves = plan.blocks == 1 and not self.engine.spread, plan.units, plan.waves
+        read, temporary = vectors * (plan.blocks + 1), vectors + temporary_bytes(plan, k, schemes, MOST_SWEPT)
+        if search != "exact":
+            # A unit looks into cells of nearly all others. Two copies lie there, and what is found.
+            units, waves = plan.blocks, 1
+            temporary = 2 * vectors + n * (2 * sums + 12 * (k + schemes) + 24)
         return {
             "samples": n,
-            "block_rows": n if single else rows,
+            "block_rows": n if single else plan.rows,
             "blocks": plan.blocks,
-            "units": plan.units,
-            "waves": plan.waves,
+            "units": units,
+            "waves": waves,
             "slots": slots,
-            "bytes_read": 4 * n * d if single else 4 * d * n * (plan.blocks + 1),
-            "bytes_temporary": 0 if single else 4 * n * d + temporary_bytes(plan, k, schemes, MOST_SWEPT),
-            "hours": seconds_estimate(n, d, self.threads) / slots / 3600 if self.device == "cpu" else None,
+            "bytes_read": vectors if single else read,
+            "bytes_temporary": 0 if single else temporary,
+            "hours": None if seconds is None else seconds / slots / 3600,
         }
 
 

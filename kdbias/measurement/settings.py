@@ -124,7 +124,7 @@ class _Measuring(Aiming):
     block_rows: int | None = shared.block_rows(
         "as many as --memory and 8 units a slot allow; one block where that is all and runs here"
     )
-    plan: bool = option(False, "print units, bytes and hours of the exact pass, then stop", operational=True)
+    plan: bool = option(False, "print units, bytes and hours of the pass, then stop", operational=True)
 
     def check(self) -> None:
         """Refuse options that contradict each other."""
@@ -135,10 +135,10 @@ class _Measuring(Aiming):
             )
         shared.refuse_off_grid(self.block_rows)
         if self.search != "exact":
-            self.refuse_idle({"plan": "only a pass of --search exact is planned"})
             self.refuse_idle({"precision": "an estimate is float32"})
         if self.search == "hnsw":
-            self.refuse_idle({"block_rows": "a graph is not made in blocks"})
+            without = "a graph is not made in blocks"
+            self.refuse_idle({"plan": without, "block_rows": without})
             if self.device.startswith("cuda"):
                 raise KdbiasError("--search hnsw runs on the CPU; use --device cpu, or --search exact or ivf")
 

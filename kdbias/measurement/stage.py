@@ -152,7 +152,9 @@ def uniformity(
         blocks = Blocks(out / PAIRS, settings, engine, table.fingerprint, device, threads)
         aim = open_target(settings, table, load=unread) if settings.towards else None
         if settings.plan:
-            document = blocks.describe(table.n, table.d, k, 1 + len(added))
+            how = PassPlan(replace(settings, threads=threads), device, out / SNAPSHOT)
+            seconds = how.seconds(table.n, table.d) if how.where == "cpu" else None
+            document = blocks.describe(table.n, table.d, k, 1 + len(added), seconds)
             done = (
                 not overwrite
                 and finished_alike(out, STAGE, config, inputs, defaults)

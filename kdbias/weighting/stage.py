@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from kdbias.display.table import Table
 from kdbias.errors import ConfigChangedError, KdbiasError
 from kdbias.functions import takes_settings
 from kdbias.planning import Planned
+from kdbias.sphere.blocks.folder import BlockFolder
 from kdbias.sphere.equilibrium.block_jobs import JOBS
 from kdbias.tables import fingerprints, provenance
 from kdbias.tables.density_table import DensityTable, read_density
@@ -28,6 +29,7 @@ from kdbias.weighting.exclusion import Exclusion
 from kdbias.weighting.making import make
 from kdbias.weighting.planned import plan_weights
 from kdbias.weighting.samples import EmbeddingSource
+from kdbias.weighting.schemes.density import InverseDensity
 from kdbias.weighting.schemes.matched import told
 from kdbias.weighting.settings import WeightsSettings
 from kdbias.wording import counted, visible, visible_lines
@@ -196,12 +198,11 @@ def weights(
     kept = table.only(np.flatnonzero(~exclusion.out)) if exclusion.out.any() else table
     source = EmbeddingSource(kept, settings.embeddings)
     made_from = _made_from(table, source, settings, exclusion)
-    if plan:
-        path, defaults = Path(output), asked.defaults(made_from["config"])
-        done = not overwrite and _is_finished(path, table.n, made_from, defaults)
-        return _planned(kept, source, settings, path, done)
-    path, (config, inputs) = claim(output), made_from.values()
+    path, (config, inputs) = Path(output) if plan else claim(output), made_from.values()
     with opened_ground(settings, Path(f"{path}.pairs"), fingerprints.of_json([config, inputs])) as ground:
+        if plan:
+            done = not overwrite and _is_finished(path, table.n, made_from, asked.defaults(config))
+            return _planned(kept, source, settings, path, ground, done)
         if ground is not None and ground.engine.rank:
             units = ground.assist(JOBS, lambda: _is_made(path, overwrite, began))
             return _assisted(kept, settings, path, units)
@@ -258,12 +259,21 @@ def _is_made(path: Path, overwrite: bool, began: float) -> bool:
 
 
 def _planned(
-    table: DensityTable, source: EmbeddingSource, settings: WeightsSettings, output: Path, done: bool
+    table: DensityTable,
+    source: EmbeddingSource,
+    settings: WeightsSettings,
+    output: Path,
+    ground: BlockFolder | None,
+    done: bool,
 ) -> WeightsResult:
     """What the manifest would take; nothing where it is done."""
-    planned = plan_weights(table.n, source.measured[0].d, settings, output)
-    planned = Planned.finished(STAGE, output) if done else planned
-    return _unmade(table, settings, output, state="planned", planned=planned)
+    found = _unmade(table, settings, output, state="planned", planned=Planned.finished(STAGE, output))
+    if done:
+        return found
+    scheme, alone = settings.chosen, found.distinct == found.n or settings.collapse == "none"
+    known = isinstance(scheme, InverseDensity) and scheme.is_measured(table, alone)
+    planned = plan_weights(found.n, source.measured[0].d, settings, output, ground, known)
+    return replace(found, planned=planned)
 
 
 def _assisted(table: DensityTable, settings: WeightsSettings, output: Path, units: int) -> WeightsResult:

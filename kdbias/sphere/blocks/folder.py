@@ -88,6 +88,12 @@ class BlockFolder:
         return self._plan().get("rows") is not None
 
     def rows(self, n: int, needed: Callable[[int], int]) -> int:
+        """As of `planned`, of work that begins now: the folder is made, and is this run's."""
+        rows = self.planned(n, needed)
+        self._open(rows)
+        return rows
+
+    def planned(self, n: int, needed: Callable[[int], int]) -> int:
         """Rows of a block: planned, or those that the folder's work was begun with.
 
         Args:
@@ -106,7 +112,6 @@ class BlockFolder:
         rows = int(known or self.asked or planned_rows(n, self.slots, needed, self.memory))
         at_least = max(rows, TILE)
         require_memory(needed(at_least), self.memory, f"a unit of two blocks of {at_least:,} samples")
-        self._open(rows)
         return rows
 
     def _plan(self) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def estimate_in_blocks(
 
     Args:
         ground: where the copy and the units' files lie, and what engine does units.
-        rows: of a unit, about.
+        rows: of a unit, a multiple of `wave_rows`.
         x: (n, d) float32 unit rows, mapped.
         bandwidths, weights, how: as there.
 
@@ -227,7 +227,7 @@ def estimate_in_blocks(
     step = wave_rows(n, how.tile)
     of = [*x.shape, list(bandwidths), how.k, how.near, how.seed, how.tile]
     key = fingerprints.of_json([of, fingerprints.of_arrays(p)])[:16]
-    given = (ground.folder, key, n, max(rows // step, 1) * step, step, tuple(map(float, bandwidths)))
+    given = (ground.folder, key, n, rows, step, tuple(map(float, bandwidths)))
     waves = WaveJob(*given, how.k, how.near, how.tile, ground.threads)
     order = _sorted(ground, x, how)
     job = _job_of(ground, waves, p, order, how)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kdbias.sphere.equilibrium.kernel_matrix import KernelMatrix
     from kdbias.sphere.equilibrium.solution import Equilibrium as Solution
     from kdbias.sphere.equilibrium.solution import Groups
+    from kdbias.tables.density_table import DensityTable
     from kdbias.weighting.samples import Samples
 
 _LINE_EVERY_SECONDS = 10.0
@@ -53,15 +54,25 @@ class InverseDensity(InBlocks, AtBandwidth, Scheme):
     assumes = ALIKE
     finest = True  # over the ladder it evens out more than there is to even out (docs/results)
 
+    def is_measured(self, density: DensityTable, alone: bool) -> bool:
+        """Whether the density table has what this needs.
+
+        Args:
+            alone: as of `Samples`.
+        """
+        from kdbias.tables.density_table import potential_column
+
+        t = self.bandwidth
+        return alone and isinstance(t, float) and potential_column(t) in density.table.column_names
+
     def weigh(self, samples: Samples) -> Weights:
         """Weights (m,): one over the density."""
         import numpy as np
 
         from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
-        from kdbias.tables.density_table import potential_column
 
         t, density = self.bandwidth, samples.density
-        if isinstance(t, float) and potential_column(t) in density.table.column_names and samples.alone:
+        if isinstance(t, float) and self.is_measured(density, samples.alone):
             rho = density.potential(t)
             return Weights(1 / np.maximum(rho, 1 / samples.n), {"potential": "density table"})
         try:
