@@ -29,9 +29,9 @@ from kdbias.measurement.suspects import judged
 from kdbias.sphere.duplicates import NEAR_DUPLICATE_COSINE, first_with_same_vector
 from kdbias.sphere.room import beside, filled
 from kdbias.tables import provenance
+from kdbias.tables.columns import encode_parts
 from kdbias.tables.documents import write_json
 from kdbias.tables.embedding_table import EmbeddingTable
-from kdbias.tables.joins import encode_parts
 from kdbias.tables.run_record import Run, Stage
 from kdbias.targets.opening import OpenTarget
 

@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdbias.errors import KdbiasError
-from kdbias.tables.joins import as_strings
+from kdbias.tables.joins import as_strings, encode
 
 EMBEDDING = ("sample_id", "label", "norm", "norm_flip", "embedding", "embedding_flip")
 IMAGE = tuple(
@@ -105,6 +106,14 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
 def is_bytes(kind: pa.DataType) -> bool:
     """Whether values of this type are bytes of any length, however Arrow keeps them."""
     return str(kind) in ("binary", "large_binary", "binary_view")
+
+
+def encode_parts(parts: Iterable[pa.Array]) -> tuple[np.ndarray, pa.Array]:
+    """As of `joins.encode`, of a column (n,) large_string that comes in parts, twice."""
+    names = pa.concat_arrays([pa.array([], pa.large_string()), *(pc.unique(part) for part in parts)])
+    names = pc.unique(names.drop_null())
+    names = names.take(pc.sort_indices(names))
+    return np.concatenate([encode(part, names)[0] for part in parts]), names
 
 
 def require_plain(table: pa.Table, where: object, names: Iterable[str]) -> None:

@@ -14,9 +14,9 @@ from kdbias.display.result import Result
 from kdbias.display.table import Table
 from kdbias.errors import KdbiasError
 from kdbias.tables import columns, fingerprints, provenance
-from kdbias.tables.columns import as_names, refuse_repeated, require_numbers, require_plain
+from kdbias.tables.columns import as_names, encode_parts, refuse_repeated, require_numbers, require_plain
 from kdbias.tables.files import MEND, absent
-from kdbias.tables.joins import ColumnParts, Ids, align, as_strings, encode_parts, require_unique, shown
+from kdbias.tables.joins import ColumnParts, Ids, align, as_strings, require_unique, shown
 from kdbias.tables.listing import cut_of, located, part_names
 from kdbias.tables.mirrors import local_path
 from kdbias.tables.parquet_file import read_schema, read_table, require_columns, write_table

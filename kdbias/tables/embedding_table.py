@@ -258,8 +258,7 @@ class EmbeddingTable(Result):
         """
         found, start = np.empty((self.n, len(columns.IMAGE)), np.float32), 0
         for part in self._of_images(columns.IMAGE):
-            for place, values in enumerate(part.columns):
-                found[start : start + len(part), place] = values.to_numpy()
+            found[start : start + len(part)] = np.stack([v.to_numpy() for v in part.columns], axis=1)
             start += len(part)
         return found if np.isfinite(found[:, 0]).any() else None
 

@@ -6,7 +6,7 @@ and `align` makes its hash tables of one bucket after another: of ids whose hash
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -122,8 +122,7 @@ class Ids(ColumnParts):
         known = self.take(rows[copies])
 
         def of(start: int, stop: int) -> pa.Array:
-            first, last = np.searchsorted(copies, [start, stop])
-            places = np.full(stop - start, -1)
+            places, (first, last) = np.full(stop - start, -1), np.searchsorted(copies, [start, stop])
             places[copies[first:last] - start] = np.arange(first, last)
             return known.take(pa.array(places, mask=places < 0))
 
@@ -335,14 +334,6 @@ def encode(values: pa.Array, names: pa.Array | None = None) -> tuple[np.ndarray,
     codes = pc.index_in(values, value_set=names, skip_nulls=True)
     codes = codes.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return codes, names
-
-
-def encode_parts(parts: Iterable[pa.Array]) -> tuple[np.ndarray, pa.Array]:
-    """As of `encode`, of a column (n,) large_string that comes in parts, twice."""
-    names = pa.concat_arrays([pa.array([], pa.large_string()), *(pc.unique(part) for part in parts)])
-    names = pc.unique(names.drop_null())
-    names = names.take(pc.sort_indices(names))
-    return np.concatenate([encode(part, names)[0] for part in parts]), names
 
 
 def encode_all(values: pa.Array) -> tuple[np.ndarray, pa.Array]:
