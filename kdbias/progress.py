@@ -70,9 +70,9 @@ class _LineBar:
             return
         self.last_line = now
         rate = (self.done - self.before) / (now - self.started)
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        left = f"{(self.total - self.done) / rate:,.0f} s left" if rate > 0 else "time left not known yet"
         done = f"{self.done:,.0f}/{self.total:,.0f} {self.unit}"
-        say(f"{self.label}: {done}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left")
+        say(f"{self.label}: {done}, {rate:,.1f} {self.unit}/s, {left}")
 
     def set_postfix_str(self, text: str) -> None:
         """Accepted for the sake of the terminal bar's interface; lines stay short."""

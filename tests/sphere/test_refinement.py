@@ -10,6 +10,7 @@ from kdbias.sphere.equilibrium.refinement import refine
 from kdbias.sphere.equilibrium.simplex import FeasibleSet
 from kdbias.sphere.equilibrium.solution import Effort, Equilibrium, Groups
 from kdbias.sphere.equilibrium.solve import solve
+from kdbias.sphere.equilibrium.soundings import Soundings
 
 
 def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -157,6 +158,19 @@ def test_steps_that_are_too_long_are_damped():
     kernel.stand_in = Matrix(np.zeros((60, 60)))  # every step goes all the way to a corner
     result = refined(kernel, FeasibleSet.of(60))
     assert result.gap < 0.5 * (result.start_energy - result.energy)
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_soundings_that_mislead_cost_products_but_no_truth(kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(Soundings, "field", lambda self, v: 0.05 * rng.normal(size=len(v)))
+    x = rows(400, 8)
+    best = solve(TiledKernel(x, 2.0), tolerance=1e-5, **OPTIONS[kind])
+    kernel = recomputed(x, 2.0, 400 * 24 * 60)
+    result = solve(kernel, **OPTIONS[kind])
+    assert result.certified
+    assert result.energy - best.energy <= result.gap + 1e-9
+    assert result.potentials == pytest.approx(TiledKernel(x, 2.0).apply(result.p, exact=True), rel=1e-6)
 
 
 def test_after_the_first_no_round_begins_that_cannot_be_judged_in_time():

@@ -11,7 +11,7 @@ from kdbias.sphere.equilibrium.kernel_matrix import Bandwidth
 from kdbias.sphere.vectors import second_moment
 
 _SAMPLED_ROWS = 256
-_SAMPLED_COLUMNS = 1 << 18  # that the sampled rows are seen with
+_SAMPLED_COLUMNS = 1 << 16  # that the sampled rows are seen with
 _MOST_NEAR = 128  # near pairs a row, on average; beyond it the sparse part would be the dearer one
 _BYTES_A_PAIR = 24  # while the sparse matrix is put together
 _MOST_DIRECTIONS = 128
