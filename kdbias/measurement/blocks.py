@@ -46,6 +46,9 @@ _SHAPE = {
     "near": (float, None),
 }
 
+_UNIT_PAIRS = 10**11  # of which an estimate's unit looks at some hundredths: about half a minute's work
+_SHORT = 10  # units' work, which is done in memory, where it fits
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -87,14 +90,15 @@ class Blocks:
         return found
 
     def estimates(self, n: int, d: int, k: int, schemes: int) -> bool:
-        """Whether an estimate is done in units, rather than all of it in this process."""
+        """Whether an estimate is done in units: too large to fit, or so long that it has to survive kills."""
         asked, ground = self.settings.block_rows, self.ground
         if self.device != "cpu":
             return False
         if self.engine.spread or ground.begun:
             return True
         needed = estimate_bytes(n, d, k, schemes, MOST_SWEPT, self.threads, SMALLEST_TILE)
-        return needed > self.settings.memory if asked is None else asked < n
+        too_large = needed > self.settings.memory or n * n > _SHORT * _UNIT_PAIRS
+        return too_large if asked is None else asked < n
 
     def estimate(
         self, n: int, d: int, how: Estimate, schemes: int, bandwidths: int, begins: bool = True
@@ -112,7 +116,8 @@ class Blocks:
         tile = fitting_tile(lambda tile: whole(tile, held=wave_rows(n, tile)), self.settings.memory, what)
         step = wave_rows(n, tile)
         plan = self.ground.rows if begins else self.ground.planned
-        rows = plan(n, lambda rows: whole(tile, held=max(rows, step)))
+        most = max(_UNIT_PAIRS // n // step, 1) * step
+        rows = plan(n, lambda rows: whole(tile, held=max(rows, step)), most)
         return max(rows // step, 1) * step, replace(how, tile=tile)
 
     @property

@@ -10,6 +10,7 @@ import pytest
 
 from kdbias import progress
 from kdbias.errors import KdbiasError
+from kdbias.measurement import blocks
 from kdbias.measurement.files import read_neighbors
 from kdbias.measurement.stage import UniformityResult, uniformity
 from kdbias.tables.density_table import read_density
@@ -190,3 +191,12 @@ def test_kills_and_a_second_process_change_no_estimate(table, tmp_path) -> None:
     whole = contents(tmp_path / "whole")
     assert contents(tmp_path / "killed") == whole
     assert contents(tmp_path / "ranks") == whole
+
+
+def test_a_long_estimate_is_done_in_units_of_bounded_work(table, tmp_path, monkeypatch) -> None:
+    plan = {"search": "ivf", "plan": True}
+    short = measure(table, tmp_path / "out", **plan).document
+    assert short["units"] == 1
+    monkeypatch.setattr(blocks, "_UNIT_PAIRS", 10**6)
+    long = measure(table, tmp_path / "out", **plan).document
+    assert (long["block_rows"], long["units"]) == (1125, 4)

@@ -87,18 +87,19 @@ class BlockFolder:
         """Whether blocks are planned already, by a run that was killed."""
         return self._plan().get("rows") is not None
 
-    def rows(self, n: int, needed: Callable[[int], int]) -> int:
+    def rows(self, n: int, needed: Callable[[int], int], most: int | None = None) -> int:
         """As of `planned`, of work that begins now: the folder is made, and is this run's."""
-        rows = self.planned(n, needed)
+        rows = self.planned(n, needed, most)
         self._open(rows)
         return rows
 
-    def planned(self, n: int, needed: Callable[[int], int]) -> int:
+    def planned(self, n: int, needed: Callable[[int], int], most: int | None = None) -> int:
         """Rows of a block: planned, or those that the folder's work was begun with.
 
         Args:
             n: rows of all blocks.
             needed: bytes of a unit at so many rows of a block.
+            most: rows, unless others were asked for.
 
         Raises:
             KdbiasError: blocks other than those it was begun with are asked for, or they need more memory.
@@ -109,7 +110,8 @@ class BlockFolder:
                 f"{self.folder} was begun with --block-rows {known}, not {self.asked}; leave that out to go "
                 "on, or remove the folder to begin anew"
             )
-        rows = int(known or self.asked or planned_rows(n, self.slots, needed, self.memory))
+        fitting = planned_rows(n, self.slots, needed, self.memory)
+        rows = int(known or self.asked or min(fitting, most or fitting))
         at_least = max(rows, TILE)
         require_memory(needed(at_least), self.memory, f"a unit of two blocks of {at_least:,} samples")
         return rows
