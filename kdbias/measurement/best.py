@@ -10,6 +10,7 @@ from kdbias import progress
 from kdbias.measurement.distribution import rectification
 from kdbias.sphere.equilibrium.device_kernel import DeviceKernel, product_seconds, takes_products
 from kdbias.sphere.equilibrium.kernel_matrix import LADDER, Bandwidth, Matching, TiledKernel, kernel_matrix
+from kdbias.sphere.equilibrium.levelling import levelled
 from kdbias.sphere.equilibrium.solution import Equilibrium, GapShare, Groups
 from kdbias.sphere.equilibrium.solve import solve
 from kdbias.sphere.equilibrium.target import Target
@@ -137,7 +138,7 @@ def search_best(
 ) -> list[dict[str, Any]]:
     """``best`` with the least energies at these bandwidths and their certificates.
 
-    Each search starts from what the one before it found, the first from weights by inverse density.
+    Each search starts from weights by inverse density, levelled (`levelling`).
 
     Args:
         best: as known so far.
@@ -152,23 +153,13 @@ def search_best(
         return [entry | {"reason": reason} if entry["t"] in bandwidths else entry for entry in best]
     rows = x if groups.distinct == len(x) else x[groups.first]
     found: dict[float, dict[str, Any]] = {}
-    start = None
     for t in sorted(bandwidths, reverse=True):
         where = f" on {resources.device}" if resources.on_device else ""
         progress.say(f"searching the best re-weighting at t={t:g}{where}")
         with progress.bar(100, "%", f"best re-weighting at t={t:g}") as bar:
-            kernel = resources.kernel(rows, t)
-            if start is None:  # inverse density is near to the best, and the kernel's row sums are at hand
-                near = 1 / kernel.row_sums
-                start = groups.spread(near / near.sum())
-            solution = solve(
-                kernel,
-                duplicates=groups,
-                tolerance=_TOLERANCE,
-                start=start,
-                progress=GapShare(bar, _TOLERANCE),
-            )
-        start = solution.p
+            kernel, shown = resources.kernel(rows, t), GapShare(bar, _TOLERANCE)
+            start = groups.spread(levelled(kernel, groups.natural, 0.95 * _TOLERANCE, shown))
+            solution = solve(kernel, duplicates=groups, tolerance=_TOLERANCE, start=start, progress=shown)
         reason = None if solution.proven else "the kernel is approximated, so there is no certificate"
         found[t] = _known(solution) | {"effective_distinct": 1 / solution.energy, "reason": reason}
     return [entry | found.get(entry["t"], {}) for entry in best]

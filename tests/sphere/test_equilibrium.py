@@ -4,8 +4,10 @@ from scipy.optimize import minimize
 
 from kdbias.errors import KdbiasError
 from kdbias.sphere.equilibrium.kernel_matrix import TiledKernel
+from kdbias.sphere.equilibrium.levelling import levelled
 from kdbias.sphere.equilibrium.solution import least_possible
 from kdbias.sphere.equilibrium.solve import solve
+from tests import reference
 
 CONSTRAINTS = {
     "none": {},
@@ -254,3 +256,16 @@ def test_no_distribution_is_below_the_bound_of_any(t):
     field = kernel @ (spoiled / spoiled.sum())
     energy = spoiled @ field / spoiled.sum()
     assert energy - least_possible(field, energy, largest) < 1.5 * (energy - field.min())
+
+
+def test_levelled_inverse_density_is_nearly_the_best_after_few_products() -> None:
+    x = reference.clustered_sphere(900, 16, 12)
+    kernel, seen = TiledKernel(x, 4.0, threads=1), []
+    p = levelled(kernel, reference.natural(len(x)), 9e-3, lambda *now: seen.append(now))
+    assert p.min() > 0
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    best = solve(kernel, tolerance=1e-4).energy
+    natural, energy = reference.energy(x, 4.0), reference.energy(x, 4.0, p)
+    assert best * (1 - 1e-6) <= energy <= best + 9e-3 * (natural - energy)
+    assert energy == pytest.approx(seen[-1][1], rel=1e-5)
+    assert len(seen) < 25
