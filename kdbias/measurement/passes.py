@@ -1,5 +1,6 @@
 """One pass over a data set's pairs, exact or estimated, and what it is expected to cost."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +31,8 @@ from kdbias.tables.embedding_table import EmbeddingTable
 from kdbias.tables.files import remove
 from kdbias.wording import counted, duration
 
-_HALF_AT = 75_000  # samples at which an estimate costs half of the exact pass (docs/measurement.md)
-_FALLS = 0.83  # the exponent at which it costs less of more samples
+_LOOKED_AT = 0.05  # of the pairs: what an estimate is taken to need, before its data say so
+_A_CELL = 5  # what finding cells and seeing far ones costs, in pairs of the exact pass (docs/measurement.md)
 _TIMES = 5  # as long as an estimate: then that is pointed out
 _QUERIES = 384
 _TIMED = 8192  # samples of the small pass that is timed on a GPU
@@ -188,9 +189,9 @@ class PassPlan:
         return spent * (n / side) ** 2
 
     def _seconds(self, n: int, d: int) -> tuple[float, float]:
-        """Of an exact pass on the CPU, and of an estimate."""
+        """Of an exact pass on the CPU, which sees each pair once, and of an estimate, which sees it twice."""
         exact = seconds_estimate(n, d, self.threads)
-        return exact, exact * (_HALF_AT / n) ** _FALLS / 2 + 1
+        return exact, exact * (2 * _LOOKED_AT + _A_CELL * (16 * math.sqrt(n) + 1500) / n) + 1
 
     def run(
         self,
