@@ -275,7 +275,7 @@ def test_weights_in_blocks_go_on_from_a_store_wherever_they_died(bucket, tmp_pat
     units, status, root = [], -9, bucket.uri("in")
     for machine in range(20):
         scratch = {"KDBIAS_SCRATCH": str(tmp_path / f"machine {machine}")}
-        call = [sys.executable, "-c", _DIES, f"{root}/density", f"{root}/w.parquet", str(20 + 12 * machine)]
+        call = [sys.executable, "-c", _DIES, f"{root}/density", f"{root}/w.parquet", str(12 + 8 * machine)]
         status = subprocess.run(call, env=os.environ | scratch, capture_output=True).returncode
         if status != -9:
             break

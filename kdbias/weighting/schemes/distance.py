@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from kdbias import progress
 from kdbias.errors import KdbiasError
 from kdbias.settings import option
-from kdbias.tables.provenance import options_in
 from kdbias.weighting.schemes.scheme import ALIKE, Scheme, Weights
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ def neighbour_cosines(samples: Samples) -> tuple[np.ndarray, str]:
     from kdbias.tables.joins import align
     from kdbias.tables.listing import located
     from kdbias.tables.parted_table import read_ids
+    from kdbias.tables.provenance import options_in
 
     m, where, density = samples.m, samples.where, samples.density
     if m < 2:
