@@ -116,7 +116,7 @@ class Blocks:
         tile = fitting_tile(lambda tile: whole(tile, held=wave_rows(n, tile)), self.settings.memory, what)
         step = wave_rows(n, tile)
         plan = self.ground.rows if begins else self.ground.planned
-        most = max(_UNIT_PAIRS // n // step, 1) * step
+        most = max(_UNIT_PAIRS // n // step, self.threads) * step  # a thread does a step at a time
         rows = plan(n, lambda rows: whole(tile, held=max(rows, step)), most)
         return max(rows // step, 1) * step, replace(how, tile=tile)
 

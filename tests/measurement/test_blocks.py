@@ -198,5 +198,7 @@ def test_a_long_estimate_is_done_in_units_of_bounded_work(table, tmp_path, monke
     short = measure(table, tmp_path / "out", **plan).document
     assert short["units"] == 1
     monkeypatch.setattr(blocks, "_UNIT_PAIRS", 10**6)
-    long = measure(table, tmp_path / "out", **plan).document
-    assert (long["block_rows"], long["units"]) == (1125, 4)
+    monkeypatch.setattr(blocks, "wave_rows", lambda n, tile: 512)  # that one thread does at a time
+    for threads, expected in ((1, (512, 9)), (2, (1024, 5))):
+        long = measure(table, tmp_path / "out", **plan, threads=threads).document
+        assert (long["block_rows"], long["units"]) == expected
