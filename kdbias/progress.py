@@ -60,13 +60,14 @@ class _LineBar:
 
     def __init__(self, total: float, unit: str, label: str, done: float = 0) -> None:
         self.total, self.unit, self.label = total, unit, label
+        self.quiet = is_quiet()  # here: a thread that moves it on knows nothing of that
         self.before = self.done = done
         self.started = self.last_line = time.monotonic()
 
     def update(self, n: float = 1) -> None:
         self.done += n
         now = time.monotonic()
-        if now - self.last_line < _LINE_EVERY_SECONDS:
+        if self.quiet or now - self.last_line < _LINE_EVERY_SECONDS:
             return
         self.last_line = now
         rate = (self.done - self.before) / (now - self.started)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from kdbias import progress
 from kdbias.cli import main
 from kdbias.embedding.stage import EmbedResult
 from kdbias.errors import KdbiasError
@@ -165,3 +167,13 @@ def test_a_bar_counts_in_whole_numbers(monkeypatch):
         progress.refresh()
     assert " 45/1,000,000 Mpairs [" in err.getvalue()
     assert "08876" not in err.getvalue()
+
+
+def test_a_quiet_bar_is_quiet_in_other_threads_too(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", 0.0)
+    for quiet, lines in ((False, 1), (True, 0)):
+        with progress.quiet(quiet), progress.bar(10, "units", "done") as bar:
+            thread = threading.Thread(target=bar.update)
+            thread.start()
+            thread.join()
+        assert capsys.readouterr().err.count("done: 1/10 units") == lines

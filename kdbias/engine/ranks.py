@@ -36,7 +36,11 @@ def announced(explicit: bool) -> tuple[int, int]:
     Raises:
         KdbiasError: they do not fit together, or ranks were asked for and no launcher speaks of any.
     """
-    if not explicit or "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+    known = {"RANK", "WORLD_SIZE"} & os.environ.keys()
+    if explicit and len(known) == 1:
+        missing = ({"RANK", "WORLD_SIZE"} - known).pop()
+        raise KdbiasError(f"--engine ranks: {known.pop()} is set, but {missing} is not; set both")
+    if not explicit or known:
         return rank_and_world()
     with contextlib.suppress(KeyError, ValueError):
         rank, world = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
@@ -61,7 +65,8 @@ class Ranks(Here):
         """This process's share, then a wait for the others'.
 
         Where none of the others' files comes for a minute (or five times the longest unit here), the
-        units that lack one are done here: whose process died or has not begun is not waited for for ever.
+        units that lack one are done here, one after another, until one comes again: whose process died or has
+        not begun is not waited for for ever.
         Doing a unit twice costs time alone.
         """
         yield from self._timed(work, [item for item in items[self.rank :: self.world] if not done(item)])
@@ -75,7 +80,7 @@ class Ranks(Here):
                 say(f"process {self.rank}: nothing came from others; one of {len(left):,} units is done here")
                 own = left[self.rank * len(left) // self.world]  # another one than each other process takes
                 yield from self._timed(work, [own])
-                seen = time.monotonic() - max(_STALE, _SLOWER * self._longest)  # go on at once
+                left.remove(own)  # so that it is no sign of others, and the next one follows at once
 
     def _timed(self, work: Callable[..., Iterator[Any]], items: list[Any]) -> Iterator[Any]:
         for item in items:

@@ -25,6 +25,7 @@ from kdbias.wording import counted
 
 _LOOK = 5.0  # seconds between looks at the cluster while no unit ends
 _PATIENCE = 600.0  # seconds that units wait for a node that could hold them
+_ANSWER = 10.0  # seconds within which a head is to answer
 _AHEAD = 2  # units given out for each that can run
 
 
@@ -63,12 +64,18 @@ class RayTasks(Here):
 
     def _join(self, address: str | None) -> None:
         quietly = {"log_to_driver": False, "logging_level": logging.ERROR}
+        where = address or os.environ.get("RAY_ADDRESS")
+        if where is not None:
+            _require_head(where)
         try:
             self._ray.init(address=address or "auto", **quietly)
         except ConnectionError as error:
-            if address is not None or "RAY_ADDRESS" in os.environ:
-                where = address or os.environ["RAY_ADDRESS"]
-                raise KdbiasError(f"--engine ray: no cluster at {where} ({first_line(error)})") from None
+            if where is not None:
+                raise KdbiasError(
+                    f"--engine ray: what answers at {where} does not let this process in "
+                    f"({first_line(error)}): it is no head of Ray, has another version of it, or asks for a "
+                    "token (export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as where the head was started)"
+                ) from None
             say("--engine ray: none runs here and RAY_ADDRESS names none; one is started on this machine")
             self._ray.init(include_dashboard=False, **quietly)
 
@@ -155,6 +162,24 @@ class RayTasks(Here):
         )
 
 
+def _require_head(where: str) -> None:
+    """Refuse an address at which nothing answers: Ray itself would try for minutes.
+
+    Args:
+        where: HOST:PORT; another word of RAY_ADDRESS, such as ``auto``, is left to Ray.
+    """
+    host, colon, port = where.rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise KdbiasError(
+            f"--engine ray: nothing answers at {where} ({first_line(error)}); name the head as HOST:PORT, "
+            "such as ray:10.0.0.1:6379"
+        ) from None
+
+
 def _amount(name: str, value: float) -> str:
     return f"{value / 2**30:.3g} GiB" if name == "memory" else f"{value:g} {name}"
 
@@ -190,7 +215,5 @@ def _unit(
     except KdbiasError as error:
         return "refused", str(error)
     except OSError as error:
-        return (
-            "failed",
-            f"{error.strerror or first_line(error)} ({error.filename}, node {host})",
-        )
+        seen = "; do all nodes see that folder?" if isinstance(error, FileNotFoundError) else ""
+        return "failed", f"{error.strerror or first_line(error)} ({error.filename}, node {host}){seen}"

@@ -84,7 +84,11 @@ class Blocks:
         def needed(rows: int) -> int:
             return unit_bytes(rows, k, schemes, bandwidths, self.threads)
 
-        found = asked or planned_rows(n, self.engine.world * self.engine.slots, needed, memory)
+        begun = _begun(self.folder)
+        known = begun["rows"] if begun is not None and begun["n"] == n else 0
+        if not known or needed(known) > memory:
+            known = planned_rows(n, self.engine.world * self.engine.slots, needed, memory)
+        found = asked or known
         what = f"a unit of two blocks of {max(found, TILE):,} samples with k={k}"
         require_memory(needed(max(found, TILE)), memory, what)
         return found

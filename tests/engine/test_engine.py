@@ -101,3 +101,33 @@ def test_nothing_imports_ray_unasked() -> None:
         "assert 'ray' not in sys.modules, 'ray'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_units_of_a_dead_process_are_done_one_after_another_once_it_is_given_up(monkeypatch) -> None:
+    given(monkeypatch, "RANK=0 WORLD_SIZE=2")
+    now, made = [0.0], list[int]()
+    monkeypatch.setattr(ranks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ranks.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def work(items):
+        for item in items:
+            made.append(item)
+            yield item
+
+    list(ranks.Ranks().settle(work, list(range(40)), made.__contains__))
+    assert sorted(made) == list(range(40))
+    assert 60 < now[0] < 70  # one minute of waiting, not one for each unit
+
+
+@pytest.mark.parametrize("alone", ["RANK=0", "WORLD_SIZE=2"])
+def test_half_of_what_a_launcher_says_is_refused(monkeypatch, alone) -> None:
+    given(monkeypatch, alone)
+    with pytest.raises(KdbiasError, match=f"{alone[:4]}.* is set, but .* is not; set both"):
+        ranks.Ranks(explicit=True)
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:1", "//127.0.0.1:1", "127.0.0.1:many"])
+def test_an_address_where_nothing_answers_is_refused_at_once(where) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with pytest.raises(KdbiasError, match=f"nothing answers at {where} .*name the head as HOST:PORT"):
+        open_engine(Engines(engine=f"ray:{where}"))
