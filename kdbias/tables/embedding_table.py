@@ -233,8 +233,7 @@ class EmbeddingTable(Result):
         """Up to 3,000 samples on the two directions in which they differ most, by label."""
         from kdbias.display import plots
 
-        rows = np.random.default_rng(0).permutation(self.n)[:3000]
-        rows.sort()
+        rows = np.sort(np.random.default_rng(0).permutation(self.n)[:3000])
         x = self.vectors(np.float64, positions=rows)
         x -= x.mean(axis=0)
         axes, strengths, _ = np.linalg.svd(x, full_matrices=False)
@@ -256,26 +255,26 @@ class EmbeddingTable(Result):
 
         Tables of precomputed vectors have none, nor have parts that an earlier version wrote.
         """
-        found, start = np.empty((self.n, len(columns.IMAGE)), np.float32), 0
-        for part in self._of_images(columns.IMAGE):
-            found[start : start + len(part)] = np.stack([v.to_numpy() for v in part.columns], axis=1)
-            start += len(part)
+        found = np.full((self.n, len(columns.IMAGE)), np.nan, np.float32)
+        for rows, part in self._of_images(columns.IMAGE):
+            found[rows] = np.stack([values.to_numpy() for values in part.columns], axis=1)
         return found if np.isfinite(found[:, 0]).any() else None
 
     def image_digests(self) -> np.ndarray:
         """(n,) uint64 digests of the images' content, 0 where it is not known."""
-        parts = self._of_images([columns.IMAGE_DIGEST])
-        values = pa.concat_tables(parts, promote_options="permissive").column(0)
-        return pc.fill_null(values.cast(pa.uint64()), 0).to_numpy()
+        found = np.zeros(self.n, np.uint64)
+        for rows, part in self._of_images([columns.IMAGE_DIGEST]):
+            found[rows] = pc.fill_null(part.column(0).cast(pa.uint64()), 0).to_numpy()
+        return found
 
-    def _of_images(self, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Columns that parts may lack, null there, a part at a time."""
+    def _of_images(self, names: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
+        """The rows and columns of those parts that have them, a part at a time."""
+        start = 0
         for part, rows in enumerate(self.stored.lengths):
             with self.stored.opened(part) as file:
                 if set(names) <= set(file.schema.names):
-                    yield file.read(names).replace_schema_metadata()
-                else:
-                    yield pa.table({name: pa.nulls(rows, pa.float32()) for name in names})
+                    yield slice(start, start + rows), file.read(names)
+            start += rows
 
     def batches(self, rows: int = ROW_GROUP, column: str = "embedding") -> Iterator[tuple[int, np.ndarray]]:
         """Stream ``(first row, (m, d) float32 unit vectors)``, m <= rows, in table order.

@@ -273,3 +273,15 @@ def test_not_a_table(tmp_path, name):
     (tmp_path / "file").write_text("x")
     with pytest.raises(KdbiasError, match="not an embedding table"):
         EmbeddingTable.open(tmp_path / name)
+
+
+def test_digests_of_images_are_exact_beside_parts_without_any(tmp_path):
+    table = write_embedding_table(tmp_path / "emb", ids_of(6), random_vectors(6, 3), rows_per_part=3)
+    digests = np.array([2**64 - 1, 0, 2**53 + 1], np.uint64)
+    part = [ids_of(6).slice(3, 3), None, {}, table.norms()[3:], table.vectors()[3:], {}]
+    write_part(table.parts[1], *part, facts=np.full((3, 6), 8, np.float32), digests=digests)
+    mixed = EmbeddingTable.open(table.path, require_finished=False)
+    assert mixed.image_digests().tolist() == [0, 0, 0, *digests.tolist()]
+    facts = mixed.image_facts()
+    assert np.isnan(facts[:3]).all()
+    assert (facts[3:] == 8).all()
