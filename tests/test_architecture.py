@@ -74,3 +74,9 @@ def test_every_function_can_be_followed():
             if isinstance(node, ast.FunctionDef) and (ways := 1 + sum(map(branches, node.body))) > MOST:
                 past[f"{'/'.join(file.parts[-2:])} {node.name}"] = ways
     assert not {name: ways for name, ways in past.items() if name not in PAST}
+
+
+def test_every_file_can_be_read_at_once():
+    files = [*(ROOT / "kdbias").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
+    lengths = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert not {file: lines for file, lines in lengths.items() if lines > 350}
